@@ -1,0 +1,31 @@
+//! A Nomad task driver that runs every task as a systemd transient unit.
+//!
+//! Three rooms with one-way doors, and beside them Nomad's own part, played at the desk:
+//!
+//! ```text
+//! main ──► plugin ──► task ──► systemd        proto, tonic: only plugin and nomad
+//!   └────► nomad (speaks to a plugin process over its socket, as an agent does)     zbus: only systemd
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod log;
+//pub mod nomad;
+pub mod plugin;
+pub mod systemd;
+pub mod task;
+
+/// An error and its causes on one line: `start unit nomad-….service: Access denied`.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut line = String::new();
+    for text in causes.map(ToString::to_string) {
+        // zbus repeats a cause in its own message.
+        if !line.ends_with(&text) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&text);
+        }
+    }
+    line.replace('\n', " ")
+}

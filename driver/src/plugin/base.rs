@@ -1,0 +1,63 @@
+//! What Nomad asks every plugin: who are you, how are you configured.
+
+use proto::base::base_plugin_server::BasePlugin;
+use proto::base::{
+    ConfigSchemaRequest, ConfigSchemaResponse, PluginInfoRequest, PluginInfoResponse, PluginType,
+    SetConfigRequest, SetConfigResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::schema;
+use crate::task::Tasks;
+use crate::task::config::PluginConfig;
+
+/// The driver's name in a job.
+pub const NAME: &str = "systemd";
+/// The version of Nomad's plugin interface that we speak.
+const API_VERSION: &str = "v0.1.0";
+
+pub(super) struct Base {
+    pub(super) tasks: Tasks,
+}
+
+#[tonic::async_trait]
+impl BasePlugin for Base {
+    async fn plugin_info(
+        &self,
+        _: Request<PluginInfoRequest>,
+    ) -> Result<Response<PluginInfoResponse>, Status> {
+        Ok(Response::new(PluginInfoResponse {
+            r#type: PluginType::Driver.into(),
+            plugin_api_versions: vec![API_VERSION.to_owned()],
+            plugin_version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: NAME.to_owned(),
+        }))
+    }
+
+    async fn config_schema(
+        &self,
+        _: Request<ConfigSchemaRequest>,
+    ) -> Result<Response<ConfigSchemaResponse>, Status> {
+        Ok(Response::new(ConfigSchemaResponse {
+            spec: Some(schema::block(PluginConfig::OPTIONS)),
+        }))
+    }
+
+    /// Called up to four times in the life of an agent, mostly to check the values: touches nothing.
+    async fn set_config(
+        &self,
+        request: Request<SetConfigRequest>,
+    ) -> Result<Response<SetConfigResponse>, Status> {
+        let SetConfigRequest {
+            msgpack_config,
+            nomad_config: _,
+            plugin_api_version: _,
+        } = request.into_inner();
+        let config = PluginConfig::decode(&msgpack_config)
+            .map_err(|error| Status::invalid_argument(format!("plugin {}", crate::chain(&error))))?;
+        self.tasks
+            .configure(config)
+            .map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
+        Ok(Response::new(SetConfigResponse {}))
+    }
+}

@@ -1,0 +1,328 @@
+//! Wire types to ours and back, and our errors to gRPC's.
+//!
+//! Every message is taken apart by all its fields: one that Nomad adds stops the build instead of being dropped.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use prost::Message;
+use proto::driver as wire;
+use tonic::{Code, Status};
+
+use crate::task::config::{DriverConfig, MemoryMax, Resources, TaskConfig, TaskId};
+use crate::task::{self, Exit, Handle, Phase, Saved};
+
+/// The version of what we save in a handle. Zero is Nomad's own; older versions must stay readable for ever.
+const SAVED_VERSION: i32 = 1;
+
+/// What a task's message means in our words.
+pub(super) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status> {
+    let beyond = beyond(&config);
+    let wire::TaskConfig {
+        id,
+        name,
+        msgpack_driver_config,
+        env,
+        device_env: _, // repeated in `env`
+        resources,
+        mounts: _,  // in `beyond`
+        devices: _, // in `beyond`
+        user,
+        alloc_dir,
+        stdout_path,
+        stderr_path,
+        task_group_name,
+        job_name,
+        alloc_id,
+        network_isolation_spec: _, // in `beyond`
+        dns: _,                    // in `beyond`
+        job_id: _,
+        namespace: _,
+        node_name: _,
+        node_id: _,
+        parent_job_id: _,
+    } = config;
+    let driver = DriverConfig::decode(&msgpack_driver_config)
+        .map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
+    Ok(TaskConfig {
+        id: TaskId(id),
+        name,
+        alloc_id,
+        job_name,
+        group_name: task_group_name,
+        driver,
+        env: env.into_iter().collect(),
+        user,
+        alloc_dir: PathBuf::from(alloc_dir),
+        stdout_path: PathBuf::from(stdout_path),
+        stderr_path: PathBuf::from(stderr_path),
+        resources: resources.map(resources_of).unwrap_or_default(),
+        beyond,
+    })
+}
+
+fn resources_of(resources: wire::Resources) -> Resources {
+    let wire::Resources {
+        allocated_resources,
+        linux_resources,
+        ports: _,
+    } = resources;
+    let memory = allocated_resources
+        .and_then(|allocated| allocated.memory)
+        .unwrap_or_default();
+    let linux = linux_resources.unwrap_or_default();
+    let natural = |number: i64| u64::try_from(number).unwrap_or(0);
+    Resources {
+        cpu_shares: natural(linux.cpu_shares),
+        memory_mb: natural(memory.memory_mb),
+        memory_max_mb: match memory.memory_max_mb {
+            0 => MemoryMax::Memory,
+            -1 => MemoryMax::Unlimited,
+            max => MemoryMax::Mebibytes(natural(max)),
+        },
+    }
+}
+
+/// What the task asks for and we do not do yet, in the job's words.
+fn beyond(config: &wire::TaskConfig) -> Vec<String> {
+    use wire::network_isolation_spec::NetworkIsolationMode as Mode;
+    let mut beyond = Vec::new();
+    beyond.extend(
+        config
+            .mounts
+            .iter()
+            .map(|mount| format!("the volume mounted at `{}`", mount.task_path)),
+    );
+    beyond.extend(
+        config
+            .devices
+            .iter()
+            .map(|device| format!("the device `{}`", device.task_path)),
+    );
+    if let Some(network) = &config.network_isolation_spec
+        && network.mode() != Mode::Host
+    {
+        beyond.push("a `network` block with a mode other than \"host\"".to_owned());
+    }
+    if config.dns.is_some() {
+        beyond.push("a `dns` block".to_owned());
+    }
+    let cores = config
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.linux_resources.as_ref());
+    if cores.is_some_and(|linux| !linux.cpuset_cpus.is_empty()) {
+        beyond.push("`cores` in `resources` (use `cpu`)".to_owned());
+    }
+    beyond
+}
+
+/// What Nomad keeps of a started task; it wants its own message back.
+pub(super) fn task_handle(config: wire::TaskConfig, handle: &Handle) -> wire::TaskHandle {
+    wire::TaskHandle {
+        version: SAVED_VERSION,
+        config: Some(config),
+        state: wire::TaskState::Running.into(),
+        driver_state: serde_json::to_vec(handle.saved()).unwrap_or_default(),
+    }
+}
+
+/// What Nomad kept of a task. Its driver configuration is not in there, unless Nomad itself was not restarted.
+pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskId, String, Saved), Status> {
+    let wire::TaskHandle {
+        version,
+        config,
+        state: _,
+        driver_state,
+    } = handle.ok_or_else(|| Status::invalid_argument("recover task: Nomad sent no handle"))?;
+    let config = config.ok_or_else(|| Status::invalid_argument("recover task: the handle holds no task"))?;
+    if version != SAVED_VERSION {
+        return Err(Status::failed_precondition(format!(
+            "recover task {}: it was started by another version of this driver (its state is version {version}, we know \
+             {SAVED_VERSION}); Nomad will start it anew",
+            config.id
+        )));
+    }
+    let saved = serde_json::from_slice(&driver_state).map_err(|error| {
+        Status::invalid_argument(format!(
+            "recover task {}: its saved state is damaged: {error}",
+            config.id
+        ))
+    })?;
+    Ok((TaskId(config.id), config.name, saved))
+}
+
+/// How a task ended, as WaitTask tells it.
+pub(super) fn wait_response(exit: &Exit) -> wire::WaitTaskResponse {
+    let err = exit.unknown.clone().unwrap_or_default();
+    wire::WaitTaskResponse {
+        result: Some(exit_result(exit)),
+        err,
+    }
+}
+
+fn exit_result(exit: &Exit) -> wire::ExitResult {
+    let Exit {
+        code,
+        signal,
+        oom_killed,
+        unknown: _,
+        at: _,
+    } = exit;
+    wire::ExitResult {
+        exit_code: *code,
+        signal: *signal,
+        oom_killed: *oom_killed,
+    }
+}
+
+/// What InspectTask tells. Nomad takes no field for granted but crashes without any of them.
+pub(super) fn inspect_response(handle: &Handle) -> wire::InspectTaskResponse {
+    let (state, completed_at, result) = match handle.phase() {
+        Phase::Running => (wire::TaskState::Running, None, wire::ExitResult::default()),
+        Phase::Exited(exit) => (wire::TaskState::Exited, Some(exit.at), exit_result(&exit)),
+    };
+    wire::InspectTaskResponse {
+        task: Some(wire::TaskStatus {
+            id: handle.id().0.clone(),
+            name: handle.name().to_owned(),
+            state: state.into(),
+            started_at: Some(handle.started_at().into()),
+            completed_at: Some(completed_at.map_or(NEVER, prost_types::Timestamp::from)),
+            result: Some(result),
+        }),
+        driver: Some(wire::TaskDriverStatus {
+            attributes: [
+                ("unit".to_owned(), handle.unit().to_string()),
+                ("pid".to_owned(), handle.pid().to_string()),
+            ]
+            .into(),
+        }),
+        network_override: None,
+    }
+}
+
+/// Go's zero time.
+const NEVER: prost_types::Timestamp = prost_types::Timestamp {
+    seconds: -62_135_596_800,
+    nanos: 0,
+};
+
+/// A length of time; a negative or missing one is none.
+pub(super) fn duration(duration: Option<prost_types::Duration>) -> Duration {
+    duration
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .unwrap_or_default()
+}
+
+/// The one table from our errors to gRPC's codes.
+///
+/// `UNAVAILABLE` and `CANCELLED` are not in it: Nomad takes them for the death of the plugin.
+pub(super) fn status(error: &task::Error) -> Status {
+    use task::Error;
+    let message = crate::chain(error);
+    // One that may succeed at the next try must be this code with this detail, first and alone (Nomad v2.0.5,
+    // helper/pluginutils/grpcutils and plugins/drivers/client.go).
+    if error.is_recoverable() {
+        let recoverable = proto::structs::RecoverableError { recoverable: true };
+        let detail = prost_types::Any {
+            type_url: "type.googleapis.com/hashicorp.nomad.plugins.shared.structs.RecoverableError"
+                .to_owned(),
+            value: recoverable.encode_to_vec(),
+        };
+        let code = Code::FailedPrecondition;
+        let status = proto::rpc::Status {
+            code: code.into(),
+            message: message.clone(),
+            details: vec![detail],
+        };
+        return Status::with_details(code, message, status.encode_to_vec().into());
+    }
+    let code = match error {
+        Error::Unknown { .. } | Error::Lost { .. } => Code::NotFound,
+        Error::Duplicate { .. } => Code::AlreadyExists,
+        Error::StillRunning { .. } => Code::FailedPrecondition,
+        Error::Spec(_)
+        | Error::Program(_)
+        | Error::Wasm(_)
+        | Error::Env(_)
+        | Error::Signal(_)
+        | Error::Logs(_)
+        | Error::SetUp { .. } => Code::InvalidArgument,
+        Error::View { .. } | Error::Systemd(_) | Error::Immortal { .. } => Code::Internal,
+    };
+    Status::new(code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_cannot_do_yet_is_named_in_the_jobs_words() {
+        use wire::network_isolation_spec::NetworkIsolationMode as Mode;
+        let network = |mode: Mode| {
+            let spec = wire::NetworkIsolationSpec {
+                mode: mode.into(),
+                ..Default::default()
+            };
+            beyond(&wire::TaskConfig {
+                network_isolation_spec: Some(spec),
+                ..Default::default()
+            })
+        };
+        assert!(network(Mode::Host).is_empty());
+        assert_eq!(network(Mode::Group).len(), 1);
+        let mount = wire::Mount {
+            task_path: "/data".into(),
+            ..Default::default()
+        };
+        let config = wire::TaskConfig {
+            mounts: vec![mount],
+            dns: Some(wire::DnsConfig::default()),
+            ..Default::default()
+        };
+        assert_eq!(
+            beyond(&config),
+            ["the volume mounted at `/data`", "a `dns` block"]
+        );
+    }
+
+    #[test]
+    fn an_error_that_may_pass_carries_the_detail_that_nomad_looks_for() {
+        let status = status(&task::Error::View {
+            source: std::io::ErrorKind::Other.into(),
+        });
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let rich = proto::rpc::Status::decode(status.details()).unwrap();
+        assert_eq!(rich.code, 9);
+        let detail = proto::structs::RecoverableError::decode(&*rich.details[0].value).unwrap();
+        assert!(detail.recoverable && rich.details[0].type_url.ends_with("structs.RecoverableError"));
+    }
+
+    #[test]
+    fn a_handle_from_nowhere_is_refused_with_its_reason() {
+        let task = |version, state: &[u8]| wire::TaskHandle {
+            version,
+            config: Some(wire::TaskConfig {
+                id: "a/b/c".into(),
+                ..Default::default()
+            }),
+            driver_state: state.to_vec(),
+            ..Default::default()
+        };
+        assert!(saved_task(None).is_err());
+        assert!(
+            saved_task(Some(task(7, b"{}")))
+                .unwrap_err()
+                .message()
+                .contains("version 7")
+        );
+        assert!(
+            saved_task(Some(task(1, b"{")))
+                .unwrap_err()
+                .message()
+                .contains("damaged")
+        );
+    }
+}

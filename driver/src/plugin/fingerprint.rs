@@ -1,0 +1,61 @@
+//! What this node is for Nomad: can it run tasks, and with what.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use proto::driver::FingerprintResponse;
+use proto::driver::fingerprint_response::HealthState;
+use proto::structs::Attribute;
+use proto::structs::attribute::Value;
+
+use crate::systemd::Systemd;
+use crate::task::Tasks;
+
+/// Looks at the node. Nothing that changes by itself is published, since every change goes to Nomad's servers.
+pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintResponse {
+    if !rustix::process::geteuid().is_root() {
+        return unfit(HealthState::Undetected, "Driver must run as root");
+    }
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return unfit(
+            HealthState::Undetected,
+            "this node has no unified cgroup hierarchy (cgroup v2), which the driver needs",
+        );
+    }
+    let version = match systemd.version().await {
+        Ok(version) => version,
+        Err(error) => return unfit(HealthState::Unhealthy, &crate::chain(&error)),
+    };
+    let text = |value: &str| Attribute {
+        value: Some(Value::StringVal(value.to_owned())),
+        ..Attribute::default()
+    };
+    let flag = |value: bool| Attribute {
+        value: Some(Value::BoolVal(value)),
+        ..Attribute::default()
+    };
+    let number: String = version.chars().take_while(char::is_ascii_digit).collect();
+    FingerprintResponse {
+        attributes: HashMap::from([
+            ("driver.systemd".to_owned(), flag(true)),
+            (
+                "driver.systemd.version".to_owned(),
+                text(env!("CARGO_PKG_VERSION")),
+            ),
+            ("driver.systemd.systemd".to_owned(), text(&number)),
+            ("driver.systemd.wasm".to_owned(), flag(tasks.can_run_wasm())),
+        ]),
+        health: HealthState::Healthy.into(),
+        // Nomad's word for a driver that is well.
+        health_description: "Healthy".to_owned(),
+        err: String::new(),
+    }
+}
+
+fn unfit(health: HealthState, why: &str) -> FingerprintResponse {
+    FingerprintResponse {
+        health: health.into(),
+        health_description: why.to_owned(),
+        ..Default::default()
+    }
+}

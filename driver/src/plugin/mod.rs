@@ -1,0 +1,203 @@
+//! ROOM 1: Nomad's side. gRPC and the wire types live here and stop here.
+//!
+//! The life of a plugin process, as go-plugin's host sees it:
+//!
+//! ```text
+//!  host ── environment ──► handshake.rs: are we meant?
+//!       ◄─ one line ────── serve: a socket only root can reach, already listening
+//!       ── PluginInfo, ConfigSchema, SetConfig ──► base.rs
+//!       ── Fingerprint, StartTask, WaitTask … ───► driver.rs ──► convert.rs ──► task
+//!       ── Shutdown ─────► answer, then end at once; tasks run on
+//! ```
+
+mod base;
+mod convert;
+mod driver;
+mod fingerprint;
+pub mod handshake;
+mod schema;
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream, StreamExt};
+use proto::base::base_plugin_server::BasePluginServer;
+use proto::driver::driver_server::DriverServer;
+use proto::health::health_check_response::ServingStatus;
+use proto::health::health_server::{Health, HealthServer};
+use proto::health::{HealthCheckRequest, HealthCheckResponse};
+use proto::plugin::grpc_broker_server::{GrpcBroker, GrpcBrokerServer};
+use proto::plugin::grpc_controller_server::{GrpcController, GrpcControllerServer};
+use proto::plugin::grpc_stdio_server::{GrpcStdio, GrpcStdioServer};
+use proto::plugin::{ConnInfo, Empty, StdioData};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+pub use base::NAME;
+
+use self::handshake::Terms;
+use crate::systemd::Systemd;
+use crate::task::Tasks;
+
+/// A task's whole environment and configuration are in one message; gRPC's default of 4 MiB is what Go's side has.
+const MESSAGE_MAX: usize = 64 << 20;
+/// The host waits two seconds for our end; this lets the answer to `Shutdown` leave.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// Why the plugin cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody wants us, or not like this.
+    #[error(transparent)]
+    Handshake(handshake::Error),
+    /// The socket.
+    #[error("listen on a socket in {directory}")]
+    Listen {
+        /// Where it would have been.
+        directory: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The server.
+    #[error("serve Nomad's calls")]
+    Serve {
+        /// What gRPC said.
+        source: tonic::transport::Error,
+    },
+    /// The signals.
+    #[error("take over SIGINT and SIGTERM")]
+    Signals {
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Serves one host until it says that we shall end, or SIGTERM does. SIGINT is passed over: Ctrl-C on an agent in the
+/// foreground reaches us too, and the agent will tell us itself.
+pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), Error> {
+    let take = |kind| signal(kind).map_err(|source| Error::Signals { source });
+    let (mut terminate, _interrupt) = (take(SignalKind::terminate())?, take(SignalKind::interrupt())?);
+
+    let directory = terms.socket_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let listen_error = |source| Error::Listen {
+        directory: directory.clone(),
+        source,
+    };
+    // Whoever can connect is root on this node: the socket lies in a directory of our own, mode 0700.
+    let private = tempfile::Builder::new()
+        .prefix("plugin-systemd-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir_in(&directory)
+        .map_err(listen_error)?;
+    let socket = private.path().join("socket");
+    let listener = UnixListener::bind(&socket).map_err(listen_error)?;
+
+    let (shutdown, mut told_to_end) = mpsc::channel(1);
+    let server = Server::builder()
+        .add_service(
+            BasePluginServer::new(base::Base { tasks: tasks.clone() })
+                .max_decoding_message_size(MESSAGE_MAX)
+                .max_encoding_message_size(MESSAGE_MAX),
+        )
+        .add_service(
+            DriverServer::new(driver::Systemds { systemd, tasks })
+                .max_decoding_message_size(MESSAGE_MAX)
+                .max_encoding_message_size(MESSAGE_MAX),
+        )
+        .add_service(HealthServer::new(Healthy))
+        .add_service(GrpcControllerServer::new(Controller { shutdown }))
+        .add_service(GrpcBrokerServer::new(Silent))
+        .add_service(GrpcStdioServer::new(Silent))
+        .serve_with_incoming(UnixListenerStream::new(listener));
+
+    terms.answer(&socket).map_err(Error::Handshake)?;
+    tracing::debug!(socket = %socket.display(), "serving");
+    tokio::select! {
+        ended = server => ended.map_err(|source| Error::Serve { source }),
+        _ = told_to_end.recv() => {
+            // Open streams would keep a polite server alive for ever; the answer only has to get out.
+            tokio::time::sleep(LAST_WORDS).await;
+            Ok(())
+        }
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+struct Controller {
+    shutdown: mpsc::Sender<()>,
+}
+
+#[tonic::async_trait]
+impl GrpcController for Controller {
+    async fn shutdown(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
+        // Told twice is told.
+        let _ = self.shutdown.try_send(());
+        Ok(Response::new(Empty {}))
+    }
+}
+
+struct Healthy;
+
+#[tonic::async_trait]
+impl Health for Healthy {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        match request.into_inner().service.as_str() {
+            "" | "plugin" => Ok(Response::new(HealthCheckResponse {
+                status: ServingStatus::Serving.into(),
+            })),
+            other => Err(Status::not_found(format!("there is no service `{other}`"))),
+        }
+    }
+
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let first = match self.check(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(_) => HealthCheckResponse {
+                status: ServingStatus::ServiceUnknown.into(),
+            },
+        };
+        Ok(Response::new(
+            stream::once(std::future::ready(Ok(first)))
+                .chain(stream::pending())
+                .boxed(),
+        ))
+    }
+}
+
+/// The side services that go-plugin's host opens at once and drivers have no use for: open, and silent.
+struct Silent;
+
+#[tonic::async_trait]
+impl GrpcBroker for Silent {
+    type StartStreamStream = BoxStream<'static, Result<ConnInfo, Status>>;
+
+    async fn start_stream(
+        &self,
+        _: Request<Streaming<ConnInfo>>,
+    ) -> Result<Response<Self::StartStreamStream>, Status> {
+        Ok(Response::new(stream::pending().boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl GrpcStdio for Silent {
+    type StreamStdioStream = BoxStream<'static, Result<StdioData, Status>>;
+
+    async fn stream_stdio(&self, _: Request<()>) -> Result<Response<Self::StreamStdioStream>, Status> {
+        Ok(Response::new(stream::pending().boxed()))
+    }
+}

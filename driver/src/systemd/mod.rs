@@ -1,0 +1,693 @@
+//! ROOM 3: systemd's side, and the only place that speaks D-Bus.
+//!
+//! It starts, watches, signals and removes units, and knows nothing of Nomad. One connection to the system bus serves
+//! everybody; one future reads it, in order, and is the only writer of what we know of each unit:
+//!
+//! ```text
+//!  StartTransientUnit ──► PID 1 ──► JobRemoved ───────────► whoever waits for the unit's job
+//!                               └─► PropertiesChanged ────► UnitState, in a watch channel per unit
+//!                               └─► UnitRemoved ──────────► UnitState::removed
+//! ```
+//!
+//! Nothing is polled. When the bus goes away the reader connects again with growing pauses, subscribes again, and asks
+//! once for the state of every unit that is still being watched, so a unit that ended in between is not missed.
+
+mod unit;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
+use zbus::message::{Message, Type as MessageType};
+use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant, connection, fdo};
+
+pub use unit::{Bind, InvocationId, MainExit, Property, Stream, TransientUnit, UnitName, UnitState};
+
+const DESTINATION: &str = "org.freedesktop.systemd1";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const UNIT_PATHS: &str = "/org/freedesktop/systemd1/unit";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const SERVICE: &str = "org.freedesktop.systemd1.Service";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// A `daemon-reload` with a thousand units blocks PID 1 for seconds; a call that takes longer than this is lost.
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long systemd may take over a job of ours, starting and removing units, before we give up on it.
+const JOB_TIMEOUT: Duration = Duration::from_mins(2);
+/// dbus-daemon allows 128 unanswered calls on one connection (`max_replies_per_connection`).
+const CALLS_AT_ONCE: usize = 64;
+
+/// Why systemd did not do what we asked. The message names the act and the unit.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no bus, or nobody on it who answers as systemd.
+    #[error(
+        "connect to systemd on the system bus (is this machine booted with systemd, and is dbus running?)"
+    )]
+    Connect {
+        /// What the bus said.
+        source: Box<zbus::Error>,
+    },
+    /// The bus or systemd refused a call.
+    #[error("{act} {thing}")]
+    Call {
+        /// Such as `start unit`.
+        act: &'static str,
+        /// The unit or property it was about.
+        thing: String,
+        /// What systemd said.
+        source: Box<zbus::Error>,
+    },
+    /// The bus refuses to be asked because the name is taken.
+    #[error("start unit {unit}: a unit of that name is there already")]
+    Exists {
+        /// The name that is taken.
+        unit: UnitName,
+    },
+    /// The unit was made, but the program was never run.
+    #[error("start unit {unit}: systemd failed at step {} ({status})", step_name(*status))]
+    Step {
+        /// The unit, which has been removed again.
+        unit: UnitName,
+        /// systemd's exit status for the step, 200 to 245 (systemd.exec(5), "Process Exit Codes").
+        status: i32,
+    },
+    /// The unit was made, but not even a process came of it.
+    #[error("start unit {unit}: systemd could not make the process, its result is `{result}`")]
+    NotForked {
+        /// The unit, which has been removed again.
+        unit: UnitName,
+        /// systemd's word, such as `resources`.
+        result: String,
+    },
+    /// systemd took longer than we wait.
+    #[error("{act} {unit}: systemd did not finish within {} s", JOB_TIMEOUT.as_secs())]
+    Slow {
+        /// Such as `start unit`.
+        act: &'static str,
+        /// The unit it was about.
+        unit: UnitName,
+    },
+    /// There is no such unit.
+    #[error("find unit {unit}: systemd does not know it (it was removed, or the machine was booted since)")]
+    NoSuchUnit {
+        /// The name that is not there.
+        unit: UnitName,
+    },
+}
+
+/// Who of a unit a signal is for.
+#[derive(Debug, Clone, Copy)]
+pub enum Whom {
+    /// The main process alone.
+    Main,
+    /// Every process in the unit's cgroup.
+    All,
+}
+
+/// The system manager. Cheap to clone; connects when it is first needed.
+#[derive(Debug, Clone, Default)]
+pub struct Systemd {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    connection: AsyncMutex<Option<Connection>>,
+    units: Units,
+    /// Who waits for a job, by the name of its unit: the signal may overtake the answer that names the job.
+    jobs: Mutex<HashMap<String, mpsc::UnboundedSender<JobEnd>>>,
+    calls: Semaphore,
+}
+
+/// The units somebody watches, by object path.
+#[derive(Debug, Default)]
+struct Units(Mutex<HashMap<String, watch::Sender<UnitState>>>);
+
+#[derive(Debug)]
+struct JobEnd {
+    job: OwnedObjectPath,
+    result: String,
+}
+
+/// A unit that we follow. Dropping it ends the following, not the unit.
+#[derive(Debug)]
+pub struct Unit {
+    name: UnitName,
+    state: watch::Receiver<UnitState>,
+    shared: Weak<Shared>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            connection: AsyncMutex::default(),
+            units: Units::default(),
+            jobs: Mutex::default(),
+            calls: Semaphore::new(CALLS_AT_ONCE),
+        }
+    }
+}
+
+impl Systemd {
+    /// systemd's own version, such as `252.39-1~deb12u2`.
+    pub async fn version(&self) -> Result<String, Error> {
+        let answer = self
+            .call(
+                "read the property",
+                "Version",
+                MANAGER_PATH,
+                PROPERTIES,
+                "Get",
+                &(MANAGER, "Version"),
+            )
+            .await?;
+        let value: OwnedVariant = answer.body().deserialize().map_err(|source| Error::Call {
+            act: "read the property",
+            thing: "Version".into(),
+            source: Box::new(source),
+        })?;
+        Ok(<&str>::try_from(&*value).unwrap_or_default().to_owned())
+    }
+
+    /// Makes the unit, starts it, and follows it.
+    ///
+    /// Returns when its program runs, or has run and ended already. When it fails, nothing of the unit remains.
+    pub async fn start(&self, unit: TransientUnit) -> Result<Unit, Error> {
+        let TransientUnit { name, properties } = unit;
+        let followed = self.follow(&name);
+        let mut ends = self.job_ends(&name);
+        let properties: Vec<_> = properties.into_iter().map(Property::into_wire).collect();
+        let no_others: [(&str, Vec<(&str, Variant<'_>)>); 0] = [];
+        let body = (name.as_str(), "fail", properties, no_others);
+        let made = self
+            .call(
+                "start unit",
+                name.as_str(),
+                MANAGER_PATH,
+                MANAGER,
+                "StartTransientUnit",
+                &body,
+            )
+            .await;
+        drop(body); // our copies of the descriptors, so that their readers see the end of the task
+        let answer = made.map_err(|error| match error {
+            Error::Call { source, .. } if is_named(&source, "UnitExists") => {
+                Error::Exists { unit: name.clone() }
+            }
+            other => other,
+        })?;
+        let ended = match job_of(&answer, "start unit", &name) {
+            Ok(job) => ends.wait_for(&job, "start unit").await,
+            Err(error) => Err(error),
+        };
+        let outcome = match ended {
+            Ok(result) => self.started(&followed, &result).await,
+            Err(error) => Err(error),
+        };
+        if outcome.is_err() {
+            // The first error is the one to tell. What cannot be removed now is removed with the task.
+            if let Err(error) = self.remove(&name).await {
+                tracing::warn!(unit = %name, error = crate::chain(&error), "could not remove a unit that failed to start");
+            }
+        }
+        outcome.map(|()| followed)
+    }
+
+    /// Decides what a finished start job means; on systemd before 257 `failed` may mean that the program ran and was
+    /// quick to fail.
+    async fn started(&self, unit: &Unit, job_result: &str) -> Result<(), Error> {
+        let name = unit.name.clone();
+        let settled = |state: &UnitState| state.is_running() || state.exit().is_some();
+        if job_result != "done" || !settled(&unit.state()) {
+            self.refresh(&name).await?;
+        }
+        let state = unit.state();
+        if let Some(status) = state.failed_step(job_result == "failed") {
+            return Err(Error::Step { unit: name, status });
+        }
+        if state.never_forked() {
+            return Err(Error::NotForked {
+                unit: name,
+                result: state.result,
+            });
+        }
+        Ok(())
+    }
+
+    /// Follows a unit that is there already.
+    pub async fn find(&self, name: &UnitName) -> Result<Unit, Error> {
+        let followed = self.follow(name);
+        self.refresh(name).await?;
+        if followed.state().removed {
+            return Err(Error::NoSuchUnit { unit: name.clone() });
+        }
+        Ok(followed)
+    }
+
+    /// Sends a signal, or finds that nobody is left to get it, which is no error.
+    pub async fn kill(&self, name: &UnitName, whom: Whom, signal: i32) -> Result<(), Error> {
+        let whom = match whom {
+            Whom::Main => "main",
+            Whom::All => "all",
+        };
+        let body = (name.as_str(), whom, signal);
+        let sent = self
+            .call(
+                "signal unit",
+                name.as_str(),
+                MANAGER_PATH,
+                MANAGER,
+                "KillUnit",
+                &body,
+            )
+            .await;
+        match sent {
+            Err(Error::Call { source, .. })
+                if is_named(&source, "NoSuchUnit")
+                    || is_named(&source, "NoSuchProcess")
+                    || is_named(&source, "UnixProcessIdUnknown") =>
+            {
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Ends whatever runs in the unit and makes systemd forget it. A unit that is not there is fine.
+    ///
+    /// When this returns no process of the unit is left, and its name is free.
+    pub async fn remove(&self, name: &UnitName) -> Result<(), Error> {
+        let followed = self.follow(name);
+        let mut ends = self.job_ends(name);
+        let body = (name.as_str(), "replace");
+        let stopped = self
+            .call(
+                "stop unit",
+                name.as_str(),
+                MANAGER_PATH,
+                MANAGER,
+                "StopUnit",
+                &body,
+            )
+            .await;
+        let answer = match stopped {
+            Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => return Ok(()),
+            other => other?,
+        };
+        ends.wait_for(&job_of(&answer, "stop unit", name)?, "stop unit")
+            .await?;
+        let body = (name.as_str(),);
+        let reset = self
+            .call(
+                "reset unit",
+                name.as_str(),
+                MANAGER_PATH,
+                MANAGER,
+                "ResetFailedUnit",
+                &body,
+            )
+            .await;
+        match reset {
+            Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => return Ok(()),
+            other => other?,
+        };
+        let mut state = followed.state.clone();
+        let gone = state.wait_for(|state| state.removed);
+        match tokio::time::timeout(JOB_TIMEOUT, gone).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::Slow {
+                act: "remove unit",
+                unit: name.clone(),
+            }),
+        }
+    }
+
+    /// Registers interest in a unit before anything is asked about it, so that no signal falls between.
+    fn follow(&self, name: &UnitName) -> Unit {
+        let state = self.shared.units.subscribe(&name.object_path());
+        Unit {
+            name: name.clone(),
+            state,
+            shared: Arc::downgrade(&self.shared),
+        }
+    }
+
+    fn job_ends(&self, name: &UnitName) -> JobEnds<'_> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        lock(&self.shared.jobs).insert(name.as_str().to_owned(), sender);
+        JobEnds {
+            unit: name.clone(),
+            receiver,
+            shared: &self.shared,
+        }
+    }
+
+    async fn refresh(&self, name: &UnitName) -> Result<(), Error> {
+        let connection = self.connection().await?;
+        self.shared
+            .refresh(&connection, &name.object_path())
+            .await
+            .map_err(|source| Error::Call {
+                act: "read unit",
+                thing: name.to_string(),
+                source: Box::new(source),
+            })
+    }
+
+    async fn call<B>(
+        &self,
+        act: &'static str,
+        thing: &str,
+        path: &str,
+        interface: &str,
+        method: &str,
+        body: &B,
+    ) -> Result<Message, Error>
+    where
+        B: serde::Serialize + zbus::DynamicType + Sync,
+    {
+        let connection = self.connection().await?;
+        let _permit = self.shared.calls.acquire().await;
+        let answer = connection
+            .call_method(Some(DESTINATION), path, Some(interface), method, body)
+            .await;
+        answer.map_err(|source| Error::Call {
+            act,
+            thing: thing.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// The living connection, made now if there is none.
+    async fn connection(&self) -> Result<Connection, Error> {
+        self.shared.connect().await.map_err(|source| Error::Connect {
+            source: Box::new(source),
+        })
+    }
+}
+
+impl Unit {
+    /// Its name.
+    pub fn name(&self) -> &UnitName {
+        &self.name
+    }
+
+    /// What we know of it now.
+    pub fn state(&self) -> UnitState {
+        self.state.borrow().clone()
+    }
+
+    /// Waits until its main process has ended and the unit is at rest, or the unit was removed from outside.
+    pub async fn ended(&mut self) -> UnitState {
+        let over = |state: &UnitState| state.exit().is_some() || state.removed;
+        // The sender lives as long as the unit is followed, so there is no other end than the unit's.
+        let _ = self.state.wait_for(over).await;
+        self.state()
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.units.forget_if_alone(&self.name.object_path());
+        }
+    }
+}
+
+/// The ends of a unit's jobs, while somebody waits for one.
+struct JobEnds<'a> {
+    unit: UnitName,
+    receiver: mpsc::UnboundedReceiver<JobEnd>,
+    shared: &'a Shared,
+}
+
+impl JobEnds<'_> {
+    async fn wait_for(&mut self, job: &OwnedObjectPath, act: &'static str) -> Result<String, Error> {
+        let ours = async {
+            while let Some(end) = self.receiver.recv().await {
+                if end.job == *job {
+                    return Some(end.result);
+                }
+            }
+            None
+        };
+        match tokio::time::timeout(JOB_TIMEOUT, ours).await {
+            Ok(Some(result)) => Ok(result),
+            Ok(None) | Err(_) => Err(Error::Slow {
+                act,
+                unit: self.unit.clone(),
+            }),
+        }
+    }
+}
+
+impl Drop for JobEnds<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.jobs).remove(self.unit.as_str());
+    }
+}
+
+impl Units {
+    fn subscribe(&self, path: &str) -> watch::Receiver<UnitState> {
+        let mut units = lock(&self.0);
+        units
+            .entry(path.to_owned())
+            .or_insert_with(|| watch::Sender::new(UnitState::default()))
+            .subscribe()
+    }
+
+    /// Called by a follower that is about to go: it still counts as one receiver.
+    fn forget_if_alone(&self, path: &str) {
+        let mut units = lock(&self.0);
+        if units.get(path).is_some_and(|sender| sender.receiver_count() <= 1) {
+            units.remove(path);
+        }
+    }
+
+    fn update(&self, path: &str, change: impl FnOnce(&mut UnitState)) {
+        if let Some(sender) = lock(&self.0).get(path) {
+            sender.send_if_modified(|state| {
+                let before = state.clone();
+                change(state);
+                *state != before
+            });
+        }
+    }
+
+    fn paths(&self) -> Vec<String> {
+        lock(&self.0).keys().cloned().collect()
+    }
+}
+
+impl Shared {
+    async fn connect(self: &Arc<Self>) -> zbus::Result<Connection> {
+        let mut slot = self.connection.lock().await;
+        if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok(connection.clone());
+        }
+        let connection = connection::Builder::system()
+            .method_timeout(CALL_TIMEOUT)
+            .build()
+            .await?;
+        // One stream for all messages keeps their order. It exists before the first rule, so it misses nothing.
+        let messages = MessageStream::from(&connection);
+        let bus = fdo::DBusProxy::new(&connection).await?;
+        for rule in rules()? {
+            bus.add_match_rule(rule).await?;
+        }
+        // systemd sends no signals of jobs and units to a connection that did not ask for them.
+        connection
+            .call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "Subscribe", &())
+            .await?;
+        tokio::spawn(read(Arc::downgrade(self), messages));
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Asks for everything we follow of one unit.
+    async fn refresh(&self, connection: &Connection, path: &str) -> zbus::Result<()> {
+        let mut all = HashMap::new();
+        for interface in [UNIT, SERVICE] {
+            let answer = connection
+                .call_method(Some(DESTINATION), path, Some(PROPERTIES), "GetAll", &(interface,))
+                .await?;
+            let properties: HashMap<String, OwnedVariant> = answer.body().deserialize()?;
+            all.extend(properties);
+        }
+        self.units.update(path, |state| {
+            state.apply(&all);
+            // Of a unit that is not there systemd says "inactive, success": only this tells.
+            state.removed = state.load_state == "not-found";
+        });
+        Ok(())
+    }
+
+    fn take(&self, message: &Message) -> zbus::Result<()> {
+        let header = message.header();
+        let (Some(interface), Some(member), Some(path)) =
+            (header.interface(), header.member(), header.path())
+        else {
+            return Ok(());
+        };
+        match (interface.as_str(), member.as_str()) {
+            (PROPERTIES, "PropertiesChanged") if lock(&self.units.0).contains_key(path.as_str()) => {
+                let (_, changed, _): (String, HashMap<String, OwnedVariant>, Vec<String>) =
+                    message.body().deserialize()?;
+                self.units.update(path.as_str(), |state| state.apply(&changed));
+            }
+            (MANAGER, "JobRemoved") => {
+                let (_, job, unit, result): (u32, OwnedObjectPath, String, String) =
+                    message.body().deserialize()?;
+                if let Some(waiting) = lock(&self.jobs).get(&unit) {
+                    // Whoever waited may have given up just now.
+                    let _ = waiting.send(JobEnd { job, result });
+                }
+            }
+            (MANAGER, "UnitRemoved") => {
+                let (_, unit): (String, OwnedObjectPath) = message.body().deserialize()?;
+                self.units.update(unit.as_str(), |state| state.removed = true);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Reads the bus until it goes away, then connects again.
+///
+/// Boxed, because connecting starts a reader and a reader connects: the type would contain itself.
+fn read(shared: Weak<Shared>, mut messages: MessageStream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        while let Some(Ok(message)) = messages.next().await {
+            let Some(shared) = shared.upgrade() else { return };
+            if message.message_type() != MessageType::Signal {
+                continue;
+            }
+            if let Err(error) = shared.take(&message) {
+                tracing::warn!(
+                    error = crate::chain(&error),
+                    "a signal of systemd could not be read"
+                );
+            }
+        }
+        tracing::warn!("the system bus went away; tasks run on, connecting again");
+        reconnect(shared).await;
+    })
+}
+
+async fn reconnect(shared: Weak<Shared>) {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        let caught_up = async {
+            let connection = shared.connect().await?;
+            for path in shared.units.paths() {
+                shared.refresh(&connection, &path).await?;
+            }
+            zbus::Result::Ok(())
+        };
+        match caught_up.await {
+            Ok(()) => return tracing::info!("connected to the system bus again"),
+            Err(error) => tracing::debug!(error = crate::chain(&error), "the system bus is not back yet"),
+        }
+        drop(shared);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+/// What we ask the bus to send us: jobs and removals, and the changes of all units. The bus cannot select units by a
+/// part of their name, and allows no rule per unit beyond 512 of them.
+fn rules() -> zbus::Result<[MatchRule<'static>; 2]> {
+    let signals = || {
+        MatchRule::builder()
+            .msg_type(MessageType::Signal)
+            .sender(DESTINATION)
+    };
+    Ok([
+        signals().interface(MANAGER).path(MANAGER_PATH).build()?,
+        signals()
+            .interface(PROPERTIES)
+            .path_namespace(UNIT_PATHS)
+            .build()?,
+    ])
+}
+
+fn job_of(answer: &Message, act: &'static str, unit: &UnitName) -> Result<OwnedObjectPath, Error> {
+    answer.body().deserialize().map_err(|source| Error::Call {
+        act,
+        thing: unit.to_string(),
+        source: Box::new(source),
+    })
+}
+
+/// Is this the D-Bus error whose name ends so? systemd's errors have no type in zbus.
+fn is_named(error: &zbus::Error, end: &str) -> bool {
+    match error {
+        zbus::Error::MethodError(name, ..) => name.as_str().rsplit('.').next() == Some(end),
+        zbus::Error::FDO(error) => matches!(
+            (&**error, end),
+            (fdo::Error::UnixProcessIdUnknown(_), "UnixProcessIdUnknown")
+        ),
+        _ => false,
+    }
+}
+
+/// Locks a map that no panic can leave half changed.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// systemd's word for a step of setting up a process (systemd.exec(5), "Process Exit Codes").
+fn step_name(status: i32) -> &'static str {
+    match status {
+        200 => "CHDIR",
+        201 => "NICE",
+        202 => "FDS",
+        203 => "EXEC",
+        204 => "MEMORY",
+        205 => "LIMITS",
+        206 => "OOM_ADJUST",
+        207 => "SIGNAL_MASK",
+        208 => "STDIN",
+        209 => "STDOUT",
+        210 => "CHROOT",
+        211 => "IOPRIO",
+        212 => "TIMERSLACK",
+        213 => "SECUREBITS",
+        214 => "SETSCHEDULER",
+        215 => "CPUAFFINITY",
+        216 => "GROUP",
+        217 => "USER",
+        218 => "CAPABILITIES",
+        219 => "CGROUP",
+        220 => "SETSID",
+        222 => "STDERR",
+        224 => "PAM",
+        225 => "NETWORK",
+        226 => "NAMESPACE",
+        227 => "NO_NEW_PRIVILEGES",
+        228 => "SECCOMP",
+        229 => "SELINUX_CONTEXT",
+        230 => "PERSONALITY",
+        231 => "APPARMOR",
+        232 => "ADDRESS_FAMILIES",
+        233 => "RUNTIME_DIRECTORY",
+        235 => "CHOWN",
+        236 => "SMACK",
+        237 => "KEYRING",
+        238 => "STATE_DIRECTORY",
+        239 => "CACHE_DIRECTORY",
+        240 => "LOGS_DIRECTORY",
+        241 => "CONFIGURATION_DIRECTORY",
+        242 => "NUMA_POLICY",
+        243 => "CREDENTIALS",
+        245 => "BPF",
+        _ => "unknown",
+    }
+}

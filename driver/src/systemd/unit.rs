@@ -1,0 +1,442 @@
+//! The words in which we speak of a unit: its name, the properties it is made of, and what became of it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use zbus::{OwnedVariant, Variant};
+
+/// The longest name systemd takes for a unit, suffix included.
+const NAME_MAX: usize = 255;
+
+/// The full name of a service unit, such as `nomad-ab12cd34-web-1f2e3d4c.service`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UnitName(String);
+
+impl UnitName {
+    /// Joins `words` and `unique` by dashes into the name of a service.
+    ///
+    /// Bytes that systemd does not take in a name are written as `\xNN`, as `systemd-escape` does. A name that would
+    /// be too long loses the end of its last word. So two different inputs may give the same words: `unique` (hex
+    /// digits or the like, never cut) is what keeps names apart.
+    pub fn service(words: &[&str], unique: &str) -> Self {
+        let tail = format!("-{unique}.service");
+        let mut name = String::new();
+        for piece in words.join("-").bytes().map(escaped) {
+            if name.len() + piece.len() + tail.len() > NAME_MAX {
+                break;
+            }
+            name.push_str(&piece);
+        }
+        Self(name + &tail)
+    }
+
+    /// A name that systemd or a saved state gave us.
+    pub fn known(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name as systemd writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Where the unit stands on the bus, `/org/freedesktop/systemd1/unit/…`.
+    ///
+    /// Every byte but ASCII letters and digits is written as `_` and two hex digits, and so is a leading digit
+    /// (systemd, `bus_label_escape`).
+    pub(super) fn object_path(&self) -> String {
+        use fmt::Write;
+        let mut path = String::from("/org/freedesktop/systemd1/unit/");
+        for (at, byte) in self.0.bytes().enumerate() {
+            if byte.is_ascii_alphabetic() || (at > 0 && byte.is_ascii_digit()) {
+                path.push(byte.into());
+            } else {
+                let _ = write!(path, "_{byte:02x}");
+            }
+        }
+        path
+    }
+}
+
+impl fmt::Display for UnitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn escaped(byte: u8) -> String {
+    match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b':' | b'_' | b'.' | b'-' => char::from(byte).into(),
+        other => format!("\\x{other:02x}"),
+    }
+}
+
+/// A file or directory of the host and where the unit sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// On the host, absolute.
+    pub source: PathBuf,
+    /// In the unit's view, absolute.
+    pub target: PathBuf,
+    /// What is mounted below `source` comes along.
+    pub recursive: bool,
+    /// A missing `source` is passed over instead of failing the start.
+    pub optional: bool,
+}
+
+/// Where a standard stream of a unit leads.
+#[derive(Debug)]
+pub enum Stream {
+    /// `/dev/null`.
+    Null,
+    /// A descriptor that the manager takes over.
+    Fd(OwnedFd),
+}
+
+/// One property of a transient unit, spelled as in systemd's manual.
+///
+/// Names and types on the bus are those of systemd 247 and later (`org.freedesktop.systemd1(5)`).
+#[derive(Debug)]
+#[allow(
+    missing_docs,
+    reason = "systemd.exec(5) and systemd.resource-control(5) describe each under this name"
+)]
+pub enum Property {
+    BindPaths(Vec<Bind>),
+    BindReadOnlyPaths(Vec<Bind>),
+    /// 1 to 10000.
+    CPUWeight(u64),
+    CapabilityBoundingSet(u64),
+    CollectMode(&'static str),
+    Description(String),
+    DynamicUser(bool),
+    /// Read by the manager, as root, when the unit starts.
+    EnvironmentFile(PathBuf),
+    /// Program and argument vector, passed as they are: systemd expands neither `$` nor `%`.
+    ExecStart {
+        path: PathBuf,
+        argv: Vec<String>,
+    },
+    IgnoreSIGPIPE(bool),
+    InaccessiblePaths(Vec<PathBuf>),
+    KillSignal(i32),
+    /// Bytes.
+    MemoryLow(u64),
+    /// Bytes; `u64::MAX` is no limit.
+    MemoryMax(u64),
+    /// Bytes.
+    MemorySwapMax(u64),
+    MountAPIVFS(bool),
+    NoNewPrivileges(bool),
+    OOMPolicy(&'static str),
+    PrivateDevices(bool),
+    PrivateNetwork(bool),
+    PrivateTmp(bool),
+    ProtectSystem(&'static str),
+    ReadWritePaths(Vec<PathBuf>),
+    RemainAfterExit(bool),
+    RootDirectory(PathBuf),
+    RuntimeMax(Duration),
+    Slice(&'static str),
+    StandardError(Stream),
+    StandardInput(Stream),
+    StandardOutput(Stream),
+    TasksMax(u64),
+    TimeoutStop(Duration),
+    Type(&'static str),
+    User(String),
+    WorkingDirectory(PathBuf),
+}
+
+impl Property {
+    /// The property as it goes over the bus.
+    pub(super) fn into_wire(self) -> (&'static str, Variant<'static>) {
+        match self {
+            Self::BindPaths(binds) => ("BindPaths", bind_mounts(binds)),
+            Self::BindReadOnlyPaths(binds) => ("BindReadOnlyPaths", bind_mounts(binds)),
+            Self::CPUWeight(weight) => ("CPUWeight", weight.into()),
+            Self::CapabilityBoundingSet(set) => ("CapabilityBoundingSet", set.into()),
+            Self::CollectMode(mode) => ("CollectMode", mode.into()),
+            Self::Description(text) => ("Description", text.into()),
+            Self::DynamicUser(on) => ("DynamicUser", on.into()),
+            Self::EnvironmentFile(path) => ("EnvironmentFiles", vec![(text(path), false)].into()),
+            Self::ExecStart { path, argv } => {
+                // The plain `ExecStart` would expand `$X` and make `$$` one dollar.
+                let line = (text(path), argv, vec!["no-env-expand".to_owned()]);
+                ("ExecStartEx", vec![line].into())
+            }
+            Self::IgnoreSIGPIPE(on) => ("IgnoreSIGPIPE", on.into()),
+            Self::InaccessiblePaths(paths) => ("InaccessiblePaths", texts(paths)),
+            Self::KillSignal(signal) => ("KillSignal", signal.into()),
+            Self::MemoryLow(bytes) => ("MemoryLow", bytes.into()),
+            Self::MemoryMax(bytes) => ("MemoryMax", bytes.into()),
+            Self::MemorySwapMax(bytes) => ("MemorySwapMax", bytes.into()),
+            Self::MountAPIVFS(on) => ("MountAPIVFS", on.into()),
+            Self::NoNewPrivileges(on) => ("NoNewPrivileges", on.into()),
+            Self::OOMPolicy(policy) => ("OOMPolicy", policy.into()),
+            Self::PrivateDevices(on) => ("PrivateDevices", on.into()),
+            Self::PrivateNetwork(on) => ("PrivateNetwork", on.into()),
+            Self::PrivateTmp(on) => ("PrivateTmp", on.into()),
+            Self::ProtectSystem(mode) => ("ProtectSystem", mode.into()),
+            Self::ReadWritePaths(paths) => ("ReadWritePaths", texts(paths)),
+            Self::RemainAfterExit(on) => ("RemainAfterExit", on.into()),
+            Self::RootDirectory(path) => ("RootDirectory", text(path).into()),
+            Self::RuntimeMax(time) => ("RuntimeMaxUSec", microseconds(time).into()),
+            Self::Slice(name) => ("Slice", name.into()),
+            Self::StandardError(stream) => stream.into_wire("StandardError", "StandardErrorFileDescriptor"),
+            Self::StandardInput(stream) => stream.into_wire("StandardInput", "StandardInputFileDescriptor"),
+            Self::StandardOutput(stream) => {
+                stream.into_wire("StandardOutput", "StandardOutputFileDescriptor")
+            }
+            Self::TasksMax(count) => ("TasksMax", count.into()),
+            Self::TimeoutStop(time) => ("TimeoutStopUSec", microseconds(time).into()),
+            Self::Type(kind) => ("Type", kind.into()),
+            Self::User(name) => ("User", name.into()),
+            Self::WorkingDirectory(path) => ("WorkingDirectory", text(path).into()),
+        }
+    }
+}
+
+impl Stream {
+    /// A second stream that leads to the same place.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        match self {
+            Self::Null => Ok(Self::Null),
+            Self::Fd(fd) => fd.try_clone().map(Self::Fd),
+        }
+    }
+
+    fn into_wire(self, by_word: &'static str, by_fd: &'static str) -> (&'static str, Variant<'static>) {
+        match self {
+            Self::Null => (by_word, "null".into()),
+            Self::Fd(fd) => (by_fd, Variant::Fd(zbus::Fd::Owned(fd))),
+        }
+    }
+}
+
+/// `a(ssbt)`: source, target, ignore a missing source, mount flags.
+fn bind_mounts(binds: Vec<Bind>) -> Variant<'static> {
+    const MS_REC: u64 = 0x4000;
+    let wire = |bind: Bind| {
+        let flags = if bind.recursive { MS_REC } else { 0 };
+        (text(bind.source), text(bind.target), bind.optional, flags)
+    };
+    binds.into_iter().map(wire).collect::<Vec<_>>().into()
+}
+
+fn texts(paths: Vec<PathBuf>) -> Variant<'static> {
+    paths.into_iter().map(text).collect::<Vec<_>>().into()
+}
+
+/// Every path that reaches a unit came to us as text, over gRPC or from our own constants.
+fn text(path: PathBuf) -> String {
+    path.into_os_string()
+        .into_string()
+        .unwrap_or_else(|raw| raw.to_string_lossy().into_owned())
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A unit to be made and started by `StartTransientUnit`.
+#[derive(Debug)]
+pub struct TransientUnit {
+    /// Its name, not in use yet.
+    pub name: UnitName,
+    /// What it is made of, in the order in which systemd shall see it.
+    pub properties: Vec<Property>,
+}
+
+/// Which run of a unit this is: systemd gives each start 16 new random bytes, here as 32 hex digits.
+///
+/// A name can be used again, an invocation id cannot: recovery compares it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct InvocationId(pub String);
+
+/// How a unit's main process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MainExit {
+    /// It returned this status, 0 to 255.
+    Status(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// What systemd has told us of a unit so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitState {
+    /// `not-found` for a unit that does not exist; systemd answers questions about it all the same.
+    pub(super) load_state: String,
+    /// `active`, `failed`, `activating`, …
+    pub active_state: String,
+    /// `running`, `exited`, `failed`, …
+    pub sub_state: String,
+    /// `success`, `exit-code`, `signal`, `oom-kill`, …
+    pub result: String,
+    /// Zero when there is no main process.
+    pub main_pid: u32,
+    /// Which run of the unit all this is about.
+    pub invocation: InvocationId,
+    /// The unit is no longer in systemd's memory: nothing above will change again.
+    pub removed: bool,
+    /// `CLD_EXITED` 1, `CLD_KILLED` 2, `CLD_DUMPED` 3; zero before the end.
+    code: i32,
+    status: i32,
+    started_usec: u64,
+    exited_usec: u64,
+    /// When the main process began to run the program itself; systemd tells since version 256.
+    handoff_usec: Option<u64>,
+    main_pid_ever: u32,
+}
+
+impl UnitState {
+    /// How the main process ended, once the unit as a whole has come to rest.
+    ///
+    /// Under `RemainAfterExit` that is sub-state `exited` or `failed`; states we do not know count as not finished.
+    pub fn exit(&self) -> Option<MainExit> {
+        let at_rest =
+            matches!(self.sub_state.as_str(), "exited" | "failed") || self.active_state == "inactive";
+        if !at_rest {
+            return None;
+        }
+        match self.code {
+            1 => Some(MainExit::Status(self.status)),
+            2 | 3 => Some(MainExit::Signal(self.status)),
+            _ => None,
+        }
+    }
+
+    /// The main process is there and the unit has not begun to end.
+    pub fn is_running(&self) -> bool {
+        self.active_state == "active" && self.main_pid != 0
+    }
+
+    /// When the main process was started.
+    pub fn started_at(&self) -> Option<SystemTime> {
+        at(self.started_usec)
+    }
+
+    /// When the main process ended.
+    pub fn exited_at(&self) -> Option<SystemTime> {
+        at(self.exited_usec)
+    }
+
+    /// The exit status with which systemd gave up before it ran the program, such as 203 for a failed `execve`.
+    ///
+    /// From 256 on systemd says whether it handed over to the program. Before that a program that itself ends at
+    /// once with a status from 200 to 245 cannot be told from a failed set-up (systemd.exec(5), "Process Exit Codes").
+    pub(super) fn failed_step(&self, start_job_failed: bool) -> Option<i32> {
+        let in_range = self.code == 1 && (200..=245).contains(&self.status);
+        let ran = match self.handoff_usec {
+            Some(handoff) => handoff != 0,
+            None => !start_job_failed,
+        };
+        (in_range && !ran).then_some(self.status)
+    }
+
+    /// systemd could not even make the process.
+    pub(super) fn never_forked(&self) -> bool {
+        self.active_state == "failed" && self.main_pid_ever == 0
+    }
+
+    /// Takes in what changed, from a signal or an answer; names that we do not use are passed over.
+    pub(super) fn apply(&mut self, changed: &HashMap<String, OwnedVariant>) {
+        for (name, value) in changed {
+            match name.as_str() {
+                "LoadState" => set_text(&mut self.load_state, value),
+                "ActiveState" => set_text(&mut self.active_state, value),
+                "SubState" => set_text(&mut self.sub_state, value),
+                "Result" => set_text(&mut self.result, value),
+                "MainPID" => set(&mut self.main_pid, value),
+                "ExecMainPID" => set(&mut self.main_pid_ever, value),
+                "ExecMainCode" => set(&mut self.code, value),
+                "ExecMainStatus" => set(&mut self.status, value),
+                "ExecMainStartTimestamp" => set(&mut self.started_usec, value),
+                "ExecMainExitTimestamp" => set(&mut self.exited_usec, value),
+                "ExecMainHandoffTimestamp" => self.handoff_usec = u64::try_from(&**value).ok(),
+                "InvocationID" => {
+                    if let Ok(bytes) = value.try_clone().and_then(Vec::<u8>::try_from) {
+                        self.invocation = InvocationId(hex::encode(bytes));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn set<'a, T: TryFrom<&'a Variant<'static>>>(field: &mut T, value: &'a OwnedVariant) {
+    if let Ok(new) = T::try_from(value) {
+        *field = new;
+    }
+}
+
+fn set_text(field: &mut String, value: &OwnedVariant) {
+    if let Ok(new) = <&str>::try_from(&**value) {
+        new.clone_into(field);
+    }
+}
+
+fn at(microseconds: u64) -> Option<SystemTime> {
+    (microseconds != 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_micros(microseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_what_systemd_takes_and_escapes_the_rest() {
+        let name = UnitName::service(&["nomad", "ab-12", "my task%/é"], "0f");
+        assert_eq!(
+            name.as_str(),
+            r"nomad-ab-12-my\x20task\x25\x2f\xc3\xa9-0f.service"
+        );
+    }
+
+    #[test]
+    fn a_long_name_is_cut_between_escapes_and_keeps_its_unique_end() {
+        let name = UnitName::service(&["nomad", &"%".repeat(300)], "cafe");
+        assert!(name.as_str().len() <= NAME_MAX);
+        assert!(name.as_str().ends_with(r"\x25-cafe.service"), "{name}");
+    }
+
+    #[test]
+    fn an_object_path_escapes_all_but_letters_and_digits() {
+        let path = UnitName::known("a-1.service").object_path();
+        assert_eq!(path, "/org/freedesktop/systemd1/unit/a_2d1_2eservice");
+    }
+
+    #[test]
+    fn a_unit_at_rest_tells_its_exit_and_a_running_one_does_not() {
+        let state = |sub: &str, code| UnitState {
+            sub_state: sub.into(),
+            code,
+            status: 7,
+            ..Default::default()
+        };
+        assert_eq!(state("running", 0).exit(), None);
+        assert_eq!(state("final-sigterm", 1).exit(), None);
+        assert_eq!(state("failed", 1).exit(), Some(MainExit::Status(7)));
+        assert_eq!(state("exited", 2).exit(), Some(MainExit::Signal(7)));
+        assert_eq!(state("a-state-of-the-future", 1).exit(), None);
+    }
+
+    #[test]
+    fn a_failed_set_up_is_told_from_a_program_that_ends_with_the_same_status() {
+        let state = |handoff_usec| UnitState {
+            code: 1,
+            status: 203,
+            handoff_usec,
+            ..Default::default()
+        };
+        assert_eq!(state(Some(0)).failed_step(false), Some(203));
+        assert_eq!(state(Some(9)).failed_step(true), None);
+        assert_eq!(state(None).failed_step(true), Some(203));
+        assert_eq!(state(None).failed_step(false), None);
+    }
+}

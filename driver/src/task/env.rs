@@ -1,0 +1,119 @@
+//! Hands a task its environment without anybody else reading it.
+//!
+//! What is given as a unit's `Environment=` can be read by every user of the machine, over the bus and in the unit's
+//! file. So it goes into a file that only root can read, which systemd takes in when it starts the task and which is
+//! gone as soon as it has.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+use super::view::RUNTIME_DIR;
+
+/// Why an environment cannot be handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// systemd would drop such a variable without a word.
+    #[error(
+        "`env`: the variable name `{name}` has characters other than letters, digits and `_`, or begins with a digit"
+    )]
+    Name {
+        /// The variable.
+        name: String,
+    },
+    /// No process can have such a variable.
+    #[error("`env`: the value of `{name}` holds a NUL byte")]
+    Nul {
+        /// The variable.
+        name: String,
+    },
+    /// The file cannot be written.
+    #[error("write the task's environment to {RUNTIME_DIR}/env")]
+    Write {
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Are these variables that a task can have?
+pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
+    for (name, value) in env {
+        let first_fits = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+        if !first_fits
+            || !name
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+        {
+            return Err(Error::Name { name: name.clone() });
+        }
+        if value.contains('\0') {
+            return Err(Error::Nul { name: name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Writes the environment for systemd to read; the file goes away with the value returned.
+pub fn write(env: &BTreeMap<String, String>) -> Result<NamedTempFile, Error> {
+    let write = || {
+        let directory = Path::new(RUNTIME_DIR).join("env");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)?;
+        // Made with mode 0600. systemd reads the name as a pattern, so it holds letters and digits alone.
+        let mut file = tempfile::Builder::new().prefix("task").tempfile_in(directory)?;
+        file.write_all(content(env).as_bytes())?;
+        Ok(file)
+    };
+    write().map_err(|source| Error::Write { source })
+}
+
+/// One quoted assignment per line; in quotes systemd takes a backslash before `"`, `\`, `` ` `` and `$`
+/// (systemd.exec(5), "EnvironmentFile=").
+fn content(env: &BTreeMap<String, String>) -> String {
+    let mut content = String::new();
+    for (name, value) in env {
+        content.push_str(name);
+        content.push_str("=\"");
+        for letter in value.chars() {
+            if matches!(letter, '"' | '\\' | '`' | '$') {
+                content.push('\\');
+            }
+            content.push(letter);
+        }
+        content.push_str("\"\n");
+    }
+    content
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(name: &str, value: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(name.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn what_has_a_meaning_in_quotes_is_escaped_and_nothing_else() {
+        let content = content(&env("A", "a\"b\\c`d$e\n%f 'g' #h\té"));
+        assert_eq!(content, "A=\"a\\\"b\\\\c\\`d\\$e\n%f 'g' #h\té\"\n");
+    }
+
+    #[test]
+    fn names_that_systemd_would_drop_are_refused() {
+        for name in ["", "A.B", "A-B", "1A", "A B", "É"] {
+            assert!(
+                matches!(check(&env(name, "x")), Err(Error::Name { .. })),
+                "{name}"
+            );
+        }
+        assert!(matches!(check(&env("A", "x\0")), Err(Error::Nul { .. })));
+        assert!(check(&env("_a1", "")).is_ok());
+    }
+}

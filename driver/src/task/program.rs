@@ -1,0 +1,421 @@
+//! Finds the program that a job's `command` names, and tells by its content what it is.
+//!
+//! A task can write to its own directories, so what lies there is opened without ever following a link out of them,
+//! and everything that is decided is decided on the open file.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use super::view::{TaskDirs, View};
+
+/// A program that can be started.
+#[derive(Debug)]
+pub enum Program {
+    /// What the kernel can run, at this path of the task's view.
+    Native(PathBuf),
+    /// WebAssembly, to be run by our shim.
+    Wasm {
+        /// The open file.
+        module: File,
+        /// Its name, which the guest sees as its own.
+        name: String,
+    },
+}
+
+/// Why `command` cannot be started. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An empty text.
+    #[error("`command` is empty: name a file of the task's `local/` directory or an absolute path")]
+    Empty,
+    /// Nothing is there.
+    #[error("`command`: {path} does not exist{hint}")]
+    Missing {
+        /// As the task would say it.
+        path: PathBuf,
+        /// What else the job may have meant.
+        hint: String,
+    },
+    /// The host may have it; the task does not see it.
+    #[error(
+        "`command`: {path} is not in the task's view; fetch it into `local/` with an `artifact` block, or add its \
+         directory to `host_paths` in the driver's plugin configuration"
+    )]
+    NotInView {
+        /// As the job says it.
+        path: PathBuf,
+    },
+    /// A directory or a device.
+    #[error("`command`: {path} is not a regular file")]
+    NotAFile {
+        /// As the task would say it.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("`command`: open {path}")]
+    Open {
+        /// As the task would say it.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A binary of another architecture.
+    #[error(
+        "`command`: {path} is a program for {theirs}, but this node is {}; fetch the one built for this node \
+             (`${{attr.cpu.arch}}` in the artifact's source tells them apart)",
+        std::env::consts::ARCH
+    )]
+    Foreign {
+        /// As the task would say it.
+        path: PathBuf,
+        /// The architecture, or its number in the file's header.
+        theirs: String,
+    },
+    /// Named as WebAssembly, and is not.
+    #[error("`command`: {path} is not WebAssembly although its name says so: it begins with {begins}")]
+    NotWasm {
+        /// As the task would say it.
+        path: PathBuf,
+        /// The first bytes, readable.
+        begins: String,
+    },
+    /// The kernel would not know what to do with it.
+    #[error(
+        "`command`: {path} is neither a program for Linux (ELF), nor a script that begins with `#!`, nor WebAssembly: \
+         it begins with {begins}"
+    )]
+    Unknown {
+        /// As the task would say it.
+        path: PathBuf,
+        /// The first bytes, readable.
+        begins: String,
+    },
+}
+
+/// The path of `command` in the task's view: a relative one is in the task's `local/`.
+pub fn path_in_view(command: &str, view: &View, dirs: &TaskDirs) -> PathBuf {
+    view.working_directory(dirs).join(command)
+}
+
+/// Finds `command` and makes sure that it can run here. A file of the task that nobody may execute is made executable,
+/// since what an `artifact` block downloads is not.
+pub fn find(command: &str, view: &View, dirs: &TaskDirs) -> Result<Program, Error> {
+    if command.is_empty() {
+        return Err(Error::Empty);
+    }
+    let path = path_in_view(command, view, dirs);
+    let (bounds, inside) = view
+        .locate(&path, dirs)
+        .map_err(|_| Error::NotInView { path: path.clone() })?;
+    if inside.as_os_str().is_empty() {
+        return Err(Error::NotAFile { path });
+    }
+    let opened = match bounds {
+        Some(directory) => open_within(directory, &inside),
+        None => File::open(&inside),
+    };
+    let mut file = match opened {
+        Ok(file) => file,
+        // A link of the task leads to the operating system: in the task's view it will be followed, here it is not.
+        Err(error) if is_link_out(&error) => return Ok(Program::Native(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::Missing {
+                hint: hint(command),
+                path,
+            });
+        }
+        Err(source) => return Err(Error::Open { path, source }),
+    };
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Err(Error::NotAFile { path });
+    }
+    let mut head = [0; 64];
+    let read = file.read(&mut head).and_then(|read| file.rewind().map(|()| read));
+    let head = match read {
+        Ok(length) => &head[..length],
+        Err(source) => return Err(Error::Open { path, source }),
+    };
+    match kind(head, &path)? {
+        Kind::Wasm => {
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            Ok(Program::Wasm { module: file, name })
+        }
+        Kind::Native => {
+            if bounds.is_some() {
+                make_executable(&file).map_err(|source| Error::Open {
+                    path: path.clone(),
+                    source,
+                })?;
+            }
+            Ok(Program::Native(path))
+        }
+    }
+}
+
+enum Kind {
+    Native,
+    Wasm,
+}
+
+fn kind(head: &[u8], path: &Path) -> Result<Kind, Error> {
+    if head.starts_with(b"\0asm") {
+        return Ok(Kind::Wasm);
+    }
+    if path.extension().is_some_and(|extension| extension == "wasm") {
+        return Err(Error::NotWasm {
+            path: path.to_owned(),
+            begins: readable(head),
+        });
+    }
+    if let Some(theirs) = elf_machine(head) {
+        let runs_here = OUR_MACHINES.contains(&theirs) || others_can_run();
+        return if runs_here {
+            Ok(Kind::Native)
+        } else {
+            Err(Error::Foreign {
+                path: path.to_owned(),
+                theirs: machine_name(theirs),
+            })
+        };
+    }
+    if head.starts_with(b"#!") || others_can_run() {
+        return Ok(Kind::Native);
+    }
+    Err(Error::Unknown {
+        path: path.to_owned(),
+        begins: readable(head),
+    })
+}
+
+/// `e_machine` of an ELF header (elf(5)).
+fn elf_machine(head: &[u8]) -> Option<u16> {
+    let bytes = [*head.get(18)?, *head.get(19)?];
+    let big_endian = head.get(5) == Some(&2);
+    head.starts_with(b"\x7fELF").then(|| {
+        if big_endian {
+            u16::from_be_bytes(bytes)
+        } else {
+            u16::from_le_bytes(bytes)
+        }
+    })
+}
+
+/// ELF machines that a kernel of this architecture runs, its 32-bit sister included.
+const OUR_MACHINES: &[u16] = if cfg!(target_arch = "x86_64") {
+    &[62, 3]
+} else if cfg!(target_arch = "aarch64") {
+    &[183, 40]
+} else if cfg!(target_arch = "riscv64") {
+    &[243]
+} else if cfg!(target_arch = "powerpc64") {
+    &[21]
+} else if cfg!(target_arch = "s390x") {
+    &[22]
+} else {
+    &[]
+};
+
+fn machine_name(machine: u16) -> String {
+    let name = match machine {
+        3 => "x86",
+        21 => "powerpc64",
+        22 => "s390x",
+        40 => "arm",
+        62 => "x86_64",
+        183 => "aarch64",
+        243 => "riscv64",
+        other => return format!("ELF machine {other}"),
+    };
+    name.to_owned()
+}
+
+/// Has the administrator registered interpreters for other formats with the kernel (binfmt_misc)?
+fn others_can_run() -> bool {
+    // `register` and `status` are always there.
+    std::fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|entries| entries.count() > 2)
+}
+
+fn readable(head: &[u8]) -> String {
+    if head.is_empty() {
+        return "nothing, it is empty".to_owned();
+    }
+    let begin = &head[..head.len().min(16)];
+    format!("\"{}\"", begin.escape_ascii())
+}
+
+fn hint(command: &str) -> String {
+    let on_path = || {
+        let dirs = [
+            "/usr/local/bin",
+            "/usr/bin",
+            "/bin",
+            "/usr/local/sbin",
+            "/usr/sbin",
+            "/sbin",
+        ];
+        dirs.iter()
+            .map(|dir| Path::new(dir).join(command))
+            .find(|path| path.is_file())
+    };
+    if Path::new(command).is_absolute() {
+        return String::new();
+    }
+    match on_path() {
+        Some(path) => format!("; for the system's program write `{}`", path.display()),
+        None => "; a relative `command` is looked up in the task's `local/` directory, where an `artifact` block puts \
+                 its files"
+            .to_owned(),
+    }
+}
+
+/// Opens a file for reading, never leaving `directory`.
+fn open_within(directory: &Path, inside: &Path) -> io::Result<File> {
+    let base = rustix::fs::open(
+        directory,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    // Non-blocking, so that a FIFO in place of a program cannot hold us.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    Ok(File::from(rustix::fs::openat2(
+        base,
+        inside,
+        flags,
+        Mode::empty(),
+        resolve,
+    )?))
+}
+
+fn is_link_out(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error())
+}
+
+fn make_executable(file: &File) -> io::Result<()> {
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
+    let all = Mode::XUSR | Mode::XGRP | Mode::XOTH;
+    if mode.intersects(all) {
+        return Ok(());
+    }
+    Ok(rustix::fs::fchmod(
+        file.as_fd(),
+        mode | all | Mode::RUSR | Mode::RGRP | Mode::ROTH,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    struct Task {
+        dir: tempfile::TempDir,
+        dirs: TaskDirs,
+    }
+
+    impl Task {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let dirs = TaskDirs::new(dir.path(), "web");
+            std::fs::create_dir_all(&dirs.local).unwrap();
+            Self { dir, dirs }
+        }
+
+        fn with(self, name: &str, content: &[u8]) -> Self {
+            std::fs::write(self.dirs.local.join(name), content).unwrap();
+            self
+        }
+
+        fn find(&self, command: &str) -> Result<Program, Error> {
+            find(
+                command,
+                &View::Private {
+                    host_paths: vec!["/usr".into()],
+                },
+                &self.dirs,
+            )
+        }
+    }
+
+    fn elf(machine: u8) -> Vec<u8> {
+        let mut head = b"\x7fELF\x02\x01\x01".to_vec();
+        head.resize(64, 0);
+        head[18] = machine;
+        head
+    }
+
+    #[test]
+    fn a_script_in_local_is_found_and_made_executable() {
+        let task = Task::new().with("run", b"#!/bin/sh\n");
+        assert!(matches!(task.find("run"), Ok(Program::Native(path)) if path == Path::new("/local/run")));
+        let mode = std::fs::metadata(task.dirs.local.join("run"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o111, 0o111);
+    }
+
+    #[test]
+    fn wasm_is_told_by_content_and_not_by_name() {
+        let task = Task::new()
+            .with("plain-name", b"\0asm\x01\0\0\0")
+            .with("text.wasm", b"(module)");
+        assert!(matches!(task.find("plain-name"), Ok(Program::Wasm { name, .. }) if name == "plain-name"));
+        let error = task.find("text.wasm").unwrap_err().to_string();
+        assert!(
+            error.contains("not WebAssembly") && error.contains("(module)"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_program_for_another_machine_is_refused_by_name() {
+        let foreign = if cfg!(target_arch = "aarch64") { 62 } else { 183 };
+        let error = Task::new()
+            .with("server", &elf(foreign))
+            .find("server")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("is a program for") && error.contains(std::env::consts::ARCH),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_does_not_exist_is_refused_with_a_hint() {
+        let error = Task::new().find("env").unwrap_err().to_string();
+        assert!(
+            error.contains("/local/env does not exist") && error.contains("/usr/bin/env"),
+            "{error}"
+        );
+        let error = Task::new().find("no-such-program").unwrap_err().to_string();
+        assert!(error.contains("`local/`"), "{error}");
+    }
+
+    #[test]
+    fn a_path_outside_the_view_is_refused() {
+        assert!(matches!(
+            Task::new().find("/home/me/x"),
+            Err(Error::NotInView { .. })
+        ));
+        assert!(matches!(Task::new().find(""), Err(Error::Empty)));
+        assert!(matches!(Task::new().find("/local"), Err(Error::NotAFile { .. })));
+    }
+
+    #[test]
+    fn a_link_out_of_the_task_is_left_to_the_view_and_never_opened() {
+        let task = Task::new();
+        let outside = task.dir.path().join("outside");
+        std::fs::write(&outside, "secret").unwrap();
+        symlink(&outside, task.dirs.local.join("link")).unwrap();
+        assert!(matches!(task.find("link"), Ok(Program::Native(path)) if path == Path::new("/local/link")));
+    }
+}

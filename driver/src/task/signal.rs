@@ -1,0 +1,95 @@
+//! Signals by the names that Nomad's users write.
+
+/// Names by number, from 1 on (signal(7); the numbers of all architectures that Nomad is built for).
+const NAMES: &[&str] = &[
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+
+/// A signal that can be sent to a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signal(i32);
+
+/// Nobody knows a signal of that name.
+#[derive(Debug, thiserror::Error)]
+#[error("`{name}` is not a signal; write a name such as SIGTERM, SIGHUP or SIGUSR1")]
+pub struct Unknown {
+    name: String,
+}
+
+impl Signal {
+    /// What Nomad's `exec` and `raw_exec` drivers send when the job has no `kill_signal`.
+    pub const INT: Self = Self(2);
+    /// Ends a process, whatever it does.
+    pub const KILL: Self = Self(9);
+
+    /// Reads `SIGHUP`, `sighup`, `HUP`, `SIGRTMIN+2` or `1`.
+    pub fn parse(text: &str) -> Result<Self, Unknown> {
+        /// The first real-time signal that the C library leaves to programs.
+        const RTMIN: i32 = 34;
+        const LAST: i32 = 64;
+        let upper = text.trim().to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        let by_name = || {
+            NAMES
+                .iter()
+                .position(|known| *known == name)
+                .and_then(|at| i32::try_from(at + 1).ok())
+        };
+        let real_time = || match name.strip_prefix("RTMIN") {
+            Some("") => Some(RTMIN),
+            Some(offset) => Some(RTMIN + offset.strip_prefix('+')?.parse::<u8>().ok().map(i32::from)?),
+            None => None,
+        };
+        let number = by_name().or_else(real_time).or_else(|| name.parse().ok());
+        match number {
+            Some(number @ 1..=LAST) => Ok(Self(number)),
+            _ => Err(Unknown {
+                name: text.to_owned(),
+            }),
+        }
+    }
+
+    /// Its number, such as 15.
+    pub fn number(self) -> i32 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_known_by_name_with_and_without_prefix_in_any_case() {
+        for (text, number) in [
+            ("SIGHUP", 1),
+            ("hup", 1),
+            ("SigTerm", 15),
+            ("USR2", 12),
+            ("SIGSYS", 31),
+            ("9", 9),
+            ("SIGRTMIN+2", 36),
+        ] {
+            assert_eq!(Signal::parse(text).unwrap().number(), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_signal_is_refused_by_its_name() {
+        for text in [
+            "",
+            "SIG",
+            "SIGNOPE",
+            "0",
+            "65",
+            "-1",
+            "SIGRTMIN+200",
+            "SIGRTMIN-1",
+        ] {
+            let error = Signal::parse(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{text}`")), "{error}");
+        }
+    }
+}

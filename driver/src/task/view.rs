@@ -1,0 +1,283 @@
+//! What of the host's files a task sees.
+//!
+//! Under [`View::Private`] all tasks share one empty root that holds nothing but mount points; systemd mounts the
+//! operating system on it read-only, and the task's own three directories, in a mount namespace of the task's own:
+//!
+//! ```text
+//!  /run/nomad-driver-systemd/root      usr etc bin … ◄── the host's, read-only
+//!                                      alloc local secrets ◄── this allocation's
+//!                                      tmp var/tmp ◄── new and empty      proc sys dev run ◄── the kernel's
+//! ```
+//!
+//! Nothing is copied, and nothing is made on the host outside that one directory. What was measured beside other ways
+//! to build the view stands in the README.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use crate::systemd::{Bind, Property};
+
+/// Everything of ours that need not outlive a boot.
+pub const RUNTIME_DIR: &str = "/run/nomad-driver-systemd";
+/// The shared empty root.
+const ROOT: &str = "/run/nomad-driver-systemd/root";
+/// Where the WebAssembly runner and the compiled guest stand in the view.
+pub const SHIM: &str = "/.wasm/shim";
+/// See [`SHIM`].
+pub const GUEST: &str = "/.wasm/guest.cwasm";
+
+/// Directories of the root that are no one's on the host.
+const OWN_DIRS: &[&str] = &[
+    "alloc", "local", "secrets", "tmp", "var/tmp", "proc", "sys", "dev", "run", "root", ".wasm",
+];
+/// Files of the root onto which files are mounted.
+const OWN_FILES: &[&str] = &[".wasm/shim", ".wasm/guest.cwasm"];
+/// The agent's configuration, where Nomad's packages put it: it may hold tokens.
+const HIDDEN: &[&str] = &["-+/etc/nomad.d"];
+
+/// The directories of one task, on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskDirs {
+    /// The allocation directory; only the agent writes here.
+    pub alloc_dir: PathBuf,
+    /// Shared by the group's tasks, `/alloc` in the view.
+    pub shared: PathBuf,
+    /// The task's own, `/local` in the view.
+    pub local: PathBuf,
+    /// A tmpfs that Nomad made, `/secrets` in the view.
+    pub secrets: PathBuf,
+}
+
+impl TaskDirs {
+    /// The layout that Nomad's `client/allocdir` makes.
+    pub fn new(alloc_dir: &Path, task: &str) -> Self {
+        let task_dir = alloc_dir.join(task);
+        Self {
+            alloc_dir: alloc_dir.to_owned(),
+            shared: alloc_dir.join("alloc"),
+            local: task_dir.join("local"),
+            secrets: task_dir.join("secrets"),
+        }
+    }
+
+    /// Each directory on the host beside its name in the private view.
+    pub fn pairs(&self) -> [(&Path, &'static str); 3] {
+        [
+            (&self.local, "/local"),
+            (&self.shared, "/alloc"),
+            (&self.secrets, "/secrets"),
+        ]
+    }
+}
+
+/// How a task sees the host's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum View {
+    /// Its own three directories and these paths of the host, read-only.
+    Private {
+        /// Absolute, in the order in which they are mounted.
+        host_paths: Vec<PathBuf>,
+    },
+    /// The host as it is.
+    Host,
+}
+
+impl View {
+    /// The task's working directory.
+    pub fn working_directory(&self, dirs: &TaskDirs) -> PathBuf {
+        match self {
+            Self::Private { .. } => "/local".into(),
+            Self::Host => dirs.local.clone(),
+        }
+    }
+
+    /// Where `path`, as the task says it, lies on the host: the directory of the task in whose bounds it must stay, or
+    /// `None` for the host's own, and the path. `Err` when the task cannot see it.
+    pub fn locate<'a>(
+        &self,
+        path: &'a Path,
+        dirs: &'a TaskDirs,
+    ) -> Result<(Option<&'a Path>, PathBuf), NotInView> {
+        if let Ok(inside) = path
+            .strip_prefix(&dirs.alloc_dir)
+            .and_then(|_| path.strip_prefix(&dirs.local))
+        {
+            return Ok((Some(&dirs.local), inside.to_owned()));
+        }
+        let Self::Private { host_paths } = self else {
+            return Ok((None, path.to_owned()));
+        };
+        for (host, target) in dirs.pairs() {
+            if let Ok(inside) = path.strip_prefix(target) {
+                return Ok((Some(host), inside.to_owned()));
+            }
+        }
+        if host_paths.iter().any(|visible| path.starts_with(visible)) {
+            return Ok((None, path.to_owned()));
+        }
+        Err(NotInView)
+    }
+
+    /// The properties that make a unit see the host this way. The shared root must be there ([`prepare`]).
+    pub fn properties(&self, dirs: &TaskDirs) -> Vec<Property> {
+        match self {
+            Self::Private { host_paths } => {
+                let mut own: Vec<Bind> = Vec::new();
+                own.extend(dirs.pairs().map(|(host, target)| bind(host, target.as_ref())));
+                let mut properties = root(host_paths);
+                properties.push(Property::BindPaths(own));
+                // A task that could replace the FIFO of a later start would choose what a root process opens.
+                properties.push(Property::BindReadOnlyPaths(vec![Bind {
+                    optional: true,
+                    ..bind(&dirs.shared.join("logs"), "/alloc/logs".as_ref())
+                }]));
+                properties
+            }
+            Self::Host => vec![],
+        }
+    }
+}
+
+/// The task's view does not hold the path.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotInView;
+
+/// A unit whose root is the shared one with `host_paths` on it.
+pub fn root(host_paths: &[PathBuf]) -> Vec<Property> {
+    let mut system: Vec<Bind> = host_paths
+        .iter()
+        .filter(|path| !is_symlink(path))
+        .map(|path| Bind {
+            optional: true,
+            ..bind(path, path)
+        })
+        .collect();
+    // Names are looked up through the stub of systemd-resolved where /etc/resolv.conf points there.
+    let resolve = Path::new("/run/systemd/resolve");
+    system.push(Bind {
+        optional: true,
+        ..bind(resolve, resolve)
+    });
+    vec![
+        Property::RootDirectory(ROOT.into()),
+        Property::MountAPIVFS(true),
+        Property::BindReadOnlyPaths(system),
+        Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect()),
+        // The root is shared: not even a task that runs as root may write to it.
+        Property::ProtectSystem("strict"),
+        Property::PrivateTmp(true),
+    ]
+}
+
+/// Makes the shared root, or completes it. Every process of ours may do so at any time.
+pub fn prepare(host_paths: &[PathBuf]) -> io::Result<()> {
+    directory(Path::new(RUNTIME_DIR))?;
+    let root = Path::new(ROOT);
+    directory(root)?;
+    for name in OWN_DIRS {
+        directory(&root.join(name))?;
+    }
+    for name in OWN_FILES {
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(root.join(name))?;
+    }
+    for path in host_paths {
+        let Ok(metadata) = fs::symlink_metadata(path) else {
+            continue;
+        };
+        let inside = root.join(path.strip_prefix("/").unwrap_or(path));
+        if metadata.is_symlink() {
+            // As on the host, where /bin leads to usr/bin.
+            match symlink(fs::read_link(path)?, &inside) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        } else if metadata.is_dir() {
+            directory(&inside)?;
+        } else {
+            if let Some(parent) = inside.parent() {
+                directory(parent)?;
+            }
+            fs::OpenOptions::new().create(true).append(true).open(&inside)?;
+        }
+    }
+    Ok(())
+}
+
+/// Is this a path that can stand in `host_paths`: absolute, and without `..`?
+pub fn is_plain(path: &Path) -> bool {
+    path.is_absolute()
+        && path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+/// A directory that everybody may enter, whatever our umask.
+fn directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+    let wanted = fs::Permissions::from_mode(0o755);
+    if fs::metadata(path)?.permissions().mode() & 0o7777 != wanted.mode() {
+        fs::set_permissions(path, wanted)?;
+    }
+    Ok(())
+}
+
+fn is_symlink(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
+}
+
+fn bind(source: &Path, target: &Path) -> Bind {
+    Bind {
+        source: source.to_owned(),
+        target: target.to_owned(),
+        recursive: true,
+        optional: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dirs() -> TaskDirs {
+        TaskDirs::new(Path::new("/data/alloc/ab12"), "web")
+    }
+
+    #[test]
+    fn a_path_of_the_task_is_found_in_its_directory() {
+        let view = View::Private {
+            host_paths: vec!["/usr".into()],
+        };
+        let dirs = dirs();
+        let local = Path::new("/data/alloc/ab12/web/local");
+        assert_eq!(
+            view.locate(Path::new("/local/bin/x"), &dirs),
+            Ok((Some(local), "bin/x".into()))
+        );
+        assert_eq!(
+            view.locate(Path::new("/usr/bin/env"), &dirs),
+            Ok((None, "/usr/bin/env".into()))
+        );
+        assert_eq!(view.locate(Path::new("/home/me/x"), &dirs), Err(NotInView));
+        assert_eq!(
+            View::Host.locate(Path::new("/home/me/x"), &dirs),
+            Ok((None, "/home/me/x".into()))
+        );
+        assert_eq!(
+            View::Host.locate(&local.join("x"), &dirs),
+            Ok((Some(local), "x".into()))
+        );
+    }
+
+    #[test]
+    fn host_paths_are_absolute_and_lead_nowhere_else() {
+        assert!(is_plain(Path::new("/opt/java")));
+        for path in ["opt", "/opt/../root", ""] {
+            assert!(!is_plain(Path::new(path)), "{path}");
+        }
+    }
+}
