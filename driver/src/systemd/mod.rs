@@ -100,6 +100,21 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// May the same succeed a little later? Not when systemd has understood what we want, and refuses.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Slow { .. } | Self::NotForked { .. } => true,
+            Self::Call { source, .. } => {
+                !["InvalidArgs", "PropertyReadOnly", "ENXIO", "NoSuchUnit", "AccessDenied"]
+                    .iter()
+                    .any(|refusal| is_named(source, refusal))
+            }
+            Self::Exists { .. } | Self::Step { .. } | Self::NoSuchUnit { .. } => false,
+        }
+    }
+}
+
 /// Who of a unit a signal is for.
 #[derive(Debug, Clone, Copy)]
 pub enum Whom {
@@ -182,7 +197,7 @@ impl Systemd {
         let followed = self.follow(&name);
         let mut ends = self.job_ends(&name);
         let properties: Vec<_> = properties.into_iter().map(Property::into_wire).collect();
-        let no_others: [(&str, Vec<(&str, Variant<'_>)>); 0] = [];
+        let no_others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
         let body = (name.as_str(), "fail", properties, no_others);
         let made = self
             .call(
@@ -626,16 +641,15 @@ fn job_of(answer: &Message, act: &'static str, unit: &UnitName) -> Result<OwnedO
     })
 }
 
-/// Is this the D-Bus error whose name ends so? systemd's errors have no type in zbus.
+/// Is this the D-Bus error whose name ends so, such as `NoSuchUnit`?
 fn is_named(error: &zbus::Error, end: &str) -> bool {
-    match error {
-        zbus::Error::MethodError(name, ..) => name.as_str().rsplit('.').next() == Some(end),
-        zbus::Error::FDO(error) => matches!(
-            (&**error, end),
-            (fdo::Error::UnixProcessIdUnknown(_), "UnixProcessIdUnknown")
-        ),
-        _ => false,
-    }
+    use zbus::DBusError;
+    let name = match error {
+        zbus::Error::MethodError(name, ..) => name.as_str().to_owned(),
+        zbus::Error::FDO(error) => error.name().to_string(),
+        _ => return false,
+    };
+    name.rsplit('.').next() == Some(end)
 }
 
 /// Locks a map that no panic can leave half changed.

@@ -115,7 +115,8 @@ impl Error {
     /// May the same task succeed when Nomad tries again on this node?
     pub fn is_recoverable(&self) -> bool {
         match self {
-            Self::Systemd(_) | Self::Logs(logs::Error::NoReader { .. }) | Self::View { .. } => true,
+            Self::Systemd(error) => error.may_pass(),
+            Self::Logs(logs::Error::NoReader { .. }) | Self::View { .. } => true,
             Self::Env(error) => matches!(error, env::Error::Write { .. }),
             Self::Wasm(error) => {
                 use wasm::Error as Wasm;
