@@ -19,8 +19,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(FILES, ["."])?;
-    tonic_prost_build::configure()
-        .include_file("packages.rs")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().include_file("packages.rs").compile_fds(descriptors)?;
     Ok(())
 }

@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod log;
-//pub mod nomad;
+pub mod nomad;
 pub mod plugin;
 pub mod systemd;
 pub mod task;

@@ -35,7 +35,7 @@ struct Hclog;
 impl<S: Subscriber> Layer<S> for Hclog {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let line = record(*event.metadata().level(), SystemTime::now(), |fields| {
-            event.record(fields)
+            event.record(fields);
         });
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
@@ -49,10 +49,7 @@ fn record(level: Level, now: SystemTime, fill: impl FnOnce(&mut Fields)) -> Stri
     if line.len() <= RECORD_MAX {
         return line;
     }
-    let short = Fields {
-        message: "a log record was too long and is left out".into(),
-        ..Fields::default()
-    };
+    let short = Fields { message: "a log record was too long and is left out".into(), ..Fields::default() };
     short.into_line(level, now)
 }
 
@@ -68,10 +65,7 @@ impl Fields {
         map.insert("@level".into(), level.as_str().to_ascii_lowercase().into());
         map.insert("@message".into(), self.message.into());
         map.insert("@module".into(), "systemd".into());
-        map.insert(
-            "@timestamp".into(),
-            humantime::format_rfc3339_micros(now).to_string().into(),
-        );
+        map.insert("@timestamp".into(), humantime::format_rfc3339_micros(now).to_string().into());
         let mut line = Value::Object(map).to_string();
         line.push('\n');
         line
@@ -115,10 +109,7 @@ impl Visit for Fields {
 
 fn cut(mut text: String) -> String {
     if text.len() > VALUE_MAX {
-        let end = (0..=VALUE_MAX)
-            .rev()
-            .find(|&at| text.is_char_boundary(at))
-            .unwrap_or(0);
+        let end = (0..=VALUE_MAX).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         text.truncate(end);
         text.push('…');
     }
@@ -136,7 +127,7 @@ mod tests {
             fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
                 *self.0.lock().unwrap() =
                     record(*event.metadata().level(), SystemTime::UNIX_EPOCH, |fields| {
-                        event.record(fields)
+                        event.record(fields);
                     });
             }
         }
@@ -144,10 +135,7 @@ mod tests {
         let subscriber = Registry::default().with(Capture(std::sync::Arc::clone(&line)));
         tracing::subscriber::with_default(subscriber, act);
         let line = line.lock().unwrap();
-        assert!(
-            line.ends_with('\n') && line.matches('\n').count() == 1,
-            "one line: {line:?}"
-        );
+        assert!(line.ends_with('\n') && line.matches('\n').count() == 1, "one line: {line:?}");
         serde_json::from_str(&line).unwrap()
     }
 

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nomad_driver_systemd::nomad::{self, run::RunOptions};
 use nomad_driver_systemd::plugin::handshake::Terms;
 use nomad_driver_systemd::systemd::Systemd;
 use nomad_driver_systemd::task::Tasks;
@@ -20,13 +21,16 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// Runs a job file here and now, without Nomad, through the same plugin.
+    Run(RunOptions),
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         None => plugin_process(),
-        Some(command) => match command {},
+        Some(Command::Run(options)) => run(options),
     }
 }
 
@@ -63,10 +67,34 @@ fn plugin_process() -> ExitCode {
     }
 }
 
+/// Plays Nomad's part for one job. The exit status is the task's.
+fn run(options: RunOptions) -> ExitCode {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("nomad-driver-systemd: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ran = runtime.block_on(nomad::run::run(options));
+    runtime.shutdown_background();
+    match ran {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // On several lines where the cause draws a picture, as the parser of job files does.
+            let mut cause: Option<&dyn std::error::Error> = Some(&error);
+            let mut line = String::from("nomad-driver-systemd");
+            while let Some(error) = cause {
+                line = format!("{line}: {error}");
+                cause = error.source();
+            }
+            eprintln!("{line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     // The work is D-Bus and gRPC; two threads keep one from waiting for the other.
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }

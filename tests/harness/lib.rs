@@ -1,1 +1,72 @@
-//! x
+//! What a test can say: a [`Host`] with a real systemd, a [`Node`] with our plugin on it, a [`Task`] on that node.
+//!
+//! A test speaks to the plugin as Nomad does, over its socket, through the very client that `nomad-driver-systemd run`
+//! uses. Everything a test makes is gone when it ends: tasks, units, directories and the plugin itself.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test that cannot go on panics"
+)]
+
+mod host;
+mod node;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use host::{Host, Need};
+pub use node::{Exit, Job, Node, Refusal, Task};
+
+/// How long anything that should happen at once may take on a busy machine, or on an emulated one.
+pub const SOON: Duration = Duration::from_mins(1);
+
+/// The repository.
+pub fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
+}
+
+/// One of the programs under test. `tests/build` puts them into `target/bin`; `NOMAD_SYSTEMD_BIN` names another
+/// directory, and `NOMAD_SYSTEMD_DRIVER` another driver, such as the one that plain `cargo build` makes.
+pub fn program(name: &str) -> PathBuf {
+    let given = std::env::var_os("NOMAD_SYSTEMD_DRIVER").filter(|_| name == "nomad-driver-systemd");
+    let path = given.map_or_else(|| programs().join(name), PathBuf::from);
+    assert!(path.is_file(), "{} is not there: run tests/build first", path.display());
+    path.canonicalize().expect("an absolute path")
+}
+
+/// The directory of the programs under test.
+pub fn programs() -> PathBuf {
+    std::env::var_os("NOMAD_SYSTEMD_BIN").map_or_else(|| repository().join("target/bin"), PathBuf::from)
+}
+
+/// WebAssembly from its text form.
+pub fn wasm(text: &str) -> Vec<u8> {
+    wat::parse_str(text).expect("the guest's text is valid")
+}
+
+/// A p1 guest that ends with this exit code.
+pub fn exiting_guest(code: i32) -> Vec<u8> {
+    wasm(&format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            (func (export "_start") (call $exit (i32.const {code}))))"#
+    ))
+}
+
+/// Asks again and again, with short pauses, until there is an answer; fails with `what` after [`SOON`].
+///
+/// For conditions that nobody signals to a test. Where there is a signal, wait for that.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, asking).await.unwrap_or_else(|_| panic!("waited {SOON:?} in vain: {what}"))
+}

@@ -38,9 +38,7 @@ impl BasePlugin for Base {
         &self,
         _: Request<ConfigSchemaRequest>,
     ) -> Result<Response<ConfigSchemaResponse>, Status> {
-        Ok(Response::new(ConfigSchemaResponse {
-            spec: Some(schema::block(PluginConfig::OPTIONS)),
-        }))
+        Ok(Response::new(ConfigSchemaResponse { spec: Some(schema::block(PluginConfig::OPTIONS)) }))
     }
 
     /// Called up to four times in the life of an agent, mostly to check the values: touches nothing.
@@ -48,16 +46,11 @@ impl BasePlugin for Base {
         &self,
         request: Request<SetConfigRequest>,
     ) -> Result<Response<SetConfigResponse>, Status> {
-        let SetConfigRequest {
-            msgpack_config,
-            nomad_config: _,
-            plugin_api_version: _,
-        } = request.into_inner();
+        let SetConfigRequest { msgpack_config, nomad_config: _, plugin_api_version: _ } =
+            request.into_inner();
         let config = PluginConfig::decode(&msgpack_config)
             .map_err(|error| Status::invalid_argument(format!("plugin {}", crate::chain(&error))))?;
-        self.tasks
-            .configure(config)
-            .map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
+        self.tasks.configure(config).map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
         Ok(Response::new(SetConfigResponse {}))
     }
 }

@@ -62,14 +62,8 @@ pub(super) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status
 }
 
 fn resources_of(resources: wire::Resources) -> Resources {
-    let wire::Resources {
-        allocated_resources,
-        linux_resources,
-        ports: _,
-    } = resources;
-    let memory = allocated_resources
-        .and_then(|allocated| allocated.memory)
-        .unwrap_or_default();
+    let wire::Resources { allocated_resources, linux_resources, ports: _ } = resources;
+    let memory = allocated_resources.and_then(|allocated| allocated.memory).unwrap_or_default();
     let linux = linux_resources.unwrap_or_default();
     let natural = |number: i64| u64::try_from(number).unwrap_or(0);
     Resources {
@@ -87,18 +81,8 @@ fn resources_of(resources: wire::Resources) -> Resources {
 fn beyond(config: &wire::TaskConfig) -> Vec<String> {
     use wire::network_isolation_spec::NetworkIsolationMode as Mode;
     let mut beyond = Vec::new();
-    beyond.extend(
-        config
-            .mounts
-            .iter()
-            .map(|mount| format!("the volume mounted at `{}`", mount.task_path)),
-    );
-    beyond.extend(
-        config
-            .devices
-            .iter()
-            .map(|device| format!("the device `{}`", device.task_path)),
-    );
+    beyond.extend(config.mounts.iter().map(|mount| format!("the volume mounted at `{}`", mount.task_path)));
+    beyond.extend(config.devices.iter().map(|device| format!("the device `{}`", device.task_path)));
     if let Some(network) = &config.network_isolation_spec
         && network.mode() != Mode::Host
     {
@@ -107,10 +91,7 @@ fn beyond(config: &wire::TaskConfig) -> Vec<String> {
     if config.dns.is_some() {
         beyond.push("a `dns` block".to_owned());
     }
-    let cores = config
-        .resources
-        .as_ref()
-        .and_then(|resources| resources.linux_resources.as_ref());
+    let cores = config.resources.as_ref().and_then(|resources| resources.linux_resources.as_ref());
     if cores.is_some_and(|linux| !linux.cpuset_cpus.is_empty()) {
         beyond.push("`cores` in `resources` (use `cpu`)".to_owned());
     }
@@ -129,12 +110,8 @@ pub(super) fn task_handle(config: wire::TaskConfig, handle: &Handle) -> wire::Ta
 
 /// What Nomad kept of a task. Its driver configuration is not in there, unless Nomad itself was not restarted.
 pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskId, String, Saved), Status> {
-    let wire::TaskHandle {
-        version,
-        config,
-        state: _,
-        driver_state,
-    } = handle.ok_or_else(|| Status::invalid_argument("recover task: Nomad sent no handle"))?;
+    let wire::TaskHandle { version, config, state: _, driver_state } =
+        handle.ok_or_else(|| Status::invalid_argument("recover task: Nomad sent no handle"))?;
     let config = config.ok_or_else(|| Status::invalid_argument("recover task: the handle holds no task"))?;
     if version != SAVED_VERSION {
         return Err(Status::failed_precondition(format!(
@@ -144,10 +121,7 @@ pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskId, St
         )));
     }
     let saved = serde_json::from_slice(&driver_state).map_err(|error| {
-        Status::invalid_argument(format!(
-            "recover task {}: its saved state is damaged: {error}",
-            config.id
-        ))
+        Status::invalid_argument(format!("recover task {}: its saved state is damaged: {error}", config.id))
     })?;
     Ok((TaskId(config.id), config.name, saved))
 }
@@ -155,25 +129,12 @@ pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskId, St
 /// How a task ended, as WaitTask tells it.
 pub(super) fn wait_response(exit: &Exit) -> wire::WaitTaskResponse {
     let err = exit.unknown.clone().unwrap_or_default();
-    wire::WaitTaskResponse {
-        result: Some(exit_result(exit)),
-        err,
-    }
+    wire::WaitTaskResponse { result: Some(exit_result(exit)), err }
 }
 
 fn exit_result(exit: &Exit) -> wire::ExitResult {
-    let Exit {
-        code,
-        signal,
-        oom_killed,
-        unknown: _,
-        at: _,
-    } = exit;
-    wire::ExitResult {
-        exit_code: *code,
-        signal: *signal,
-        oom_killed: *oom_killed,
-    }
+    let Exit { code, signal, oom_killed, unknown: _, at: _ } = exit;
+    wire::ExitResult { exit_code: *code, signal: *signal, oom_killed: *oom_killed }
 }
 
 /// What InspectTask tells. Nomad takes no field for granted but crashes without any of them.
@@ -203,16 +164,11 @@ pub(super) fn inspect_response(handle: &Handle) -> wire::InspectTaskResponse {
 }
 
 /// Go's zero time.
-const NEVER: prost_types::Timestamp = prost_types::Timestamp {
-    seconds: -62_135_596_800,
-    nanos: 0,
-};
+const NEVER: prost_types::Timestamp = prost_types::Timestamp { seconds: -62_135_596_800, nanos: 0 };
 
 /// A length of time; a negative or missing one is none.
 pub(super) fn duration(duration: Option<prost_types::Duration>) -> Duration {
-    duration
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .unwrap_or_default()
+    duration.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default()
 }
 
 /// The one table from our errors to gRPC's codes.
@@ -231,11 +187,8 @@ pub(super) fn status(error: &task::Error) -> Status {
             value: recoverable.encode_to_vec(),
         };
         let code = Code::FailedPrecondition;
-        let status = proto::rpc::Status {
-            code: code.into(),
-            message: message.clone(),
-            details: vec![detail],
-        };
+        let status =
+            proto::rpc::Status { code: code.into(), message: message.clone(), details: vec![detail] };
         return Status::with_details(code, message, status.encode_to_vec().into());
     }
     let code = match error {
@@ -262,37 +215,23 @@ mod tests {
     fn what_we_cannot_do_yet_is_named_in_the_jobs_words() {
         use wire::network_isolation_spec::NetworkIsolationMode as Mode;
         let network = |mode: Mode| {
-            let spec = wire::NetworkIsolationSpec {
-                mode: mode.into(),
-                ..Default::default()
-            };
-            beyond(&wire::TaskConfig {
-                network_isolation_spec: Some(spec),
-                ..Default::default()
-            })
+            let spec = wire::NetworkIsolationSpec { mode: mode.into(), ..Default::default() };
+            beyond(&wire::TaskConfig { network_isolation_spec: Some(spec), ..Default::default() })
         };
         assert!(network(Mode::Host).is_empty());
         assert_eq!(network(Mode::Group).len(), 1);
-        let mount = wire::Mount {
-            task_path: "/data".into(),
-            ..Default::default()
-        };
+        let mount = wire::Mount { task_path: "/data".into(), ..Default::default() };
         let config = wire::TaskConfig {
             mounts: vec![mount],
             dns: Some(wire::DnsConfig::default()),
             ..Default::default()
         };
-        assert_eq!(
-            beyond(&config),
-            ["the volume mounted at `/data`", "a `dns` block"]
-        );
+        assert_eq!(beyond(&config), ["the volume mounted at `/data`", "a `dns` block"]);
     }
 
     #[test]
     fn an_error_that_may_pass_carries_the_detail_that_nomad_looks_for() {
-        let status = status(&task::Error::View {
-            source: std::io::ErrorKind::Other.into(),
-        });
+        let status = status(&task::Error::View { source: std::io::ErrorKind::Other.into() });
         assert_eq!(status.code(), Code::FailedPrecondition);
         let rich = proto::rpc::Status::decode(status.details()).unwrap();
         assert_eq!(rich.code, 9);
@@ -304,25 +243,12 @@ mod tests {
     fn a_handle_from_nowhere_is_refused_with_its_reason() {
         let task = |version, state: &[u8]| wire::TaskHandle {
             version,
-            config: Some(wire::TaskConfig {
-                id: "a/b/c".into(),
-                ..Default::default()
-            }),
+            config: Some(wire::TaskConfig { id: "a/b/c".into(), ..Default::default() }),
             driver_state: state.to_vec(),
             ..Default::default()
         };
         assert!(saved_task(None).is_err());
-        assert!(
-            saved_task(Some(task(7, b"{}")))
-                .unwrap_err()
-                .message()
-                .contains("version 7")
-        );
-        assert!(
-            saved_task(Some(task(1, b"{")))
-                .unwrap_err()
-                .message()
-                .contains("damaged")
-        );
+        assert!(saved_task(Some(task(7, b"{}"))).unwrap_err().message().contains("version 7"));
+        assert!(saved_task(Some(task(1, b"{"))).unwrap_err().message().contains("damaged"));
     }
 }

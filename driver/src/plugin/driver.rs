@@ -7,10 +7,7 @@ use futures_util::{Stream, StreamExt, stream};
 use proto::driver::driver_capabilities::{FsIsolation, MountConfigs};
 use proto::driver::driver_server::Driver;
 use proto::driver::network_isolation_spec::NetworkIsolationMode;
-#[allow(
-    clippy::wildcard_imports,
-    reason = "every request and response of one service"
-)]
+#[allow(clippy::wildcard_imports, reason = "every request and response of one service")]
 use proto::driver::*;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -40,20 +37,14 @@ impl Driver for Systemds {
         &self,
         _: Request<TaskConfigSchemaRequest>,
     ) -> Result<Response<TaskConfigSchemaResponse>, Status> {
-        Ok(Response::new(TaskConfigSchemaResponse {
-            spec: Some(schema::block(DriverConfig::OPTIONS)),
-        }))
+        Ok(Response::new(TaskConfigSchemaResponse { spec: Some(schema::block(DriverConfig::OPTIONS)) }))
     }
 
     async fn capabilities(
         &self,
         _: Request<CapabilitiesRequest>,
     ) -> Result<Response<CapabilitiesResponse>, Status> {
-        let isolation = if self.tasks.see_the_host() {
-            FsIsolation::None
-        } else {
-            FsIsolation::Image
-        };
+        let isolation = if self.tasks.see_the_host() { FsIsolation::None } else { FsIsolation::Image };
         Ok(Response::new(CapabilitiesResponse {
             capabilities: Some(DriverCapabilities {
                 send_signals: true,
@@ -99,10 +90,7 @@ impl Driver for Systemds {
         // The id beside the handle is never set.
         let RecoverTaskRequest { task_id: _, handle } = request.into_inner();
         let (id, name, saved) = convert::saved_task(handle)?;
-        self.tasks
-            .recover(id, name, saved)
-            .await
-            .map_err(|error| status(&error))?;
+        self.tasks.recover(id, name, saved).await.map_err(|error| status(&error))?;
         Ok(Response::new(RecoverTaskResponse {}))
     }
 
@@ -115,11 +103,7 @@ impl Driver for Systemds {
         let config = convert::task_config(task.clone())?;
         let handle = self.tasks.start(config).await.map_err(|error| {
             let status = status(&error);
-            tracing::warn!(
-                task = task.id,
-                error = status.message(),
-                "a task could not be started"
-            );
+            tracing::warn!(task = task.id, error = status.message(), "a task could not be started");
             status
         })?;
         Ok(Response::new(StartTaskResponse {
@@ -143,16 +127,9 @@ impl Driver for Systemds {
         &self,
         request: Request<StopTaskRequest>,
     ) -> Result<Response<StopTaskResponse>, Status> {
-        let StopTaskRequest {
-            task_id,
-            timeout,
-            signal,
-        } = request.into_inner();
+        let StopTaskRequest { task_id, timeout, signal } = request.into_inner();
         let patience = convert::duration(timeout);
-        self.tasks
-            .stop(&TaskId(task_id), &signal, patience)
-            .await
-            .map_err(|error| status(&error))?;
+        self.tasks.stop(&TaskId(task_id), &signal, patience).await.map_err(|error| status(&error))?;
         Ok(Response::new(StopTaskResponse {}))
     }
 
@@ -161,10 +138,7 @@ impl Driver for Systemds {
         request: Request<DestroyTaskRequest>,
     ) -> Result<Response<DestroyTaskResponse>, Status> {
         let DestroyTaskRequest { task_id, force } = request.into_inner();
-        self.tasks
-            .destroy(&TaskId(task_id), force)
-            .await
-            .map_err(|error| status(&error))?;
+        self.tasks.destroy(&TaskId(task_id), force).await.map_err(|error| status(&error))?;
         Ok(Response::new(DestroyTaskResponse {}))
     }
 
@@ -184,10 +158,7 @@ impl Driver for Systemds {
         &self,
         request: Request<TaskStatsRequest>,
     ) -> Result<Response<Self::TaskStatsStream>, Status> {
-        let TaskStatsRequest {
-            task_id,
-            collection_interval: _,
-        } = request.into_inner();
+        let TaskStatsRequest { task_id, collection_interval: _ } = request.into_inner();
         let handle = self.tasks.get(&TaskId(task_id)).map_err(|error| status(&error))?;
         // It ends with the task.
         let end = stream::once(async move { handle.wait().await }).filter_map(|_| std::future::ready(None));
@@ -214,17 +185,12 @@ impl Driver for Systemds {
         request: Request<SignalTaskRequest>,
     ) -> Result<Response<SignalTaskResponse>, Status> {
         let SignalTaskRequest { task_id, signal } = request.into_inner();
-        self.tasks
-            .signal(&TaskId(task_id), &signal)
-            .await
-            .map_err(|error| status(&error))?;
+        self.tasks.signal(&TaskId(task_id), &signal).await.map_err(|error| status(&error))?;
         Ok(Response::new(SignalTaskResponse {}))
     }
 
     async fn exec_task(&self, _: Request<ExecTaskRequest>) -> Result<Response<ExecTaskResponse>, Status> {
-        Err(not_yet(
-            "commands inside a running task (script checks, `nomad alloc exec`)",
-        ))
+        Err(not_yet("commands inside a running task (script checks, `nomad alloc exec`)"))
     }
 
     type ExecTaskStreamingStream = ResponseStream<ExecTaskStreamingResponse>;
@@ -240,24 +206,17 @@ impl Driver for Systemds {
         &self,
         _: Request<CreateNetworkRequest>,
     ) -> Result<Response<CreateNetworkResponse>, Status> {
-        Err(Status::unimplemented(
-            "the systemd driver leaves the making of networks to Nomad",
-        ))
+        Err(Status::unimplemented("the systemd driver leaves the making of networks to Nomad"))
     }
 
     async fn destroy_network(
         &self,
         _: Request<DestroyNetworkRequest>,
     ) -> Result<Response<DestroyNetworkResponse>, Status> {
-        Err(Status::unimplemented(
-            "the systemd driver leaves the making of networks to Nomad",
-        ))
+        Err(Status::unimplemented("the systemd driver leaves the making of networks to Nomad"))
     }
 }
 
 fn not_yet(what: &str) -> Status {
-    Status::unimplemented(format!(
-        "the systemd driver {} has no {what} yet",
-        env!("CARGO_PKG_VERSION")
-    ))
+    Status::unimplemented(format!("the systemd driver {} has no {what} yet", env!("CARGO_PKG_VERSION")))
 }

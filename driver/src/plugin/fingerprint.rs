@@ -26,22 +26,14 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
         Ok(version) => version,
         Err(error) => return unfit(HealthState::Unhealthy, &crate::chain(&error)),
     };
-    let text = |value: &str| Attribute {
-        value: Some(Value::StringVal(value.to_owned())),
-        ..Attribute::default()
-    };
-    let flag = |value: bool| Attribute {
-        value: Some(Value::BoolVal(value)),
-        ..Attribute::default()
-    };
+    let text =
+        |value: &str| Attribute { value: Some(Value::StringVal(value.to_owned())), ..Attribute::default() };
+    let flag = |value: bool| Attribute { value: Some(Value::BoolVal(value)), ..Attribute::default() };
     let number: String = version.chars().take_while(char::is_ascii_digit).collect();
     FingerprintResponse {
         attributes: HashMap::from([
             ("driver.systemd".to_owned(), flag(true)),
-            (
-                "driver.systemd.version".to_owned(),
-                text(env!("CARGO_PKG_VERSION")),
-            ),
+            ("driver.systemd.version".to_owned(), text(env!("CARGO_PKG_VERSION"))),
             ("driver.systemd.systemd".to_owned(), text(&number)),
             ("driver.systemd.wasm".to_owned(), flag(tasks.can_run_wasm())),
         ]),
@@ -53,9 +45,5 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
 }
 
 fn unfit(health: HealthState, why: &str) -> FingerprintResponse {
-    FingerprintResponse {
-        health: health.into(),
-        health_description: why.to_owned(),
-        ..Default::default()
-    }
+    FingerprintResponse { health: health.into(), health_description: why.to_owned(), ..Default::default() }
 }

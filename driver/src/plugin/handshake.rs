@@ -8,10 +8,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// The variable and the value by which a process knows that Nomad started it.
-pub const COOKIE: (&str, &str) = (
-    "NOMAD_PLUGIN_MAGIC_COOKIE",
-    "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255",
-);
+pub const COOKIE: (&str, &str) =
+    ("NOMAD_PLUGIN_MAGIC_COOKIE", "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255");
 /// The version of go-plugin's own protocol, and that of Nomad's plugins on top of it.
 const CORE_VERSION: u32 = 1;
 const APP_VERSION: &str = "2";
@@ -96,10 +94,7 @@ impl Terms {
     fn line(&self, socket: &Path) -> String {
         // The empty sixth field is the server's certificate.
         let multiplex = if self.multiplex { "|false" } else { "" };
-        format!(
-            "{CORE_VERSION}|{APP_VERSION}|unix|{}|grpc|{multiplex}\n",
-            socket.display()
-        )
+        format!("{CORE_VERSION}|{APP_VERSION}|unix|{}|grpc|{multiplex}\n", socket.display())
     }
 }
 
@@ -109,21 +104,9 @@ mod tests {
 
     #[test]
     fn the_line_has_the_fields_that_the_host_takes_apart() {
-        let terms = Terms {
-            socket_dir: None,
-            multiplex: false,
-        };
-        assert_eq!(
-            terms.line(Path::new("/tmp/x/sock")),
-            "1|2|unix|/tmp/x/sock|grpc|\n"
-        );
-        let terms = Terms {
-            multiplex: true,
-            ..terms
-        };
-        assert_eq!(
-            terms.line(Path::new("/tmp/x/sock")),
-            "1|2|unix|/tmp/x/sock|grpc||false\n"
-        );
+        let terms = Terms { socket_dir: None, multiplex: false };
+        assert_eq!(terms.line(Path::new("/tmp/x/sock")), "1|2|unix|/tmp/x/sock|grpc|\n");
+        let terms = Terms { multiplex: true, ..terms };
+        assert_eq!(terms.line(Path::new("/tmp/x/sock")), "1|2|unix|/tmp/x/sock|grpc||false\n");
     }
 }

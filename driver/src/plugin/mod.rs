@@ -85,10 +85,7 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
     let (mut terminate, _interrupt) = (take(SignalKind::terminate())?, take(SignalKind::interrupt())?);
 
     let directory = terms.socket_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let listen_error = |source| Error::Listen {
-        directory: directory.clone(),
-        source,
-    };
+    let listen_error = |source| Error::Listen { directory: directory.clone(), source };
     // Whoever can connect is root on this node: the socket lies in a directory of our own, mode 0700.
     let private = tempfile::Builder::new()
         .prefix("plugin-systemd-")
@@ -151,9 +148,7 @@ impl Health for Healthy {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         match request.into_inner().service.as_str() {
-            "" | "plugin" => Ok(Response::new(HealthCheckResponse {
-                status: ServingStatus::Serving.into(),
-            })),
+            "" | "plugin" => Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() })),
             other => Err(Status::not_found(format!("there is no service `{other}`"))),
         }
     }
@@ -166,15 +161,9 @@ impl Health for Healthy {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let first = match self.check(request).await {
             Ok(answer) => answer.into_inner(),
-            Err(_) => HealthCheckResponse {
-                status: ServingStatus::ServiceUnknown.into(),
-            },
+            Err(_) => HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() },
         };
-        Ok(Response::new(
-            stream::once(std::future::ready(Ok(first)))
-                .chain(stream::pending())
-                .boxed(),
-        ))
+        Ok(Response::new(stream::once(std::future::ready(Ok(first))).chain(stream::pending()).boxed()))
     }
 }
 

@@ -7,10 +7,7 @@ use crate::task::options::Opt;
 
 /// The schema of a block with these options.
 pub(super) fn block(options: &[Opt]) -> Spec {
-    let attributes = options
-        .iter()
-        .map(|option| (option.name.to_owned(), attribute(option)))
-        .collect();
+    let attributes = options.iter().map(|option| (option.name.to_owned(), attribute(option))).collect();
     spec(Block::Object(Object { attributes }))
 }
 
@@ -25,9 +22,7 @@ fn attribute(option: &Opt) -> Spec {
         None => attr,
         Some(literal) => spec(Block::Default(Box::new(Default {
             primary: Some(Box::new(attr)),
-            default: Some(Box::new(spec(Block::Literal(Literal {
-                value: literal.to_owned(),
-            })))),
+            default: Some(Box::new(spec(Block::Literal(Literal { value: literal.to_owned() })))),
         }))),
     }
 }

@@ -12,6 +12,7 @@
 //! Nothing is polled. When the bus goes away the reader connects again with growing pauses, subscribes again, and asks
 //! once for the state of every unit that is still being watched, so a unit that ended in between is not missed.
 
+mod journal;
 mod unit;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
 use zbus::message::{Message, Type as MessageType};
 use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant, connection, fdo};
 
+use unit::FailedStep;
 pub use unit::{Bind, InvocationId, MainExit, Property, Stream, TransientUnit, UnitName, UnitState};
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
@@ -69,12 +71,14 @@ pub enum Error {
         unit: UnitName,
     },
     /// The unit was made, but the program was never run.
-    #[error("start unit {unit}: systemd failed at step {} ({status})", step_name(*status))]
+    #[error("start unit {unit}: {words} ({status})")]
     Step {
         /// The unit, which has been removed again.
         unit: UnitName,
         /// systemd's exit status for the step, 200 to 245 (systemd.exec(5), "Process Exit Codes").
         status: i32,
+        /// systemd's own words, such as `Failed at step EXEC spawning /x: No such file or directory`.
+        words: String,
     },
     /// The unit was made, but not even a process came of it.
     #[error("start unit {unit}: systemd could not make the process, its result is `{result}`")]
@@ -172,14 +176,7 @@ impl Systemd {
     /// systemd's own version, such as `252.39-1~deb12u2`.
     pub async fn version(&self) -> Result<String, Error> {
         let answer = self
-            .call(
-                "read the property",
-                "Version",
-                MANAGER_PATH,
-                PROPERTIES,
-                "Get",
-                &(MANAGER, "Version"),
-            )
+            .call("read the property", "Version", MANAGER_PATH, PROPERTIES, "Get", &(MANAGER, "Version"))
             .await?;
         let value: OwnedVariant = answer.body().deserialize().map_err(|source| Error::Call {
             act: "read the property",
@@ -195,20 +192,14 @@ impl Systemd {
     pub async fn start(&self, unit: TransientUnit) -> Result<Unit, Error> {
         let TransientUnit { name, properties } = unit;
         let followed = self.follow(&name);
+        // Somebody may have followed a unit of this name that is no more.
+        self.shared.units.update(&name.object_path(), |state| *state = UnitState::default());
         let mut ends = self.job_ends(&name);
         let properties: Vec<_> = properties.into_iter().map(Property::into_wire).collect();
         let no_others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
         let body = (name.as_str(), "fail", properties, no_others);
-        let made = self
-            .call(
-                "start unit",
-                name.as_str(),
-                MANAGER_PATH,
-                MANAGER,
-                "StartTransientUnit",
-                &body,
-            )
-            .await;
+        let made =
+            self.call("start unit", name.as_str(), MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await;
         drop(body); // our copies of the descriptors, so that their readers see the end of the task
         let answer = made.map_err(|error| match error {
             Error::Call { source, .. } if is_named(&source, "UnitExists") => {
@@ -242,14 +233,21 @@ impl Systemd {
             self.refresh(&name).await?;
         }
         let state = unit.state();
-        if let Some(status) = state.failed_step(job_result == "failed") {
-            return Err(Error::Step { unit: name, status });
+        if let Some(failure) = state.failed_step(job_result == "failed") {
+            let words = match (journal::failed_step(&name, &state.invocation).await, failure) {
+                (Ok(Some(words)), _) => Some(words),
+                // The program ran, and ended with a status that looks like a step.
+                (Ok(None), FailedStep::Perhaps(_)) => None,
+                (_, FailedStep::Surely(status) | FailedStep::Perhaps(status)) => {
+                    Some(format!("systemd failed at step {}", step_name(status)))
+                }
+            };
+            if let Some(words) = words {
+                return Err(Error::Step { unit: name, status: failure.status(), words });
+            }
         }
         if state.never_forked() {
-            return Err(Error::NotForked {
-                unit: name,
-                result: state.result,
-            });
+            return Err(Error::NotForked { unit: name, result: state.result });
         }
         Ok(())
     }
@@ -271,16 +269,7 @@ impl Systemd {
             Whom::All => "all",
         };
         let body = (name.as_str(), whom, signal);
-        let sent = self
-            .call(
-                "signal unit",
-                name.as_str(),
-                MANAGER_PATH,
-                MANAGER,
-                "KillUnit",
-                &body,
-            )
-            .await;
+        let sent = self.call("signal unit", name.as_str(), MANAGER_PATH, MANAGER, "KillUnit", &body).await;
         match sent {
             Err(Error::Call { source, .. })
                 if is_named(&source, "NoSuchUnit")
@@ -300,33 +289,15 @@ impl Systemd {
         let followed = self.follow(name);
         let mut ends = self.job_ends(name);
         let body = (name.as_str(), "replace");
-        let stopped = self
-            .call(
-                "stop unit",
-                name.as_str(),
-                MANAGER_PATH,
-                MANAGER,
-                "StopUnit",
-                &body,
-            )
-            .await;
+        let stopped = self.call("stop unit", name.as_str(), MANAGER_PATH, MANAGER, "StopUnit", &body).await;
         let answer = match stopped {
             Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => return Ok(()),
             other => other?,
         };
-        ends.wait_for(&job_of(&answer, "stop unit", name)?, "stop unit")
-            .await?;
+        ends.wait_for(&job_of(&answer, "stop unit", name)?, "stop unit").await?;
         let body = (name.as_str(),);
-        let reset = self
-            .call(
-                "reset unit",
-                name.as_str(),
-                MANAGER_PATH,
-                MANAGER,
-                "ResetFailedUnit",
-                &body,
-            )
-            .await;
+        let reset =
+            self.call("reset unit", name.as_str(), MANAGER_PATH, MANAGER, "ResetFailedUnit", &body).await;
         match reset {
             Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => return Ok(()),
             other => other?,
@@ -335,43 +306,29 @@ impl Systemd {
         let gone = state.wait_for(|state| state.removed);
         match tokio::time::timeout(JOB_TIMEOUT, gone).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Error::Slow {
-                act: "remove unit",
-                unit: name.clone(),
-            }),
+            Err(_) => Err(Error::Slow { act: "remove unit", unit: name.clone() }),
         }
     }
 
     /// Registers interest in a unit before anything is asked about it, so that no signal falls between.
     fn follow(&self, name: &UnitName) -> Unit {
         let state = self.shared.units.subscribe(&name.object_path());
-        Unit {
-            name: name.clone(),
-            state,
-            shared: Arc::downgrade(&self.shared),
-        }
+        Unit { name: name.clone(), state, shared: Arc::downgrade(&self.shared) }
     }
 
     fn job_ends(&self, name: &UnitName) -> JobEnds<'_> {
         let (sender, receiver) = mpsc::unbounded_channel();
         lock(&self.shared.jobs).insert(name.as_str().to_owned(), sender);
-        JobEnds {
-            unit: name.clone(),
-            receiver,
-            shared: &self.shared,
-        }
+        JobEnds { unit: name.clone(), receiver, shared: &self.shared }
     }
 
     async fn refresh(&self, name: &UnitName) -> Result<(), Error> {
         let connection = self.connection().await?;
-        self.shared
-            .refresh(&connection, &name.object_path())
-            .await
-            .map_err(|source| Error::Call {
-                act: "read unit",
-                thing: name.to_string(),
-                source: Box::new(source),
-            })
+        self.shared.refresh(&connection, &name.object_path()).await.map_err(|source| Error::Call {
+            act: "read unit",
+            thing: name.to_string(),
+            source: Box::new(source),
+        })
     }
 
     async fn call<B>(
@@ -388,21 +345,13 @@ impl Systemd {
     {
         let connection = self.connection().await?;
         let _permit = self.shared.calls.acquire().await;
-        let answer = connection
-            .call_method(Some(DESTINATION), path, Some(interface), method, body)
-            .await;
-        answer.map_err(|source| Error::Call {
-            act,
-            thing: thing.to_owned(),
-            source: Box::new(source),
-        })
+        let answer = connection.call_method(Some(DESTINATION), path, Some(interface), method, body).await;
+        answer.map_err(|source| Error::Call { act, thing: thing.to_owned(), source: Box::new(source) })
     }
 
     /// The living connection, made now if there is none.
     async fn connection(&self) -> Result<Connection, Error> {
-        self.shared.connect().await.map_err(|source| Error::Connect {
-            source: Box::new(source),
-        })
+        self.shared.connect().await.map_err(|source| Error::Connect { source: Box::new(source) })
     }
 }
 
@@ -453,10 +402,7 @@ impl JobEnds<'_> {
         };
         match tokio::time::timeout(JOB_TIMEOUT, ours).await {
             Ok(Some(result)) => Ok(result),
-            Ok(None) | Err(_) => Err(Error::Slow {
-                act,
-                unit: self.unit.clone(),
-            }),
+            Ok(None) | Err(_) => Err(Error::Slow { act, unit: self.unit.clone() }),
         }
     }
 }
@@ -470,10 +416,7 @@ impl Drop for JobEnds<'_> {
 impl Units {
     fn subscribe(&self, path: &str) -> watch::Receiver<UnitState> {
         let mut units = lock(&self.0);
-        units
-            .entry(path.to_owned())
-            .or_insert_with(|| watch::Sender::new(UnitState::default()))
-            .subscribe()
+        units.entry(path.to_owned()).or_insert_with(|| watch::Sender::new(UnitState::default())).subscribe()
     }
 
     /// Called by a follower that is about to go: it still counts as one receiver.
@@ -494,6 +437,10 @@ impl Units {
         }
     }
 
+    fn follows(&self, path: &str) -> bool {
+        lock(&self.0).contains_key(path)
+    }
+
     fn paths(&self) -> Vec<String> {
         lock(&self.0).keys().cloned().collect()
     }
@@ -505,10 +452,7 @@ impl Shared {
         if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok(connection.clone());
         }
-        let connection = connection::Builder::system()
-            .method_timeout(CALL_TIMEOUT)
-            .build()
-            .await?;
+        let connection = connection::Builder::system().method_timeout(CALL_TIMEOUT).build().await?;
         // One stream for all messages keeps their order. It exists before the first rule, so it misses nothing.
         let messages = MessageStream::from(&connection);
         let bus = fdo::DBusProxy::new(&connection).await?;
@@ -516,9 +460,7 @@ impl Shared {
             bus.add_match_rule(rule).await?;
         }
         // systemd sends no signals of jobs and units to a connection that did not ask for them.
-        connection
-            .call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "Subscribe", &())
-            .await?;
+        connection.call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "Subscribe", &()).await?;
         tokio::spawn(read(Arc::downgrade(self), messages));
         *slot = Some(connection.clone());
         Ok(connection)
@@ -542,7 +484,34 @@ impl Shared {
         Ok(())
     }
 
-    fn take(&self, message: &Message) -> zbus::Result<()> {
+    /// Asks for everything we follow of every unit: something may have happened that we were not told.
+    async fn catch_up(self: Arc<Self>) {
+        let asked = async {
+            let connection = self.connect().await?;
+            for path in self.units.paths() {
+                self.refresh(&connection, &path).await?;
+            }
+            zbus::Result::Ok(())
+        };
+        if let Err(error) = asked.await {
+            tracing::debug!(error = crate::chain(&error), "the state of the units could not be asked for");
+        }
+    }
+
+    /// A `daemon-reload` takes all units out of memory and back in: only a unit that cannot be found is gone.
+    async fn confirm_removal(self: Arc<Self>, name: String, path: OwnedObjectPath) {
+        let found = async {
+            let connection = self.connect().await?;
+            connection.call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "GetUnit", &(name,)).await
+        };
+        if let Err(error) = found.await
+            && is_named(&error, "NoSuchUnit")
+        {
+            self.units.update(path.as_str(), |state| state.removed = true);
+        }
+    }
+
+    fn take(self: &Arc<Self>, message: &Message) -> zbus::Result<()> {
         let header = message.header();
         let (Some(interface), Some(member), Some(path)) =
             (header.interface(), header.member(), header.path())
@@ -550,7 +519,7 @@ impl Shared {
             return Ok(());
         };
         match (interface.as_str(), member.as_str()) {
-            (PROPERTIES, "PropertiesChanged") if lock(&self.units.0).contains_key(path.as_str()) => {
+            (PROPERTIES, "PropertiesChanged") if self.units.follows(path.as_str()) => {
                 let (_, changed, _): (String, HashMap<String, OwnedVariant>, Vec<String>) =
                     message.body().deserialize()?;
                 self.units.update(path.as_str(), |state| state.apply(&changed));
@@ -564,8 +533,16 @@ impl Shared {
                 }
             }
             (MANAGER, "UnitRemoved") => {
-                let (_, unit): (String, OwnedObjectPath) = message.body().deserialize()?;
-                self.units.update(unit.as_str(), |state| state.removed = true);
+                let (name, unit): (String, OwnedObjectPath) = message.body().deserialize()?;
+                if self.units.follows(unit.as_str()) {
+                    tokio::spawn(Arc::clone(self).confirm_removal(name, unit));
+                }
+            }
+            (MANAGER, "Reloading") => {
+                let (begins,): (bool,) = message.body().deserialize()?;
+                if !begins {
+                    tokio::spawn(Arc::clone(self).catch_up());
+                }
             }
             _ => {}
         }
@@ -584,10 +561,7 @@ fn read(shared: Weak<Shared>, mut messages: MessageStream) -> Pin<Box<dyn Future
                 continue;
             }
             if let Err(error) = shared.take(&message) {
-                tracing::warn!(
-                    error = crate::chain(&error),
-                    "a signal of systemd could not be read"
-                );
+                tracing::warn!(error = crate::chain(&error), "a signal of systemd could not be read");
             }
         }
         tracing::warn!("the system bus went away; tasks run on, connecting again");
@@ -599,15 +573,11 @@ async fn reconnect(shared: Weak<Shared>) {
     let mut pause = Duration::from_millis(50);
     loop {
         let Some(shared) = shared.upgrade() else { return };
-        let caught_up = async {
-            let connection = shared.connect().await?;
-            for path in shared.units.paths() {
-                shared.refresh(&connection, &path).await?;
+        match shared.connect().await {
+            Ok(_) => {
+                tracing::info!("connected to the system bus again");
+                return shared.catch_up().await;
             }
-            zbus::Result::Ok(())
-        };
-        match caught_up.await {
-            Ok(()) => return tracing::info!("connected to the system bus again"),
             Err(error) => tracing::debug!(error = crate::chain(&error), "the system bus is not back yet"),
         }
         drop(shared);
@@ -619,17 +589,10 @@ async fn reconnect(shared: Weak<Shared>) {
 /// What we ask the bus to send us: jobs and removals, and the changes of all units. The bus cannot select units by a
 /// part of their name, and allows no rule per unit beyond 512 of them.
 fn rules() -> zbus::Result<[MatchRule<'static>; 2]> {
-    let signals = || {
-        MatchRule::builder()
-            .msg_type(MessageType::Signal)
-            .sender(DESTINATION)
-    };
+    let signals = || MatchRule::builder().msg_type(MessageType::Signal).sender(DESTINATION);
     Ok([
         signals().interface(MANAGER).path(MANAGER_PATH).build()?,
-        signals()
-            .interface(PROPERTIES)
-            .path_namespace(UNIT_PATHS)
-            .build()?,
+        signals().interface(PROPERTIES).path_namespace(UNIT_PATHS).build()?,
     ])
 }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use zbus::{OwnedVariant, Variant};
 
-/// The longest name systemd takes for a unit, suffix included.
-const NAME_MAX: usize = 255;
+/// The longest name that we give a unit, suffix included. systemd takes 255 bytes, but makes the names of a unit's
+/// private directories from it (`systemd-private-<boot>-<unit>-<random>`), which may not be longer than that either.
+const NAME_MAX: usize = 190;
 
 /// The full name of a service unit, such as `nomad-ab12cd34-web-1f2e3d4c.service`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -233,9 +234,7 @@ fn texts(paths: Vec<PathBuf>) -> Variant<'static> {
 
 /// Every path that reaches a unit came to us as text, over gRPC or from our own constants.
 fn text(path: PathBuf) -> String {
-    path.into_os_string()
-        .into_string()
-        .unwrap_or_else(|raw| raw.to_string_lossy().into_owned())
+    path.into_os_string().into_string().unwrap_or_else(|raw| raw.to_string_lossy().into_owned())
 }
 
 fn microseconds(time: Duration) -> u64 {
@@ -325,17 +324,20 @@ impl UnitState {
         at(self.exited_usec)
     }
 
-    /// The exit status with which systemd gave up before it ran the program, such as 203 for a failed `execve`.
+    /// Did systemd give up before it ran the program? Then the main process ended with the status of a step, such as
+    /// 203 for a failed `execve` (systemd.exec(5), "Process Exit Codes").
     ///
-    /// From 256 on systemd says whether it handed over to the program. Before that a program that itself ends at
-    /// once with a status from 200 to 245 cannot be told from a failed set-up (systemd.exec(5), "Process Exit Codes").
-    pub(super) fn failed_step(&self, start_job_failed: bool) -> Option<i32> {
-        let in_range = self.code == 1 && (200..=245).contains(&self.status);
-        let ran = match self.handoff_usec {
-            Some(handoff) => handoff != 0,
-            None => !start_job_failed,
-        };
-        (in_range && !ran).then_some(self.status)
+    /// From 256 on systemd tells whether it handed over to the program. Before that a program that itself ends at
+    /// once with such a status looks the same.
+    pub(super) fn failed_step(&self, start_job_failed: bool) -> Option<FailedStep> {
+        if self.code != 1 || !(200..=245).contains(&self.status) {
+            return None;
+        }
+        match self.handoff_usec {
+            Some(0) => Some(FailedStep::Surely(self.status)),
+            Some(_) => None,
+            None => start_job_failed.then_some(FailedStep::Perhaps(self.status)),
+        }
     }
 
     /// systemd could not even make the process.
@@ -369,6 +371,22 @@ impl UnitState {
     }
 }
 
+/// The status of a step at which systemd gave up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FailedStep {
+    /// It did.
+    Surely(i32),
+    /// It did, or the program ended with that status.
+    Perhaps(i32),
+}
+
+impl FailedStep {
+    pub(super) fn status(self) -> i32 {
+        let (Self::Surely(status) | Self::Perhaps(status)) = self;
+        status
+    }
+}
+
 fn set<'a, T: TryFrom<&'a Variant<'static>>>(field: &mut T, value: &'a OwnedVariant) {
     if let Ok(new) = T::try_from(value) {
         *field = new;
@@ -392,10 +410,7 @@ mod tests {
     #[test]
     fn a_name_keeps_what_systemd_takes_and_escapes_the_rest() {
         let name = UnitName::service(&["nomad", "ab-12", "my task%/é"], "0f");
-        assert_eq!(
-            name.as_str(),
-            r"nomad-ab-12-my\x20task\x25\x2f\xc3\xa9-0f.service"
-        );
+        assert_eq!(name.as_str(), r"nomad-ab-12-my\x20task\x25\x2f\xc3\xa9-0f.service");
     }
 
     #[test]
@@ -413,12 +428,8 @@ mod tests {
 
     #[test]
     fn a_unit_at_rest_tells_its_exit_and_a_running_one_does_not() {
-        let state = |sub: &str, code| UnitState {
-            sub_state: sub.into(),
-            code,
-            status: 7,
-            ..Default::default()
-        };
+        let state =
+            |sub: &str, code| UnitState { sub_state: sub.into(), code, status: 7, ..Default::default() };
         assert_eq!(state("running", 0).exit(), None);
         assert_eq!(state("final-sigterm", 1).exit(), None);
         assert_eq!(state("failed", 1).exit(), Some(MainExit::Status(7)));
@@ -428,15 +439,10 @@ mod tests {
 
     #[test]
     fn a_failed_set_up_is_told_from_a_program_that_ends_with_the_same_status() {
-        let state = |handoff_usec| UnitState {
-            code: 1,
-            status: 203,
-            handoff_usec,
-            ..Default::default()
-        };
-        assert_eq!(state(Some(0)).failed_step(false), Some(203));
+        let state = |handoff_usec| UnitState { code: 1, status: 203, handoff_usec, ..Default::default() };
+        assert_eq!(state(Some(0)).failed_step(false), Some(FailedStep::Surely(203)));
         assert_eq!(state(Some(9)).failed_step(true), None);
-        assert_eq!(state(None).failed_step(true), Some(203));
+        assert_eq!(state(None).failed_step(true), Some(FailedStep::Perhaps(203)));
         assert_eq!(state(None).failed_step(false), None);
     }
 }

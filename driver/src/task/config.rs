@@ -105,10 +105,7 @@ mod tests {
     use crate::task::options::Error;
 
     fn msgpack(pairs: &[(&str, rmpv::Value)]) -> Vec<u8> {
-        let map = pairs
-            .iter()
-            .map(|(name, value)| ((*name).into(), value.clone()))
-            .collect();
+        let map = pairs.iter().map(|(name, value)| ((*name).into(), value.clone())).collect();
         let mut bytes = Vec::new();
         rmpv::encode::write_value(&mut bytes, &rmpv::Value::Map(map)).unwrap();
         bytes
@@ -120,10 +117,7 @@ mod tests {
         assert_eq!(nothing.fs_isolation, "image");
         assert_eq!(nothing.default_user, None);
         assert!(nothing.host_paths.contains(&"/usr".to_owned()));
-        let nil = msgpack(&[
-            ("fs_isolation", rmpv::Value::Nil),
-            ("default_user", rmpv::Value::Nil),
-        ]);
+        let nil = msgpack(&[("fs_isolation", rmpv::Value::Nil), ("default_user", rmpv::Value::Nil)]);
         assert_eq!(PluginConfig::decode(&nil).unwrap(), nothing);
     }
 
@@ -131,16 +125,7 @@ mod tests {
     fn a_missing_command_is_refused_by_its_name() {
         let error =
             DriverConfig::decode(&msgpack(&[("args", rmpv::Value::Array(vec!["x".into()]))])).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::Missing {
-                    option: "command",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, Error::Missing { option: "command", .. }), "{error}");
     }
 
     #[test]
@@ -152,26 +137,15 @@ mod tests {
     #[test]
     fn bytes_that_are_no_block_are_refused() {
         for bytes in [&[0x93, 1][..], b"text"] {
-            assert!(
-                matches!(DriverConfig::decode(bytes), Err(Error::Unreadable)),
-                "{bytes:?}"
-            );
+            assert!(matches!(DriverConfig::decode(bytes), Err(Error::Unreadable)), "{bytes:?}");
         }
     }
 
     #[test]
     fn what_is_given_is_taken_as_it_is() {
-        let bytes = msgpack(&[
-            ("command", "a b".into()),
-            ("args", rmpv::Value::Array(vec!["$X".into(), "".into()])),
-        ]);
+        let bytes =
+            msgpack(&[("command", "a b".into()), ("args", rmpv::Value::Array(vec!["$X".into(), "".into()]))]);
         let config = DriverConfig::decode(&bytes).unwrap();
-        assert_eq!(
-            config,
-            DriverConfig {
-                command: "a b".into(),
-                args: vec!["$X".into(), String::new()]
-            }
-        );
+        assert_eq!(config, DriverConfig { command: "a b".into(), args: vec!["$X".into(), String::new()] });
     }
 }

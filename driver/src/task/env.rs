@@ -43,11 +43,7 @@ pub enum Error {
 pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
     for (name, value) in env {
         let first_fits = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-        if !first_fits
-            || !name
-                .chars()
-                .all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
-        {
+        if !first_fits || !name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_') {
             return Err(Error::Name { name: name.clone() });
         }
         if value.contains('\0') {
@@ -61,10 +57,7 @@ pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
 pub fn write(env: &BTreeMap<String, String>) -> Result<NamedTempFile, Error> {
     let write = || {
         let directory = Path::new(RUNTIME_DIR).join("env");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         // Made with mode 0600. systemd reads the name as a pattern, so it holds letters and digits alone.
         let mut file = tempfile::Builder::new().prefix("task").tempfile_in(directory)?;
         file.write_all(content(env).as_bytes())?;
@@ -108,10 +101,7 @@ mod tests {
     #[test]
     fn names_that_systemd_would_drop_are_refused() {
         for name in ["", "A.B", "A-B", "1A", "A B", "É"] {
-            assert!(
-                matches!(check(&env(name, "x")), Err(Error::Name { .. })),
-                "{name}"
-            );
+            assert!(matches!(check(&env(name, "x")), Err(Error::Name { .. })), "{name}");
         }
         assert!(matches!(check(&env("A", "x\0")), Err(Error::Nul { .. })));
         assert!(check(&env("_a1", "")).is_ok());

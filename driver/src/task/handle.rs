@@ -163,10 +163,7 @@ impl Handle {
 
     /// Sends a signal to the main process.
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
-        self.systemd
-            .kill(&self.unit, Whom::Main, signal.number())
-            .await
-            .map_err(Error::Systemd)
+        self.systemd.kill(&self.unit, Whom::Main, signal.number()).await.map_err(Error::Systemd)
     }
 
     /// Asks the task to end, and ends all its processes when it has not within `patience`.
@@ -186,15 +183,10 @@ impl Handle {
 
     /// Ends all its processes at once.
     pub(super) async fn kill(&self) -> Result<(), Error> {
-        self.systemd
-            .kill(&self.unit, Whom::All, Signal::KILL.number())
-            .await
-            .map_err(Error::Systemd)?;
+        self.systemd.kill(&self.unit, Whom::All, Signal::KILL.number()).await.map_err(Error::Systemd)?;
         match timeout(KILL_DEADLINE, self.wait()).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Error::Immortal {
-                unit: self.unit.clone(),
-            }),
+            Err(_) => Err(Error::Immortal { unit: self.unit.clone() }),
         }
     }
 }

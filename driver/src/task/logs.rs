@@ -56,19 +56,16 @@ pub async fn open(alloc_dir: &Path, path: &Path) -> Result<Stream, Error> {
     if path.as_os_str().is_empty() || path == Path::new("/dev/null") {
         return Ok(Stream::Null);
     }
-    let inside = path.strip_prefix(alloc_dir).map_err(|_| Error::Outside {
-        path: path.to_owned(),
-        alloc_dir: alloc_dir.to_owned(),
-    })?;
+    let inside = path
+        .strip_prefix(alloc_dir)
+        .map_err(|_| Error::Outside { path: path.to_owned(), alloc_dir: alloc_dir.to_owned() })?;
     let deadline = Instant::now() + READER_DEADLINE;
     let mut pause = Duration::from_millis(1);
     loop {
         match open_fifo(alloc_dir, inside) {
             Ok(Some(fifo)) => return Ok(Stream::Fd(fifo)),
             Ok(None) => {
-                return Err(Error::NotAFifo {
-                    path: path.to_owned(),
-                });
+                return Err(Error::NotAFifo { path: path.to_owned() });
             }
             // No reader yet. The kernel has no event for the coming of one.
             Err(rustix::io::Errno::NXIO) if Instant::now() < deadline => {
@@ -76,15 +73,10 @@ pub async fn open(alloc_dir: &Path, path: &Path) -> Result<Stream, Error> {
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
             Err(rustix::io::Errno::NXIO) => {
-                return Err(Error::NoReader {
-                    path: path.to_owned(),
-                });
+                return Err(Error::NoReader { path: path.to_owned() });
             }
             Err(error) => {
-                return Err(Error::Open {
-                    path: path.to_owned(),
-                    source: error.into(),
-                });
+                return Err(Error::Open { path: path.to_owned(), source: error.into() });
             }
         }
     }
@@ -92,20 +84,11 @@ pub async fn open(alloc_dir: &Path, path: &Path) -> Result<Stream, Error> {
 
 /// `None` when it is not a FIFO.
 fn open_fifo(alloc_dir: &Path, inside: &Path) -> rustix::io::Result<Option<OwnedFd>> {
-    let base = rustix::fs::open(
-        alloc_dir,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let base =
+        rustix::fs::open(alloc_dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     // Looked at before it is opened, since opening a device could already do something.
-    let found = rustix::fs::openat2(
-        &base,
-        inside,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    )?;
+    let found = rustix::fs::openat2(&base, inside, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
     let found = rustix::fs::fstat(&found)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::Fifo {
         return Ok(None);
@@ -128,14 +111,7 @@ mod tests {
     use std::os::unix::fs::{OpenOptionsExt, symlink};
 
     fn fifo(path: &Path) {
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            path,
-            FileType::Fifo,
-            Mode::from_raw_mode(0o600),
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     }
 
     fn reader(path: &Path) -> File {
@@ -170,18 +146,9 @@ mod tests {
         symlink("real", dir.path().join("logs")).unwrap();
 
         assert!(matches!(open(dir.path(), &link).await, Err(Error::Open { .. })));
-        assert!(matches!(
-            open(dir.path(), &dir.path().join("logs/out")).await,
-            Err(Error::Open { .. })
-        ));
-        assert!(matches!(
-            open(dir.path(), &victim).await,
-            Err(Error::NotAFifo { .. })
-        ));
-        assert!(matches!(
-            open(dir.path(), Path::new("/etc/passwd")).await,
-            Err(Error::Outside { .. })
-        ));
+        assert!(matches!(open(dir.path(), &dir.path().join("logs/out")).await, Err(Error::Open { .. })));
+        assert!(matches!(open(dir.path(), &victim).await, Err(Error::NotAFifo { .. })));
+        assert!(matches!(open(dir.path(), Path::new("/etc/passwd")).await, Err(Error::Outside { .. })));
         assert_eq!(std::fs::read_to_string(victim).unwrap(), "precious");
     }
 
@@ -190,19 +157,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         fifo(&path);
-        assert!(matches!(
-            open(dir.path(), &path).await,
-            Err(Error::NoReader { .. })
-        ));
+        assert!(matches!(open(dir.path(), &path).await, Err(Error::NoReader { .. })));
     }
 
     #[tokio::test]
     async fn disabled_logs_are_the_null_device() {
         for path in ["", "/dev/null"] {
-            assert!(matches!(
-                open(Path::new("/nowhere"), Path::new(path)).await,
-                Ok(Stream::Null)
-            ));
+            assert!(matches!(open(Path::new("/nowhere"), Path::new(path)).await, Ok(Stream::Null)));
         }
     }
 }

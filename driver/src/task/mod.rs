@@ -120,10 +120,7 @@ impl Error {
             Self::Env(error) => matches!(error, env::Error::Write { .. }),
             Self::Wasm(error) => {
                 use wasm::Error as Wasm;
-                !matches!(
-                    error,
-                    Wasm::Invalid { .. } | Wasm::NoShim { .. } | Wasm::Stopped { .. }
-                )
+                !matches!(error, Wasm::Invalid { .. } | Wasm::NoShim { .. } | Wasm::Stopped { .. })
             }
             _ => false,
         }
@@ -159,9 +156,7 @@ impl Tasks {
             compiler: wasm::Compiler::default(),
             table: Mutex::default(),
         };
-        Self {
-            shared: Arc::new(shared),
-        }
+        Self { shared: Arc::new(shared) }
     }
 
     /// Takes the operator's configuration; refuses values that have no meaning.
@@ -201,22 +196,11 @@ impl Tasks {
         }
         let claim = Claim::new(&self.shared, &id)?;
         if saved.boot_id != handle::boot_id() {
-            return Err(Error::Lost {
-                id,
-                reason: "the machine was booted since it was started",
-            });
+            return Err(Error::Lost { id, reason: "the machine was booted since it was started" });
         }
-        let unit = self
-            .shared
-            .systemd
-            .find(&UnitName::known(&saved.unit))
-            .await
-            .map_err(Error::Systemd)?;
+        let unit = self.shared.systemd.find(&UnitName::known(&saved.unit)).await.map_err(Error::Systemd)?;
         if unit.state().invocation != saved.invocation {
-            return Err(Error::Lost {
-                id,
-                reason: "its unit was started again by somebody else",
-            });
+            return Err(Error::Lost { id, reason: "its unit was started again by somebody else" });
         }
         let handle = Arc::new(Handle::follow(id, name, unit, self.shared.systemd.clone()));
         tracing::info!(unit = %handle.unit(), task = %handle.id(), "found a task again");
@@ -280,9 +264,8 @@ impl Shared {
         // A host that sets no configuration gets the defaults.
         configured.map_or_else(
             || {
-                let defaults = PluginConfig::decode(&[]).map_err(|_| Error::View {
-                    source: std::io::ErrorKind::Other.into(),
-                })?;
+                let defaults = PluginConfig::decode(&[])
+                    .map_err(|_| Error::View { source: std::io::ErrorKind::Other.into() })?;
                 NodeSpec::resolve(defaults).map(Arc::new).map_err(Error::Spec)
             },
             Ok,
@@ -300,9 +283,7 @@ impl Shared {
         )
         .map_err(Error::Logs)?;
         let env_file = env::write(&task.env).map_err(Error::Env)?;
-        let unit = self
-            .start_unit(&task, &command, env_file.path(), Streams { stdout, stderr })
-            .await?;
+        let unit = self.start_unit(&task, &command, env_file.path(), Streams { stdout, stderr }).await?;
         let handle = Handle::follow(config.id, config.name, unit, self.systemd.clone());
         tracing::info!(unit = %handle.unit(), task = %handle.id(), pid = handle.pid(), "task started");
         Ok(handle)
@@ -314,15 +295,8 @@ impl Shared {
             Program::Native(path) => Ok(Command::Native(path)),
             Program::Wasm { module, name } => {
                 let shim = node.wasm.shim().map_err(Error::Wasm)?;
-                let code = self
-                    .compiler
-                    .code_of(&self.systemd, &node.wasm, module, &name)
-                    .await;
-                Ok(Command::Wasm {
-                    shim,
-                    code: code.map_err(Error::Wasm)?,
-                    name,
-                })
+                let code = self.compiler.code_of(&self.systemd, &node.wasm, module, &name).await;
+                Ok(Command::Wasm { shim, code: code.map_err(Error::Wasm)?, name })
             }
         }
     }
@@ -335,26 +309,17 @@ impl Shared {
         streams: Streams,
     ) -> Result<Unit, Error> {
         let spare = streams.try_clone().map_err(|source| Error::View { source })?;
-        let started = match self
-            .systemd
-            .start(unit::build(task, command, env_file, streams))
-            .await
-        {
+        let started = match self.systemd.start(unit::build(task, command, env_file, streams)).await {
             // A driver that died while it started this very task left its unit behind; Nomad asks again by the same id.
             Err(systemd::Error::Exists { unit }) => {
                 tracing::warn!(%unit, "removing what an interrupted start left behind");
                 self.systemd.remove(&unit).await.map_err(Error::Systemd)?;
-                self.systemd
-                    .start(unit::build(task, command, env_file, spare))
-                    .await
+                self.systemd.start(unit::build(task, command, env_file, spare)).await
             }
             other => other,
         };
         started.map_err(|source| match source {
-            systemd::Error::Step { status, .. } => Error::SetUp {
-                advice: advice(status, task),
-                source,
-            },
+            systemd::Error::Step { status, .. } => Error::SetUp { advice: advice(status, task), source },
             other => Error::Systemd(other),
         })
     }
@@ -375,10 +340,7 @@ fn advice(status: i32, task: &TaskSpec) -> String {
         }
         (200, _) => "the task's working directory cannot be entered by its user".to_owned(),
         (226, _) => {
-            format!(
-                "the task's view of the host cannot be made from {}",
-                task.dirs.alloc_dir.display()
-            )
+            format!("the task's view of the host cannot be made from {}", task.dirs.alloc_dir.display())
         }
         _ => "systemd could not set up the task's process".to_owned(),
     }
@@ -396,10 +358,7 @@ impl Claim {
             Entry::Occupied(_) => Err(Error::Duplicate { id: id.clone() }),
             Entry::Vacant(row) => {
                 row.insert(Slot::Starting);
-                Ok(Self {
-                    shared: Arc::clone(shared),
-                    id: id.clone(),
-                })
+                Ok(Self { shared: Arc::clone(shared), id: id.clone() })
             }
         }
     }

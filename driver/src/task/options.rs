@@ -92,9 +92,7 @@ pub fn block(bytes: &[u8]) -> Result<Vec<(MsgPack, MsgPack)>, Error> {
 
 /// One option out of a block. Nomad sends every option of the schema: one that was not given is nil.
 pub fn take<T: OptionType>(block: &[(MsgPack, MsgPack)], option: &Opt) -> Result<T, Error> {
-    let given = block
-        .iter()
-        .find(|(name, value)| name.as_str() == Some(option.name) && !value.is_nil());
+    let given = block.iter().find(|(name, value)| name.as_str() == Some(option.name) && !value.is_nil());
     if let Some((_, value)) = given {
         return rmpv::ext::from_value(value.clone()).map_err(|source| Error::WrongType {
             option: option.name,
@@ -103,31 +101,21 @@ pub fn take<T: OptionType>(block: &[(MsgPack, MsgPack)], option: &Opt) -> Result
         });
     }
     // HCL's literals of our types are JSON's.
-    let default = option
-        .default
-        .and_then(|literal| serde_json::from_str(literal).ok());
-    default.or_else(T::absent).ok_or(Error::Missing {
-        option: option.name,
-        doc: option.doc,
-    })
+    let default = option.default.and_then(|literal| serde_json::from_str(literal).ok());
+    default.or_else(T::absent).ok_or(Error::Missing { option: option.name, doc: option.doc })
 }
 
 /// The README's table of a block.
 pub fn table(options: &[Opt]) -> String {
-    let mut lines = vec![
-        "| option | type | default | what it does |".to_owned(),
-        "|---|---|---|---|".to_owned(),
-    ];
+    let mut lines =
+        vec!["| option | type | default | what it does |".to_owned(), "|---|---|---|---|".to_owned()];
     for option in options {
         let default = match option.default {
             Some(literal) => format!("`{literal}`"),
             None if option.required => "required".to_owned(),
             None => String::new(),
         };
-        lines.push(format!(
-            "| `{}` | `{}` | {default} | {} |",
-            option.name, option.hcl_type, option.doc
-        ));
+        lines.push(format!("| `{}` | `{}` | {default} | {} |", option.name, option.hcl_type, option.doc));
     }
     lines.join("\n")
 }

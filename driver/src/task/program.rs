@@ -108,9 +108,7 @@ pub fn find(command: &str, view: &View, dirs: &TaskDirs) -> Result<Program, Erro
         return Err(Error::Empty);
     }
     let path = path_in_view(command, view, dirs);
-    let (bounds, inside) = view
-        .locate(&path, dirs)
-        .map_err(|_| Error::NotInView { path: path.clone() })?;
+    let (bounds, inside) = view.locate(&path, dirs).map_err(|_| Error::NotInView { path: path.clone() })?;
     if inside.as_os_str().is_empty() {
         return Err(Error::NotAFile { path });
     }
@@ -123,10 +121,7 @@ pub fn find(command: &str, view: &View, dirs: &TaskDirs) -> Result<Program, Erro
         // A link of the task leads to the operating system: in the task's view it will be followed, here it is not.
         Err(error) if is_link_out(&error) => return Ok(Program::Native(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::Missing {
-                hint: hint(command),
-                path,
-            });
+            return Err(Error::Missing { hint: hint(command), path });
         }
         Err(source) => return Err(Error::Open { path, source }),
     };
@@ -141,18 +136,12 @@ pub fn find(command: &str, view: &View, dirs: &TaskDirs) -> Result<Program, Erro
     };
     match kind(head, &path)? {
         Kind::Wasm => {
-            let name = path
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             Ok(Program::Wasm { module: file, name })
         }
         Kind::Native => {
             if bounds.is_some() {
-                make_executable(&file).map_err(|source| Error::Open {
-                    path: path.clone(),
-                    source,
-                })?;
+                make_executable(&file).map_err(|source| Error::Open { path: path.clone(), source })?;
             }
             Ok(Program::Native(path))
         }
@@ -169,42 +158,28 @@ fn kind(head: &[u8], path: &Path) -> Result<Kind, Error> {
         return Ok(Kind::Wasm);
     }
     if path.extension().is_some_and(|extension| extension == "wasm") {
-        return Err(Error::NotWasm {
-            path: path.to_owned(),
-            begins: readable(head),
-        });
+        return Err(Error::NotWasm { path: path.to_owned(), begins: readable(head) });
     }
     if let Some(theirs) = elf_machine(head) {
         let runs_here = OUR_MACHINES.contains(&theirs) || others_can_run();
         return if runs_here {
             Ok(Kind::Native)
         } else {
-            Err(Error::Foreign {
-                path: path.to_owned(),
-                theirs: machine_name(theirs),
-            })
+            Err(Error::Foreign { path: path.to_owned(), theirs: machine_name(theirs) })
         };
     }
     if head.starts_with(b"#!") || others_can_run() {
         return Ok(Kind::Native);
     }
-    Err(Error::Unknown {
-        path: path.to_owned(),
-        begins: readable(head),
-    })
+    Err(Error::Unknown { path: path.to_owned(), begins: readable(head) })
 }
 
 /// `e_machine` of an ELF header (elf(5)).
 fn elf_machine(head: &[u8]) -> Option<u16> {
     let bytes = [*head.get(18)?, *head.get(19)?];
     let big_endian = head.get(5) == Some(&2);
-    head.starts_with(b"\x7fELF").then(|| {
-        if big_endian {
-            u16::from_be_bytes(bytes)
-        } else {
-            u16::from_le_bytes(bytes)
-        }
-    })
+    head.starts_with(b"\x7fELF")
+        .then(|| if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
 }
 
 /// ELF machines that a kernel of this architecture runs, its 32-bit sister included.
@@ -252,17 +227,8 @@ fn readable(head: &[u8]) -> String {
 
 fn hint(command: &str) -> String {
     let on_path = || {
-        let dirs = [
-            "/usr/local/bin",
-            "/usr/bin",
-            "/bin",
-            "/usr/local/sbin",
-            "/usr/sbin",
-            "/sbin",
-        ];
-        dirs.iter()
-            .map(|dir| Path::new(dir).join(command))
-            .find(|path| path.is_file())
+        let dirs = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
+        dirs.iter().map(|dir| Path::new(dir).join(command)).find(|path| path.is_file())
     };
     if Path::new(command).is_absolute() {
         return String::new();
@@ -277,21 +243,12 @@ fn hint(command: &str) -> String {
 
 /// Opens a file for reading, never leaving `directory`.
 fn open_within(directory: &Path, inside: &Path) -> io::Result<File> {
-    let base = rustix::fs::open(
-        directory,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let base =
+        rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // Non-blocking, so that a FIFO in place of a program cannot hold us.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    Ok(File::from(rustix::fs::openat2(
-        base,
-        inside,
-        flags,
-        Mode::empty(),
-        resolve,
-    )?))
+    Ok(File::from(rustix::fs::openat2(base, inside, flags, Mode::empty(), resolve)?))
 }
 
 fn is_link_out(error: &io::Error) -> bool {
@@ -304,10 +261,7 @@ fn make_executable(file: &File) -> io::Result<()> {
     if mode.intersects(all) {
         return Ok(());
     }
-    Ok(rustix::fs::fchmod(
-        file.as_fd(),
-        mode | all | Mode::RUSR | Mode::RGRP | Mode::ROTH,
-    )?)
+    Ok(rustix::fs::fchmod(file.as_fd(), mode | all | Mode::RUSR | Mode::RGRP | Mode::ROTH)?)
 }
 
 #[cfg(test)]
@@ -334,13 +288,7 @@ mod tests {
         }
 
         fn find(&self, command: &str) -> Result<Program, Error> {
-            find(
-                command,
-                &View::Private {
-                    host_paths: vec!["/usr".into()],
-                },
-                &self.dirs,
-            )
+            find(command, &View::Private { host_paths: vec!["/usr".into()] }, &self.dirs)
         }
     }
 
@@ -355,57 +303,36 @@ mod tests {
     fn a_script_in_local_is_found_and_made_executable() {
         let task = Task::new().with("run", b"#!/bin/sh\n");
         assert!(matches!(task.find("run"), Ok(Program::Native(path)) if path == Path::new("/local/run")));
-        let mode = std::fs::metadata(task.dirs.local.join("run"))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(task.dirs.local.join("run")).unwrap().permissions().mode();
         assert_eq!(mode & 0o111, 0o111);
     }
 
     #[test]
     fn wasm_is_told_by_content_and_not_by_name() {
-        let task = Task::new()
-            .with("plain-name", b"\0asm\x01\0\0\0")
-            .with("text.wasm", b"(module)");
+        let task = Task::new().with("plain-name", b"\0asm\x01\0\0\0").with("text.wasm", b"(module)");
         assert!(matches!(task.find("plain-name"), Ok(Program::Wasm { name, .. }) if name == "plain-name"));
         let error = task.find("text.wasm").unwrap_err().to_string();
-        assert!(
-            error.contains("not WebAssembly") && error.contains("(module)"),
-            "{error}"
-        );
+        assert!(error.contains("not WebAssembly") && error.contains("(module)"), "{error}");
     }
 
     #[test]
     fn a_program_for_another_machine_is_refused_by_name() {
         let foreign = if cfg!(target_arch = "aarch64") { 62 } else { 183 };
-        let error = Task::new()
-            .with("server", &elf(foreign))
-            .find("server")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("is a program for") && error.contains(std::env::consts::ARCH),
-            "{error}"
-        );
+        let error = Task::new().with("server", &elf(foreign)).find("server").unwrap_err().to_string();
+        assert!(error.contains("is a program for") && error.contains(std::env::consts::ARCH), "{error}");
     }
 
     #[test]
     fn what_does_not_exist_is_refused_with_a_hint() {
         let error = Task::new().find("env").unwrap_err().to_string();
-        assert!(
-            error.contains("/local/env does not exist") && error.contains("/usr/bin/env"),
-            "{error}"
-        );
+        assert!(error.contains("/local/env does not exist") && error.contains("/usr/bin/env"), "{error}");
         let error = Task::new().find("no-such-program").unwrap_err().to_string();
         assert!(error.contains("`local/`"), "{error}");
     }
 
     #[test]
     fn a_path_outside_the_view_is_refused() {
-        assert!(matches!(
-            Task::new().find("/home/me/x"),
-            Err(Error::NotInView { .. })
-        ));
+        assert!(matches!(Task::new().find("/home/me/x"), Err(Error::NotInView { .. })));
         assert!(matches!(Task::new().find(""), Err(Error::Empty)));
         assert!(matches!(Task::new().find("/local"), Err(Error::NotAFile { .. })));
     }

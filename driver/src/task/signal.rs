@@ -31,12 +31,8 @@ impl Signal {
         const LAST: i32 = 64;
         let upper = text.trim().to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        let by_name = || {
-            NAMES
-                .iter()
-                .position(|known| *known == name)
-                .and_then(|at| i32::try_from(at + 1).ok())
-        };
+        let by_name =
+            || NAMES.iter().position(|known| *known == name).and_then(|at| i32::try_from(at + 1).ok());
         let real_time = || match name.strip_prefix("RTMIN") {
             Some("") => Some(RTMIN),
             Some(offset) => Some(RTMIN + offset.strip_prefix('+')?.parse::<u8>().ok().map(i32::from)?),
@@ -45,9 +41,7 @@ impl Signal {
         let number = by_name().or_else(real_time).or_else(|| name.parse().ok());
         match number {
             Some(number @ 1..=LAST) => Ok(Self(number)),
-            _ => Err(Unknown {
-                name: text.to_owned(),
-            }),
+            _ => Err(Unknown { name: text.to_owned() }),
         }
     }
 
@@ -78,16 +72,7 @@ mod tests {
 
     #[test]
     fn what_is_no_signal_is_refused_by_its_name() {
-        for text in [
-            "",
-            "SIG",
-            "SIGNOPE",
-            "0",
-            "65",
-            "-1",
-            "SIGRTMIN+200",
-            "SIGRTMIN-1",
-        ] {
+        for text in ["", "SIG", "SIGNOPE", "0", "65", "-1", "SIGRTMIN+200", "SIGRTMIN-1"] {
             let error = Signal::parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("`{text}`")), "{error}");
         }

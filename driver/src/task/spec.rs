@@ -58,46 +58,26 @@ pub struct NodeSpec {
 impl NodeSpec {
     /// Checks the values of the plugin's configuration. Touches nothing.
     pub fn resolve(config: PluginConfig) -> Result<Self, Error> {
-        let PluginConfig {
-            default_user,
-            fs_isolation,
-            host_paths,
-            shim_dir,
-            state_dir,
-        } = config;
+        let PluginConfig { default_user, fs_isolation, host_paths, shim_dir, state_dir } = config;
         let plain = |option, path: &str| match PathBuf::from(path) {
             path if is_plain(&path) => Ok(path),
-            _ => Err(Error::Plugin {
-                option,
-                value: path.to_owned(),
-                wanted: "an absolute path without `..`",
-            }),
+            _ => {
+                Err(Error::Plugin { option, value: path.to_owned(), wanted: "an absolute path without `..`" })
+            }
         };
-        let host_paths: Vec<PathBuf> = host_paths
-            .iter()
-            .map(|path| plain("host_paths", path))
-            .collect::<Result<_, _>>()?;
+        let host_paths: Vec<PathBuf> =
+            host_paths.iter().map(|path| plain("host_paths", path)).collect::<Result<_, _>>()?;
         if let Some(root) = host_paths.iter().find(|path| path.parent().is_none()) {
             let value = root.display().to_string();
             let wanted = "a part of the host (for all of it set `fs_isolation = \"none\"`)";
-            return Err(Error::Plugin {
-                option: "host_paths",
-                value,
-                wanted,
-            });
+            return Err(Error::Plugin { option: "host_paths", value, wanted });
         }
         let view = match fs_isolation.as_str() {
-            "image" => View::Private {
-                host_paths: host_paths.clone(),
-            },
+            "image" => View::Private { host_paths: host_paths.clone() },
             "none" => View::Host,
             _ => {
                 let wanted = "one of \"image\" and \"none\"";
-                return Err(Error::Plugin {
-                    option: "fs_isolation",
-                    value: fs_isolation,
-                    wanted,
-                });
+                return Err(Error::Plugin { option: "fs_isolation", value: fs_isolation, wanted });
             }
         };
         Ok(Self {
@@ -172,27 +152,16 @@ impl TaskSpec {
         }
         env::check(&config.env).map_err(Error::Env)?;
         if !is_plain(&config.alloc_dir) {
-            return Err(Error::AllocDir {
-                path: config.alloc_dir.clone(),
-            });
+            return Err(Error::AllocDir { path: config.alloc_dir.clone() });
         }
         if !is_file_name(&config.name) {
-            return Err(Error::Name {
-                name: config.name.clone(),
-            });
+            return Err(Error::Name { name: config.name.clone() });
         }
-        let Resources {
-            cpu_shares,
-            memory_mb,
-            memory_max_mb,
-        } = config.resources;
+        let Resources { cpu_shares, memory_mb, memory_max_mb } = config.resources;
         Ok(Self {
             unit: unit_name(&config.alloc_id, &config.name, &config.id),
             description: format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.name),
-            ephemeral_user: format!(
-                "task-{}",
-                digest(&format!("{}/{}", config.alloc_id, config.name), 12)
-            ),
+            ephemeral_user: format!("task-{}", digest(&format!("{}/{}", config.alloc_id, config.name), 12)),
             identity: match config.user.as_str() {
                 "" => node.default_identity.clone(),
                 user => Identity::User(user.to_owned()),
@@ -215,18 +184,11 @@ impl Memory {
     fn resolve(memory_mb: u64, memory_max: MemoryMax) -> Self {
         let bytes = |mebibytes: u64| (mebibytes != 0).then(|| mebibytes.saturating_mul(1 << 20));
         match memory_max {
-            MemoryMax::Memory => Self {
-                reserved: None,
-                ceiling: bytes(memory_mb),
-            },
-            MemoryMax::Mebibytes(max) => Self {
-                reserved: bytes(memory_mb),
-                ceiling: bytes(max.max(memory_mb)),
-            },
-            MemoryMax::Unlimited => Self {
-                reserved: bytes(memory_mb),
-                ceiling: None,
-            },
+            MemoryMax::Memory => Self { reserved: None, ceiling: bytes(memory_mb) },
+            MemoryMax::Mebibytes(max) => {
+                Self { reserved: bytes(memory_mb), ceiling: bytes(max.max(memory_mb)) }
+            }
+            MemoryMax::Unlimited => Self { reserved: bytes(memory_mb), ceiling: None },
         }
     }
 }
@@ -286,14 +248,9 @@ mod tests {
 
     #[test]
     fn weights_are_those_of_nomads_other_drivers() {
-        for (shares, weight) in [
-            (0, 1),
-            (2, 1),
-            (100, 17),
-            (1024, 100),
-            (262_144, 10_000),
-            (u64::MAX, 10_000),
-        ] {
+        for (shares, weight) in
+            [(0, 1), (2, 1), (100, 17), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000)]
+        {
             assert_eq!(cpu_weight(shares), weight, "{shares} shares");
         }
     }
@@ -302,27 +259,12 @@ mod tests {
     fn memory_is_a_ceiling_and_with_memory_max_a_promise() {
         const MIB: u64 = 1 << 20;
         let memory = Memory::resolve;
-        assert_eq!(
-            memory(10, MemoryMax::Memory),
-            Memory {
-                reserved: None,
-                ceiling: Some(10 * MIB)
-            }
-        );
+        assert_eq!(memory(10, MemoryMax::Memory), Memory { reserved: None, ceiling: Some(10 * MIB) });
         assert_eq!(
             memory(10, MemoryMax::Mebibytes(20)),
-            Memory {
-                reserved: Some(10 * MIB),
-                ceiling: Some(20 * MIB)
-            }
+            Memory { reserved: Some(10 * MIB), ceiling: Some(20 * MIB) }
         );
-        assert_eq!(
-            memory(10, MemoryMax::Unlimited),
-            Memory {
-                reserved: Some(10 * MIB),
-                ceiling: None
-            }
-        );
+        assert_eq!(memory(10, MemoryMax::Unlimited), Memory { reserved: Some(10 * MIB), ceiling: None });
         assert_eq!(memory(u64::MAX, MemoryMax::Memory).ceiling, Some(u64::MAX));
     }
 
@@ -344,20 +286,11 @@ mod tests {
             NodeSpec::resolve(config)
         };
         assert!(config(|_| {}).is_ok());
-        let error = config(|c| c.fs_isolation = "chroot".into())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("`fs_isolation`") && error.contains("chroot"),
-            "{error}"
-        );
-        let error = config(|c| c.host_paths = vec!["usr".into()])
-            .unwrap_err()
-            .to_string();
+        let error = config(|c| c.fs_isolation = "chroot".into()).unwrap_err().to_string();
+        assert!(error.contains("`fs_isolation`") && error.contains("chroot"), "{error}");
+        let error = config(|c| c.host_paths = vec!["usr".into()]).unwrap_err().to_string();
         assert!(error.contains("`host_paths`"), "{error}");
-        let error = config(|c| c.host_paths = vec!["/".into()])
-            .unwrap_err()
-            .to_string();
+        let error = config(|c| c.host_paths = vec!["/".into()]).unwrap_err().to_string();
         assert!(error.contains("fs_isolation"), "{error}");
     }
 }

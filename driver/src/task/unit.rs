@@ -37,10 +37,7 @@ pub struct Streams {
 impl Streams {
     /// A second set that leads to the same places.
     pub fn try_clone(&self) -> std::io::Result<Self> {
-        Ok(Self {
-            stdout: self.stdout.try_clone()?,
-            stderr: self.stderr.try_clone()?,
-        })
+        Ok(Self { stdout: self.stdout.try_clone()?, stderr: self.stderr.try_clone()? })
     }
 }
 
@@ -59,10 +56,7 @@ pub fn build(task: &TaskSpec, command: &Command, env_file: &Path, streams: Strea
             Property::WorkingDirectory(task.view.working_directory(&task.dirs)),
         ],
     ];
-    TransientUnit {
-        name: task.unit.clone(),
-        properties: concerns.into_iter().flatten().collect(),
-    }
+    TransientUnit { name: task.unit.clone(), properties: concerns.into_iter().flatten().collect() }
 }
 
 /// One run, whose exit status stays to be read however long nobody asks for it.
@@ -82,13 +76,8 @@ fn lifecycle(task: &TaskSpec) -> Vec<Property> {
 fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
     match command {
         Command::Native(path) => {
-            let argv = std::iter::once(task.command.clone())
-                .chain(task.args.iter().cloned())
-                .collect();
-            vec![Property::ExecStart {
-                path: path.clone(),
-                argv,
-            }]
+            let argv = std::iter::once(task.command.clone()).chain(task.args.iter().cloned()).collect();
+            vec![Property::ExecStart { path: path.clone(), argv }]
         }
         Command::Wasm { shim, code, name } => match task.view {
             View::Private { .. } => {
@@ -106,10 +95,7 @@ fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
                     },
                 ]
             }
-            View::Host => vec![Property::ExecStart {
-                path: shim.clone(),
-                argv: shim_argv(task, code, name),
-            }],
+            View::Host => vec![Property::ExecStart { path: shim.clone(), argv: shim_argv(task, code, name) }],
         },
     }
 }
@@ -117,11 +103,7 @@ fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
 /// The shim's command line: the guest gets the task's three directories under the names that its environment says, the
 /// task's variables and nothing else of the process's, and the job's arguments.
 fn shim_argv(task: &TaskSpec, code: &Path, name: &str) -> Vec<String> {
-    let mut argv = vec![
-        "wasm-shim".to_owned(),
-        "run".to_owned(),
-        "--allow-precompiled".to_owned(),
-    ];
+    let mut argv = vec!["wasm-shim".to_owned(), "run".to_owned(), "--allow-precompiled".to_owned()];
     for (host, inside) in task.dirs.pairs() {
         let directory = match task.view {
             View::Private { .. } => inside.to_owned(),
@@ -132,11 +114,7 @@ fn shim_argv(task: &TaskSpec, code: &Path, name: &str) -> Vec<String> {
     for variable in task.env.keys() {
         argv.extend(["--env".to_owned(), variable.clone()]);
     }
-    argv.extend([
-        format!("--argv0={name}"),
-        "--".to_owned(),
-        code.display().to_string(),
-    ]);
+    argv.extend([format!("--argv0={name}"), "--".to_owned(), code.display().to_string()]);
     argv.extend(task.args.iter().cloned());
     argv
 }
@@ -146,18 +124,12 @@ fn identity(task: &TaskSpec) -> Vec<Property> {
         Identity::User(user) => vec![Property::User(user.clone())],
         Identity::Ephemeral => {
             // The number is made from the name: a task that is started again owns the files that it left in `local/`.
-            let mut properties = vec![
-                Property::DynamicUser(true),
-                Property::User(task.ephemeral_user.clone()),
-            ];
+            let mut properties =
+                vec![Property::DynamicUser(true), Property::User(task.ephemeral_user.clone())];
             if task.view == View::Host {
                 // An ephemeral user implies a read-only host; the task's own directories stay writable.
                 properties.push(Property::ReadWritePaths(
-                    task.dirs
-                        .pairs()
-                        .iter()
-                        .map(|(host, _)| (*host).to_owned())
-                        .collect(),
+                    task.dirs.pairs().iter().map(|(host, _)| (*host).to_owned()).collect(),
                 ));
             }
             properties

@@ -29,11 +29,13 @@ pub const SHIM: &str = "/.wasm/shim";
 pub const GUEST: &str = "/.wasm/guest.cwasm";
 
 /// Directories of the root that are no one's on the host.
-const OWN_DIRS: &[&str] = &[
-    "alloc", "local", "secrets", "tmp", "var/tmp", "proc", "sys", "dev", "run", "root", ".wasm",
-];
+const OWN_DIRS: &[&str] =
+    &["alloc", "local", "secrets", "tmp", "var/tmp", "proc", "sys", "dev", "run", "root", ".wasm"];
 /// Files of the root onto which files are mounted.
 const OWN_FILES: &[&str] = &[".wasm/shim", ".wasm/guest.cwasm"];
+/// What a task sees of the host's /run: where /etc/resolv.conf may lead to, and the way to the journal, through which
+/// also systemd says why it could not set up a process inside the view.
+const RUNTIME: &[&str] = &["/run/systemd/resolve", "/run/systemd/journal"];
 /// The agent's configuration, where Nomad's packages put it: it may hold tokens.
 const HIDDEN: &[&str] = &["-+/etc/nomad.d"];
 
@@ -64,11 +66,7 @@ impl TaskDirs {
 
     /// Each directory on the host beside its name in the private view.
     pub fn pairs(&self) -> [(&Path, &'static str); 3] {
-        [
-            (&self.local, "/local"),
-            (&self.shared, "/alloc"),
-            (&self.secrets, "/secrets"),
-        ]
+        [(&self.local, "/local"), (&self.shared, "/alloc"), (&self.secrets, "/secrets")]
     }
 }
 
@@ -100,10 +98,7 @@ impl View {
         path: &'a Path,
         dirs: &'a TaskDirs,
     ) -> Result<(Option<&'a Path>, PathBuf), NotInView> {
-        if let Ok(inside) = path
-            .strip_prefix(&dirs.alloc_dir)
-            .and_then(|_| path.strip_prefix(&dirs.local))
-        {
+        if let Ok(inside) = path.strip_prefix(&dirs.alloc_dir).and_then(|_| path.strip_prefix(&dirs.local)) {
             return Ok((Some(&dirs.local), inside.to_owned()));
         }
         let Self::Private { host_paths } = self else {
@@ -149,17 +144,9 @@ pub fn root(host_paths: &[PathBuf]) -> Vec<Property> {
     let mut system: Vec<Bind> = host_paths
         .iter()
         .filter(|path| !is_symlink(path))
-        .map(|path| Bind {
-            optional: true,
-            ..bind(path, path)
-        })
+        .map(|path| Bind { optional: true, ..bind(path, path) })
         .collect();
-    // Names are looked up through the stub of systemd-resolved where /etc/resolv.conf points there.
-    let resolve = Path::new("/run/systemd/resolve");
-    system.push(Bind {
-        optional: true,
-        ..bind(resolve, resolve)
-    });
+    system.extend(RUNTIME.iter().map(|path| Bind { optional: true, ..bind(path.as_ref(), path.as_ref()) }));
     vec![
         Property::RootDirectory(ROOT.into()),
         Property::MountAPIVFS(true),
@@ -180,10 +167,7 @@ pub fn prepare(host_paths: &[PathBuf]) -> io::Result<()> {
         directory(&root.join(name))?;
     }
     for name in OWN_FILES {
-        fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(root.join(name))?;
+        fs::OpenOptions::new().create(true).append(true).open(root.join(name))?;
     }
     for path in host_paths {
         let Ok(metadata) = fs::symlink_metadata(path) else {
@@ -211,9 +195,7 @@ pub fn prepare(host_paths: &[PathBuf]) -> io::Result<()> {
 /// Is this a path that can stand in `host_paths`: absolute, and without `..`?
 pub fn is_plain(path: &Path) -> bool {
     path.is_absolute()
-        && path
-            .components()
-            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
 /// A directory that everybody may enter, whatever our umask.
@@ -231,12 +213,7 @@ fn is_symlink(path: &Path) -> bool {
 }
 
 fn bind(source: &Path, target: &Path) -> Bind {
-    Bind {
-        source: source.to_owned(),
-        target: target.to_owned(),
-        recursive: true,
-        optional: false,
-    }
+    Bind { source: source.to_owned(), target: target.to_owned(), recursive: true, optional: false }
 }
 
 #[cfg(test)]
@@ -249,28 +226,14 @@ mod tests {
 
     #[test]
     fn a_path_of_the_task_is_found_in_its_directory() {
-        let view = View::Private {
-            host_paths: vec!["/usr".into()],
-        };
+        let view = View::Private { host_paths: vec!["/usr".into()] };
         let dirs = dirs();
         let local = Path::new("/data/alloc/ab12/web/local");
-        assert_eq!(
-            view.locate(Path::new("/local/bin/x"), &dirs),
-            Ok((Some(local), "bin/x".into()))
-        );
-        assert_eq!(
-            view.locate(Path::new("/usr/bin/env"), &dirs),
-            Ok((None, "/usr/bin/env".into()))
-        );
+        assert_eq!(view.locate(Path::new("/local/bin/x"), &dirs), Ok((Some(local), "bin/x".into())));
+        assert_eq!(view.locate(Path::new("/usr/bin/env"), &dirs), Ok((None, "/usr/bin/env".into())));
         assert_eq!(view.locate(Path::new("/home/me/x"), &dirs), Err(NotInView));
-        assert_eq!(
-            View::Host.locate(Path::new("/home/me/x"), &dirs),
-            Ok((None, "/home/me/x".into()))
-        );
-        assert_eq!(
-            View::Host.locate(&local.join("x"), &dirs),
-            Ok((Some(local), "x".into()))
-        );
+        assert_eq!(View::Host.locate(Path::new("/home/me/x"), &dirs), Ok((None, "/home/me/x".into())));
+        assert_eq!(View::Host.locate(&local.join("x"), &dirs), Ok((Some(local), "x".into())));
     }
 
     #[test]

@@ -35,6 +35,8 @@ const COMPILE_MEMORY: u64 = 2 << 30;
 const COMPILE_TIME: Duration = Duration::from_mins(10);
 /// Where the compiler stands in its unit's view.
 const COMPILER: &str = view::SHIM;
+/// The compiler's exit status when the module is at fault; any other is its own failure, and may pass.
+const INVALID: i32 = 1;
 /// How much of what the compiler says is passed on.
 const REPORT_MAX: u64 = 4096;
 
@@ -69,6 +71,14 @@ pub enum Error {
     /// The module is not valid, or this engine cannot run it.
     #[error("`command`: {name} cannot be compiled: {report}")]
     Invalid {
+        /// The module.
+        name: String,
+        /// What the compiler said.
+        report: String,
+    },
+    /// The compiler itself failed.
+    #[error("compile {name}: {report}")]
+    Failed {
         /// The module.
         name: String,
         /// What the compiler said.
@@ -126,27 +136,15 @@ impl Places {
     }
 
     fn program(&self, name: &str) -> Result<PathBuf, Error> {
-        let beside_us = std::env::current_exe()
-            .ok()
-            .and_then(|exe| exe.parent().map(Path::to_owned));
-        let usual = [
-            "/usr/local/libexec/nomad-driver-systemd",
-            "/usr/libexec/nomad-driver-systemd",
-        ];
+        let beside_us = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+        let usual = ["/usr/local/libexec/nomad-driver-systemd", "/usr/libexec/nomad-driver-systemd"];
         let searched: Vec<PathBuf> = match &self.shim_dir {
             Some(directory) => vec![directory.clone()],
             None => beside_us.into_iter().chain(usual.map(PathBuf::from)).collect(),
         };
-        let found = searched
-            .iter()
-            .map(|directory| directory.join(name))
-            .find(|path| path.is_file());
+        let found = searched.iter().map(|directory| directory.join(name)).find(|path| path.is_file());
         found.ok_or_else(|| Error::NoShim {
-            searched: searched
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect::<Vec<_>>()
-                .join(", "),
+            searched: searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
         })
     }
 }
@@ -162,10 +160,7 @@ impl Compiler {
     ) -> Result<PathBuf, Error> {
         let program = places.program("wasm-shim-compile")?;
         let key = self.engine_key.get_or_try_init(|| engine_key(&program)).await?;
-        let read_error = |source| Error::Read {
-            name: name.to_owned(),
-            source,
-        };
+        let read_error = |source| Error::Read { name: name.to_owned(), source };
         let bytes = blocking(move || {
             let mut bytes = Vec::new();
             module.read_to_end(&mut bytes).map(|_| bytes)
@@ -181,8 +176,7 @@ impl Compiler {
         let turn = self.turn(&content);
         let _turn = turn.lock().await;
         if !code.is_file() {
-            self.compile(systemd, places, &program, bytes, name, &code)
-                .await?;
+            self.compile(systemd, places, &program, bytes, name, &code).await?;
         }
         Ok(code)
     }
@@ -204,20 +198,12 @@ impl Compiler {
         code: &Path,
     ) -> Result<(), Error> {
         let directory = code.parent().unwrap_or(code).to_owned();
-        let cache_error = |source| Error::Cache {
-            directory: directory.clone(),
-            source,
-        };
+        let cache_error = |source| Error::Cache { directory: directory.clone(), source };
         let streams = {
             let directory = directory.clone();
-            blocking(move || Streams::new(&directory, &bytes))
-                .await
-                .map_err(cache_error)?
+            blocking(move || Streams::new(&directory, &bytes)).await.map_err(cache_error)?
         };
-        let unit_error = |source| Error::Unit {
-            name: name.to_owned(),
-            source,
-        };
+        let unit_error = |source| Error::Unit { name: name.to_owned(), source };
         let unit = compile_unit(places, program, name, &streams).map_err(cache_error)?;
         let unit_name = unit.name.clone();
         tracing::info!(unit = %unit_name, module = name, "compiling WebAssembly");
@@ -225,25 +211,19 @@ impl Compiler {
         let removed = systemd.remove(&unit_name).await;
         match (state.exit(), state.result.as_str()) {
             (Some(MainExit::Status(0)), _) => {}
+            (Some(MainExit::Status(INVALID)), _) => {
+                return Err(Error::Invalid { name: name.to_owned(), report: streams.report() });
+            }
             (Some(MainExit::Status(_)), _) => {
-                return Err(Error::Invalid {
-                    name: name.to_owned(),
-                    report: streams.report(),
-                });
+                return Err(Error::Failed { name: name.to_owned(), report: streams.report() });
             }
             (_, "oom-kill") => {
                 let reason = format!("it needed more than {} MiB of memory", COMPILE_MEMORY >> 20);
-                return Err(Error::Stopped {
-                    name: name.to_owned(),
-                    reason,
-                });
+                return Err(Error::Stopped { name: name.to_owned(), reason });
             }
             (_, "timeout") => {
                 let reason = format!("it took longer than {} s", COMPILE_TIME.as_secs());
-                return Err(Error::Stopped {
-                    name: name.to_owned(),
-                    reason,
-                });
+                return Err(Error::Stopped { name: name.to_owned(), reason });
             }
             (_, result) => {
                 return Err(Error::Stopped {
@@ -254,9 +234,7 @@ impl Compiler {
         }
         removed.map_err(unit_error)?;
         let code = code.to_owned();
-        blocking(move || streams.publish(&code))
-            .await
-            .map_err(cache_error)
+        blocking(move || streams.publish(&code)).await.map_err(cache_error)
     }
 }
 
@@ -269,30 +247,19 @@ struct Streams {
 
 impl Streams {
     fn new(directory: &Path, bytes: &[u8]) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)?;
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
         let mut module = tempfile::tempfile_in(directory)?;
         module.write_all(bytes)?;
         module.rewind()?;
-        let code = tempfile::Builder::new()
-            .prefix(".compiling-")
-            .tempfile_in(directory)?;
-        Ok(Self {
-            module,
-            code,
-            report: tempfile::tempfile_in(directory)?,
-        })
+        let code = tempfile::Builder::new().prefix(".compiling-").tempfile_in(directory)?;
+        Ok(Self { module, code, report: tempfile::tempfile_in(directory)? })
     }
 
     /// What the compiler wrote on stderr, on one line.
     fn report(mut self) -> String {
         let mut report = String::new();
-        let read = self
-            .report
-            .rewind()
-            .and_then(|()| self.report.take(REPORT_MAX).read_to_string(&mut report));
+        let read =
+            self.report.rewind().and_then(|()| self.report.take(REPORT_MAX).read_to_string(&mut report));
         match read {
             Ok(_) if !report.trim().is_empty() => report.split_whitespace().collect::<Vec<_>>().join(" "),
             _ => "the compiler gave no reason".to_owned(),
@@ -301,9 +268,7 @@ impl Streams {
 
     /// Makes the code visible under its name, complete and on disk, for everybody to read.
     fn publish(self, path: &Path) -> io::Result<()> {
-        self.code
-            .as_file()
-            .set_permissions(fs::Permissions::from_mode(0o444))?;
+        self.code.as_file().set_permissions(fs::Permissions::from_mode(0o444))?;
         self.code.as_file().sync_all()?;
         self.code.persist(path)?;
         File::open(path.parent().unwrap_or(path))?.sync_all()
@@ -328,10 +293,7 @@ fn compile_unit(places: &Places, program: &Path, name: &str, streams: &Streams) 
             recursive: false,
             optional: false,
         }]),
-        Property::ExecStart {
-            path: COMPILER.into(),
-            argv: vec!["wasm-shim-compile".to_owned()],
-        },
+        Property::ExecStart { path: COMPILER.into(), argv: vec!["wasm-shim-compile".to_owned()] },
         Property::RemainAfterExit(true),
         Property::StandardInput(fd(&streams.module)?),
         Property::StandardOutput(fd(streams.code.as_file())?),
@@ -356,10 +318,7 @@ fn compile_unit(places: &Places, program: &Path, name: &str, streams: &Streams) 
 }
 
 async fn engine_key(program: &Path) -> Result<String, Error> {
-    let error = |report: String| Error::EngineKey {
-        program: program.to_owned(),
-        report,
-    };
+    let error = |report: String| Error::EngineKey { program: program.to_owned(), report };
     let output = tokio::process::Command::new(program)
         .arg("--engine-key")
         .env_clear()
@@ -379,7 +338,5 @@ async fn engine_key(program: &Path) -> Result<String, Error> {
 
 /// Runs file work off the threads that serve calls.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

@@ -1,0 +1,674 @@
+//! Fetches an `artifact` into a task's directory, as Nomad's fetcher (go-getter) does: download, check, unpack.
+//!
+//! Everything happens in a temporary directory beside the destination and is moved there at the end, so that a failure
+//! leaves nothing behind. Sources are HTTP, HTTPS and, other than under Nomad, files of this machine. Facts from
+//! Nomad v2.0.5, client/allocrunner/taskrunner/getter/, and go-getter's client and decompressors.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256, Sha512};
+use url::Url;
+
+use super::jobspec::Artifact;
+use super::taskenv::TaskEnv;
+use super::unpack::{self, Format, MOST_BYTES, unpack};
+
+/// Nomad's limit for one download (`http_read_timeout`).
+const PATIENCE: Duration = Duration::from_mins(30);
+
+/// Why an artifact could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("artifact {artifact}")]
+pub struct Error {
+    /// The source as the job gives it.
+    pub artifact: String,
+    /// What went wrong.
+    pub source: Reason,
+}
+
+/// What went wrong with an artifact.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// Such as `git::…` or `s3::…`.
+    #[error(
+        "`{scheme}` sources are not fetched at the desk; use http, https or a path, or submit the job to a Nomad agent"
+    )]
+    Scheme {
+        /// Such as `s3`.
+        scheme: String,
+    },
+    /// Neither URL nor path.
+    #[error("the source is not a URL")]
+    Url {
+        /// The parser's reason.
+        source: url::ParseError,
+    },
+    /// The destination leads out of the allocation.
+    #[error("the destination `{destination}` leads out of the allocation's directory")]
+    Destination {
+        /// As the job gives it.
+        destination: String,
+    },
+    /// The server was not reached.
+    #[error("fetch it")]
+    Http {
+        /// The client's reason.
+        source: Box<ureq::Error>,
+    },
+    /// The server has said no.
+    #[error("the server answers {status}; check the address and, in `headers`, the credentials")]
+    Status {
+        /// Such as `404 Not Found`.
+        status: String,
+    },
+    /// A path that is no file.
+    #[error("{path} is not a regular file; pack a directory into a tar first")]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The content is not the one that the job wants.
+    #[error("the checksum is wrong: expected {kind}:{expected}, got {kind}:{got}; nothing was unpacked")]
+    Checksum {
+        /// `sha256` or `sha512`.
+        kind: &'static str,
+        /// What the job says.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// A `checksum` that we cannot check.
+    #[error("the checksum `{checksum}` cannot be checked: {reason}; write sha256:… or sha512:…")]
+    ChecksumKind {
+        /// As the job gives it.
+        checksum: String,
+        /// Such as `md5 is broken`.
+        reason: String,
+    },
+    /// An `archive` that we do not know.
+    #[error("the archive format `{format}` is not known; known are {}, and false for none", Format::names())]
+    Archive {
+        /// As the job gives it.
+        format: String,
+    },
+    /// The mode does not fit what came.
+    #[error("mode `{mode}` does not fit: {reason}")]
+    Mode {
+        /// `any`, `file` or `dir`.
+        mode: String,
+        /// Why, and what to write instead.
+        reason: &'static str,
+    },
+    /// The archive could not be unpacked.
+    #[error("unpack it")]
+    Unpack {
+        /// Why.
+        source: unpack::Error,
+    },
+    /// The content could not be stored.
+    #[error("store it at {path}")]
+    Store {
+        /// Where.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// More bytes than Nomad allows.
+    #[error("it is larger than {MOST_BYTES} bytes, which is Nomad's limit")]
+    TooLarge,
+    /// The fetching thread broke; a bug of ours.
+    #[error("the fetching thread ended early")]
+    Thread {
+        /// Its end.
+        source: tokio::task::JoinError,
+    },
+}
+
+/// An artifact with everything interpolated.
+#[derive(Debug, Clone)]
+pub struct Fetch {
+    /// A URL or a path.
+    pub source: String,
+    /// An absolute path on the node.
+    pub destination: PathBuf,
+    /// Where relative sources begin: the directory of the job file.
+    pub relative_to: PathBuf,
+    /// `any`, `file` or `dir`.
+    pub mode: String,
+    /// Such as `checksum` and `archive`; others go into the URL's query, as in Nomad.
+    pub options: BTreeMap<String, String>,
+    /// Headers of the request.
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Fetch {
+    /// Interpolates an artifact of a job with its task's environment.
+    pub fn new(artifact: &Artifact, env: &TaskEnv, relative_to: &Path) -> Result<Self, Error> {
+        let replaced = |map: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+            map.iter().map(|(key, value)| (key.clone(), env.replace(value))).collect()
+        };
+        let destination = env.node_path(&artifact.destination).ok_or_else(|| Error {
+            artifact: artifact.source.clone(),
+            source: Reason::Destination { destination: artifact.destination.clone() },
+        })?;
+        Ok(Self {
+            source: env.replace(&artifact.source),
+            destination,
+            relative_to: relative_to.to_owned(),
+            mode: artifact.mode.clone(),
+            options: replaced(&artifact.options),
+            headers: replaced(&artifact.headers),
+        })
+    }
+
+    /// Fetches, checks, unpacks and stores it.
+    pub async fn run(self) -> Result<(), Error> {
+        let artifact = self.source.clone();
+        // Gone when nobody waits any more; then the thread ends too.
+        let wanted = Arc::new(());
+        let still_wanted = Arc::downgrade(&wanted);
+        let fetched = tokio::task::spawn_blocking(move || self.fetch(&still_wanted)).await;
+        drop(wanted);
+        let fetched = fetched.unwrap_or_else(|source| Err(Reason::Thread { source }));
+        fetched.map_err(|source| Error { artifact, source })
+    }
+
+    fn fetch(&self, wanted: &Weak<()>) -> Result<(), Reason> {
+        let mut options = self.options.clone();
+        let location = Location::parse(&self.source, &self.relative_to, &mut options)?;
+        let checksum = options.get("checksum").map(|text| Checksum::parse(text)).transpose()?;
+        let format = match options.get("archive").map(String::as_str) {
+            None => Format::of_file(location.path()),
+            Some("false" | "0") => None,
+            Some(name) => {
+                Some(Format::named(name).ok_or_else(|| Reason::Archive { format: name.to_owned() })?)
+            }
+        };
+        let beside = self.destination.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+        let store = |source| Reason::Store { path: self.destination.clone(), source };
+        let workplace = tempfile::Builder::new().prefix(".artifact-").tempdir_in(beside).map_err(store)?;
+
+        let download = workplace.path().join("download");
+        let mut file =
+            File::options().read(true).write(true).create_new(true).open(&download).map_err(store)?;
+        let (mut reader, executable) = location.open(&self.headers)?;
+        let digest =
+            copy(&mut reader, &mut file, checksum.as_ref(), wanted).map_err(|error| match error {
+                CopyError::Read(error) => Reason::Http { source: Box::new(ureq::Error::Io(error)) },
+                CopyError::Write(source) => store(source),
+                CopyError::TooLarge => Reason::TooLarge,
+            })?;
+        if let (Some(checksum), Some(got)) = (&checksum, digest)
+            && checksum.expected != got
+        {
+            return Err(Reason::Checksum { kind: checksum.kind, expected: checksum.expected.clone(), got });
+        }
+        let wrong_mode = |reason| Reason::Mode { mode: self.mode.clone(), reason };
+        let whole = self.mode == "file";
+        if whole && self.destination.is_dir() {
+            return Err(wrong_mode("the destination is a directory; name the file in `destination`"));
+        }
+        let Some(format) = format else {
+            let mode = if executable { 0o755 } else { 0o644 };
+            fs::set_permissions(&download, Permissions::from_mode(mode)).map_err(store)?;
+            return match self.mode.as_str() {
+                "file" => place(&download, &self.destination),
+                "any" => {
+                    let given = options.get("filename").map_or_else(|| location.file_name(), String::as_str);
+                    let name = Path::new(given).file_name();
+                    let name =
+                        name.ok_or_else(|| wrong_mode("the source has no file name; use mode \"file\""))?;
+                    place(&download, &self.destination.join(name))
+                }
+                _ => Err(wrong_mode("the source is one file and no archive; use \"any\" or \"file\"")),
+            };
+        };
+        if matches!(format, Format::Single(_)) && !whole {
+            return Err(wrong_mode(
+                "the source is one compressed file; use \"file\" and name it in `destination`, or `archive = \"false\"`",
+            ));
+        }
+        file.rewind().map_err(store)?;
+        let unpacked = workplace.path().join("unpacked");
+        fs::create_dir(&unpacked).map_err(store)?;
+        fs::set_permissions(&unpacked, Permissions::from_mode(0o755)).map_err(store)?;
+        let files = unpack(format, file, &unpacked).map_err(|source| Reason::Unpack { source })?;
+        if whole {
+            if files != 1 {
+                return Err(wrong_mode("the archive holds several files; use \"any\""));
+            }
+            return place(&only_file(&unpacked).map_err(store)?, &self.destination);
+        }
+        merge(&unpacked, &self.destination)
+    }
+}
+
+/// Where an artifact is.
+#[derive(Debug)]
+enum Location {
+    Web(Url),
+    File(PathBuf),
+}
+
+impl Location {
+    /// Takes `archive`, `checksum` and `filename` out of the query; the other options go into it.
+    fn parse(
+        source: &str,
+        relative_to: &Path,
+        options: &mut BTreeMap<String, String>,
+    ) -> Result<Self, Reason> {
+        const OURS: [&str; 3] = ["archive", "checksum", "filename"];
+        if let Some((scheme, _)) = source.split_once("::") {
+            return Err(Reason::Scheme { scheme: scheme.to_owned() });
+        }
+        let mut url = match Url::parse(source) {
+            Err(url::ParseError::RelativeUrlWithoutBase) => {
+                let directory = std::path::absolute(relative_to).unwrap_or_default();
+                let base =
+                    Url::from_directory_path(directory).or(Err(url::ParseError::RelativeUrlWithoutBase));
+                base.and_then(|base| base.join(source))
+            }
+            other => other,
+        }
+        .map_err(|source| Reason::Url { source })?;
+        let query: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+        let (ours, mut others): (Vec<_>, Vec<_>) =
+            query.into_iter().partition(|(key, _)| OURS.contains(&key.as_str()));
+        for (key, value) in ours {
+            options.entry(key).or_insert(value);
+        }
+        others.extend(
+            options
+                .iter()
+                .filter(|(key, _)| !OURS.contains(&key.as_str()))
+                .map(|(k, v)| (k.clone(), v.clone())),
+        );
+        url.set_query(None);
+        if !others.is_empty() {
+            url.query_pairs_mut().extend_pairs(others);
+        }
+        match url.scheme() {
+            "http" | "https" => Ok(Self::Web(url)),
+            "file" => url
+                .to_file_path()
+                .map(Self::File)
+                .map_err(|()| Reason::Scheme { scheme: "file with a host".to_owned() }),
+            other => Err(Reason::Scheme { scheme: other.to_owned() }),
+        }
+    }
+
+    fn path(&self) -> &str {
+        match self {
+            Self::Web(url) => url.path(),
+            Self::File(path) => path.to_str().unwrap_or_default(),
+        }
+    }
+
+    fn file_name(&self) -> &str {
+        self.path().rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The content, and whether it is executable where it is.
+    fn open(&self, headers: &BTreeMap<String, String>) -> Result<(Box<dyn Read>, bool), Reason> {
+        match self {
+            Self::File(path) => {
+                let stored = |source| Reason::Store { path: path.clone(), source };
+                let metadata = fs::metadata(path).map_err(stored)?;
+                if !metadata.is_file() {
+                    return Err(Reason::NotAFile { path: path.clone() });
+                }
+                let executable = metadata.permissions().mode() & 0o111 != 0;
+                Ok((Box::new(File::open(path).map_err(stored)?), executable))
+            }
+            Self::Web(url) => {
+                let config =
+                    ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
+                let mut request = config.build().new_agent().get(url.as_str());
+                for (name, value) in headers {
+                    request = request.header(name, value);
+                }
+                let answer = request.call().map_err(|source| Reason::Http { source: Box::new(source) })?;
+                if !answer.status().is_success() {
+                    return Err(Reason::Status { status: answer.status().to_string() });
+                }
+                Ok((Box::new(answer.into_body().into_reader()), false))
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Checksum {
+    kind: &'static str,
+    expected: String,
+}
+
+impl Checksum {
+    /// `sha256:<hex>`, or the digits alone, whose number tells the kind.
+    fn parse(text: &str) -> Result<Self, Reason> {
+        let wrong =
+            |reason: &str| Reason::ChecksumKind { checksum: text.to_owned(), reason: reason.to_owned() };
+        let (kind, digits) = match text.split_once(':') {
+            Some((kind, digits)) => (kind, digits),
+            None => match text.len() {
+                32 => ("md5", text),
+                40 => ("sha1", text),
+                64 => ("sha256", text),
+                128 => ("sha512", text),
+                _ => return Err(wrong("its number of digits tells no kind")),
+            },
+        };
+        let (kind, length) = match kind {
+            "sha256" => ("sha256", 64),
+            "sha512" => ("sha512", 128),
+            "md5" | "sha1" => return Err(wrong(&format!("{kind} can be forged"))),
+            "file" => return Err(wrong("a file of checksums is not fetched at the desk")),
+            _ => return Err(wrong("its kind is not known")),
+        };
+        if digits.len() != length || hex::decode(digits).is_err() {
+            return Err(wrong(&format!("{length} hexadecimal digits are required")));
+        }
+        Ok(Self { kind, expected: digits.to_lowercase() })
+    }
+}
+
+/// Copies and, on the way, computes the checksum.
+fn copy(
+    reader: &mut dyn Read,
+    file: &mut File,
+    checksum: Option<&Checksum>,
+    wanted: &Weak<()>,
+) -> Result<Option<String>, CopyError> {
+    let (mut small, mut large) = (Sha256::new(), Sha512::new());
+    let mut buffer = vec![0; 64 * 1024];
+    let mut total: u64 = 0;
+    while wanted.strong_count() > 0 {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(CopyError::Read(error)),
+        };
+        total += count as u64;
+        if total > MOST_BYTES {
+            return Err(CopyError::TooLarge);
+        }
+        let chunk = buffer.get(..count).unwrap_or_default();
+        match checksum.map(|checksum| checksum.kind) {
+            Some("sha256") => small.update(chunk),
+            Some(_) => large.update(chunk),
+            None => {}
+        }
+        file.write_all(chunk).map_err(CopyError::Write)?;
+    }
+    Ok(checksum.map(|checksum| match checksum.kind {
+        "sha256" => hex::encode(small.finalize()),
+        _ => hex::encode(large.finalize()),
+    }))
+}
+
+enum CopyError {
+    Read(io::Error),
+    Write(io::Error),
+    TooLarge,
+}
+
+/// Moves a file to its place.
+fn place(from: &Path, to: &Path) -> Result<(), Reason> {
+    let store = |source| Reason::Store { path: to.to_owned(), source };
+    directories(to.parent().unwrap_or(Path::new("/"))).map_err(store)?;
+    fs::rename(from, to).map_err(store)
+}
+
+/// Moves a directory's content into another, which may have content of its own; later files win.
+fn merge(from: &Path, to: &Path) -> Result<(), Reason> {
+    let store = |source| Reason::Store { path: to.to_owned(), source };
+    directories(to).map_err(store)?;
+    for entry in fs::read_dir(from).map_err(store)? {
+        let entry = entry.map_err(store)?;
+        let target = to.join(entry.file_name());
+        let both_directories = entry.file_type().map_err(store)?.is_dir()
+            && fs::symlink_metadata(&target).is_ok_and(|metadata| metadata.is_dir());
+        if both_directories {
+            merge(&entry.path(), &target)?;
+        } else {
+            fs::rename(entry.path(), &target).map_err(store)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes missing directories with mode 0755, whatever the umask says.
+fn directories(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
+    for path in missing.into_iter().rev() {
+        fs::create_dir(path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// The one file of an unpacked archive, however deep.
+fn only_file(directory: &Path) -> io::Result<PathBuf> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            return Ok(entry.path());
+        }
+        if let Ok(found) = only_file(&entry.path()) {
+            return Ok(found);
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::NotFound))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Serves the same answer until the test ends; the requests' heads are dropped.
+    fn server(status: &'static str, body: Vec<u8>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut head = [0; 4096];
+                let _ = stream.read(&mut head);
+                let head = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+            }
+        });
+        format!("http://{address}")
+    }
+
+    fn gzipped_tar() -> Vec<u8> {
+        let encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut builder = tar::Builder::new(encoder);
+        let mut header = tar::Header::new_gnu();
+        header.set_size(2);
+        header.set_mode(0o755);
+        builder.append_data(&mut header, "bin/run", &b"hi"[..]).unwrap();
+        builder.into_inner().unwrap().finish().unwrap()
+    }
+
+    struct Desk {
+        directory: tempfile::TempDir,
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            fs::create_dir(directory.path().join("local")).unwrap();
+            Self { directory }
+        }
+
+        fn fetch(&self, source: &str) -> Fetch {
+            Fetch {
+                source: source.to_owned(),
+                destination: self.directory.path().join("local"),
+                relative_to: self.directory.path().to_owned(),
+                mode: "any".to_owned(),
+                options: BTreeMap::new(),
+                headers: BTreeMap::new(),
+            }
+        }
+
+        fn read(&self, path: &str) -> String {
+            fs::read_to_string(self.directory.path().join(path)).unwrap()
+        }
+
+        fn mode(&self, path: &str) -> u32 {
+            fs::metadata(self.directory.path().join(path)).unwrap().permissions().mode() & 0o7777
+        }
+
+        /// What lies in `local`, hidden files too.
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.directory.path().join("local")).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        }
+    }
+
+    fn option(fetch: Fetch, key: &str, value: &str) -> Fetch {
+        let mut fetch = fetch;
+        fetch.options.insert(key.to_owned(), value.to_owned());
+        fetch
+    }
+
+    #[tokio::test]
+    async fn a_file_lands_in_the_destination_by_its_name() {
+        let desk = Desk::new();
+        let url = server("200 OK", b"wasm".to_vec());
+        desk.fetch(&format!("{url}/a/x.wasm?v=1")).run().await.unwrap();
+        assert_eq!(desk.read("local/x.wasm"), "wasm");
+        assert_eq!(desk.mode("local/x.wasm"), 0o644);
+        assert_eq!(desk.names(), ["x.wasm"]);
+    }
+
+    #[tokio::test]
+    async fn in_mode_file_the_destination_is_the_file() {
+        let desk = Desk::new();
+        let url = server("200 OK", b"wasm".to_vec());
+        let mut fetch = desk.fetch(&format!("{url}/x.wasm"));
+        fetch.mode = "file".to_owned();
+        assert!(matches!(fetch.clone().run().await.unwrap_err().source, Reason::Mode { .. }));
+        fetch.destination.push("deep/y.wasm");
+        fetch.run().await.unwrap();
+        assert_eq!(desk.read("local/deep/y.wasm"), "wasm");
+    }
+
+    #[tokio::test]
+    async fn an_archive_is_unpacked_beside_what_is_there() {
+        let desk = Desk::new();
+        fs::create_dir(desk.directory.path().join("local/bin")).unwrap();
+        fs::write(desk.directory.path().join("local/bin/other"), "x").unwrap();
+        let url = server("200 OK", gzipped_tar());
+        desk.fetch(&format!("{url}/x.tar.gz")).run().await.unwrap();
+        assert_eq!(desk.read("local/bin/run"), "hi");
+        assert_eq!(desk.mode("local/bin/run"), 0o755);
+        assert_eq!(desk.read("local/bin/other"), "x");
+        assert_eq!(desk.names(), ["bin"]);
+    }
+
+    #[tokio::test]
+    async fn archive_may_be_named_or_switched_off() {
+        let desk = Desk::new();
+        let url = server("200 OK", gzipped_tar());
+        desk.fetch(&format!("{url}/download?archive=tgz")).run().await.unwrap();
+        assert_eq!(desk.read("local/bin/run"), "hi");
+        option(desk.fetch(&format!("{url}/x.tar.gz")), "archive", "false").run().await.unwrap();
+        assert!(desk.names().contains(&"x.tar.gz".to_owned()));
+        let error = option(desk.fetch(&url), "archive", "rar").run().await.unwrap_err();
+        assert!(error.source.to_string().contains("`rar`"));
+    }
+
+    #[tokio::test]
+    async fn one_compressed_file_needs_mode_file() {
+        let desk = Desk::new();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(b"hi").unwrap();
+        let url = server("200 OK", encoder.finish().unwrap());
+        let mut fetch = desk.fetch(&format!("{url}/run.gz"));
+        assert!(fetch.clone().run().await.unwrap_err().source.to_string().contains("use \"file\""));
+        fetch.mode = "file".to_owned();
+        fetch.destination.push("run");
+        fetch.run().await.unwrap();
+        assert_eq!(desk.read("local/run"), "hi");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_checksum_leaves_nothing() {
+        let desk = Desk::new();
+        let url = server("200 OK", gzipped_tar());
+        let wrong = format!("sha256:{}", "0".repeat(64));
+        let error =
+            option(desk.fetch(&format!("{url}/x.tar.gz")), "checksum", &wrong).run().await.unwrap_err();
+        assert!(error.to_string().contains("/x.tar.gz"), "{error}");
+        assert!(error.source.to_string().contains("expected sha256:000"), "{}", error.source);
+        assert!(desk.names().is_empty());
+        let right = format!("sha512:{}", hex::encode(Sha512::digest(gzipped_tar())));
+        option(desk.fetch(&format!("{url}/x.tar.gz")), "checksum", &right).run().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn weak_checksums_are_refused_by_name() {
+        let desk = Desk::new();
+        for checksum in
+            ["md5:d41d8cd98f00b204e9800998ecf8427e", "d41d8cd98f00b204e9800998ecf8427e", "crc:1", "sha256:12"]
+        {
+            let error =
+                option(desk.fetch("http://127.0.0.1:1/x"), "checksum", checksum).run().await.unwrap_err();
+            assert!(matches!(error.source, Reason::ChecksumKind { .. }), "{checksum}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_servers_refusal_is_told() {
+        let desk = Desk::new();
+        let url = server("404 Not Found", Vec::new());
+        let error = desk.fetch(&format!("{url}/x")).run().await.unwrap_err();
+        assert!(error.source.to_string().contains("404 Not Found"), "{}", error.source);
+        assert!(desk.names().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_path_of_this_machine_is_a_source_too() {
+        let desk = Desk::new();
+        let file = desk.directory.path().join("run.sh");
+        fs::write(&file, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        for source in ["run.sh".to_owned(), format!("file://{}", file.display()), file.display().to_string()]
+        {
+            desk.fetch(&source).run().await.unwrap();
+            assert_eq!(desk.mode("local/run.sh"), 0o755);
+            fs::remove_file(desk.directory.path().join("local/run.sh")).unwrap();
+        }
+        let error = desk.fetch("local").run().await.unwrap_err();
+        assert!(matches!(error.source, Reason::NotAFile { .. }));
+    }
+
+    #[tokio::test]
+    async fn other_sources_are_refused_by_name() {
+        let desk = Desk::new();
+        for (source, scheme) in
+            [("git::https://example.org/x", "git"), ("s3://bucket/x", "s3"), ("ftp://x/y", "ftp")]
+        {
+            let error = desk.fetch(source).run().await.unwrap_err();
+            assert!(
+                matches!(error.source, Reason::Scheme { scheme: ref found } if found == scheme),
+                "{source}"
+            );
+        }
+    }
+}

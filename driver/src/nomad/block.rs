@@ -1,0 +1,346 @@
+//! Reads one block of a job file: takes the keys it is asked for, and at the end accounts for every key that nobody
+//! asked for. Each error says the block and its line.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hcl::edit::Span;
+use hcl::edit::structure::{Attribute, Block as Written, Body, Structure};
+use hcl::{Expression, Map, Value};
+
+use super::expression::{self, Scope};
+use super::types::Type;
+
+/// What is wrong in a job file, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is not HCL.
+    #[error("read the job file")]
+    Parse {
+        /// The parser's drawing of the place.
+        source: hcl::edit::parser::Error,
+    },
+    /// Nomad knows it and this machine alone cannot honour it.
+    #[error("{place}: `{key}` is not possible at the desk: {advice}")]
+    NotHere {
+        /// Such as `task "web" (line 12)`.
+        place: String,
+        /// The block or attribute, such as `template`.
+        key: String,
+        /// What to do instead.
+        advice: String,
+    },
+    /// Nomad does not know it either.
+    #[error("{place}: `{key}` is not known in a Nomad job; check its spelling and its place")]
+    Unknown {
+        /// Such as `task "web" (line 12)`.
+        place: String,
+        /// Such as `comand`.
+        key: String,
+    },
+    /// A key without which the block means nothing.
+    #[error("{place}: `{key}` is required")]
+    Missing {
+        /// Such as `task "web" (line 12)`.
+        place: String,
+        /// Such as `driver`.
+        key: String,
+    },
+    /// A value of the wrong type or out of range.
+    #[error("{place}: `{key}`: {reason}")]
+    Value {
+        /// Such as `task "web" (line 12)`.
+        place: String,
+        /// Such as `kill_timeout`.
+        key: String,
+        /// Such as `a duration such as "30s" is required`.
+        reason: String,
+    },
+    /// An expression that has no value.
+    #[error("{place}: `{key}`")]
+    Expression {
+        /// Such as `task "web" (line 12)`.
+        place: String,
+        /// Such as `args`.
+        key: String,
+        /// What was wrong with it.
+        source: expression::Error,
+    },
+}
+
+/// One block of a job file, with what has not been asked for yet.
+#[derive(Debug)]
+pub(super) struct Block<'a> {
+    /// Such as `task "web" (line 12)`.
+    pub(super) place: String,
+    /// The labels, such as `["web"]`.
+    pub(super) labels: Vec<String>,
+    text: &'a str,
+    attributes: BTreeMap<&'a str, &'a Attribute>,
+    blocks: Vec<&'a Written>,
+}
+
+impl<'a> Block<'a> {
+    /// The whole file as a block.
+    pub(super) fn file(text: &'a str, body: &'a Body) -> Self {
+        Self::new("the job file".to_owned(), Vec::new(), text, body)
+    }
+
+    fn new(place: String, labels: Vec<String>, text: &'a str, body: &'a Body) -> Self {
+        let mut block = Self { place, labels, text, attributes: BTreeMap::new(), blocks: Vec::new() };
+        for structure in body {
+            match structure {
+                Structure::Attribute(attribute) => {
+                    block.attributes.insert(attribute.key.as_str(), attribute);
+                }
+                Structure::Block(inner) => block.blocks.push(inner),
+            }
+        }
+        block
+    }
+
+    /// The one label that this block must have.
+    pub(super) fn label(&self) -> Result<&str, Error> {
+        match self.labels.as_slice() {
+            [label] if !label.is_empty() => Ok(label),
+            _ => Err(self.wrong("label", "exactly one name in quotes is required")),
+        }
+    }
+
+    /// All blocks of that name, in their order.
+    pub(super) fn blocks(&mut self, name: &str) -> Vec<Block<'a>> {
+        let (taken, left) =
+            std::mem::take(&mut self.blocks).into_iter().partition(|block| block.ident.as_str() == name);
+        self.blocks = left;
+        let taken: Vec<&'a Written> = taken;
+        taken.into_iter().map(|block| self.inner(block)).collect()
+    }
+
+    /// The block of that name, if there is one; two are an error.
+    pub(super) fn block(&mut self, name: &str) -> Result<Option<Block<'a>>, Error> {
+        let mut blocks = self.blocks(name);
+        match blocks.len() {
+            0 | 1 => Ok(blocks.pop()),
+            _ => Err(self.wrong(name, "only one such block is allowed")),
+        }
+    }
+
+    fn inner(&self, written: &'a Written) -> Block<'a> {
+        let labels: Vec<String> = written.labels.iter().map(|label| label.as_str().to_owned()).collect();
+        let named = labels.iter().map(|label| format!(" {label:?}"));
+        let line = written.span().map(|span| format!(" (line {})", self.line(span.start)));
+        let place = [written.ident.to_string()].into_iter().chain(named).chain(line).collect();
+        Block::new(place, labels, self.text, &written.body)
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        self.text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+    }
+
+    /// The expression of an attribute, not evaluated.
+    pub(super) fn expression(&mut self, key: &str) -> Option<Expression> {
+        self.attributes.remove(key).map(|attribute| Expression::from(attribute.value.clone()))
+    }
+
+    /// All attributes that are left, not evaluated.
+    pub(super) fn expressions(&mut self) -> Vec<(String, Expression)> {
+        let left = std::mem::take(&mut self.attributes);
+        left.into_iter().map(|(key, attribute)| (key.to_owned(), attribute.value.clone().into())).collect()
+    }
+
+    /// The value of an attribute; null is like leaving it out.
+    pub(super) fn value(&mut self, key: &str, scope: &Scope) -> Result<Option<Value>, Error> {
+        let Some(expression) = self.expression(key) else {
+            return Ok(None);
+        };
+        let value = scope.value(&expression);
+        let value = value.map_err(|source| self.expression_error(key, source))?;
+        Ok(Some(value).filter(|value| !value.is_null()))
+    }
+
+    /// A string.
+    pub(super) fn string(&mut self, key: &str, scope: &Scope) -> Result<Option<String>, Error> {
+        match self.converted(key, &Type::String, scope)? {
+            Some(Value::String(text)) => Ok(Some(text)),
+            _ => Ok(None),
+        }
+    }
+
+    /// A whole number.
+    pub(super) fn integer(&mut self, key: &str, scope: &Scope) -> Result<Option<i64>, Error> {
+        let Some(value) = self.converted(key, &Type::Number, scope)? else {
+            return Ok(None);
+        };
+        value.as_i64().map(Some).ok_or_else(|| self.wrong(key, "a whole number is required"))
+    }
+
+    /// True or false.
+    pub(super) fn bool(&mut self, key: &str, scope: &Scope) -> Result<Option<bool>, Error> {
+        Ok(self.converted(key, &Type::Bool, scope)?.and_then(|value| value.as_bool()))
+    }
+
+    /// A list of strings.
+    pub(super) fn strings(&mut self, key: &str, scope: &Scope) -> Result<Vec<String>, Error> {
+        let kind = Type::List(Box::new(Type::String));
+        let Some(Value::Array(list)) = self.converted(key, &kind, scope)? else {
+            return Ok(Vec::new());
+        };
+        Ok(list.into_iter().filter_map(|value| value.as_str().map(str::to_owned)).collect())
+    }
+
+    /// A duration as Go writes it, such as `"1m30s"`, or a number of nanoseconds.
+    pub(super) fn duration(&mut self, key: &str, scope: &Scope) -> Result<Option<Duration>, Error> {
+        let duration = match self.value(key, scope)? {
+            None => return Ok(None),
+            Some(Value::String(text)) => parse_duration(&text),
+            Some(other) => other.as_u64().map(Duration::from_nanos),
+        };
+        duration
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, "a duration such as \"30s\" or \"1m30s\" is required"))
+    }
+
+    /// A map of strings, written as a block or as an attribute.
+    pub(super) fn map(&mut self, key: &str, scope: &Scope) -> Result<BTreeMap<String, String>, Error> {
+        let mut values = Map::new();
+        if let Some(mut block) = self.block(key)? {
+            for (name, expression) in block.expressions() {
+                let value =
+                    scope.value(&expression).map_err(|source| block.expression_error(&name, source))?;
+                values.insert(name, value);
+            }
+            block.finish(&[], &[], &mut Vec::new())?;
+        }
+        match self.converted(key, &Type::Map(Box::new(Type::String)), scope)? {
+            Some(Value::Object(map)) if values.is_empty() => values = map,
+            Some(_) => return Err(self.wrong(key, "is given both as a block and as an attribute")),
+            None => {}
+        }
+        let kind = Type::String;
+        let entries = values.into_iter().filter_map(|(name, value)| match kind.convert(value) {
+            Ok(Value::String(text)) => Some(Ok((name, text))),
+            Ok(_) => None,
+            Err(reason) => Some(Err(self.wrong(&format!("{key}.{name}"), &reason))),
+        });
+        entries.collect()
+    }
+
+    /// A block of free form, evaluated as [`Scope::body`] does.
+    pub(super) fn free(&mut self, key: &str, scope: &Scope) -> Result<Map<String, Value>, Error> {
+        let mut found = self.blocks.iter().copied().filter(|block| block.ident.as_str() == key);
+        let (first, second) = (found.next(), found.next());
+        if second.is_some() {
+            return Err(self.wrong(key, "only one such block is allowed"));
+        }
+        let Some(written) = first else {
+            return Ok(Map::new());
+        };
+        self.blocks.retain(|block| block.ident.as_str() != key);
+        let place = self.inner(written).place;
+        scope.body(&hcl::Body::from(written.body.clone())).map_err(|source| Error::Expression {
+            place: self.place.clone(),
+            key: place,
+            source,
+        })
+    }
+
+    fn converted(&mut self, key: &str, kind: &Type, scope: &Scope) -> Result<Option<Value>, Error> {
+        let Some(value) = self.value(key, scope)? else {
+            return Ok(None);
+        };
+        kind.convert(value).map(Some).map_err(|reason| self.wrong(key, &reason))
+    }
+
+    /// Accounts for what is left: `ignored` is noted, `refused` (with its advice) is an error, all else is unknown.
+    pub(super) fn finish(
+        self,
+        ignored: &[&str],
+        refused: &[(&str, &str)],
+        notes: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        let blocks = self.blocks.iter().map(|block| block.ident.as_str());
+        for key in self.attributes.keys().copied().chain(blocks) {
+            if let Some((_, advice)) = refused.iter().find(|(name, _)| *name == key) {
+                return Err(self.not_here(key, advice));
+            }
+            if !ignored.contains(&key) {
+                return Err(Error::Unknown { place: self.place.clone(), key: key.to_owned() });
+            }
+            if !notes.iter().any(|note| note == key) {
+                notes.push(key.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// The error for something that only an agent can do.
+    pub(super) fn not_here(&self, key: &str, advice: &str) -> Error {
+        Error::NotHere { place: self.place.clone(), key: key.to_owned(), advice: advice.to_owned() }
+    }
+
+    /// The error for a missing key.
+    pub(super) fn missing(&self, key: &str) -> Error {
+        Error::Missing { place: self.place.clone(), key: key.to_owned() }
+    }
+
+    /// The error for a value.
+    pub(super) fn wrong(&self, key: &str, reason: &str) -> Error {
+        Error::Value { place: self.place.clone(), key: key.to_owned(), reason: reason.to_owned() }
+    }
+
+    /// The error for an expression.
+    pub(super) fn expression_error(&self, key: &str, source: expression::Error) -> Error {
+        Error::Expression { place: self.place.clone(), key: key.to_owned(), source }
+    }
+}
+
+/// A duration as Go's `time.ParseDuration` reads it, without a sign: `300ms`, `1.5h`, `2h45m`, `0`.
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+        let number: f64 = rest.get(..digits)?.parse().ok()?;
+        rest = rest.get(digits..)?;
+        let end =
+            rest.find(|character: char| character.is_ascii_digit() || character == '.').unwrap_or(rest.len());
+        let unit = match rest.get(..end)? {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        seconds += number * unit;
+        rest = rest.get(end..)?;
+    }
+    if text.is_empty() { None } else { Duration::try_from_secs_f64(seconds).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_in_go() {
+        let cases = [
+            ("5s", Some(5_000)),
+            ("1m30s", Some(90_000)),
+            ("1.5h", Some(5_400_000)),
+            ("300ms", Some(300)),
+            ("0", Some(0)),
+            ("", None),
+            ("5", None),
+            ("5x", None),
+            ("-1s", None),
+        ];
+        for (text, milliseconds) in cases {
+            assert_eq!(parse_duration(text), milliseconds.map(Duration::from_millis), "{text}");
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Evaluates HCL, in the two stages of a Nomad job.
+//!
+//! First the job file is evaluated by whoever submits it: `var.x`, `local.x` and functions get their values, and every
+//! name that is unknown then (`${NOMAD_PORT_http}`, `${attr.kernel.name}`) stays in the text as it was written. Later,
+//! before a task starts, Nomad's client evaluates what was left, now with the task's environment, and an unknown name
+//! is an error. Facts from Nomad v2.0.5: jobspec2/types.config.go, helper/pluginutils/hclutils/util.go.
+
+use std::collections::BTreeSet;
+
+use hcl::eval::{Context, Evaluate};
+use hcl::expr::{ObjectKey, Operation, TemplateExpr, Traversal, TraversalOperator, Variable};
+use hcl::structure::Structure;
+use hcl::template::{Directive, Element, Template};
+use hcl::{Expression, Identifier, Map, Value};
+
+use super::functions;
+
+/// Why an expression has no value.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is not HCL.
+    #[error("read the expression `{text}`")]
+    Parse {
+        /// What was written.
+        text: String,
+        /// Where the parser stumbled.
+        source: Box<hcl::Error>,
+    },
+    /// A name that nothing defines.
+    #[error("there is no variable named `{name}`; write `$${{{name}}}` for the text itself")]
+    UnknownVariable {
+        /// Such as `env.HOMEE`.
+        name: String,
+    },
+    /// A function that Nomad has and we have not, or that nobody has.
+    #[error(
+        "the function `{name}` is not available at the desk (available: {known}); \
+         write its result instead, or submit the job to a Nomad agent",
+        known = functions::NAMES.join(", ")
+    )]
+    UnknownFunction {
+        /// Such as `bcrypt`.
+        name: String,
+    },
+    /// Everything else, such as a function that got a wrong argument.
+    #[error("evaluate the expression: {reason}")]
+    Evaluate {
+        /// The evaluator's reason, on one line.
+        reason: String,
+    },
+}
+
+/// What a name means that the scope does not define.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    /// It stays in the text, for the next stage.
+    StaysText,
+    /// It is a mistake.
+    IsAnError,
+}
+
+/// The names that an expression may use.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    variables: Map<String, Value>,
+    unknown: Unknown,
+}
+
+impl Scope {
+    /// The scope of a job file: `var` and `local` (both objects); all other names are left for the runtime.
+    pub fn of_job(variables: Map<String, Value>, locals: Map<String, Value>) -> Self {
+        let roots = [("var", variables), ("local", locals)];
+        Self {
+            variables: roots.into_iter().map(|(name, map)| (name.to_owned(), Value::Object(map))).collect(),
+            unknown: Unknown::StaysText,
+        }
+    }
+
+    /// The scope of a task's `config` just before it starts: names such as `NOMAD_TASK_DIR` or `attr.kernel.name`,
+    /// dots making objects, as [`super::taskenv::TaskEnv::scope`] builds it.
+    pub fn of_task(variables: Map<String, Value>) -> Self {
+        Self { variables, unknown: Unknown::IsAnError }
+    }
+
+    /// The scope of a plugin's own configuration: functions and no variables.
+    pub fn of_plugin() -> Self {
+        Self::of_task(Map::new())
+    }
+
+    /// The value of an expression.
+    pub fn value(&self, expression: &Expression) -> Result<Value, Error> {
+        let mut expression = expression.clone();
+        let mut bound: BTreeSet<String> = self.variables.keys().cloned().collect();
+        self.resolve(&mut expression, &mut bound)?;
+        let mut context = Context::new();
+        for (name, value) in &self.variables {
+            // A name that is no identifier, such as `a/b`, is reachable as `env["a/b"]` only.
+            if let Ok(name) = Identifier::new(name.clone()) {
+                context.declare_var(name, value.clone());
+            }
+        }
+        functions::declare(&mut context);
+        expression
+            .evaluate(&context)
+            .map_err(|error| Error::Evaluate { reason: one_line(&error.to_string()) })
+    }
+
+    /// The value of a string that may hold `${…}`, as in HCL's JSON syntax: one interpolation and nothing around it
+    /// keeps the type of its value.
+    pub fn text(&self, text: &str) -> Result<Value, Error> {
+        if !text.contains("${") && !text.contains("%{") {
+            return Ok(Value::String(text.to_owned()));
+        }
+        self.value(&Expression::from(TemplateExpr::from(text)))
+    }
+
+    /// A block's content as Nomad keeps it: attributes with their values, blocks as lists of such maps, a label being
+    /// one more map around its block. Facts from Nomad v2.0.5, jobspec2/parse_map.go.
+    pub fn body(&self, body: &hcl::Body) -> Result<Map<String, Value>, Error> {
+        let mut map = Map::new();
+        for structure in body {
+            match structure {
+                Structure::Attribute(attribute) => {
+                    map.insert(attribute.key().to_owned(), self.value(attribute.expr())?);
+                }
+                Structure::Block(block) => {
+                    let mut value = Value::Object(self.body(block.body())?);
+                    for label in block.labels().iter().rev() {
+                        let labelled = Value::Array(vec![value]);
+                        value = Value::Object(Map::from_iter([(label.as_str().to_owned(), labelled)]));
+                    }
+                    let blocks =
+                        map.entry(block.identifier().to_owned()).or_insert_with(|| Value::Array(Vec::new()));
+                    if let Value::Array(blocks) = blocks {
+                        blocks.push(value);
+                    }
+                }
+            }
+        }
+        Ok(map)
+    }
+
+    /// Replaces what the evaluator cannot know: names of a later stage become text, functions are checked by name.
+    fn resolve(&self, expression: &mut Expression, bound: &mut BTreeSet<String>) -> Result<(), Error> {
+        match expression {
+            Expression::Variable(variable) if !bound.contains(variable.as_str()) => {
+                *expression = self.unknown(variable.to_string())?;
+            }
+            Expression::Traversal(traversal) => {
+                if let Expression::Variable(root) = &traversal.expr
+                    && !bound.contains(root.as_str())
+                {
+                    let name = written(traversal, root);
+                    *expression = self.unknown(name)?;
+                } else if let Some(name) = self.missing(traversal) {
+                    return Err(Error::UnknownVariable { name });
+                } else {
+                    self.resolve(&mut traversal.expr, bound)?;
+                    for operator in &mut traversal.operators {
+                        if let TraversalOperator::Index(index) = operator {
+                            self.resolve(index, bound)?;
+                        }
+                    }
+                }
+            }
+            Expression::Array(values) => {
+                for value in values {
+                    self.resolve(value, bound)?;
+                }
+            }
+            Expression::Object(object) => {
+                for (key, value) in std::mem::take(object) {
+                    let (mut key, mut value) = (key, value);
+                    if let ObjectKey::Expression(key) = &mut key {
+                        self.resolve_key(key, bound)?;
+                    }
+                    self.resolve(&mut value, bound)?;
+                    object.insert(key, value);
+                }
+            }
+            Expression::TemplateExpr(template) => {
+                let text = template.to_string();
+                let mut parsed = Template::from_expr(template)
+                    .map_err(|error| Error::Parse { text, source: Box::new(error) })?;
+                self.resolve_template(&mut parsed, bound)?;
+                **template = TemplateExpr::QuotedString(parsed.to_string());
+            }
+            Expression::FuncCall(call) => {
+                let name = call.name.name.as_str();
+                if call.name.is_namespaced() || !functions::NAMES.contains(&name) {
+                    return Err(Error::UnknownFunction { name: name.to_owned() });
+                }
+                for argument in &mut call.args {
+                    self.resolve(argument, bound)?;
+                }
+            }
+            Expression::Parenthesis(inner) => self.resolve(inner, bound)?,
+            Expression::Conditional(conditional) => {
+                self.resolve(&mut conditional.cond_expr, bound)?;
+                self.resolve(&mut conditional.true_expr, bound)?;
+                self.resolve(&mut conditional.false_expr, bound)?;
+            }
+            Expression::Operation(operation) => match &mut **operation {
+                Operation::Unary(unary) => self.resolve(&mut unary.expr, bound)?,
+                Operation::Binary(binary) => {
+                    self.resolve(&mut binary.lhs_expr, bound)?;
+                    self.resolve(&mut binary.rhs_expr, bound)?;
+                }
+            },
+            Expression::ForExpr(each) => {
+                self.resolve(&mut each.collection_expr, bound)?;
+                let mut inner = bound.clone();
+                inner.extend(each.key_var.iter().chain([&each.value_var]).map(ToString::to_string));
+                let parts = [each.key_expr.as_mut(), Some(&mut each.value_expr), each.cond_expr.as_mut()];
+                for part in parts.into_iter().flatten() {
+                    self.resolve(part, &mut inner)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A bare name as the key of an object is that name, never a variable.
+    fn resolve_key(&self, key: &mut Expression, bound: &mut BTreeSet<String>) -> Result<(), Error> {
+        if let Expression::Variable(name) = key {
+            *key = Expression::String(name.to_string());
+            return Ok(());
+        }
+        self.resolve(key, bound)
+    }
+
+    fn resolve_template(&self, template: &mut Template, bound: &mut BTreeSet<String>) -> Result<(), Error> {
+        for element in template.elements_mut() {
+            match element {
+                Element::Literal(_) => {}
+                Element::Interpolation(interpolation) => self.resolve(&mut interpolation.expr, bound)?,
+                Element::Directive(directive) => match &mut **directive {
+                    Directive::If(choice) => {
+                        self.resolve(&mut choice.cond_expr, bound)?;
+                        self.resolve_template(&mut choice.true_template, bound)?;
+                        if let Some(otherwise) = &mut choice.false_template {
+                            self.resolve_template(otherwise, bound)?;
+                        }
+                    }
+                    Directive::For(each) => {
+                        self.resolve(&mut each.collection_expr, bound)?;
+                        let mut inner = bound.clone();
+                        inner.extend(each.key_var.iter().chain([&each.value_var]).map(ToString::to_string));
+                        self.resolve_template(&mut each.template, &mut inner)?;
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, name: String) -> Result<Expression, Error> {
+        match self.unknown {
+            Unknown::StaysText => Ok(Expression::String(format!("${{{name}}}"))),
+            Unknown::IsAnError => Err(Error::UnknownVariable { name }),
+        }
+    }
+
+    /// The name of a key that its object does not have, such as `var.prot`; the evaluator would name the key alone.
+    fn missing(&self, traversal: &Traversal) -> Option<String> {
+        let Expression::Variable(root) = &traversal.expr else {
+            return None;
+        };
+        let mut value = self.variables.get(root.as_str())?;
+        for operator in &traversal.operators {
+            let key = match operator {
+                TraversalOperator::GetAttr(key) => key.as_str(),
+                TraversalOperator::Index(Expression::String(key)) => key,
+                _ => return None,
+            };
+            let Value::Object(object) = value else { return None };
+            match object.get(key) {
+                Some(inner) => value = inner,
+                None => return Some(written(traversal, root)),
+            }
+        }
+        None
+    }
+}
+
+/// A traversal as it was written, such as `attr.kernel.name` or `env["PATH"]`.
+fn written(traversal: &Traversal, root: &Variable) -> String {
+    hcl::format::to_string(traversal).map_or_else(|_| root.to_string(), |text| text.trim_end().to_owned())
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> Scope {
+        let variables =
+            Map::from_iter([("port".to_owned(), Value::from(8080)), ("name".to_owned(), "web".into())]);
+        Scope::of_job(variables, Map::new())
+    }
+
+    fn value(scope: &Scope, text: &str) -> Result<Value, Error> {
+        let body = hcl::parse(&format!("x = {text}\n")).unwrap();
+        scope.body(&body).map(|mut map| map.swap_remove("x").unwrap())
+    }
+
+    #[test]
+    fn variables_of_the_job_get_their_values() {
+        assert_eq!(value(&job(), "var.port + 1").unwrap(), Value::from(8081));
+        assert_eq!(value(&job(), r#""${var.name}:${var.port}""#).unwrap(), Value::from("web:8080"));
+        assert_eq!(value(&job(), r#""${var.port}""#).unwrap(), Value::from(8080));
+    }
+
+    #[test]
+    fn names_of_the_runtime_stay_text() {
+        for text in
+            ["${NOMAD_PORT_http}", "${attr.kernel.name}", "a ${env[\"PATH\"]} b", "${meta.x}-${NOMAD_DC}"]
+        {
+            let quoted = format!("\"{text}\"");
+            assert_eq!(value(&job(), &quoted).unwrap(), Value::from(text), "{text}");
+        }
+        assert_eq!(value(&job(), "NOMAD_DC").unwrap(), Value::from("${NOMAD_DC}"));
+        assert_eq!(value(&job(), r#""${var.name} ${NOMAD_DC}""#).unwrap(), Value::from("web ${NOMAD_DC}"));
+    }
+
+    #[test]
+    fn an_escaped_interpolation_loses_its_escape_once() {
+        assert_eq!(value(&job(), r#""a $${HOME} b""#).unwrap(), Value::from("a ${HOME} b"));
+        assert_eq!(value(&job(), r#""$${HOME} ${var.name}""#).unwrap(), Value::from("${HOME} web"));
+        assert_eq!(Scope::of_plugin().text("a $${HOME}").unwrap(), Value::from("a ${HOME}"));
+    }
+
+    #[test]
+    fn quotes_and_line_ends_survive() {
+        assert_eq!(
+            value(&job(), r#""say \"hi\"\n\t${var.name} \\ ${NOMAD_DC}""#).unwrap(),
+            Value::from("say \"hi\"\n\tweb \\ ${NOMAD_DC}")
+        );
+        let heredoc = "<<EOF\necho \"$HOME\" ${var.name}\n  done\nEOF";
+        assert_eq!(value(&job(), heredoc).unwrap(), Value::from("echo \"$HOME\" web\n  done\n"));
+        let indented = "<<-EOF\n    echo ${NOMAD_DC}\n      done\n    EOF";
+        assert_eq!(value(&job(), indented).unwrap(), Value::from("echo ${NOMAD_DC}\n  done\n"));
+    }
+
+    #[test]
+    fn loops_bind_their_variables() {
+        let text = r#"[for p in [1, 2] : "${p}-${var.name}-${NOMAD_DC}"]"#;
+        let expected = vec!["1-web-${NOMAD_DC}", "2-web-${NOMAD_DC}"];
+        assert_eq!(value(&job(), text).unwrap(), Value::from_iter(expected));
+        assert_eq!(
+            value(&job(), r#""%{ for p in ["a", "b"] }${p};%{ endfor }""#).unwrap(),
+            Value::from("a;b;")
+        );
+        assert_eq!(value(&job(), r#"{ a = 1, "b" = 2 }"#).unwrap(), hcl::value!({ a = 1, b = 2 }));
+    }
+
+    #[test]
+    fn an_unknown_variable_of_the_job_is_named() {
+        let error = value(&job(), "var.prot").unwrap_err().to_string();
+        assert!(error.contains("`var.prot`"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_function_is_refused_by_name() {
+        let error = value(&job(), r#"bcrypt("x")"#).unwrap_err().to_string();
+        assert!(error.contains("`bcrypt`") && error.contains("jsonencode"), "{error}");
+    }
+
+    #[test]
+    fn a_task_knows_its_environment_and_nothing_else() {
+        let scope = Scope::of_task(Map::from_iter([
+            ("PORT".to_owned(), Value::from("80")),
+            ("attr".to_owned(), hcl::value!({ kernel = { name = "linux" } })),
+            ("env".to_owned(), hcl::value!({ "a.b" = "c" })),
+        ]));
+        assert_eq!(scope.text("p=${PORT}").unwrap(), Value::from("p=80"));
+        assert_eq!(scope.text("${attr.kernel.name} ${env[\"a.b\"]}").unwrap(), Value::from("linux c"));
+        assert!(
+            matches!(scope.text("${HOME}").unwrap_err(), Error::UnknownVariable { name } if name == "HOME")
+        );
+    }
+
+    #[test]
+    fn blocks_become_lists_of_maps_and_labels_maps_around_them() {
+        let body = hcl::parse("a = 1\nlabels {\n x = \"y\"\n}\nvolume \"v\" {\n path = \"/p\"\n}\n").unwrap();
+        let expected = hcl::value!({ a = 1, labels = [{ x = "y" }], volume = [{ v = [{ path = "/p" }] }] });
+        assert_eq!(Value::Object(job().body(&body).unwrap()), expected);
+    }
+}

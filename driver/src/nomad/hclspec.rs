@@ -1,0 +1,533 @@
+//! Decodes a configuration by the schema that a plugin publishes, into the MessagePack that Nomad would send.
+//!
+//! The way is Nomad's: the block is a tree of plain values whose strings may hold `${…}`; each schema piece takes what
+//! it knows, converts it as go-cty does (`"2"` is a number where one is wanted, a scalar is never a list), and puts
+//! nil where nothing was given; a key that no piece knows is an error. Facts from Nomad v2.0.5,
+//! helper/pluginutils/hclspecutils/dec.go and helper/pluginutils/hclutils/util.go.
+
+use std::collections::BTreeSet;
+
+use hcl::{Map, Value};
+use proto::hclspec::spec::Block as Piece;
+use proto::hclspec::{Block, BlockAttrs, BlockList, BlockMap, Spec};
+
+use super::expression::{self, Scope};
+use super::types::{Type, described, parse_expression};
+
+/// Why a configuration does not fit its schema. The first two name what the person wrote, the others the schema.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key that the schema does not know, almost always a typing error.
+    #[error("unknown key `{key}`; known here: {known}")]
+    UnknownKey {
+        /// Such as `comand`.
+        key: String,
+        /// All keys of that place, such as `args, command`.
+        known: String,
+    },
+    /// A required key is not given.
+    #[error("`{key}` is required")]
+    Missing {
+        /// Such as `command`.
+        key: String,
+    },
+    /// A value of the wrong type, or a block too many.
+    #[error("`{key}`: {reason}")]
+    Value {
+        /// Such as `args`.
+        key: String,
+        /// Such as `a list is required, not a string`.
+        reason: String,
+    },
+    /// A `${…}` that cannot be evaluated.
+    #[error("`{key}`")]
+    Expression {
+        /// The key whose value it is.
+        key: String,
+        /// What was wrong with it.
+        source: expression::Error,
+    },
+    /// The plugin's schema is wrong; a bug of the plugin.
+    #[error("the plugin's schema is wrong: {reason}; report this to the driver's authors")]
+    Schema {
+        /// Such as ``an attribute without a name``.
+        reason: String,
+    },
+    /// MessagePack could not be written.
+    #[error("encode the configuration as MessagePack")]
+    Encode {
+        /// The writer's reason.
+        source: rmpv::encode::Error,
+    },
+}
+
+/// Decodes `config` by `spec` and encodes the result as MessagePack: a map with every key of the schema.
+///
+/// `config` is what [`Scope::body`] makes of a block; its strings are evaluated in `scope`.
+pub fn decode(spec: &Spec, config: &Map<String, Value>, scope: &Scope) -> Result<Vec<u8>, Error> {
+    let value = Decoder { scope }.body(spec, config)?;
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, &message_pack(value)).map_err(|source| Error::Encode { source })?;
+    Ok(bytes)
+}
+
+struct Decoder<'a> {
+    scope: &'a Scope,
+}
+
+impl Decoder<'_> {
+    /// One block's content: refuses unknown keys, then decodes.
+    fn body(&self, spec: &Spec, config: &Map<String, Value>) -> Result<Value, Error> {
+        let mut known = BTreeSet::new();
+        names(spec, "", &mut known);
+        // The name that JSON has for a comment.
+        if let Some(key) = config.keys().find(|key| !known.contains(key.as_str()) && *key != "//") {
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Error::UnknownKey { key: key.clone(), known });
+        }
+        self.piece(spec, "", config)
+    }
+
+    fn piece(&self, spec: &Spec, implied: &str, config: &Map<String, Value>) -> Result<Value, Error> {
+        match piece(spec)? {
+            Piece::Object(object) => {
+                let mut result = Map::new();
+                let mut attributes: Vec<_> = object.attributes.iter().collect();
+                attributes.sort_by_key(|(key, _)| key.as_str());
+                for (key, child) in attributes {
+                    result.insert(key.clone(), self.piece(child, key, config)?);
+                }
+                Ok(Value::Object(result))
+            }
+            Piece::Array(array) => array.values.iter().map(|child| self.piece(child, "", config)).collect(),
+            Piece::Attr(attr) => {
+                let name = name_of(&attr.name, implied)?;
+                let kind = Type::parse(&attr.r#type).map_err(|reason| Error::Schema { reason })?;
+                match config.get(name) {
+                    None if attr.required => Err(Error::Missing { key: name.to_owned() }),
+                    None => Ok(Value::Null),
+                    Some(given) => {
+                        let value = self.evaluated(name, given)?;
+                        kind.convert(value).map_err(|reason| Error::Value { key: name.to_owned(), reason })
+                    }
+                }
+            }
+            Piece::BlockValue(block) => self.block(block, implied, config),
+            Piece::BlockAttrs(attrs) => self.block_attrs(attrs, implied, config),
+            Piece::BlockList(list) => self.block_list(list, implied, config),
+            Piece::BlockSet(set) => {
+                let list = BlockList {
+                    name: set.name.clone(),
+                    min_items: set.min_items,
+                    max_items: set.max_items,
+                    nested: set.nested.clone(),
+                };
+                self.block_list(&list, implied, config)
+            }
+            Piece::BlockMap(map) => self.block_map(map, implied, config),
+            Piece::Default(default) => match self.piece(nested(default.primary.as_deref())?, "", config)? {
+                Value::Null => self.piece(nested(default.default.as_deref())?, "", config),
+                given => Ok(given),
+            },
+            Piece::Literal(literal) => {
+                let expression =
+                    parse_expression(&literal.value).map_err(|reason| Error::Schema { reason })?;
+                Scope::of_plugin().value(&expression).map_err(|error| schema(&error.to_string()))
+            }
+        }
+    }
+
+    fn block(&self, block: &Block, implied: &str, config: &Map<String, Value>) -> Result<Value, Error> {
+        let name = name_of(&block.name, implied)?;
+        match blocks(name, config)?.as_slice() {
+            [] if block.required => Err(Error::Missing { key: name.to_owned() }),
+            [] => Ok(Value::Null),
+            [one] => self.within(name, nested(block.nested.as_deref())?, one),
+            _ => Err(Error::Value {
+                key: name.to_owned(),
+                reason: "only one such block is allowed".to_owned(),
+            }),
+        }
+    }
+
+    fn block_attrs(
+        &self,
+        attrs: &BlockAttrs,
+        implied: &str,
+        config: &Map<String, Value>,
+    ) -> Result<Value, Error> {
+        let name = name_of(&attrs.name, implied)?;
+        let kind = Type::parse(&attrs.r#type).map_err(|reason| Error::Schema { reason })?;
+        match blocks(name, config)?.as_slice() {
+            [] if attrs.required => Err(Error::Missing { key: name.to_owned() }),
+            [] => Ok(Value::Null),
+            [one] => {
+                let mut result = Map::new();
+                for (key, given) in *one {
+                    let value = self.evaluated(key, given)?;
+                    let value = kind
+                        .convert(value)
+                        .map_err(|reason| Error::Value { key: format!("{name}.{key}"), reason })?;
+                    result.insert(key.clone(), value);
+                }
+                Ok(Value::Object(result))
+            }
+            _ => Err(Error::Value {
+                key: name.to_owned(),
+                reason: "only one such block is allowed".to_owned(),
+            }),
+        }
+    }
+
+    fn block_list(
+        &self,
+        list: &BlockList,
+        implied: &str,
+        config: &Map<String, Value>,
+    ) -> Result<Value, Error> {
+        let name = name_of(&list.name, implied)?;
+        let given = blocks(name, config)?;
+        let count = given.len() as u64;
+        let bounds = |reason: String| Err(Error::Value { key: name.to_owned(), reason });
+        if count < list.min_items {
+            return bounds(format!("at least {} such blocks are required", list.min_items));
+        }
+        if list.max_items != 0 && count > list.max_items {
+            return bounds(format!("no more than {} such blocks are allowed", list.max_items));
+        }
+        let spec = nested(list.nested.as_deref())?;
+        given.into_iter().map(|block| self.within(name, spec, block)).collect()
+    }
+
+    fn block_map(&self, map: &BlockMap, implied: &str, config: &Map<String, Value>) -> Result<Value, Error> {
+        let name = name_of(&map.name, implied)?;
+        if map.labels.is_empty() {
+            return Err(schema("a block map without labels"));
+        }
+        let spec = nested(map.nested.as_deref())?;
+        let mut result = Map::new();
+        for block in blocks(name, config)? {
+            self.labelled(name, map.labels.len(), spec, block, &mut result)?;
+        }
+        Ok(Value::Object(result))
+    }
+
+    /// One level of labels; the innermost holds the block itself.
+    fn labelled(
+        &self,
+        name: &str,
+        levels: usize,
+        spec: &Spec,
+        block: &Map<String, Value>,
+        result: &mut Map<String, Value>,
+    ) -> Result<(), Error> {
+        for label in block.keys() {
+            for inner in blocks(label, block)? {
+                if levels > 1 {
+                    let entry = result.entry(label.clone()).or_insert_with(|| Value::Object(Map::new()));
+                    if let Value::Object(entry) = entry {
+                        self.labelled(name, levels - 1, spec, inner, entry)?;
+                    }
+                } else if result.insert(label.clone(), self.within(name, spec, inner)?).is_some() {
+                    let reason = format!("the label `{label}` is used twice");
+                    return Err(Error::Value { key: name.to_owned(), reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A nested block; an error inside says in which.
+    fn within(&self, name: &str, spec: &Spec, block: &Map<String, Value>) -> Result<Value, Error> {
+        let inside = |key: String| format!("{name}.{key}");
+        self.body(spec, block).map_err(|error| match error {
+            Error::UnknownKey { key, known } => Error::UnknownKey { key: inside(key), known },
+            Error::Missing { key } => Error::Missing { key: inside(key) },
+            Error::Value { key, reason } => Error::Value { key: inside(key), reason },
+            Error::Expression { key, source } => Error::Expression { key: inside(key), source },
+            other => other,
+        })
+    }
+
+    /// The value with every string in it evaluated, keys too.
+    fn evaluated(&self, key: &str, value: &Value) -> Result<Value, Error> {
+        let text = |text: &str| {
+            self.scope.text(text).map_err(|source| Error::Expression { key: key.to_owned(), source })
+        };
+        match value {
+            Value::String(string) => text(string),
+            Value::Array(list) => list.iter().map(|value| self.evaluated(key, value)).collect(),
+            Value::Object(map) => {
+                let mut result = Map::new();
+                for (name, value) in map {
+                    let name = match text(name)? {
+                        Value::String(name) => name,
+                        other => other.to_string(),
+                    };
+                    result.insert(name, self.evaluated(key, value)?);
+                }
+                Ok(Value::Object(result))
+            }
+            other => Ok(other.clone()),
+        }
+    }
+}
+
+fn piece(spec: &Spec) -> Result<&Piece, Error> {
+    spec.block.as_ref().ok_or_else(|| schema("an empty piece"))
+}
+
+fn nested(spec: Option<&Spec>) -> Result<&Spec, Error> {
+    spec.ok_or_else(|| schema("a block or default without its content"))
+}
+
+fn name_of<'a>(given: &'a str, implied: &'a str) -> Result<&'a str, Error> {
+    match if given.is_empty() { implied } else { given } {
+        "" => Err(schema("a piece without a name")),
+        name => Ok(name),
+    }
+}
+
+fn schema(reason: &str) -> Error {
+    Error::Schema { reason: reason.to_owned() }
+}
+
+/// The keys that a body of this schema may have.
+fn names<'a>(spec: &'a Spec, implied: &'a str, known: &mut BTreeSet<&'a str>) {
+    let mut add = |name: &'a str| {
+        known.insert(if name.is_empty() { implied } else { name });
+    };
+    match &spec.block {
+        Some(Piece::Object(object)) => {
+            for (key, child) in &object.attributes {
+                names(child, key, known);
+            }
+        }
+        Some(Piece::Array(array)) => {
+            for child in &array.values {
+                names(child, "", known);
+            }
+        }
+        Some(Piece::Default(default)) => {
+            for child in [&default.primary, &default.default].into_iter().flatten() {
+                names(child, "", known);
+            }
+        }
+        Some(Piece::Attr(attr)) => add(&attr.name),
+        Some(Piece::BlockValue(block)) => add(&block.name),
+        Some(Piece::BlockAttrs(attrs)) => add(&attrs.name),
+        Some(Piece::BlockList(list)) => add(&list.name),
+        Some(Piece::BlockSet(set)) => add(&set.name),
+        Some(Piece::BlockMap(map)) => add(&map.name),
+        Some(Piece::Literal(_)) | None => {}
+    }
+}
+
+/// The blocks of one name: an object is one block, a list of objects several.
+fn blocks<'a>(name: &str, config: &'a Map<String, Value>) -> Result<Vec<&'a Map<String, Value>>, Error> {
+    let wrong = |value: &Value| {
+        let reason = format!("a block is required, not {}", described(value));
+        Error::Value { key: name.to_owned(), reason }
+    };
+    match config.get(name) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Object(one)) => Ok(vec![one]),
+        Some(Value::Array(list)) => {
+            list.iter().map(|value| value.as_object().ok_or_else(|| wrong(value))).collect()
+        }
+        Some(other) => Err(wrong(other)),
+    }
+}
+
+fn message_pack(value: Value) -> rmpv::Value {
+    match value {
+        Value::Null => rmpv::Value::Nil,
+        Value::Bool(bool) => rmpv::Value::from(bool),
+        Value::String(text) => rmpv::Value::from(text),
+        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(whole), _, _) => rmpv::Value::from(whole),
+            (_, Some(whole), _) => rmpv::Value::from(whole),
+            (_, _, Some(fraction)) => decimal(fraction),
+            _ => rmpv::Value::Nil,
+        },
+        Value::Array(list) => rmpv::Value::Array(list.into_iter().map(message_pack).collect()),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.into_iter().collect();
+            entries.sort_by(|left, right| left.0.cmp(&right.0));
+            let entries =
+                entries.into_iter().map(|(key, value)| (rmpv::Value::from(key), message_pack(value)));
+            rmpv::Value::Map(entries.collect())
+        }
+    }
+}
+
+/// go-cty calculates with decimals: one that binary floating point can only come near to travels as its digits.
+fn decimal(number: f64) -> rmpv::Value {
+    let digits = format!("{number}");
+    // No double has more decimals than this.
+    let exact = format!("{number:.1074}");
+    if exact.trim_end_matches('0').trim_end_matches('.') != digits {
+        return rmpv::Value::from(digits);
+    }
+    digits.parse::<i64>().map_or_else(|_| rmpv::Value::from(number), rmpv::Value::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::hclspec::{Attr, BlockSet, Default, Literal, Object};
+
+    use super::*;
+
+    fn spec(piece: Piece) -> Spec {
+        Spec { block: Some(piece) }
+    }
+
+    fn attr(kind: &str) -> Spec {
+        spec(Piece::Attr(Attr { name: String::new(), r#type: kind.to_owned(), required: false }))
+    }
+
+    fn object<const N: usize>(attributes: [(&str, Spec); N]) -> Spec {
+        let attributes = attributes.into_iter().map(|(key, spec)| (key.to_owned(), spec)).collect();
+        spec(Piece::Object(Object { attributes }))
+    }
+
+    fn decoded(spec: &Spec, text: &str) -> Result<rmpv::Value, Error> {
+        let config = Scope::of_plugin().body(&hcl::parse(text).unwrap()).unwrap();
+        let bytes = decode(spec, &config, &Scope::of_plugin())?;
+        Ok(rmpv::decode::read_value(&mut bytes.as_slice()).unwrap())
+    }
+
+    fn json(spec: &Spec, text: &str) -> String {
+        decoded(spec, text).unwrap().to_string()
+    }
+
+    #[test]
+    fn every_key_of_the_schema_is_present() {
+        let spec = object([("command", attr("string")), ("args", attr("list(string)"))]);
+        assert_eq!(json(&spec, ""), r#"{"args": nil, "command": nil}"#);
+        assert_eq!(json(&spec, "args = [\"a\", 2]\n"), r#"{"args": ["a", "2"], "command": nil}"#);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_known_ones() {
+        let spec = object([("command", attr("string")), ("args", attr("list(string)"))]);
+        let error = decoded(&spec, "comand = \"x\"\n").unwrap_err().to_string();
+        assert_eq!(error, "unknown key `comand`; known here: args, command");
+    }
+
+    #[test]
+    fn a_required_key_is_named() {
+        let required = Attr { name: "command".to_owned(), r#type: "string".to_owned(), required: true };
+        let spec = object([("command", spec(Piece::Attr(required)))]);
+        assert_eq!(decoded(&spec, "").unwrap_err().to_string(), "`command` is required");
+    }
+
+    #[test]
+    fn values_convert_as_in_go_cty() {
+        let cases = [
+            ("number", "\"2\"", "2"),
+            ("number", "0.5", "0.5"),
+            ("number", "0.1", "\"0.1\""),
+            ("number", "2.0", "2"),
+            ("string", "5", "\"5\""),
+            ("string", "true", "\"true\""),
+            ("bool", "\"true\"", "true"),
+            ("any", "[1, \"a\"]", "[1, \"a\"]"),
+            ("set(string)", "[\"a\", \"a\"]", "[\"a\"]"),
+            ("map(number)", "{ b = \"1\", a = 2 }", "{\"a\": 2, \"b\": 1}"),
+            ("object({ a = string, b = number })", "{ a = 1, b = 2, c = 3 }", "{\"a\": \"1\", \"b\": 2}"),
+            ("tuple([string, number])", "[1, 2]", "[\"1\", 2]"),
+            ("list(map(string))", "[{ a = 1 }]", "[{\"a\": \"1\"}]"),
+            ("string", "null", "nil"),
+        ];
+        for (kind, given, expected) in cases {
+            let spec = object([("x", attr(kind))]);
+            assert_eq!(
+                json(&spec, &format!("x = {given}\n")),
+                format!("{{\"x\": {expected}}}"),
+                "{kind} {given}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_scalar_is_never_a_list() {
+        let spec = object([("args", attr("list(string)"))]);
+        let error = decoded(&spec, "args = \"x\"\n").unwrap_err().to_string();
+        assert_eq!(error, "`args`: a list is required, not the string \"x\"");
+    }
+
+    #[test]
+    fn a_block_may_stand_for_a_list_of_maps() {
+        let spec = object([("labels", attr("list(map(string))"))]);
+        assert_eq!(json(&spec, "labels {\n a = 1\n}\n"), r#"{"labels": [{"a": "1"}]}"#);
+        assert_eq!(
+            json(&spec, "labels {\n a = 1\n}\nlabels {\n b = 2\n}\n"),
+            r#"{"labels": [{"a": "1"}, {"b": "2"}]}"#
+        );
+    }
+
+    #[test]
+    fn blocks_follow_their_schema() {
+        let inner = || Some(Box::new(object([("path", attr("string"))])));
+        let spec = object([
+            ("one", spec(Piece::BlockValue(Box::new(Block { nested: inner(), ..Block::default() })))),
+            (
+                "many",
+                spec(Piece::BlockList(Box::new(BlockList {
+                    nested: inner(),
+                    max_items: 2,
+                    ..BlockList::default()
+                }))),
+            ),
+            ("set", spec(Piece::BlockSet(Box::new(BlockSet { nested: inner(), ..BlockSet::default() })))),
+            (
+                "free",
+                spec(Piece::BlockAttrs(BlockAttrs { r#type: "string".to_owned(), ..BlockAttrs::default() })),
+            ),
+            (
+                "named",
+                spec(Piece::BlockMap(Box::new(BlockMap {
+                    labels: vec!["name".to_owned()],
+                    nested: inner(),
+                    ..BlockMap::default()
+                }))),
+            ),
+        ]);
+        assert_eq!(json(&spec, ""), r#"{"free": nil, "many": [], "named": {}, "one": nil, "set": []}"#);
+        let text = "one {\n path = \"/a\"\n}\nmany {}\nmany {\n path = \"/b\"\n}\nfree {\n k = 1\n}\nnamed \"n\" {}\n";
+        assert_eq!(
+            json(&spec, text),
+            r#"{"free": {"k": "1"}, "many": [{"path": nil}, {"path": "/b"}], "named": {"n": {"path": nil}}, "one": {"path": "/a"}, "set": []}"#
+        );
+        let error = decoded(&spec, "many {\n pth = 1\n}\n").unwrap_err().to_string();
+        assert_eq!(error, "unknown key `many.pth`; known here: path");
+        assert!(decoded(&spec, "many {}\nmany {}\nmany {}\n").is_err());
+        assert!(decoded(&spec, "one {}\none {}\n").is_err());
+    }
+
+    #[test]
+    fn a_default_stands_in_for_null() {
+        let primary = spec(Piece::Attr(Attr {
+            name: "driver".to_owned(),
+            r#type: "string".to_owned(),
+            required: false,
+        }));
+        let literal = spec(Piece::Literal(Literal { value: "\"nomad\"".to_owned() }));
+        let default = Default { primary: Some(Box::new(primary)), default: Some(Box::new(literal)) };
+        let spec = object([("driver", spec(Piece::Default(Box::new(default))))]);
+        assert_eq!(json(&spec, ""), r#"{"driver": "nomad"}"#);
+        assert_eq!(json(&spec, "driver = \"journald\"\n"), r#"{"driver": "journald"}"#);
+    }
+
+    #[test]
+    fn strings_are_evaluated_with_the_tasks_environment() {
+        let spec = object([("args", attr("list(string)"))]);
+        let config =
+            Map::from_iter([("args".to_owned(), hcl::value!(["-p", "${NOMAD_PORT_http}", "$${X}"]))]);
+        let scope = Scope::of_task(Map::from_iter([("NOMAD_PORT_http".to_owned(), Value::from("80"))]));
+        let bytes = decode(&spec, &config, &scope).unwrap();
+        let value = rmpv::decode::read_value(&mut bytes.as_slice()).unwrap();
+        assert_eq!(value.to_string(), r#"{"args": ["-p", "80", "${X}"]}"#);
+    }
+}

@@ -1,0 +1,739 @@
+//! Reads a Nomad job file (HCL2) into what the desk can run.
+//!
+//! A job means here what it means under Nomad, or it is refused: a block that needs servers, other nodes or other
+//! services is an error that names the block and its line. What merely tells Nomad *when* and *where* to run
+//! (`restart`, `update`, `constraint`, `service` …) changes nothing about how a task runs; it is accepted and listed in
+//! [`Job::ignored`]. Facts from Nomad v2.0.5, jobspec2/ and the API structures behind it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hcl::{Map, Value};
+
+use super::block::Block;
+pub use super::block::Error;
+use super::expression::Scope;
+use super::types::Type;
+
+/// A job, as it was said. Strings may still hold `${…}` for the runtime.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The label of the `job` block unless `id` says otherwise, such as `web`.
+    pub id: String,
+    /// The id unless `name` says otherwise.
+    pub name: String,
+    /// `service`, `batch`, `system` or `sysbatch`; at the desk they all run until their tasks end.
+    pub kind: String,
+    /// Such as `default`.
+    pub namespace: String,
+    /// Such as `global`.
+    pub region: String,
+    /// The first of the job's datacenters that names one, else `dc1`.
+    pub datacenter: String,
+    /// The job's `meta`.
+    pub meta: BTreeMap<String, String>,
+    /// At least one.
+    pub groups: Vec<Group>,
+    /// Names of blocks that were accepted and change nothing here, such as `restart`.
+    pub ignored: Vec<String>,
+}
+
+/// A group of tasks that share an allocation.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Such as `web`.
+    pub name: String,
+    /// The group's `meta`.
+    pub meta: BTreeMap<String, String>,
+    /// The ports of its `network` block.
+    pub ports: Vec<Port>,
+    /// The `dns` block of its network.
+    pub dns: Option<Dns>,
+    /// At least one.
+    pub tasks: Vec<Task>,
+}
+
+/// A port of a group's network, which is the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Such as `http`; part of `NOMAD_PORT_http`.
+    pub label: String,
+    /// The number to use, or none for a free one.
+    pub fixed: Option<u16>,
+    /// The number that the task sees, or none for the same.
+    pub to: Option<u16>,
+}
+
+/// Name resolution of a group's tasks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Such as `192.0.2.1`.
+    pub servers: Vec<String>,
+    /// Such as `example.org`.
+    pub searches: Vec<String>,
+    /// Such as `ndots:2`.
+    pub options: Vec<String>,
+}
+
+/// One task.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Such as `web`.
+    pub name: String,
+    /// Such as `systemd`.
+    pub driver: String,
+    /// Empty when the job gives none.
+    pub user: String,
+    /// The driver's own block, see [`Scope::body`].
+    pub config: Map<String, Value>,
+    /// The job's `env`.
+    pub env: BTreeMap<String, String>,
+    /// The task's `meta`.
+    pub meta: BTreeMap<String, String>,
+    /// What to fetch before the task starts.
+    pub artifacts: Vec<Artifact>,
+    /// What the task may use.
+    pub resources: Resources,
+    /// How long a stopped task may take; 5 s unless given.
+    pub kill_timeout: Duration,
+    /// Such as `SIGTERM`; empty for the driver's default.
+    pub kill_signal: String,
+    /// When it ends, the group's other tasks are stopped.
+    pub leader: bool,
+    /// `logs { disabled = true }`: its output goes nowhere.
+    pub logs_disabled: bool,
+}
+
+/// An `artifact` block.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Artifact {
+    /// A URL or a path.
+    pub source: String,
+    /// Relative to the task's directory; `local/` unless given.
+    pub destination: String,
+    /// `any`, `file` or `dir`.
+    pub mode: String,
+    /// Such as `checksum` and `archive`.
+    pub options: BTreeMap<String, String>,
+    /// Headers of the HTTP request.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// A task's `resources` with Nomad's defaults (api/resources.go).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    /// MHz; 100 unless given, not used when `cores` is.
+    pub cpu: i64,
+    /// Whole cores, or zero.
+    pub cores: u32,
+    /// MiB; 300 unless given.
+    pub memory: i64,
+    /// MiB; zero for `memory`, -1 for no ceiling.
+    pub memory_max: i64,
+}
+
+const AGENT: &str = "submit the job to a Nomad agent";
+
+/// Reads a job. `variables` are the values of `-var`, names to text.
+pub fn parse(text: &str, variables: &BTreeMap<String, String>) -> Result<Job, Error> {
+    let body = hcl::edit::parser::parse_body(text).map_err(|source| Error::Parse { source })?;
+    let mut file = Block::file(text, &body);
+    let variables = declared(&mut file, variables)?;
+    let locals = locals(&mut file, &variables)?;
+    let scope = Scope::of_job(variables, locals);
+    let Some(mut block) = file.block("job")? else {
+        return Err(file.missing("job"));
+    };
+    let mut ignored = Vec::new();
+    file.finish(&[], &[], &mut ignored)?;
+    job(&mut block, &scope, &mut ignored).and_then(|job| {
+        block.finish(
+            &[
+                "priority",
+                "all_at_once",
+                "update",
+                "reschedule",
+                "migrate",
+                "affinity",
+                "spread",
+                "node_pool",
+                "ui",
+                "version_tag",
+            ],
+            &[
+                ("periodic", "remove it to run the job once, or submit it to a Nomad agent"),
+                ("parameterized", "it needs a dispatch; submit the job to a Nomad agent"),
+                ("multiregion", AGENT),
+                ("vault", "it needs a Vault server; submit the job to a Nomad agent"),
+                ("consul", "it needs a Consul server; submit the job to a Nomad agent"),
+                ("secret", "it needs a secrets provider; submit the job to a Nomad agent"),
+            ],
+            &mut ignored,
+        )?;
+        Ok(Job { ignored, ..job })
+    })
+}
+
+/// The values of the `variable` blocks: what was given, converted, else the default.
+fn declared(file: &mut Block<'_>, given: &BTreeMap<String, String>) -> Result<Map<String, Value>, Error> {
+    let scope = Scope::of_plugin();
+    let mut values = Map::new();
+    for mut block in file.blocks("variable") {
+        let name = block.label()?.to_owned();
+        let kind = match block.expression("type") {
+            Some(expression) => Some(Type::of(&expression).map_err(|reason| block.wrong("type", &reason))?),
+            None => None,
+        };
+        let default = block.expression("default");
+        let value = match (given.get(&name), default) {
+            // Text is text; of every other type it is an expression, such as `["a", "b"]`.
+            (Some(text), _) if matches!(kind, None | Some(Type::String)) => Value::String(text.clone()),
+            (Some(text), _) => {
+                let parsed = hcl::edit::parser::parse_expr(text);
+                let parsed = parsed.map_err(|error| block.wrong(&name, error.message()))?;
+                scope.value(&parsed.into()).map_err(|source| block.expression_error(&name, source))?
+            }
+            (None, Some(default)) => {
+                scope.value(&default).map_err(|source| block.expression_error("default", source))?
+            }
+            (None, None) => {
+                let reason = format!("has no default; give it with `--var {name}=VALUE`");
+                return Err(block.wrong(&name, &reason));
+            }
+        };
+        let value = match kind {
+            Some(kind) => kind.convert(value).map_err(|reason| block.wrong(&name, &reason))?,
+            None => value,
+        };
+        values.insert(name, value);
+        block.finish(&["description", "validation", "sensitive"], &[], &mut Vec::new())?;
+    }
+    if let Some(name) = given.keys().find(|name| !values.contains_key(*name)) {
+        return Err(file.wrong(name, "is given with `--var`, but the job declares no such variable"));
+    }
+    Ok(values)
+}
+
+/// The values of the `locals` blocks, which may use each other in any order.
+fn locals(file: &mut Block<'_>, variables: &Map<String, Value>) -> Result<Map<String, Value>, Error> {
+    let mut waiting = Vec::new();
+    for mut block in file.blocks("locals") {
+        waiting.extend(block.expressions());
+        block.finish(&[], &[], &mut Vec::new())?;
+    }
+    let mut values = Map::new();
+    while !waiting.is_empty() {
+        let scope = Scope::of_job(variables.clone(), values.clone());
+        let (before, mut failure) = (waiting.len(), None);
+        waiting.retain(|(name, expression)| match scope.value(expression) {
+            Ok(value) => {
+                values.insert(name.clone(), value);
+                false
+            }
+            Err(error) => {
+                failure = Some((name.clone(), error));
+                true
+            }
+        });
+        if let (Some((name, source)), true) = (failure, before == waiting.len()) {
+            return Err(file.expression_error(&name, source));
+        }
+    }
+    Ok(values)
+}
+
+fn job(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Job, Error> {
+    let label = block.label()?.to_owned();
+    let id = block.string("id", scope)?.unwrap_or(label);
+    let kind = block.string("type", scope)?.unwrap_or_else(|| "service".to_owned());
+    if !["service", "batch", "system", "sysbatch"].contains(&kind.as_str()) {
+        return Err(block.wrong("type", &format!("`{kind}` is none of service, batch, system, sysbatch")));
+    }
+    let datacenters = block.strings("datacenters", scope)?;
+    let mut groups = Vec::new();
+    for mut inner in block.blocks("group") {
+        groups.push(group(&mut inner, scope, ignored)?);
+        inner.finish(
+            &[
+                "restart", "reschedule", "update", "migrate", "ephemeral_disk", "affinity", "spread", "disconnect",
+                "shutdown_delay", "stop_after_client_disconnect", "max_client_disconnect", "prevent_reschedule_on_lost",
+            ],
+            &[
+                ("volume", "the desk has no volumes; bind a directory in the driver's `config`, or submit the job to a \
+                  Nomad agent"),
+                ("vault", "it needs a Vault server; submit the job to a Nomad agent"),
+                ("consul", "it needs a Consul server; submit the job to a Nomad agent"),
+                ("secret", "it needs a secrets provider; submit the job to a Nomad agent"),
+                ("scaling", "the number of instances is always one here; remove it or submit the job to a Nomad agent"),
+            ],
+            ignored,
+        )?;
+    }
+    // A task straight in the job is a group of its own (jobspec2/parse_job.go).
+    for mut inner in block.blocks("task") {
+        let task = task(&mut inner, scope, ignored)?;
+        finish_task(inner, ignored)?;
+        let name = task.name.clone();
+        groups.push(Group { name, meta: BTreeMap::new(), ports: Vec::new(), dns: None, tasks: vec![task] });
+    }
+    if groups.is_empty() {
+        return Err(block.missing("group"));
+    }
+    for inner in block.blocks("constraint") {
+        constraint(inner, scope, groups.len(), ignored)?;
+    }
+    Ok(Job {
+        name: block.string("name", scope)?.unwrap_or_else(|| id.clone()),
+        id,
+        kind,
+        namespace: block.string("namespace", scope)?.unwrap_or_else(|| "default".to_owned()),
+        region: block.string("region", scope)?.unwrap_or_else(|| "global".to_owned()),
+        datacenter: datacenters
+            .into_iter()
+            .find(|name| !name.contains('*'))
+            .unwrap_or_else(|| "dc1".to_owned()),
+        meta: block.map("meta", scope)?,
+        groups,
+        ignored: Vec::new(),
+    })
+}
+
+/// A constraint chooses nodes and there is one; only one that keeps groups apart cannot be met.
+fn constraint(
+    mut block: Block<'_>,
+    scope: &Scope,
+    groups: usize,
+    ignored: &mut Vec<String>,
+) -> Result<(), Error> {
+    let apart = ["distinct_hosts", "distinct_property"];
+    let operator = block.string("operator", scope)?.unwrap_or_default();
+    let mut wanted = apart.contains(&operator.as_str());
+    for key in apart {
+        wanted |= block.value(key, scope)?.is_some_and(|value| value != Value::Bool(false));
+    }
+    if wanted && groups > 1 {
+        return Err(block.not_here("distinct_hosts", "the desk is one node; submit the job to a Nomad agent"));
+    }
+    let others = [
+        "attribute",
+        "value",
+        "version",
+        "semver",
+        "regexp",
+        "set_contains",
+        "set_contains_all",
+        "set_contains_any",
+        "is_set",
+        "is_not_set",
+        "attribute_is_set",
+        "attribute_is_not_set",
+    ];
+    block.finish(&others, &[], &mut Vec::new())?;
+    if !ignored.iter().any(|note| note == "constraint") {
+        ignored.push("constraint".to_owned());
+    }
+    Ok(())
+}
+
+/// A service is registered nowhere; one that needs a service mesh cannot work.
+fn service(mut block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error> {
+    for key in ["connect", "sidecar_task"] {
+        if block.block(key)?.is_some() {
+            return Err(
+                block.not_here(key, "it needs a Consul service mesh; submit the job to a Nomad agent")
+            );
+        }
+    }
+    if !ignored.iter().any(|note| note == "service") {
+        ignored.push("service".to_owned());
+    }
+    Ok(())
+}
+
+fn group(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Group, Error> {
+    let name = name(block)?;
+    match block.integer("count", scope)? {
+        None | Some(1) => {}
+        Some(count) => {
+            let advice = format!("one instance runs here, not {count}; set it to 1 or {AGENT}");
+            return Err(block.not_here("count", &advice));
+        }
+    }
+    let (mut ports, mut dns) = (Vec::new(), None);
+    if let Some(mut network) = block.block("network")? {
+        (ports, dns) = self::network(&mut network, scope)?;
+        network.finish(
+            &["mbits"],
+            &[
+                ("hostname", "the network is the host's; remove it or submit the job to a Nomad agent"),
+                ("cni", AGENT),
+                ("device", AGENT),
+                ("cidr", AGENT),
+            ],
+            ignored,
+        )?;
+    }
+    let mut tasks: Vec<Task> = Vec::new();
+    for mut inner in block.blocks("task") {
+        let task = task(&mut inner, scope, ignored)?;
+        if tasks.iter().any(|other| other.name == task.name) {
+            return Err(block.wrong("task", &format!("two tasks are named `{}`", task.name)));
+        }
+        tasks.push(task);
+        finish_task(inner, ignored)?;
+    }
+    if tasks.is_empty() {
+        return Err(block.missing("task"));
+    }
+    for inner in block.blocks("constraint") {
+        // Within one group of one instance nothing can be kept apart.
+        constraint(inner, scope, 1, ignored)?;
+    }
+    for inner in block.blocks("service") {
+        service(inner, ignored)?;
+    }
+    Ok(Group { name, meta: block.map("meta", scope)?, ports, dns, tasks })
+}
+
+fn network(block: &mut Block<'_>, scope: &Scope) -> Result<(Vec<Port>, Option<Dns>), Error> {
+    match block.string("mode", scope)?.as_deref() {
+        None | Some("" | "host") => {}
+        Some(mode) => {
+            let advice = format!("`{mode}` needs Nomad's network plugins; use \"host\" or {AGENT}");
+            return Err(block.not_here("mode", &advice));
+        }
+    }
+    let mut ports = Vec::new();
+    for mut port in block.blocks("port") {
+        let label = port.label()?.to_owned();
+        let mut number = |key: &str| match port.integer(key, scope)? {
+            // Minus one stands for the host's number, as when nothing is given.
+            None | Some(-1 | 0) => Ok(None),
+            Some(given) => match u16::try_from(given) {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(port.wrong(key, &format!("{given} is not a port number"))),
+            },
+        };
+        let (fixed, to) = (number("static")?, number("to")?);
+        ports.push(Port { label, fixed, to });
+        port.finish(&["ignore_collision"], &[("host_network", AGENT)], &mut Vec::new())?;
+    }
+    let mut dns = None;
+    if let Some(mut inner) = block.block("dns")? {
+        dns = Some(Dns {
+            servers: inner.strings("servers", scope)?,
+            searches: inner.strings("searches", scope)?,
+            options: inner.strings("options", scope)?,
+        });
+        inner.finish(&[], &[], &mut Vec::new())?;
+    }
+    Ok((ports, dns))
+}
+
+fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Task, Error> {
+    let name = name(block)?;
+    let driver = block.string("driver", scope)?.ok_or_else(|| block.missing("driver"))?;
+    let mut artifacts = Vec::new();
+    for mut inner in block.blocks("artifact") {
+        artifacts.push(artifact(&mut inner, scope)?);
+        inner.finish(&[], &[], ignored)?;
+    }
+    let mut logs_disabled = false;
+    if let Some(mut logs) = block.block("logs")? {
+        logs_disabled = logs.bool("disabled", scope)?.unwrap_or(false);
+        logs.finish(&["max_files", "max_file_size", "enabled"], &[], &mut Vec::new())?;
+    }
+    let resources = match block.block("resources")? {
+        Some(inner) => resources(inner, scope, ignored)?,
+        None => Resources { cpu: 100, cores: 0, memory: 300, memory_max: 0 },
+    };
+    for inner in block.blocks("service") {
+        service(inner, ignored)?;
+    }
+    for inner in block.blocks("constraint") {
+        constraint(inner, scope, 1, ignored)?;
+    }
+    Ok(Task {
+        name,
+        driver,
+        user: block.string("user", scope)?.unwrap_or_default(),
+        config: block.free("config", scope)?,
+        env: block.map("env", scope)?,
+        meta: block.map("meta", scope)?,
+        artifacts,
+        resources,
+        kill_timeout: block.duration("kill_timeout", scope)?.unwrap_or(Duration::from_secs(5)),
+        kill_signal: block.string("kill_signal", scope)?.unwrap_or_default(),
+        leader: block.bool("leader", scope)?.unwrap_or(false),
+        logs_disabled,
+    })
+}
+
+fn finish_task(block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error> {
+    block.finish(
+        &["restart", "affinity", "shutdown_delay"],
+        &[
+            (
+                "template",
+                "it needs Nomad's template engine; put the rendered text into `env` or fetch it as an \
+              `artifact`, or submit the job to a Nomad agent",
+            ),
+            ("vault", "it needs a Vault server; submit the job to a Nomad agent"),
+            ("consul", "it needs a Consul server; submit the job to a Nomad agent"),
+            ("secret", "it needs a secrets provider; submit the job to a Nomad agent"),
+            (
+                "volume_mount",
+                "the desk has no volumes; bind a directory in the driver's `config`, or submit the job to \
+              a Nomad agent",
+            ),
+            ("csi_plugin", AGENT),
+            ("dispatch_payload", "it needs a dispatch; submit the job to a Nomad agent"),
+            (
+                "lifecycle",
+                "all tasks start together here; try the tasks one by one, or submit the job to a Nomad agent",
+            ),
+            ("identity", "nobody here signs tokens; submit the job to a Nomad agent"),
+            ("scaling", AGENT),
+            ("schedule", AGENT),
+            ("kind", AGENT),
+        ],
+        ignored,
+    )
+}
+
+fn artifact(block: &mut Block<'_>, scope: &Scope) -> Result<Artifact, Error> {
+    for key in ["insecure", "chown"] {
+        if block.bool(key, scope)? == Some(true) {
+            return Err(block.not_here(key, "remove it or submit the job to a Nomad agent"));
+        }
+    }
+    let mode = block.string("mode", scope)?.unwrap_or_else(|| "any".to_owned());
+    if !["any", "file", "dir"].contains(&mode.as_str()) {
+        return Err(block.wrong("mode", &format!("`{mode}` is none of any, file, dir")));
+    }
+    Ok(Artifact {
+        source: block.string("source", scope)?.ok_or_else(|| block.missing("source"))?,
+        destination: block.string("destination", scope)?.unwrap_or_else(|| "local/".to_owned()),
+        mode,
+        options: block.map("options", scope)?,
+        headers: block.map("headers", scope)?,
+    })
+}
+
+fn resources(mut block: Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Resources, Error> {
+    let cores = block.integer("cores", scope)?.unwrap_or(0);
+    let cores = u32::try_from(cores).map_err(|_| block.wrong("cores", "a number of cores is required"))?;
+    let cpu = block.integer("cpu", scope)?;
+    if cores > 0 && cpu.is_some() {
+        return Err(block.wrong("cpu", "only one of `cpu` and `cores` may be given"));
+    }
+    let memory = block.integer("memory", scope)?.unwrap_or(300);
+    let memory_max = block.integer("memory_max", scope)?.unwrap_or(0);
+    if memory_max > 0 && memory_max < memory {
+        return Err(block.wrong("memory_max", "is less than `memory`"));
+    }
+    block.finish(
+        &["disk", "iops", "secrets", "numa"],
+        &[
+            ("network", "write the `network` block in the group, where Nomad wants it since 0.12"),
+            ("device", "it needs Nomad's device plugins; submit the job to a Nomad agent"),
+        ],
+        ignored,
+    )?;
+    Ok(Resources { cpu: cpu.unwrap_or(100), cores, memory, memory_max })
+}
+
+/// The label of a group or task, which becomes a directory's name.
+fn name(block: &Block<'_>) -> Result<String, Error> {
+    let name = block.label()?;
+    if name.contains(['/', '\\', '\0']) || name == "." || name == ".." {
+        return Err(block.wrong("label", "a name may not contain a slash, a backslash or a null"));
+    }
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOB: &str = r#"
+variable "greeting" {
+  type    = string
+  default = "hello"
+}
+
+variable "ports" {
+  type    = list(number)
+  default = [80]
+}
+
+locals {
+  sentence = "${local.start} ${var.greeting}"
+  start    = upper("well")
+}
+
+job "web" {
+  datacenters = ["*", "eu"]
+  type        = "batch"
+  meta { owner = "me" }
+
+  group "g" {
+    restart { attempts = 3 }
+    network {
+      port "http" {}
+      port "admin" {
+        static = 8080
+        to     = 80
+      }
+      dns { servers = ["192.0.2.1"] }
+    }
+
+    task "t" {
+      driver = "systemd"
+      user   = "alice"
+      config {
+        command = "sh"
+        args    = ["-c", "echo ${local.sentence} ${NOMAD_PORT_http} $${HOME}", var.ports[0]]
+        labels { a = "b" }
+      }
+      env {
+        X = "${attr.kernel.name}"
+        N = 5
+      }
+      artifact {
+        source = "http://example.org/x.tar.gz"
+        options { checksum = "sha256:00" }
+      }
+      resources {
+        cpu        = 500
+        memory     = 64
+        memory_max = 128
+      }
+      kill_timeout = "1m30s"
+      kill_signal  = "SIGTERM"
+      logs { disabled = true }
+    }
+  }
+}
+"#;
+
+    fn parsed(text: &str) -> Result<Job, Error> {
+        parse(text, &BTreeMap::new())
+    }
+
+    fn with_task(lines: &str) -> Result<Job, Error> {
+        parsed(&format!(
+            "job \"j\" {{\n group \"g\" {{\n  task \"t\" {{\n driver = \"systemd\"\n{lines}\n  }}\n }}\n}}\n"
+        ))
+    }
+
+    #[test]
+    fn a_job_is_read_with_its_defaults() {
+        let job = parsed(JOB).unwrap();
+        assert_eq!((job.id.as_str(), job.kind.as_str(), job.datacenter.as_str()), ("web", "batch", "eu"));
+        assert_eq!(job.ignored, ["restart"]);
+        let group = &job.groups[0];
+        assert_eq!(group.ports[0], Port { label: "http".to_owned(), fixed: None, to: None });
+        assert_eq!(group.ports[1], Port { label: "admin".to_owned(), fixed: Some(8080), to: Some(80) });
+        assert_eq!(group.dns.as_ref().unwrap().servers, ["192.0.2.1"]);
+        let task = &group.tasks[0];
+        assert_eq!((task.user.as_str(), task.kill_signal.as_str()), ("alice", "SIGTERM"));
+        assert_eq!(task.kill_timeout, Duration::from_secs(90));
+        assert!(task.logs_disabled);
+        assert_eq!(
+            task.env,
+            BTreeMap::from([
+                ("N".to_owned(), "5".to_owned()),
+                ("X".to_owned(), "${attr.kernel.name}".to_owned())
+            ])
+        );
+        assert_eq!(task.resources, Resources { cpu: 500, cores: 0, memory: 64, memory_max: 128 });
+        assert_eq!(task.artifacts[0].destination, "local/");
+        assert_eq!(task.artifacts[0].options["checksum"], "sha256:00");
+        let expected = hcl::value!({
+            command = "sh",
+            args = ["-c", "echo WELL hello ${NOMAD_PORT_http} ${HOME}", 80],
+            labels = [{ a = "b" }]
+        });
+        assert_eq!(Value::Object(task.config.clone()), expected);
+    }
+
+    #[test]
+    fn variables_given_on_the_command_line_win() {
+        let given = BTreeMap::from([
+            ("greeting".to_owned(), "good day".to_owned()),
+            ("ports".to_owned(), "[\"81\"]".to_owned()),
+        ]);
+        let job = parse(JOB, &given).unwrap();
+        let expected = hcl::value!(["-c", "echo WELL good day ${NOMAD_PORT_http} ${HOME}", 81]);
+        assert_eq!(job.groups[0].tasks[0].config["args"], expected);
+    }
+
+    #[test]
+    fn a_variable_without_a_value_or_a_declaration_is_named() {
+        let error = parsed("variable \"x\" {}\njob \"j\" {}\n").unwrap_err().to_string();
+        assert!(error.contains("`--var x=VALUE`"), "{error}");
+        let error = parse("job \"j\" {}\n", &BTreeMap::from([("y".to_owned(), String::new())])).unwrap_err();
+        assert!(error.to_string().contains("`y`"), "{error}");
+    }
+
+    #[test]
+    fn what_the_desk_cannot_honour_is_refused_with_its_line() {
+        let cases = [
+            "template {\n data = \"\"\n}",
+            "vault {}",
+            "volume_mount {\n volume = \"v\"\n}",
+            "lifecycle {\n hook = \"prestart\"\n}",
+            "identity {}",
+            "dispatch_payload {\n file = \"x\"\n}",
+            "service {\n connect {}\n}",
+            "resources {\n device \"gpu\" {}\n}",
+        ];
+        for lines in cases {
+            let error = with_task(lines).unwrap_err().to_string();
+            assert!(
+                error.contains("not possible at the desk") && error.contains("(line "),
+                "{lines}: {error}"
+            );
+        }
+        let error = with_task("template {}").unwrap_err().to_string();
+        assert!(error.starts_with("task \"t\" (line 3): `template`"), "{error}");
+    }
+
+    #[test]
+    fn groups_that_cannot_all_run_here_are_refused() {
+        for (inside, key) in [
+            ("count = 2", "`count`"),
+            ("network {\n mode = \"bridge\"\n}", "`mode`"),
+            ("volume \"v\" {}", "`volume`"),
+        ] {
+            let text = format!(
+                "job \"j\" {{\n group \"g\" {{\n{inside}\n task \"t\" {{\n driver = \"x\"\n }}\n }}\n}}\n"
+            );
+            let error = parsed(&text).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+        let group = |name: &str| format!("group \"{name}\" {{\n task \"t\" {{\n driver = \"x\"\n }}\n }}\n");
+        let text = format!("job \"j\" {{\n {}{} }}\n", group("a"), group("b"));
+        assert_eq!(parsed(&text).unwrap().groups.len(), 2);
+        let apart = text.replace("job \"j\" {", "job \"j\" {\n constraint {\n distinct_hosts = true\n }\n");
+        assert!(parsed(&apart).unwrap_err().to_string().contains("`distinct_hosts`"));
+        assert!(parsed("job \"j\" {\n periodic {\n cron = \"@daily\"\n }\n}\n").is_err());
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_place() {
+        let error = with_task("comand = \"x\"").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "task \"t\" (line 3): `comand` is not known in a Nomad job; check its spelling and its place"
+        );
+        assert!(parsed("jbo \"j\" {}\n").is_err());
+    }
+
+    #[test]
+    fn a_task_of_the_job_is_a_group_of_its_own() {
+        let job = parsed("job \"j\" {\n task \"t\" {\n driver = \"systemd\"\n }\n}\n").unwrap();
+        assert_eq!(job.groups[0].name, "t");
+    }
+}

@@ -1,0 +1,102 @@
+//! What a person at the desk sees: the tasks' output with the task's name before each line, and notes of our own.
+//!
+//! A task's stdout goes to our stdout and its stderr to ours, so that a pipe behind `run` gets what the task writes;
+//! notes go to stderr. A reader that has gone away is no reason to end the tasks: write errors are ignored.
+
+use std::io::{self, IsTerminal, Write};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::unix::pipe;
+
+/// Longer lines are broken, as a terminal would.
+const LONGEST_LINE: u64 = 64 * 1024;
+
+/// The foreground colours that names take in turn: cyan, green, magenta, yellow, blue.
+const COLOURS: [u8; 5] = [36, 32, 35, 33, 34];
+
+/// One of a task's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// How lines are written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terminal {
+    /// No names before the lines.
+    pub(super) plain: bool,
+    /// The width of the longest name.
+    pub(super) width: usize,
+}
+
+impl Terminal {
+    /// Writes one line of a task; `bytes` may end with a line end or not.
+    pub(super) fn line(&self, task: &Name, stream: Stream, bytes: &[u8]) {
+        match stream {
+            Stream::Stdout => self.write(&mut io::stdout().lock(), io::stdout().is_terminal(), task, bytes),
+            Stream::Stderr => self.write(&mut io::stderr().lock(), io::stderr().is_terminal(), task, bytes),
+        }
+    }
+
+    fn write(&self, to: &mut dyn Write, terminal: bool, task: &Name, bytes: &[u8]) {
+        let mut line = Vec::with_capacity(bytes.len() + 32);
+        if !self.plain {
+            let name = format!("{:width$} | ", task.name, width = self.width);
+            let coloured = terminal && std::env::var_os("NO_COLOR").is_none();
+            let text = if coloured { format!("\x1b[{}m{name}\x1b[0m", task.colour) } else { name };
+            line.extend_from_slice(text.as_bytes());
+        }
+        line.extend_from_slice(bytes);
+        if !bytes.ends_with(b"\n") {
+            line.push(b'\n');
+        }
+        let _ = to.write_all(&line).and_then(|()| to.flush());
+    }
+
+    /// Writes everything that comes through a pipe, until its end.
+    pub(super) async fn pump(self, reader: pipe::Receiver, task: Name, stream: Stream) {
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        while matches!((&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line).await, Ok(1..)) {
+            self.line(&task, stream, &line);
+            line.clear();
+        }
+    }
+}
+
+/// A note of our own.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A task's name with its colour.
+#[derive(Debug, Clone)]
+pub(super) struct Name {
+    name: String,
+    colour: u8,
+}
+
+impl Name {
+    /// The colour goes by the number of the task.
+    pub(super) fn new(name: &str, number: usize) -> Self {
+        Self { name: name.to_owned(), colour: COLOURS[number % COLOURS.len()] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_carry_the_name_of_their_task() {
+        let written = |plain, bytes: &[u8]| {
+            let mut to = Vec::new();
+            Terminal { plain, width: 4 }.write(&mut to, false, &Name::new("db", 0), bytes);
+            String::from_utf8(to).unwrap()
+        };
+        assert_eq!(written(false, b"ready\n"), "db   | ready\n");
+        assert_eq!(written(false, b"no end"), "db   | no end\n");
+        assert_eq!(written(true, b"ready\n"), "ready\n");
+    }
+}

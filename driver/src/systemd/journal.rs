@@ -1,0 +1,60 @@
+//! What systemd itself wrote of a start that failed.
+//!
+//! The bus says at which step it failed, not why; and before version 256 not even reliably whether it did: a program
+//! that ends at once with one of the statuses that stand for steps looks the same. The journal knows both.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::process::Command;
+
+use super::unit::{InvocationId, UnitName};
+
+/// The message of a process that could not be set up (systemd, `sd-messages.h`, `SD_MESSAGE_SPAWN_FAILED`).
+const SPAWN_FAILED: &str = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7";
+/// journald may be busy; a start that failed is in no hurry, but must be answered.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "MESSAGE")]
+    message: String,
+}
+
+/// What the journal says of a failed set-up of this run of the unit.
+///
+/// `Ok(None)`: the journal can be read, and the set-up did not fail. `Err`: the journal cannot be read.
+pub(super) async fn failed_step(unit: &UnitName, invocation: &InvocationId) -> Result<Option<String>, ()> {
+    // What was logged before this returns is there to be read.
+    journalctl(&["--sync"]).await?;
+    let (unit_field, invocation) = (format!("UNIT={unit}"), format!("INVOCATION_ID={}", invocation.0));
+    let matches = [SPAWN_FAILED, &unit_field, &invocation];
+    let line =
+        journalctl(&[&["--boot", "--output=json", "--reverse", "--lines=1"][..], &matches].concat()).await?;
+    if line.trim().is_empty() {
+        return Ok(None);
+    }
+    let Ok(Entry { message }) = serde_json::from_str(&line) else { return Err(()) };
+    // `<unit>: Failed at step EXEC spawning /x: No such file or directory`; the unit is named by whoever tells.
+    let said =
+        message.strip_prefix(unit.as_str()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&message);
+    Ok(Some(said.to_owned()))
+}
+
+async fn journalctl(args: &[&str]) -> Result<String, ()> {
+    let output = Command::new("journalctl")
+        .args(["--quiet", "--no-pager"])
+        .args(args)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(DEADLINE, output).await {
+        Ok(Ok(output)) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        _ => Err(()),
+    }
+}

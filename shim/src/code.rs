@@ -1,0 +1,129 @@
+//! Maps precompiled code into the process, so that it can run.
+//!
+//! All of it is mapped from the file, and untouched pages are never read; the tasks of one guest share them.
+#![expect(unsafe_code, reason = "precompiled code cannot be checked, and is mapped executable")]
+
+use crate::content::{Content, HEAD, Kind, recognise};
+use crate::engine;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use wasmtime::component::Component;
+use wasmtime::error::Context as _;
+use wasmtime::{CustomCodeMemory, Engine, Module, Result, bail, ensure};
+
+/// A guest that is ready to be linked, in its own engine.
+pub enum Code {
+    /// A core module.
+    Module(Module),
+    /// A component.
+    Component(Component),
+}
+
+/// Loads the artifact in `file`.
+///
+/// # Safety
+/// The file is native code and becomes a part of this process: it must have been made by a compiler that the user
+/// trusts, for the content that the user asked for, and nobody may change it in place as long as the process lives.
+///
+/// # Errors
+/// When it is no artifact, is truncated, or was made for another version, configuration or CPU.
+pub unsafe fn load(file: File) -> Result<Code> {
+    let mut head = [0; HEAD];
+    file.read_exact_at(&mut head, 0).context("read its header")?;
+    let Content::Precompiled(kind) = recognise(&head)? else {
+        bail!("it is not precompiled");
+    };
+
+    let mut config = engine::config()?;
+    config.with_custom_code_memory(Some(Arc::new(ExecutableFile::new(&file, &head)?)));
+    let engine = Engine::new(&config)?;
+    Ok(match kind {
+        // SAFETY: what this asks for is what our caller promised.
+        Kind::Module => Code::Module(unsafe { Module::deserialize_open_file(&engine, file)? }),
+        Kind::Component => {
+            // Only a path is accepted here, but it must lead to the file whose code `ExecutableFile` maps, even if the
+            // original path is replaced at this moment.
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            // SAFETY: as above.
+            Code::Component(unsafe { Component::deserialize_file(&engine, path)? })
+        }
+    })
+}
+
+/// Makes the code of one artifact executable where `MemoryDenyWriteExecute=` forbids to change writable memory to
+/// executable: by mapping the same part of the file once more, executable from the start.
+///
+/// This works because artifacts have no relocations: the code in the file is the code that runs.
+struct ExecutableFile {
+    file: File,
+    /// Where the code is in the file, in bytes; a multiple of the page size.
+    offset: u64,
+    /// How long it is, in bytes.
+    len: u64,
+}
+
+const PAGE: usize = 4096;
+
+impl ExecutableFile {
+    /// Looks for the one executable section. The numbers are those of a 64-bit ELF file, in this machine's byte order.
+    fn new(file: &File, head: &[u8; HEAD]) -> Result<Self> {
+        const SECTION: usize = 64;
+        const SHF_EXECINSTR: u64 = 4;
+
+        let table = word(head, 40);
+        let count = u64::from(u16::from_ne_bytes([head[60], head[61]]));
+        let size = file.metadata()?.len();
+        for index in 0..count {
+            let mut section = [0; SECTION];
+            let at = table.checked_add(index * SECTION as u64).context("its section table is damaged")?;
+            file.read_exact_at(&mut section, at).context("it is truncated")?;
+            let (flags, offset, len) = (word(&section, 8), word(&section, 24), word(&section, 32));
+            if flags & SHF_EXECINSTR != 0 {
+                ensure!(offset % PAGE as u64 == 0, "its code is not aligned to pages");
+                ensure!(offset.checked_add(len).is_some_and(|end| end <= size), "it is truncated");
+                return Ok(Self { file: file.try_clone()?, offset, len });
+            }
+        }
+        bail!("it contains no code")
+    }
+}
+
+/// The 64-bit number at `at`, which the caller keeps within the array.
+fn word(bytes: &[u8; 64], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_ne_bytes(word)
+}
+
+impl CustomCodeMemory for ExecutableFile {
+    fn required_alignment(&self) -> usize {
+        PAGE
+    }
+
+    fn publish_executable(&self, start: *const u8, len: usize) -> Result<()> {
+        ensure!(len as u64 == self.len, "its code has another length than its header says");
+        // SAFETY: wasmtime hands us the page-aligned range to which it mapped these bytes of this file, and from which
+        // nobody reads at the moment. The range stays mapped, with the same content, and is unmapped by its owner.
+        let mapped = unsafe {
+            libc::mmap(
+                start.cast_mut().cast(),
+                len,
+                libc::PROT_READ | libc::PROT_EXEC,
+                libc::MAP_PRIVATE | libc::MAP_FIXED,
+                self.file.as_raw_fd(),
+                self.offset.try_into()?,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error()).context("map its code as executable");
+        }
+        Ok(())
+    }
+
+    /// Called before the range is unmapped, which needs no preparation.
+    fn unpublish_executable(&self, _: *const u8, _: usize) -> Result<()> {
+        Ok(())
+    }
+}

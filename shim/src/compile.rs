@@ -1,0 +1,111 @@
+//! `wasm-shim-compile`: turns a WebAssembly module or component into native code for `wasm-shim`.
+//!
+//! It needs no privileges, no network and no files when it works from stdin to stdout, and is meant to be run so:
+//! compiling takes seconds and hundreds of megabytes for large components, and the input may be hostile.
+//!
+//! Exit codes: 0; 1 when the input is at fault, so that trying again is of no use; 2 for everything else (options,
+//! reading, writing). One line on stderr says which.
+#![forbid(unsafe_code)]
+
+use clap::Parser;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use wasm_shim::content::{Content, HEAD, Kind, recognise};
+use wasm_shim::{artifact, engine};
+use wasmtime::error::Context as _;
+use wasmtime::{Engine, Error, Result, bail, ensure, format_err};
+
+/// Compiles WebAssembly to native code for wasm-shim on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "wasm-shim-compile", version = engine::RELEASE)]
+struct Args {
+    /// The module or component; stdin if absent or `-`
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Where to write the native code, which appears complete or not at all; stdout if absent or `-`
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// What to call the input in messages (default: FILE)
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Print what the native code depends on, as a short key, and do nothing else: code of another key does not load
+    #[arg(long, conflicts_with_all = ["file", "output", "name"])]
+    engine_key: bool,
+}
+
+const BAD_INPUT: u8 = 1;
+const FAILED: u8 = 2;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = if args.engine_key { print_key() } else { compile(&args) };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(End { code, error }) => {
+            let causes: Vec<_> = error.chain().map(|cause| cause.to_string().replace('\n', " ")).collect();
+            let _ = writeln!(io::stderr(), "wasm-shim-compile: {}", causes.join(": "));
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why nothing was compiled, and the exit code for it.
+struct End {
+    code: u8,
+    error: Error,
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self { code: FAILED, error }
+    }
+}
+
+fn print_key() -> Result<(), End> {
+    let key = engine::key().context("configure the compiler")?;
+    Ok(writeln!(io::stdout(), "{key}").context("write the key")?)
+}
+
+fn compile(args: &Args) -> Result<(), End> {
+    let input = args.file.as_deref().filter(|path| *path != Path::new("-"));
+    let name = match (&args.name, input) {
+        (Some(name), _) => name.clone(),
+        (None, Some(path)) => path.display().to_string(),
+        (None, None) => "standard input".to_owned(),
+    };
+    let wasm = read(input).with_context(|| format!("read `{name}`"))?;
+    let engine =
+        engine::config().and_then(|config| Engine::new(&config)).context("configure the compiler")?;
+    let native = translate(&engine, &name, &wasm).map_err(|error| End { code: BAD_INPUT, error })?;
+    Ok(write(&native, args.output.as_deref().filter(|path| *path != Path::new("-")))?)
+}
+
+fn read(input: Option<&Path>) -> io::Result<Vec<u8>> {
+    let mut wasm = Vec::new();
+    match input {
+        Some(path) => File::open(path)?.read_to_end(&mut wasm)?,
+        None => io::stdin().read_to_end(&mut wasm)?,
+    };
+    Ok(wasm)
+}
+
+fn translate(engine: &Engine, name: &str, wasm: &[u8]) -> Result<Vec<u8>> {
+    let head = &wasm[..wasm.len().min(HEAD)];
+    match recognise(head).map_err(|verdict| format_err!("`{name}` {verdict}"))? {
+        Content::Wasm(Kind::Module) => engine.precompile_module(wasm),
+        Content::Wasm(Kind::Component) => engine.precompile_component(wasm),
+        Content::Precompiled(_) => bail!("`{name}` is compiled already"),
+    }
+    .with_context(|| format!("compile `{name}`"))
+}
+
+fn write(native: &[u8], output: Option<&Path>) -> Result<()> {
+    if let Some(path) = output {
+        return artifact::publish(native, path).with_context(|| format!("write `{}`", path.display()));
+    }
+    let mut stdout = io::stdout().lock();
+    ensure!(!stdout.is_terminal(), "native code is not for a terminal; give -o OUT");
+    stdout.write_all(native).and_then(|()| stdout.flush()).context("write to stdout")
+}

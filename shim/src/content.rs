@@ -1,0 +1,146 @@
+//! Tells what a file is by its first bytes. Never by its name.
+
+use wasmtime::{Result, bail};
+
+/// How many bytes [`recognise`] wants to see of a file that has so many.
+pub const HEAD: usize = 64;
+
+/// The two shapes of a WebAssembly program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A core module, for WASI 0.1 (`wasm32-wasip1`).
+    Module,
+    /// A component, for WASI 0.2 (`wasm32-wasip2`).
+    Component,
+}
+
+/// What the shim and its compiler can work with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// WebAssembly in binary form.
+    Wasm(Kind),
+    /// Native code made by `wasm-shim-compile` (or by another build of wasmtime; loading it tells).
+    Precompiled(Kind),
+}
+
+const MAGIC: &[u8] = b"\0asm";
+const MODULE: &[u8] = b"\0asm\x01\0\0\0";
+const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+const ELF: &[u8] = b"\x7fELF";
+/// `e_ident[EI_OSABI]` of wasmtime's artifacts.
+const OSABI_WASMTIME: u8 = 200;
+
+/// The verdict on a file that starts with `head`, its first [`HEAD`] bytes or all it has.
+///
+/// # Errors
+/// When it is anything else; the message completes "`x.wasm` ..." and says what the user can do.
+pub fn recognise(head: &[u8]) -> Result<Content> {
+    if head.starts_with(ELF) {
+        return elf(head);
+    }
+    if head.starts_with(MODULE) {
+        return Ok(Content::Wasm(Kind::Module));
+    }
+    if head.starts_with(COMPONENT) {
+        return Ok(Content::Wasm(Kind::Component));
+    }
+    if let Some(archive) = archive(head) {
+        bail!("is {archive}, not WebAssembly; unpack it first");
+    }
+    match head {
+        [] => bail!("is empty; was it built or downloaded completely?"),
+        _ if MAGIC.starts_with(head) || (head.starts_with(MAGIC) && head.len() < MODULE.len()) => {
+            bail!("is truncated after {} bytes; was it built or downloaded completely?", head.len())
+        }
+        [0, b'a', b's', b'm', a, b, c, d, ..] => {
+            bail!(
+                "has the unsupported wasm version {a:02x} {b:02x} {c:02x} {d:02x}; build it for wasm32-wasip1 or wasm32-wasip2"
+            )
+        }
+        [b'#', b'!', ..] => bail!("is a script, not WebAssembly"),
+        _ if is_text(head) => {
+            bail!("is WebAssembly text (or another text); translate it with `wat2wasm` first")
+        }
+        _ => {
+            let start: Vec<_> = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            bail!("is not WebAssembly: it starts with {}", start.join(" "))
+        }
+    }
+}
+
+fn elf(head: &[u8]) -> Result<Content> {
+    if head.get(7) != Some(&OSABI_WASMTIME) {
+        bail!("is a native ELF executable, not WebAssembly; run it without wasm-shim");
+    }
+    // `e_flags` of a 64-bit header, of which wasmtime sets one bit.
+    match head.get(48) {
+        Some(flags) if flags & 1 != 0 => Ok(Content::Precompiled(Kind::Module)),
+        Some(flags) if flags & 2 != 0 => Ok(Content::Precompiled(Kind::Component)),
+        _ => bail!("is a damaged precompiled artifact; compile it again"),
+    }
+}
+
+fn archive(head: &[u8]) -> Option<&'static str> {
+    const KNOWN: [(&[u8], &str); 5] = [
+        (b"\x1f\x8b", "a gzip archive"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"BZh", "a bzip2 archive"),
+        (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+        (b"\xfd7zXZ\0", "an xz archive"),
+    ];
+    KNOWN.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| *name)
+}
+
+/// An expression, a comment, or white space before either.
+fn is_text(head: &[u8]) -> bool {
+    let start = head.trim_ascii_start();
+    start.is_empty() || start.starts_with(b"(") || start.starts_with(b";;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(head: &[u8]) -> String {
+        recognise(head).unwrap_err().to_string()
+    }
+
+    fn artifact(flags: u8) -> Vec<u8> {
+        let mut head = vec![0; HEAD];
+        head[..4].copy_from_slice(ELF);
+        head[7] = OSABI_WASMTIME;
+        head[48] = flags;
+        head
+    }
+
+    #[test]
+    fn modules_components_and_artifacts_are_told_apart() {
+        assert_eq!(recognise(MODULE).unwrap(), Content::Wasm(Kind::Module));
+        assert_eq!(recognise(COMPONENT).unwrap(), Content::Wasm(Kind::Component));
+        assert_eq!(recognise(&artifact(1)).unwrap(), Content::Precompiled(Kind::Module));
+        assert_eq!(recognise(&artifact(2)).unwrap(), Content::Precompiled(Kind::Component));
+    }
+
+    #[test]
+    fn everything_else_is_refused_by_name() {
+        let table: [(&[u8], &str); 14] = [
+            (b"", "is empty"),
+            (b"\0as", "truncated after 3 bytes"),
+            (b"\0asm\x01\0", "truncated after 6 bytes"),
+            (b"\0asm\x02\0\0\0", "version 02 00 00 00"),
+            (b"\x7fELF\x02\x01\x01\0\0\0", "native ELF"),
+            (&artifact(0), "damaged precompiled"),
+            (b"(module)", "text"),
+            (b";; a comment", "text"),
+            (b" \n\t(module)", "text"),
+            (b"\x1f\x8b\x08", "gzip"),
+            (b"PK\x03\x04", "zip"),
+            (b"BZh9", "bzip2"),
+            (b"\x28\xb5\x2f\xfd\0", "zstd"),
+            (b"MZ\x90", "starts with 4d 5a 90"),
+        ];
+        for (head, part) in table {
+            assert!(complaint(head).contains(part), "{head:02x?}: {}", complaint(head));
+        }
+    }
+}

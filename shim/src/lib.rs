@@ -1,0 +1,28 @@
+//! Runs one WebAssembly guest as one process, and compiles guests for that.
+//!
+//! Two binaries share this library, so that what one writes the other can load:
+//!
+//! * `wasm-shim` runs a guest. It contains no compiler: that makes it small, quick to start, and able to run where
+//!   memory may never be writable and executable.
+//! * `wasm-shim-compile` turns a guest into native code, once per content, outside of the limits of the task.
+//!
+//! ```text
+//! args ──► artifact ──► code ──► guest ──► outcome
+//!  what     content,     map it    wasi: what   exit code,
+//!  was      cache,       into an   the guest    what was
+//!  asked    compiler     engine    may touch    said on stderr
+//! ```
+//!
+//! Unsafe code is allowed in two modules: [`code`], because precompiled code cannot be checked, and [`process`], because
+//! the standard library has no signal handlers. [`artifact`] calls the one unsafe function, where it decides whose code
+//! to trust.
+
+pub mod args;
+pub mod artifact;
+pub mod code;
+pub mod content;
+pub mod engine;
+pub mod guest;
+pub mod outcome;
+pub mod process;
+pub mod wasi;

@@ -1,0 +1,64 @@
+//! What the process does to itself that the standard library cannot: end at once, and live in memory alone.
+#![expect(unsafe_code, reason = "signal handlers, _exit, memfd_create and geteuid are plain system calls")]
+
+use std::ffi::{CStr, c_int};
+use std::fs::File;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+/// Makes SIGTERM and SIGINT end the process at once, with the exit codes 143 and 130.
+///
+/// WASI has no signals to pass on. A future that waits for one would never be polled while the guest computes on the
+/// only thread, and without a handler process 1 of a namespace ignores them.
+pub fn end_on_signals() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: all zeroes are a valid sigaction, and the handler only calls functions that are safe in a handler. It
+        // runs on the alternate stack, as the guest may have used up the other one.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = end as *const () as usize;
+            action.sa_flags = libc::SA_ONSTACK;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        }
+    }
+}
+
+extern "C" fn end(signal: c_int) {
+    let line: &[u8] = match signal {
+        libc::SIGINT => b"wasm-shim: ended by SIGINT\n",
+        _ => b"wasm-shim: ended by SIGTERM\n",
+    };
+    // SAFETY: write and _exit are safe in a handler, and `line` is a valid buffer of that length.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len());
+        libc::_exit(128 + signal);
+    }
+}
+
+/// Ends the process without taking down what the kernel removes faster: the engine, gigabytes of reserved addresses.
+/// Flush the standard streams first.
+pub fn exit(code: u8) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(c_int::from(code)) }
+}
+
+/// A file without a name, which lives in memory and goes with its last user.
+///
+/// # Errors
+/// When the kernel has no memory or no descriptor left.
+pub fn memory_file() -> io::Result<File> {
+    const NAME: &CStr = c"wasm-shim";
+    // SAFETY: NAME ends in a zero byte, and a descriptor that memfd_create returns is ours alone.
+    unsafe {
+        match libc::memfd_create(NAME.as_ptr(), libc::MFD_CLOEXEC) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd).into()),
+        }
+    }
+}
+
+/// Who we are to the file system, example 1000.
+pub fn user() -> u32 {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    unsafe { libc::geteuid() }
+}

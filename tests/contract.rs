@@ -1,0 +1,156 @@
+//! What Nomad, the readers of the README and we ourselves rely on. Runs anywhere, without root.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nomad_driver_systemd::nomad::plugin::{Launch, Plugin};
+use nomad_driver_systemd::task::config::{DriverConfig, PluginConfig};
+use nomad_driver_systemd::task::options;
+use proto::base::{ConfigSchemaRequest, PluginInfoRequest, PluginType};
+use proto::driver::TaskConfigSchemaRequest;
+use proto::hclspec::{Spec, spec::Block};
+use tests::{program, repository};
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The import rule of the README: arrows point down only.
+const RULES: &[(&str, &[&str])] = &[
+    ("systemd", &["crate::plugin", "crate::task", "crate::nomad", "tonic::", "proto::"]),
+    ("task", &["crate::plugin", "crate::nomad", "tonic::", "proto::", "zbus::"]),
+    ("plugin", &["crate::nomad", "zbus::"]),
+    ("nomad", &["crate::plugin", "crate::task", "crate::systemd", "zbus::"]),
+];
+
+#[test]
+fn imports_go_one_way() {
+    for (room, forbidden) in RULES {
+        let directory = repository().join("driver/src").join(room);
+        let mut files = 0;
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            let text = read(&path);
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for (number, line) in code.enumerate() {
+                for import in *forbidden {
+                    assert!(!line.contains(import), "{}: code line {}: {line}", path.display(), number + 1);
+                }
+            }
+            files += 1;
+        }
+        assert!(files > 3, "{room} has its files");
+    }
+}
+
+#[test]
+fn the_readme_shows_every_option() {
+    let readme = read(&repository().join("README.md"));
+    for (block, options) in [("task", DriverConfig::OPTIONS), ("plugin", PluginConfig::OPTIONS)] {
+        let table = options::table(options);
+        assert!(readme.contains(&table), "the table of {block} options in README.md must be:\n{table}");
+    }
+}
+
+#[test]
+fn the_readme_shows_an_example_letter_for_letter_and_names_them_all() {
+    let readme = read(&repository().join("README.md"));
+    let shown = read(&repository().join("examples/hello.nomad.hcl"));
+    assert!(readme.contains(shown.trim_end()), "README.md shows examples/hello.nomad.hcl as it is");
+    for entry in std::fs::read_dir(repository().join("examples")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".nomad.hcl") {
+            assert!(readme.contains(&name), "README.md names examples/{name}");
+        }
+    }
+}
+
+async fn plugin() -> Plugin {
+    Plugin::launch(Launch::new(program("nomad-driver-systemd"))).await.expect("the handshake succeeds")
+}
+
+#[tokio::test]
+async fn the_plugin_says_who_it_is() {
+    let plugin = plugin().await;
+    let info = plugin.base().plugin_info(PluginInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(info.r#type(), PluginType::Driver);
+    assert_eq!((info.name.as_str(), info.plugin_api_versions), ("systemd", vec!["v0.1.0".to_owned()]));
+    assert_eq!(info.plugin_version, env!("CARGO_PKG_VERSION"));
+    assert!(plugin.shutdown().await, "it ends within two seconds");
+}
+
+#[tokio::test]
+async fn the_schemas_hold_every_option_with_its_type_and_default() {
+    let plugin = plugin().await;
+    let task =
+        plugin.driver().task_config_schema(TaskConfigSchemaRequest {}).await.unwrap().into_inner().spec;
+    let config = plugin.base().config_schema(ConfigSchemaRequest {}).await.unwrap().into_inner().spec;
+    for (spec, options) in [(task, DriverConfig::OPTIONS), (config, PluginConfig::OPTIONS)] {
+        let Some(Spec { block: Some(Block::Object(object)) }) = spec else { panic!("an object: {spec:?}") };
+        assert_eq!(object.attributes.len(), options.len());
+        for option in options {
+            let (attr, default) = match object.attributes[option.name].block.clone().unwrap() {
+                Block::Attr(attr) => (attr, None),
+                Block::Default(default) => {
+                    let Some(Block::Attr(attr)) = default.primary.unwrap().block else {
+                        panic!("an attribute")
+                    };
+                    let Some(Block::Literal(literal)) = default.default.unwrap().block else {
+                        panic!("a literal")
+                    };
+                    (attr, Some(literal.value))
+                }
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((attr.name.as_str(), attr.r#type.as_str()), (option.name, option.hcl_type));
+            assert_eq!((attr.required, default.as_deref()), (option.required, option.default));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_yet_is_not_claimed() {
+    let plugin = plugin().await;
+    let capabilities = plugin.capabilities().await.unwrap();
+    assert!(capabilities.send_signals && !capabilities.exec && !capabilities.must_create_network);
+    assert_eq!(capabilities.mount_configs(), proto::driver::driver_capabilities::MountConfigs::NoMounts);
+    let exec = plugin.driver().exec_task(proto::driver::ExecTaskRequest::default()).await.unwrap_err();
+    assert_eq!(exec.code(), tonic::Code::Unimplemented);
+}
+
+#[test]
+fn a_person_who_starts_the_plugin_is_told_what_it_is() {
+    let output = Command::new(program("nomad-driver-systemd"))
+        .env_remove("NOMAD_PLUGIN_MAGIC_COOKIE")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty(), "stdout belongs to the handshake");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("plugin_dir") && said.contains("nomad-driver-systemd run"), "{said}");
+}
+
+#[tokio::test]
+async fn a_host_of_another_age_is_refused_in_words() {
+    let launch = Launch::new(program("nomad-driver-systemd")).env("PLUGIN_CLIENT_CERT", "a certificate");
+    let error = Plugin::launch(launch).await.expect_err("mutual TLS is not to be had");
+    assert!(nomad_driver_systemd::chain(&error).contains("TLS"), "{error}");
+}
+
+#[test]
+fn no_file_names_this_machine_or_a_registry() {
+    let listed = Command::new("git").args(["ls-files"]).current_dir(repository()).output();
+    // A copy of the tree without its history has nothing to list.
+    let Ok(listed) = listed else { return };
+    for name in String::from_utf8_lossy(&listed.stdout).lines() {
+        let Ok(text) = std::fs::read_to_string(repository().join(name)) else {
+            continue;
+        };
+        for word in [concat!("/root/", ".cargo"), concat!("deb.", "debian.org"), concat!("/work", "/main")] {
+            assert!(!text.contains(word), "{name} holds {word}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+;; A command component that wants an interface which no host has.
+(component
+  (import "acme:rocket/engine@1.0.0" (instance (export "launch" (func))))
+  (core module $module (func (export "run") (result i32) (i32.const 0)))
+  (core instance $core (instantiate $module))
+  (func $run (result (result)) (canon lift (core func $core "run")))
+  (instance $command (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $command)))

@@ -1,0 +1,436 @@
+//! A node with our plugin on it, and the tasks that a test runs there.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nomad_driver_systemd::nomad::allocdir::{AllocDir, Logs};
+use nomad_driver_systemd::nomad::node::Node as Machine;
+use nomad_driver_systemd::nomad::plugin::{CallError, Launch, Plugin, Record};
+use nomad_driver_systemd::nomad::task::{TaskRequest, new_alloc_id};
+use proto::driver::{
+    DestroyTaskRequest, ExitResult, InspectTaskRequest, InspectTaskResponse, RecoverTaskRequest,
+    SignalTaskRequest, StartTaskRequest, StopTaskRequest, TaskConfig, TaskHandle, TaskState, WaitTaskRequest,
+};
+use tonic::Status;
+
+use crate::{Host, SOON, program, programs};
+
+/// A refusal of the plugin, in its own words.
+pub type Refusal = CallError;
+
+/// What a test asks a task to be.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The job's `command`.
+    pub command: String,
+    /// The job's `args`.
+    pub args: Vec<String>,
+    /// Files in the task's `local/`, as an `artifact` block would have left them: readable, not executable.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Everything else.
+    pub request: TaskRequest,
+}
+
+impl Job {
+    /// A task named `web` in an allocation of its own.
+    pub fn command(command: &str) -> Self {
+        let request = TaskRequest::new(&new_alloc_id(), "web", Path::new(""));
+        Self { command: command.to_owned(), args: Vec::new(), files: Vec::new(), request }
+    }
+
+    /// A shell script.
+    pub fn shell(script: &str) -> Self {
+        Self::command("/bin/sh").args(&["-c", script])
+    }
+
+    /// A program or guest that the task has in its `local/`.
+    pub fn artifact(name: &str, content: &[u8]) -> Self {
+        Self::command(name).file(name, content)
+    }
+
+    /// With these arguments.
+    #[must_use]
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args = args.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// With a file in `local/`.
+    #[must_use]
+    pub fn file(mut self, name: &str, content: &[u8]) -> Self {
+        self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
+    /// As this user.
+    #[must_use]
+    pub fn user(mut self, user: &str) -> Self {
+        user.clone_into(&mut self.request.user);
+        self
+    }
+
+    /// With this variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.request.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Changed in some other way.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut TaskRequest)) -> Self {
+        change(&mut self.request);
+        self
+    }
+
+    /// The `config` block, as Nomad sends it.
+    fn msgpack(&self) -> Vec<u8> {
+        let args = self.args.iter().map(|arg| arg.as_str().into()).collect();
+        let config = rmpv::Value::Map(vec![
+            ("command".into(), self.command.as_str().into()),
+            ("args".into(), rmpv::Value::Array(args)),
+        ]);
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, &config).expect("memory does not fail");
+        bytes
+    }
+}
+
+/// A node: our plugin, and a directory for its allocations.
+pub struct Node {
+    plugin: Plugin,
+    config: String,
+    records: Arc<Mutex<Vec<Record>>>,
+    data: Arc<tempfile::TempDir>,
+}
+
+impl Node {
+    /// A plugin with the default configuration.
+    pub async fn start(host: &Host) -> Self {
+        Self::configured(host, "").await
+    }
+
+    /// A plugin with these options in its `config` block.
+    pub async fn configured(_host: &Host, options: &str) -> Self {
+        // Not below /tmp: an ephemeral user's tasks have one of their own.
+        let base = Path::new("/var/lib/nomad-driver-systemd");
+        std::fs::create_dir_all(base).expect("a directory for the test");
+        let data =
+            tempfile::Builder::new().prefix("test-").tempdir_in(base).expect("a directory for the test");
+        std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o711))
+            .expect("our own directory");
+        let state = if options.contains("state_dir") {
+            String::new()
+        } else {
+            format!("state_dir = {:?}\n", data.path().join("state").display().to_string())
+        };
+        let config = format!("{options}\n{state}shim_dir = {:?}\n", programs().display().to_string());
+        let (plugin, records) = launch(&config).await.expect("the plugin starts");
+        Self { plugin, config, records, data: Arc::new(data) }
+    }
+
+    /// What the plugin says of a configuration that it refuses.
+    pub async fn refusal(options: &str) -> String {
+        match launch(options).await {
+            Ok(_) => panic!("the plugin takes `{options}`"),
+            Err(error) => nomad_driver_systemd::chain(&error),
+        }
+    }
+
+    /// The plugin itself.
+    pub fn plugin(&mut self) -> &mut Plugin {
+        &mut self.plugin
+    }
+
+    /// The plugin's log.
+    pub fn records(&self) -> Vec<Record> {
+        self.records.lock().expect("nobody panics here").clone()
+    }
+
+    /// Where the plugin keeps what outlives it.
+    pub fn state_dir(&self) -> PathBuf {
+        self.data.path().join("state")
+    }
+
+    /// Kills the plugin and starts a new one with the same configuration, as Nomad does when one has died.
+    pub async fn restart(&mut self) {
+        self.plugin.kill().await;
+        let (plugin, records) = launch(&self.config).await.expect("the plugin starts again");
+        (self.plugin, self.records) = (plugin, records);
+    }
+
+    /// Starts a task; it must start.
+    pub async fn run(&self, job: Job) -> Task {
+        match self.try_run(job).await {
+            Ok(task) => task,
+            Err(refusal) => panic!("{refusal}"),
+        }
+    }
+
+    /// Lays out a task's directories and asks the plugin to start it.
+    pub async fn try_run(&self, job: Job) -> Result<Task, Refusal> {
+        let prepared = self.prepare(&job);
+        self.begin(prepared).await
+    }
+
+    /// What Nomad does before it asks the plugin.
+    pub fn prepare(&self, job: &Job) -> Prepared {
+        let alloc = match AllocDir::create(self.data.path(), &job.request.alloc_id) {
+            Ok(alloc) => alloc,
+            Err(_) => AllocDir::existing(&self.data.path().join(&job.request.alloc_id)),
+        };
+        let dir = alloc.task(&job.request.task).expect("its task");
+        for (name, content) in &job.files {
+            std::fs::write(dir.local.join(name), content).expect("its files");
+        }
+        let logs = alloc.logs(&job.request.task).expect("its logs");
+        let mut request = job.request.clone();
+        request.config = job.msgpack();
+        alloc.path().clone_into(&mut request.alloc_dir);
+        (request.stdout, request.stderr) = (logs.stdout.path.clone(), logs.stderr.path.clone());
+        let directories =
+            [("NOMAD_TASK_DIR", "/local"), ("NOMAD_ALLOC_DIR", "/alloc"), ("NOMAD_SECRETS_DIR", "/secrets")];
+        for (name, path) in directories {
+            request.env.entry(name.to_owned()).or_insert_with(|| path.to_owned());
+        }
+        Prepared { config: request.task_config(), alloc, logs }
+    }
+
+    /// Asks the plugin to start what was prepared.
+    pub async fn begin(&self, prepared: Prepared) -> Result<Task, Refusal> {
+        let Prepared { config, alloc, logs } = prepared;
+        let request = StartTaskRequest { task: Some(config.clone()) };
+        let started = self.plugin.driver().start_task(request).await;
+        let handle = match started {
+            Ok(answer) => answer.into_inner().handle.expect("a handle, without which Nomad loses the task"),
+            Err(status) => return Err(refused("StartTask", &status)),
+        };
+        Ok(Task {
+            id: config.id.clone(),
+            name: config.name,
+            handle,
+            alloc,
+            logs: Some(logs),
+            data: Arc::clone(&self.data),
+        })
+    }
+
+    /// Starts a destroyed task again, as `config` says, in the directories and with the logs that it has.
+    pub async fn start_again(&self, mut task: Task, config: TaskConfig) -> Result<Task, Refusal> {
+        let request = StartTaskRequest { task: Some(config.clone()) };
+        let answer =
+            self.plugin.driver().start_task(request).await.map_err(|status| refused("StartTask", &status))?;
+        task.handle = answer.into_inner().handle.expect("a handle, without which Nomad loses the task");
+        task.id = config.id;
+        Ok(task)
+    }
+
+    /// Waits for the end of a task.
+    pub async fn wait(&self, task: &Task) -> Exit {
+        let request = WaitTaskRequest { task_id: task.id.clone() };
+        let waiting = tokio::time::timeout(SOON, self.plugin.driver().wait_task(request)).await;
+        let answer = waiting.expect("the task ends").expect("WaitTask answers").into_inner();
+        let ExitResult { exit_code, signal, oom_killed } =
+            answer.result.expect("a result, without which Nomad crashes");
+        Exit { code: exit_code, signal, oom_killed, error: answer.err }
+    }
+
+    /// Stops a task.
+    pub async fn stop(&self, task: &Task, signal: &str, patience: Duration) -> Result<(), Refusal> {
+        let timeout = prost_types::Duration::try_from(patience).expect("a short time");
+        let request =
+            StopTaskRequest { task_id: task.id.clone(), timeout: Some(timeout), signal: signal.to_owned() };
+        self.plugin.driver().stop_task(request).await.map(drop).map_err(|status| refused("StopTask", &status))
+    }
+
+    /// Sends a task a signal.
+    pub async fn signal(&self, task: &Task, signal: &str) -> Result<(), Refusal> {
+        let request = SignalTaskRequest { task_id: task.id.clone(), signal: signal.to_owned() };
+        self.plugin
+            .driver()
+            .signal_task(request)
+            .await
+            .map(drop)
+            .map_err(|status| refused("SignalTask", &status))
+    }
+
+    /// Destroys a task.
+    pub async fn destroy(&self, task: &Task, force: bool) -> Result<(), Refusal> {
+        let request = DestroyTaskRequest { task_id: task.id.clone(), force };
+        self.plugin
+            .driver()
+            .destroy_task(request)
+            .await
+            .map(drop)
+            .map_err(|status| refused("DestroyTask", &status))
+    }
+
+    /// What the plugin says of a task.
+    pub async fn inspect(&self, task: &Task) -> Result<InspectTaskResponse, Refusal> {
+        let request = InspectTaskRequest { task_id: task.id.clone() };
+        let answer = self.plugin.driver().inspect_task(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| refused("InspectTask", &status))
+    }
+
+    /// The state that Nomad is told.
+    pub async fn state(&self, task: &Task) -> TaskState {
+        self.inspect(task).await.expect("the task is known").task.expect("a status").state()
+    }
+
+    /// The unit of a task.
+    pub async fn unit(&self, task: &Task) -> String {
+        let attributes =
+            self.inspect(task).await.expect("the task is known").driver.expect("a status").attributes;
+        attributes.get("unit").expect("the unit's name").clone()
+    }
+
+    /// Gives the plugin the handle that Nomad kept. After a restart of the agent the driver's configuration is not in it.
+    pub async fn recover(&self, task: &Task) -> Result<(), Refusal> {
+        let mut handle = task.handle.clone();
+        if let Some(config) = &mut handle.config {
+            config.msgpack_driver_config.clear();
+        }
+        let request = RecoverTaskRequest { task_id: String::new(), handle: Some(handle) };
+        self.plugin
+            .driver()
+            .recover_task(request)
+            .await
+            .map(drop)
+            .map_err(|status| refused("RecoverTask", &status))
+    }
+
+    /// Waits for the end, destroys the task, and gives its end, output and errors.
+    pub async fn finish(&self, mut task: Task) -> (Exit, String, String) {
+        let exit = self.wait(&task).await;
+        self.destroy(&task, true).await.expect("a task that ended can be destroyed");
+        let (output, errors) = task.output().await;
+        (exit, output, errors)
+    }
+
+    /// What a job prints; it must exit with 0.
+    pub async fn output_of(&self, job: Job) -> String {
+        let task = self.run(job).await;
+        let (exit, output, errors) = self.finish(task).await;
+        assert_eq!(exit, Exit::status(0), "{output}{errors}");
+        output
+    }
+}
+
+fn refused(call: &'static str, status: &Status) -> Refusal {
+    CallError::new(call, status)
+}
+
+type Launched = (Plugin, Arc<Mutex<Vec<Record>>>);
+
+async fn launch(config: &str) -> Result<Launched, nomad_driver_systemd::nomad::plugin::Error> {
+    let records = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&records);
+    let launch = Launch::new(program("nomad-driver-systemd"))
+        .records(move |record| sink.lock().expect("nobody panics here").push(record.clone()));
+    let plugin = Plugin::launch(launch).await?;
+    let body = hcl::parse(config).expect("the test's own text");
+    plugin.configure(&body, &Machine::of_this_machine()).await?;
+    Ok((plugin, records))
+}
+
+/// A task whose directories are there and which has not been started.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the plugin will be asked; a test may change it.
+    pub config: TaskConfig,
+    alloc: AllocDir,
+    logs: Logs,
+}
+
+impl Prepared {
+    /// The allocation's directory.
+    pub fn alloc_dir(&self) -> &Path {
+        self.alloc.path()
+    }
+}
+
+/// A task that was started.
+#[derive(Debug)]
+pub struct Task {
+    /// Nomad's id.
+    pub id: String,
+    /// Its name in the job.
+    pub name: String,
+    /// What Nomad keeps.
+    pub handle: TaskHandle,
+    alloc: AllocDir,
+    logs: Option<Logs>,
+    /// The allocation lies in it.
+    #[allow(dead_code, reason = "kept for its drop")]
+    data: Arc<tempfile::TempDir>,
+}
+
+impl Task {
+    /// The allocation's directory.
+    pub fn alloc_dir(&self) -> &Path {
+        self.alloc.path()
+    }
+
+    /// Everything that it wrote to stdout and stderr, once it has been destroyed.
+    pub async fn output(&mut self) -> (String, String) {
+        let Logs { stdout, stderr } = self.logs.take().expect("the output is read once");
+        let (output, errors) = tokio::join!(stdout.output(SOON), stderr.output(SOON));
+        (output.expect("stdout ends"), errors.expect("stderr ends"))
+    }
+
+    /// Reads stdout until this text has come.
+    pub async fn says(&mut self, text: &str) {
+        use tokio::io::AsyncReadExt;
+        let reader = &mut self.logs.as_mut().expect("the output is not read yet").stdout.reader;
+        let mut said = Vec::new();
+        let reading = async {
+            while !String::from_utf8_lossy(&said).contains(text) {
+                let mut chunk = [0; 4096];
+                let count = reader.read(&mut chunk).await.expect("stdout can be read");
+                said.extend_from_slice(&chunk[..count]);
+            }
+        };
+        let in_time = tokio::time::timeout(SOON, reading).await.is_ok();
+        assert!(in_time, "it said {:?}, not {text:?}", String::from_utf8_lossy(&said));
+    }
+}
+
+impl Drop for Task {
+    /// A test that failed leaves its unit; the machine shall be as before.
+    fn drop(&mut self) {
+        // The one thing that the harness reads in what the driver saved.
+        let saved: serde_json::Value = serde_json::from_slice(&self.handle.driver_state).unwrap_or_default();
+        if let Some(unit) = saved["unit"].as_str() {
+            for action in [&["kill", "--signal=KILL"][..], &["stop"], &["reset-failed"]] {
+                let _ = std::process::Command::new("systemctl").args(action).arg("--").arg(unit).output();
+            }
+        }
+    }
+}
+
+/// How a task ended, as Nomad is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code.
+    pub code: i32,
+    /// The signal that ended it, or zero.
+    pub signal: i32,
+    /// It was ended for want of memory.
+    pub oom_killed: bool,
+    /// Not empty: why the above is not known.
+    pub error: String,
+}
+
+impl Exit {
+    /// It returned this status.
+    pub fn status(code: i32) -> Self {
+        Self { code, signal: 0, oom_killed: false, error: String::new() }
+    }
+
+    /// This signal ended it.
+    pub fn signal(signal: i32) -> Self {
+        Self { code: 128 + signal, signal, oom_killed: false, error: String::new() }
+    }
+}

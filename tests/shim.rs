@@ -1,0 +1,616 @@
+//! `wasm-shim` and `wasm-shim-compile`, driven from outside as the driver and users do. Runs anywhere, without root.
+//!
+//! The binaries come from the directory `$NOMAD_SYSTEMD_BIN`, or else from `target/bin` of the repository.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// More than any of these runs needs on a slow machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// What a user notices as a delay.
+const PROMPTLY: Duration = Duration::from_secs(5);
+
+const NOT_STARTED: i32 = 125;
+const TRAPPED: i32 = 134;
+
+#[test]
+fn the_guests_exit_code_is_exact() {
+    let desk = Desk::new();
+    let exit = desk.guest("exit");
+    for code in [0, 1, 42, 125, 126, 200, 255] {
+        let end = desk.run(&[&exit, &code.to_string()]);
+        assert_eq!(end.code(), code, "{end:?}");
+        assert_eq!(end.stderr(), "", "the guest said nothing");
+    }
+}
+
+#[test]
+fn a_module_of_the_first_wasi_runs_too() {
+    let desk = Desk::new();
+    assert_eq!(desk.run(&[&desk.guest("unstable")]).code(), 142);
+}
+
+#[test]
+fn a_component_ends_with_its_result_or_exit_code() {
+    let desk = Desk::new();
+    for (guest, code) in [("run_ok", 0), ("run_err", 1), ("run_exit", 200)] {
+        let end = desk.run(&[&desk.guest(guest)]);
+        assert_eq!((end.code(), end.stderr().as_str()), (code, ""), "{guest}");
+    }
+}
+
+#[test]
+fn a_trap_is_not_a_silent_1() {
+    let desk = Desk::new();
+    let end = desk.run(&[&desk.guest("trap")]);
+    assert_eq!(end.code(), TRAPPED);
+    end.says("wasm-shim: trap: out of bounds memory access");
+    end.says("memory fault at wasm address 0x7fffffff");
+    end.says("app!reckless");
+    end.says("app!main");
+
+    let end = desk.run(&[&desk.guest("run_trap")]);
+    assert_eq!(end.code(), TRAPPED);
+    end.says("wasm-shim: trap: ");
+    end.says("app!give_up");
+}
+
+#[test]
+fn nobody_sees_the_stack_of_the_host() {
+    let desk = Desk::new();
+    for guest in ["trap", "missing_import"] {
+        let end = end_of(desk.shim(&[&desk.guest(guest)]).env("RUST_BACKTRACE", "full"));
+        for line in end.stderr().lines() {
+            assert!(line.starts_with("wasm-shim: "), "{line}");
+        }
+        assert!(!end.stderr().contains(".rs:"), "{}", end.stderr());
+        assert!(!end.stderr().contains("stack backtrace"), "{}", end.stderr());
+    }
+}
+
+#[test]
+fn endless_recursion_is_a_trap() {
+    let desk = Desk::new();
+    let end = desk.run(&[&desk.guest("deep")]);
+    assert_eq!(end.code(), TRAPPED);
+    end.says("call stack exhausted");
+    end.says("app!dig");
+}
+
+#[test]
+fn a_busy_guest_ends_promptly_by_a_signal() {
+    let desk = Desk::new();
+    let spin = desk.guest("spin");
+    for (signal, code) in [(libc::SIGTERM, 143), (libc::SIGINT, 130)] {
+        let mut guest = Running::start(desk.shim(&[&spin]));
+        assert_eq!(guest.line(), "begun\n");
+        guest.signal(signal);
+        assert_eq!(guest.wait(PROMPTLY).code(), Some(code));
+    }
+}
+
+#[test]
+fn what_a_guest_lacks_is_named() {
+    let desk = Desk::new();
+    for (guest, named) in [
+        ("missing_import", "imports `env::launch`"),
+        ("reactor", "it is a reactor"),
+        ("no_start", "exports `compute`, and no `_start`"),
+        ("component_import", "imports `acme:rocket/engine@1.0.0`"),
+        ("library_component", "exports `compute`, and no `wasi:cli/run`"),
+        ("run_0_3", "`wasi:cli/run@0.3.0`, which this version of wasm-shim cannot run yet"),
+        ("http", "`wasi:http/incoming-handler@0.2.0`, which this version of wasm-shim cannot run yet"),
+    ] {
+        let end = desk.run(&[&desk.guest(guest)]);
+        assert_eq!(end.code(), NOT_STARTED, "{guest}: {end:?}");
+        end.says(named);
+        end.says(&format!("{guest}.wasm"));
+        assert_eq!(end.stderr().lines().count(), 1, "{}", end.stderr());
+    }
+}
+
+#[test]
+fn a_file_that_is_not_wasm_is_named_for_what_it_is() {
+    let desk = Desk::new();
+    let table: [(&str, &[u8], &str); 8] = [
+        ("empty", b"", "is empty"),
+        ("start", b"\0asm\x01", "is truncated after 5 bytes"),
+        ("text", b"(module)", "is WebAssembly text"),
+        ("native", b"\x7fELF\x02\x01\x01\0\0\0\0\0", "is a native ELF executable"),
+        ("future", b"\0asm\x07\0\0\0", "has the unsupported wasm version 07 00 00 00"),
+        ("packed", b"\x1f\x8b\x08\0\0\0\0\0", "is a gzip archive"),
+        ("script", b"#!/bin/sh\n", "is a script"),
+        ("noise", b"MZ\x90\0\x03\0\0\0", "is not WebAssembly"),
+    ];
+    for (name, content, verdict) in table {
+        let file = desk.file(&format!("{name}.wasm"), content);
+        let end = desk.run(&[&file]);
+        assert_eq!(end.code(), NOT_STARTED, "{name}");
+        end.says(&format!("{name}.wasm` {verdict}"));
+
+        let end = end_of(Command::new(binary("wasm-shim-compile")).arg(&file));
+        assert_eq!(end.code(), 1, "{name}");
+        end.says(verdict);
+    }
+    let end = desk.run(&["absent.wasm"]);
+    assert_eq!(end.code(), NOT_STARTED);
+    end.says("open `absent.wasm`: No such file");
+}
+
+#[test]
+fn a_damaged_module_is_refused_with_file_and_offset() {
+    let desk = Desk::new();
+    let whole = fs::read(desk.guest("hello")).unwrap();
+    let cut = desk.file("cut.wasm", &whole[..whole.len() - 9]);
+    let mut bytes = whole.clone();
+    bytes[9] = 0xff;
+    let malformed = desk.file("malformed.wasm", &bytes);
+    for file in [cut, malformed] {
+        let end = desk.run(&[&file]);
+        assert_eq!(end.code(), NOT_STARTED);
+        end.says(&format!("compile `{file}`: "));
+        end.says("offset 0x");
+        assert_eq!(end.stderr().lines().count(), 1, "{}", end.stderr());
+    }
+}
+
+#[test]
+fn precompiled_code_runs_only_when_allowed() {
+    let desk = Desk::new();
+    for guest in ["hello", "run_ok"] {
+        let artifact = desk.path(&format!("{guest}.cwasm"));
+        let end = desk.run(&["compile", &desk.guest(guest), "-o", &artifact]);
+        assert_eq!(end.code(), 0, "{end:?}");
+        assert_eq!(mode(Path::new(&artifact)), 0o444);
+
+        let refused = desk.run(&[&artifact]);
+        assert_eq!(refused.code(), NOT_STARTED);
+        refused.says("is precompiled native code, which is not accepted");
+        assert_eq!(desk.run(&["run", "--allow-precompiled", &artifact]).code(), 0);
+    }
+}
+
+#[test]
+fn damaged_precompiled_code_is_refused() {
+    let desk = Desk::new();
+    let artifact = desk.path("hello.cwasm");
+    assert_eq!(desk.run(&["compile", &desk.guest("hello"), "-o", &artifact]).code(), 0);
+    let whole = fs::read(&artifact).unwrap();
+    let mut other = whole.clone();
+    let version = other.windows(5).position(|bytes| bytes == b"+shim").unwrap();
+    other[version] = b'-';
+    for (name, content) in
+        [("header", &whole[..64]), ("half", &whole[..whole.len() / 2]), ("version", &other)]
+    {
+        let file = desk.file(&format!("{name}.cwasm"), content);
+        let end = desk.run(&["--allow-precompiled", &file]);
+        assert_eq!(end.code(), NOT_STARTED, "{name}");
+        end.says(&format!("load precompiled `{file}`"));
+    }
+}
+
+#[test]
+fn the_compiler_works_from_stdin_to_stdout_without_files_and_environment() {
+    let desk = Desk::new();
+    let mut compiler = Command::new(binary("wasm-shim-compile"));
+    compiler.stdin(fs::File::open(desk.guest("hello")).unwrap()).env_clear().current_dir("/");
+    let end = end_of(&mut compiler);
+    assert_eq!(end.code(), 0, "{end:?}");
+    let artifact = desk.file("hello.cwasm", &end.0.stdout);
+    assert_eq!(desk.run(&["--allow-precompiled", &artifact]).stdout(), "hello\n");
+}
+
+#[test]
+fn the_engine_key_is_short_and_stable() {
+    let key = || end_of(Command::new(binary("wasm-shim-compile")).arg("--engine-key")).stdout();
+    let first = key();
+    assert_eq!(first.trim_end().len(), 16, "{first}");
+    assert!(first.trim_end().bytes().all(|digit| digit.is_ascii_hexdigit()), "{first}");
+    assert_eq!(first, key());
+}
+
+#[test]
+fn arguments_arrive_exactly() {
+    let desk = Desk::new();
+    let args = ["", "a b", "\"'$%\\", "two\nlines", "ünïcode ☃", "--env", "A=B", "--", "-h", "run"];
+    let echo = desk.guest("echo");
+    let expected = |name: &str| -> String { [&[name], &args[..], &[""]].concat().join("\0") };
+    for start in [&[echo.as_str()][..], &["run", &echo], &["run", "--", &echo]] {
+        let end = desk.run(&[start, &args].concat());
+        assert_eq!(end.stdout(), expected("echo.wasm"), "{end:?}");
+    }
+    let end = desk.run(&[&["--argv0", "a name", &echo], &args[..]].concat());
+    assert_eq!(end.stdout(), expected("a name"));
+}
+
+#[test]
+fn only_the_given_variables_arrive_and_exactly() {
+    let desk = Desk::new();
+    let echo = desk.guest("echo");
+    let given = [
+        "EMPTY=",
+        "QUOTED=\"'$%\\",
+        "LINES=a\nb",
+        "EQUAL=b=c=",
+        "SNOW=☃",
+        "TWICE=first",
+        "TWICE=last",
+        "INHERITED",
+    ];
+    let mut line = vec!["run"];
+    line.extend(given.iter().flat_map(|var| ["--env", var]));
+    line.push(&echo);
+    let end = end_of(desk.shim(&line).env("INHERITED", "from the shim").env("SECRET", "stays here"));
+    assert_eq!(
+        end.stdout(),
+        "echo.wasm\0EMPTY=\0QUOTED=\"'$%\\\0LINES=a\nb\0EQUAL=b=c=\0SNOW=☃\0TWICE=last\0INHERITED=from the shim\0"
+    );
+}
+
+#[test]
+fn bad_options_are_refused_before_anything_runs() {
+    let desk = Desk::new();
+    let hello = desk.guest("hello");
+    for (line, named) in [
+        (&["--env", "=a=b", hello.as_str()][..], "name is neither empty nor contains `=`"),
+        (&["--env", "SURELY_UNSET", &hello], "`SURELY_UNSET` is not in the environment"),
+        (&["--dir", "absent::/data", &hello], "open directory `absent` for the guest: No such file"),
+        (&["--dir", "::/data", &hello], "HOST::GUEST"),
+        (&["--fast", &hello], "--fast"),
+        (&["run"], "FILE"),
+        (&[], "FILE"),
+    ] {
+        let end = desk.run(line);
+        assert_eq!(end.code(), NOT_STARTED, "{line:?}: {end:?}");
+        end.says(named);
+        assert_eq!(end.stdout(), "");
+    }
+    let end = end_of(desk.shim(&[&hello]).arg(OsStr::from_bytes(b"\xff")));
+    assert_eq!(end.code(), NOT_STARTED);
+    end.says("UTF-8");
+}
+
+#[test]
+fn help_and_version_are_answers_and_no_errors() {
+    let desk = Desk::new();
+    for (line, part) in [
+        (&["--version"][..], "wasmtime 48.0."),
+        (&["--help"], "Exit codes"),
+        (&["run", "--help"], "--allow-precompiled"),
+    ] {
+        let end = desk.run(line);
+        assert_eq!((end.code(), end.stderr().as_str()), (0, ""), "{line:?}");
+        assert!(end.stdout().contains(part), "{}", end.stdout());
+    }
+}
+
+#[test]
+fn a_directory_is_writable_unless_it_is_read_only() {
+    let desk = Desk::new();
+    let file = desk.guest("file");
+    let shared = desk.path("shared");
+    let made = Path::new(&shared).join("made");
+    fs::create_dir(&shared).unwrap();
+
+    let end = desk.run(&["--dir", &format!("{shared}::/data:ro"), &file]);
+    assert_ne!(end.code(), 0);
+    assert!(!made.exists());
+
+    for granted in [format!("{shared}::/data"), shared.clone()] {
+        let end = desk.run(&["--dir", &granted, &file]);
+        assert_eq!(end.code(), 0, "{end:?}");
+        fs::remove_file(&made).unwrap();
+    }
+
+    assert_ne!(desk.run(&[&file]).code(), 0, "without a directory there is nothing to write to");
+}
+
+#[test]
+fn a_closed_pipe_is_an_error_for_the_guest_and_no_crash() {
+    let desk = Desk::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut shim = desk.shim(&[&desk.guest("hello")]);
+    let status = within(PATIENCE, "the end of a process", move || shim.stdout(writer).status().unwrap());
+    let errno = status.code().unwrap();
+    assert!((1..100).contains(&errno), "the guest ends with the error number of its write: {errno}");
+}
+
+#[test]
+fn the_second_start_needs_no_compiler() {
+    let desk = Desk::new();
+    let alone = desk.path("wasm-shim");
+    // Not by fs::copy: a child that another test forks meanwhile would hold the file open for writing.
+    assert!(
+        Command::new("cp")
+            .args([binary("wasm-shim").as_os_str(), OsStr::new(&alone)])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let start = || end_of(desk.environment(&mut Command::new(&alone)).arg(desk.guest("hello")));
+
+    let end = start();
+    assert_eq!(end.code(), NOT_STARTED);
+    end.says("wasm-shim-compile`; install the compiler beside wasm-shim");
+
+    assert_eq!(desk.run(&[&desk.guest("hello")]).stdout(), "hello\n");
+    assert_eq!(start().stdout(), "hello\n");
+}
+
+#[test]
+fn the_cache_is_the_users_alone() {
+    let desk = Desk::new();
+    let hello = desk.guest("hello");
+    assert_eq!(desk.run(&[&hello]).code(), 0);
+    assert_eq!(mode(&desk.cache()), 0o700);
+    assert_eq!(mode(&desk.entry()), 0o444);
+
+    fs::set_permissions(desk.cache(), Permissions::from_mode(0o777)).unwrap();
+    let end = desk.run(&[&hello]);
+    assert_eq!(end.code(), NOT_STARTED);
+    end.says("refuse the cache");
+    end.says("--no-cache");
+    assert_eq!(desk.run(&["--no-cache", &hello]).stdout(), "hello\n");
+}
+
+#[test]
+fn a_damaged_cache_entry_is_rebuilt() {
+    let desk = Desk::new();
+    for guest in ["hello", "run_ok"] {
+        let file = desk.guest(guest);
+        assert_eq!(desk.run(&[&file]).code(), 0);
+        let entry = desk.entry();
+        let whole = fs::read(&entry).unwrap();
+        for damaged in [&whole[..whole.len() / 2], &whole[..64], b"", b"something else"] {
+            fs::remove_file(&entry).unwrap();
+            fs::write(&entry, damaged).unwrap();
+            let end = desk.run(&[&file]);
+            assert_eq!((end.code(), end.stderr().as_str()), (0, ""));
+            assert_eq!(fs::read(&entry).unwrap().len(), whole.len());
+        }
+        fs::remove_file(&entry).unwrap();
+    }
+}
+
+#[test]
+fn without_a_cache_the_guest_is_compiled_in_memory() {
+    let desk = Desk::new();
+    let hello = desk.guest("hello");
+    assert_eq!(desk.run(&["--no-cache", &hello]).stdout(), "hello\n");
+    assert!(!desk.cache().exists());
+
+    let homeless = end_of(desk.shim(&[&hello]).env_clear());
+    assert_eq!(homeless.stdout(), "hello\n");
+
+    let nowhere = end_of(desk.shim(&[&hello]).env("XDG_CACHE_HOME", "/proc/no/such/place"));
+    assert_eq!(nowhere.stdout(), "hello\n");
+    let component = end_of(desk.shim(&[&desk.guest("run_ok")]).env_clear());
+    assert_eq!(component.code(), 0, "{component:?}");
+}
+
+#[test]
+fn many_first_starts_at_once_all_succeed() {
+    let desk = Desk::new();
+    let hello = desk.guest("hello");
+    let mut guests: Vec<_> = (0..12).map(|_| Running::start(desk.shim(&[&hello]))).collect();
+    for guest in &mut guests {
+        assert_eq!(guest.line(), "hello\n");
+        assert_eq!(guest.wait(PATIENCE).code(), Some(0));
+    }
+    let left: Vec<_> = fs::read_dir(desk.cache()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 1, "one entry and nothing temporary: {left:?}");
+}
+
+#[test]
+fn the_shim_contains_no_compiler() {
+    let mentions = |name: &str| {
+        let bytes = fs::read(binary(name)).unwrap();
+        bytes.windows(18).filter(|part| part == b"cranelift-codegen-").count()
+    };
+    assert!(mentions("wasm-shim-compile") > 0, "a compiler can be told by the paths of its sources");
+    assert_eq!(mentions("wasm-shim"), 0, "it was built together with the feature `compile`");
+}
+
+#[test]
+fn a_guest_runs_where_memory_is_never_writable_and_executable() {
+    let mut probe = Command::new("true");
+    deny_executable_memory(&mut probe);
+    if let Err(error) = probe.status() {
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
+        eprintln!("skipped: this kernel has no PR_SET_MDWE (it came with Linux 6.3)");
+        return;
+    }
+    let desk = Desk::new();
+    for (guest, code) in [("hello", 0), ("run_ok", 0), ("trap", TRAPPED)] {
+        let file = desk.guest(guest);
+        // The compiler inherits the rule, and may: it makes code and never runs it.
+        for options in [&[][..], &["--no-cache"]] {
+            let mut shim = desk.shim(&[options, &[file.as_str()]].concat());
+            deny_executable_memory(&mut shim);
+            let end = end_of(&mut shim);
+            assert_eq!(end.code(), code, "{guest} {options:?}: {end:?}");
+        }
+    }
+}
+
+/// One test's files: guests, cache, whatever it makes. They go with it.
+struct Desk {
+    directory: TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn file(&self, name: &str, content: &[u8]) -> String {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The path of the guest `guests/<name>.wat`, translated.
+    fn guest(&self, name: &str) -> String {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("guests").join(name).with_extension("wat");
+        self.file(&format!("{name}.wasm"), &wat::parse_file(source).unwrap())
+    }
+
+    fn shim(&self, line: &[&str]) -> Command {
+        let mut shim = Command::new(binary("wasm-shim"));
+        self.environment(&mut shim).args(line);
+        shim
+    }
+
+    fn environment<'a>(&self, shim: &'a mut Command) -> &'a mut Command {
+        shim.env_clear()
+            .env("XDG_CACHE_HOME", self.directory.path().join("cache"))
+            .current_dir(&self.directory)
+    }
+
+    fn run(&self, line: &[&str]) -> End {
+        end_of(&mut self.shim(line))
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.directory.path().join("cache/wasm-shim")
+    }
+
+    /// The only entry of the cache.
+    fn entry(&self) -> PathBuf {
+        let mut entries: Vec<_> =
+            fs::read_dir(self.cache()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(entries.len(), 1, "{entries:?}");
+        entries.remove(0)
+    }
+}
+
+/// How a process ended and what it said.
+#[derive(Debug)]
+struct End(Output);
+
+impl End {
+    fn code(&self) -> i32 {
+        self.0.status.code().unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
+    }
+
+    fn stdout(&self) -> String {
+        String::from_utf8(self.0.stdout.clone()).unwrap()
+    }
+
+    fn stderr(&self) -> String {
+        String::from_utf8(self.0.stderr.clone()).unwrap()
+    }
+
+    #[track_caller]
+    fn says(&self, part: &str) {
+        assert!(self.stderr().contains(part), "no `{part}` in: {}", self.stderr());
+    }
+}
+
+/// A process that does not outlive its test.
+struct Running {
+    child: Child,
+    stdout: Option<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    /// Starts `command`, whose output is read by lines.
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Self { stdout: child.stdout.take().map(BufReader::new), child }
+    }
+
+    fn line(&mut self) -> String {
+        let mut stdout = self.stdout.take().unwrap();
+        let (stdout, line) = within(PATIENCE, "a line", move || {
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            (stdout, line)
+        });
+        self.stdout = Some(stdout);
+        line
+    }
+
+    fn signal(&self, signal: libc::c_int) {
+        let pid = self.child.id().try_into().unwrap();
+        #[expect(unsafe_code, reason = "the standard library sends no signal but SIGKILL")]
+        // SAFETY: kill takes no pointers, and the pid is that of a child we have not waited for.
+        let sent = unsafe { libc::kill(pid, signal) };
+        assert_eq!(sent, 0);
+    }
+
+    /// The end shows in the output, which is closed then, and needs no polling.
+    fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let mut stdout = self.stdout.take().unwrap();
+        within(patience, "the end of a process", move || stdout.read_to_end(&mut Vec::new()).unwrap());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail if the test has waited for it already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn end_of(command: &mut Command) -> End {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    End(within(PATIENCE, "the end of a process", move || child.wait_with_output().unwrap()))
+}
+
+fn within<T: Send + 'static>(patience: Duration, what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(work()));
+    receiver.recv_timeout(patience).unwrap_or_else(|_| panic!("waited {patience:?} for {what}"))
+}
+
+/// What `MemoryDenyWriteExecute=` asks of the kernel.
+fn deny_executable_memory(command: &mut Command) {
+    const PR_SET_MDWE: libc::c_int = 65;
+    const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
+    #[expect(unsafe_code, reason = "no safe way to set a process attribute for a child")]
+    // SAFETY: prctl is safe between fork and exec, and takes no pointers here.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn binary(name: &str) -> PathBuf {
+    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bin");
+    let directory = std::env::var_os("NOMAD_SYSTEMD_BIN").map_or_else(|| PathBuf::from(built), PathBuf::from);
+    let path = directory.join(name);
+    assert!(
+        path.exists(),
+        "{} is missing; build and copy it there with\n  \
+         cargo rustc -p wasm-shim --bin wasm-shim --profile shim -- -C target-feature=+crt-static -C relocation-model=static\n  \
+         cargo build --release -p wasm-shim --bin wasm-shim-compile --features compile",
+        path.display()
+    );
+    path
+}
