@@ -67,6 +67,16 @@ fn the_readme_shows_an_example_letter_for_letter_and_names_them_all() {
     }
 }
 
+/// The examples fetch them as they are, so that trying them needs no tool that makes them.
+#[test]
+fn the_examples_guests_are_made_of_the_text_beside_them() {
+    for name in ["echo", "greet"] {
+        let path = repository().join("examples/guests").join(name);
+        let made = tests::wasm(&read(&path.with_extension("wat")));
+        assert!(std::fs::read(path.with_extension("wasm")).unwrap() == made, "{name}.wasm is not {name}.wat");
+    }
+}
+
 async fn plugin() -> Plugin {
     Plugin::launch(Launch::new(program("nomad-driver-systemd"))).await.expect("the handshake succeeds")
 }

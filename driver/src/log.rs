@@ -30,6 +30,18 @@ pub fn to_stderr_as_hclog() {
     let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(Hclog));
 }
 
+/// Makes any panic the end of the process, with a record of it.
+///
+/// A driver that lost a part of itself would leave tasks unwatched; Nomad starts a new one, which finds them all.
+pub fn panic_is_the_end() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let reason = panic.payload_as_str().unwrap_or("no reason given");
+        tracing::error!(place, reason, "the driver has a bug and ends; tasks run on");
+        std::process::abort();
+    }));
+}
+
 struct Hclog;
 
 impl<S: Subscriber> Layer<S> for Hclog {

@@ -44,6 +44,7 @@ fn plugin_process() -> ExitCode {
         }
     };
     log::to_stderr_as_hclog();
+    log::panic_is_the_end();
     let serve = async {
         let systemd = Systemd::default();
         let tasks = Tasks::new(systemd.clone());

@@ -17,6 +17,7 @@
 use crate::args::{Compile, Run};
 use crate::code::{self, Code};
 use crate::content::{Content, HEAD, Kind, recognise};
+use crate::publish::publish;
 use crate::{engine, process};
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
@@ -64,32 +65,6 @@ pub fn compile(args: &Compile) -> Result<()> {
     let compiler = compiler()?;
     let error = Command::new(&compiler).arg("-o").arg(&args.output).arg("--").arg(&args.file).exec();
     Err(cannot_start(&compiler, error))
-}
-
-/// Writes an artifact to `path` so that it is there complete or not at all, read-only, and survives a crash.
-///
-/// # Errors
-/// When the directory cannot be written or the disk is full; nothing is left behind then.
-pub fn publish(mut artifact: impl Read, path: &Path) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let unique = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
-    let name = path.file_name().unwrap_or(OsStr::new("artifact")).display();
-    let temporary = directory.join(format!(".{name}.{}.{unique}", std::process::id()));
-
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = io::copy(&mut artifact, &mut file)
-        .and_then(|_| file.set_permissions(Permissions::from_mode(0o444)))
-        // Without this a crash may leave a file of the right length, full of zeroes.
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = fs::remove_file(&temporary);
-    }
-    written.and_then(|()| File::open(directory)?.sync_all())
 }
 
 fn compiled(path: &Path, kind: Kind, wasm: &[u8], cached: bool) -> Result<Code> {

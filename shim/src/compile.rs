@@ -13,7 +13,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use wasm_shim::content::{Content, HEAD, Kind, recognise};
-use wasm_shim::{artifact, engine};
+use wasm_shim::{engine, publish};
 use wasmtime::error::Context as _;
 use wasmtime::{Engine, Error, Result, bail, ensure, format_err};
 
@@ -103,7 +103,7 @@ fn translate(engine: &Engine, name: &str, wasm: &[u8]) -> Result<Vec<u8>> {
 
 fn write(native: &[u8], output: Option<&Path>) -> Result<()> {
     if let Some(path) = output {
-        return artifact::publish(native, path).with_context(|| format!("write `{}`", path.display()));
+        return publish::publish(native, path).with_context(|| format!("write `{}`", path.display()));
     }
     let mut stdout = io::stdout().lock();
     ensure!(!stdout.is_terminal(), "native code is not for a terminal; give -o OUT");

@@ -13,16 +13,24 @@
 //!  asked    compiler     engine    may touch    said on stderr
 //! ```
 //!
-//! Unsafe code is allowed in two modules: [`code`], because precompiled code cannot be checked, and [`process`], because
-//! the standard library has no signal handlers. [`artifact`] calls the one unsafe function, where it decides whose code
+//! Unsafe code is allowed in two modules: `code`, because precompiled code cannot be checked, and `process`, because
+//! the standard library has no signal handlers. `artifact` calls the one unsafe function, where it decides whose code
 //! to trust.
 
+#[cfg(feature = "run")]
 pub mod args;
+#[cfg(feature = "run")]
 pub mod artifact;
+#[cfg(feature = "run")]
 pub mod code;
 pub mod content;
 pub mod engine;
+#[cfg(feature = "run")]
 pub mod guest;
+#[cfg(feature = "run")]
 pub mod outcome;
+#[cfg(feature = "run")]
 pub mod process;
+pub mod publish;
+#[cfg(feature = "run")]
 pub mod wasi;

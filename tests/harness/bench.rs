@@ -1,1 +1,266 @@
-fn main() {}
+//! What it costs to start, end and run a task, beside the floor, in one run.
+//!
+//! The floor of a start is the very unit that the driver makes of the task, started over D-Bus by a client that does
+//! nothing else. Both are measured in turn, so that a machine that gets slower does so for both. Medians and their
+//! ratios; an absolute time says more about the machine than about us.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a bench that cannot go on panics, and its table goes to stdout"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, StreamExt};
+use nomad_driver_systemd::systemd::{Property, UnitName};
+use nomad_driver_systemd::task::config::{DriverConfig, PluginConfig, Resources, TaskConfig, TaskId};
+use nomad_driver_systemd::task::spec::{NodeSpec, TaskSpec};
+use nomad_driver_systemd::task::unit::{self, Streams};
+use nomad_driver_systemd::task::{env, logs};
+use tests::{Host, Job, Need, Node, Task, exiting_guest, program};
+use zbus::{MessageStream, OwnedObjectPath, Variant};
+
+/// Starts measured one at a time.
+const ONE_BY_ONE: usize = 100;
+/// Starts measured with so many under way at once.
+const AT_ONCE: usize = 32;
+const MANY: usize = 256;
+
+#[tokio::main]
+async fn main() {
+    let Some(host) = Host::alone(Need::Systemd).await else { std::process::exit(1) };
+    println!("| what | ours | floor | ratio | to reach |");
+    println!("|---|---|---|---|---|");
+    starts(&host).await;
+    exits(&host).await;
+    hello();
+}
+
+/// `StartTask` beside the same unit started bare, and the private view beside the plain one.
+async fn starts(host: &Host) {
+    let node = Node::start(host).await;
+    let plain = Node::configured(host, r#"fs_isolation = "none""#).await;
+    let floor = Floor::new().await;
+    let (mut ours, mut bare, mut plain_view) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ONE_BY_ONE + 3 {
+        let started = [timed_start(&node).await, floor.timed_start(&node).await, timed_start(&plain).await];
+        // The first rounds warm up.
+        if round >= 3 {
+            ours.push(started[0]);
+            bare.push(started[1]);
+            plain_view.push(started[2]);
+        }
+    }
+    row("StartTask to running, one at a time", median(&mut ours), median(&mut bare), "1.15");
+    row("its private view beside the plain one", median(&mut ours), median(&mut plain_view), "");
+
+    let mut rates = Vec::new();
+    let mut floors = Vec::new();
+    for _ in 0..3 {
+        rates.push(all_at_once(MANY, || timed_start(&node)).await);
+        floors.push(all_at_once(MANY, || floor.timed_start(&node)).await);
+    }
+    row(&format!("the same, {AT_ONCE} at once, per task"), median(&mut rates), median(&mut floors), "1.15");
+}
+
+async fn all_at_once<F: Future<Output = Duration>>(count: usize, start: impl Fn() -> F) -> Duration {
+    let began = Instant::now();
+    stream::iter((0..count).map(|_| start())).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+    began.elapsed() / u32::try_from(count).unwrap()
+}
+
+/// One task, from the call to its answer; its end is not counted.
+async fn timed_start(node: &Node) -> Duration {
+    let prepared = node.prepare(&Job::command("/bin/sleep").args(&["infinity"]));
+    let began = Instant::now();
+    let task = node.begin(prepared).await.unwrap();
+    let took = began.elapsed();
+    destroy(node, task).await;
+    took
+}
+
+async fn destroy(node: &Node, task: Task) {
+    node.destroy(&task, true).await.unwrap();
+    std::mem::drop(task.ended());
+}
+
+/// The bare client: one call, and the signal that its job is done.
+struct Floor {
+    connection: zbus::Connection,
+    node: NodeSpec,
+}
+
+impl Floor {
+    async fn new() -> Self {
+        let connection = zbus::Connection::system().await.unwrap();
+        let manager = "org.freedesktop.systemd1.Manager";
+        let rule = zbus::MatchRule::builder()
+            .msg_type(zbus::message::Type::Signal)
+            .sender("org.freedesktop.systemd1")
+            .interface(manager)
+            .member("JobRemoved")
+            .build()
+            .unwrap();
+        zbus::fdo::DBusProxy::new(&connection).await.unwrap().add_match_rule(rule).await.unwrap();
+        call(&connection, "Subscribe", &()).await;
+        Self { connection, node: NodeSpec::resolve(PluginConfig::decode(&[]).unwrap()).unwrap() }
+    }
+
+    async fn timed_start(&self, node: &Node) -> Duration {
+        let prepared = node.prepare(&Job::command("/bin/sleep").args(&["infinity"]));
+        let wire = &prepared.config;
+        let config = TaskConfig {
+            id: TaskId(wire.id.clone()),
+            name: wire.name.clone(),
+            alloc_id: wire.alloc_id.clone(),
+            job_name: "job".into(),
+            group_name: "group".into(),
+            driver: DriverConfig { command: "/bin/sleep".into(), args: vec!["infinity".into()] },
+            env: wire.env.clone().into_iter().collect(),
+            user: String::new(),
+            alloc_dir: PathBuf::from(&wire.alloc_dir),
+            stdout_path: PathBuf::from(&wire.stdout_path),
+            stderr_path: PathBuf::from(&wire.stderr_path),
+            resources: Resources { cpu_shares: 100, memory_mb: 300, ..Resources::default() },
+            beyond: Vec::new(),
+        };
+        let task = TaskSpec::resolve(&config, &self.node).unwrap();
+        let env_file = env::write(&task.env).unwrap();
+        let open = |path: &'static str| logs::open(Path::new("/"), Path::new(path));
+        let streams =
+            Streams { stdout: open("/dev/null").await.unwrap(), stderr: open("/dev/null").await.unwrap() };
+        let made = unit::build(&task, &unit::Command::Native("/bin/sleep".into()), env_file.path(), streams);
+        let name: UnitName = made.name.clone();
+        let properties: Vec<(&str, Variant<'_>)> =
+            made.properties.into_iter().map(Property::into_wire).collect();
+        let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
+
+        let mut messages = MessageStream::from(&self.connection);
+        let began = Instant::now();
+        let answer =
+            call(&self.connection, "StartTransientUnit", &(name.as_str(), "fail", properties, others)).await;
+        let job: OwnedObjectPath = answer.body().deserialize().unwrap();
+        while let Some(Ok(message)) = messages.next().await {
+            if message.header().member().is_some_and(|member| member.as_str() == "JobRemoved") {
+                let (_, ended, _, result): (u32, OwnedObjectPath, String, String) =
+                    message.body().deserialize().unwrap();
+                if ended == job {
+                    assert_eq!(result, "done");
+                    break;
+                }
+            }
+        }
+        let took = began.elapsed();
+        drop(messages);
+        call(&self.connection, "KillUnit", &(name.as_str(), "all", 9)).await;
+        call(&self.connection, "StopUnit", &(name.as_str(), "replace")).await;
+        let _ = self
+            .connection
+            .call_method(
+                Some("org.freedesktop.systemd1"),
+                "/org/freedesktop/systemd1",
+                Some("org.freedesktop.systemd1.Manager"),
+                "ResetFailedUnit",
+                &(name.as_str(),),
+            )
+            .await;
+        took
+    }
+}
+
+async fn call<B>(connection: &zbus::Connection, method: &str, body: &B) -> zbus::Message
+where
+    B: serde::Serialize + zbus::DynamicType + Sync,
+{
+    let manager = Some("org.freedesktop.systemd1.Manager");
+    let path = "/org/freedesktop/systemd1";
+    connection.call_method(Some("org.freedesktop.systemd1"), path, manager, method, body).await.unwrap()
+}
+
+/// From the kill of the main process to `WaitTask`'s answer.
+async fn exits(host: &Host) {
+    let node = Node::start(host).await;
+    let mut all = Vec::new();
+    for _ in 0..ONE_BY_ONE {
+        let task = node.run(Job::command("/bin/sleep").args(&["infinity"])).await;
+        let status = node.inspect(&task).await.unwrap().driver.unwrap();
+        let pid: i32 = status.attributes["pid"].parse().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        let wait = node.wait(&task);
+        let kill = async {
+            // The call waits in the driver before the process ends.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let began = Instant::now();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            began
+        };
+        let (answered, began) = tokio::join!(async { (wait.await, Instant::now()).1 }, kill);
+        all.push(answered.duration_since(began));
+        destroy(&node, task).await;
+    }
+    println!(
+        "| exit of a process to WaitTask's answer | {:.2} ms | | | 5 ms |",
+        milliseconds(median(&mut all))
+    );
+}
+
+/// The shim's hello from compiled code beside a static C hello, as whole processes.
+fn hello() {
+    let scratch = tempfile::tempdir().unwrap();
+    let c = scratch.path().join("hello.c");
+    std::fs::write(&c, "#include <stdio.h>\nint main(void) { puts(\"hello\"); return 0; }\n").unwrap();
+    let native = scratch.path().join("hello");
+    let built = Command::new("cc").args(["-O2", "-static", "-o"]).arg(&native).arg(&c).status();
+    if !built.is_ok_and(|status| status.success()) {
+        println!("| wasm-shim hello beside a static C hello | no C compiler here | | | |");
+        return;
+    }
+    let text = tests::repository().join("tests/guests/hello.wat");
+    let guest = scratch.path().join("hello.wasm");
+    std::fs::write(&guest, wat::parse_file(text).unwrap_or_else(|_| exiting_guest(0))).unwrap();
+    let code = scratch.path().join("hello.cwasm");
+    let compiled =
+        Command::new(program("wasm-shim-compile")).arg("-o").arg(&code).arg(&guest).status().unwrap();
+    assert!(compiled.success());
+    let shim = program("wasm-shim");
+    let (mut ours, mut floor) = (Vec::new(), Vec::new());
+    for round in 0..210 {
+        let mut wasm = Command::new(&shim);
+        wasm.args(["run", "--allow-precompiled"]).arg(&code);
+        let (with_wasm, with_c) = (timed_process(wasm), timed_process(Command::new(&native)));
+        if round >= 10 {
+            ours.push(with_wasm);
+            floor.push(with_c);
+        }
+    }
+    row("wasm-shim's hello beside a static C hello", median(&mut ours), median(&mut floor), "2");
+}
+
+fn timed_process(mut command: Command) -> Duration {
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let began = Instant::now();
+    assert!(command.status().unwrap().success());
+    began.elapsed()
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn row(what: &str, ours: Duration, floor: Duration, target: &str) {
+    let ratio = ours.as_secs_f64() / floor.as_secs_f64();
+    println!(
+        "| {what} | {:.2} ms | {:.2} ms | {ratio:.2} | {target} |",
+        milliseconds(ours),
+        milliseconds(floor)
+    );
+}

@@ -397,6 +397,15 @@ impl Task {
     }
 }
 
+impl Task {
+    /// It was destroyed: there is no unit to look for when this is dropped.
+    #[must_use]
+    pub fn ended(mut self) -> Self {
+        self.handle.driver_state.clear();
+        self
+    }
+}
+
 impl Drop for Task {
     /// A test that failed leaves its unit; the machine shall be as before.
     fn drop(&mut self) {

@@ -154,7 +154,7 @@ pub enum Property {
 
 impl Property {
     /// The property as it goes over the bus.
-    pub(super) fn into_wire(self) -> (&'static str, Variant<'static>) {
+    pub fn into_wire(self) -> (&'static str, Variant<'static>) {
         match self {
             Self::BindPaths(binds) => ("BindPaths", bind_mounts(binds)),
             Self::BindReadOnlyPaths(binds) => ("BindReadOnlyPaths", bind_mounts(binds)),

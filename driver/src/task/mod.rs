@@ -10,16 +10,16 @@
 //! [`Tasks`] is the table of live tasks, by Nomad's ids, and the only way to make, find and remove one.
 
 pub mod config;
-mod env;
-mod handle;
-mod logs;
+pub mod env;
+pub mod handle;
+pub mod logs;
 pub mod options;
-mod program;
-mod signal;
-mod spec;
-mod unit;
-mod view;
-mod wasm;
+pub mod program;
+pub mod signal;
+pub mod spec;
+pub mod unit;
+pub mod view;
+pub mod wasm;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
