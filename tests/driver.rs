@@ -631,6 +631,35 @@ async fn the_plugin_ends_at_once_when_told_however_many_wait() {
 }
 
 #[tokio::test]
+async fn a_killed_plugin_leaves_no_socket_once_another_runs() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let socket = node.plugin().socket().unwrap().to_owned();
+    node.restart().await;
+    let living = node.plugin().socket().unwrap().to_owned();
+    assert!(!socket.parent().unwrap().exists(), "{} is left", socket.display());
+    let _other = Node::start(&host).await;
+    assert!(living.exists(), "that of a living one stays");
+}
+
+#[tokio::test]
+async fn the_plugin_outlives_an_agent_that_was_killed_and_serves_the_next() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let task = node.run(Job::shell("while ! test -e go; do sleep 0.05; done; exit 3")).await;
+    // Its stdout and stderr are broken pipes from now on, and nobody configures it again.
+    let node = node.after_the_agents_death().await;
+    node.recover(&task).await.unwrap();
+    let other = node.run(Job::shell("exit 4")).await;
+    assert_eq!(node.wait(&other).await, Exit::status(4));
+    std::fs::write(task.alloc_dir().join("web/local/go"), "").unwrap();
+    assert_eq!(node.wait(&task).await, Exit::status(3));
+    for task in [&task, &other] {
+        node.destroy(task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn ctrl_c_on_the_agent_does_not_end_the_plugin() {
     let host = host!();
     let mut node = Node::start(&host).await;
@@ -688,6 +717,8 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
         (Job::shell("true").user("no-such-user"), "`user`: this node has no user `no-such-user`"),
         (Job::shell("true").env("A-B", "x"), "variable name `A-B`"),
         (Job::shell("true").env("A", "x\0y"), "NUL"),
+        (Job::command("/bin/echo").args(&["a\0b"]), "`args` holds a NUL"),
+        (Job::command("/etc/shadow").user("nobody"), "cannot be executed"),
     ];
     for (job, reason) in cases {
         let (what, alloc) = (job.command.clone(), job.request.alloc_id.clone());

@@ -12,8 +12,9 @@ use std::time::SystemTime;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{Layer, Registry};
 
 /// The longest value of one field, in bytes.
 const VALUE_MAX: usize = 4096;
@@ -24,8 +25,9 @@ const RECORD_MAX: usize = 60_000;
 ///
 /// Nomad does not tell a plugin its log level and filters itself. `RUST_LOG` narrows what we send.
 pub fn to_stderr_as_hclog() {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,nomad_driver_systemd=debug"));
+    let asked = std::env::var("RUST_LOG").ok().and_then(|asked| asked.parse().ok());
+    let ours = || Targets::new().with_default(Level::INFO).with_target("nomad_driver_systemd", Level::DEBUG);
+    let filter: Targets = asked.unwrap_or_else(ours);
     // A second call, in a test, keeps the first subscriber.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(Hclog));
 }

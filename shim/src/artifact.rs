@@ -20,15 +20,13 @@ use crate::content::{Content, HEAD, Kind, recognise};
 use crate::publish::publish;
 use crate::{engine, process};
 use sha2::{Digest, Sha256};
-use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
 use wasmtime::error::Context as _;
 use wasmtime::{Error, Result, bail, ensure, format_err};
 

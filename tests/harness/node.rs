@@ -17,6 +17,17 @@ use tonic::Status;
 
 use crate::{Host, SOON, program, programs};
 
+/// A plugin that was found running is no child of ours, and does not end with us by itself.
+struct Found(u32);
+
+impl Drop for Found {
+    fn drop(&mut self) {
+        if let Some(pid) = i32::try_from(self.0).ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+}
+
 /// A refusal of the plugin, in its own words.
 pub type Refusal = CallError;
 
@@ -104,6 +115,8 @@ pub struct Node {
     config: String,
     records: Arc<Mutex<Vec<Record>>>,
     data: Arc<tempfile::TempDir>,
+    #[allow(dead_code, reason = "kept for its drop")]
+    found: Option<Found>,
 }
 
 impl Node {
@@ -128,7 +141,7 @@ impl Node {
         };
         let config = format!("{options}\n{state}shim_dir = {:?}\n", programs().display().to_string());
         let (plugin, records) = launch(&config).await.expect("the plugin starts");
-        Self { plugin, config, records, data: Arc::new(data) }
+        Self { plugin, config, records, data: Arc::new(data), found: None }
     }
 
     /// What the plugin says of a configuration that it refuses.
@@ -159,6 +172,15 @@ impl Node {
         self.plugin.kill().await;
         let (plugin, records) = launch(&self.config).await.expect("the plugin starts again");
         (self.plugin, self.records) = (plugin, records);
+    }
+
+    /// The agent dies and leaves the plugin; a new one finds it by process and socket, and does not configure it.
+    #[must_use]
+    pub async fn after_the_agents_death(self) -> Self {
+        let Self { plugin, config, records, data, found: _ } = self;
+        let (pid, socket) = plugin.abandon();
+        let plugin = Plugin::reattach(pid, &socket).await.expect("the plugin lives");
+        Self { plugin, config, records, data, found: Some(Found(pid)) }
     }
 
     /// Starts a task; it must start.

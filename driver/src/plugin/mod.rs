@@ -18,8 +18,8 @@ pub mod handshake;
 mod schema;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -49,6 +49,11 @@ use crate::task::Tasks;
 const MESSAGE_MAX: usize = 64 << 20;
 /// The host waits two seconds for our end; this lets the answer to `Shutdown` leave.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// The begin of the name of the socket's directory.
+const SOCKET_DIR: &str = "plugin-systemd-";
+/// The socket in it.
+const SOCKET: &str = "socket";
 
 /// Why the plugin cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -86,13 +91,14 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
 
     let directory = terms.socket_dir.clone().unwrap_or_else(std::env::temp_dir);
     let listen_error = |source| Error::Listen { directory: directory.clone(), source };
+    sweep(&directory);
     // Whoever can connect is root on this node: the socket lies in a directory of our own, mode 0700.
     let private = tempfile::Builder::new()
-        .prefix("plugin-systemd-")
+        .prefix(SOCKET_DIR)
         .permissions(std::fs::Permissions::from_mode(0o700))
         .tempdir_in(&directory)
         .map_err(listen_error)?;
-    let socket = private.path().join("socket");
+    let socket = private.path().join(SOCKET);
     let listener = UnixListener::bind(&socket).map_err(listen_error)?;
 
     let (shutdown, mut told_to_end) = mpsc::channel(1);
@@ -123,6 +129,22 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
             Ok(())
         }
         _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Removes the sockets of plugins that were killed: those on which nobody listens any more.
+///
+/// One of a living plugin answers, and one that is just being made is not there yet: both are left alone.
+fn sweep(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(SOCKET_DIR));
+        // In a directory that others can write to, somebody else may have made one of that name.
+        let trusted = ours && entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == 0);
+        let socket = entry.path().join(SOCKET);
+        let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        if trusted && std::os::unix::net::UnixStream::connect(&socket).is_err_and(refused) {
+            let _ = std::fs::remove_file(&socket).and_then(|()| std::fs::remove_dir(entry.path()));
+        }
     }
 }
 

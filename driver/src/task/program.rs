@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -125,8 +126,13 @@ pub fn find(command: &str, view: &View, dirs: &TaskDirs) -> Result<Program, Erro
         }
         Err(source) => return Err(Error::Open { path, source }),
     };
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+    let metadata = file.metadata().map_err(|source| Error::Open { path: path.clone(), source })?;
+    if !metadata.is_file() {
         return Err(Error::NotAFile { path });
+    }
+    // We can read what the task's user may not: neither tell its author what is in there, nor run it for them.
+    if bounds.is_none() && metadata.mode() & 0o004 == 0 {
+        return Ok(Program::Native(path));
     }
     let mut head = [0; 64];
     let read = file.read(&mut head).and_then(|read| file.rewind().map(|()| read));
@@ -335,6 +341,16 @@ mod tests {
         assert!(matches!(Task::new().find("/home/me/x"), Err(Error::NotInView { .. })));
         assert!(matches!(Task::new().find(""), Err(Error::Empty)));
         assert!(matches!(Task::new().find("/local"), Err(Error::NotAFile { .. })));
+    }
+
+    #[test]
+    fn what_only_root_may_read_is_left_to_the_tasks_own_rights() {
+        let task = Task::new();
+        let secret = task.dir.path().join("secret");
+        std::fs::write(&secret, "root:$6$salt").unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let found = find(secret.to_str().unwrap(), &View::Host, &task.dirs);
+        assert!(matches!(&found, Ok(Program::Native(path)) if *path == secret), "{found:?}");
     }
 
     #[test]

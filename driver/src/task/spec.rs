@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::config::{MemoryMax, PluginConfig, Resources, TaskConfig, TaskId};
+use super::config::{DriverConfig, MemoryMax, PluginConfig, Resources, TaskConfig, TaskId};
 use super::view::{TaskDirs, View, is_plain};
 use super::{env, wasm};
 use crate::systemd::UnitName;
@@ -20,6 +20,12 @@ pub enum Error {
     /// A variable that no process can have.
     #[error(transparent)]
     Env(env::Error),
+    /// No program can have such an argument.
+    #[error("`{option}` holds a NUL byte")]
+    Nul {
+        /// The option.
+        option: &'static str,
+    },
     /// The allocation directory is not where Nomad puts one.
     #[error("the allocation directory `{path}` is not an absolute path")]
     AllocDir {
@@ -151,6 +157,12 @@ impl TaskSpec {
             return Err(Error::Beyond { what: what.clone() });
         }
         env::check(&config.env).map_err(Error::Env)?;
+        let DriverConfig { command, args } = &config.driver;
+        for (option, text) in [("command", command)].into_iter().chain(args.iter().map(|arg| ("args", arg))) {
+            if text.contains('\0') {
+                return Err(Error::Nul { option });
+            }
+        }
         if !is_plain(&config.alloc_dir) {
             return Err(Error::AllocDir { path: config.alloc_dir.clone() });
         }
@@ -168,8 +180,8 @@ impl TaskSpec {
             },
             view: node.view.clone(),
             dirs: TaskDirs::new(&config.alloc_dir, &config.name),
-            command: config.driver.command.clone(),
-            args: config.driver.args.clone(),
+            command: command.clone(),
+            args: args.clone(),
             env: config.env.clone(),
             stdout_path: config.stdout_path.clone(),
             stderr_path: config.stderr_path.clone(),
