@@ -113,7 +113,7 @@ pub enum Error {
         source: Box<plugin::Error>,
     },
     /// The driver itself says that it cannot run tasks here.
-    #[error("the driver is not healthy: {description}; `nomad-driver-systemd doctor` says how to mend it")]
+    #[error("the driver is not healthy: {description}")]
     Unhealthy {
         /// The driver's words.
         description: String,

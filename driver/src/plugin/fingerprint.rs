@@ -16,16 +16,16 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
     if !rustix::process::geteuid().is_root() {
         return unfit(HealthState::Undetected, "Driver must run as root");
     }
+    let version = match systemd.version().await {
+        Ok(version) => version,
+        Err(error) => return unfit(HealthState::Unhealthy, &crate::chain(&error)),
+    };
     if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         return unfit(
             HealthState::Undetected,
             "this node has no unified cgroup hierarchy (cgroup v2), which the driver needs",
         );
     }
-    let version = match systemd.version().await {
-        Ok(version) => version,
-        Err(error) => return unfit(HealthState::Unhealthy, &crate::chain(&error)),
-    };
     let text =
         |value: &str| Attribute { value: Some(Value::StringVal(value.to_owned())), ..Attribute::default() };
     let flag = |value: bool| Attribute { value: Some(Value::BoolVal(value)), ..Attribute::default() };
