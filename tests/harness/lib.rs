@@ -31,14 +31,15 @@ pub fn repository() -> PathBuf {
 /// directory, and `NOMAD_SYSTEMD_DRIVER` another driver, such as the one that plain `cargo build` makes.
 pub fn program(name: &str) -> PathBuf {
     let given = std::env::var_os("NOMAD_SYSTEMD_DRIVER").filter(|_| name == "nomad-driver-systemd");
-    let path = given.map_or_else(|| programs().join(name), PathBuf::from);
+    let path = repository().join(given.map_or_else(|| programs().join(name), PathBuf::from));
     assert!(path.is_file(), "{} is not there: run tests/build first", path.display());
     path.canonicalize().expect("an absolute path")
 }
 
 /// The directory of the programs under test.
 pub fn programs() -> PathBuf {
-    std::env::var_os("NOMAD_SYSTEMD_BIN").map_or_else(|| repository().join("target/bin"), PathBuf::from)
+    std::env::var_os("NOMAD_SYSTEMD_BIN")
+        .map_or_else(|| repository().join("target/bin"), |given| repository().join(given))
 }
 
 /// WebAssembly from its text form.

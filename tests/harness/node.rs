@@ -140,13 +140,23 @@ impl Node {
             format!("state_dir = {:?}\n", data.path().join("state").display().to_string())
         };
         let config = format!("{options}\n{state}shim_dir = {:?}\n", programs().display().to_string());
-        let (plugin, records) = launch(&config).await.expect("the plugin starts");
+        Self::launched(config, data, &[]).await
+    }
+
+    /// A plugin that finds no bus.
+    pub async fn without_systemd(_host: &Host) -> Self {
+        let data = tempfile::tempdir().expect("a directory for the test");
+        Self::launched(String::new(), data, &[("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/no/such/socket")]).await
+    }
+
+    async fn launched(config: String, data: tempfile::TempDir, env: &[(&str, &str)]) -> Self {
+        let (plugin, records) = launch(&config, env).await.expect("the plugin starts");
         Self { plugin, config, records, data: Arc::new(data), found: None }
     }
 
     /// What the plugin says of a configuration that it refuses.
     pub async fn refusal(options: &str) -> String {
-        match launch(options).await {
+        match launch(options, &[]).await {
             Ok(_) => panic!("the plugin takes `{options}`"),
             Err(error) => nomad_driver_systemd::chain(&error),
         }
@@ -170,7 +180,7 @@ impl Node {
     /// Kills the plugin and starts a new one with the same configuration, as Nomad does when one has died.
     pub async fn restart(&mut self) {
         self.plugin.kill().await;
-        let (plugin, records) = launch(&self.config).await.expect("the plugin starts again");
+        let (plugin, records) = launch(&self.config, &[]).await.expect("the plugin starts again");
         (self.plugin, self.records) = (plugin, records);
     }
 
@@ -346,11 +356,15 @@ fn refused(call: &'static str, status: &Status) -> Refusal {
 
 type Launched = (Plugin, Arc<Mutex<Vec<Record>>>);
 
-async fn launch(config: &str) -> Result<Launched, nomad_driver_systemd::nomad::plugin::Error> {
+async fn launch(
+    config: &str,
+    env: &[(&str, &str)],
+) -> Result<Launched, nomad_driver_systemd::nomad::plugin::Error> {
     let records = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&records);
     let launch = Launch::new(program("nomad-driver-systemd"))
         .records(move |record| sink.lock().expect("nobody panics here").push(record.clone()));
+    let launch = env.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let plugin = Plugin::launch(launch).await?;
     let body = hcl::parse(config).expect("the test's own text");
     plugin.configure(&body, &Machine::of_this_machine()).await?;

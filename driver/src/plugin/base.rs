@@ -1,5 +1,7 @@
 //! What Nomad asks every plugin: who are you, how are you configured.
 
+use std::path::PathBuf;
+
 use proto::base::base_plugin_server::BasePlugin;
 use proto::base::{
     ConfigSchemaRequest, ConfigSchemaResponse, PluginInfoRequest, PluginInfoResponse, PluginType,
@@ -18,6 +20,8 @@ const API_VERSION: &str = "v0.1.0";
 
 pub(super) struct Base {
     pub(super) tasks: Tasks,
+    /// Where this process has its socket, and others before it had theirs.
+    pub(super) socket_dir: PathBuf,
 }
 
 #[tonic::async_trait]
@@ -41,16 +45,20 @@ impl BasePlugin for Base {
         Ok(Response::new(ConfigSchemaResponse { spec: Some(schema::block(PluginConfig::OPTIONS)) }))
     }
 
-    /// Called up to four times in the life of an agent, mostly to check the values: touches nothing.
+    /// Called up to four times in the life of an agent, mostly to check the values: touches nothing, until the agent
+    /// tells about itself, which it does to the one process that will run tasks.
     async fn set_config(
         &self,
         request: Request<SetConfigRequest>,
     ) -> Result<Response<SetConfigResponse>, Status> {
-        let SetConfigRequest { msgpack_config, nomad_config: _, plugin_api_version: _ } =
-            request.into_inner();
+        let SetConfigRequest { msgpack_config, nomad_config, plugin_api_version: _ } = request.into_inner();
         let config = PluginConfig::decode(&msgpack_config)
             .map_err(|error| Status::invalid_argument(format!("plugin {}", crate::chain(&error))))?;
         self.tasks.configure(config).map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
+        if nomad_config.is_some_and(|config| config.driver.is_some()) {
+            let directory = self.socket_dir.clone();
+            tokio::task::spawn_blocking(move || super::sweep(&directory));
+        }
         Ok(Response::new(SetConfigResponse {}))
     }
 }

@@ -11,6 +11,9 @@ use proto::structs::attribute::Value;
 use crate::systemd::Systemd;
 use crate::task::Tasks;
 
+/// Debian 11's. What we send has the same names and types since.
+const OLDEST_SYSTEMD: u32 = 247;
+
 /// Looks at the node. Nothing that changes by itself is published, since every change goes to Nomad's servers.
 pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintResponse {
     if !rustix::process::geteuid().is_root() {
@@ -20,6 +23,11 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
         Ok(version) => version,
         Err(error) => return unfit(HealthState::Unhealthy, &crate::chain(&error)),
     };
+    let number: String = version.chars().take_while(char::is_ascii_digit).collect();
+    if number.parse().is_ok_and(|number: u32| number < OLDEST_SYSTEMD) {
+        let why = format!("systemd {number} is too old, the driver needs {OLDEST_SYSTEMD} or newer");
+        return unfit(HealthState::Undetected, &why);
+    }
     if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         return unfit(
             HealthState::Undetected,
@@ -29,7 +37,6 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
     let text =
         |value: &str| Attribute { value: Some(Value::StringVal(value.to_owned())), ..Attribute::default() };
     let flag = |value: bool| Attribute { value: Some(Value::BoolVal(value)), ..Attribute::default() };
-    let number: String = version.chars().take_while(char::is_ascii_digit).collect();
     FingerprintResponse {
         attributes: HashMap::from([
             ("driver.systemd".to_owned(), flag(true)),

@@ -91,7 +91,6 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
 
     let directory = terms.socket_dir.clone().unwrap_or_else(std::env::temp_dir);
     let listen_error = |source| Error::Listen { directory: directory.clone(), source };
-    sweep(&directory);
     // Whoever can connect is root on this node: the socket lies in a directory of our own, mode 0700.
     let private = tempfile::Builder::new()
         .prefix(SOCKET_DIR)
@@ -104,7 +103,7 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
     let (shutdown, mut told_to_end) = mpsc::channel(1);
     let server = Server::builder()
         .add_service(
-            BasePluginServer::new(base::Base { tasks: tasks.clone() })
+            BasePluginServer::new(base::Base { tasks: tasks.clone(), socket_dir: directory.clone() })
                 .max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX),
         )
@@ -132,14 +131,17 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
     }
 }
 
-/// Removes the sockets of plugins that were killed: those on which nobody listens any more.
+/// Removes the sockets of plugins that were killed: those on which nobody has listened for a while.
 ///
-/// One of a living plugin answers, and one that is just being made is not there yet: both are left alone.
+/// One of a living plugin answers, and one that is just being made is young: both are left alone.
 fn sweep(directory: &Path) {
+    const WHILE: Duration = Duration::from_mins(1);
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(SOCKET_DIR));
+        let Ok(found) = entry.metadata() else { continue };
+        let old = found.modified().is_ok_and(|made| made.elapsed().is_ok_and(|age| age > WHILE));
         // In a directory that others can write to, somebody else may have made one of that name.
-        let trusted = ours && entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == 0);
+        let trusted = ours && old && found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
         let socket = entry.path().join(SOCKET);
         let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
         if trusted && std::os::unix::net::UnixStream::connect(&socket).is_err_and(refused) {

@@ -40,6 +40,11 @@ const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long systemd may take over a job of ours, starting and removing units, before we give up on it.
 const JOB_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long the way to systemd may take to be set up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between two attempts at something that the bus did not let us do; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// dbus-daemon allows 128 unanswered calls on one connection (`max_replies_per_connection`).
 const CALLS_AT_ONCE: usize = 64;
 
@@ -80,12 +85,12 @@ pub enum Error {
         /// systemd's own words, such as `Failed at step EXEC spawning /x: No such file or directory`.
         words: String,
     },
-    /// The unit was made, but not even a process came of it.
-    #[error("start unit {unit}: systemd could not make the process, its result is `{result}`")]
-    NotForked {
+    /// The unit was made, and its program did not come to run.
+    #[error("start unit {unit}: systemd did not run the program, the start ended as `{result}`")]
+    NotStarted {
         /// The unit, which has been removed again.
         unit: UnitName,
-        /// systemd's word, such as `resources`.
+        /// systemd's word, such as `resources` or `canceled`.
         result: String,
     },
     /// systemd took longer than we wait.
@@ -108,7 +113,7 @@ impl Error {
     /// May the same succeed a little later? Not when systemd has understood what we want, and refuses.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Slow { .. } | Self::NotForked { .. } => true,
+            Self::Connect { .. } | Self::Slow { .. } | Self::NotStarted { .. } => true,
             Self::Call { source, .. } => {
                 !["InvalidArgs", "PropertyReadOnly", "ENXIO", "NoSuchUnit", "AccessDenied"]
                     .iter()
@@ -139,7 +144,7 @@ struct Shared {
     connection: AsyncMutex<Option<Connection>>,
     units: Units,
     /// Who waits for a job, by the name of its unit: the signal may overtake the answer that names the job.
-    jobs: Mutex<HashMap<String, mpsc::UnboundedSender<JobEnd>>>,
+    jobs: Mutex<Vec<Waiter>>,
     calls: Semaphore,
 }
 
@@ -147,10 +152,19 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Units(Mutex<HashMap<String, watch::Sender<UnitState>>>);
 
+/// Somebody who waits for the end of a job of a unit.
 #[derive(Debug)]
-struct JobEnd {
-    job: OwnedObjectPath,
-    result: String,
+struct Waiter {
+    unit: String,
+    ends: mpsc::UnboundedSender<JobEnd>,
+}
+
+#[derive(Debug, Clone)]
+enum JobEnd {
+    /// systemd has told.
+    Told { job: OwnedObjectPath, result: String },
+    /// The bus was away: it may have ended without our being told.
+    Missed,
 }
 
 /// A unit that we follow. Dropping it ends the following, not the unit.
@@ -188,7 +202,8 @@ impl Systemd {
 
     /// Makes the unit, starts it, and follows it.
     ///
-    /// Returns when its program runs, or has run and ended already. When it fails, nothing of the unit remains.
+    /// Returns when its program runs, or has run and ended already. When it fails, nothing of the unit remains, or is
+    /// removed as soon as systemd can be asked again.
     pub async fn start(&self, unit: TransientUnit) -> Result<Unit, Error> {
         let TransientUnit { name, properties } = unit;
         let followed = self.follow(&name);
@@ -201,34 +216,37 @@ impl Systemd {
         let made =
             self.call("start unit", name.as_str(), MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await;
         drop(body); // our copies of the descriptors, so that their readers see the end of the task
-        let answer = made.map_err(|error| match error {
-            Error::Call { source, .. } if is_named(&source, "UnitExists") => {
-                Error::Exists { unit: name.clone() }
+        let outcome = match made {
+            Ok(answer) => self.started(&followed, &answer, &mut ends).await,
+            Err(Error::Call { source, .. }) if is_named(&source, "UnitExists") => {
+                return Err(Error::Exists { unit: name });
             }
-            other => other,
-        })?;
-        let ended = match job_of(&answer, "start unit", &name) {
-            Ok(job) => ends.wait_for(&job, "start unit").await,
             Err(error) => Err(error),
         };
-        let outcome = match ended {
-            Ok(result) => self.started(&followed, &result).await,
-            Err(error) => Err(error),
-        };
-        if outcome.is_err() {
-            // The first error is the one to tell. What cannot be removed now is removed with the task.
-            if let Err(error) = self.remove(&name).await {
-                tracing::warn!(unit = %name, error = crate::chain(&error), "could not remove a unit that failed to start");
-            }
+        // A refusal made nothing. Anything else may have: a call whose answer was lost was perhaps obeyed.
+        if let Err(error) = &outcome
+            && (error.may_pass() || matches!(error, Error::Step { .. }))
+        {
+            self.remove_surely(&name).await;
         }
         outcome.map(|()| followed)
     }
 
-    /// Decides what a finished start job means; on systemd before 257 `failed` may mean that the program ran and was
-    /// quick to fail.
-    async fn started(&self, unit: &Unit, job_result: &str) -> Result<(), Error> {
+    /// Waits for the start job, and decides what its end means; on systemd before 257 `failed` may mean that the
+    /// program ran and was quick to fail.
+    async fn started(&self, unit: &Unit, answer: &Message, ends: &mut JobEnds<'_>) -> Result<(), Error> {
         let name = unit.name.clone();
+        let job = job_of(answer, "start unit", &name)?;
         let settled = |state: &UnitState| state.is_running() || state.exit().is_some();
+        let job_result = loop {
+            if let Some(result) = ends.wait_for(&job, "start unit").await? {
+                break result;
+            }
+            self.refresh(&name).await?;
+            if settled(&unit.state()) {
+                break "missed".to_owned();
+            }
+        };
         if job_result != "done" || !settled(&unit.state()) {
             self.refresh(&name).await?;
         }
@@ -246,10 +264,28 @@ impl Systemd {
                 return Err(Error::Step { unit: name, status: failure.status(), words });
             }
         }
-        if state.never_forked() {
-            return Err(Error::NotForked { unit: name, result: state.result });
+        if !settled(&state) {
+            let result = if state.never_forked() { state.result } else { job_result };
+            return Err(Error::NotStarted { unit: name, result });
         }
         Ok(())
+    }
+
+    /// Removes a unit that is nobody's, now or, when systemd cannot be asked now, a little later.
+    async fn remove_surely(&self, name: &UnitName) {
+        if self.remove(name).await.is_ok() {
+            return;
+        }
+        let (this, name) = (self.clone(), name.clone());
+        tokio::spawn(async move {
+            for pause in [1, 5, 30, 120].map(Duration::from_secs) {
+                tokio::time::sleep(pause).await;
+                if this.remove(&name).await.is_ok() {
+                    return;
+                }
+            }
+            tracing::error!(unit = %name, "a unit that failed to start could not be removed; run `systemctl stop` on it");
+        });
     }
 
     /// Follows a unit that is there already.
@@ -282,18 +318,40 @@ impl Systemd {
         }
     }
 
-    /// Ends whatever runs in the unit and makes systemd forget it. A unit that is not there is fine.
+    /// The names of all units in systemd's memory that begin so.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<UnitName>, Error> {
+        /// What systemd tells of a unit in a list: name, description, load, active and sub state, whom it follows, its
+        /// path, and its job's number, kind and path.
+        type Row =
+            (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+        // A backslash takes the meaning of what follows in a pattern.
+        let pattern = format!("{}*", prefix.replace('\\', "\\\\"));
+        let body = (Vec::<&str>::new(), vec![pattern.as_str()]);
+        let answer =
+            self.call("list units", &pattern, MANAGER_PATH, MANAGER, "ListUnitsByPatterns", &body).await?;
+        let rows: Vec<Row> = answer.body().deserialize().map_err(|source| Error::Call {
+            act: "list units",
+            thing: pattern,
+            source: Box::new(source),
+        })?;
+        Ok(rows.into_iter().filter(|row| row.2 != "not-found").map(|row| UnitName::known(row.0)).collect())
+    }
+
+    /// Ends whatever runs in the unit, at once, and makes systemd forget it. A unit that is not there is fine.
     ///
     /// When this returns no process of the unit is left, and its name is free.
     pub async fn remove(&self, name: &UnitName) -> Result<(), Error> {
+        const SIGKILL: i32 = 9;
         let followed = self.follow(name);
         let mut ends = self.job_ends(name);
+        self.kill(name, Whom::All, SIGKILL).await?;
         let body = (name.as_str(), "replace");
         let stopped = self.call("stop unit", name.as_str(), MANAGER_PATH, MANAGER, "StopUnit", &body).await;
         let answer = match stopped {
             Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => return Ok(()),
             other => other?,
         };
+        // Missed or told: what follows finds out.
         ends.wait_for(&job_of(&answer, "stop unit", name)?, "stop unit").await?;
         let body = (name.as_str(),);
         let reset =
@@ -317,8 +375,8 @@ impl Systemd {
     }
 
     fn job_ends(&self, name: &UnitName) -> JobEnds<'_> {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        lock(&self.shared.jobs).insert(name.as_str().to_owned(), sender);
+        let (ends, receiver) = mpsc::unbounded_channel();
+        lock(&self.shared.jobs).push(Waiter { unit: name.as_str().to_owned(), ends });
         JobEnds { unit: name.clone(), receiver, shared: &self.shared }
     }
 
@@ -366,6 +424,14 @@ impl Unit {
         self.state.borrow().clone()
     }
 
+    /// Waits until its main process has ended, or the unit was removed from outside. Others of its processes may be left,
+    /// and systemd may still be waiting for them.
+    pub async fn main_ended(&mut self) -> UnitState {
+        let over = |state: &UnitState| state.main_has_ended() || state.removed;
+        let _ = self.state.wait_for(over).await;
+        self.state()
+    }
+
     /// Waits until its main process has ended and the unit is at rest, or the unit was removed from outside.
     pub async fn ended(&mut self) -> UnitState {
         let over = |state: &UnitState| state.exit().is_some() || state.removed;
@@ -391,25 +457,27 @@ struct JobEnds<'a> {
 }
 
 impl JobEnds<'_> {
-    async fn wait_for(&mut self, job: &OwnedObjectPath, act: &'static str) -> Result<String, Error> {
+    /// The job's result, or nothing when its end may have been missed.
+    async fn wait_for(&mut self, job: &OwnedObjectPath, act: &'static str) -> Result<Option<String>, Error> {
         let ours = async {
-            while let Some(end) = self.receiver.recv().await {
-                if end.job == *job {
-                    return Some(end.result);
+            loop {
+                match self.receiver.recv().await {
+                    Some(JobEnd::Told { job: ended, result }) if ended == *job => return Some(result),
+                    Some(JobEnd::Told { .. }) => {}
+                    Some(JobEnd::Missed) | None => return None,
                 }
             }
-            None
         };
-        match tokio::time::timeout(JOB_TIMEOUT, ours).await {
-            Ok(Some(result)) => Ok(result),
-            Ok(None) | Err(_) => Err(Error::Slow { act, unit: self.unit.clone() }),
-        }
+        let waited = tokio::time::timeout(JOB_TIMEOUT, ours).await;
+        waited.map_err(|_| Error::Slow { act, unit: self.unit.clone() })
     }
 }
 
 impl Drop for JobEnds<'_> {
     fn drop(&mut self) {
-        lock(&self.shared.jobs).remove(self.unit.as_str());
+        // Ours is the one whose other end is being dropped.
+        self.receiver.close();
+        lock(&self.shared.jobs).retain(|waiter| !waiter.ends.is_closed());
     }
 }
 
@@ -452,17 +520,24 @@ impl Shared {
         if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok(connection.clone());
         }
+        let hung = || zbus::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        let connection =
+            tokio::time::timeout(CONNECT_TIMEOUT, self.connect_anew()).await.map_err(|_| hung())??;
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn connect_anew(self: &Arc<Self>) -> zbus::Result<Connection> {
         let connection = connection::Builder::system().method_timeout(CALL_TIMEOUT).build().await?;
-        // One stream for all messages keeps their order. It exists before the first rule, so it misses nothing.
-        let messages = MessageStream::from(&connection);
+        // One stream for all messages keeps their order. It is read before anything is asked for: a full queue would
+        // hold up the answers.
+        tokio::spawn(read(Arc::downgrade(self), MessageStream::from(&connection)));
         let bus = fdo::DBusProxy::new(&connection).await?;
         for rule in rules()? {
             bus.add_match_rule(rule).await?;
         }
         // systemd sends no signals of jobs and units to a connection that did not ask for them.
         connection.call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "Subscribe", &()).await?;
-        tokio::spawn(read(Arc::downgrade(self), messages));
-        *slot = Some(connection.clone());
         Ok(connection)
     }
 
@@ -484,17 +559,33 @@ impl Shared {
         Ok(())
     }
 
-    /// Asks for everything we follow of every unit: something may have happened that we were not told.
+    /// Asks for everything we follow of every unit, until it has been told: something may have happened meanwhile.
     async fn catch_up(self: Arc<Self>) {
-        let asked = async {
-            let connection = self.connect().await?;
-            for path in self.units.paths() {
-                self.refresh(&connection, &path).await?;
+        for waiter in lock(&self.jobs).iter() {
+            let _ = waiter.ends.send(JobEnd::Missed);
+        }
+        let mut behind = self.units.paths();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let mut still = Vec::new();
+            for path in behind {
+                let asked = async { self.refresh(&self.connect().await?, &path).await };
+                if let Err(error) = asked.await {
+                    tracing::debug!(
+                        path,
+                        error = crate::chain(&error),
+                        "a unit could not be asked for its state"
+                    );
+                    still.push(path);
+                }
             }
-            zbus::Result::Ok(())
-        };
-        if let Err(error) = asked.await {
-            tracing::debug!(error = crate::chain(&error), "the state of the units could not be asked for");
+            still.retain(|path| self.units.follows(path));
+            if still.is_empty() {
+                return;
+            }
+            behind = still;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -504,10 +595,15 @@ impl Shared {
             let connection = self.connect().await?;
             connection.call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "GetUnit", &(name,)).await
         };
-        if let Err(error) = found.await
-            && is_named(&error, "NoSuchUnit")
-        {
-            self.units.update(path.as_str(), |state| state.removed = true);
+        match found.await {
+            Err(error) if is_named(&error, "NoSuchUnit") => {
+                self.units.update(path.as_str(), |state| state.removed = true);
+            }
+            // The bus went away: who connects again asks for every unit.
+            Err(error) => {
+                tracing::debug!(%path, error = crate::chain(&error), "a removed unit could not be looked for");
+            }
+            Ok(_) => {}
         }
     }
 
@@ -527,9 +623,9 @@ impl Shared {
             (MANAGER, "JobRemoved") => {
                 let (_, job, unit, result): (u32, OwnedObjectPath, String, String) =
                     message.body().deserialize()?;
-                if let Some(waiting) = lock(&self.jobs).get(&unit) {
+                for waiter in lock(&self.jobs).iter().filter(|waiter| waiter.unit == unit) {
                     // Whoever waited may have given up just now.
-                    let _ = waiting.send(JobEnd { job, result });
+                    let _ = waiter.ends.send(JobEnd::Told { job: job.clone(), result: result.clone() });
                 }
             }
             (MANAGER, "UnitRemoved") => {
@@ -570,7 +666,7 @@ fn read(shared: Weak<Shared>, mut messages: MessageStream) -> Pin<Box<dyn Future
 }
 
 async fn reconnect(shared: Weak<Shared>) {
-    let mut pause = Duration::from_millis(50);
+    let mut pause = FIRST_PAUSE;
     loop {
         let Some(shared) = shared.upgrade() else { return };
         match shared.connect().await {
@@ -582,7 +678,7 @@ async fn reconnect(shared: Weak<Shared>) {
         }
         drop(shared);
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(5));
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -34,6 +34,12 @@ impl UnitName {
         Self(name + &tail)
     }
 
+    /// Surely nothing of its words was cut off.
+    pub fn is_whole(&self) -> bool {
+        // The longest piece that may have been left out is an escape, four bytes.
+        self.0.len() + 4 <= NAME_MAX
+    }
+
     /// A name that systemd or a saved state gave us.
     pub fn known(name: impl Into<String>) -> Self {
         Self(name.into())
@@ -123,7 +129,8 @@ pub enum Property {
     },
     IgnoreSIGPIPE(bool),
     InaccessiblePaths(Vec<PathBuf>),
-    KillSignal(i32),
+    /// Bytes that a file written by the unit may have.
+    LimitFSIZE(u64),
     /// Bytes.
     MemoryLow(u64),
     /// Bytes; `u64::MAX` is no limit.
@@ -136,6 +143,7 @@ pub enum Property {
     PrivateDevices(bool),
     PrivateNetwork(bool),
     PrivateTmp(bool),
+    ProtectProc(&'static str),
     ProtectSystem(&'static str),
     ReadWritePaths(Vec<PathBuf>),
     RemainAfterExit(bool),
@@ -146,7 +154,6 @@ pub enum Property {
     StandardInput(Stream),
     StandardOutput(Stream),
     TasksMax(u64),
-    TimeoutStop(Duration),
     Type(&'static str),
     User(String),
     WorkingDirectory(PathBuf),
@@ -171,7 +178,7 @@ impl Property {
             }
             Self::IgnoreSIGPIPE(on) => ("IgnoreSIGPIPE", on.into()),
             Self::InaccessiblePaths(paths) => ("InaccessiblePaths", texts(paths)),
-            Self::KillSignal(signal) => ("KillSignal", signal.into()),
+            Self::LimitFSIZE(bytes) => ("LimitFSIZE", bytes.into()),
             Self::MemoryLow(bytes) => ("MemoryLow", bytes.into()),
             Self::MemoryMax(bytes) => ("MemoryMax", bytes.into()),
             Self::MemorySwapMax(bytes) => ("MemorySwapMax", bytes.into()),
@@ -181,6 +188,7 @@ impl Property {
             Self::PrivateDevices(on) => ("PrivateDevices", on.into()),
             Self::PrivateNetwork(on) => ("PrivateNetwork", on.into()),
             Self::PrivateTmp(on) => ("PrivateTmp", on.into()),
+            Self::ProtectProc(mode) => ("ProtectProc", mode.into()),
             Self::ProtectSystem(mode) => ("ProtectSystem", mode.into()),
             Self::ReadWritePaths(paths) => ("ReadWritePaths", texts(paths)),
             Self::RemainAfterExit(on) => ("RemainAfterExit", on.into()),
@@ -193,7 +201,6 @@ impl Property {
                 stream.into_wire("StandardOutput", "StandardOutputFileDescriptor")
             }
             Self::TasksMax(count) => ("TasksMax", count.into()),
-            Self::TimeoutStop(time) => ("TimeoutStopUSec", microseconds(time).into()),
             Self::Type(kind) => ("Type", kind.into()),
             Self::User(name) => ("User", name.into()),
             Self::WorkingDirectory(path) => ("WorkingDirectory", text(path).into()),
@@ -309,6 +316,11 @@ impl UnitState {
         }
     }
 
+    /// The main process has ended, whatever else the unit still does.
+    pub(super) fn main_has_ended(&self) -> bool {
+        self.code != 0
+    }
+
     /// The main process is there and the unit has not begun to end.
     pub fn is_running(&self) -> bool {
         self.active_state == "active" && self.main_pid != 0
@@ -350,7 +362,11 @@ impl UnitState {
         for (name, value) in changed {
             match name.as_str() {
                 "LoadState" => set_text(&mut self.load_state, value),
-                "ActiveState" => set_text(&mut self.active_state, value),
+                "ActiveState" => {
+                    set_text(&mut self.active_state, value);
+                    // Whoever has a state is there: what was removed had the same name.
+                    self.removed = false;
+                }
                 "SubState" => set_text(&mut self.sub_state, value),
                 "Result" => set_text(&mut self.result, value),
                 "MainPID" => set(&mut self.main_pid, value),

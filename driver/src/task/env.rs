@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Once;
 
 use tempfile::NamedTempFile;
 
@@ -39,11 +40,16 @@ pub enum Error {
     },
 }
 
+/// Is this a name that systemd gives to a process?
+pub fn is_name(name: &str) -> bool {
+    let first_fits = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    first_fits && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+}
+
 /// Are these variables that a task can have?
 pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
     for (name, value) in env {
-        let first_fits = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-        if !first_fits || !name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_') {
+        if !is_name(name) {
             return Err(Error::Name { name: name.clone() });
         }
         if value.contains('\0') {
@@ -58,12 +64,27 @@ pub fn write(env: &BTreeMap<String, String>) -> Result<NamedTempFile, Error> {
     let write = || {
         let directory = Path::new(RUNTIME_DIR).join("env");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        // Made with mode 0600. systemd reads the name as a pattern, so it holds letters and digits alone.
-        let mut file = tempfile::Builder::new().prefix("task").tempfile_in(directory)?;
+        SWEPT.call_once(|| sweep(&directory));
+        // Made with mode 0600. systemd reads the name as a pattern, so it holds nothing that means something there.
+        let prefix = format!("{}-", std::process::id());
+        let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(&directory)?;
         file.write_all(content(env).as_bytes())?;
         Ok(file)
     };
     write().map_err(|source| Error::Write { source })
+}
+
+static SWEPT: Once = Once::new();
+
+/// Removes what drivers left that were killed while they started a task: files of processes that are no more.
+fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.split('-').next()).unwrap_or_default();
+        if !Path::new("/proc").join(process).join("stat").exists() {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// One quoted assignment per line; in quotes systemd takes a backslash before `"`, `\`, `` ` `` and `$`

@@ -74,7 +74,7 @@ pub struct Handle {
 
 impl Handle {
     /// Follows the unit from now on.
-    pub(super) fn follow(id: TaskId, name: String, mut unit: Unit, systemd: Systemd) -> Self {
+    pub(super) fn follow(id: TaskId, name: String, unit: Unit, systemd: Systemd) -> Self {
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
         if let Some(exit) = Exit::of(&state) {
@@ -94,20 +94,33 @@ impl Handle {
             phase,
             systemd: systemd.clone(),
         };
+        let mut ended = unit;
+        let unit = ended.name().clone();
         tokio::spawn(async move {
             let state = tokio::select! {
-                state = unit.ended() => state,
+                state = ended.main_ended() => state,
                 // Nobody looks on any more: the task was destroyed, or was never handed out.
                 () = sender.closed() => return,
             };
+            let kill_the_rest = async || {
+                let killed = systemd.kill(&unit, Whom::All, Signal::KILL.number()).await;
+                if let Err(error) = killed {
+                    let error = crate::chain(&error);
+                    tracing::debug!(%unit, error, "what the task left running was not ended");
+                }
+            };
+            // What a program leaves behind holds up the end that systemd tells when it failed, and runs on when it did
+            // not, under RemainAfterExit.
+            let held_up = !state.removed && state.exit().is_none();
+            if held_up {
+                kill_the_rest().await;
+            }
+            let state = ended.ended().await;
             let exit = Exit::of(&state).unwrap_or_else(Exit::removed);
-            tracing::info!(unit = %unit.name(), code = exit.code, signal = exit.signal, oom = exit.oom_killed, "task ended");
+            tracing::info!(%unit, code = exit.code, signal = exit.signal, oom = exit.oom_killed, "task ended");
             sender.send_replace(Phase::Exited(exit));
-            // Under RemainAfterExit what a program leaves behind would run on.
-            if !state.removed
-                && let Err(error) = systemd.kill(unit.name(), Whom::All, Signal::KILL.number()).await
-            {
-                tracing::debug!(unit = %unit.name(), error = crate::chain(&error), "what the task left running was not ended");
+            if !held_up && !state.removed {
+                kill_the_rest().await;
             }
         });
         handle

@@ -21,11 +21,13 @@ pub mod unit;
 pub mod view;
 pub mod wasm;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
+
+use tokio::sync::OnceCell;
 
 pub use handle::{Exit, Handle, Phase, Saved};
 
@@ -118,10 +120,7 @@ impl Error {
             Self::Systemd(error) => error.may_pass(),
             Self::Logs(logs::Error::NoReader { .. }) | Self::View { .. } => true,
             Self::Env(error) => matches!(error, env::Error::Write { .. }),
-            Self::Wasm(error) => {
-                use wasm::Error as Wasm;
-                !matches!(error, Wasm::Invalid { .. } | Wasm::NoShim { .. } | Wasm::Stopped { .. })
-            }
+            Self::Wasm(error) => error.may_pass(),
             _ => false,
         }
     }
@@ -138,6 +137,8 @@ struct Shared {
     node: RwLock<Option<Arc<NodeSpec>>>,
     compiler: wasm::Compiler,
     table: Mutex<HashMap<TaskId, Slot>>,
+    /// Units of tasks that were there before this process: some will be recovered, the others are nobody's.
+    earlier: OnceCell<Vec<UnitName>>,
 }
 
 /// A row of the table.
@@ -155,6 +156,7 @@ impl Tasks {
             node: RwLock::default(),
             compiler: wasm::Compiler::default(),
             table: Mutex::default(),
+            earlier: OnceCell::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -275,6 +277,7 @@ impl Shared {
     async fn start(&self, config: TaskConfig) -> Result<Handle, Error> {
         let node = self.node()?;
         let task = TaskSpec::resolve(&config, &node).map_err(Error::Spec)?;
+        self.remove_earlier_runs(&config, &task.unit).await?;
         view::prepare(&node.wasm.host_paths).map_err(|source| Error::View { source })?;
         let command = self.command(&task, &node).await?;
         let (stdout, stderr) = tokio::try_join!(
@@ -287,6 +290,35 @@ impl Shared {
         let handle = Handle::follow(config.id, config.name, unit, self.systemd.clone());
         tracing::info!(unit = %handle.unit(), task = %handle.id(), pid = handle.pid(), "task started");
         Ok(handle)
+    }
+
+    /// Removes every other run of the same task in the same allocation.
+    ///
+    /// An agent that died before it had noted a start asks for the task by a new id, and nobody will ever ask for the
+    /// old one. Runs of this process are in the table; of those before, systemd is asked once.
+    async fn remove_earlier_runs(&self, config: &TaskConfig, unit: &UnitName) -> Result<(), Error> {
+        let is_earlier =
+            |other: &UnitName| other != unit && spec::is_run_of(other, &config.alloc_id, &config.name);
+        let earlier = self.earlier.get_or_try_init(|| self.systemd.list(spec::UNIT_PREFIX)).await;
+        let earlier = earlier.map_err(Error::Systemd)?.iter().filter(|other| is_earlier(other)).cloned();
+        let ours: Vec<Arc<Handle>> = {
+            let table = lock(&self.table);
+            let live = table.values().filter_map(|slot| match slot {
+                Slot::Live(handle) => Some(Arc::clone(handle)),
+                Slot::Starting => None,
+            });
+            live.filter(|handle| is_earlier(handle.unit())).collect()
+        };
+        let units: HashSet<UnitName> =
+            earlier.chain(ours.iter().map(|handle| handle.unit().clone())).collect();
+        for unit in units {
+            tracing::warn!(%unit, "removing a run of the task that nobody asks for any more");
+            self.systemd.remove(&unit).await.map_err(Error::Systemd)?;
+        }
+        for handle in ours {
+            lock(&self.table).remove(handle.id());
+        }
+        Ok(())
     }
 
     /// What the unit will run. Everything that can be known to be wrong with it is an error now.

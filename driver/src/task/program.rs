@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use super::view::{TaskDirs, View};
 
@@ -114,13 +114,14 @@ pub fn find(command: &str, view: &View, dirs: &TaskDirs) -> Result<Program, Erro
         return Err(Error::NotAFile { path });
     }
     let opened = match bounds {
-        Some(directory) => open_within(directory, &inside),
-        None => File::open(&inside),
+        Some(directory) => open_within(&dirs.alloc_dir, directory, &inside),
+        None => open_regular(rustix::fs::CWD, &inside, ResolveFlags::empty()),
     };
     let mut file = match opened {
         Ok(file) => file,
         // A link of the task leads to the operating system: in the task's view it will be followed, here it is not.
         Err(error) if is_link_out(&error) => return Ok(Program::Native(path)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(Error::NotAFile { path }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Error::Missing { hint: hint(command), path });
         }
@@ -247,14 +248,31 @@ fn hint(command: &str) -> String {
     }
 }
 
-/// Opens a file for reading, never leaving `directory`.
-fn open_within(directory: &Path, inside: &Path) -> io::Result<File> {
-    let base =
-        rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    // Non-blocking, so that a FIFO in place of a program cannot hold us.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    Ok(File::from(rustix::fs::openat2(base, inside, flags, Mode::empty(), resolve)?))
+/// Opens a file for reading, never leaving `directory`, which is reached from `alloc_dir` without following any link:
+/// the allocation directory is the agent's, what lies in it is not.
+fn open_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let alloc = rustix::fs::open(alloc_dir, flags, Mode::empty())?;
+    let way = directory.strip_prefix(alloc_dir).unwrap_or(directory);
+    let base = rustix::fs::openat2(
+        alloc,
+        way,
+        flags,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )?;
+    open_regular(base, inside, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Opens a regular file, and nothing else: opening a device may do something, and opening a FIFO may last for ever.
+fn open_regular(base: impl AsFd, path: &Path, resolve: ResolveFlags) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = rustix::fs::fstat(rustix::fs::openat2(&base, path, flags, Mode::empty(), resolve)?)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    Ok(File::from(rustix::fs::openat2(&base, path, flags, Mode::empty(), resolve)?))
 }
 
 fn is_link_out(error: &io::Error) -> bool {

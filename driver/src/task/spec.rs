@@ -156,7 +156,12 @@ impl TaskSpec {
         if let Some(what) = config.beyond.first() {
             return Err(Error::Beyond { what: what.clone() });
         }
-        env::check(&config.env).map_err(Error::Env)?;
+        let mut env = config.env.clone();
+        if node.view == View::Host {
+            // Nomad adds the agent's own environment then, whose odd names (`BASH_FUNC_x%%`) are not the job's fault.
+            env.retain(|name, _| env::is_name(name));
+        }
+        env::check(&env).map_err(Error::Env)?;
         let DriverConfig { command, args } = &config.driver;
         for (option, text) in [("command", command)].into_iter().chain(args.iter().map(|arg| ("args", arg))) {
             if text.contains('\0') {
@@ -182,7 +187,7 @@ impl TaskSpec {
             dirs: TaskDirs::new(&config.alloc_dir, &config.name),
             command: command.clone(),
             args: args.clone(),
-            env: config.env.clone(),
+            env,
             stdout_path: config.stdout_path.clone(),
             stderr_path: config.stderr_path.clone(),
             cpu_weight: cpu_weight(cpu_shares),
@@ -205,9 +210,25 @@ impl Memory {
     }
 }
 
+/// The begin of the name of every task's unit.
+pub const UNIT_PREFIX: &str = "nomad-";
+
 /// The unit of one run of a task. It can be found again from the id alone, as [`unit_of`] does.
 fn unit_name(alloc_id: &str, task: &str, id: &TaskId) -> UnitName {
-    UnitName::service(&["nomad", alloc_id, task], &digest(&id.0, 8))
+    UnitName::service(&["nomad", alloc_id, task], &digest(&id.0, RUN_DIGITS))
+}
+
+/// How many hex digits tell the runs of a task apart.
+const RUN_DIGITS: usize = 8;
+
+/// Is this the unit of some run of that task?
+///
+/// Not known, and so answered with no, for a task whose name is too long to stand in the unit's name as a whole.
+pub fn is_run_of(unit: &UnitName, alloc_id: &str, task: &str) -> bool {
+    let some_run = unit_name(alloc_id, task, &TaskId(String::new()));
+    let same = some_run.as_str().len() - RUN_DIGITS - ".service".len();
+    let (ours, theirs) = (some_run.as_str().as_bytes(), unit.as_str().as_bytes());
+    some_run.is_whole() && ours.len() == theirs.len() && ours[..same] == theirs[..same]
 }
 
 /// The unit of a task of which nothing but the id is known.
@@ -286,6 +307,12 @@ mod tests {
         let name = unit_name("5a5b5c5d-0000-1111-2222-333344445555", "my task", &id("0a1b2c3d"));
         assert_eq!(unit_of(&id("0a1b2c3d")), name);
         assert_ne!(unit_of(&id("0a1b2c3e")), name);
+        let alloc = "5a5b5c5d-0000-1111-2222-333344445555";
+        assert!(is_run_of(&name, alloc, "my task"));
+        let other = unit_name(alloc, "my task-2", &id("0a1b2c3d"));
+        assert!(!is_run_of(&other, alloc, "my task") && !is_run_of(&name, alloc, "my task-2"));
+        let long = "x".repeat(200);
+        assert!(!is_run_of(&unit_name(alloc, &long, &id("0a1b2c3d")), alloc, &long), "it cannot be told");
         let odd = TaskId("no slashes at all".into());
         assert_eq!(unit_of(&odd), unit_of(&odd));
     }

@@ -155,6 +155,8 @@ pub fn root(host_paths: &[PathBuf]) -> Vec<Property> {
         // The root is shared: not even a task that runs as root may write to it.
         Property::ProtectSystem("strict"),
         Property::PrivateTmp(true),
+        // Not what processes of other users do, nor through them what they see.
+        Property::ProtectProc("invisible"),
     ]
 }
 

@@ -24,11 +24,17 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
 
 use super::view;
 use crate::systemd::{self, Bind, MainExit, Property, Stream, Systemd, TransientUnit, UnitName};
 
+/// The largest module that is taken; one of 18 MB is a large one.
+const MODULE_MAX: u64 = 256 << 20;
+/// The largest code that a module may become; it is about twice the module's size.
+const CODE_MAX: u64 = 2 << 30;
+/// How many modules are compiled at the same time, each with its own limits.
+const COMPILE_AT_ONCE: usize = 2;
 /// Compiling a component of 18 MB takes 350 MB.
 const COMPILE_MEMORY: u64 = 2 << 30;
 /// Compiling a component of 18 MB takes 10 s of a processor.
@@ -67,6 +73,12 @@ pub enum Error {
         name: String,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// It is larger than anything we would compile.
+    #[error("`command`: {name} is larger than {} MiB, the most that is compiled", MODULE_MAX >> 20)]
+    TooLarge {
+        /// The module.
+        name: String,
     },
     /// The module is not valid, or this engine cannot run it.
     #[error("`command`: {name} cannot be compiled: {report}")]
@@ -110,12 +122,36 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// May the same module be compiled a little later?
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoShim { .. } | Self::TooLarge { .. } | Self::Invalid { .. } | Self::Stopped { .. } => {
+                false
+            }
+            Self::Unit { source, .. } => source.may_pass(),
+            Self::EngineKey { .. } | Self::Read { .. } | Self::Failed { .. } | Self::Cache { .. } => true,
+        }
+    }
+}
+
 /// The compiler and the code it has made on this node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Compiler {
     engine_key: OnceCell<String>,
     /// One compilation per content, however many tasks want it at the same moment.
     running: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+    places: Semaphore,
+}
+
+impl Default for Compiler {
+    fn default() -> Self {
+        Self {
+            engine_key: OnceCell::new(),
+            running: Mutex::default(),
+            places: Semaphore::new(COMPILE_AT_ONCE),
+        }
+    }
 }
 
 /// Where things are, by the plugin's configuration.
@@ -163,10 +199,14 @@ impl Compiler {
         let read_error = |source| Error::Read { name: name.to_owned(), source };
         let bytes = blocking(move || {
             let mut bytes = Vec::new();
-            module.read_to_end(&mut bytes).map(|_| bytes)
+            // A file of the task can be of any size, and grow while it is read.
+            (&mut module).take(MODULE_MAX + 1).read_to_end(&mut bytes).map(|_| bytes)
         })
         .await
         .map_err(read_error)?;
+        if bytes.len() as u64 > MODULE_MAX {
+            return Err(Error::TooLarge { name: name.to_owned() });
+        }
         let content = hex::encode(Sha256::digest(&bytes));
         let directory = places.state_dir.join("wasm").join(key);
         let code = directory.join(format!("{content}.cwasm"));
@@ -176,6 +216,7 @@ impl Compiler {
         let turn = self.turn(&content);
         let _turn = turn.lock().await;
         if !code.is_file() {
+            let _place = self.places.acquire().await;
             self.compile(systemd, places, &program, bytes, name, &code).await?;
         }
         Ok(code)
@@ -306,6 +347,7 @@ fn compile_unit(places: &Places, program: &Path, name: &str, streams: &Streams) 
         Property::MemoryMax(COMPILE_MEMORY),
         Property::MemorySwapMax(0),
         Property::OOMPolicy("kill"),
+        Property::LimitFSIZE(CODE_MAX),
         Property::TasksMax(64),
         Property::CPUWeight(10),
         Property::RuntimeMax(COMPILE_TIME),
