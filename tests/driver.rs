@@ -137,8 +137,16 @@ async fn odd_task_names_work() {
     for name in ["two words", "per%cent", "qu\"ote's", "ünïcode", "new\nline", "-dash", "a.b_c:d@e\\f", &long]
     {
         let job = Job::shell("cat /proc/self/cgroup").with(|request| name.clone_into(&mut request.task));
-        let output = node.output_of(job).await;
-        assert!(output.contains("nomad-"), "{name:?}: {output}");
+        let task = match node.try_run(job).await {
+            Ok(task) => task,
+            // systemd 257 trips over quotes and line ends in a path, 262 over quotes: the start fails, and not the task.
+            Err(refusal) if name.contains('"') && refusal.message.contains("before it ran the program") => {
+                continue;
+            }
+            Err(refusal) => panic!("{name:?}: {refusal}"),
+        };
+        let (exit, output, errors) = node.finish(task).await;
+        assert!(exit == Exit::status(0) && output.contains("nomad-"), "{name:?}: {exit:?} {output} {errors}");
     }
 }
 

@@ -237,7 +237,7 @@ impl Systemd {
     async fn started(&self, unit: &Unit, answer: &Message, ends: &mut JobEnds<'_>) -> Result<(), Error> {
         let name = unit.name.clone();
         let job = job_of(answer, "start unit", &name)?;
-        let settled = |state: &UnitState| state.is_running() || state.exit().is_some();
+        let settled = |state: &UnitState| state.is_running() || state.main_has_ended();
         let job_result = loop {
             if let Some(result) = ends.wait_for(&job, "start unit").await? {
                 break result;
@@ -257,7 +257,10 @@ impl Systemd {
                 // The program ran, and ended with a status that looks like a step.
                 (Ok(None), FailedStep::Perhaps(_)) => None,
                 (_, FailedStep::Surely(status) | FailedStep::Perhaps(status)) => {
-                    Some(format!("systemd failed at step {}", step_name(status)))
+                    Some(step_name(status).map_or_else(
+                        || "systemd failed before it ran the program".to_owned(),
+                        |step| format!("systemd failed at step {step}"),
+                    ))
                 }
             };
             if let Some(words) = words {
@@ -717,8 +720,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// systemd's word for a step of setting up a process (systemd.exec(5), "Process Exit Codes").
-fn step_name(status: i32) -> &'static str {
-    match status {
+fn step_name(status: i32) -> Option<&'static str> {
+    let name = match status {
         200 => "CHDIR",
         201 => "NICE",
         202 => "FDS",
@@ -761,6 +764,7 @@ fn step_name(status: i32) -> &'static str {
         242 => "NUMA_POLICY",
         243 => "CREDENTIALS",
         245 => "BPF",
-        _ => "unknown",
-    }
+        _ => return None,
+    };
+    Some(name)
 }

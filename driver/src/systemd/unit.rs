@@ -339,16 +339,13 @@ impl UnitState {
     /// Did systemd give up before it ran the program? Then the main process ended with the status of a step, such as
     /// 203 for a failed `execve` (systemd.exec(5), "Process Exit Codes").
     ///
-    /// From 256 on systemd tells whether it handed over to the program. Before that a program that itself ends at
-    /// once with such a status looks the same.
+    /// From 256 on systemd tells when it handed over to the program, which is before `execve`: that may still fail, for
+    /// want of an interpreter. Before that a program that itself ends at once with such a status looks the same.
     pub(super) fn failed_step(&self, start_job_failed: bool) -> Option<FailedStep> {
-        if self.code != 1 || !(200..=245).contains(&self.status) {
-            return None;
-        }
+        let is_step = self.code == 1 && (200..=245).contains(&self.status);
         match self.handoff_usec {
-            Some(0) => Some(FailedStep::Surely(self.status)),
-            Some(_) => None,
-            None => start_job_failed.then_some(FailedStep::Perhaps(self.status)),
+            Some(0) if self.main_has_ended() => Some(FailedStep::Surely(self.status)),
+            _ => (is_step && start_job_failed).then_some(FailedStep::Perhaps(self.status)),
         }
     }
 
@@ -457,7 +454,8 @@ mod tests {
     fn a_failed_set_up_is_told_from_a_program_that_ends_with_the_same_status() {
         let state = |handoff_usec| UnitState { code: 1, status: 203, handoff_usec, ..Default::default() };
         assert_eq!(state(Some(0)).failed_step(false), Some(FailedStep::Surely(203)));
-        assert_eq!(state(Some(9)).failed_step(true), None);
+        assert_eq!(state(Some(9)).failed_step(true), Some(FailedStep::Perhaps(203)));
+        assert_eq!(state(Some(9)).failed_step(false), None);
         assert_eq!(state(None).failed_step(true), Some(FailedStep::Perhaps(203)));
         assert_eq!(state(None).failed_step(false), None);
     }
