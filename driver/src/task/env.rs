@@ -15,6 +15,9 @@ use tempfile::NamedTempFile;
 
 use super::view::RUNTIME_DIR;
 
+/// The longest argument, and the longest `NAME=value`, in bytes: 32 pages with the zero byte at the end.
+pub const STRING_MAX: usize = 32 * 4096 - 1;
+
 /// Why an environment cannot be handed over.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -29,6 +32,14 @@ pub enum Error {
     /// No process can have such a variable.
     #[error("`env`: the value of `{name}` holds a NUL byte")]
     Nul {
+        /// The variable.
+        name: String,
+    },
+    /// The kernel takes no single variable that long (execve(2), `MAX_ARG_STRLEN`).
+    #[error(
+        "`env`: `{name}` is longer than the {STRING_MAX} bytes that the kernel takes, name and value together"
+    )]
+    TooLong {
         /// The variable.
         name: String,
     },
@@ -54,6 +65,9 @@ pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
         }
         if value.contains('\0') {
             return Err(Error::Nul { name: name.clone() });
+        }
+        if name.len() + "=".len() + value.len() > STRING_MAX {
+            return Err(Error::TooLong { name: name.clone() });
         }
     }
     Ok(())

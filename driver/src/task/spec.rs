@@ -26,6 +26,14 @@ pub enum Error {
         /// The option.
         option: &'static str,
     },
+    /// The kernel takes no single argument that long (execve(2), `MAX_ARG_STRLEN`).
+    #[error("`{option}` holds a text of {length} bytes, the kernel takes {} at most", env::STRING_MAX)]
+    TooLong {
+        /// The option.
+        option: &'static str,
+        /// How long it is, in bytes.
+        length: usize,
+    },
     /// The allocation directory is not where Nomad puts one.
     #[error("the allocation directory `{path}` is not an absolute path")]
     AllocDir {
@@ -166,6 +174,9 @@ impl TaskSpec {
         for (option, text) in [("command", command)].into_iter().chain(args.iter().map(|arg| ("args", arg))) {
             if text.contains('\0') {
                 return Err(Error::Nul { option });
+            }
+            if text.len() > env::STRING_MAX {
+                return Err(Error::TooLong { option, length: text.len() });
             }
         }
         if !is_plain(&config.alloc_dir) {
