@@ -124,10 +124,11 @@ async fn the_schemas_hold_every_option_with_its_type_and_default() {
 async fn what_is_not_there_yet_is_not_claimed() {
     let plugin = plugin().await;
     let capabilities = plugin.capabilities().await.unwrap();
-    assert!(capabilities.send_signals && !capabilities.exec && !capabilities.must_create_network);
+    assert!(capabilities.send_signals && capabilities.exec && !capabilities.must_create_network);
     assert_eq!(capabilities.mount_configs(), proto::driver::driver_capabilities::MountConfigs::NoMounts);
-    let exec = plugin.driver().exec_task(proto::driver::ExecTaskRequest::default()).await.unwrap_err();
-    assert_eq!(exec.code(), tonic::Code::Unimplemented);
+    let network = proto::driver::CreateNetworkRequest::default();
+    let refusal = plugin.driver().create_network(network).await.unwrap_err();
+    assert_eq!(refusal.code(), tonic::Code::Unimplemented);
 }
 
 #[test]

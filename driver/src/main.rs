@@ -8,7 +8,7 @@ use nomad_driver_systemd::nomad::{self, run::RunOptions};
 use nomad_driver_systemd::plugin::handshake::Terms;
 use nomad_driver_systemd::systemd::Systemd;
 use nomad_driver_systemd::task::Tasks;
-use nomad_driver_systemd::{chain, log, plugin};
+use nomad_driver_systemd::{chain, copy, enter, log, plugin};
 
 /// A Nomad task driver that runs every task as a systemd transient unit.
 ///
@@ -24,6 +24,12 @@ struct Cli {
 enum Command {
     /// Runs a job file here and now, without Nomad, through the same plugin.
     Run(RunOptions),
+    /// Becomes a command inside a running task; the driver itself asks for it.
+    #[command(hide = true)]
+    Enter,
+    /// Copies a task's output to Nomad and to the journal; the driver itself asks for it.
+    #[command(hide = true)]
+    Copy,
 }
 
 fn main() -> ExitCode {
@@ -31,6 +37,8 @@ fn main() -> ExitCode {
     match cli.command {
         None => plugin_process(),
         Some(Command::Run(options)) => run(options),
+        Some(Command::Enter) => enter::become_the_command(),
+        Some(Command::Copy) => copy::stdin_to_both(),
     }
 }
 

@@ -10,7 +10,11 @@
 //!
 //! A guest can end with any of these itself. The lines on stderr, which all start with `wasm-shim: `, tell them apart.
 
+use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use wasmtime::{Error, Result, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -50,6 +54,7 @@ impl Outcome {
             Self::Exit(code) => *code,
             Self::Trap(lines) => {
                 say(&format!("trap: {}", lines.join("\n")));
+                tell_manager(&format!("trap: {}", lines.first().map_or("", String::as_str)));
                 TRAPPED
             }
         }
@@ -59,7 +64,9 @@ impl Outcome {
 /// Says on stderr why the guest was not started, with all causes on one line, and returns the exit code.
 pub fn report_not_started(error: &Error) -> u8 {
     let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
-    say(&causes.join(": "));
+    let why = causes.join(": ");
+    say(&why);
+    tell_manager(&format!("not started: {why}"));
     NOT_STARTED
 }
 
@@ -79,6 +86,22 @@ fn say(text: &str) {
         marked.push('\n');
     }
     let _ = io::stderr().write_all(marked.as_bytes());
+}
+
+/// Says `text` to the service manager that started us and wants to hear of us, if one did (sd_notify(3)). It shows it
+/// beside the unit; nobody else can say something there, while a guest can write to stderr what it likes.
+fn tell_manager(text: &str) {
+    let tell = |socket: OsString| {
+        let line = text.lines().next().unwrap_or_default();
+        let sender = UnixDatagram::unbound()?;
+        match socket.as_bytes().strip_prefix(b"@") {
+            Some(name) => sender.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+            None => sender.connect(&socket)?,
+        }
+        sender.send(format!("STATUS={line}").as_bytes())
+    };
+    // A manager that cannot be reached still sees the exit code.
+    let _ = std::env::var_os("NOTIFY_SOCKET").map(tell);
 }
 
 /// The trap, what is known about it, and the guest's stack, innermost first.

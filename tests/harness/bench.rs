@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
 use nomad_driver_systemd::systemd::{Property, UnitName};
-use nomad_driver_systemd::task::config::{DriverConfig, PluginConfig, Resources, TaskConfig, TaskId};
+use nomad_driver_systemd::task::config::{DriverConfig, Known, PluginConfig, Resources, TaskConfig, TaskId};
 use nomad_driver_systemd::task::spec::{NodeSpec, TaskSpec};
 use nomad_driver_systemd::task::unit::{self, Streams};
 use nomad_driver_systemd::task::{env, logs};
@@ -124,15 +124,23 @@ impl Floor {
         let prepared = node.prepare(&Job::command("/bin/sleep").args(&["infinity"]));
         let wire = &prepared.config;
         let config = TaskConfig {
-            id: TaskId(wire.id.clone()),
-            name: wire.name.clone(),
-            alloc_id: wire.alloc_id.clone(),
+            known: Known {
+                id: TaskId(wire.id.clone()),
+                name: wire.name.clone(),
+                alloc_id: wire.alloc_id.clone(),
+                alloc_dir: PathBuf::from(&wire.alloc_dir),
+                env: wire.env.clone().into_iter().collect(),
+            },
+            job_id: "job".into(),
             job_name: "job".into(),
+            namespace: "default".into(),
             group_name: "group".into(),
-            driver: DriverConfig { command: "/bin/sleep".into(), args: vec!["infinity".into()] },
-            env: wire.env.clone().into_iter().collect(),
+            driver: DriverConfig {
+                command: "/bin/sleep".into(),
+                args: vec!["infinity".into()],
+                logging: None,
+            },
             user: String::new(),
-            alloc_dir: PathBuf::from(&wire.alloc_dir),
             stdout_path: PathBuf::from(&wire.stdout_path),
             stderr_path: PathBuf::from(&wire.stderr_path),
             resources: Resources { cpu_shares: 100, memory_mb: 300, ..Resources::default() },

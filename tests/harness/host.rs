@@ -95,3 +95,23 @@ fn lack(need: Need) -> Option<&'static str> {
         .all(|wanted| controllers.split_whitespace().any(|one| one == *wanted));
     (need == Need::Controllers && !all).then_some("the cgroup controllers cpu, memory and pids")
 }
+
+/// A drop-in for the units of one task, as an administrator may have one for all of them (systemd.unit(5)).
+#[derive(Debug)]
+pub struct DropIn(std::path::PathBuf);
+
+impl DropIn {
+    /// For the units of this allocation that are started from now on.
+    pub fn new(alloc_id: &str, text: &str) -> Self {
+        let directory = format!("/run/systemd/system/nomad-{}-.service.d", &alloc_id[..8]);
+        std::fs::create_dir_all(&directory).expect("a directory for the drop-in");
+        std::fs::write(Path::new(&directory).join("test.conf"), text).expect("the drop-in");
+        Self(directory.into())
+    }
+}
+
+impl Drop for DropIn {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

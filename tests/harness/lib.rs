@@ -10,14 +10,16 @@
     reason = "a test that cannot go on panics"
 )]
 
+mod exec;
 mod host;
 mod node;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use host::{Host, Need};
-pub use node::{Exit, Job, Node, Refusal, Task};
+pub use exec::Session;
+pub use host::{DropIn, Host, Need};
+pub use node::{Events, Exit, Job, Node, Refusal, Task};
 
 /// How long anything that should happen at once may take on a busy machine, or on an emulated one.
 pub const SOON: Duration = Duration::from_mins(1);

@@ -9,11 +9,14 @@ use nomad_driver_systemd::nomad::allocdir::{AllocDir, Logs};
 use nomad_driver_systemd::nomad::node::Node as Machine;
 use nomad_driver_systemd::nomad::plugin::{CallError, Launch, Plugin, Record};
 use nomad_driver_systemd::nomad::task::{TaskRequest, new_alloc_id};
+use proto::driver::driver_client::DriverClient;
 use proto::driver::{
-    DestroyTaskRequest, ExitResult, InspectTaskRequest, InspectTaskResponse, RecoverTaskRequest,
-    SignalTaskRequest, StartTaskRequest, StopTaskRequest, TaskConfig, TaskHandle, TaskState, WaitTaskRequest,
+    DestroyTaskRequest, DriverTaskEvent, ExitResult, InspectTaskRequest, InspectTaskResponse,
+    RecoverTaskRequest, SignalTaskRequest, StartTaskRequest, StopTaskRequest, TaskConfig, TaskEventsRequest,
+    TaskHandle, TaskState, TaskStatsRequest, TaskStatsResponse, WaitTaskRequest,
 };
-use tonic::Status;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
 
 use crate::{Host, SOON, program, programs};
 
@@ -38,6 +41,8 @@ pub struct Job {
     pub command: String,
     /// The job's `args`.
     pub args: Vec<String>,
+    /// Other options of the job's `config`.
+    pub options: Vec<(String, rmpv::Value)>,
     /// Files in the task's `local/`, as an `artifact` block would have left them: readable, not executable.
     pub files: Vec<(String, Vec<u8>)>,
     /// Everything else.
@@ -48,7 +53,13 @@ impl Job {
     /// A task named `web` in an allocation of its own.
     pub fn command(command: &str) -> Self {
         let request = TaskRequest::new(&new_alloc_id(), "web", Path::new(""));
-        Self { command: command.to_owned(), args: Vec::new(), files: Vec::new(), request }
+        Self {
+            command: command.to_owned(),
+            args: Vec::new(),
+            options: Vec::new(),
+            files: Vec::new(),
+            request,
+        }
     }
 
     /// A shell script.
@@ -65,6 +76,14 @@ impl Job {
     #[must_use]
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args = args.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// With a block in its `config`, of options whose values are texts.
+    #[must_use]
+    pub fn block(mut self, name: &str, options: &[(&str, &str)]) -> Self {
+        let options = options.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        self.options.push((name.to_owned(), rmpv::Value::Map(options)));
         self
     }
 
@@ -99,10 +118,10 @@ impl Job {
     /// The `config` block, as Nomad sends it.
     fn msgpack(&self) -> Vec<u8> {
         let args = self.args.iter().map(|arg| arg.as_str().into()).collect();
-        let config = rmpv::Value::Map(vec![
-            ("command".into(), self.command.as_str().into()),
-            ("args".into(), rmpv::Value::Array(args)),
-        ]);
+        let mut config =
+            vec![("command".into(), self.command.as_str().into()), ("args".into(), rmpv::Value::Array(args))];
+        config.extend(self.options.iter().map(|(name, value)| (name.as_str().into(), value.clone())));
+        let config = rmpv::Value::Map(config);
         let mut bytes = Vec::new();
         rmpv::encode::write_value(&mut bytes, &config).expect("memory does not fail");
         bytes
@@ -165,6 +184,24 @@ impl Node {
     /// The plugin itself.
     pub fn plugin(&mut self) -> &mut Plugin {
         &mut self.plugin
+    }
+
+    /// The plugin, as Nomad calls it.
+    pub fn driver(&self) -> DriverClient<Channel> {
+        self.plugin.driver()
+    }
+
+    /// What happens to tasks from now on.
+    pub async fn events(&self) -> Events {
+        let events = self.plugin.driver().task_events(TaskEventsRequest {}).await;
+        Events(events.expect("the stream opens").into_inner())
+    }
+
+    /// What a task uses, again and again.
+    pub async fn stats(&self, task: &Task, every: Duration) -> Streaming<TaskStatsResponse> {
+        let collection_interval = Some(prost_types::Duration::try_from(every).expect("a short time"));
+        let request = TaskStatsRequest { task_id: task.id.clone(), collection_interval };
+        self.plugin.driver().task_stats(request).await.expect("the stream opens").into_inner()
     }
 
     /// The plugin's log.
@@ -350,7 +387,7 @@ impl Node {
     }
 }
 
-fn refused(call: &'static str, status: &Status) -> Refusal {
+pub(crate) fn refused(call: &'static str, status: &Status) -> Refusal {
     CallError::new(call, status)
 }
 
@@ -369,6 +406,37 @@ async fn launch(
     let body = hcl::parse(config).expect("the test's own text");
     plugin.configure(&body, &Machine::of_this_machine()).await?;
     Ok((plugin, records))
+}
+
+/// What the plugin tells of tasks while it runs them.
+#[derive(Debug)]
+pub struct Events(Streaming<DriverTaskEvent>);
+
+impl Events {
+    /// The next event of this task.
+    pub async fn next_of(&mut self, task: &Task) -> DriverTaskEvent {
+        let next = async {
+            loop {
+                let event = self.0.message().await.expect("no error comes").expect("the stream never ends");
+                if event.task_id == task.id {
+                    return event;
+                }
+            }
+        };
+        let event = tokio::time::timeout(SOON, next).await.expect("an event comes");
+        assert_eq!((event.alloc_id.as_str(), event.task_name.as_str()), (&task.id[..36], task.name.as_str()));
+        event
+    }
+
+    /// The next event of this task that holds this text.
+    pub async fn until(&mut self, task: &Task, text: &str) -> DriverTaskEvent {
+        loop {
+            let event = self.next_of(task).await;
+            if event.message.contains(text) {
+                return event;
+            }
+        }
+    }
 }
 
 /// A task whose directories are there and which has not been started.
@@ -418,18 +486,27 @@ impl Task {
 
     /// Reads stdout until this text has come.
     pub async fn says(&mut self, text: &str) {
+        self.read_until(text).await;
+    }
+
+    /// Reads stdout until this text has come: all that came.
+    pub async fn read_until(&mut self, text: &str) -> String {
         use tokio::io::AsyncReadExt;
         let reader = &mut self.logs.as_mut().expect("the output is not read yet").stdout.reader;
         let mut said = Vec::new();
         let reading = async {
+            let mut chunk = [0; 4096];
             while !String::from_utf8_lossy(&said).contains(text) {
-                let mut chunk = [0; 4096];
-                let count = reader.read(&mut chunk).await.expect("stdout can be read");
-                said.extend_from_slice(&chunk[..count]);
+                match reader.read(&mut chunk).await.expect("stdout can be read") {
+                    0 => break,
+                    count => said.extend_from_slice(&chunk[..count]),
+                }
             }
         };
-        let in_time = tokio::time::timeout(SOON, reading).await.is_ok();
-        assert!(in_time, "it said {:?}, not {text:?}", String::from_utf8_lossy(&said));
+        let _ = tokio::time::timeout(SOON, reading).await;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.contains(text), "it said {said:?}, not {text:?}");
+        said
     }
 }
 

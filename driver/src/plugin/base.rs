@@ -1,6 +1,7 @@
 //! What Nomad asks every plugin: who are you, how are you configured.
 
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use proto::base::base_plugin_server::BasePlugin;
 use proto::base::{
@@ -22,6 +23,8 @@ pub(super) struct Base {
     pub(super) tasks: Tasks,
     /// Where this process has its socket, and others before it had theirs.
     pub(super) socket_dir: PathBuf,
+    /// Of one core, in MHz.
+    pub(super) core_speed: Arc<OnceLock<f64>>,
 }
 
 #[tonic::async_trait]
@@ -55,7 +58,12 @@ impl BasePlugin for Base {
         let config = PluginConfig::decode(&msgpack_config)
             .map_err(|error| Status::invalid_argument(format!("plugin {}", crate::chain(&error))))?;
         self.tasks.configure(config).map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
-        if nomad_config.is_some_and(|config| config.driver.is_some()) {
+        if let Some(driver) = nomad_config.and_then(|config| config.driver) {
+            if let Some(speed) = driver.topology.as_ref().and_then(super::convert::core_speed) {
+                // An agent says the same again and again.
+                let _ = self.core_speed.set(speed);
+            }
+            self.tasks.serve();
             let directory = self.socket_dir.clone();
             tokio::task::spawn_blocking(move || super::sweep(&directory));
         }

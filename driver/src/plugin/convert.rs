@@ -2,14 +2,21 @@
 //!
 //! Every message is taken apart by all its fields: one that Nomad adds stops the build instead of being dropped.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::ExitStatus;
+use std::time::{Duration, SystemTime};
 
 use prost::Message;
+use proto::base::{ClientTopology, ClientTopologyCore};
 use proto::driver as wire;
 use tonic::{Code, Status};
 
-use crate::task::config::{DriverConfig, MemoryMax, Resources, TaskConfig, TaskId};
+use crate::enter::Failure;
+use crate::task::config::{DriverConfig, Known, MemoryMax, Resources, TaskConfig, TaskId};
+use crate::task::events::Event;
+use crate::task::exec::{self, Input, Output, Report};
+use crate::task::stats::{Memory, Usage};
 use crate::task::{self, Exit, Handle, Phase, Saved};
 
 /// The version of what we save in a handle. Zero is Nomad's own; older versions must stay readable for ever.
@@ -36,8 +43,8 @@ pub(super) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status
         alloc_id,
         network_isolation_spec: _, // in `beyond`
         dns: _,                    // in `beyond`
-        job_id: _,
-        namespace: _,
+        job_id,
+        namespace,
         node_name: _,
         node_id: _,
         parent_job_id: _,
@@ -45,15 +52,19 @@ pub(super) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status
     let driver = DriverConfig::decode(&msgpack_driver_config)
         .map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
     Ok(TaskConfig {
-        id: TaskId(id),
-        name,
-        alloc_id,
+        known: Known {
+            id: TaskId(id),
+            name,
+            alloc_id,
+            alloc_dir: PathBuf::from(alloc_dir),
+            env: env.into_iter().collect(),
+        },
+        job_id,
         job_name,
+        namespace,
         group_name: task_group_name,
         driver,
-        env: env.into_iter().collect(),
         user,
-        alloc_dir: PathBuf::from(alloc_dir),
         stdout_path: PathBuf::from(stdout_path),
         stderr_path: PathBuf::from(stderr_path),
         resources: resources.map(resources_of).unwrap_or_default(),
@@ -109,7 +120,7 @@ pub(super) fn task_handle(config: wire::TaskConfig, handle: &Handle) -> wire::Ta
 }
 
 /// What Nomad kept of a task. Its driver configuration is not in there, unless Nomad itself was not restarted.
-pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskId, String, Saved), Status> {
+pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(Known, Saved), Status> {
     let wire::TaskHandle { version, config, state: _, driver_state } =
         handle.ok_or_else(|| Status::invalid_argument("recover task: Nomad sent no handle"))?;
     let config = config.ok_or_else(|| Status::invalid_argument("recover task: the handle holds no task"))?;
@@ -123,7 +134,9 @@ pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskId, St
     let saved = serde_json::from_slice(&driver_state).map_err(|error| {
         Status::invalid_argument(format!("recover task {}: its saved state is damaged: {error}", config.id))
     })?;
-    Ok((TaskId(config.id), config.name, saved))
+    let wire::TaskConfig { id, name, env, alloc_dir, alloc_id, .. } = config;
+    let (id, alloc_dir, env) = (TaskId(id), PathBuf::from(alloc_dir), env.into_iter().collect());
+    Ok((Known { id, name, alloc_id, alloc_dir, env }, saved))
 }
 
 /// How a task ended, as WaitTask tells it.
@@ -146,7 +159,7 @@ pub(super) fn inspect_response(handle: &Handle) -> wire::InspectTaskResponse {
     wire::InspectTaskResponse {
         task: Some(wire::TaskStatus {
             id: handle.id().0.clone(),
-            name: handle.name().to_owned(),
+            name: handle.known().name.clone(),
             state: state.into(),
             started_at: Some(handle.started_at().into()),
             completed_at: Some(completed_at.map_or(NEVER, prost_types::Timestamp::from)),
@@ -161,6 +174,140 @@ pub(super) fn inspect_response(handle: &Handle) -> wire::InspectTaskResponse {
         }),
         network_override: None,
     }
+}
+
+/// An event as Nomad wants it: it finds the task by allocation and name.
+pub(super) fn task_event(event: Event) -> wire::DriverTaskEvent {
+    let Event { task, alloc_id, task_name, at, message, details } = event;
+    wire::DriverTaskEvent {
+        task_id: task.0,
+        alloc_id,
+        task_name,
+        timestamp: Some(at.into()),
+        message,
+        annotations: details.into_iter().collect(),
+    }
+}
+
+/// A task's usage at one moment. `core_speed` is that of one core in MHz, which Nomad calls ticks.
+pub(super) fn stats_response(
+    id: &TaskId,
+    at: SystemTime,
+    usage: &Usage,
+    core_speed: f64,
+) -> wire::TaskStatsResponse {
+    let by_pid = usage.processes.iter();
+    wire::TaskStatsResponse {
+        stats: Some(wire::TaskStats {
+            id: id.0.clone(),
+            timestamp: Some(at.into()),
+            agg_resource_usage: Some(resource_usage(usage, core_speed, true)),
+            resource_usage_by_pid: by_pid
+                .map(|(pid, usage)| (pid.as_raw_pid().to_string(), resource_usage(usage, core_speed, false)))
+                .collect(),
+        }),
+    }
+}
+
+fn resource_usage(usage: &Usage, core_speed: f64, whole_task: bool) -> wire::TaskResourceUsage {
+    use wire::cpu_usage::Fields as Cpu;
+    use wire::memory_usage::Fields as Mem;
+    let mut cpu = vec![Cpu::SystemMode, Cpu::UserMode, Cpu::TotalTicks, Cpu::Percent];
+    if whole_task {
+        cpu.extend([Cpu::ThrottledPeriods, Cpu::ThrottledTime]);
+    }
+    let Memory { usage: all, rss, cache, swap, peak, kernel } = usage.memory;
+    let memory = [
+        (all, Mem::Usage),
+        (rss, Mem::Rss),
+        (cache, Mem::Cache),
+        (swap, Mem::Swap),
+        (peak, Mem::MaxUsage),
+        (kernel, Mem::KernelUsage),
+    ];
+    let measured = memory.iter().filter(|(bytes, _)| bytes.is_some()).map(|(_, field)| (*field).into());
+    wire::TaskResourceUsage {
+        cpu: Some(wire::CpuUsage {
+            system_mode: usage.cpu.system,
+            user_mode: usage.cpu.user,
+            total_ticks: usage.cpu.percent / 100.0 * core_speed,
+            throttled_periods: usage.cpu.throttled_periods,
+            throttled_time: u64::try_from(usage.cpu.throttled.as_nanos()).unwrap_or(u64::MAX),
+            percent: usage.cpu.percent,
+            measured_fields: cpu.into_iter().map(Into::into).collect(),
+        }),
+        memory: Some(wire::MemoryUsage {
+            rss: rss.unwrap_or_default(),
+            cache: cache.unwrap_or_default(),
+            max_usage: peak.unwrap_or_default(),
+            kernel_usage: kernel.unwrap_or_default(),
+            kernel_max_usage: 0,
+            measured_fields: measured.collect(),
+            usage: all.unwrap_or_default(),
+            swap: swap.unwrap_or_default(),
+        }),
+    }
+}
+
+/// What a client of `nomad alloc exec` sent; a heartbeat is nothing.
+pub(super) fn exec_input(frame: wire::ExecTaskStreamingRequest) -> Vec<Input> {
+    let wire::ExecTaskStreamingRequest { setup: _, tty_size, stdin } = frame;
+    let mut input = Vec::new();
+    if let Some(wire::exec_task_streaming_request::TerminalSize { height, width }) = tty_size {
+        let cells = |count: i32| u16::try_from(count).unwrap_or(u16::MAX);
+        input.push(Input::Size(cells(height), cells(width)));
+    }
+    if let Some(wire::ExecTaskStreamingIoOperation { data, close }) = stdin {
+        if !data.is_empty() {
+            input.push(Input::Data(data));
+        }
+        if close {
+            input.push(Input::End);
+        }
+    }
+    input
+}
+
+/// What a client of `nomad alloc exec` gets.
+pub(super) fn exec_output(output: Output) -> wire::ExecTaskStreamingResponse {
+    let data = |data| Some(wire::ExecTaskStreamingIoOperation { data, close: false });
+    let end = || Some(wire::ExecTaskStreamingIoOperation { data: Vec::new(), close: true });
+    let none = wire::ExecTaskStreamingResponse::default();
+    match output {
+        Output::Stdout(bytes) => wire::ExecTaskStreamingResponse { stdout: data(bytes), ..none },
+        Output::Stderr(bytes) => wire::ExecTaskStreamingResponse { stderr: data(bytes), ..none },
+        Output::StdoutEnd => wire::ExecTaskStreamingResponse { stdout: end(), ..none },
+        Output::StderrEnd => wire::ExecTaskStreamingResponse { stderr: end(), ..none },
+        Output::Exited(status) => {
+            wire::ExecTaskStreamingResponse { exited: true, result: Some(exit_status(status)), ..none }
+        }
+    }
+}
+
+/// What a script check gets: as with Nomad's own drivers everything is in stdout, the only field that is read.
+pub(super) fn exec_response(report: Report) -> wire::ExecTaskResponse {
+    let Report { output, status } = report;
+    wire::ExecTaskResponse { stdout: output, stderr: Vec::new(), result: Some(exit_status(status)) }
+}
+
+fn exit_status(status: ExitStatus) -> wire::ExitResult {
+    let signal = status.signal().unwrap_or_default();
+    let exit_code = status.code().unwrap_or(128 + signal);
+    wire::ExitResult { exit_code, signal, oom_killed: false }
+}
+
+/// The speed of a core in MHz, as Nomad counts it: of all compute the share of one (client/lib/cpustats).
+pub(super) fn core_speed(topology: &ClientTopology) -> Option<f64> {
+    let speed = |core: &ClientTopologyCore| {
+        let speeds = [core.base_speed, core.max_speed, core.guess_speed];
+        speeds.into_iter().find(|speed| *speed > 0).unwrap_or_default()
+    };
+    let total = match topology.override_total_compute {
+        0 => topology.cores.iter().map(speed).sum(),
+        given => given,
+    };
+    #[allow(clippy::cast_precision_loss, reason = "a speed in MHz, far below 2^52")]
+    (total > 0 && !topology.cores.is_empty()).then(|| total as f64 / topology.cores.len() as f64)
 }
 
 /// Go's zero time.
@@ -201,8 +348,11 @@ pub(super) fn status(error: &task::Error) -> Status {
         | Error::Env(_)
         | Error::Signal(_)
         | Error::Logs(_)
+        | Error::Exec(exec::Error::Enter(Failure::Command { .. }))
         | Error::SetUp { .. } => Code::InvalidArgument,
-        Error::View { .. } | Error::Systemd(_) | Error::Immortal { .. } => Code::Internal,
+        Error::Exec(exec::Error::TimedOut { .. }) => Code::DeadlineExceeded,
+        Error::Exec(exec::Error::Ended) => Code::FailedPrecondition,
+        Error::View { .. } | Error::Systemd(_) | Error::Immortal { .. } | Error::Exec(_) => Code::Internal,
     };
     Status::new(code, message)
 }

@@ -1,14 +1,17 @@
 //! What Nomad asks a task driver, in the order of the `.proto` file. Each method converts, calls, converts back.
 
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, future, stream};
 use proto::driver::driver_capabilities::{FsIsolation, MountConfigs};
 use proto::driver::driver_server::Driver;
 use proto::driver::network_isolation_spec::NetworkIsolationMode;
 #[allow(clippy::wildcard_imports, reason = "every request and response of one service")]
 use proto::driver::*;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, status};
@@ -22,9 +25,14 @@ const FINGERPRINT_PERIOD: Duration = Duration::from_secs(30);
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// How many pieces of a command's output may wait for its client.
+const OUTPUT_WAITING: usize = 16;
+
 pub(super) struct Systemds {
     pub(super) systemd: Systemd,
     pub(super) tasks: Tasks,
+    /// Of one core, in MHz; the agent tells it, if it is of 1.7 or later.
+    pub(super) core_speed: Arc<OnceLock<f64>>,
 }
 
 #[tonic::async_trait]
@@ -48,7 +56,7 @@ impl Driver for Systemds {
         Ok(Response::new(CapabilitiesResponse {
             capabilities: Some(DriverCapabilities {
                 send_signals: true,
-                exec: false,
+                exec: true,
                 fs_isolation: isolation.into(),
                 network_isolation_modes: vec![NetworkIsolationMode::Host.into()],
                 must_create_network: false,
@@ -89,8 +97,8 @@ impl Driver for Systemds {
     ) -> Result<Response<RecoverTaskResponse>, Status> {
         // The id beside the handle is never set.
         let RecoverTaskRequest { task_id: _, handle } = request.into_inner();
-        let (id, name, saved) = convert::saved_task(handle)?;
-        self.tasks.recover(id, name, saved).await.map_err(|error| status(&error))?;
+        let (known, saved) = convert::saved_task(handle)?;
+        self.tasks.recover(known, saved).await.map_err(|error| status(&error))?;
         Ok(Response::new(RecoverTaskResponse {}))
     }
 
@@ -153,26 +161,32 @@ impl Driver for Systemds {
 
     type TaskStatsStream = ResponseStream<TaskStatsResponse>;
 
-    /// Stays open and silent: Nomad has no way to be told that there are no figures yet, and would ask in a loop.
+    /// One answer at once, then one after each interval. Of a task that has ended there is nothing to tell, and the
+    /// stream stays open: Nomad would ask again at once.
     async fn task_stats(
         &self,
         request: Request<TaskStatsRequest>,
     ) -> Result<Response<Self::TaskStatsStream>, Status> {
-        let TaskStatsRequest { task_id, collection_interval: _ } = request.into_inner();
-        let handle = self.tasks.get(&TaskId(task_id)).map_err(|error| status(&error))?;
-        // It ends with the task.
-        let end = stream::once(async move { handle.wait().await }).filter_map(|_| std::future::ready(None));
-        Ok(Response::new(end.boxed()))
+        let TaskStatsRequest { task_id, collection_interval } = request.into_inner();
+        let id = TaskId(task_id);
+        let every = convert::duration(collection_interval);
+        let usages = self.tasks.usage(&id, every).await.map_err(|error| status(&error))?;
+        let core_speed = *self.core_speed.get_or_init(fingerprint::core_speed);
+        let answers = stream::iter(usages).flat_map(ReceiverStream::new);
+        let answers =
+            answers.map(move |(at, usage)| Ok(convert::stats_response(&id, at, &usage, core_speed)));
+        Ok(Response::new(answers.chain(stream::pending()).boxed()))
     }
 
     type TaskEventsStream = ResponseStream<DriverTaskEvent>;
 
-    /// Stays open and silent. Never ends: Nomad would ask again without a pause.
+    /// Never ends: Nomad would ask again without a pause.
     async fn task_events(
         &self,
         _: Request<TaskEventsRequest>,
     ) -> Result<Response<Self::TaskEventsStream>, Status> {
-        Ok(Response::new(stream::pending().boxed()))
+        let events = self.tasks.events().listen();
+        Ok(Response::new(events.map(|event| Ok(convert::task_event(event))).boxed()))
     }
 
     /// The process is told to end right after this, by go-plugin. Tasks run on.
@@ -189,17 +203,36 @@ impl Driver for Systemds {
         Ok(Response::new(SignalTaskResponse {}))
     }
 
-    async fn exec_task(&self, _: Request<ExecTaskRequest>) -> Result<Response<ExecTaskResponse>, Status> {
-        Err(not_yet("commands inside a running task (script checks, `nomad alloc exec`)"))
+    async fn exec_task(
+        &self,
+        request: Request<ExecTaskRequest>,
+    ) -> Result<Response<ExecTaskResponse>, Status> {
+        let ExecTaskRequest { task_id, command, timeout } = request.into_inner();
+        let limit = convert::duration(timeout);
+        let report =
+            self.tasks.run(&TaskId(task_id), command, limit).await.map_err(|error| status(&error))?;
+        Ok(Response::new(convert::exec_response(report)))
     }
 
     type ExecTaskStreamingStream = ResponseStream<ExecTaskStreamingResponse>;
 
+    /// Lives as long as the client takes what it sends: when it goes away the command ends with it.
     async fn exec_task_streaming(
         &self,
-        _: Request<Streaming<ExecTaskStreamingRequest>>,
+        request: Request<Streaming<ExecTaskStreamingRequest>>,
     ) -> Result<Response<Self::ExecTaskStreamingStream>, Status> {
-        Err(not_yet("commands inside a running task (`nomad alloc exec`)"))
+        let mut frames = request.into_inner();
+        let first = frames.message().await?.and_then(|frame| Some((frame.setup.clone()?, frame)));
+        let (setup, first) =
+            first.ok_or_else(|| Status::invalid_argument("exec: the first frame must say what to run"))?;
+        let exec_task_streaming_request::Setup { task_id, command, tty } = setup;
+        let session =
+            self.tasks.exec(&TaskId(task_id), command, tty).await.map_err(|error| status(&error))?;
+        let frames = stream::iter(Some(first)).chain(frames.filter_map(|frame| future::ready(frame.ok())));
+        let input = frames.flat_map(|frame| stream::iter(convert::exec_input(frame)));
+        let (output, outputs) = mpsc::channel(OUTPUT_WAITING);
+        tokio::spawn(session.serve(input, output));
+        Ok(Response::new(ReceiverStream::new(outputs).map(|out| Ok(convert::exec_output(out))).boxed()))
     }
 
     async fn create_network(
@@ -215,8 +248,4 @@ impl Driver for Systemds {
     ) -> Result<Response<DestroyNetworkResponse>, Status> {
         Err(Status::unimplemented("the systemd driver leaves the making of networks to Nomad"))
     }
-}
-
-fn not_yet(what: &str) -> Status {
-    Status::unimplemented(format!("the systemd driver {} has no {what} yet", env!("CARGO_PKG_VERSION")))
 }

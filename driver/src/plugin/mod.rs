@@ -20,6 +20,7 @@ mod schema;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -101,14 +102,19 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
     let listener = UnixListener::bind(&socket).map_err(listen_error)?;
 
     let (shutdown, mut told_to_end) = mpsc::channel(1);
+    let core_speed = Arc::default();
     let server = Server::builder()
         .add_service(
-            BasePluginServer::new(base::Base { tasks: tasks.clone(), socket_dir: directory.clone() })
-                .max_decoding_message_size(MESSAGE_MAX)
-                .max_encoding_message_size(MESSAGE_MAX),
+            BasePluginServer::new(base::Base {
+                tasks: tasks.clone(),
+                socket_dir: directory.clone(),
+                core_speed: Arc::clone(&core_speed),
+            })
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX),
         )
         .add_service(
-            DriverServer::new(driver::Systemds { systemd, tasks })
+            DriverServer::new(driver::Systemds { systemd, tasks, core_speed })
                 .max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX),
         )

@@ -1,7 +1,7 @@
 //! Option tables as Nomad wants them: a tree of `hclspec`.
 
 use proto::hclspec::spec::Block;
-use proto::hclspec::{Attr, Default, Literal, Object, Spec};
+use proto::hclspec::{self, Attr, Default, Literal, Object, Spec};
 
 use crate::task::options::Opt;
 
@@ -12,6 +12,13 @@ pub(super) fn block(options: &[Opt]) -> Spec {
 }
 
 fn attribute(option: &Opt) -> Spec {
+    if let Some(nested) = option.nested {
+        return spec(Block::BlockValue(Box::new(hclspec::Block {
+            name: option.name.to_owned(),
+            required: option.required,
+            nested: Some(Box::new(block(nested))),
+        })));
+    }
     // A name is implied only directly below the object, not below a default: it is always given.
     let attr = spec(Block::Attr(Attr {
         name: option.name.to_owned(),

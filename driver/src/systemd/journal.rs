@@ -9,10 +9,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::process::Command;
 
-use super::unit::{InvocationId, UnitName};
+use super::unit::{InvocationId, MainExit, UnitName};
 
 /// The message of a process that could not be set up (systemd, `sd-messages.h`, `SD_MESSAGE_SPAWN_FAILED`).
 const SPAWN_FAILED: &str = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7";
+/// The message of a process of a unit that has ended (`SD_MESSAGE_UNIT_PROCESS_EXIT`).
+const PROCESS_EXIT: &str = "MESSAGE_ID=98e322203f7a4ed290d09fe03c09fe15";
 /// journald may be busy; a start that failed is in no hurry, but must be answered.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -20,26 +22,48 @@ const DEADLINE: Duration = Duration::from_secs(5);
 struct Entry {
     #[serde(rename = "MESSAGE")]
     message: String,
+    /// `exited`, `killed` or `dumped`.
+    #[serde(rename = "EXIT_CODE", default)]
+    exit_code: String,
+    /// The status, or the number of the signal.
+    #[serde(rename = "EXIT_STATUS", default)]
+    exit_status: String,
 }
 
 /// What the journal says of a failed set-up of this run of the unit.
 ///
 /// `Ok(None)`: the journal can be read, and the set-up did not fail. `Err`: the journal cannot be read.
 pub(super) async fn failed_step(unit: &UnitName, invocation: &InvocationId) -> Result<Option<String>, ()> {
+    let Some(Entry { message, .. }) = last(SPAWN_FAILED, unit, invocation).await? else { return Ok(None) };
+    // `<unit>: Failed at step EXEC spawning /x: No such file or directory`; the unit is named by whoever tells.
+    let said =
+        message.strip_prefix(unit.as_str()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&message);
+    Ok(Some(said.to_owned()))
+}
+
+/// How the main process of this run of the unit ended, if it is written there.
+pub(super) async fn main_exit(unit: &UnitName, invocation: &InvocationId) -> Option<MainExit> {
+    let entry = last(PROCESS_EXIT, unit, invocation).await.ok()??;
+    let number = entry.exit_status.parse().ok()?;
+    match entry.exit_code.as_str() {
+        "exited" => Some(MainExit::Status(number)),
+        "killed" | "dumped" => Some(MainExit::Signal(number)),
+        _ => None,
+    }
+}
+
+/// The last message of that kind about this run of the unit.
+async fn last(kind: &str, unit: &UnitName, invocation: &InvocationId) -> Result<Option<Entry>, ()> {
     // What was logged before this returns is there to be read.
     journalctl(&["--sync"]).await?;
     let (unit_field, invocation) = (format!("UNIT={unit}"), format!("INVOCATION_ID={}", invocation.0));
-    let matches = [SPAWN_FAILED, &unit_field, &invocation];
+    let matches = [kind, &unit_field, &invocation];
     let line =
         journalctl(&[&["--boot", "--output=json", "--reverse", "--lines=1"][..], &matches].concat()).await?;
     if line.trim().is_empty() {
         return Ok(None);
     }
-    let Ok(Entry { message }) = serde_json::from_str(&line) else { return Err(()) };
-    // `<unit>: Failed at step EXEC spawning /x: No such file or directory`; the unit is named by whoever tells.
-    let said =
-        message.strip_prefix(unit.as_str()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&message);
-    Ok(Some(said.to_owned()))
+    serde_json::from_str(&line).map(Some).map_err(|_| ())
 }
 
 async fn journalctl(args: &[&str]) -> Result<String, ()> {

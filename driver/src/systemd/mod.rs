@@ -26,7 +26,7 @@ use zbus::message::{Message, Type as MessageType};
 use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant, connection, fdo};
 
 use unit::FailedStep;
-pub use unit::{Bind, InvocationId, MainExit, Property, Stream, TransientUnit, UnitName, UnitState};
+pub use unit::{Bind, InvocationId, MainExit, Property, Service, Stream, TransientUnit, UnitName, UnitState};
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -301,6 +301,23 @@ impl Systemd {
         Ok(followed)
     }
 
+    /// How the main process of a unit that is no more ended, if systemd wrote of it: it does when the end was not clean.
+    pub async fn exit_in_journal(&self, name: &UnitName, invocation: &InvocationId) -> Option<MainExit> {
+        journal::main_exit(name, invocation).await
+    }
+
+    /// What systemd knows of a service beside its state.
+    pub async fn service(&self, name: &UnitName) -> Result<Service, Error> {
+        let path = name.object_path();
+        let answer = self.call("read unit", name.as_str(), &path, PROPERTIES, "GetAll", &(SERVICE,)).await?;
+        let all = answer.body().deserialize().map_err(|source| Error::Call {
+            act: "read unit",
+            thing: name.to_string(),
+            source: Box::new(source),
+        })?;
+        Ok(Service::of(&all))
+    }
+
     /// Sends a signal, or finds that nobody is left to get it, which is no error.
     pub async fn kill(&self, name: &UnitName, whom: Whom, signal: i32) -> Result<(), Error> {
         let whom = match whom {
@@ -344,6 +361,23 @@ impl Systemd {
     ///
     /// When this returns no process of the unit is left, and its name is free.
     pub async fn remove(&self, name: &UnitName) -> Result<(), Error> {
+        self.unload(name).await?;
+        // systemd writes `LogExtraFields=` here for journald, and removes a file of another name (seen up to 262).
+        let left = format!("/run/systemd/units/log-extra-fields:{name}");
+        match std::fs::remove_file(&left) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::debug!(
+                    left,
+                    error = crate::chain(&error),
+                    "a file that systemd left was not removed"
+                );
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn unload(&self, name: &UnitName) -> Result<(), Error> {
         const SIGKILL: i32 = 9;
         let followed = self.follow(name);
         let mut ends = self.job_ends(name);
@@ -433,6 +467,11 @@ impl Unit {
         let over = |state: &UnitState| state.main_has_ended() || state.removed;
         let _ = self.state.wait_for(over).await;
         self.state()
+    }
+
+    /// Waits until it is no longer in systemd's memory.
+    pub async fn gone(&mut self) {
+        let _ = self.state.wait_for(|state| state.removed).await;
     }
 
     /// Waits until its main process has ended and the unit is at rest, or the unit was removed from outside.

@@ -99,6 +99,8 @@ pub struct Bind {
 pub enum Stream {
     /// `/dev/null`.
     Null,
+    /// The journal.
+    Journal,
     /// A descriptor that the manager takes over.
     Fd(OwnedFd),
 }
@@ -131,6 +133,12 @@ pub enum Property {
     InaccessiblePaths(Vec<PathBuf>),
     /// Bytes that a file written by the unit may have.
     LimitFSIZE(u64),
+    /// Such as `NOMAD_JOB_ID=web`.
+    LogExtraFields(Vec<String>),
+    LogNamespace(String),
+    /// Messages in one interval.
+    LogRateLimitBurst(u32),
+    LogRateLimitInterval(Duration),
     /// Bytes.
     MemoryLow(u64),
     /// Bytes; `u64::MAX` is no limit.
@@ -139,6 +147,7 @@ pub enum Property {
     MemorySwapMax(u64),
     MountAPIVFS(bool),
     NoNewPrivileges(bool),
+    NotifyAccess(&'static str),
     OOMPolicy(&'static str),
     PrivateDevices(bool),
     PrivateNetwork(bool),
@@ -153,6 +162,7 @@ pub enum Property {
     StandardError(Stream),
     StandardInput(Stream),
     StandardOutput(Stream),
+    SyslogIdentifier(String),
     TasksMax(u64),
     Type(&'static str),
     User(String),
@@ -179,11 +189,19 @@ impl Property {
             Self::IgnoreSIGPIPE(on) => ("IgnoreSIGPIPE", on.into()),
             Self::InaccessiblePaths(paths) => ("InaccessiblePaths", texts(paths)),
             Self::LimitFSIZE(bytes) => ("LimitFSIZE", bytes.into()),
+            Self::LogExtraFields(fields) => {
+                let fields: Vec<Vec<u8>> = fields.into_iter().map(String::into_bytes).collect();
+                ("LogExtraFields", fields.into())
+            }
+            Self::LogNamespace(name) => ("LogNamespace", name.into()),
+            Self::LogRateLimitBurst(count) => ("LogRateLimitBurst", count.into()),
+            Self::LogRateLimitInterval(time) => ("LogRateLimitIntervalUSec", microseconds(time).into()),
             Self::MemoryLow(bytes) => ("MemoryLow", bytes.into()),
             Self::MemoryMax(bytes) => ("MemoryMax", bytes.into()),
             Self::MemorySwapMax(bytes) => ("MemorySwapMax", bytes.into()),
             Self::MountAPIVFS(on) => ("MountAPIVFS", on.into()),
             Self::NoNewPrivileges(on) => ("NoNewPrivileges", on.into()),
+            Self::NotifyAccess(whom) => ("NotifyAccess", whom.into()),
             Self::OOMPolicy(policy) => ("OOMPolicy", policy.into()),
             Self::PrivateDevices(on) => ("PrivateDevices", on.into()),
             Self::PrivateNetwork(on) => ("PrivateNetwork", on.into()),
@@ -200,6 +218,7 @@ impl Property {
             Self::StandardOutput(stream) => {
                 stream.into_wire("StandardOutput", "StandardOutputFileDescriptor")
             }
+            Self::SyslogIdentifier(name) => ("SyslogIdentifier", name.into()),
             Self::TasksMax(count) => ("TasksMax", count.into()),
             Self::Type(kind) => ("Type", kind.into()),
             Self::User(name) => ("User", name.into()),
@@ -213,6 +232,7 @@ impl Stream {
     pub fn try_clone(&self) -> std::io::Result<Self> {
         match self {
             Self::Null => Ok(Self::Null),
+            Self::Journal => Ok(Self::Journal),
             Self::Fd(fd) => fd.try_clone().map(Self::Fd),
         }
     }
@@ -220,6 +240,7 @@ impl Stream {
     fn into_wire(self, by_word: &'static str, by_fd: &'static str) -> (&'static str, Variant<'static>) {
         match self {
             Self::Null => (by_word, "null".into()),
+            Self::Journal => (by_word, "journal".into()),
             Self::Fd(fd) => (by_fd, Variant::Fd(zbus::Fd::Owned(fd))),
         }
     }
@@ -283,6 +304,8 @@ pub struct UnitState {
     pub sub_state: String,
     /// `success`, `exit-code`, `signal`, `oom-kill`, …
     pub result: String,
+    /// What the service says of itself (`STATUS=`, sd_notify(3)).
+    pub status_text: String,
     /// Zero when there is no main process.
     pub main_pid: u32,
     /// Which run of the unit all this is about.
@@ -319,6 +342,12 @@ impl UnitState {
     /// The main process has ended, whatever else the unit still does.
     pub(super) fn main_has_ended(&self) -> bool {
         self.code != 0
+    }
+
+    /// It came to rest because somebody stopped it (`StopUnit`): one that ends by itself stays `active` or is `failed`,
+    /// under `RemainAfterExit`. One that was stopped and then failed cannot be told from one that failed.
+    pub fn was_stopped(&self) -> bool {
+        self.active_state == "inactive" && self.main_has_ended()
     }
 
     /// The main process is there and the unit has not begun to end.
@@ -366,6 +395,7 @@ impl UnitState {
                 }
                 "SubState" => set_text(&mut self.sub_state, value),
                 "Result" => set_text(&mut self.result, value),
+                "StatusText" => set_text(&mut self.status_text, value),
                 "MainPID" => set(&mut self.main_pid, value),
                 "ExecMainPID" => set(&mut self.main_pid_ever, value),
                 "ExecMainCode" => set(&mut self.code, value),
@@ -381,6 +411,67 @@ impl UnitState {
                 _ => {}
             }
         }
+    }
+}
+
+/// What systemd knows of a service beside its state, asked for when it is needed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Service {
+    /// The main process now; zero when there is none.
+    pub main_pid: u32,
+    /// The unit's cgroup below the hierarchy's root, such as `/system.slice/a.service`; empty without processes.
+    pub control_group: String,
+    /// `User=` as it was given, empty for root.
+    pub user: String,
+    /// The number of the user, zero for root.
+    pub uid: u32,
+    /// The number of the user's group.
+    pub gid: u32,
+    /// `AmbientCapabilities=`, one bit each.
+    pub ambient_capabilities: u64,
+    /// `WorkingDirectory=`, in the unit's view.
+    pub working_directory: PathBuf,
+    /// `MemoryMax=` in bytes.
+    pub memory_max: Option<u64>,
+    /// The most memory it ever had, in bytes; systemd tells since version 255.
+    pub memory_peak: Option<u64>,
+    /// `LogExtraFields=`, such as `NOMAD_JOB_ID=web`.
+    pub log_extra_fields: Vec<String>,
+}
+
+impl Service {
+    /// Takes what it needs from all properties of a service.
+    pub(super) fn of(all: &HashMap<String, OwnedVariant>) -> Self {
+        let mut service = Self::default();
+        let known = |bytes: u64| (bytes != u64::MAX).then_some(bytes);
+        let number = |value: &OwnedVariant| u64::try_from(&**value).ok().and_then(known);
+        // systemd's word for "none".
+        let id =
+            |value: &OwnedVariant| u32::try_from(&**value).ok().filter(|id| *id != u32::MAX).unwrap_or(0);
+        for (name, value) in all {
+            match name.as_str() {
+                "MainPID" => set(&mut service.main_pid, value),
+                "ControlGroup" => set_text(&mut service.control_group, value),
+                "User" => set_text(&mut service.user, value),
+                "UID" => service.uid = id(value),
+                "GID" => service.gid = id(value),
+                "AmbientCapabilities" => set(&mut service.ambient_capabilities, value),
+                "WorkingDirectory" => {
+                    let mut path = String::new();
+                    set_text(&mut path, value);
+                    service.working_directory = path.into();
+                }
+                "MemoryMax" => service.memory_max = number(value),
+                "MemoryPeak" => service.memory_peak = number(value),
+                "LogExtraFields" => {
+                    let fields = value.try_clone().and_then(Vec::<Vec<u8>>::try_from).unwrap_or_default();
+                    service.log_extra_fields =
+                        fields.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect();
+                }
+                _ => {}
+            }
+        }
+        service
     }
 }
 

@@ -18,6 +18,10 @@ options! {
         pub fs_isolation: String = "\"image\"",
         /// What of the host every task sees, read-only, under `fs_isolation = "image"`. A path that is not there is passed over.
         pub host_paths: Vec<String> = "[\"/usr\", \"/etc\", \"/bin\", \"/sbin\", \"/lib\", \"/lib32\", \"/lib64\", \"/libx32\"]",
+        /// Where the output of tasks goes whose job does not say in `logging`.
+        pub log_driver: String = "\"nomad\"",
+        /// How long after a start of the driver a task that Nomad does not ask for is left alone. Then it is taken for lost by an agent that died at a bad moment, and is ended. `"0"`: never.
+        pub lost_after: String = "\"10m\"",
         /// Directory of `wasm-shim` and `wasm-shim-compile`. Not given: beside the driver, else `/usr/local/libexec/nomad-driver-systemd`, else `/usr/libexec/nomad-driver-systemd`.
         pub shim_dir: Option<String>,
         /// Directory for what outlives the driver: the code compiled from WebAssembly.
@@ -32,6 +36,22 @@ options! {
         pub command: String,
         /// Arguments of the program, passed as they are.
         pub args: Vec<String> = "[]",
+        /// Where the task's output goes.
+        pub logging: Option<Logging>,
+    }
+}
+
+options! {
+    /// The `logging` block of a task.
+    pub struct Logging {
+        /// `"nomad"`: `nomad alloc logs` has it. `"journald"`: the journal has it, each line with fields such as `NOMAD_JOB_ID` and `NOMAD_TASK_NAME`. `"both"`. Not given: as the plugin's `log_driver` says.
+        pub driver: Option<String>,
+        /// The journal's namespace (`LogNamespace=`).
+        pub namespace: Option<String>,
+        /// How many lines the journal takes in each interval (`LogRateLimitBurst=`).
+        pub rate_limit_burst: Option<u32>,
+        /// The length of the interval, such as `"30s"`; `"0"` is no limit (`LogRateLimitIntervalSec=`).
+        pub rate_limit_interval: Option<String>,
     }
 }
 
@@ -45,27 +65,45 @@ impl fmt::Display for TaskId {
     }
 }
 
-/// Nomad's message about a task, in our types. It holds the task's secrets (`env`): never log it.
+/// What Nomad tells of a task when it starts it, and again when it gives it back to us after a restart. It holds the
+/// task's secrets (`env`): never log it.
 #[derive(Clone)]
-pub struct TaskConfig {
+pub struct Known {
     /// This run of the task.
     pub id: TaskId,
     /// The task's name in the job.
     pub name: String,
     /// Its allocation.
     pub alloc_id: String,
+    /// The allocation directory on the host, parent of the task directories.
+    pub alloc_dir: PathBuf,
+    /// The complete environment of the task.
+    pub env: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Nomad's message about a task, in our types.
+#[derive(Clone)]
+pub struct TaskConfig {
+    /// What will be told again after a restart.
+    pub known: Known,
+    /// The job's id.
+    pub job_id: String,
     /// The job's name, for people.
     pub job_name: String,
+    /// Nomad's namespace of the job.
+    pub namespace: String,
     /// The group's name, for people.
     pub group_name: String,
     /// The job's `config` block.
     pub driver: DriverConfig,
-    /// The complete environment of the task.
-    pub env: BTreeMap<String, String>,
     /// The job's `user`; empty when there is none.
     pub user: String,
-    /// The allocation directory on the host, parent of the task directories.
-    pub alloc_dir: PathBuf,
     /// Where Nomad reads the task's output: a FIFO in the allocation, or `/dev/null`.
     pub stdout_path: PathBuf,
     /// The same for its errors.
@@ -135,6 +173,16 @@ mod tests {
     }
 
     #[test]
+    fn a_mistake_in_a_block_is_named_with_the_block() {
+        let logging = |value| DriverConfig::decode(&msgpack(&[("command", "x".into()), ("logging", value)]));
+        let map = rmpv::Value::Map(vec![("driver".into(), "both".into())]);
+        assert_eq!(logging(map).unwrap().logging.unwrap().driver.unwrap(), "both");
+        let error = logging(rmpv::Value::Map(vec![("rate_limit_burst".into(), "x".into())])).unwrap_err();
+        assert_eq!(crate::chain(&error).split(": ").next(), Some("in `logging`"));
+        assert!(crate::chain(&error).contains("`rate_limit_burst` must be a number"));
+    }
+
+    #[test]
     fn bytes_that_are_no_block_are_refused() {
         for bytes in [&[0x93, 1][..], b"text"] {
             assert!(matches!(DriverConfig::decode(bytes), Err(Error::Unreadable)), "{bytes:?}");
@@ -146,6 +194,7 @@ mod tests {
         let bytes =
             msgpack(&[("command", "a b".into()), ("args", rmpv::Value::Array(vec!["$X".into(), "".into()]))]);
         let config = DriverConfig::decode(&bytes).unwrap();
-        assert_eq!(config, DriverConfig { command: "a b".into(), args: vec!["$X".into(), String::new()] });
+        let args = vec!["$X".into(), String::new()];
+        assert_eq!(config, DriverConfig { command: "a b".into(), args, logging: None });
     }
 }

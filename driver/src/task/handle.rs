@@ -13,13 +13,17 @@
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
 
-use super::Error;
-use super::config::TaskId;
+use super::cgroup::Cgroup;
+use super::config::{Known, TaskId};
+use super::events::Events;
+use super::exec::{self, Report, Session};
 use super::signal::Signal;
-use crate::systemd::{InvocationId, MainExit, Systemd, Unit, UnitName, UnitState, Whom};
+use super::{Error, spec};
+use crate::enter::{Identity, Plan};
+use crate::systemd::{InvocationId, MainExit, Service, Systemd, Unit, UnitName, UnitState, Whom};
 
 /// How long after SIGKILL a process may take to be gone; one that waits for a broken disk takes longer.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -57,24 +61,28 @@ pub struct Saved {
     pub invocation: InvocationId,
     /// The boot of the machine during which it was started: units do not outlive it.
     pub boot_id: String,
+    /// Its output is copied to two places, by units of their own.
+    #[serde(default)]
+    pub copied: bool,
 }
 
 /// A live task. Tasks of the runtime share it.
 #[derive(Debug)]
 pub struct Handle {
-    id: TaskId,
-    name: String,
+    known: Known,
     unit: UnitName,
     saved: Saved,
     pid: u32,
     started_at: SystemTime,
     phase: watch::Receiver<Phase>,
+    cgroup: OnceCell<Cgroup>,
     systemd: Systemd,
+    events: Events,
 }
 
 impl Handle {
     /// Follows the unit from now on.
-    pub(super) fn follow(id: TaskId, name: String, unit: Unit, systemd: Systemd) -> Self {
+    pub(super) fn follow(known: Known, unit: Unit, copied: bool, systemd: Systemd, events: Events) -> Self {
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
         if let Some(exit) = Exit::of(&state) {
@@ -85,14 +93,16 @@ impl Handle {
                 unit: unit.name().to_string(),
                 invocation: state.invocation.clone(),
                 boot_id: boot_id(),
+                copied,
             },
-            id,
-            name,
             unit: unit.name().clone(),
             pid: state.main_pid,
             started_at: state.started_at().unwrap_or_else(SystemTime::now),
             phase,
+            cgroup: OnceCell::new(),
             systemd: systemd.clone(),
+            events: events.clone(),
+            known: known.clone(),
         };
         let mut ended = unit;
         let unit = ended.name().clone();
@@ -102,6 +112,7 @@ impl Handle {
                 // Nobody looks on any more: the task was destroyed, or was never handed out.
                 () = sender.closed() => return,
             };
+            let tell = |(message, details): Word| events.tell(&known, message, &details);
             let kill_the_rest = async || {
                 let killed = systemd.kill(&unit, Whom::All, Signal::KILL.number()).await;
                 if let Err(error) = killed {
@@ -118,6 +129,13 @@ impl Handle {
             let state = ended.ended().await;
             let exit = Exit::of(&state).unwrap_or_else(Exit::removed);
             tracing::info!(%unit, code = exit.code, signal = exit.signal, oom = exit.oom_killed, "task ended");
+            if exit.oom_killed {
+                // As long as nobody has been told of the end, the unit is there to be asked.
+                tell(out_of_memory(&systemd.service(&unit).await.unwrap_or_default()));
+            }
+            if let Some(word) = word_of_the_end(&state, &exit) {
+                tell(word);
+            }
             sender.send_replace(Phase::Exited(exit));
             if !held_up && !state.removed {
                 kill_the_rest().await;
@@ -126,14 +144,41 @@ impl Handle {
         handle
     }
 
-    /// This run of the task.
-    pub fn id(&self) -> &TaskId {
-        &self.id
+    /// A task whose unit was removed from outside while no driver was there, and what is known of its end.
+    pub(super) fn of_one_that_is_gone(
+        known: Known,
+        saved: Saved,
+        exit: Option<MainExit>,
+        systemd: Systemd,
+        events: Events,
+    ) -> Self {
+        let exit = exit.map_or_else(Exit::removed, |exit| Exit::by(exit, SystemTime::now()));
+        let word = "Its unit was stopped from outside (systemctl stop?) while the driver was away";
+        events.tell(&known, word.to_owned(), &[("unit", saved.unit.clone())]);
+        let (sender, phase) = watch::channel(Phase::Exited(exit));
+        // Nothing will ever change.
+        drop(sender);
+        Self {
+            unit: UnitName::known(&saved.unit),
+            known,
+            saved,
+            pid: 0,
+            started_at: SystemTime::now(),
+            phase,
+            cgroup: OnceCell::new(),
+            systemd,
+            events,
+        }
     }
 
-    /// The task's name in the job.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// This run of the task.
+    pub fn id(&self) -> &TaskId {
+        &self.known.id
+    }
+
+    /// What Nomad told of it.
+    pub fn known(&self) -> &Known {
+        &self.known
     }
 
     /// The unit it runs in.
@@ -190,8 +235,75 @@ impl Handle {
                 return Ok(());
             }
             tracing::info!(unit = %self.unit, "the task did not end in time, killing it");
+            self.tell(
+                format!("Did not end within {patience:?} of {signal}: killed with all its processes"),
+                &[("signal", signal.to_string()), ("kill_timeout", format!("{patience:?}"))],
+            );
         }
         self.kill().await
+    }
+
+    /// Starts a command in the task, with streams or a terminal.
+    pub async fn exec(&self, argv: Vec<String>, terminal: bool) -> Result<Session, Error> {
+        let plan = self.plan(argv, terminal).await?;
+        Session::start(plan).await.map_err(Error::Exec)
+    }
+
+    /// Runs a command in the task to its end, for no longer than `limit`; zero is no limit.
+    pub async fn run(&self, argv: Vec<String>, limit: Duration) -> Result<Report, Error> {
+        let plan = self.plan(argv, false).await?;
+        exec::run(plan, limit).await.map_err(Error::Exec)
+    }
+
+    async fn plan(&self, argv: Vec<String>, terminal: bool) -> Result<Plan, Error> {
+        let service = self.systemd.service(&self.unit).await.map_err(Error::Systemd)?;
+        let main_pid = i32::try_from(service.main_pid).ok().filter(|pid| *pid != 0);
+        let (Some(main_pid), Some(cgroup)) = (main_pid, Cgroup::of_unit(&service.control_group)) else {
+            return Err(Error::Exec(exec::Error::Ended));
+        };
+        let mut env = self.known.env.clone();
+        env.retain(|name, _| super::env::is_name(name));
+        env.entry("INVOCATION_ID".to_owned()).or_insert_with(|| self.saved.invocation.0.clone());
+        Ok(Plan {
+            argv,
+            env,
+            directory: service.working_directory,
+            main_pid,
+            unit_cgroup: service.control_group,
+            cgroup: exec::new_group(cgroup.path()),
+            identity: Identity {
+                user: service.user,
+                uid: service.uid,
+                gid: service.gid,
+                ambient: service.ambient_capabilities,
+            },
+            terminal,
+            driver_pid: rustix::process::getpid().as_raw_pid(),
+        })
+    }
+
+    /// Its cgroup; none when it has ended.
+    pub(super) async fn cgroup(&self) -> Result<Option<Cgroup>, Error> {
+        let ask = async || {
+            let service = self.systemd.service(&self.unit).await.map_err(Error::Systemd)?;
+            Cgroup::of_unit(&service.control_group).ok_or(Error::Exec(exec::Error::Ended))
+        };
+        match self.cgroup.get_or_try_init(ask).await {
+            Ok(cgroup) => Ok(Some(cgroup.clone())),
+            Err(Error::Exec(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells Nomad's users something about it.
+    pub(super) fn tell(&self, message: String, details: &[(&str, String)]) {
+        self.events.tell(&self.known, message, details);
+    }
+
+    /// Tells where it runs.
+    pub(super) fn tell_of_its_start(&self) {
+        let details = [("unit", self.unit.to_string()), ("pid", self.pid.to_string())];
+        self.tell(format!("Runs as unit {}, process {}", self.unit, self.pid), &details);
     }
 
     /// Ends all its processes at once.
@@ -207,17 +319,16 @@ impl Handle {
 impl Exit {
     /// What a unit's state says of its end; nothing while it runs.
     fn of(state: &UnitState) -> Option<Self> {
-        let (code, signal) = match state.exit()? {
+        let exit = Self::by(state.exit()?, state.exited_at().unwrap_or_else(SystemTime::now));
+        Some(Self { oom_killed: state.result == "oom-kill", ..exit })
+    }
+
+    fn by(exit: MainExit, at: SystemTime) -> Self {
+        let (code, signal) = match exit {
             MainExit::Status(status) => (status, 0),
             MainExit::Signal(signal) => (128 + signal, signal),
         };
-        Some(Self {
-            code,
-            signal,
-            oom_killed: state.result == "oom-kill",
-            unknown: None,
-            at: state.exited_at().unwrap_or_else(SystemTime::now),
-        })
+        Self { code, signal, oom_killed: false, unknown: None, at }
     }
 
     fn removed() -> Self {
@@ -231,6 +342,37 @@ impl Exit {
             at: SystemTime::now(),
         }
     }
+}
+
+/// What is told of a task: for people, and for programs.
+type Word = (String, Vec<(&'static str, String)>);
+
+/// Which limit it was, and how much the task had had.
+fn out_of_memory(service: &Service) -> Word {
+    let limit = match service.memory_max {
+        Some(bytes) => format!("MemoryMax is {}", spec::mebibytes(bytes)),
+        None => "it has no MemoryMax, so the machine or its slice had no more".to_owned(),
+    };
+    let peak = service.memory_peak.map(|bytes| format!(", it had {} at most", spec::mebibytes(bytes)));
+    let details = [("memory_max", service.memory_max), ("memory_peak", service.memory_peak)];
+    let details = details.into_iter().filter_map(|(name, bytes)| Some((name, bytes?.to_string())));
+    (
+        format!("Out of memory, all its processes were killed: {limit}{}", peak.unwrap_or_default()),
+        details.collect(),
+    )
+}
+
+/// What its exit code does not say of a task's end.
+fn word_of_the_end(state: &UnitState, exit: &Exit) -> Option<Word> {
+    if let Some(unknown) = &exit.unknown {
+        return Some((unknown.clone(), vec![]));
+    }
+    if state.was_stopped() {
+        return Some(("Its unit was stopped from outside (systemctl stop?)".to_owned(), vec![]));
+    }
+    // Only our runner of WebAssembly is listened to, and it says so when a guest did not end by itself.
+    let said = &state.status_text;
+    (!said.is_empty()).then(|| (format!("WebAssembly: {said}"), vec![("wasm_outcome", said.clone())]))
 }
 
 /// Which boot of the machine this is, 36 characters.

@@ -4,40 +4,52 @@
 //!   TaskConfig ──► TaskSpec ──► Program ──► TransientUnit ──► Handle
 //!   said           meant        found       told systemd      followed
 //!   config.rs      spec.rs      program.rs  unit.rs           handle.rs
-//!                               wasm.rs     view.rs env.rs logs.rs
+//!                               wasm.rs     view.rs env.rs logs.rs    events.rs stats.rs exec.rs
 //! ```
 //!
 //! [`Tasks`] is the table of live tasks, by Nomad's ids, and the only way to make, find and remove one.
 
+pub mod cgroup;
 pub mod config;
 pub mod env;
+pub mod events;
+pub mod exec;
 pub mod handle;
 pub mod logs;
+mod lost;
 pub mod options;
 pub mod program;
 pub mod signal;
 pub mod spec;
+pub mod stats;
 pub mod unit;
 pub mod view;
 pub mod wasm;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, mpsc};
 
 pub use handle::{Exit, Handle, Phase, Saved};
 
-use self::config::{PluginConfig, TaskConfig, TaskId};
+use self::config::{Known, PluginConfig, TaskConfig, TaskId};
+use self::events::Events;
+use self::exec::{Report, Session};
 use self::program::Program;
 use self::signal::Signal;
-use self::spec::{Identity, NodeSpec, TaskSpec};
+use self::spec::{Identity, NodeSpec, Sink, TaskSpec};
+use self::stats::{Stats, Usage};
 use self::unit::{Command, Streams};
 use self::view::View;
-use crate::systemd::{self, Systemd, Unit, UnitName};
+use crate::systemd::{self, Stream, Systemd, Unit, UnitName};
+
+/// How long the copiers of a task may take over its last words: as long as Nomad's log collector waits for them.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why something could not be done with a task. The message is meant for the job's author.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +72,9 @@ pub enum Error {
     /// The signal that the job or the operator names does not exist.
     #[error(transparent)]
     Signal(signal::Unknown),
+    /// A command could not be run in the task.
+    #[error(transparent)]
+    Exec(exec::Error),
     /// The shared root cannot be made.
     #[error("prepare the tasks' view of the host in {}", view::RUNTIME_DIR)]
     View {
@@ -137,6 +152,11 @@ struct Shared {
     node: RwLock<Option<Arc<NodeSpec>>>,
     compiler: wasm::Compiler,
     table: Mutex<HashMap<TaskId, Slot>>,
+    events: Events,
+    stats: Stats,
+    /// Where the agents that we serve keep their allocations; in practice one directory of one agent.
+    alloc_parents: Mutex<HashSet<PathBuf>>,
+    serves_an_agent: AtomicBool,
     /// Units of tasks that were there before this process: some will be recovered, the others are nobody's.
     earlier: OnceCell<Vec<UnitName>>,
 }
@@ -156,6 +176,10 @@ impl Tasks {
             node: RwLock::default(),
             compiler: wasm::Compiler::default(),
             table: Mutex::default(),
+            events: Events::default(),
+            stats: Stats::default(),
+            alloc_parents: Mutex::default(),
+            serves_an_agent: AtomicBool::default(),
             earlier: OnceCell::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -166,6 +190,14 @@ impl Tasks {
         let node = NodeSpec::resolve(config).map_err(Error::Spec)?;
         *self.shared.node.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(node));
         Ok(())
+    }
+
+    /// Takes note that an agent has chosen this process to run its tasks.
+    pub fn serve(&self) {
+        let lost_after = self.node().map(|node| node.lost_after).unwrap_or_default();
+        if !lost_after.is_zero() && !self.shared.serves_an_agent.swap(true, Ordering::Relaxed) {
+            tokio::spawn(lost::watch(Arc::downgrade(&self.shared), lost_after));
+        }
     }
 
     /// Do tasks see the host as it is?
@@ -181,18 +213,20 @@ impl Tasks {
     /// Starts a task, whoever asks for it waits or not: once begun, a start is finished or undone.
     pub async fn start(&self, config: TaskConfig) -> Result<Arc<Handle>, Error> {
         let this = self.clone();
-        let claim = Claim::new(&self.shared, &config.id)?;
-        let id = config.id.clone();
+        let id = config.known.id.clone();
+        let claim = Claim::new(&self.shared, &id)?;
         let started = tokio::spawn(async move {
             let handle = Arc::new(this.shared.start(config).await?);
             claim.keep(&handle);
+            handle.tell_of_its_start();
             Ok(handle)
         });
         started.await.unwrap_or(Err(Error::Unknown { id }))
     }
 
     /// Finds a task that an earlier process of the driver started. One that we follow already is fine.
-    pub async fn recover(&self, id: TaskId, name: String, saved: Saved) -> Result<(), Error> {
+    pub async fn recover(&self, known: Known, saved: Saved) -> Result<(), Error> {
+        let id = known.id.clone();
         if let Some(Slot::Live(_)) = lock(&self.shared.table).get(&id) {
             return Ok(());
         }
@@ -200,13 +234,29 @@ impl Tasks {
         if saved.boot_id != handle::boot_id() {
             return Err(Error::Lost { id, reason: "the machine was booted since it was started" });
         }
-        let unit = self.shared.systemd.find(&UnitName::known(&saved.unit)).await.map_err(Error::Systemd)?;
-        if unit.state().invocation != saved.invocation {
-            return Err(Error::Lost { id, reason: "its unit was started again by somebody else" });
-        }
-        let handle = Arc::new(Handle::follow(id, name, unit, self.shared.systemd.clone()));
+        self.shared.serves(&known.alloc_dir);
+        let (systemd, events) = (self.shared.systemd.clone(), self.shared.events.clone());
+        let name = UnitName::known(&saved.unit);
+        let handle = match systemd.find(&name).await {
+            Ok(unit) if unit.state().invocation != saved.invocation => {
+                return Err(Error::Lost { id, reason: "its unit was started again by somebody else" });
+            }
+            Ok(unit) => Handle::follow(known, unit, saved.copied, systemd, events),
+            // Units do not go by themselves: somebody stopped it. What is still known of its end is better than nothing.
+            Err(systemd::Error::NoSuchUnit { .. }) => {
+                let exit = systemd.exit_in_journal(&name, &saved.invocation).await;
+                Handle::of_one_that_is_gone(known, saved, exit, systemd, events)
+            }
+            Err(error) => return Err(Error::Systemd(error)),
+        };
+        let handle = Arc::new(handle);
         tracing::info!(unit = %handle.unit(), task = %handle.id(), "found a task again");
         claim.keep(&handle);
+        tokio::spawn(async move {
+            if let Ok(Some(cgroup)) = handle.cgroup().await {
+                exec::end_those_of_earlier_drivers(&cgroup);
+            }
+        });
         Ok(())
     }
 
@@ -236,9 +286,35 @@ impl Tasks {
         self.get(id)?.signal(signal).await
     }
 
+    /// Starts a command in a running task, with streams or a terminal.
+    pub async fn exec(&self, id: &TaskId, argv: Vec<String>, terminal: bool) -> Result<Session, Error> {
+        self.get(id)?.exec(argv, terminal).await
+    }
+
+    /// Runs a command in a running task to its end, for no longer than `limit`; zero is no limit.
+    pub async fn run(&self, id: &TaskId, argv: Vec<String>, limit: Duration) -> Result<Report, Error> {
+        self.get(id)?.run(argv, limit).await
+    }
+
+    /// What a task uses, now and then again after every such time; nothing of one that has ended.
+    pub async fn usage(
+        &self,
+        id: &TaskId,
+        every: Duration,
+    ) -> Result<Option<mpsc::Receiver<(SystemTime, Usage)>>, Error> {
+        let handle = self.get(id)?;
+        let cgroup = handle.cgroup().await?;
+        Ok(cgroup.map(|cgroup| self.shared.stats.watch(handle, cgroup, every)))
+    }
+
+    /// What happens to tasks from now on.
+    pub fn events(&self) -> &Events {
+        &self.shared.events
+    }
+
     /// Forgets a task and removes all that is left of it, also one that this process never saw.
     pub async fn destroy(&self, id: &TaskId, force: bool) -> Result<(), Error> {
-        let unit = match self.get(id) {
+        let (unit, copied) = match self.get(id) {
             Ok(handle) => {
                 if handle.phase() == Phase::Running {
                     if !force {
@@ -246,11 +322,14 @@ impl Tasks {
                     }
                     handle.kill().await?;
                 }
-                handle.unit().clone()
+                (handle.unit().clone(), handle.saved().copied)
             }
-            Err(_) => spec::unit_of(id),
+            Err(_) => (spec::unit_of(id), true),
         };
         self.shared.systemd.remove(&unit).await.map_err(Error::Systemd)?;
+        if copied {
+            self.shared.end_copiers(id).await?;
+        }
         lock(&self.shared.table).remove(id);
         Ok(())
     }
@@ -276,20 +355,60 @@ impl Shared {
 
     async fn start(&self, config: TaskConfig) -> Result<Handle, Error> {
         let node = self.node()?;
+        self.serves(&config.known.alloc_dir);
         let task = TaskSpec::resolve(&config, &node).map_err(Error::Spec)?;
         self.remove_earlier_runs(&config, &task.unit).await?;
         view::prepare(&node.wasm.host_paths).map_err(|source| Error::View { source })?;
         let command = self.command(&task, &node).await?;
         let (stdout, stderr) = tokio::try_join!(
-            logs::open(&task.dirs.alloc_dir, &task.stdout_path),
-            logs::open(&task.dirs.alloc_dir, &task.stderr_path),
-        )
-        .map_err(Error::Logs)?;
+            self.stream(&task, &config.known.id, "stdout", &task.stdout_path),
+            self.stream(&task, &config.known.id, "stderr", &task.stderr_path),
+        )?;
         let env_file = env::write(&task.env).map_err(Error::Env)?;
         let unit = self.start_unit(&task, &command, env_file.path(), Streams { stdout, stderr }).await?;
-        let handle = Handle::follow(config.id, config.name, unit, self.systemd.clone());
+        let copied = task.output.sink == Sink::Both;
+        let (systemd, events) = (self.systemd.clone(), self.events.clone());
+        let handle = Handle::follow(config.known, unit, copied, systemd, events);
         tracing::info!(unit = %handle.unit(), task = %handle.id(), pid = handle.pid(), "task started");
         Ok(handle)
+    }
+
+    /// One stream of the task. Where it shall reach two places, a copier is started for it, which ends when the last
+    /// writer of the stream does.
+    async fn stream(&self, task: &TaskSpec, id: &TaskId, name: &str, path: &Path) -> Result<Stream, Error> {
+        if task.output.sink == Sink::Journal {
+            return Ok(Stream::Journal);
+        }
+        let fifo = logs::open(&task.dirs.alloc_dir, path).await.map_err(Error::Logs)?;
+        match (task.output.sink, fifo) {
+            (Sink::Both, Stream::Fd(fifo)) => {
+                let failed = |source| Error::View { source };
+                let (reader, writer) = std::io::pipe().map_err(failed)?;
+                let program = own_program().map_err(failed)?;
+                let unit = spec::copier_of(id, name);
+                // One that an interrupted start of this very task left would write to the same pipe.
+                self.systemd.remove(&unit).await.map_err(Error::Systemd)?;
+                let copier = unit::copier(unit, task, program, reader.into(), Stream::Fd(fifo));
+                self.systemd.start(copier).await.map_err(Error::Systemd)?;
+                Ok(Stream::Fd(writer.into()))
+            }
+            // Nomad's own collection is disabled.
+            (Sink::Both, _) => Ok(Stream::Journal),
+            (_, fifo) => Ok(fifo),
+        }
+    }
+
+    /// Waits until the copiers of a task that is no more have written its last words, and ends those that do not.
+    async fn end_copiers(&self, id: &TaskId) -> Result<(), Error> {
+        for stream in ["stdout", "stderr"] {
+            let name = spec::copier_of(id, stream);
+            if let Ok(mut unit) = self.systemd.find(&name).await {
+                // Late or not: what follows ends it.
+                let _ = tokio::time::timeout(LAST_WORDS, unit.gone()).await;
+            }
+            self.systemd.remove(&name).await.map_err(Error::Systemd)?;
+        }
+        Ok(())
     }
 
     /// Removes every other run of the same task in the same allocation.
@@ -297,8 +416,9 @@ impl Shared {
     /// An agent that died before it had noted a start asks for the task by a new id, and nobody will ever ask for the
     /// old one. Runs of this process are in the table; of those before, systemd is asked once.
     async fn remove_earlier_runs(&self, config: &TaskConfig, unit: &UnitName) -> Result<(), Error> {
-        let is_earlier =
-            |other: &UnitName| other != unit && spec::is_run_of(other, &config.alloc_id, &config.name);
+        let is_earlier = |other: &UnitName| {
+            other != unit && spec::is_run_of(other, &config.known.alloc_id, &config.known.name)
+        };
         let earlier = self.earlier.get_or_try_init(|| self.systemd.list(spec::UNIT_PREFIX)).await;
         let earlier = earlier.map_err(Error::Systemd)?.iter().filter(|other| is_earlier(other)).cloned();
         let ours: Vec<Arc<Handle>> = {
@@ -354,6 +474,15 @@ impl Shared {
             systemd::Error::Step { status, .. } => Error::SetUp { advice: advice(status, task), source },
             other => Error::Systemd(other),
         })
+    }
+}
+
+/// The driver's own binary. One that was replaced meanwhile is still there under its name, and newer.
+fn own_program() -> std::io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+        Some(path) => Ok(path.into()),
+        None => Ok(path),
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Opt {
     pub default: Option<&'static str>,
     /// What it does, in Markdown.
     pub doc: &'static str,
+    /// It is a block, with these options of its own.
+    pub nested: Option<&'static [Opt]>,
 }
 
 /// Why a `config` block is refused.
@@ -36,6 +38,14 @@ pub enum Error {
         /// What it is for.
         doc: &'static str,
     },
+    /// An option of a block in the block.
+    #[error("in `{block}`")]
+    Nested {
+        /// The block's name.
+        block: &'static str,
+        /// What is wrong in it.
+        source: Box<Self>,
+    },
     /// The value does not fit.
     #[error("option `{option}` must be a {hcl_type}")]
     WrongType {
@@ -49,11 +59,16 @@ pub enum Error {
 }
 
 /// A Rust type that an option can have.
-pub trait OptionType: DeserializeOwned {
+pub trait OptionType: Sized {
     /// How HCL writes the type.
     const HCL: &'static str;
     /// `None` is a value of the type, so the option may be left out.
     const OPTIONAL: bool = false;
+    /// It is a block, with these options.
+    const NESTED: Option<&'static [Opt]> = None;
+
+    /// The value that was given for `option`.
+    fn given(option: &Opt, value: MsgPack) -> Result<Self, Error>;
 
     /// The value of an option that was left out, if the type has one.
     fn absent() -> Option<Self> {
@@ -61,21 +76,41 @@ pub trait OptionType: DeserializeOwned {
     }
 }
 
-impl OptionType for String {
-    const HCL: &'static str = "string";
+/// Types that MessagePack has as well.
+macro_rules! plain {
+    ($($type:ty => $hcl:literal),+) => { $(
+        impl OptionType for $type {
+            const HCL: &'static str = $hcl;
+
+            fn given(option: &Opt, value: MsgPack) -> Result<Self, Error> {
+                plain(option, value)
+            }
+        }
+    )+ };
 }
 
-impl OptionType for Vec<String> {
-    const HCL: &'static str = "list(string)";
-}
+plain!(String => "string", Vec<String> => "list(string)", u32 => "number");
 
 impl<T: OptionType> OptionType for Option<T> {
     const HCL: &'static str = T::HCL;
     const OPTIONAL: bool = true;
+    const NESTED: Option<&'static [Opt]> = T::NESTED;
+
+    fn given(option: &Opt, value: MsgPack) -> Result<Self, Error> {
+        T::given(option, value).map(Some)
+    }
 
     fn absent() -> Option<Self> {
         Some(None)
     }
+}
+
+fn plain<T: DeserializeOwned>(option: &Opt, value: MsgPack) -> Result<T, Error> {
+    rmpv::ext::from_value(value).map_err(|source| Error::WrongType {
+        option: option.name,
+        hcl_type: option.hcl_type,
+        source: Box::new(source),
+    })
 }
 
 /// The bytes of a block as a map; no bytes at all are an empty block (Nomad sends none after it found us running).
@@ -94,30 +129,33 @@ pub fn block(bytes: &[u8]) -> Result<Vec<(MsgPack, MsgPack)>, Error> {
 pub fn take<T: OptionType>(block: &[(MsgPack, MsgPack)], option: &Opt) -> Result<T, Error> {
     let given = block.iter().find(|(name, value)| name.as_str() == Some(option.name) && !value.is_nil());
     if let Some((_, value)) = given {
-        return rmpv::ext::from_value(value.clone()).map_err(|source| Error::WrongType {
-            option: option.name,
-            hcl_type: option.hcl_type,
-            source: Box::new(source),
-        });
+        return T::given(option, value.clone());
     }
     // HCL's literals of our types are JSON's.
     let default = option.default.and_then(|literal| serde_json::from_str(literal).ok());
+    let default = default.map(|literal: MsgPack| T::given(option, literal)).transpose()?;
     default.or_else(T::absent).ok_or(Error::Missing { option: option.name, doc: option.doc })
 }
 
-/// The README's table of a block.
+/// The README's table of a block. The options of a block in it come after it, as `block.option`.
 pub fn table(options: &[Opt]) -> String {
-    let mut lines =
-        vec!["| option | type | default | what it does |".to_owned(), "|---|---|---|---|".to_owned()];
+    let head = "| option | type | default | what it does |\n|---|---|---|---|".to_owned();
+    std::iter::once(head).chain(rows(options, "")).collect::<Vec<_>>().join("\n")
+}
+
+fn rows(options: &[Opt], within: &str) -> Vec<String> {
+    let mut lines = Vec::new();
     for option in options {
         let default = match option.default {
             Some(literal) => format!("`{literal}`"),
             None if option.required => "required".to_owned(),
             None => String::new(),
         };
-        lines.push(format!("| `{}` | `{}` | {default} | {} |", option.name, option.hcl_type, option.doc));
+        let (name, hcl_type, doc) = (option.name, option.hcl_type, option.doc);
+        lines.push(format!("| `{within}{name}` | `{hcl_type}` | {default} | {doc} |"));
+        lines.extend(rows(option.nested.unwrap_or_default(), &format!("{within}{name}.")));
     }
-    lines.join("\n")
+    lines
 }
 
 /// Defines a `config` block: a struct, its decoder `decode`, and its table `OPTIONS`.
@@ -146,18 +184,38 @@ macro_rules! options {
                         && options!(@default $($default)?).is_none(),
                     default: options!(@default $($default)?),
                     doc: concat!($($doc),+).trim_ascii(),
+                    nested: <$type as $crate::task::options::OptionType>::NESTED,
                 }, )+
             ];
 
             /// Reads the block from the MessagePack that Nomad made of it.
             pub fn decode(bytes: &[u8]) -> Result<Self, $crate::task::options::Error> {
-                let block = $crate::task::options::block(bytes)?;
+                Self::of(&$crate::task::options::block(bytes)?)
+            }
+
+            fn of(block: &[(rmpv::Value, rmpv::Value)]) -> Result<Self, $crate::task::options::Error> {
                 let mut options = Self::OPTIONS.iter();
                 // The table has one row per field, in the same order.
                 Ok(Self { $( $field: {
                     let Some(option) = options.next() else { return Err($crate::task::options::Error::Unreadable) };
-                    $crate::task::options::take(&block, option)?
+                    $crate::task::options::take(block, option)?
                 }, )+ })
+            }
+        }
+
+        impl $crate::task::options::OptionType for $block {
+            const HCL: &'static str = "block";
+            const NESTED: Option<&'static [$crate::task::options::Opt]> = Some(Self::OPTIONS);
+
+            fn given(
+                option: &$crate::task::options::Opt,
+                value: rmpv::Value,
+            ) -> Result<Self, $crate::task::options::Error> {
+                let rmpv::Value::Map(block) = value else { return Err($crate::task::options::Error::Unreadable) };
+                Self::of(&block).map_err(|source| $crate::task::options::Error::Nested {
+                    block: option.name,
+                    source: Box::new(source),
+                })
             }
         }
     };

@@ -1,5 +1,7 @@
 //! Signals by the names that Nomad's users write.
 
+use std::fmt;
+
 /// Names by number, from 1 on (signal(7); the numbers of all architectures that Nomad is built for).
 const NAMES: &[&str] = &[
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
@@ -48,6 +50,17 @@ impl Signal {
     /// Its number, such as 15.
     pub fn number(self) -> i32 {
         self.0
+    }
+}
+
+impl fmt::Display for Signal {
+    /// `SIGTERM`; one without a name is `signal 40`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = usize::try_from(self.0 - 1).ok().and_then(|at| NAMES.get(at));
+        match name {
+            Some(name) => write!(f, "SIG{name}"),
+            None => write!(f, "signal {}", self.0),
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::config::{DriverConfig, MemoryMax, PluginConfig, Resources, TaskConfig, TaskId};
+use super::config::{DriverConfig, Known, Logging, MemoryMax, PluginConfig, Resources, TaskConfig, TaskId};
 use super::view::{TaskDirs, View, is_plain};
 use super::{env, wasm};
 use crate::systemd::UnitName;
@@ -46,6 +47,16 @@ pub enum Error {
         /// As we got it.
         name: String,
     },
+    /// A value of the job's configuration.
+    #[error("option `{option}`: `{value}` is not {wanted}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What may be given.
+        wanted: &'static str,
+    },
     /// A value of the plugin's configuration.
     #[error("plugin option `{option}`: `{value}` is not {wanted}")]
     Plugin {
@@ -63,6 +74,10 @@ pub enum Error {
 pub struct NodeSpec {
     /// Who runs a task whose job does not say.
     pub default_identity: Identity,
+    /// Where output goes of which the job does not say it.
+    pub log_sink: Sink,
+    /// After this time without a question of Nomad's a task is lost; zero is never.
+    pub lost_after: Duration,
     /// What tasks see of the host.
     pub view: View,
     /// Where the WebAssembly tools and their cache are.
@@ -72,7 +87,15 @@ pub struct NodeSpec {
 impl NodeSpec {
     /// Checks the values of the plugin's configuration. Touches nothing.
     pub fn resolve(config: PluginConfig) -> Result<Self, Error> {
-        let PluginConfig { default_user, fs_isolation, host_paths, shim_dir, state_dir } = config;
+        let PluginConfig {
+            default_user,
+            fs_isolation,
+            host_paths,
+            log_driver,
+            lost_after,
+            shim_dir,
+            state_dir,
+        } = config;
         let plain = |option, path: &str| match PathBuf::from(path) {
             path if is_plain(&path) => Ok(path),
             _ => {
@@ -94,7 +117,12 @@ impl NodeSpec {
                 return Err(Error::Plugin { option: "fs_isolation", value: fs_isolation, wanted });
             }
         };
+        let wrong = |option, value| move |wanted| Error::Plugin { option, value, wanted };
+        let lost_after = duration(&lost_after).map_err(wrong("lost_after", lost_after.clone()))?;
+        let log_sink = Sink::parse(&log_driver).map_err(wrong("log_driver", log_driver.clone()))?;
         Ok(Self {
+            log_sink,
+            lost_after,
             default_identity: match default_user {
                 Some(user) if !user.is_empty() => Identity::User(user),
                 _ => Identity::Ephemeral,
@@ -107,6 +135,114 @@ impl NodeSpec {
             },
         })
     }
+}
+
+/// A length of time, such as `90s`, `10m` or `1h30m`; otherwise what it should be.
+fn duration(value: &str) -> Result<Duration, &'static str> {
+    if value == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(value).map_err(|_| "a length of time such as \"30s\" or \"10m\"")
+}
+
+/// Where a task's output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    /// Into Nomad's pipes.
+    Nomad,
+    /// Into the journal.
+    Journal,
+    /// Into both.
+    Both,
+}
+
+impl Sink {
+    fn parse(name: &str) -> Result<Self, &'static str> {
+        match name {
+            "nomad" => Ok(Self::Nomad),
+            "journald" => Ok(Self::Journal),
+            "both" => Ok(Self::Both),
+            _ => Err("one of \"nomad\", \"journald\" and \"both\""),
+        }
+    }
+}
+
+/// What becomes of a task's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Where it goes.
+    pub sink: Sink,
+    /// The journal's namespace.
+    pub namespace: Option<String>,
+    /// How many lines the journal takes.
+    pub burst: Option<u32>,
+    /// In how long.
+    pub interval: Option<Duration>,
+    /// What the journal writes to each line, such as `NOMAD_JOB_ID=web`.
+    pub fields: Vec<String>,
+    /// Who speaks, in the journal.
+    pub identifier: String,
+}
+
+impl Output {
+    fn resolve(config: &TaskConfig, node: &NodeSpec) -> Result<Self, Error> {
+        let nothing =
+            Logging { driver: None, namespace: None, rate_limit_burst: None, rate_limit_interval: None };
+        let Logging { driver, namespace, rate_limit_burst: burst, rate_limit_interval } =
+            config.driver.logging.clone().unwrap_or(nothing);
+        let wrong = |option, value: &str| {
+            let value = value.to_owned();
+            move |wanted| Error::Option { option, value, wanted }
+        };
+        let sink =
+            driver.map(|name| Sink::parse(&name).map_err(wrong("logging.driver", &name))).transpose()?;
+        let interval = rate_limit_interval
+            .map(|time| duration(&time).map_err(wrong("logging.rate_limit_interval", &time)))
+            .transpose()?;
+        // systemd passes an interval of zero over, so that journald's own limit would hold.
+        let (burst, interval) = match interval {
+            Some(Duration::ZERO) => (Some(NO_RATE_LIMIT), Some(Duration::from_secs(1))),
+            other => (burst, other),
+        };
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        };
+        if let Some(name) = namespace.as_deref().filter(|name| !is_name(name)) {
+            let wanted = "a name of letters, digits, `-`, `_` and `.`";
+            return Err(wrong("logging.namespace", name)(wanted));
+        }
+        let Known { id: _, name, alloc_id, alloc_dir, env: _ } = &config.known;
+        let alloc_dir = alloc_dir.display().to_string();
+        let fields = [
+            ("NOMAD_ALLOC_ID", alloc_id),
+            ("NOMAD_JOB_ID", &config.job_id),
+            ("NOMAD_JOB_NAME", &config.job_name),
+            ("NOMAD_GROUP_NAME", &config.group_name),
+            ("NOMAD_TASK_NAME", name),
+            ("NOMAD_NAMESPACE", &config.namespace),
+            (ALLOC_DIR_FIELD, &alloc_dir),
+        ];
+        let fields = fields.into_iter().filter(|(_, value)| !value.is_empty());
+        Ok(Self {
+            sink: sink.unwrap_or(node.log_sink),
+            namespace,
+            burst,
+            interval,
+            fields: fields.map(|(name, value)| format!("{name}={}", on_one_line(value))).collect(),
+            identifier: name.replace(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c), "_"),
+        })
+    }
+}
+
+/// As many lines a second as nothing writes; journald multiplies it by up to six.
+const NO_RATE_LIMIT: u32 = u32::MAX / 8;
+
+/// The journal field of a unit that says where its allocation's directory is on the host.
+pub const ALLOC_DIR_FIELD: &str = "NOMAD_ALLOC_HOST_DIR";
+
+fn on_one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// Whom a task runs as.
@@ -140,8 +276,10 @@ pub struct TaskSpec {
     /// Its complete environment.
     pub env: BTreeMap<String, String>,
     /// Where its output goes.
+    pub output: Output,
+    /// Nomad's pipe for its output.
     pub stdout_path: PathBuf,
-    /// Where its errors go.
+    /// Nomad's pipe for its errors.
     pub stderr_path: PathBuf,
     /// 1 to 10000.
     pub cpu_weight: u64,
@@ -164,13 +302,13 @@ impl TaskSpec {
         if let Some(what) = config.beyond.first() {
             return Err(Error::Beyond { what: what.clone() });
         }
-        let mut env = config.env.clone();
+        let mut env = config.known.env.clone();
         if node.view == View::Host {
             // Nomad adds the agent's own environment then, whose odd names (`BASH_FUNC_x%%`) are not the job's fault.
             env.retain(|name, _| env::is_name(name));
         }
         env::check(&env).map_err(Error::Env)?;
-        let DriverConfig { command, args } = &config.driver;
+        let DriverConfig { command, args, logging: _ } = &config.driver;
         for (option, text) in [("command", command)].into_iter().chain(args.iter().map(|arg| ("args", arg))) {
             if text.contains('\0') {
                 return Err(Error::Nul { option });
@@ -179,26 +317,30 @@ impl TaskSpec {
                 return Err(Error::TooLong { option, length: text.len() });
             }
         }
-        if !is_plain(&config.alloc_dir) {
-            return Err(Error::AllocDir { path: config.alloc_dir.clone() });
+        if !is_plain(&config.known.alloc_dir) {
+            return Err(Error::AllocDir { path: config.known.alloc_dir.clone() });
         }
-        if !is_file_name(&config.name) {
-            return Err(Error::Name { name: config.name.clone() });
+        if !is_file_name(&config.known.name) {
+            return Err(Error::Name { name: config.known.name.clone() });
         }
         let Resources { cpu_shares, memory_mb, memory_max_mb } = config.resources;
         Ok(Self {
-            unit: unit_name(&config.alloc_id, &config.name, &config.id),
-            description: format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.name),
-            ephemeral_user: format!("task-{}", digest(&format!("{}/{}", config.alloc_id, config.name), 12)),
+            unit: unit_name(&config.known.alloc_id, &config.known.name, &config.known.id),
+            description: format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.known.name),
+            ephemeral_user: format!(
+                "task-{}",
+                digest(&format!("{}/{}", config.known.alloc_id, config.known.name), 12)
+            ),
             identity: match config.user.as_str() {
                 "" => node.default_identity.clone(),
                 user => Identity::User(user.to_owned()),
             },
             view: node.view.clone(),
-            dirs: TaskDirs::new(&config.alloc_dir, &config.name),
+            dirs: TaskDirs::new(&config.known.alloc_dir, &config.known.name),
             command: command.clone(),
             args: args.clone(),
             env,
+            output: Output::resolve(config, node)?,
             stdout_path: config.stdout_path.clone(),
             stderr_path: config.stderr_path.clone(),
             cpu_weight: cpu_weight(cpu_shares),
@@ -242,6 +384,11 @@ pub fn is_run_of(unit: &UnitName, alloc_id: &str, task: &str) -> bool {
     some_run.is_whole() && ours.len() == theirs.len() && ours[..same] == theirs[..same]
 }
 
+/// The unit that copies a stream of a task into the journal and into Nomad's pipe; `stream` is `stdout` or `stderr`.
+pub fn copier_of(id: &TaskId, stream: &str) -> UnitName {
+    UnitName::service(&["nomad_log", &digest(&id.0, 32)], stream)
+}
+
 /// The unit of a task of which nothing but the id is known.
 pub fn unit_of(id: &TaskId) -> UnitName {
     let mut parts = id.0.splitn(3, '/');
@@ -249,6 +396,11 @@ pub fn unit_of(id: &TaskId) -> UnitName {
         (Some(alloc_id), Some(task), Some(_)) => unit_name(alloc_id, task, id),
         _ => unit_name(&id.0, "", id),
     }
+}
+
+/// `64 MiB`, or in bytes what is no whole number of them.
+pub fn mebibytes(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) { format!("{} MiB", bytes >> 20) } else { format!("{bytes} bytes") }
 }
 
 fn digest(text: &str, digits: usize) -> String {

@@ -1,10 +1,11 @@
 //! Turns a task into the properties of its transient unit, one function per concern. Touches nothing.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::spec::{Identity, Memory, TaskSpec};
+use super::spec::{Identity, Memory, Output, TaskSpec};
 use super::view::{self, View};
-use crate::systemd::{Bind, Property, Stream, TransientUnit};
+use crate::systemd::{Bind, Property, Stream, TransientUnit, UnitName};
 
 /// The slice of all our units. Nomad makes `nomad.slice` itself, behind systemd's back; this one is apart from it.
 pub const SLICE: &str = "nomad_tasks.slice";
@@ -49,6 +50,7 @@ pub fn build(task: &TaskSpec, command: &Command, env_file: &Path, streams: Strea
         task.view.properties(&task.dirs),
         identity(task),
         output(streams),
+        journal(&task.output),
         memory(task.memory),
         vec![
             Property::CPUWeight(task.cpu_weight),
@@ -79,24 +81,33 @@ fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
             let argv = std::iter::once(task.command.clone()).chain(task.args.iter().cloned()).collect();
             vec![Property::ExecStart { path: path.clone(), argv }]
         }
-        Command::Wasm { shim, code, name } => match task.view {
-            View::Private { .. } => {
-                let mount = |source: &Path, target: &str| Bind {
-                    source: source.to_owned(),
-                    target: target.into(),
-                    recursive: false,
-                    optional: false,
-                };
-                vec![
-                    Property::BindReadOnlyPaths(vec![mount(shim, view::SHIM), mount(code, view::GUEST)]),
-                    Property::ExecStart {
-                        path: view::SHIM.into(),
-                        argv: shim_argv(task, view::GUEST.as_ref(), name),
-                    },
-                ]
-            }
-            View::Host => vec![Property::ExecStart { path: shim.clone(), argv: shim_argv(task, code, name) }],
-        },
+        Command::Wasm { shim, code, name } => {
+            // The runner says how a guest ended that did not end by itself.
+            let mut properties = vec![Property::NotifyAccess("main")];
+            properties.extend(run_guest(task, shim, code, name));
+            properties
+        }
+    }
+}
+
+fn run_guest(task: &TaskSpec, shim: &Path, code: &Path, name: &str) -> Vec<Property> {
+    match task.view {
+        View::Private { .. } => {
+            let mount = |source: &Path, target: &str| Bind {
+                source: source.to_owned(),
+                target: target.into(),
+                recursive: false,
+                optional: false,
+            };
+            vec![
+                Property::BindReadOnlyPaths(vec![mount(shim, view::SHIM), mount(code, view::GUEST)]),
+                Property::ExecStart {
+                    path: view::SHIM.into(),
+                    argv: shim_argv(task, view::GUEST.as_ref(), name),
+                },
+            ]
+        }
+        View::Host => vec![Property::ExecStart { path: shim.to_owned(), argv: shim_argv(task, code, name) }],
     }
 }
 
@@ -143,6 +154,39 @@ fn output(streams: Streams) -> Vec<Property> {
         Property::StandardOutput(streams.stdout),
         Property::StandardError(streams.stderr),
     ]
+}
+
+/// What the journal writes to each line of the unit, also to what a task sends there by itself.
+fn journal(output: &Output) -> Vec<Property> {
+    let mut properties = vec![
+        Property::SyslogIdentifier(output.identifier.clone()),
+        Property::LogExtraFields(output.fields.clone()),
+    ];
+    properties.extend(output.namespace.clone().map(Property::LogNamespace));
+    properties.extend(output.burst.map(Property::LogRateLimitBurst));
+    properties.extend(output.interval.map(Property::LogRateLimitInterval));
+    properties
+}
+
+/// A process that writes what it reads from `from` both to `to` and to the journal: the driver's own `program`.
+///
+/// A unit of its own, since it has to outlive the driver, and the task until the last line is written.
+pub fn copier(name: UnitName, task: &TaskSpec, program: PathBuf, from: OwnedFd, to: Stream) -> TransientUnit {
+    let mut properties = vec![
+        Property::Description(format!("{}, its output", task.description)),
+        Property::Slice(SLICE),
+        Property::Type("exec"),
+        // Nobody asks for its status.
+        Property::CollectMode("inactive-or-failed"),
+        Property::ExecStart { path: program, argv: vec!["nomad-driver-systemd".into(), "copy".into()] },
+        Property::StandardInput(Stream::Fd(from)),
+        Property::StandardOutput(to),
+        Property::StandardError(Stream::Journal),
+        Property::NoNewPrivileges(true),
+        Property::CapabilityBoundingSet(0),
+    ];
+    properties.extend(journal(&task.output));
+    TransientUnit { name, properties }
 }
 
 /// A task that needs more than its ceiling is ended as a whole, and systemd says so (`oom-kill`).

@@ -1,0 +1,111 @@
+//! Whom a task runs as, and with which capabilities.
+
+use std::io;
+
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use serde::{Deserialize, Serialize};
+
+use super::inherited::Inherited;
+
+/// The user of a task, as systemd resolved it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// As the unit names it; empty for root.
+    pub user: String,
+    /// Its number.
+    pub uid: u32,
+    /// Its group's number.
+    pub gid: u32,
+    /// Capabilities that it has although it is not root, one bit each.
+    pub ambient: u64,
+}
+
+/// The last capability of today's kernels is 41, `CAP_CHECKPOINT_RESTORE` (capabilities(7)).
+const CAPABILITIES: u32 = 64;
+
+/// systemd does not look this one up: it has no home.
+const NOBODY: u32 = 65_534;
+
+impl Identity {
+    /// The variables that systemd gives a service with a user. Read in the task's view.
+    pub(super) fn home(&self) -> Vec<(&'static str, String)> {
+        let mut variables = vec![("PATH", super::DEFAULT_PATH.to_owned())];
+        if !self.user.is_empty() {
+            variables.extend(self.variables(&std::fs::read_to_string("/etc/passwd").unwrap_or_default()));
+        }
+        variables
+    }
+
+    /// A home that is the root directory and a shell that is none are not told, as systemd does it
+    /// (`USER_CREDS_CLEAN`). A user that is not in the file, such as an ephemeral one, has neither.
+    fn variables(&self, passwd: &str) -> Vec<(&'static str, String)> {
+        let uid = self.uid.to_string();
+        let entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let entry = entries.filter(|fields| fields.len() >= 7).find(|fields| fields[2] == uid);
+        let (name, home, shell) =
+            entry.map_or((self.user.as_str(), "", ""), |fields| (fields[0], fields[5], fields[6]));
+        let is_shell = !["nologin", "false", "true"].contains(&shell.rsplit('/').next().unwrap_or_default());
+        let told = [
+            ("USER", Some(name)),
+            ("LOGNAME", Some(name)),
+            ("HOME", Some(home).filter(|home| !home.trim_matches('/').is_empty() && self.uid != NOBODY)),
+            ("SHELL", Some(shell).filter(|shell| is_shell && !shell.is_empty())),
+        ];
+        told.into_iter().filter_map(|(variable, value)| Some((variable, value?.to_owned()))).collect()
+    }
+
+    /// Makes this process run as that user, with no right that the task cannot have.
+    pub(super) fn take_on(&self, inherited: &Inherited) -> io::Result<()> {
+        let bounding_set = inherited.bounding_set;
+        let bits = |set: u64| (0..CAPABILITIES).filter(move |bit| set & (1 << bit) != 0);
+        // Those that the kernel does not know are in nobody's set.
+        for bit in bits(!bounding_set) {
+            let capability = CapabilitySet::from_bits_retain(1 << bit);
+            if rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false) {
+                rustix::thread::remove_capability_from_bounding_set(capability)?;
+            }
+        }
+        let ambient = self.ambient & bounding_set;
+        rustix::thread::set_keep_capabilities(ambient != 0)?;
+        let groups: Vec<Gid> = inherited.groups_of(self.uid).iter().map(|gid| Gid::from_raw(*gid)).collect();
+        rustix::thread::set_thread_groups(&groups)?;
+        let (gid, uid) = (Gid::from_raw(self.gid), Uid::from_raw(self.uid));
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        // Root's program gets all that the bounding set leaves, everybody else's what is in the ambient set.
+        let had = rustix::thread::capabilities(None)?.permitted.bits();
+        let kept = had & if self.uid == 0 { bounding_set } else { ambient };
+        let set = CapabilitySet::from_bits_retain(kept);
+        let inheritable = CapabilitySet::from_bits_retain(ambient);
+        rustix::thread::set_capabilities(
+            None,
+            CapabilitySets { effective: set, permitted: set, inheritable },
+        )?;
+        for bit in bits(ambient) {
+            let capability = CapabilitySet::from_bits_retain(1 << bit);
+            rustix::thread::configure_capability_in_ambient_set(capability, true)?;
+        }
+        if inherited.no_new_privileges {
+            rustix::thread::set_no_new_privs(true)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_at_home_where_the_file_says_and_an_ephemeral_one_nowhere() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nweb:x:33:33::/var/www:/usr/sbin/nologin\nbroken\n";
+        let user = |user: &str, uid| {
+            let variables = Identity { user: user.into(), uid, gid: uid, ambient: 0 }.variables(passwd);
+            variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        assert_eq!(user("root", 0), ["USER=root", "LOGNAME=root", "HOME=/root", "SHELL=/bin/bash"]);
+        assert_eq!(user("33", 33), ["USER=web", "LOGNAME=web", "HOME=/var/www"]);
+        assert_eq!(user("task-1", 61_500), ["USER=task-1", "LOGNAME=task-1"]);
+    }
+}

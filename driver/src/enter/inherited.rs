@@ -1,0 +1,164 @@
+//! What a process passes on to its children without a word, read from the task's main process: its limits, its place in
+//! the scheduler, its label. A child of the driver has the agent's instead.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::process::{Pid, Resource, Rlimit};
+use rustix::thread::CpuSet;
+
+use super::{Failure, kernel, step};
+
+/// All of it.
+pub(super) struct Inherited {
+    /// Capabilities that no program may ever get, one bit each.
+    pub(super) bounding_set: u64,
+    /// No program may get more rights than the one that starts it.
+    pub(super) no_new_privileges: bool,
+    /// The numbers of its user, and of all the user's groups; both may have changed since the task began.
+    uid: u32,
+    groups: Vec<u32>,
+    is_filtered: bool,
+    limits: Vec<(Resource, Rlimit)>,
+    nice: i32,
+    oom_score_adj: String,
+    personality: u32,
+    processors: CpuSet,
+    umask: u32,
+    label: Option<(&'static str, String)>,
+}
+
+/// The kinds of limits, by the names that `/proc/PID/limits` has for them (proc_pid_limits(5)).
+const LIMITS: [(&str, Resource); 16] = [
+    ("Max cpu time", Resource::Cpu),
+    ("Max file size", Resource::Fsize),
+    ("Max data size", Resource::Data),
+    ("Max stack size", Resource::Stack),
+    ("Max core file size", Resource::Core),
+    ("Max resident set", Resource::Rss),
+    ("Max processes", Resource::Nproc),
+    ("Max open files", Resource::Nofile),
+    ("Max locked memory", Resource::Memlock),
+    ("Max address space", Resource::As),
+    ("Max file locks", Resource::Locks),
+    ("Max pending signals", Resource::Sigpending),
+    ("Max msgqueue size", Resource::Msgqueue),
+    ("Max nice priority", Resource::Nice),
+    ("Max realtime priority", Resource::Rtprio),
+    ("Max realtime timeout", Resource::Rttime),
+];
+
+impl Inherited {
+    /// What the process at `proc` has.
+    pub(super) fn of(proc: &Path, pid: Pid) -> io::Result<Self> {
+        let status = fs::read_to_string(proc.join("status"))?;
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.map(str::trim).ok_or_else(|| io::Error::other(format!("its status has no {name}")))
+        };
+        let number = |name: &str, radix| u64::from_str_radix(field(name)?, radix).map_err(io::Error::other);
+        let numbers = |name: &str| {
+            let numbers = field(name)?.split_whitespace().map(str::parse);
+            numbers.collect::<Result<Vec<u32>, _>>().map_err(io::Error::other)
+        };
+        let limits = limits(&fs::read_to_string(proc.join("limits"))?);
+        Ok(Self {
+            bounding_set: number("CapBnd", 16)?,
+            no_new_privileges: number("NoNewPrivs", 10)? != 0,
+            uid: numbers("Uid")?.first().copied().unwrap_or(u32::MAX),
+            groups: numbers("Groups")?,
+            // A mode other than zero (proc_pid_status(5)).
+            is_filtered: number("Seccomp", 10)? != 0,
+            limits,
+            nice: rustix::process::getpriority_process(Some(pid))?,
+            oom_score_adj: fs::read_to_string(proc.join("oom_score_adj"))?,
+            personality: u32::from_str_radix(fs::read_to_string(proc.join("personality"))?.trim(), 16)
+                .map_err(io::Error::other)?,
+            processors: rustix::thread::sched_getaffinity(Some(pid))?,
+            umask: u32::try_from(number("Umask", 8)?).unwrap_or(0o22),
+            label: label_of(proc),
+        })
+    }
+
+    /// Does the kernel filter its system calls?
+    pub(super) fn is_filtered(&self) -> bool {
+        self.is_filtered
+    }
+
+    /// The groups of a task's user: those of its main process, unless that has become somebody else.
+    pub(super) fn groups_of(&self, uid: u32) -> &[u32] {
+        if self.uid == uid { &self.groups } else { &[] }
+    }
+
+    /// Gives all of it to this process, as far as it does not bar the way: the rest comes with the identity.
+    pub(super) fn take_on(&self) -> Result<(), Failure> {
+        step("its personality", || kernel::set_personality(self.personality))?;
+        step("its OOM score", || fs::write("/proc/self/oom_score_adj", self.oom_score_adj.trim()))?;
+        step("its nice level", || Ok(rustix::process::setpriority_process(None, self.nice)?))?;
+        step("its processors", || Ok(rustix::thread::sched_setaffinity(None, &self.processors)?))?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(self.umask));
+        if let Some((file, label)) = &self.label {
+            step("its security label", || fs::write(file, label))?;
+        }
+        for (kind, limit) in &self.limits {
+            step("its limits", || set(*kind, limit))?;
+        }
+        Ok(())
+    }
+}
+
+fn limits(text: &str) -> Vec<(Resource, Rlimit)> {
+    let value = |word: &str| word.parse().ok();
+    let limit = |(name, kind): &(&str, Resource)| {
+        let mut words = text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace();
+        // What is no number is `unlimited`.
+        Some((*kind, Rlimit { current: value(words.next()?), maximum: value(words.next()?) }))
+    };
+    LIMITS.iter().filter_map(limit).collect()
+}
+
+/// Sets a limit, or one that is tighter: a driver without `CAP_SYS_RESOURCE` cannot get beyond its own.
+fn set(kind: Resource, limit: &Rlimit) -> io::Result<()> {
+    let ours = rustix::process::getrlimit(kind);
+    let tighter = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
+    let maximum = tighter(limit.maximum, ours.maximum);
+    match rustix::process::setrlimit(kind, limit.clone()) {
+        Err(rustix::io::Errno::PERM) => Ok(rustix::process::setrlimit(
+            kind,
+            Rlimit { current: tighter(limit.current, maximum), maximum },
+        )?),
+        other => Ok(other?),
+    }
+}
+
+/// Where to say which label the next program shall have, and what to say. Nothing where no module gives labels, and for
+/// a task that has none of its own.
+fn label_of(proc: &Path) -> Option<(&'static str, String)> {
+    let read = |file: &str| {
+        let label = fs::read_to_string(proc.join("attr").join(file)).ok()?;
+        Some(label.trim_end_matches(['\0', '\n']).to_owned()).filter(|label| !label.is_empty())
+    };
+    if let Some(label) = read("apparmor/current") {
+        let profile = label.split(" (").next().unwrap_or_default();
+        return (profile != "unconfined")
+            .then(|| ("/proc/self/attr/apparmor/exec", format!("exec {profile}")));
+    }
+    // AppArmor says this too; what is left is SELinux.
+    let label = read("current").filter(|label| !label.starts_with("unconfined") && label.contains(':'))?;
+    Some(("/proc/self/attr/exec", label))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_of_this_process_is_read_as_the_kernel_says_it() {
+        let limits = limits(&fs::read_to_string("/proc/self/limits").unwrap());
+        assert_eq!(limits.len(), LIMITS.len());
+        for (kind, limit) in limits {
+            assert_eq!(limit, rustix::process::getrlimit(kind), "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The few things that the kernel offers and no library does safely. All of the driver's `unsafe` is in this file.
+#![allow(unsafe_code, reason = "ptrace, seccomp, keyctl and personality have no safe wrappers")]
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+
+/// How long another tracer of the task is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The socket that this process was born with, or nothing when there is none of that number.
+pub(super) fn inherited_socket(number: i32) -> Option<UnixStream> {
+    // SAFETY: asks about a number, whatever it stands for.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and this function is called once, before anything else could have opened or taken it.
+    Some(UnixStream::from(unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+/// Takes on an execution domain, such as that of 32-bit programs.
+pub(super) fn set_personality(flags: u32) -> io::Result<()> {
+    // SAFETY: a call with a number.
+    if unsafe { libc::personality(flags.into()) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Leaves the agent's session keyring, whose keys this process could read otherwise.
+pub(super) fn join_new_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a call with numbers and no name.
+    let joined = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<libc::c_char>(), 0, 0, 0)
+    };
+    match io::Error::last_os_error() {
+        _ if joined >= 0 => Ok(()),
+        // A kernel without keyrings.
+        error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// The system call filters of a process, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Filters(Vec<Vec<libc::sock_filter>>);
+
+/// Reads the filters of a process from the kernel (`PTRACE_SECCOMP_GET_FILTER`, ptrace(2)). They cannot be inherited
+/// from it in another way, and nobody else knows all of them: systemd makes a dozen out of a few words of a unit.
+///
+/// The process is held up for the time of a few system calls, as by a debugger. It is not touched when it has none.
+pub(super) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
+    if !has_any {
+        return Ok(Filters::default());
+    }
+    // A process has one tracer at a time; another command that comes in has it for a moment, a debugger for longer.
+    let began = Instant::now();
+    let stopped = loop {
+        match Stopped::process(pid) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => break other?,
+        }
+    };
+    let mut filters = Vec::new();
+    while let Some(filter) = stopped.filter(filters.len())? {
+        filters.push(filter);
+    }
+    // The kernel counts from the newest.
+    filters.reverse();
+    Ok(Filters(filters))
+}
+
+impl Filters {
+    /// Makes them this process's own, for ever and for all that it starts.
+    pub(super) fn install(&self) -> io::Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        // Without it the kernel takes filters from privileged processes alone; systemd demands it likewise.
+        rustix::thread::set_no_new_privs(true)?;
+        for filter in &self.0 {
+            let program = libc::sock_fprog {
+                len: u16::try_from(filter.len()).map_err(io::Error::other)?,
+                filter: filter.as_ptr().cast_mut(),
+            };
+            // SAFETY: the program points to as many instructions as it says, which the kernel copies and checks.
+            let installed = unsafe {
+                libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+            };
+            if installed != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A process that stands still while this lives.
+struct Stopped(libc::pid_t);
+
+impl Stopped {
+    fn process(pid: Pid) -> io::Result<Self> {
+        let pid = pid.as_raw_pid();
+        // SAFETY: neither request reads or writes memory of ours; the process is not ours to end, and runs on when
+        // this one ends in whatever way.
+        unsafe {
+            check(libc::ptrace(libc::PTRACE_SEIZE, pid, ptr::null_mut::<libc::c_void>(), 0))?;
+            let stopped = Self(pid);
+            check(libc::ptrace(libc::PTRACE_INTERRUPT, pid, ptr::null_mut::<libc::c_void>(), 0))?;
+            let mut status = 0;
+            while libc::waitpid(pid, &raw mut status, libc::__WALL) < 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            if libc::WIFSTOPPED(status) { Ok(stopped) } else { Err(io::Error::other("it has ended")) }
+        }
+    }
+
+    /// The filter of that number, counted from the newest; nothing after the oldest.
+    fn filter(&self, number: usize) -> io::Result<Option<Vec<libc::sock_filter>>> {
+        const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+        let request = |into: *mut libc::sock_filter| {
+            // SAFETY: with a null pointer the kernel only counts; otherwise there is room for as many as it counted.
+            unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, self.0, number, into) }
+        };
+        let length = match check(request(ptr::null_mut())) {
+            Ok(length) => usize::try_from(length).unwrap_or_default(),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let empty = libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
+        let mut filter = vec![empty; length];
+        check(request(filter.as_mut_ptr()))?;
+        Ok(Some(filter))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // SAFETY: lets it run on; one that has ended needs nothing.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, ptr::null_mut::<libc::c_void>(), 0) };
+    }
+}
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

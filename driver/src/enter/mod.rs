@@ -1,0 +1,211 @@
+//! The way into a running task, for `nomad alloc exec` and script checks.
+//!
+//! systemd has no call that starts another process in a service that runs already. So the driver starts its own binary
+//! once more, and that child becomes the command. It must have one thread, or the kernel would not let it change its
+//! mount namespace; therefore it is a process of its own and not a fork of the driver.
+//!
+//! ```text
+//!  driver ── Plan ──► child:  the task's cgroup ─► what its main process inherited (inherited.rs)
+//!                             ─► its namespaces and root ─► its user and capabilities (identity.rs)
+//!                             ─► its system call filters (kernel.rs) ─► execve
+//!         ◄─ Failure, or the end of the socket: it runs ──┘
+//! ```
+//!
+//! Every step takes something away, or makes equal to the task; none may be left out, so any failure is the end.
+
+mod identity;
+mod inherited;
+mod kernel;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::thread::ThreadNameSpaceType;
+use serde::{Deserialize, Serialize};
+
+pub use identity::Identity;
+
+use self::inherited::Inherited;
+
+/// The descriptor on which the child gets its [`Plan`] and answers with a [`Failure`].
+pub const SOCKET: i32 = 3;
+/// What systemd gives a service as its `PATH` on a system that keeps `/bin` and `/usr/bin` apart (systemd.exec(5)).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What shall be run, and beside whom. It holds the task's secrets (`env`): it goes over a socket, never on a command
+/// line.
+#[derive(Serialize, Deserialize)]
+pub struct Plan {
+    /// The command and its arguments; the command is looked up in the task's `PATH`.
+    pub argv: Vec<String>,
+    /// The task's environment.
+    pub env: BTreeMap<String, String>,
+    /// The task's working directory, in its own view.
+    pub directory: PathBuf,
+    /// The task's main process.
+    pub main_pid: i32,
+    /// The unit's cgroup as `/proc/PID/cgroup` says it, such as `/nomad_tasks.slice/nomad-….service`.
+    pub unit_cgroup: String,
+    /// The directory of the cgroup to join: one in the unit's.
+    pub cgroup: PathBuf,
+    /// Whom the task runs as.
+    pub identity: Identity,
+    /// Stdin, stdout and stderr are one terminal, which becomes the command's own.
+    pub terminal: bool,
+    /// The driver, without which the command shall not run on.
+    pub driver_pid: i32,
+}
+
+/// Why the command does not run.
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Failure {
+    /// The task's side of it: there is no such command.
+    #[error("`{command}` cannot be run in the task: {reason}")]
+    Command {
+        /// The command.
+        command: String,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// Our side of it.
+    #[error("join the task ({step}): {reason}")]
+    Join {
+        /// Such as `its namespaces`.
+        step: String,
+        /// What the kernel said.
+        reason: String,
+    },
+}
+
+/// Ends in the command, or with an answer that says why not. Call it before any other thread is made.
+pub fn become_the_command() -> ExitCode {
+    let Some(mut socket) = kernel::inherited_socket(SOCKET) else {
+        eprintln!("nomad-driver-systemd: `enter` is for the driver itself");
+        return ExitCode::FAILURE;
+    };
+    let (failure, code) = match read_plan(&mut socket).and_then(enter) {
+        Ok(code) => return code,
+        Err(failure @ Failure::Command { .. }) => (failure, 127),
+        Err(failure @ Failure::Join { .. }) => (failure, 125),
+    };
+    // Nobody there to be told is nobody who waits.
+    let _ = socket.write_all(&serde_json::to_vec(&failure).unwrap_or_default());
+    ExitCode::from(code)
+}
+
+fn read_plan(socket: &mut UnixStream) -> Result<Plan, Failure> {
+    let mut bytes = Vec::new();
+    step("its plan", || socket.read_to_end(&mut bytes))?;
+    step("its plan", || socket.shutdown(Shutdown::Read))?;
+    step("its plan", || serde_json::from_slice(&bytes).map_err(io::Error::other))
+}
+
+fn enter(plan: Plan) -> Result<ExitCode, Failure> {
+    let proc = PathBuf::from(format!("/proc/{}", plan.main_pid));
+    let task = Pid::from_raw(plan.main_pid)
+        .ok_or_else(|| failed("its main process", &io::ErrorKind::NotFound.into()))?;
+    // Held from here on, so that the number cannot come to stand for another process after this check.
+    let pidfd = step("its main process", || Ok(rustix::process::pidfd_open(task, PidfdFlags::empty())?))?;
+    let cgroups = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
+    if !cgroups.lines().any(|line| line.starts_with("0::") && line.ends_with(&plan.unit_cgroup)) {
+        return Err(failed("its main process", &io::Error::other("it has ended")));
+    }
+
+    // Everything that can be known is read before anything is given up.
+    let inherited = step("what it inherited", || Inherited::of(&proc, task))?;
+    let filters = step("its system call filters", || kernel::filters_of(task, inherited.is_filtered()))?;
+    let namespaces = step("its namespaces", || namespaces_of(&proc))?;
+    let root = step("its root directory", || File::open(proc.join("root")))?;
+
+    step("its cgroup", || fs::write(plan.cgroup.join("cgroup.procs"), "0"))?;
+    inherited.take_on()?;
+    if !namespaces.is_empty() {
+        step("its namespaces", || {
+            Ok(rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), namespaces)?)
+        })?;
+    }
+    step("its root directory", || {
+        rustix::process::fchdir(&root)?;
+        Ok(rustix::process::chroot(".")?)
+    })?;
+    step("a session of its own", || {
+        rustix::process::setsid()?;
+        if plan.terminal {
+            rustix::process::ioctl_tiocsctty(io::stdin())?;
+        }
+        kernel::join_new_keyring()
+    })?;
+    let home = plan.identity.home();
+    step("its user", || plan.identity.take_on(&inherited))?;
+    // After the change of user, which would undo it.
+    step("the driver's life", || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        let parent = rustix::process::getppid().map(Pid::as_raw_pid);
+        if parent == Some(plan.driver_pid) { Ok(()) } else { Err(io::Error::other("it has ended")) }
+    })?;
+    step("its working directory", || std::env::set_current_dir(&plan.directory))?;
+
+    let [command, arguments @ ..] = plan.argv.as_slice() else {
+        let reason = "an empty command".to_owned();
+        return Err(Failure::Command { command: String::new(), reason });
+    };
+    let mut process = Command::new(command);
+    process.args(arguments).env_clear().envs(home).envs(&plan.env);
+    if plan.terminal && !plan.env.contains_key("TERM") {
+        process.env("TERM", "xterm");
+    }
+    // The last: from here on only what the task itself may do.
+    step("its system call filters", || filters.install())?;
+    let error = if namespaces.contains(ThreadNameSpaceType::PROCESS_ID) {
+        // This process stays where it is; only its children are in the new one.
+        match process.status() {
+            Ok(status) => {
+                let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+                return Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)));
+            }
+            Err(error) => error,
+        }
+    } else {
+        process.exec()
+    };
+    Err(Failure::Command { command: command.clone(), reason: error.to_string() })
+}
+
+/// The kinds of namespaces in which that process is and we are not.
+fn namespaces_of(proc: &std::path::Path) -> io::Result<ThreadNameSpaceType> {
+    const KINDS: [(&str, ThreadNameSpaceType); 8] = [
+        ("user", ThreadNameSpaceType::USER),
+        ("mnt", ThreadNameSpaceType::MOUNT),
+        ("net", ThreadNameSpaceType::NETWORK),
+        ("ipc", ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
+        ("uts", ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
+        ("pid", ThreadNameSpaceType::PROCESS_ID),
+        ("cgroup", ThreadNameSpaceType::CONTROL_GROUP),
+        ("time", ThreadNameSpaceType::TIME),
+    ];
+    let mut different = ThreadNameSpaceType::empty();
+    for (name, kind) in KINDS {
+        // The kernel may be built without one of them.
+        let Ok(ours) = fs::read_link(format!("/proc/self/ns/{name}")) else { continue };
+        if fs::read_link(proc.join("ns").join(name))? != ours {
+            different |= kind;
+        }
+    }
+    Ok(different)
+}
+
+fn step<T>(step: &str, act: impl FnOnce() -> io::Result<T>) -> Result<T, Failure> {
+    act().map_err(|error| failed(step, &error))
+}
+
+fn failed(step: &str, error: &io::Error) -> Failure {
+    Failure::Join { step: step.to_owned(), reason: error.to_string() }
+}

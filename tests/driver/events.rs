@@ -1,0 +1,70 @@
+//! What `nomad alloc status` shows of a task beside its start and end.
+
+use std::time::Duration;
+
+use tests::{Exit, Job, Node};
+
+use crate::guest;
+
+#[tokio::test]
+async fn the_unit_and_the_process_are_told_at_the_start() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut events = node.events().await;
+    let task = node.run(Job::shell("exec sleep infinity")).await;
+    let unit = node.unit(&task).await;
+    let event = events.next_of(&task).await;
+    let pid = host.property(&unit, "MainPID");
+    assert_eq!(event.message, format!("Runs as unit {unit}, process {pid}"));
+    assert_eq!((&event.annotations["unit"], &event.annotations["pid"]), (&unit, &pid));
+    assert!(event.timestamp.is_some());
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_that_does_not_end_in_time_is_told_of() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut events = node.events().await;
+    let mut task = node.run(Job::shell("trap '' TERM; echo ready; while :; do sleep 0.05; done")).await;
+    task.says("ready").await;
+    node.stop(&task, "SIGTERM", Duration::from_millis(100)).await.unwrap();
+    let event = events.until(&task, "Did not end").await;
+    assert_eq!(event.message, "Did not end within 100ms of SIGTERM: killed with all its processes");
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guests_trap_is_told_with_its_reason() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut events = node.events().await;
+    let task = node.run(Job::artifact("trap.wasm", &guest("trap.wat"))).await;
+    let event = events.until(&task, "WebAssembly").await;
+    assert!(event.message.starts_with("WebAssembly: trap: "), "{event:?}");
+    assert_eq!(node.wait(&task).await, Exit::status(134));
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_unit_that_an_administrator_stops_is_told_of() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut events = node.events().await;
+    let task = node.run(Job::shell("exec sleep infinity")).await;
+    host.run("systemctl", &["stop", "--", &node.unit(&task).await]);
+    events.until(&task, "stopped from outside").await;
+    assert_eq!(node.wait(&task).await, Exit::signal(15));
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn everybody_who_listens_hears_and_nobody_is_held_up_by_one_who_does_not() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let (mut first, _never_reads, mut second) =
+        (node.events().await, node.events().await, node.events().await);
+    let task = node.run(Job::shell("exit 0")).await;
+    assert_eq!(first.next_of(&task).await, second.next_of(&task).await);
+    node.destroy(&task, true).await.unwrap();
+}

@@ -1,0 +1,30 @@
+//! The life of a task, over the plugin's socket, on a real systemd.
+//!
+//! One test on the namespace host takes a few seconds: `cargo test -p tests --test driver -- NAME` as root.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
+/// The host, or the end of a test that needs one.
+macro_rules! host {
+    () => {
+        match tests::Host::with(tests::Need::Systemd).await {
+            Some(host) => host,
+            None => return,
+        }
+    };
+}
+
+mod end;
+mod events;
+mod exec;
+mod logs;
+mod plugin;
+mod recovery;
+mod start;
+mod stats;
+mod view;
+
+/// A guest of `tests/guests`, from its text.
+fn guest(name: &str) -> Vec<u8> {
+    tests::wasm(&std::fs::read_to_string(tests::repository().join("tests/guests").join(name)).unwrap())
+}

@@ -1,0 +1,101 @@
+//! The plugin as a process.
+
+use std::time::{Duration, Instant};
+
+use tests::{Exit, Job, Node, SOON, eventually};
+
+#[tokio::test]
+async fn the_plugin_ends_at_once_when_told_however_many_wait() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut node = node;
+    let task = node.run(Job::shell("exec sleep infinity")).await;
+    let unit = node.unit(&task).await;
+    let driver = node.plugin().driver();
+    for _ in 0..100 {
+        let (mut driver, task_id) = (driver.clone(), task.id.clone());
+        tokio::spawn(async move { driver.wait_task(proto::driver::WaitTaskRequest { task_id }).await });
+    }
+    let mut controller =
+        proto::plugin::grpc_controller_client::GrpcControllerClient::new(node.plugin().channel());
+    let begun = Instant::now();
+    controller.shutdown(proto::plugin::Empty {}).await.unwrap();
+    assert!(node.plugin().ended(Duration::from_secs(2)).await, "{:?}", begun.elapsed());
+    assert_eq!(host.property(&unit, "SubState"), "running", "its tasks run on");
+}
+
+#[tokio::test]
+async fn a_killed_plugin_leaves_no_socket_once_another_runs() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let socket = node.plugin().socket().unwrap().to_owned();
+    let directory = socket.parent().unwrap();
+    node.plugin().kill().await;
+    host.run("touch", &["-d", "2 minutes ago", directory.to_str().unwrap()]);
+    node.restart().await;
+    let living = node.plugin().socket().unwrap().to_owned();
+    eventually("the dead one's socket is gone", async || (!directory.exists()).then_some(())).await;
+    let _other = Node::start(&host).await;
+    assert!(living.exists(), "that of a living one stays");
+}
+
+#[tokio::test]
+async fn the_plugin_outlives_an_agent_that_was_killed_and_serves_the_next() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let task = node.run(Job::shell("while ! test -e go; do sleep 0.05; done; exit 3")).await;
+    // Its stdout and stderr are broken pipes from now on, and nobody configures it again.
+    let node = node.after_the_agents_death().await;
+    node.recover(&task).await.unwrap();
+    let other = node.run(Job::shell("exit 4")).await;
+    assert_eq!(node.wait(&other).await, Exit::status(4));
+    std::fs::write(task.alloc_dir().join("web/local/go"), "").unwrap();
+    assert_eq!(node.wait(&task).await, Exit::status(3));
+    for task in [&task, &other] {
+        node.destroy(task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_on_the_agent_does_not_end_the_plugin() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let pid = node.plugin().pid().to_string();
+    host.run("kill", &["-INT", &pid]);
+    node.plugin().capabilities().await.unwrap();
+    host.run("kill", &["-TERM", &pid]);
+    assert!(node.plugin().ended(SOON).await);
+}
+
+#[tokio::test]
+async fn a_task_inherits_nothing_of_the_plugin() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let output = node.output_of(Job::shell("ls -l /proc/self/fd | grep -v /proc; env; ulimit -n")).await;
+    assert!(!output.contains("NOMAD_PLUGIN_MAGIC_COOKIE") && !output.contains("socket:"), "{output}");
+    let descriptors = output.lines().filter(|line| line.contains(" -> ")).count();
+    assert_eq!(descriptors, 3, "stdin, stdout, stderr: {output}");
+}
+
+#[tokio::test]
+async fn a_node_says_what_it_is() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let found = node.plugin().fingerprint().await.unwrap();
+    assert_eq!(found.health_description, "Healthy");
+    let text = format!("{:?}", found.attributes);
+    let version = host.run("systemctl", &["--version"]);
+    let number = version.split_whitespace().nth(1).unwrap();
+    assert!(text.contains(&format!("\"{number}\"")) && text.contains("driver.systemd.wasm"), "{text}");
+}
+
+#[tokio::test]
+async fn without_systemd_the_node_says_so_and_so_does_a_start() {
+    let host = host!();
+    let mut node = Node::without_systemd(&host).await;
+    let found = node.plugin().fingerprint().await.unwrap();
+    assert_eq!(found.health(), proto::driver::fingerprint_response::HealthState::Unhealthy);
+    assert!(found.health_description.contains("systemd on the system bus"), "{found:?}");
+    let refusal = node.try_run(Job::shell("true")).await.unwrap_err();
+    assert!(refusal.message.contains("systemd on the system bus") && refusal.recoverable, "{refusal:?}");
+}

@@ -1,0 +1,216 @@
+//! What outlives the plugin, the agent, the bus and systemd's own restarts.
+
+use std::path::Path;
+
+use tests::{Exit, Host, Job, Need, Node, SOON, eventually};
+use tonic::Code;
+
+#[tokio::test]
+async fn tasks_run_on_when_the_plugin_is_killed_and_are_found_again() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let mut task = node.run(Job::shell("trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done")).await;
+    task.says("ready").await;
+    let before = node.inspect(&task).await.unwrap();
+    node.restart().await;
+    assert_eq!(node.inspect(&task).await.unwrap_err().code, Code::NotFound);
+    node.recover(&task).await.unwrap();
+    node.recover(&task).await.unwrap(); // as a new agent does with a plugin that it found running
+    assert_eq!(node.inspect(&task).await.unwrap(), before, "the same unit, process and start time");
+    node.stop(&task, "SIGTERM", SOON).await.unwrap();
+    assert_eq!(node.wait(&task).await, Exit::status(4));
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_end_that_nobody_saw_is_told_afterwards() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let ends = [
+        ("exit 0", Exit::status(0)),
+        ("exit 9", Exit::status(9)),
+        ("kill -9 $$", Exit::signal(9)),
+        ("kill $$", Exit::signal(15)),
+    ];
+    let mut tasks = Vec::new();
+    for (end, exit) in ends {
+        let script = format!("while ! test -e /local/go; do sleep 0.05; done; {end}");
+        tasks.push((node.run(Job::shell(&script)).await, exit));
+    }
+    let units: Vec<String> = {
+        let mut units = Vec::new();
+        for (task, _) in &tasks {
+            units.push(node.unit(task).await);
+        }
+        units
+    };
+    node.plugin().kill().await;
+    for (task, _) in &tasks {
+        std::fs::write(task.alloc_dir().join("web/local/go"), "").unwrap();
+    }
+    for unit in &units {
+        eventually("it ended", async || {
+            matches!(host.property(unit, "SubState").as_str(), "exited" | "failed").then_some(())
+        })
+        .await;
+    }
+    node.restart().await;
+    for (task, exit) in &tasks {
+        node.recover(task).await.unwrap();
+        assert_eq!(node.wait(task).await, *exit);
+        node.destroy(task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_unit_that_was_stopped_from_outside_is_told_from_a_reboot() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let mut task = node.run(Job::shell("exec sleep infinity")).await;
+    let unit = node.unit(&task).await;
+    node.plugin().kill().await;
+    host.run("systemctl", &["stop", "--", &unit]);
+    node.restart().await;
+    let mut events = node.events().await;
+    node.recover(&task).await.unwrap();
+    assert!(events.next_of(&task).await.message.contains("stopped from outside"));
+    let exit = node.wait(&task).await;
+    assert!(exit.code != 0 && exit.error.contains("systemctl stop"), "{exit:?}");
+    node.destroy(&task, true).await.unwrap();
+    // The machine was booted in between.
+    let state = String::from_utf8(task.handle.driver_state.clone()).unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    task.handle.driver_state =
+        state.replace(boot.trim(), "00000000-0000-0000-0000-000000000000").into_bytes();
+    assert!(node.recover(&task).await.unwrap_err().message.contains("booted"));
+}
+
+#[tokio::test]
+async fn the_exit_status_survives_even_the_removal_of_the_unit_while_nobody_was_there() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let task = node.run(Job::shell("trap 'exit 7' TERM; touch go; while :; do sleep 0.05; done")).await;
+    let ready = task.alloc_dir().join("web/local/go");
+    eventually("it is ready", async || ready.exists().then_some(())).await;
+    let unit = node.unit(&task).await;
+    node.plugin().kill().await;
+    host.run("systemctl", &["stop", "--", &unit]);
+    host.run("systemctl", &["reset-failed", "--", &unit]);
+    assert_eq!(host.property(&unit, "LoadState"), "not-found");
+    node.restart().await;
+    node.recover(&task).await.unwrap();
+    assert_eq!(node.wait(&task).await, Exit::status(7), "systemd wrote it into the journal");
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_that_nomad_has_lost_is_ended_after_a_while_and_no_other() {
+    let host = host!();
+    let options = r#"lost_after = "2s""#;
+    let mut node = Node::configured(&host, options).await;
+    let other_agents = Node::configured(&host, options).await;
+    let sleeper = || Job::shell("exec sleep infinity");
+    let (lost, kept) = (node.run(sleeper()).await, node.run(sleeper()).await);
+    let others = other_agents.run(sleeper()).await;
+    let (lost_unit, kept_unit) = (node.unit(&lost).await, node.unit(&kept).await);
+    let others_unit = other_agents.unit(&others).await;
+    node.restart().await;
+    node.recover(&kept).await.unwrap();
+    eventually("it is gone", async || (host.property(&lost_unit, "LoadState") == "not-found").then_some(()))
+        .await;
+    for unit in [&kept_unit, &others_unit] {
+        assert_eq!(host.property(unit, "SubState"), "running", "{unit}");
+    }
+    node.destroy(&kept, true).await.unwrap();
+    other_agents.destroy(&others, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_unit_that_an_administrator_stops_is_told_as_such() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let task = node.run(Job::shell("exec sleep infinity")).await;
+    host.run("systemctl", &["stop", "--", &node.unit(&task).await]);
+    let exit = node.wait(&task).await;
+    assert!(exit == Exit::signal(15) || !exit.error.is_empty(), "{exit:?}");
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_unit_without_a_handle_is_destroyed_by_its_id() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let task = node.run(Job::shell("exec sleep infinity")).await;
+    let unit = node.unit(&task).await;
+    node.restart().await;
+    node.destroy(&task, true).await.unwrap();
+    assert_eq!(host.property(&unit, "LoadState"), "not-found");
+}
+
+#[tokio::test]
+async fn a_start_that_a_dying_plugin_left_behind_is_begun_anew() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let prepared = node.prepare(&Job::shell("echo $$ > /alloc/pid; exec sleep infinity"));
+    let config = prepared.config.clone();
+    let task = node.begin(prepared).await.unwrap();
+    let first = node.inspect(&task).await.unwrap().driver.unwrap().attributes["pid"].clone();
+    let twice = proto::driver::StartTaskRequest { task: Some(config) };
+    let refusal = node.plugin().driver().start_task(twice.clone()).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::AlreadyExists);
+    // Nomad asks a new plugin once more by the same id.
+    node.restart().await;
+    node.plugin().driver().start_task(twice).await.unwrap();
+    let second = node.inspect(&task).await.unwrap().driver.unwrap().attributes["pid"].clone();
+    assert_ne!(first, second);
+    assert!(!Path::new(&format!("/proc/{first}")).exists(), "the first one does not run beside the second");
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_run_of_a_task_replaces_one_that_nobody_asks_for_any_more() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    for plugin_dies in [false, true] {
+        let prepared = node.prepare(&Job::shell("exec sleep infinity"));
+        let mut config = prepared.config.clone();
+        let first = node.begin(prepared).await.unwrap();
+        let unit = node.unit(&first).await;
+        if plugin_dies {
+            node.restart().await;
+        }
+        // The agent died before it had noted the start: it knows the allocation and the task, and makes a new id.
+        config.id.replace_range(config.id.len() - 8.., "ffffffff");
+        let second = node.start_again(first, config).await.unwrap();
+        assert_eq!(host.property(&unit, "LoadState"), "not-found");
+        assert_eq!(host.units(&second.id[..36]).len(), 1, "one task, one unit");
+        node.destroy(&second, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_loss_of_the_bus_loses_no_exit() {
+    let Some(host) = Host::alone(Need::Systemd).await else { return };
+    let node = Node::start(&host).await;
+    let long = node.run(Job::shell("while ! test -e /local/go; do sleep 0.05; done; exit 6")).await;
+    host.run("systemctl", &["kill", "--signal=KILL", "--kill-whom=main", "dbus.service"]);
+    std::fs::write(long.alloc_dir().join("web/local/go"), "").unwrap();
+    assert_eq!(node.wait(&long).await, Exit::status(6));
+    let after =
+        eventually("a task starts again", async || node.try_run(Job::shell("exit 8")).await.ok()).await;
+    assert_eq!(node.wait(&after).await, Exit::status(8));
+    for task in [&long, &after] {
+        node.destroy(task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reexec_of_systemd_loses_nothing() {
+    let Some(host) = Host::alone(Need::Systemd).await else { return };
+    let node = Node::start(&host).await;
+    let task = node.run(Job::shell("while ! test -e /local/go; do sleep 0.05; done; exit 6")).await;
+    host.run("systemctl", &["daemon-reexec"]);
+    std::fs::write(task.alloc_dir().join("web/local/go"), "").unwrap();
+    assert_eq!(node.wait(&task).await, Exit::status(6));
+    node.destroy(&task, true).await.unwrap();
+}
