@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nomad_driver_systemd::nomad::plugin::{Launch, Plugin};
 use nomad_driver_systemd::task::config::{DriverConfig, PluginConfig};
-use nomad_driver_systemd::task::options;
+use nomad_driver_systemd::task::options::{self, Opt};
 use proto::base::{ConfigSchemaRequest, PluginInfoRequest, PluginType};
 use proto::driver::TaskConfigSchemaRequest;
 use proto::hclspec::{Spec, spec::Block};
@@ -98,25 +98,32 @@ async fn the_schemas_hold_every_option_with_its_type_and_default() {
         plugin.driver().task_config_schema(TaskConfigSchemaRequest {}).await.unwrap().into_inner().spec;
     let config = plugin.base().config_schema(ConfigSchemaRequest {}).await.unwrap().into_inner().spec;
     for (spec, options) in [(task, DriverConfig::OPTIONS), (config, PluginConfig::OPTIONS)] {
-        let Some(Spec { block: Some(Block::Object(object)) }) = spec else { panic!("an object: {spec:?}") };
-        assert_eq!(object.attributes.len(), options.len());
-        for option in options {
-            let (attr, default) = match object.attributes[option.name].block.clone().unwrap() {
-                Block::Attr(attr) => (attr, None),
-                Block::Default(default) => {
-                    let Some(Block::Attr(attr)) = default.primary.unwrap().block else {
-                        panic!("an attribute")
-                    };
-                    let Some(Block::Literal(literal)) = default.default.unwrap().block else {
-                        panic!("a literal")
-                    };
-                    (attr, Some(literal.value))
-                }
-                other => panic!("{other:?}"),
-            };
-            assert_eq!((attr.name.as_str(), attr.r#type.as_str()), (option.name, option.hcl_type));
-            assert_eq!((attr.required, default.as_deref()), (option.required, option.default));
-        }
+        holds(spec, options);
+    }
+}
+
+fn holds(spec: Option<Spec>, options: &[Opt]) {
+    let Some(Spec { block: Some(Block::Object(object)) }) = spec else { panic!("an object: {spec:?}") };
+    assert_eq!(object.attributes.len(), options.len());
+    for option in options {
+        let (attr, default) = match object.attributes[option.name].block.clone().unwrap() {
+            Block::BlockValue(block) => {
+                assert_eq!(block.name, option.name);
+                holds(block.nested.map(|nested| *nested), option.nested.unwrap());
+                continue;
+            }
+            Block::Attr(attr) => (attr, None),
+            Block::Default(default) => {
+                let Some(Block::Attr(attr)) = default.primary.unwrap().block else { panic!("an attribute") };
+                let Some(Block::Literal(literal)) = default.default.unwrap().block else {
+                    panic!("a literal")
+                };
+                (attr, Some(literal.value))
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((attr.name.as_str(), attr.r#type.as_str()), (option.name, option.hcl_type));
+        assert_eq!((attr.required, default.as_deref()), (option.required, option.default));
     }
 }
 
@@ -163,5 +170,32 @@ fn no_file_names_this_machine_or_a_registry() {
         for word in [concat!("/root/", ".cargo"), concat!("deb.", "debian.org"), concat!("/work", "/main")] {
             assert!(!text.contains(word), "{name} holds {word}");
         }
+    }
+}
+
+#[test]
+fn the_conformance_list_names_tests_that_exist() {
+    let mut tests = String::new();
+    for directory in ["tests", "tests/driver", "driver/src", "driver/src/task"] {
+        for entry in std::fs::read_dir(repository().join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                tests.push_str(&read(&path));
+            }
+        }
+    }
+    let list = read(&repository().join("tests/conformance.md"));
+    let rows = list
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .flat_map(|line| line.split('`').skip(1).step_by(2));
+    let names: Vec<&str> =
+        rows.filter(|word| word.contains('_') && !word.contains(['-', '.', ' '])).collect();
+    assert!(names.len() > 60, "{} names", names.len());
+    for name in names {
+        assert!(
+            tests.contains(&format!("fn {name}()")),
+            "tests/conformance.md names `{name}`, which is no test"
+        );
     }
 }

@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
+use std::time::Duration;
+
+use proto::driver::memory_usage::Fields;
 use tests::{Exit, Host, Job, Need, Node, exiting_guest};
 
 /// The host, or the end of a test that needs one.
@@ -61,6 +64,55 @@ async fn a_task_that_needs_more_memory_is_killed_as_a_whole_and_told_so() {
     }
     let task = node.run(Job::shell("kill -9 $$")).await;
     assert_eq!(node.finish(task).await.0, Exit::signal(9), "another SIGKILL is not taken for it");
+}
+
+#[tokio::test]
+async fn an_operator_is_told_which_limit_a_task_hit() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut events = node.events().await;
+    let task = node.run(Job::shell("exec tail /dev/zero").with(|request| request.memory = 24)).await;
+    let event = events.until(&task, "Out of memory").await;
+    assert!(event.message.contains("MemoryMax is 24 MiB"), "{event:?}");
+    assert_eq!(event.annotations["memory_max"], (24 << 20).to_string());
+    assert!(node.wait(&task).await.oom_killed);
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_memory_of_a_task_is_what_its_cgroup_counts() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    // 16 MiB of its own, and as much of a file.
+    let script = "head -c 16M /dev/zero > /alloc/data/file; cat /alloc/data/file > /dev/null
+                  keep=$(head -c 16M /dev/zero | tr '\\0' x); echo ready; exec 3<&0; while :; do sleep 0.2; done";
+    let mut task = node.run(Job::shell(script).with(|request| request.memory = 128)).await;
+    task.says("ready").await;
+    let mut stats = node.stats(&task, Duration::from_millis(500)).await;
+    let usage = stats.message().await.unwrap().unwrap().stats.unwrap().agg_resource_usage.unwrap();
+    let memory = usage.memory.unwrap();
+    for (name, bytes) in [("rss", memory.rss), ("cache", memory.cache)] {
+        assert!((12 << 20..64 << 20).contains(&bytes), "{name} in {memory:?}");
+    }
+    assert!(memory.usage >= memory.rss + memory.cache && memory.max_usage >= memory.usage, "{memory:?}");
+    let mut measured: Vec<_> = memory.measured_fields().collect();
+    measured.sort_unstable_by_key(|field| *field as i32);
+    let expected =
+        [Fields::Rss, Fields::Cache, Fields::MaxUsage, Fields::KernelUsage, Fields::Usage, Fields::Swap];
+    assert_eq!(measured, expected);
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_command_in_a_task_has_the_tasks_limits() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let task = node.run(Job::shell("exec sleep infinity").with(|request| request.memory = 32)).await;
+    // The task and its commands are killed as one, as all that is in a unit.
+    let (exit, output, _) = node.exec(&task, "tail /dev/zero; echo not reached").await.finish().await;
+    assert_eq!((exit, output.as_str()), (Exit::signal(9), ""));
+    assert!(node.wait(&task).await.oom_killed);
+    node.destroy(&task, true).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Copies a task's output to two places: what it reads from stdin goes to stdout, which is Nomad's pipe, and to stderr,
+//! Copies a task's output to two places: what it reads from stdin goes to stderr, which is Nomad's pipe, and to stdout,
 //! which is the journal. A process of its own, because it must go on when the driver does not.
 
 use std::fs::File;

@@ -130,3 +130,91 @@ async fn the_end_of_a_task_is_not_held_up_by_children_that_ignore_their_signal()
     assert!(began.elapsed() < SOON, "systemd's own patience is 90 s: {:?}", began.elapsed());
     node.destroy(&task, true).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_stop_without_patience_kills_at_once_whatever_group_the_processes_are_in() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let script = "setsid sh -c 'trap \"\" TERM INT; echo $$; while :; do sleep 0.05; done' & wait";
+    let mut task = node.run(Job::shell(script)).await;
+    let grandchild = task.read_until("\n").await;
+    node.stop(&task, "SIGINT", Duration::ZERO).await.unwrap();
+    assert_eq!(node.wait(&task).await, Exit::signal(9));
+    let left = Path::new("/proc").join(grandchild.trim());
+    eventually("the grandchild is gone", async || (!left.exists()).then_some(())).await;
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_does_nothing_about_its_signal_is_ended_by_it() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for (signal, number) in [("", 2), ("SIGINT", 2), ("SIGTERM", 15), ("SIGQUIT", 3)] {
+        let task = node.run(Job::command("/bin/sleep").args(&["infinity"])).await;
+        node.stop(&task, signal, SOON).await.unwrap();
+        assert_eq!(node.wait(&task).await, Exit::signal(number), "{signal:?}");
+        assert_eq!(node.state(&task).await, TaskState::Exited);
+        node.stop(&task, signal, SOON).await.unwrap(); // one that has ended is stopped
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_stop_and_a_destroy_during_the_start_leave_nothing() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for _ in 0..5 {
+        let prepared = node.prepare(&Job::shell("exec sleep infinity"));
+        let (id, alloc) = (prepared.config.id.clone(), prepared.config.alloc_id.clone());
+        let destroy = async {
+            let request = proto::driver::DestroyTaskRequest { task_id: id.clone(), force: true };
+            node.driver().destroy_task(request).await
+        };
+        let (started, destroyed) = tokio::join!(node.begin(prepared), destroy);
+        destroyed.unwrap();
+        // Whichever came first, what Nomad does next ends it.
+        if let Ok(task) = started {
+            node.stop(&task, "SIGTERM", SOON).await.unwrap();
+            node.destroy(&task, true).await.unwrap();
+        }
+        assert_eq!(host.units(&alloc), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_that_gives_up_does_not_touch_the_task() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let task = node.run(Job::shell("while ! test -e go; do sleep 0.05; done; exit 6")).await;
+    let patience = Duration::from_millis(100);
+    assert!(tokio::time::timeout(patience, node.wait(&task)).await.is_err());
+    assert_eq!(node.state(&task).await, TaskState::Running);
+    std::fs::write(task.alloc_dir().join("web/local/go"), "").unwrap();
+    assert_eq!(node.wait(&task).await, Exit::status(6));
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_whose_log_collector_died_gets_a_broken_pipe_as_any_process_does() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut task = node.run(Job::shell("echo ready; while :; do echo more; sleep 0.05; done")).await;
+    task.says("ready").await;
+    task.close_logs();
+    assert_eq!(node.wait(&task).await, Exit::signal(13));
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_allocation_can_be_deleted_as_soon_as_its_task_is_destroyed() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for _ in 0..5 {
+        let task = node.run(Job::shell("echo x > /alloc/data/x; exec sleep infinity")).await;
+        let directory = task.alloc_dir().to_owned();
+        node.destroy(&task, true).await.unwrap();
+        // Nomad deletes what it finds, also below a mount that was left there.
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(Path::new("/usr/bin/env").exists() && Path::new("/etc/passwd").exists());
+    }
+}

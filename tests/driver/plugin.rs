@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tests::{Exit, Job, Node, SOON, eventually};
+use tonic::Code;
 
 #[tokio::test]
 async fn the_plugin_ends_at_once_when_told_however_many_wait() {
@@ -98,4 +99,66 @@ async fn without_systemd_the_node_says_so_and_so_does_a_start() {
     assert!(found.health_description.contains("systemd on the system bus"), "{found:?}");
     let refusal = node.try_run(Job::shell("true")).await.unwrap_err();
     assert!(refusal.message.contains("systemd on the system bus") && refusal.recoverable, "{refusal:?}");
+}
+
+#[tokio::test]
+async fn a_question_about_a_task_that_nobody_knows_is_answered() {
+    use proto::driver as ask;
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut driver = node.driver();
+    let task_id = "00000000-0000-0000-0000-000000000000/web/00000000".to_owned();
+    let command = vec!["true".to_owned()];
+    let code = |answer: Result<(), tonic::Status>| answer.unwrap_err().code();
+    let wait = driver.wait_task(ask::WaitTaskRequest { task_id: task_id.clone() }).await;
+    assert_eq!(code(wait.map(drop)), Code::NotFound);
+    let inspect = driver.inspect_task(ask::InspectTaskRequest { task_id: task_id.clone() }).await;
+    assert_eq!(code(inspect.map(drop)), Code::NotFound);
+    let signal = ask::SignalTaskRequest { task_id: task_id.clone(), signal: "SIGHUP".into() };
+    assert_eq!(code(driver.signal_task(signal).await.map(drop)), Code::NotFound);
+    let stats = ask::TaskStatsRequest { task_id: task_id.clone(), collection_interval: None };
+    assert_eq!(code(driver.task_stats(stats).await.map(drop)), Code::NotFound);
+    let exec = ask::ExecTaskRequest { task_id: task_id.clone(), command: command.clone(), timeout: None };
+    assert_eq!(code(driver.exec_task(exec).await.map(drop)), Code::NotFound);
+    let setup = ask::exec_task_streaming_request::Setup { task_id: task_id.clone(), command, tty: false };
+    let frame = ask::ExecTaskStreamingRequest { setup: Some(setup), ..Default::default() };
+    let exec = driver.exec_task_streaming(tokio_stream::iter([frame])).await;
+    assert_eq!(code(exec.map(drop)), Code::NotFound);
+    let nothing = ask::RecoverTaskRequest::default();
+    assert_eq!(code(driver.recover_task(nothing).await.map(drop)), Code::InvalidArgument);
+    // What Nomad wants of these two has been reached already.
+    let stop = ask::StopTaskRequest { task_id: task_id.clone(), timeout: None, signal: String::new() };
+    driver.stop_task(stop).await.unwrap();
+    driver.destroy_task(ask::DestroyTaskRequest { task_id, force: true }).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_plugin_inherited_from_the_agent_stays_with_it() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    // Nomad's own unit gives the agent -1000, for which a test may lack the right.
+    std::fs::write(format!("/proc/{}/oom_score_adj", node.plugin().pid()), "500").unwrap();
+    let task = node.run(Job::shell("exec sleep infinity")).await;
+    let pid = node.inspect(&task).await.unwrap().driver.unwrap().attributes["pid"].clone();
+    assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "0\n");
+    assert_eq!(
+        node.output_in(&task, "cat /proc/self/oom_score_adj; ls /proc/self/fd | wc -l").await,
+        "0\n4\n"
+    );
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_start_that_fails_leaves_the_plugin_no_child() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    node.try_run(Job::shell("true").user("no-such-user")).await.expect_err("nobody of that name");
+    let pid = node.plugin().pid();
+    let children = || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        tasks
+            .map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default())
+            .collect::<String>()
+    };
+    eventually("no child is left", async || children().is_empty().then_some(())).await;
 }

@@ -89,3 +89,32 @@ async fn more_of_the_host_is_seen_where_the_operator_says_so() {
     let output = node.output_of(Job::shell(script)).await;
     assert!(output.starts_with("seen\nread-only\n"), "{output}");
 }
+
+#[tokio::test]
+async fn a_file_of_the_tasks_own_is_not_the_hosts_and_every_command_in_the_task_sees_it() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let task = node.run(Job::shell("exec sleep infinity")).await;
+    let path = node.output_in(&task, "mktemp").await;
+    assert!(path.starts_with("/tmp/tmp.") && !std::path::Path::new(path.trim()).exists(), "{path}");
+    node.output_in(&task, &format!("echo hello > {path}")).await;
+    assert_eq!(node.output_in(&task, &format!("cat {path}")).await, "hello\n");
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_begins_where_its_job_says_and_so_does_a_command_in_it() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let task =
+        node.run(Job::shell("pwd > /alloc/where; exec sleep infinity").option("work_dir", "/usr/lib")).await;
+    assert_eq!(node.output_in(&task, "pwd; cat /alloc/where").await, "/usr/lib\n/usr/lib\n");
+    node.destroy(&task, true).await.unwrap();
+    for (path, reason) in [
+        ("lib", "`work_dir`: `lib` is not an absolute path"),
+        ("/no/such", "`work_dir`: /no/such is not there"),
+    ] {
+        let refusal = node.try_run(Job::shell("true").option("work_dir", path)).await.unwrap_err();
+        assert!(refusal.message.contains(reason), "{refusal}");
+    }
+}

@@ -17,10 +17,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
 use nomad_driver_systemd::systemd::{Property, UnitName};
+use nomad_driver_systemd::task::cgroup::Cgroup;
 use nomad_driver_systemd::task::config::{DriverConfig, Known, PluginConfig, Resources, TaskConfig, TaskId};
 use nomad_driver_systemd::task::spec::{NodeSpec, TaskSpec};
+use nomad_driver_systemd::task::stats::Reading;
 use nomad_driver_systemd::task::unit::{self, Streams};
 use nomad_driver_systemd::task::{env, logs};
+use proto::driver::WaitTaskRequest;
 use tests::{Host, Job, Need, Node, Task, exiting_guest, program};
 use zbus::{MessageStream, OwnedObjectPath, Variant};
 
@@ -29,6 +32,10 @@ const ONE_BY_ONE: usize = 100;
 /// Starts measured with so many under way at once.
 const AT_ONCE: usize = 32;
 const MANY: usize = 256;
+/// Tasks on a node that is full.
+const FULL: usize = 1000;
+/// How long nothing happens.
+const IDLE: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() {
@@ -40,6 +47,7 @@ async fn main() {
             println!("|---|---|---|---|---|");
             starts(&host).await;
             exits(&host).await;
+            many(&host).await;
         }
         // Where the C compiler is.
         Some("shim") => hello(),
@@ -139,6 +147,7 @@ impl Floor {
                 command: "/bin/sleep".into(),
                 args: vec!["infinity".into()],
                 logging: None,
+                work_dir: None,
             },
             user: String::new(),
             stdout_path: PathBuf::from(&wire.stdout_path),
@@ -206,31 +215,136 @@ async fn exits(host: &Host) {
     let (mut since_exit, mut since_kill) = (Vec::new(), Vec::new());
     for _ in 0..ONE_BY_ONE {
         let task = node.run(Job::command("/bin/sleep").args(&["infinity"])).await;
-        let status = node.inspect(&task).await.unwrap().driver.unwrap();
-        let pid: i32 = status.attributes["pid"].parse().unwrap();
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        let wait = async {
-            node.wait(&task).await;
-            SystemTime::now()
-        };
-        let kill = async {
-            // The call waits in the driver before the process ends.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            let began = SystemTime::now();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            began
-        };
-        let (answered, killed) = tokio::join!(wait, kill);
-        let ended = node.inspect(&task).await.unwrap().task.unwrap().completed_at.unwrap();
-        let ended = SystemTime::try_from(ended).unwrap();
-        since_exit.push(answered.duration_since(ended).unwrap_or_default());
-        since_kill.push(answered.duration_since(killed).unwrap_or_default());
+        let (exit, kill) = timed_exit(&node, &task).await;
+        since_exit.push(exit);
+        since_kill.push(kill);
         destroy(&node, task).await;
     }
     let (since_exit, since_kill) =
         (milliseconds(median(&mut since_exit)), milliseconds(median(&mut since_kill)));
     println!("| exit, as systemd learns of it, to WaitTask's answer | {since_exit:.2} ms | | | 5 ms |");
     println!("| SIGKILL to WaitTask's answer | {since_kill:.2} ms | | | |");
+}
+
+async fn timed_exit(node: &Node, task: &Task) -> (Duration, Duration) {
+    let status = node.inspect(task).await.unwrap().driver.unwrap();
+    let pid: i32 = status.attributes["pid"].parse().unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let wait = async {
+        node.wait(task).await;
+        SystemTime::now()
+    };
+    let kill = async {
+        // The call waits in the driver before the process ends.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let began = SystemTime::now();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        began
+    };
+    let (answered, killed) = tokio::join!(wait, kill);
+    let ended = node.inspect(task).await.unwrap().task.unwrap().completed_at.unwrap();
+    let ended = SystemTime::try_from(ended).unwrap();
+    (answered.duration_since(ended).unwrap_or_default(), answered.duration_since(killed).unwrap_or_default())
+}
+
+/// A node that is full of tasks, each of them waited for, as Nomad does.
+async fn many(host: &Host) {
+    let mut node = Node::start(host).await;
+    let start = || node.run(Job::command("/bin/sleep").args(&["infinity"]));
+    let mut tasks: Vec<Task> =
+        stream::iter((0..FULL).map(|_| start())).buffer_unordered(AT_ONCE).collect().await;
+    let waiting: Vec<_> = tasks
+        .iter()
+        .map(|task| {
+            let (mut driver, task_id) = (node.driver(), task.id.clone());
+            tokio::spawn(async move { driver.wait_task(WaitTaskRequest { task_id }).await })
+        })
+        .collect();
+    readings(&node, &tasks).await;
+
+    let plugin = node.plugin().pid();
+    let busy = || {
+        let line = std::fs::read_to_string(format!("/proc/{plugin}/stat")).unwrap();
+        let fields: Vec<&str> = line.rsplit_once(") ").unwrap().1.split(' ').collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    };
+    // What the starts have set going shall be over.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = busy();
+    tokio::time::sleep(IDLE).await;
+    let used = milliseconds(busy().saturating_sub(before));
+    println!(
+        "| the driver's CPU time in {} idle seconds with {FULL} tasks | {used:.0} ms | | | none |",
+        IDLE.as_secs()
+    );
+    let status = std::fs::read_to_string(format!("/proc/{plugin}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let mebibytes = resident.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0;
+    println!("| the driver's memory with {FULL} tasks | {mebibytes:.1} MiB | | | 40 MiB |");
+
+    let mut since_exit = Vec::new();
+    for _ in 0..ONE_BY_ONE {
+        let task = tasks.pop().unwrap();
+        since_exit.push(timed_exit(&node, &task).await.0);
+        destroy(&node, task).await;
+    }
+    let since_exit = milliseconds(median(&mut since_exit));
+    println!("| exit to WaitTask's answer, with {FULL} tasks | {since_exit:.2} ms | | | 20 ms |");
+
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    node.restart().await;
+    let began = Instant::now();
+    for task in &tasks {
+        node.recover(task).await.unwrap();
+    }
+    let each = milliseconds(began.elapsed()) / f64::from(u32::try_from(tasks.len()).unwrap());
+    println!("| RecoverTask, one after the other, with {} tasks, each | {each:.2} ms | | | |", tasks.len());
+    let node = &node;
+    stream::iter(tasks).for_each_concurrent(AT_ONCE, |task| destroy(node, task)).await;
+}
+
+/// Our reader of the statistics beside the bare reading of the same files.
+async fn readings(node: &Node, tasks: &[Task]) {
+    let mut groups = Vec::new();
+    for task in &tasks[..100] {
+        let pid = node.inspect(task).await.unwrap().driver.unwrap().attributes["pid"].clone();
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let group = line.trim().rsplit_once(':').unwrap().1.to_owned();
+        groups.push((Cgroup::of_unit(&group).unwrap(), pid));
+    }
+    let files = [
+        "cpu.stat",
+        "memory.current",
+        "memory.stat",
+        "memory.swap.current",
+        "memory.peak",
+        "memory.pressure",
+    ];
+    let (mut ours, mut bare, mut buffer) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..50 {
+        let began = Instant::now();
+        for (group, _) in &groups {
+            Reading::of(group, &mut buffer).unwrap().since(None);
+        }
+        ours.push(began.elapsed() / 100);
+        let began = Instant::now();
+        for (group, pid) in &groups {
+            let there = files.iter().map(|file| group.path().join(file));
+            for file in
+                there.chain([group.path().join("cgroup.procs"), Path::new("/proc").join(pid).join("stat")])
+            {
+                let _ = std::fs::read(file);
+            }
+        }
+        bare.push(began.elapsed() / 100);
+    }
+    row(
+        "one task's statistics beside the bare reading of the files",
+        median(&mut ours),
+        median(&mut bare),
+        "1.5",
+    );
 }
 
 /// The shim's hello from compiled code beside a static C hello, as whole processes.

@@ -79,6 +79,13 @@ impl Job {
         self
     }
 
+    /// With an option in its `config`.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.options.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// With a block in its `config`, of options whose values are texts.
     #[must_use]
     pub fn block(mut self, name: &str, options: &[(&str, &str)]) -> Self {
@@ -482,6 +489,11 @@ impl Task {
         let Logs { stdout, stderr } = self.logs.take().expect("the output is read once");
         let (output, errors) = tokio::join!(stdout.output(SOON), stderr.output(SOON));
         (output.expect("stdout ends"), errors.expect("stderr ends"))
+    }
+
+    /// Nomad's log collector goes away.
+    pub fn close_logs(&mut self) {
+        self.logs = None;
     }
 
     /// Reads stdout until this text has come.

@@ -123,7 +123,7 @@ fn set(kind: Resource, limit: &Rlimit) -> io::Result<()> {
     let ours = rustix::process::getrlimit(kind);
     let tighter = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
     let maximum = tighter(limit.maximum, ours.maximum);
-    match rustix::process::setrlimit(kind, limit.clone()) {
+    match rustix::process::setrlimit(kind, *limit) {
         Err(rustix::io::Errno::PERM) => Ok(rustix::process::setrlimit(
             kind,
             Rlimit { current: tighter(limit.current, maximum), maximum },

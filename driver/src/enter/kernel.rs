@@ -22,6 +22,19 @@ pub(super) fn inherited_socket(number: i32) -> Option<UnixStream> {
     Some(UnixStream::from(unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
+/// Makes sure that the command gets stdin, stdout and stderr and no other descriptor: an agent, or whoever started it,
+/// may have left some open for its children.
+pub(super) fn keep_descriptors_from_the_command() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(number) = number.filter(|number: &libc::c_int| *number > libc::STDERR_FILENO) {
+            // SAFETY: closes nothing; one that is closed by now is passed over.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
 /// Takes on an execution domain, such as that of 32-bit programs.
 pub(super) fn set_personality(flags: u32) -> io::Result<()> {
     // SAFETY: a call with a number.

@@ -91,7 +91,7 @@ pub fn become_the_command() -> ExitCode {
         eprintln!("nomad-driver-systemd: `enter` is for the driver itself");
         return ExitCode::FAILURE;
     };
-    let (failure, code) = match read_plan(&mut socket).and_then(enter) {
+    let (failure, code) = match read_plan(&mut socket).and_then(|plan| enter(&plan)) {
         Ok(code) => return code,
         Err(failure @ Failure::Command { .. }) => (failure, 127),
         Err(failure @ Failure::Join { .. }) => (failure, 125),
@@ -108,7 +108,7 @@ fn read_plan(socket: &mut UnixStream) -> Result<Plan, Failure> {
     step("its plan", || serde_json::from_slice(&bytes).map_err(io::Error::other))
 }
 
-fn enter(plan: Plan) -> Result<ExitCode, Failure> {
+fn enter(plan: &Plan) -> Result<ExitCode, Failure> {
     let proc = PathBuf::from(format!("/proc/{}", plan.main_pid));
     let task = Pid::from_raw(plan.main_pid)
         .ok_or_else(|| failed("its main process", &io::ErrorKind::NotFound.into()))?;
@@ -125,6 +125,7 @@ fn enter(plan: Plan) -> Result<ExitCode, Failure> {
     let namespaces = step("its namespaces", || namespaces_of(&proc))?;
     let root = step("its root directory", || File::open(proc.join("root")))?;
 
+    step("nothing of the driver", kernel::keep_descriptors_from_the_command)?;
     step("its cgroup", || fs::write(plan.cgroup.join("cgroup.procs"), "0"))?;
     inherited.take_on()?;
     if !namespaces.is_empty() {

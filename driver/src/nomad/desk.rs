@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use proto::driver::{
-    DestroyTaskRequest, DnsConfig, InspectTaskRequest, StartTaskRequest, StopTaskRequest, TaskEventsRequest,
-    WaitTaskRequest, WaitTaskResponse,
+    DestroyTaskRequest, DnsConfig, StartTaskRequest, StopTaskRequest, TaskEventsRequest, WaitTaskRequest,
+    WaitTaskResponse,
 };
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -279,11 +279,6 @@ impl<'a> Desk<'a> {
             let source = Box::new(failed("StartTask")(status));
             return Err(Error::Task { task: task.name.clone(), source });
         }
-        let inspected = self.plugin.driver().inspect_task(InspectTaskRequest { task_id: id.clone() }).await;
-        let attributes =
-            inspected.ok().and_then(|answer| answer.into_inner().driver).unwrap_or_default().attributes;
-        let told = |name: &str| attributes.get(name).map_or("?", String::as_str);
-        note(&format!("task {}: unit {}, pid {}", task.name, told("unit"), told("pid")));
         Ok(Started { id, group, task, output, over: false, follows: false })
     }
 

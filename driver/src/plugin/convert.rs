@@ -341,7 +341,7 @@ pub(super) fn status(error: &task::Error) -> Status {
     let code = match error {
         Error::Unknown { .. } | Error::Lost { .. } => Code::NotFound,
         Error::Duplicate { .. } => Code::AlreadyExists,
-        Error::StillRunning { .. } => Code::FailedPrecondition,
+        Error::StillRunning { .. } | Error::Exec(exec::Error::Ended) => Code::FailedPrecondition,
         Error::Spec(_)
         | Error::Program(_)
         | Error::Wasm(_)
@@ -351,7 +351,6 @@ pub(super) fn status(error: &task::Error) -> Status {
         | Error::Exec(exec::Error::Enter(Failure::Command { .. }))
         | Error::SetUp { .. } => Code::InvalidArgument,
         Error::Exec(exec::Error::TimedOut { .. }) => Code::DeadlineExceeded,
-        Error::Exec(exec::Error::Ended) => Code::FailedPrecondition,
         Error::View { .. } | Error::Systemd(_) | Error::Immortal { .. } | Error::Exec(_) => Code::Internal,
     };
     Status::new(code, message)

@@ -38,6 +38,8 @@ options! {
         pub args: Vec<String> = "[]",
         /// Where the task's output goes.
         pub logging: Option<Logging>,
+        /// Working directory, an absolute path as the task sees it. Not given: the task's `local/`.
+        pub work_dir: Option<String>,
     }
 }
 
@@ -195,6 +197,6 @@ mod tests {
             msgpack(&[("command", "a b".into()), ("args", rmpv::Value::Array(vec!["$X".into(), "".into()]))]);
         let config = DriverConfig::decode(&bytes).unwrap();
         let args = vec!["$X".into(), String::new()];
-        assert_eq!(config, DriverConfig { command: "a b".into(), args, logging: None });
+        assert_eq!(config, DriverConfig { command: "a b".into(), args, logging: None, work_dir: None });
     }
 }

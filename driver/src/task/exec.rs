@@ -108,12 +108,12 @@ impl Session {
     pub(super) async fn start(plan: Plan) -> Result<Self, Error> {
         let start = |source| Error::Start { source };
         if !plan.terminal {
-            let stdio = [Stdio::piped(), Stdio::piped(), Stdio::piped()];
-            return Ok(Self { command: Running::start(plan, stdio).await?, terminal: None });
+            let streams = [Stdio::piped(), Stdio::piped(), Stdio::piped()];
+            return Ok(Self { command: Running::start(plan, streams).await?, terminal: None });
         }
         let (terminal, [stdin, stdout, stderr]) = Terminal::open().map_err(start)?;
-        let stdio = [stdin.into(), stdout.into(), stderr.into()];
-        Ok(Self { command: Running::start(plan, stdio).await?, terminal: Some(terminal) })
+        let streams = [stdin.into(), stdout.into(), stderr.into()];
+        Ok(Self { command: Running::start(plan, streams).await?, terminal: Some(terminal) })
     }
 
     /// Passes on what comes from either side, until the command has ended or nobody takes its output any more.
@@ -211,7 +211,7 @@ struct Running {
 
 impl Running {
     /// Makes the process and waits until it has become the command.
-    async fn start(plan: Plan, stdio: [Stdio; 3]) -> Result<Self, Error> {
+    async fn start(plan: Plan, streams: [Stdio; 3]) -> Result<Self, Error> {
         let start = |source| Error::Start { source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(start)?;
         let group = Cgroup::at(plan.cgroup.clone());
@@ -219,7 +219,7 @@ impl Running {
             io::ErrorKind::NotFound => Error::Ended,
             _ => Error::Start { source },
         })?;
-        let [stdin, stdout, stderr] = stdio;
+        let [stdin, stdout, stderr] = streams;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("nomad-driver-systemd").arg("enter").env_clear().kill_on_drop(true);
         command.stdin(stdin).stdout(stdout).stderr(stderr);

@@ -499,7 +499,10 @@ fn advice(status: i32, task: &TaskSpec) -> String {
                 "`user`: this node has no user `{user}`, or it may not be used; create it or name another"
             )
         }
-        (200, _) => "the task's working directory cannot be entered by its user".to_owned(),
+        (200, _) => format!(
+            "`work_dir`: {} is not there in the task's view, or its user may not enter it",
+            task.working_directory.display()
+        ),
         (226, _) => {
             format!("the task's view of the host cannot be made from {}", task.dirs.alloc_dir.display())
         }

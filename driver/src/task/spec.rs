@@ -269,6 +269,8 @@ pub struct TaskSpec {
     pub view: View,
     /// Its directories.
     pub dirs: TaskDirs,
+    /// Where it begins, as it sees it.
+    pub working_directory: PathBuf,
     /// The job's `command`.
     pub command: String,
     /// The job's `args`.
@@ -308,7 +310,7 @@ impl TaskSpec {
             env.retain(|name, _| env::is_name(name));
         }
         env::check(&env).map_err(Error::Env)?;
-        let DriverConfig { command, args, logging: _ } = &config.driver;
+        let DriverConfig { command, args, logging: _, work_dir } = &config.driver;
         for (option, text) in [("command", command)].into_iter().chain(args.iter().map(|arg| ("args", arg))) {
             if text.contains('\0') {
                 return Err(Error::Nul { option });
@@ -323,6 +325,15 @@ impl TaskSpec {
         if !is_file_name(&config.known.name) {
             return Err(Error::Name { name: config.known.name.clone() });
         }
+        let dirs = TaskDirs::new(&config.known.alloc_dir, &config.known.name);
+        let working_directory = match work_dir.as_deref() {
+            None => node.view.working_directory(&dirs),
+            Some(path) if is_plain(Path::new(path)) => PathBuf::from(path),
+            Some(path) => {
+                let wanted = "an absolute path without `..`";
+                return Err(Error::Option { option: "work_dir", value: path.to_owned(), wanted });
+            }
+        };
         let Resources { cpu_shares, memory_mb, memory_max_mb } = config.resources;
         Ok(Self {
             unit: unit_name(&config.known.alloc_id, &config.known.name, &config.known.id),
@@ -336,7 +347,8 @@ impl TaskSpec {
                 user => Identity::User(user.to_owned()),
             },
             view: node.view.clone(),
-            dirs: TaskDirs::new(&config.known.alloc_dir, &config.known.name),
+            dirs,
+            working_directory,
             command: command.clone(),
             args: args.clone(),
             env,

@@ -55,7 +55,7 @@ pub fn build(task: &TaskSpec, command: &Command, env_file: &Path, streams: Strea
         vec![
             Property::CPUWeight(task.cpu_weight),
             Property::EnvironmentFile(env_file.to_owned()),
-            Property::WorkingDirectory(task.view.working_directory(&task.dirs)),
+            Property::WorkingDirectory(task.working_directory.clone()),
         ],
     ];
     TransientUnit { name: task.unit.clone(), properties: concerns.into_iter().flatten().collect() }
@@ -180,8 +180,10 @@ pub fn copier(name: UnitName, task: &TaskSpec, program: PathBuf, from: OwnedFd, 
         Property::CollectMode("inactive-or-failed"),
         Property::ExecStart { path: program, argv: vec!["nomad-driver-systemd".into(), "copy".into()] },
         Property::StandardInput(Stream::Fd(from)),
-        Property::StandardOutput(to),
-        Property::StandardError(Stream::Journal),
+        // This way round: an error stream with the word that the output has by default would be a copy of the output,
+        // whatever descriptor that was given (systemd, `setup_output`).
+        Property::StandardOutput(Stream::Journal),
+        Property::StandardError(to),
         Property::NoNewPrivileges(true),
         Property::CapabilityBoundingSet(0),
     ];
