@@ -52,7 +52,8 @@ async fn each_process_of_a_task_is_told_apart() {
     let sample = stats.message().await.unwrap().unwrap().stats.unwrap();
     let mut pids: Vec<_> = sample.resource_usage_by_pid.keys().cloned().collect();
     let mut expected: Vec<_> = said.split_whitespace().map(str::to_owned).collect();
-    (pids.sort(), expected.sort());
+    pids.sort();
+    expected.sort();
     assert_eq!(pids, expected);
     let of = |pid: &str| sample.resource_usage_by_pid[pid].clone();
     let (busy, idle) = said.trim().split_once(' ').unwrap();

@@ -10,6 +10,7 @@
     reason = "a test that cannot go on panics"
 )]
 
+mod agent;
 mod exec;
 mod host;
 mod node;
@@ -17,6 +18,7 @@ mod node;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use agent::{Agent, Alloc, Event, Said, Spec};
 pub use exec::Session;
 pub use host::{DropIn, Host, Need};
 pub use node::{Events, Exit, Job, Node, Refusal, Task};

@@ -13,7 +13,7 @@ use proto::driver::driver_client::DriverClient;
 use proto::driver::{
     DestroyTaskRequest, DriverTaskEvent, ExitResult, InspectTaskRequest, InspectTaskResponse,
     RecoverTaskRequest, SignalTaskRequest, StartTaskRequest, StopTaskRequest, TaskConfig, TaskEventsRequest,
-    TaskHandle, TaskState, TaskStatsRequest, TaskStatsResponse, WaitTaskRequest,
+    TaskHandle, TaskState, TaskStatsRequest, TaskStatsResponse, WaitTaskRequest, WaitTaskResponse,
 };
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -27,6 +27,8 @@ impl Drop for Found {
     fn drop(&mut self) {
         if let Some(pid) = i32::try_from(self.0).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            // It is ours all the same: nobody else would take note of its end.
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
         }
     }
 }
@@ -123,7 +125,7 @@ impl Job {
     }
 
     /// The `config` block, as Nomad sends it.
-    fn msgpack(&self) -> Vec<u8> {
+    pub fn msgpack(&self) -> Vec<u8> {
         let args = self.args.iter().map(|arg| arg.as_str().into()).collect();
         let mut config =
             vec![("command".into(), self.command.as_str().into()), ("args".into(), rmpv::Value::Array(args))];
@@ -225,16 +227,23 @@ impl Node {
     pub async fn restart(&mut self) {
         self.plugin.kill().await;
         let (plugin, records) = launch(&self.config, &[]).await.expect("the plugin starts again");
-        (self.plugin, self.records) = (plugin, records);
+        (self.plugin, self.records, self.found) = (plugin, records, None);
     }
 
     /// The agent dies and leaves the plugin; a new one finds it by process and socket, and does not configure it.
     #[must_use]
-    pub async fn after_the_agents_death(self) -> Self {
-        let Self { plugin, config, records, data, found: _ } = self;
-        let (pid, socket) = plugin.abandon();
-        let plugin = Plugin::reattach(pid, &socket).await.expect("the plugin lives");
-        Self { plugin, config, records, data, found: Some(Found(pid)) }
+    pub async fn after_the_agents_death(mut self) -> Self {
+        self.lose_the_agent().await;
+        self
+    }
+
+    /// The same, also when it was found like this before.
+    pub async fn lose_the_agent(&mut self) {
+        let (pid, socket) = (self.plugin.pid(), self.plugin.socket().expect("a socket"));
+        let found = Plugin::reattach(pid, socket).await.expect("the plugin lives");
+        std::mem::replace(&mut self.plugin, found).abandon();
+        // An earlier agent's note of it would end it.
+        std::mem::forget(self.found.replace(Found(pid)));
     }
 
     /// Starts a task; it must start.
@@ -276,21 +285,20 @@ impl Node {
 
     /// Asks the plugin to start what was prepared.
     pub async fn begin(&self, prepared: Prepared) -> Result<Task, Refusal> {
-        let Prepared { config, alloc, logs } = prepared;
-        let request = StartTaskRequest { task: Some(config.clone()) };
+        let request = StartTaskRequest { task: Some(prepared.config.clone()) };
         let started = self.plugin.driver().start_task(request).await;
         let handle = match started {
             Ok(answer) => answer.into_inner().handle.expect("a handle, without which Nomad loses the task"),
             Err(status) => return Err(refused("StartTask", &status)),
         };
-        Ok(Task {
-            id: config.id.clone(),
-            name: config.name,
-            handle,
-            alloc,
-            logs: Some(logs),
-            data: Arc::clone(&self.data),
-        })
+        Ok(self.begun(prepared, handle))
+    }
+
+    /// The task that was prepared, with the handle that the plugin gave for it.
+    pub fn begun(&self, prepared: Prepared, handle: TaskHandle) -> Task {
+        let Prepared { config, alloc, logs } = prepared;
+        let data = Arc::clone(&self.data);
+        Task { id: config.id, name: config.name, handle, alloc, logs: Some(logs), data }
     }
 
     /// Starts a destroyed task again, as `config` says, in the directories and with the logs that it has.
@@ -307,10 +315,7 @@ impl Node {
     pub async fn wait(&self, task: &Task) -> Exit {
         let request = WaitTaskRequest { task_id: task.id.clone() };
         let waiting = tokio::time::timeout(SOON, self.plugin.driver().wait_task(request)).await;
-        let answer = waiting.expect("the task ends").expect("WaitTask answers").into_inner();
-        let ExitResult { exit_code, signal, oom_killed } =
-            answer.result.expect("a result, without which Nomad crashes");
-        Exit { code: exit_code, signal, oom_killed, error: answer.err }
+        waiting.expect("the task ends").expect("WaitTask answers").into_inner().into()
     }
 
     /// Stops a task.
@@ -555,6 +560,15 @@ pub struct Exit {
     pub oom_killed: bool,
     /// Not empty: why the above is not known.
     pub error: String,
+}
+
+impl From<WaitTaskResponse> for Exit {
+    fn from(answer: WaitTaskResponse) -> Self {
+        let WaitTaskResponse { result, err: error } = answer;
+        let ExitResult { exit_code: code, signal, oom_killed } =
+            result.expect("a result, without which Nomad crashes");
+        Self { code, signal, oom_killed, error }
+    }
 }
 
 impl Exit {

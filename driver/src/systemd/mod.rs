@@ -42,6 +42,8 @@ const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 const JOB_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long the way to systemd may take to be set up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the removal of a unit is tried again while systemd cannot be asked.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two attempts at something that the bus did not let us do; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -150,7 +152,15 @@ struct Shared {
 
 /// The units somebody watches, by object path.
 #[derive(Debug, Default)]
-struct Units(Mutex<HashMap<String, watch::Sender<UnitState>>>);
+struct Units(Mutex<HashMap<String, Followed>>);
+
+/// What is known of a unit that somebody watches.
+#[derive(Debug)]
+struct Followed {
+    state: watch::Sender<UnitState>,
+    /// How often it has changed: an answer that was on its way meanwhile may be older than what changed.
+    changes: u64,
+}
 
 /// Somebody who waits for the end of a job of a unit.
 #[derive(Debug)]
@@ -294,7 +304,10 @@ impl Systemd {
     /// Follows a unit that is there already.
     pub async fn find(&self, name: &UnitName) -> Result<Unit, Error> {
         let followed = self.follow(name);
-        self.refresh(name).await?;
+        let mut patience = Patience::new();
+        while let Err(error) = self.refresh(name).await {
+            patience.with(error).await?;
+        }
         if followed.state().removed {
             return Err(Error::NoSuchUnit { unit: name.clone() });
         }
@@ -347,8 +360,14 @@ impl Systemd {
         // A backslash takes the meaning of what follows in a pattern.
         let pattern = format!("{}*", prefix.replace('\\', "\\\\"));
         let body = (Vec::<&str>::new(), vec![pattern.as_str()]);
-        let answer =
-            self.call("list units", &pattern, MANAGER_PATH, MANAGER, "ListUnitsByPatterns", &body).await?;
+        let mut patience = Patience::new();
+        let answer = loop {
+            match self.call("list units", &pattern, MANAGER_PATH, MANAGER, "ListUnitsByPatterns", &body).await
+            {
+                Err(error) => patience.with(error).await?,
+                Ok(answer) => break answer,
+            }
+        };
         let rows: Vec<Row> = answer.body().deserialize().map_err(|source| Error::Call {
             act: "list units",
             thing: pattern,
@@ -359,9 +378,13 @@ impl Systemd {
 
     /// Ends whatever runs in the unit, at once, and makes systemd forget it. A unit that is not there is fine.
     ///
-    /// When this returns no process of the unit is left, and its name is free.
+    /// When this returns no process of the unit is left, and its name is free. While systemd cannot be asked it is asked
+    /// again, since nobody else would.
     pub async fn remove(&self, name: &UnitName) -> Result<(), Error> {
-        self.unload(name).await?;
+        let mut patience = Patience::new();
+        while let Err(error) = self.unload(name).await {
+            patience.with(error).await?;
+        }
         // systemd writes `LogExtraFields=` here for journald, and removes a file of another name (seen up to 262).
         let left = format!("/run/systemd/units/log-extra-fields:{name}");
         match std::fs::remove_file(&left) {
@@ -526,24 +549,38 @@ impl Drop for JobEnds<'_> {
 impl Units {
     fn subscribe(&self, path: &str) -> watch::Receiver<UnitState> {
         let mut units = lock(&self.0);
-        units.entry(path.to_owned()).or_insert_with(|| watch::Sender::new(UnitState::default())).subscribe()
+        let new = || Followed { state: watch::Sender::new(UnitState::default()), changes: 0 };
+        units.entry(path.to_owned()).or_insert_with(new).state.subscribe()
     }
 
     /// Called by a follower that is about to go: it still counts as one receiver.
     fn forget_if_alone(&self, path: &str) {
         let mut units = lock(&self.0);
-        if units.get(path).is_some_and(|sender| sender.receiver_count() <= 1) {
+        if units.get(path).is_some_and(|unit| unit.state.receiver_count() <= 1) {
             units.remove(path);
         }
     }
 
     fn update(&self, path: &str, change: impl FnOnce(&mut UnitState)) {
-        if let Some(sender) = lock(&self.0).get(path) {
-            sender.send_if_modified(|state| {
-                let before = state.clone();
-                change(state);
-                *state != before
-            });
+        if let Some(unit) = lock(&self.0).get_mut(path) {
+            unit.update(change);
+        }
+    }
+
+    /// How often the unit has changed so far.
+    fn changes(&self, path: &str) -> u64 {
+        lock(&self.0).get(path).map_or(0, |unit| unit.changes)
+    }
+
+    /// Takes in an answer, unless the unit has changed since it was asked for; false then.
+    fn update_unless_changed(&self, path: &str, changes: u64, change: impl FnOnce(&mut UnitState)) -> bool {
+        match lock(&self.0).get_mut(path) {
+            Some(unit) if unit.changes != changes => false,
+            Some(unit) => {
+                unit.update(change);
+                true
+            }
+            None => true,
         }
     }
 
@@ -553,6 +590,17 @@ impl Units {
 
     fn paths(&self) -> Vec<String> {
         lock(&self.0).keys().cloned().collect()
+    }
+}
+
+impl Followed {
+    fn update(&mut self, change: impl FnOnce(&mut UnitState)) {
+        self.changes += 1;
+        self.state.send_if_modified(|state| {
+            let before = state.clone();
+            change(state);
+            *state != before
+        });
     }
 }
 
@@ -585,20 +633,25 @@ impl Shared {
 
     /// Asks for everything we follow of one unit.
     async fn refresh(&self, connection: &Connection, path: &str) -> zbus::Result<()> {
-        let mut all = HashMap::new();
-        for interface in [UNIT, SERVICE] {
-            let answer = connection
-                .call_method(Some(DESTINATION), path, Some(PROPERTIES), "GetAll", &(interface,))
-                .await?;
-            let properties: HashMap<String, OwnedVariant> = answer.body().deserialize()?;
-            all.extend(properties);
+        loop {
+            let changes = self.units.changes(path);
+            let mut all = HashMap::new();
+            for interface in [UNIT, SERVICE] {
+                let answer = connection
+                    .call_method(Some(DESTINATION), path, Some(PROPERTIES), "GetAll", &(interface,))
+                    .await?;
+                let properties: HashMap<String, OwnedVariant> = answer.body().deserialize()?;
+                all.extend(properties);
+            }
+            let taken = self.units.update_unless_changed(path, changes, |state| {
+                state.apply(&all);
+                // Of a unit that is not there systemd says "inactive, success": only this tells.
+                state.removed = state.load_state == "not-found";
+            });
+            if taken {
+                return Ok(());
+            }
         }
-        self.units.update(path, |state| {
-            state.apply(&all);
-            // Of a unit that is not there systemd says "inactive, success": only this tells.
-            state.removed = state.load_state == "not-found";
-        });
-        Ok(())
     }
 
     /// Asks for everything we follow of every unit, until it has been told: something may have happened meanwhile.
@@ -632,14 +685,14 @@ impl Shared {
     }
 
     /// A `daemon-reload` takes all units out of memory and back in: only a unit that cannot be found is gone.
-    async fn confirm_removal(self: Arc<Self>, name: String, path: OwnedObjectPath) {
+    async fn confirm_removal(self: Arc<Self>, name: String, path: OwnedObjectPath, changes: u64) {
         let found = async {
             let connection = self.connect().await?;
             connection.call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "GetUnit", &(name,)).await
         };
         match found.await {
             Err(error) if is_named(&error, "NoSuchUnit") => {
-                self.units.update(path.as_str(), |state| state.removed = true);
+                self.units.update_unless_changed(path.as_str(), changes, |state| state.removed = true);
             }
             // The bus went away: who connects again asks for every unit.
             Err(error) => {
@@ -673,7 +726,8 @@ impl Shared {
             (MANAGER, "UnitRemoved") => {
                 let (name, unit): (String, OwnedObjectPath) = message.body().deserialize()?;
                 if self.units.follows(unit.as_str()) {
-                    tokio::spawn(Arc::clone(self).confirm_removal(name, unit));
+                    let changes = self.units.changes(unit.as_str());
+                    tokio::spawn(Arc::clone(self).confirm_removal(name, unit, changes));
                 }
             }
             (MANAGER, "Reloading") => {
@@ -684,6 +738,30 @@ impl Shared {
             }
             _ => {}
         }
+        Ok(())
+    }
+}
+
+/// For what may be done twice: it is done again while systemd cannot be asked.
+struct Patience {
+    until: tokio::time::Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { until: tokio::time::Instant::now() + PATIENCE, pause: FIRST_PAUSE }
+    }
+
+    /// Waits a little, or gives the error back: it will not pass, or has not in all this time.
+    async fn with(&mut self, error: Error) -> Result<(), Error> {
+        let cannot_be_asked = matches!(error, Error::Connect { .. } | Error::Call { .. }) && error.may_pass();
+        if !cannot_be_asked || tokio::time::Instant::now() > self.until {
+            return Err(error);
+        }
+        tracing::debug!(error = crate::chain(&error), "systemd cannot be asked, trying again");
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(())
     }
 }

@@ -320,7 +320,10 @@ impl Tasks {
                     if !force {
                         return Err(Error::StillRunning { id: id.clone() });
                     }
-                    handle.kill().await?;
+                    // Whatever comes of it, the removal ends all processes too.
+                    if let Err(error) = handle.kill().await {
+                        tracing::debug!(unit = %handle.unit(), error = crate::chain(&error), "not killed yet");
+                    }
                 }
                 (handle.unit().clone(), handle.saved().copied)
             }
@@ -419,7 +422,14 @@ impl Shared {
         let is_earlier = |other: &UnitName| {
             other != unit && spec::is_run_of(other, &config.known.alloc_id, &config.known.name)
         };
-        let earlier = self.earlier.get_or_try_init(|| self.systemd.list(spec::UNIT_PREFIX)).await;
+        let earlier = self.earlier.get_or_try_init(async || {
+            let units = self.systemd.list(spec::UNIT_PREFIX).await?;
+            for unit in units.iter().filter(|unit| wasm::is_orphaned_compilation(unit)) {
+                self.systemd.remove(unit).await?;
+            }
+            Ok(units)
+        });
+        let earlier = earlier.await;
         let earlier = earlier.map_err(Error::Systemd)?.iter().filter(|other| is_earlier(other)).cloned();
         let ours: Vec<Arc<Handle>> = {
             let table = lock(&self.table);

@@ -15,15 +15,17 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
 
 use super::view;
@@ -282,7 +284,7 @@ impl Compiler {
 /// The compiler's three streams.
 struct Streams {
     module: File,
-    code: NamedTempFile,
+    code: File,
     report: File,
 }
 
@@ -292,7 +294,7 @@ impl Streams {
         let mut module = tempfile::tempfile_in(directory)?;
         module.write_all(bytes)?;
         module.rewind()?;
-        let code = tempfile::Builder::new().prefix(".compiling-").tempfile_in(directory)?;
+        let code = tempfile::tempfile_in(directory)?;
         Ok(Self { module, code, report: tempfile::tempfile_in(directory)? })
     }
 
@@ -307,23 +309,23 @@ impl Streams {
         }
     }
 
-    /// Makes the code visible under its name, complete and on disk, for everybody to read.
+    /// Makes the code visible under its name, complete and on disk, for everybody to read. Until now it has had no name,
+    /// so that nothing is left of a driver that is killed meanwhile.
     fn publish(self, path: &Path) -> io::Result<()> {
-        self.code.as_file().set_permissions(fs::Permissions::from_mode(0o444))?;
-        self.code.as_file().sync_all()?;
-        self.code.persist(path)?;
+        self.code.set_permissions(fs::Permissions::from_mode(0o444))?;
+        self.code.sync_all()?;
+        let unnamed = format!("/proc/self/fd/{}", self.code.as_raw_fd());
+        match rustix::fs::linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW) {
+            // Another driver was faster.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
         File::open(path.parent().unwrap_or(path))?.sync_all()
     }
 }
 
 fn compile_unit(places: &Places, program: &Path, name: &str, streams: &Streams) -> io::Result<TransientUnit> {
     let fd = |file: &File| file.try_clone().map(|file| Stream::Fd(OwnedFd::from(file)));
-    let unique = streams
-        .code
-        .path()
-        .file_name()
-        .map(|name| name.to_string_lossy().replace('.', ""))
-        .unwrap_or_default();
     let mut properties = view::root(&places.host_paths);
     properties.extend([
         Property::Description(format!("Nomad: compile {name}")),
@@ -337,7 +339,7 @@ fn compile_unit(places: &Places, program: &Path, name: &str, streams: &Streams) 
         Property::ExecStart { path: COMPILER.into(), argv: vec!["wasm-shim-compile".to_owned()] },
         Property::RemainAfterExit(true),
         Property::StandardInput(fd(&streams.module)?),
-        Property::StandardOutput(fd(streams.code.as_file())?),
+        Property::StandardOutput(fd(&streams.code)?),
         Property::StandardError(fd(&streams.report)?),
         Property::DynamicUser(true),
         Property::NoNewPrivileges(true),
@@ -353,10 +355,21 @@ fn compile_unit(places: &Places, program: &Path, name: &str, streams: &Streams) 
         Property::RuntimeMax(COMPILE_TIME),
         Property::Slice(super::unit::SLICE),
     ]);
-    Ok(TransientUnit {
-        name: UnitName::service(&["nomad-wasm-compile"], unique.trim_start_matches('-')),
-        properties,
-    })
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = UnitName::service(&[UNIT, &std::process::id().to_string()], &number.to_string());
+    Ok(TransientUnit { name, properties })
+}
+
+/// The begin of the names of the units that compile; the number of the driver's process follows.
+const UNIT: &str = "nomad-wasm-compile";
+/// Tells the compilations of this process apart.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// Is this the unit of a compilation whose driver is no more?
+pub fn is_orphaned_compilation(unit: &UnitName) -> bool {
+    let rest = unit.as_str().strip_prefix(UNIT).and_then(|rest| rest.strip_prefix('-'));
+    let driver = rest.and_then(|rest| rest.split('-').next());
+    driver.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
 }
 
 async fn engine_key(program: &Path) -> Result<String, Error> {
