@@ -67,6 +67,22 @@ async fn a_task_that_needs_more_memory_is_killed_as_a_whole_and_told_so() {
 }
 
 #[tokio::test]
+async fn a_reload_of_systemd_takes_no_limit_away() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let task = node.run(Job::shell("exec sleep infinity").with(|request| request.memory = 32)).await;
+    let unit = node.unit(&task).await;
+    for action in ["daemon-reload", "daemon-reexec"] {
+        host.run("systemctl", &[action]);
+        assert_eq!(host.property(&unit, "LoadState"), "loaded", "after {action}");
+        let cgroup = host.property(&unit, "ControlGroup");
+        let limits = std::fs::read_to_string(format!("/sys/fs/cgroup{cgroup}/memory.max")).unwrap();
+        assert_eq!(limits, "33554432\n", "after {action}");
+    }
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_operator_is_told_which_limit_a_task_hit() {
     let host = host!();
     let node = Node::start(&host).await;

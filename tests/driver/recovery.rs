@@ -148,23 +148,29 @@ async fn a_unit_without_a_handle_is_destroyed_by_its_id() {
 }
 
 #[tokio::test]
-async fn a_start_that_a_dying_plugin_left_behind_is_begun_anew() {
+async fn a_start_that_a_dying_plugin_did_not_see_through_is_gone_on_with() {
     let host = host!();
     let mut node = Node::start(&host).await;
-    let prepared = node.prepare(&Job::shell("echo $$ > /alloc/pid; exec sleep infinity"));
-    let config = prepared.config.clone();
-    let task = node.begin(prepared).await.unwrap();
-    let first = node.inspect(&task).await.unwrap().driver.unwrap().attributes["pid"].clone();
-    let twice = proto::driver::StartTaskRequest { task: Some(config) };
-    let refusal = node.plugin().driver().start_task(twice.clone()).await.unwrap_err();
-    assert_eq!(refusal.code(), Code::AlreadyExists);
-    // Nomad asks a new plugin once more by the same id.
-    node.restart().await;
-    node.plugin().driver().start_task(twice).await.unwrap();
-    let second = node.inspect(&task).await.unwrap().driver.unwrap().attributes["pid"].clone();
-    assert_ne!(first, second);
-    assert!(!Path::new(&format!("/proc/{first}")).exists(), "the first one does not run beside the second");
-    node.destroy(&task, true).await.unwrap();
+    for (script, exit) in [
+        ("echo x >> /alloc/starts; exec sleep infinity", None),
+        ("echo x >> /alloc/starts; exit 201", Some(201)),
+    ] {
+        let prepared = node.prepare(&Job::shell(script));
+        let config = prepared.config.clone();
+        let task = node.begin(prepared).await.unwrap();
+        let twice = proto::driver::StartTaskRequest { task: Some(config) };
+        let refusal = node.driver().start_task(twice.clone()).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::AlreadyExists);
+        // Nomad never got the answer, and asks a new plugin once more by the same id.
+        node.restart().await;
+        node.driver().start_task(twice).await.unwrap();
+        if let Some(status) = exit {
+            assert_eq!(node.wait(&task).await, Exit::status(status));
+        }
+        node.destroy(&task, true).await.unwrap();
+        let starts = std::fs::read_to_string(task.alloc_dir().join("alloc/starts")).unwrap();
+        assert_eq!(starts, "x\n", "no task is started twice");
+    }
 }
 
 #[tokio::test]
@@ -210,6 +216,8 @@ async fn a_reexec_of_systemd_loses_nothing() {
     let node = Node::start(&host).await;
     let task = node.run(Job::shell("while ! test -e /local/go; do sleep 0.05; done; exit 6")).await;
     host.run("systemctl", &["daemon-reexec"]);
+    // systemd reads its own file of the unit again.
+    assert_eq!(host.property(&node.unit(&task).await, "LoadState"), "loaded");
     std::fs::write(task.alloc_dir().join("web/local/go"), "").unwrap();
     assert_eq!(node.wait(&task).await, Exit::status(6));
     node.destroy(&task, true).await.unwrap();

@@ -3,6 +3,7 @@
 //! The bus says at which step it failed, not why; and before version 256 not even reliably whether it did: a program
 //! that ends at once with one of the statuses that stand for steps looks the same. The journal knows both.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,6 +18,33 @@ const SPAWN_FAILED: &str = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7";
 const PROCESS_EXIT: &str = "MESSAGE_ID=98e322203f7a4ed290d09fe03c09fe15";
 /// journald may be busy; a start that failed is in no hurry, but must be answered.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where systemd tells journald of units.
+const UNITS: &str = "/run/systemd/units";
+/// The begin of the name of a file there: the unit's `LogExtraFields=`.
+const FIELDS: &str = "log-extra-fields:";
+/// The begin of the name of a link there that goes when the unit has ended.
+const INVOCATION: &str = "invocation:";
+
+/// Removes what systemd leaves of a unit: it looks for a file of another name (seen from 247 to 262).
+///
+/// To be called when journald has read the unit's last lines, which would lose their fields otherwise.
+pub(super) fn forget_fields(unit: &UnitName) {
+    // Not there is as good.
+    let _ = std::fs::remove_file(Path::new(UNITS).join(format!("{FIELDS}{unit}")));
+}
+
+/// The same for units that ended while nobody of us was there.
+pub(super) fn sweep(prefix: &str) {
+    for entry in std::fs::read_dir(UNITS).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(unit) = name.to_str().and_then(|name| name.strip_prefix(FIELDS)) else { continue };
+        let link = Path::new(UNITS).join(format!("{INVOCATION}{unit}"));
+        if unit.starts_with(prefix) && std::fs::symlink_metadata(link).is_err() {
+            forget_fields(&UnitName::known(unit));
+        }
+    }
+}
 
 #[derive(Deserialize)]
 struct Entry {

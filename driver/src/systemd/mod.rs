@@ -44,6 +44,8 @@ const JOB_TIMEOUT: Duration = Duration::from_mins(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the removal of a unit is tried again while systemd cannot be asked.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long after a unit's end journald may still be busy with its last lines.
+const JOURNAL_LAG: Duration = Duration::from_secs(10);
 /// Between two attempts at something that the bus did not let us do; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -247,20 +249,43 @@ impl Systemd {
     async fn started(&self, unit: &Unit, answer: &Message, ends: &mut JobEnds<'_>) -> Result<(), Error> {
         let name = unit.name.clone();
         let job = job_of(answer, "start unit", &name)?;
-        let settled = |state: &UnitState| state.is_running() || state.main_has_ended();
         let job_result = loop {
             if let Some(result) = ends.wait_for(&job, "start unit").await? {
                 break result;
             }
             self.refresh(&name).await?;
-            if settled(&unit.state()) {
+            if unit.state().has_begun() {
                 break "missed".to_owned();
             }
         };
-        if job_result != "done" || !settled(&unit.state()) {
+        if job_result != "done" || !unit.state().has_begun() {
             self.refresh(&name).await?;
         }
-        let state = unit.state();
+        self.judge(unit, job_result).await
+    }
+
+    /// Takes over a unit whose start somebody else asked for, and did not live to see it through.
+    ///
+    /// Fails as that start would have failed; then nothing of the unit remains.
+    pub async fn adopt(&self, name: &UnitName) -> Result<Unit, Error> {
+        let mut unit = self.find(name).await?;
+        let over = |state: &UnitState| state.has_begun() || state.never_forked() || state.removed;
+        let waited = tokio::time::timeout(JOB_TIMEOUT, unit.state.wait_for(over)).await;
+        let outcome = match waited.map(drop) {
+            Ok(()) if unit.state().removed => return Err(Error::NoSuchUnit { unit: name.clone() }),
+            // Nobody has kept the end of its job: the journal decides.
+            Ok(()) => self.judge(&unit, "failed".to_owned()).await,
+            Err(_) => Err(Error::Slow { act: "start unit", unit: name.clone() }),
+        };
+        if outcome.is_err() {
+            self.remove_surely(name).await;
+        }
+        outcome.map(|()| unit)
+    }
+
+    /// Did the program come to run?
+    async fn judge(&self, unit: &Unit, job_result: String) -> Result<(), Error> {
+        let (name, state) = (unit.name.clone(), unit.state());
         if let Some(failure) = state.failed_step(job_result == "failed") {
             let words = match (journal::failed_step(&name, &state.invocation).await, failure) {
                 (Ok(Some(words)), _) => Some(words),
@@ -277,7 +302,7 @@ impl Systemd {
                 return Err(Error::Step { unit: name, status: failure.status(), words });
             }
         }
-        if !settled(&state) {
+        if !state.has_begun() {
             let result = if state.never_forked() { state.result } else { job_result };
             return Err(Error::NotStarted { unit: name, result });
         }
@@ -312,6 +337,11 @@ impl Systemd {
             return Err(Error::NoSuchUnit { unit: name.clone() });
         }
         Ok(followed)
+    }
+
+    /// Removes what an earlier process of ours could not remove of units whose names begin so.
+    pub fn sweep(&self, prefix: &str) {
+        journal::sweep(prefix);
     }
 
     /// How the main process of a unit that is no more ended, if systemd wrote of it: it does when the end was not clean.
@@ -385,18 +415,11 @@ impl Systemd {
         while let Err(error) = self.unload(name).await {
             patience.with(error).await?;
         }
-        // systemd writes `LogExtraFields=` here for journald, and removes a file of another name (seen up to 262).
-        let left = format!("/run/systemd/units/log-extra-fields:{name}");
-        match std::fs::remove_file(&left) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::debug!(
-                    left,
-                    error = crate::chain(&error),
-                    "a file that systemd left was not removed"
-                );
-            }
-            _ => {}
-        }
+        let name = name.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(JOURNAL_LAG).await;
+            journal::forget_fields(&name);
+        });
         Ok(())
     }
 

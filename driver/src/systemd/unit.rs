@@ -182,9 +182,11 @@ impl Property {
             Self::DynamicUser(on) => ("DynamicUser", on.into()),
             Self::EnvironmentFile(path) => ("EnvironmentFiles", vec![(text(path), false)].into()),
             Self::ExecStart { path, argv } => {
-                // The plain `ExecStart` would expand `$X` and make `$$` one dollar.
-                let line = (text(path), argv, vec!["no-env-expand".to_owned()]);
-                ("ExecStartEx", vec![line].into())
+                // systemd puts variables in where it finds `$`, and takes two of them for one. The property that leaves
+                // arguments alone (`ExecStartEx`) is written to the unit's file under a name that systemd does not read
+                // there, so that after a `daemon-reload` the unit would have no command (seen on 252).
+                let argv: Vec<String> = argv.into_iter().map(|arg| arg.replace('$', "$$")).collect();
+                ("ExecStart", vec![(text(path), argv, false)].into())
             }
             Self::IgnoreSIGPIPE(on) => ("IgnoreSIGPIPE", on.into()),
             Self::InaccessiblePaths(paths) => ("InaccessiblePaths", texts(paths)),
@@ -228,15 +230,6 @@ impl Property {
 }
 
 impl Stream {
-    /// A second stream that leads to the same place.
-    pub fn try_clone(&self) -> std::io::Result<Self> {
-        match self {
-            Self::Null => Ok(Self::Null),
-            Self::Journal => Ok(Self::Journal),
-            Self::Fd(fd) => fd.try_clone().map(Self::Fd),
-        }
-    }
-
     fn into_wire(self, by_word: &'static str, by_fd: &'static str) -> (&'static str, Variant<'static>) {
         match self {
             Self::Null => (by_word, "null".into()),
@@ -353,6 +346,11 @@ impl UnitState {
     /// The main process is there and the unit has not begun to end.
     pub fn is_running(&self) -> bool {
         self.active_state == "active" && self.main_pid != 0
+    }
+
+    /// The main process runs, or has ended already.
+    pub(super) fn has_begun(&self) -> bool {
+        self.is_running() || self.main_has_ended()
     }
 
     /// When the main process was started.

@@ -361,19 +361,54 @@ impl Shared {
         self.serves(&config.known.alloc_dir);
         let task = TaskSpec::resolve(&config, &node).map_err(Error::Spec)?;
         self.remove_earlier_runs(&config, &task.unit).await?;
-        view::prepare(&node.wasm.host_paths).map_err(|source| Error::View { source })?;
-        let command = self.command(&task, &node).await?;
-        let (stdout, stderr) = tokio::try_join!(
-            self.stream(&task, &config.known.id, "stdout", &task.stdout_path),
-            self.stream(&task, &config.known.id, "stderr", &task.stderr_path),
-        )?;
-        let env_file = env::write(&task.env).map_err(Error::Env)?;
-        let unit = self.start_unit(&task, &command, env_file.path(), Streams { stdout, stderr }).await?;
+        let unit = match self.begun_before(&task).await? {
+            Some(unit) => unit,
+            None => self.begin(&task, &node, &config.known.id).await?,
+        };
         let copied = task.output.sink == Sink::Both;
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
         let handle = Handle::follow(config.known, unit, copied, systemd, events);
         tracing::info!(unit = %handle.unit(), task = %handle.id(), pid = handle.pid(), "task started");
         Ok(handle)
+    }
+
+    /// The unit of this very run, if a driver that died meanwhile has started it: Nomad asks again by the same id, and
+    /// no task is started twice.
+    async fn begun_before(&self, task: &TaskSpec) -> Result<Option<Unit>, Error> {
+        if !self.earlier().await?.contains(&task.unit) {
+            return Ok(None);
+        }
+        self.adopt(task).await
+    }
+
+    async fn adopt(&self, task: &TaskSpec) -> Result<Option<Unit>, Error> {
+        match self.systemd.adopt(&task.unit).await {
+            Ok(unit) => {
+                tracing::warn!(unit = %task.unit, "going on with a start that was interrupted");
+                Ok(Some(unit))
+            }
+            Err(systemd::Error::NoSuchUnit { .. }) => Ok(None),
+            Err(error) => Err(not_started(error, task)),
+        }
+    }
+
+    async fn begin(&self, task: &TaskSpec, node: &NodeSpec, id: &TaskId) -> Result<Unit, Error> {
+        view::prepare(&node.wasm.host_paths).map_err(|source| Error::View { source })?;
+        let command = self.command(task, node).await?;
+        let (stdout, stderr) = tokio::try_join!(
+            self.stream(task, id, "stdout", &task.stdout_path),
+            self.stream(task, id, "stderr", &task.stderr_path),
+        )?;
+        let env_file = env::write(&task.env).map_err(Error::Env)?;
+        let unit = unit::build(task, &command, env_file.path(), Streams { stdout, stderr });
+        match self.systemd.start(unit).await {
+            Ok(unit) => Ok(unit),
+            // The driver that died had asked for it, and systemd came to it only now.
+            Err(error @ systemd::Error::Exists { .. }) => {
+                self.adopt(task).await?.ok_or_else(|| not_started(error, task))
+            }
+            Err(error) => Err(not_started(error, task)),
+        }
     }
 
     /// One stream of the task. Where it shall reach two places, a copier is started for it, which ends when the last
@@ -422,15 +457,7 @@ impl Shared {
         let is_earlier = |other: &UnitName| {
             other != unit && spec::is_run_of(other, &config.known.alloc_id, &config.known.name)
         };
-        let earlier = self.earlier.get_or_try_init(async || {
-            let units = self.systemd.list(spec::UNIT_PREFIX).await?;
-            for unit in units.iter().filter(|unit| wasm::is_orphaned_compilation(unit)) {
-                self.systemd.remove(unit).await?;
-            }
-            Ok(units)
-        });
-        let earlier = earlier.await;
-        let earlier = earlier.map_err(Error::Systemd)?.iter().filter(|other| is_earlier(other)).cloned();
+        let earlier = self.earlier().await?.iter().filter(|other| is_earlier(other)).cloned();
         let ours: Vec<Arc<Handle>> = {
             let table = lock(&self.table);
             let live = table.values().filter_map(|slot| match slot {
@@ -451,6 +478,26 @@ impl Shared {
         Ok(())
     }
 
+    /// The units of tasks that were there before this process. Compilations that died with their driver are not: they
+    /// are removed.
+    async fn earlier(&self) -> Result<&Vec<UnitName>, Error> {
+        let ask = async || {
+            let (orphans, units) = self
+                .systemd
+                .list(spec::UNIT_PREFIX)
+                .await?
+                .into_iter()
+                .partition::<Vec<_>, _>(wasm::is_orphaned_compilation);
+            for unit in &orphans {
+                self.systemd.remove(unit).await?;
+            }
+            // Those that copy output among them.
+            self.systemd.sweep("nomad");
+            Ok(units)
+        };
+        self.earlier.get_or_try_init(ask).await.map_err(Error::Systemd)
+    }
+
     /// What the unit will run. Everything that can be known to be wrong with it is an error now.
     async fn command(&self, task: &TaskSpec, node: &NodeSpec) -> Result<Command, Error> {
         match program::find(&task.command, &task.view, &task.dirs).map_err(Error::Program)? {
@@ -462,28 +509,12 @@ impl Shared {
             }
         }
     }
+}
 
-    async fn start_unit(
-        &self,
-        task: &TaskSpec,
-        command: &Command,
-        env_file: &Path,
-        streams: Streams,
-    ) -> Result<Unit, Error> {
-        let spare = streams.try_clone().map_err(|source| Error::View { source })?;
-        let started = match self.systemd.start(unit::build(task, command, env_file, streams)).await {
-            // A driver that died while it started this very task left its unit behind; Nomad asks again by the same id.
-            Err(systemd::Error::Exists { unit }) => {
-                tracing::warn!(%unit, "removing what an interrupted start left behind");
-                self.systemd.remove(&unit).await.map_err(Error::Systemd)?;
-                self.systemd.start(unit::build(task, command, env_file, spare)).await
-            }
-            other => other,
-        };
-        started.map_err(|source| match source {
-            systemd::Error::Step { status, .. } => Error::SetUp { advice: advice(status, task), source },
-            other => Error::Systemd(other),
-        })
+fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
+    match source {
+        systemd::Error::Step { status, .. } => Error::SetUp { advice: advice(status, task), source },
+        other => Error::Systemd(other),
     }
 }
 

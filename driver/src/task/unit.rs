@@ -35,13 +35,6 @@ pub struct Streams {
     pub stderr: Stream,
 }
 
-impl Streams {
-    /// A second set that leads to the same places.
-    pub fn try_clone(&self) -> std::io::Result<Self> {
-        Ok(Self { stdout: self.stdout.try_clone()?, stderr: self.stderr.try_clone()? })
-    }
-}
-
 /// The unit of `task`.
 pub fn build(task: &TaskSpec, command: &Command, env_file: &Path, streams: Streams) -> TransientUnit {
     let concerns = [

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
@@ -355,8 +355,10 @@ fn compile_unit(places: &Places, program: &Path, name: &str, streams: &Streams) 
         Property::RuntimeMax(COMPILE_TIME),
         Property::Slice(super::unit::SLICE),
     ]);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = UnitName::service(&[UNIT, &std::process::id().to_string()], &number.to_string());
+    // The moment keeps a process apart from an earlier one of its number.
+    let moment = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    let unique = format!("{moment:x}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let name = UnitName::service(&[UNIT, &std::process::id().to_string()], &unique);
     Ok(TransientUnit { name, properties })
 }
 
