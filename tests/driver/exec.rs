@@ -308,9 +308,10 @@ async fn what_cannot_be_run_in_a_task_is_refused_by_name() {
         (&[], "empty command"),
     ] {
         for terminal in [false, true] {
-            let refusal = node.exec_command(&task, command, terminal).await.unwrap_err();
-            assert!(refusal.message.contains(reason), "{command:?}: {refusal}");
-            assert_eq!(refusal.code, Code::InvalidArgument);
+            let (exit, output, errors) =
+                node.exec_command(&task, command, terminal).await.unwrap().finish().await;
+            assert_eq!(exit, Exit::status(127), "as from a shell");
+            assert!((if terminal { output } else { errors }).contains(reason), "{command:?}");
         }
     }
     let without_setup = tokio_stream::iter([proto::driver::ExecTaskStreamingRequest::default()]);

@@ -284,6 +284,15 @@ pub(super) fn exec_output(output: Output) -> wire::ExecTaskStreamingResponse {
     }
 }
 
+/// What a client gets whose command is not there, or cannot be executed: the reason, and a shell's exit code for it.
+pub(super) fn exec_not_found(error: &task::Error, terminal: bool) -> [Output; 4] {
+    const NOT_FOUND: i32 = 127;
+    let line = format!("{}{}", crate::chain(error), if terminal { "\r\n" } else { "\n" });
+    let said = if terminal { Output::Stdout(line.into()) } else { Output::Stderr(line.into()) };
+    // A status as wait(2) has it: the exit code is the second byte.
+    [said, Output::StdoutEnd, Output::StderrEnd, Output::Exited(ExitStatus::from_raw(NOT_FOUND << 8))]
+}
+
 /// What a script check gets: as with Nomad's own drivers everything is in stdout, the only field that is read.
 pub(super) fn exec_response(report: Report) -> wire::ExecTaskResponse {
     let Report { output, status } = report;

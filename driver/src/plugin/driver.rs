@@ -16,9 +16,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, status};
 use super::{fingerprint, schema};
+use crate::enter::Failure;
 use crate::systemd::Systemd;
-use crate::task::Tasks;
 use crate::task::config::{DriverConfig, TaskId};
+use crate::task::{self, Tasks, exec};
 
 /// How often the node is looked at again, as Nomad's own drivers do.
 const FINGERPRINT_PERIOD: Duration = Duration::from_secs(30);
@@ -226,8 +227,15 @@ impl Driver for Systemds {
         let (setup, first) =
             first.ok_or_else(|| Status::invalid_argument("exec: the first frame must say what to run"))?;
         let exec_task_streaming_request::Setup { task_id, command, tty } = setup;
-        let session =
-            self.tasks.exec(&TaskId(task_id), command, tty).await.map_err(|error| status(&error))?;
+        let session = match self.tasks.exec(&TaskId(task_id), command, tty).await {
+            Ok(session) => session,
+            // As from a shell: Nomad's client makes "unexpected EOF" of an error that comes so early.
+            Err(error @ task::Error::Exec(exec::Error::Enter(Failure::Command { .. }))) => {
+                let answers = convert::exec_not_found(&error, tty).map(convert::exec_output).map(Ok);
+                return Ok(Response::new(stream::iter(answers).boxed()));
+            }
+            Err(error) => return Err(status(&error)),
+        };
         let frames = stream::iter(Some(first)).chain(frames.filter_map(|frame| future::ready(frame.ok())));
         let input = frames.flat_map(|frame| stream::iter(convert::exec_input(frame)));
         let (output, outputs) = mpsc::channel(OUTPUT_WAITING);
