@@ -547,7 +547,7 @@ fn is_of_a_dead_plugin(status: &Status) -> bool {
 
 async fn kill_the_bus() {
     // systemd starts it for whoever connects to it, but not too often in a short time.
-    for act in [&["reset-failed"][..], &["start"], &["kill", "--signal=KILL", "--kill-whom=main"]] {
+    for act in [&["reset-failed"][..], &["start"], &["kill", "--signal=KILL"]] {
         command("systemctl", &[act, &["dbus.service"]].concat()).await;
     }
 }

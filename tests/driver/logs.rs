@@ -39,7 +39,8 @@ async fn a_task_with_its_logs_disabled_runs() {
 /// The messages in the journal that have this field, once there are so many.
 async fn journal(host: &Host, field: &str, count: usize) -> Vec<String> {
     eventually("the journal has it", async || {
-        let said = host.run("journalctl", &["--quiet", "--output=cat", field]);
+        // From 257 on systemd gives its own words about a unit the same fields.
+        let said = host.run("journalctl", &["--quiet", "--output=cat", "_TRANSPORT=stdout", field]);
         let lines: Vec<_> = said.lines().map(str::to_owned).collect();
         (lines.len() >= count).then_some(lines)
     })
@@ -67,7 +68,8 @@ async fn a_task_may_log_to_the_journal_where_it_is_found_by_the_words_of_nomad()
         let lines = journal(&host, &field, 2).await;
         assert_eq!(lines[..2], ["to stdout", "to stderr"], "{field}");
     }
-    let all = host.run("journalctl", &["--quiet", "--output=json", &format!("NOMAD_JOB_ID={id}")]);
+    let field = format!("NOMAD_JOB_ID={id}");
+    let all = host.run("journalctl", &["--quiet", "--output=json", "_TRANSPORT=stdout", &field]);
     let entry: serde_json::Value = serde_json::from_str(all.lines().next().unwrap()).unwrap();
     for (field, value) in [
         ("NOMAD_TASK_NAME", "web"),

@@ -199,7 +199,7 @@ async fn the_loss_of_the_bus_loses_no_exit() {
     let Some(host) = Host::alone(Need::Systemd).await else { return };
     let node = Node::start(&host).await;
     let long = node.run(Job::shell("while ! test -e /local/go; do sleep 0.05; done; exit 6")).await;
-    host.run("systemctl", &["kill", "--signal=KILL", "--kill-whom=main", "dbus.service"]);
+    host.run("systemctl", &["kill", "--signal=KILL", "dbus.service"]);
     std::fs::write(long.alloc_dir().join("web/local/go"), "").unwrap();
     assert_eq!(node.wait(&long).await, Exit::status(6));
     let after =

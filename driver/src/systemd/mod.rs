@@ -249,8 +249,14 @@ impl Systemd {
     async fn started(&self, unit: &Unit, answer: &Message, ends: &mut JobEnds<'_>) -> Result<(), Error> {
         let name = unit.name.clone();
         let job = job_of(answer, "start unit", &name)?;
+        let mut state = unit.state.clone();
         let job_result = loop {
-            if let Some(result) = ends.wait_for(&job, "start unit").await? {
+            let end = tokio::select! {
+                end = ends.wait_for(&job, "start unit") => end?,
+                // It ended at once, and the job waits for what it left running; before 257 it then counts as failed.
+                _ = state.wait_for(UnitState::main_has_ended) => Some("failed".to_owned()),
+            };
+            if let Some(result) = end {
                 break result;
             }
             self.refresh(&name).await?;

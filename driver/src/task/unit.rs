@@ -10,6 +10,9 @@ use crate::systemd::{Bind, Property, Stream, TransientUnit, UnitName};
 /// The slice of all our units. Nomad makes `nomad.slice` itself, behind systemd's back; this one is apart from it.
 pub const SLICE: &str = "nomad_tasks.slice";
 
+/// Where the runner of WebAssembly tells systemd how a guest ended.
+const NOTIFY: &str = "/run/systemd/notify";
+
 /// What the unit runs.
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -93,7 +96,12 @@ fn run_guest(task: &TaskSpec, shim: &Path, code: &Path, name: &str) -> Vec<Prope
                 optional: false,
             };
             vec![
-                Property::BindReadOnlyPaths(vec![mount(shim, view::SHIM), mount(code, view::GUEST)]),
+                Property::BindReadOnlyPaths(vec![
+                    mount(shim, view::SHIM),
+                    mount(code, view::GUEST),
+                    // systemd puts it there by itself, but not yet in 247.
+                    Bind { optional: true, ..mount(NOTIFY.as_ref(), NOTIFY) },
+                ]),
                 Property::ExecStart {
                     path: view::SHIM.into(),
                     argv: shim_argv(task, view::GUEST.as_ref(), name),
