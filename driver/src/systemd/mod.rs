@@ -46,6 +46,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long after a unit's end journald may still be busy with its last lines.
 const JOURNAL_LAG: Duration = Duration::from_secs(10);
+/// What we say of a job whose end we did not wait for, because the main process has ended.
+const ENDED: &str = "ended";
 /// Between two attempts at something that the bus did not let us do; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -253,8 +255,10 @@ impl Systemd {
         let job_result = loop {
             let end = tokio::select! {
                 end = ends.wait_for(&job, "start unit") => end?,
-                // It ended at once, and the job waits for what it left running; before 257 it then counts as failed.
-                _ = state.wait_for(UnitState::main_has_ended) => Some("failed".to_owned()),
+                // It ended at once, and the job waits for what it left running.
+                _ = state.wait_for(|state| state.main_has_ended() && !state.tells_handoff()) => {
+                    Some(ENDED.to_owned())
+                }
             };
             if let Some(result) = end {
                 break result;
@@ -280,7 +284,7 @@ impl Systemd {
         let outcome = match waited.map(drop) {
             Ok(()) if unit.state().removed => return Err(Error::NoSuchUnit { unit: name.clone() }),
             // Nobody has kept the end of its job: the journal decides.
-            Ok(()) => self.judge(&unit, "failed".to_owned()).await,
+            Ok(()) => self.judge(&unit, ENDED.to_owned()).await,
             Err(_) => Err(Error::Slow { act: "start unit", unit: name.clone() }),
         };
         if outcome.is_err() {
@@ -292,11 +296,13 @@ impl Systemd {
     /// Did the program come to run?
     async fn judge(&self, unit: &Unit, job_result: String) -> Result<(), Error> {
         let (name, state) = (unit.name.clone(), unit.state());
-        if let Some(failure) = state.failed_step(job_result == "failed") {
+        // Those that tell of the handoff tell a program that was quick to fail apart as well, from 257 on.
+        let surely_failed = job_result == "failed" && state.tells_handoff();
+        if let Some(failure) = state.failed_step(matches!(job_result.as_str(), "failed" | ENDED)) {
             let words = match (journal::failed_step(&name, &state.invocation).await, failure) {
                 (Ok(Some(words)), _) => Some(words),
                 // The program ran, and ended with a status that looks like a step.
-                (Ok(None), FailedStep::Perhaps(_)) => None,
+                (Ok(None), FailedStep::Perhaps(_)) if !surely_failed => None,
                 (_, FailedStep::Surely(status) | FailedStep::Perhaps(status)) => {
                     Some(step_name(status).map_or_else(
                         || "systemd failed before it ran the program".to_owned(),

@@ -348,6 +348,11 @@ impl UnitState {
         self.active_state == "active" && self.main_pid != 0
     }
 
+    /// systemd tells when it handed over to the program (256 and later).
+    pub(super) fn tells_handoff(&self) -> bool {
+        self.handoff_usec.is_some()
+    }
+
     /// The main process runs, or has ended already.
     pub(super) fn has_begun(&self) -> bool {
         self.is_running() || self.main_has_ended()
