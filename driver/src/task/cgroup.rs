@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,8 +35,13 @@ impl Cgroup {
 
     /// The groups in it.
     pub fn children(&self) -> Vec<Self> {
+        // The kernel counts directories as links, so that most groups need not be listed to find none.
+        if fs::metadata(&self.0).is_ok_and(|directory| directory.nlink() <= 2) {
+            return Vec::new();
+        }
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).map(Self).collect()
+        let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        groups.map(|entry| Self(entry.path())).collect()
     }
 
     /// The processes in it, those of the groups in it included.
