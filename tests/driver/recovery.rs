@@ -1,7 +1,5 @@
 //! What outlives the plugin, the agent, the bus and systemd's own restarts.
 
-use std::path::Path;
-
 use tests::{Exit, Host, Job, Need, Node, SOON, eventually};
 use tonic::Code;
 
