@@ -373,9 +373,11 @@ impl World {
             Err(status) => {
                 assert!(is_of_a_dead_plugin(&status) || self.is_shaken, "{status:?}: {fate:?}");
                 self.come_to_rest().await;
-                // Nomad asks once more by the same id.
-                prepared.config.msgpack_driver_config = fate.job(2).msgpack();
-                (self.node.begin(prepared).await.unwrap(), 2)
+                // Nomad asks once more by the same id. What a dead plugin had begun is gone on with; a living one has
+                // undone what it refused, and the task is told that this is another start.
+                let start = if is_of_a_dead_plugin(&status) { 1 } else { 2 };
+                prepared.config.msgpack_driver_config = fate.job(start).msgpack();
+                (self.node.begin(prepared).await.unwrap(), start)
             }
         };
         // It may have been answered by the plugin that died.
