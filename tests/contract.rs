@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nomad_driver_systemd::nomad::plugin::{Launch, Plugin};
 use nomad_driver_systemd::task::config::{DriverConfig, PluginConfig};
-use nomad_driver_systemd::task::options::{self, Opt};
+use nomad_driver_systemd::task::options::{self, Block as _, Kind, Opt};
 use proto::base::{ConfigSchemaRequest, PluginInfoRequest, PluginType};
 use proto::driver::TaskConfigSchemaRequest;
 use proto::hclspec::{Spec, spec::Block};
@@ -28,10 +28,13 @@ const RULES: &[(&str, &[&str])] = &[
 #[test]
 fn imports_go_one_way() {
     for (room, forbidden) in RULES {
-        let directory = repository().join("driver/src").join(room);
+        let mut paths = vec![repository().join("driver/src").join(room)];
         let mut files = 0;
-        for entry in std::fs::read_dir(&directory).unwrap() {
-            let path = entry.unwrap().path();
+        while let Some(path) = paths.pop() {
+            if path.is_dir() {
+                paths.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                continue;
+            }
             let text = read(&path);
             let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
             for (number, line) in code.enumerate() {
@@ -109,7 +112,19 @@ fn holds(spec: Option<Spec>, options: &[Opt]) {
         let (attr, default) = match object.attributes[option.name].block.clone().unwrap() {
             Block::BlockValue(block) => {
                 assert_eq!(block.name, option.name);
-                holds(block.nested.map(|nested| *nested), option.nested.unwrap());
+                let Some(Kind::Once(options)) = option.block else { panic!("{}", option.name) };
+                holds(block.nested.map(|nested| *nested), options);
+                continue;
+            }
+            Block::BlockList(list) => {
+                assert_eq!(list.name, option.name);
+                let Some(Kind::Often(options)) = option.block else { panic!("{}", option.name) };
+                holds(list.nested.map(|nested| *nested), options);
+                continue;
+            }
+            Block::BlockAttrs(attrs) => {
+                assert_eq!((attrs.name.as_str(), attrs.r#type.as_str()), (option.name, "string"));
+                assert!(matches!(option.block, Some(Kind::Free)), "{}", option.name);
                 continue;
             }
             Block::Attr(attr) => (attr, None),
@@ -128,11 +143,12 @@ fn holds(spec: Option<Spec>, options: &[Opt]) {
 }
 
 #[tokio::test]
-async fn what_is_not_there_yet_is_not_claimed() {
+async fn what_is_claimed_is_what_is_there() {
     let plugin = plugin().await;
     let capabilities = plugin.capabilities().await.unwrap();
     assert!(capabilities.send_signals && capabilities.exec && !capabilities.must_create_network);
-    assert_eq!(capabilities.mount_configs(), proto::driver::driver_capabilities::MountConfigs::NoMounts);
+    assert_eq!(capabilities.mount_configs(), proto::driver::driver_capabilities::MountConfigs::AnyMounts);
+    assert!(!capabilities.dynamic_workload_users, "unless the operator says so");
     let network = proto::driver::CreateNetworkRequest::default();
     let refusal = plugin.driver().create_network(network).await.unwrap_err();
     assert_eq!(refusal.code(), tonic::Code::Unimplemented);

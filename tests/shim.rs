@@ -202,6 +202,50 @@ fn damaged_precompiled_code_is_refused() {
 }
 
 #[test]
+fn precompiled_code_that_is_not_where_its_section_table_says_is_refused() {
+    const EXECUTABLE: u64 = 4;
+    let desk = Desk::new();
+    for guest in ["hello", "run_ok"] {
+        let file = desk.path(&format!("{guest}.cwasm"));
+        assert_eq!(desk.run(&["compile", &desk.guest(guest), "-o", &file]).code(), 0);
+        let whole = fs::read(&file).unwrap();
+        let number = |at: usize| u64::from_ne_bytes(whole[at..at + 8].try_into().unwrap());
+        // Where a section's flags, offset and length stand.
+        let (table, count) = (usize::try_from(number(40)).unwrap(), usize::from(whole[60]));
+        let sections = (0..count).map(|index| table + index * 64).map(|at| [at + 8, at + 24, at + 32]);
+        let (code, other): (Vec<_>, Vec<_>) = sections
+            .filter(|[_, offset, _]| number(*offset) > 0 && number(*offset) % 4096 == 0)
+            .partition(|[flags, ..]| number(*flags) & EXECUTABLE != 0);
+        let ([[code, _, len]], [[data, _, data_len], ..]) = (&code[..], &other[..]) else {
+            panic!("{guest} has one section of code and one of data: {code:?} {other:?}");
+        };
+
+        let (code_as_data, data_as_code) =
+            ((*code, number(*code) & !EXECUTABLE), (*data, number(*data) | EXECUTABLE));
+        for (changes, verdict) in [
+            (&[data_as_code][..], "it has more than one executable section"),
+            (&[code_as_data], "it contains no code"),
+            (&[code_as_data, data_as_code], "its code has another length than its section table says"),
+            (
+                &[code_as_data, data_as_code, (*data_len, number(*len))],
+                "its code is not where its section table says",
+            ),
+        ] {
+            let mut bytes = whole.clone();
+            for (at, number) in changes {
+                bytes[*at..*at + 8].copy_from_slice(&number.to_ne_bytes());
+            }
+            bytes.resize(2 * bytes.len(), 0);
+            let damaged = desk.file("damaged.cwasm", &bytes);
+            let end = desk.run(&["--allow-precompiled", &damaged]);
+            assert_eq!(end.code(), NOT_STARTED, "{guest}: {end:?}");
+            end.says(&format!("load precompiled `{damaged}`"));
+            end.says(verdict);
+        }
+    }
+}
+
+#[test]
 fn the_compiler_works_from_stdin_to_stdout_without_files_and_environment() {
     let desk = Desk::new();
     let mut compiler = Command::new(binary("wasm-shim-compile"));
@@ -433,15 +477,25 @@ fn a_guest_runs_where_memory_is_never_writable_and_executable() {
         eprintln!("skipped: this kernel has no PR_SET_MDWE (it came with Linux 6.3)");
         return;
     }
+    make_memory_executable(&mut probe);
+    let Err(refused) = probe.status() else { panic!("the rule does not hold") };
+    assert_eq!(refused.raw_os_error(), Some(libc::EACCES), "{refused}");
+
     let desk = Desk::new();
-    for (guest, code) in [("hello", 0), ("run_ok", 0), ("trap", TRAPPED)] {
+    let shared = desk.path("shared");
+    fs::create_dir(&shared).unwrap();
+    for (guest, code) in
+        [("hello", 0), ("unstable", 142), ("file", 0), ("run_ok", 0), ("run_exit", 200), ("trap", TRAPPED)]
+    {
         let file = desk.guest(guest);
+        let artifact = desk.path(&format!("{guest}.cwasm"));
+        assert_eq!(desk.run(&["compile", &file, "-o", &artifact]).code(), 0);
         // The compiler inherits the rule, and may: it makes code and never runs it.
-        for options in [&[][..], &["--no-cache"]] {
-            let mut shim = desk.shim(&[options, &[file.as_str()]].concat());
+        for line in [&[file.as_str()][..], &["--no-cache", &file], &["--allow-precompiled", &artifact]] {
+            let mut shim = desk.shim(&[&["--dir", &shared], line].concat());
             deny_executable_memory(&mut shim);
             let end = end_of(&mut shim);
-            assert_eq!(end.code(), code, "{guest} {options:?}: {end:?}");
+            assert_eq!(end.code(), code, "{line:?}: {end:?}");
         }
     }
 }
@@ -593,6 +647,23 @@ fn deny_executable_memory(command: &mut Command) {
         command.pre_exec(|| match libc::prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+}
+
+/// Does what wasmtime does by itself with the code of an artifact.
+fn make_memory_executable(command: &mut Command) {
+    #[expect(unsafe_code, reason = "only the child is held by the rule")]
+    // SAFETY: both calls are safe between fork and exec, and touch no memory but what they map.
+    unsafe {
+        command.pre_exec(|| {
+            let writable = libc::PROT_READ | libc::PROT_WRITE;
+            let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let memory = libc::mmap(std::ptr::null_mut(), 4096, writable, private, -1, 0);
+            match libc::mprotect(memory, 4096, libc::PROT_READ | libc::PROT_EXEC) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
         });
     }
 }

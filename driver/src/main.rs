@@ -1,10 +1,13 @@
 //! `nomad-driver-systemd`: a plugin when Nomad starts it, and a command for people otherwise.
 #![forbid(unsafe_code)]
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use nomad_driver_systemd::nomad::{self, run::RunOptions};
+use nomad_driver_systemd::nomad::options::JobOptions;
+use nomad_driver_systemd::nomad::run::{self, RunOptions};
+use nomad_driver_systemd::nomad::unit::{self, Requested};
 use nomad_driver_systemd::plugin::handshake::Terms;
 use nomad_driver_systemd::systemd::Systemd;
 use nomad_driver_systemd::task::Tasks;
@@ -24,6 +27,8 @@ struct Cli {
 enum Command {
     /// Runs a job file here and now, without Nomad, through the same plugin.
     Run(RunOptions),
+    /// Prints the unit that each task of a job file would become; runs nothing, and needs no systemd.
+    Unit(JobOptions),
     /// Becomes a command inside a running task; the driver itself asks for it.
     #[command(hide = true)]
     Enter,
@@ -36,7 +41,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         None => plugin_process(),
-        Some(Command::Run(options)) => run(options),
+        Some(Command::Run(options)) => finished(run::run(options)).map_or(ExitCode::FAILURE, ExitCode::from),
+        Some(Command::Unit(options)) => {
+            finished(unit::requests(&options)).map_or(ExitCode::FAILURE, print_units)
+        }
         Some(Command::Enter) => enter::become_the_command(),
         Some(Command::Copy) => copy::stdin_to_both(),
     }
@@ -76,19 +84,19 @@ fn plugin_process() -> ExitCode {
     }
 }
 
-/// Plays Nomad's part for one job. The exit status is the task's.
-fn run(options: RunOptions) -> ExitCode {
+/// What came of playing Nomad's part. An error has been told.
+fn finished<T>(played: impl Future<Output = Result<T, run::Error>>) -> Option<T> {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("nomad-driver-systemd: start the runtime: {error}");
-            return ExitCode::FAILURE;
+            return None;
         }
     };
-    let ran = runtime.block_on(nomad::run::run(options));
+    let played = runtime.block_on(played);
     runtime.shutdown_background();
-    match ran {
-        Ok(code) => ExitCode::from(code),
+    match played {
+        Ok(result) => Some(result),
         Err(error) => {
             // On several lines where the cause draws a picture, as the parser of job files does.
             let mut cause: Option<&dyn std::error::Error> = Some(&error);
@@ -98,9 +106,27 @@ fn run(options: RunOptions) -> ExitCode {
                 cause = error.source();
             }
             eprintln!("{line}");
-            ExitCode::FAILURE
+            None
         }
     }
+}
+
+/// Prints every unit, or none and what is wrong with one.
+fn print_units(requested: Requested) -> ExitCode {
+    let Requested { plugin_config, tasks } = requested;
+    let mut texts = Vec::new();
+    for (name, task) in tasks {
+        match plugin::unit_file(&plugin_config, task) {
+            Ok(text) => texts.push(format!("# {name}\n{text}")),
+            Err(error) => {
+                eprintln!("nomad-driver-systemd: {name}: {}", chain(&error));
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    // A reader that has gone away has read enough.
+    let _ = writeln!(io::stdout(), "{}", texts.join("\n").trim_end());
+    ExitCode::SUCCESS
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -55,8 +55,10 @@ pub unsafe fn load(file: File) -> Result<Code> {
 /// Makes the code of one artifact executable where `MemoryDenyWriteExecute=` forbids to change writable memory to
 /// executable: by mapping the same part of the file once more, executable from the start.
 ///
-/// This works because artifacts have no relocations: the code in the file is the code that runs.
+/// This works because artifacts have no relocations: the code in the file is the code that runs. A file in memory can
+/// be mapped like this too, so that there is no second way, and no call of mprotect that makes anything executable.
 struct ExecutableFile {
+    /// The file that was opened and recognised, whatever its path leads to by now.
     file: File,
     /// Where the code is in the file, in bytes; a multiple of the page size.
     offset: u64,
@@ -67,26 +69,45 @@ struct ExecutableFile {
 const PAGE: usize = 4096;
 
 impl ExecutableFile {
-    /// Looks for the one executable section. The numbers are those of a 64-bit ELF file, in this machine's byte order.
+    /// Looks for the executable section, of which an artifact has one: a component keeps the code of all its modules in
+    /// it. The numbers are those of a 64-bit ELF file, in this machine's byte order.
     fn new(file: &File, head: &[u8; HEAD]) -> Result<Self> {
         const SECTION: usize = 64;
         const SHF_EXECINSTR: u64 = 4;
 
         let table = word(head, 40);
-        let count = u64::from(u16::from_ne_bytes([head[60], head[61]]));
+        let [section_size, count] = [58, 60].map(|at| u16::from_ne_bytes([head[at], head[at + 1]]));
+        ensure!(usize::from(section_size) == SECTION, "its section table is damaged");
         let size = file.metadata()?.len();
-        for index in 0..count {
+        let mut code = None;
+        for index in 0..u64::from(count) {
             let mut section = [0; SECTION];
             let at = table.checked_add(index * SECTION as u64).context("its section table is damaged")?;
             file.read_exact_at(&mut section, at).context("it is truncated")?;
             let (flags, offset, len) = (word(&section, 8), word(&section, 24), word(&section, 32));
             if flags & SHF_EXECINSTR != 0 {
+                ensure!(code.is_none(), "it has more than one executable section");
                 ensure!(offset % PAGE as u64 == 0, "its code is not aligned to pages");
                 ensure!(offset.checked_add(len).is_some_and(|end| end <= size), "it is truncated");
-                return Ok(Self { file: file.try_clone()?, offset, len });
+                code = Some((offset, len));
             }
         }
-        bail!("it contains no code")
+        let (offset, len) = code.context("it contains no code")?;
+        Ok(Self { file: file.try_clone()?, offset, len })
+    }
+
+    /// Checks that `code`, which wasmtime took from the file, is what will be mapped in its place: the same length, the
+    /// same start and end. Reading all of it would cost what mapping saves.
+    fn is_what_replaces(&self, code: &[u8]) -> Result<()> {
+        ensure!(code.len() as u64 == self.len, "its code has another length than its section table says");
+        let edge = code.len().min(64);
+        for at in [0, code.len() - edge] {
+            let mut there = [0; 64];
+            let there = &mut there[..edge];
+            self.file.read_exact_at(there, self.offset + at as u64).context("it is truncated")?;
+            ensure!(*there == code[at..at + edge], "its code is not where its section table says");
+        }
+        Ok(())
     }
 }
 
@@ -103,9 +124,11 @@ impl CustomCodeMemory for ExecutableFile {
     }
 
     fn publish_executable(&self, start: *const u8, len: usize) -> Result<()> {
-        ensure!(len as u64 == self.len, "its code has another length than its header says");
-        // SAFETY: wasmtime hands us the page-aligned range to which it mapped these bytes of this file, and from which
-        // nobody reads at the moment. The range stays mapped, with the same content, and is unmapped by its owner.
+        // SAFETY: wasmtime hands us the readable range to which it mapped the code, and does not write to it any more.
+        self.is_what_replaces(unsafe { std::slice::from_raw_parts(start, len) })?;
+        // SAFETY: the range is aligned to pages. What is mapped over it are the same bytes, also behind `len` to the end
+        // of its last page: the place in the file was just checked, and the caller of `load` promised that nobody
+        // changes the file. So whoever refers to the range sees no change. It is unmapped by its owner.
         let mapped = unsafe {
             libc::mmap(
                 start.cast_mut().cast(),

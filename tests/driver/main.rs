@@ -17,9 +17,16 @@ macro_rules! host {
 mod end;
 mod events;
 mod exec;
+mod files;
+mod identity;
 mod logs;
+mod network;
+mod operator;
 mod plugin;
+mod properties;
 mod recovery;
+mod sandbox;
+mod socket;
 mod start;
 mod stats;
 mod view;

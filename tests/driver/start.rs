@@ -285,18 +285,6 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
 }
 
 #[tokio::test]
-async fn what_this_version_cannot_honour_is_refused_and_not_dropped() {
-    let host = host!();
-    let node = Node::start(&host).await;
-    let mount =
-        proto::driver::Mount { task_path: "/data".into(), host_path: "/srv".into(), ..Default::default() };
-    let job = Job::shell("true").with(|request| request.mounts.push(mount));
-    assert!(node.try_run(job).await.unwrap_err().message.contains("`/data`"));
-    let job = Job::shell("true").with(|request| request.cores = vec![0]);
-    assert!(node.try_run(job).await.unwrap_err().message.contains("`cores`"));
-}
-
-#[tokio::test]
 async fn an_operators_mistake_is_refused_when_the_agent_starts() {
     let _host = host!();
     for (options, reason) in [
@@ -304,6 +292,12 @@ async fn an_operators_mistake_is_refused_when_the_agent_starts() {
         (r#"host_paths = ["usr"]"#, "host_paths"),
         (r#"default_usr = "x""#, "default_usr"),
         (r#"state_dir = "relative""#, "state_dir"),
+        (r#"sandbox = "tight""#, "`sandbox`"),
+        (r#"sandbox_floor = "wasm""#, "`sandbox_floor`"),
+        (r#"manager = "mine""#, "`manager`"),
+        (r#"allow_caps = ["flying"]"#, "flying"),
+        (r#"allow_host_paths = ["/srv/../etc"]"#, "`allow_host_paths`"),
+        (r#"denied_host_uids = "0-x""#, "`denied_host_uids`"),
     ] {
         let refusal = Node::refusal(options).await;
         assert!(refusal.contains(reason), "{options}: {refusal}");

@@ -16,13 +16,15 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
-use nomad_driver_systemd::systemd::{Property, UnitName};
+use nomad_driver_systemd::systemd::{Features, Property, Systemd, UnitName};
 use nomad_driver_systemd::task::cgroup::Cgroup;
-use nomad_driver_systemd::task::config::{DriverConfig, Known, PluginConfig, Resources, TaskConfig, TaskId};
+use nomad_driver_systemd::task::config::{
+    DriverConfig, Known, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId,
+};
 use nomad_driver_systemd::task::spec::{NodeSpec, TaskSpec};
 use nomad_driver_systemd::task::stats::Reading;
 use nomad_driver_systemd::task::unit::{self, Streams};
-use nomad_driver_systemd::task::{env, logs};
+use nomad_driver_systemd::task::{env, logs, view};
 use proto::driver::WaitTaskRequest;
 use tests::{Host, Job, Need, Node, Task, exiting_guest, program};
 use zbus::{MessageStream, OwnedObjectPath, Variant};
@@ -110,6 +112,7 @@ async fn destroy(node: &Node, task: Task) {
 struct Floor {
     connection: zbus::Connection,
     node: NodeSpec,
+    features: Features,
 }
 
 impl Floor {
@@ -125,7 +128,8 @@ impl Floor {
             .unwrap();
         zbus::fdo::DBusProxy::new(&connection).await.unwrap().add_match_rule(rule).await.unwrap();
         call(&connection, "Subscribe", &()).await;
-        Self { connection, node: NodeSpec::resolve(PluginConfig::decode(&[]).unwrap()).unwrap() }
+        let features = Systemd::default().features().await.unwrap();
+        Self { connection, features, node: NodeSpec::resolve(PluginConfig::decode(&[]).unwrap()).unwrap() }
     }
 
     async fn timed_start(&self, node: &Node) -> Duration {
@@ -143,27 +147,31 @@ impl Floor {
             job_name: "job".into(),
             namespace: "default".into(),
             group_name: "group".into(),
-            driver: DriverConfig {
-                command: "/bin/sleep".into(),
-                args: vec!["infinity".into()],
-                logging: None,
-                work_dir: None,
-            },
+            driver: DriverConfig::decode(&wire.msgpack_driver_config).unwrap(),
             user: String::new(),
             stdout_path: PathBuf::from(&wire.stdout_path),
             stderr_path: PathBuf::from(&wire.stderr_path),
             resources: Resources { cpu_shares: 100, memory_mb: 300, ..Resources::default() },
-            beyond: Vec::new(),
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            network: NetworkMode::Host,
+            dns: None,
         };
-        let task = TaskSpec::resolve(&config, &self.node).unwrap();
-        let env_file = env::write(&task.env).unwrap();
+        let task = TaskSpec::resolve(&config, &self.node, &self.features).unwrap();
+        let env_file = env::write(&task.env, &self.node.runtime_dir).unwrap();
         let open = |path: &'static str| logs::open(Path::new("/"), Path::new(path));
         let streams =
             Streams { stdout: open("/dev/null").await.unwrap(), stderr: open("/dev/null").await.unwrap() };
-        let made = unit::build(&task, &unit::Command::Native("/bin/sleep".into()), env_file.path(), streams);
+        let made = unit::Made {
+            root: view::shared_root(&self.node.runtime_dir),
+            env_file: env_file.path().to_owned(),
+            settings: task.settings(false).to_vec(),
+            ..Default::default()
+        };
+        let made = unit::build(&task, &unit::Command::Native("/bin/sleep".into()), made, streams);
         let name: UnitName = made.name.clone();
-        let properties: Vec<(&str, Variant<'_>)> =
-            made.properties.into_iter().map(Property::into_wire).collect();
+        let properties: Vec<(String, Variant<'_>)> =
+            made.properties.into_iter().flat_map(Property::into_wire).collect();
         let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
 
         let mut messages = MessageStream::from(&self.connection);

@@ -96,6 +96,21 @@ impl Job {
         self
     }
 
+    /// With what is written here in its `config`, in HCL; values must have the types of the options.
+    #[must_use]
+    pub fn config(mut self, text: &str) -> Self {
+        /// Blocks that may be there several times.
+        const LISTS: [&str; 2] = ["credential", "socket"];
+        let value: hcl::Value = hcl::from_str(text).expect("the test's own text");
+        let hcl::Value::Object(options) = value else { panic!("a body: {text}") };
+        for (name, value) in options {
+            let value = rmpv::ext::to_value(value).expect("memory does not fail");
+            let one = LISTS.contains(&name.as_str()) && !value.is_array();
+            self.options.push((name, if one { rmpv::Value::Array(vec![value]) } else { value }));
+        }
+        self
+    }
+
     /// With a file in `local/`.
     #[must_use]
     pub fn file(mut self, name: &str, content: &[u8]) -> Self {

@@ -55,6 +55,12 @@ impl Identity {
         told.into_iter().filter_map(|(variable, value)| Some((variable, value?.to_owned()))).collect()
     }
 
+    /// Makes this process a member of the task's groups. In a user namespace of the task's own nobody may do so.
+    pub(super) fn join_groups(&self, inherited: &Inherited) -> io::Result<()> {
+        let groups: Vec<Gid> = inherited.groups_of(self.uid).iter().map(|gid| Gid::from_raw(*gid)).collect();
+        Ok(rustix::thread::set_thread_groups(&groups)?)
+    }
+
     /// Makes this process run as that user, with no right that the task cannot have.
     pub(super) fn take_on(&self, inherited: &Inherited) -> io::Result<()> {
         let bounding_set = inherited.bounding_set;
@@ -68,8 +74,6 @@ impl Identity {
         }
         let ambient = self.ambient & bounding_set;
         rustix::thread::set_keep_capabilities(ambient != 0)?;
-        let groups: Vec<Gid> = inherited.groups_of(self.uid).iter().map(|gid| Gid::from_raw(*gid)).collect();
-        rustix::thread::set_thread_groups(&groups)?;
         let (gid, uid) = (Gid::from_raw(self.gid), Uid::from_raw(self.uid));
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;

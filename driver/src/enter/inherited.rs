@@ -8,7 +8,8 @@ use std::path::Path;
 use rustix::process::{Pid, Resource, Rlimit};
 use rustix::thread::CpuSet;
 
-use super::{Failure, kernel, step};
+use super::{Failure, step};
+use crate::kernel;
 
 /// All of it.
 pub(super) struct Inherited {

@@ -7,7 +7,7 @@
 //! ```text
 //!  driver ── Plan ──► child:  the task's cgroup ─► what its main process inherited (inherited.rs)
 //!                             ─► its namespaces and root ─► its user and capabilities (identity.rs)
-//!                             ─► its system call filters (kernel.rs) ─► execve
+//!                             ─► its system call filters (../kernel.rs) ─► execve
 //!         ◄─ Failure, or the end of the socket: it runs ──┘
 //! ```
 //!
@@ -15,7 +15,6 @@
 
 mod identity;
 mod inherited;
-mod kernel;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -34,6 +33,7 @@ use serde::{Deserialize, Serialize};
 pub use identity::Identity;
 
 use self::inherited::Inherited;
+use crate::kernel;
 
 /// The descriptor on which the child gets its [`Plan`] and answers with a [`Failure`].
 pub const SOCKET: i32 = 3;
@@ -128,6 +128,7 @@ fn enter(plan: &Plan) -> Result<ExitCode, Failure> {
     step("nothing of the driver", kernel::keep_descriptors_from_the_command)?;
     step("its cgroup", || fs::write(plan.cgroup.join("cgroup.procs"), "0"))?;
     inherited.take_on()?;
+    step("its groups", || plan.identity.join_groups(&inherited))?;
     if !namespaces.is_empty() {
         step("its namespaces", || {
             Ok(rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), namespaces)?)

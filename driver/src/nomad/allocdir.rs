@@ -11,6 +11,7 @@
 //!
 //! Facts from Nomad v2.0.5, client/allocdir/ and client/lib/fifo/. One difference: `secrets` and `private` are plain
 //! directories here and not small file systems in memory, which only root can mount; they end with the allocation.
+//! Who is not root owns everything, and so do the tasks, which run as the same user.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -259,21 +260,52 @@ fn is_pipe(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
-/// A fresh directory for the allocations of one run, with mode 0711.
+/// Who must be able to reach an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passable {
+    /// PID 1, and users that exist only while their task runs.
+    ToAll,
+    /// We, with a systemd of our own.
+    ToUs,
+}
+
+/// A fresh directory for the allocations of one run; others may pass through it, if they must, and not look around.
 ///
-/// Root's lies below `/var/lib/nomad-driver-systemd`: a task needs to reach it from PID 1 and as a user that exists
-/// only while it runs, and may have a `/tmp` of its own. Everybody else's lies in the system's temporary directory.
-pub fn fresh_base() -> Result<tempfile::TempDir, Error> {
-    let parent = if rustix::process::geteuid().is_root() {
-        PathBuf::from("/var/lib/nomad-driver-systemd")
-    } else {
-        std::env::temp_dir()
+/// Root's lies below `/var/lib/nomad-driver-systemd`, since a task may have a `/tmp` of its own. Everybody else's lies
+/// in `$XDG_RUNTIME_DIR`, which is in memory, if nobody else must reach it; otherwise in the system's temporary
+/// directory.
+pub fn fresh_base(to: Passable) -> Result<tempfile::TempDir, Error> {
+    let parent = match to {
+        _ if rustix::process::geteuid().is_root() => PathBuf::from("/var/lib/nomad-driver-systemd"),
+        Passable::ToUs => runtime_dir().unwrap_or_else(std::env::temp_dir),
+        Passable::ToAll => std::env::temp_dir(),
     };
-    let wrong = |source| Error::Directory { path: parent.clone(), source };
-    fs::create_dir_all(&parent).map_err(wrong)?;
-    let directory = tempfile::Builder::new().prefix("run-").tempdir_in(&parent).map_err(wrong)?;
-    fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).map_err(wrong)?;
+    fresh_below(&parent, to)
+}
+
+fn fresh_below(parent: &Path, to: Passable) -> Result<tempfile::TempDir, Error> {
+    let mode = if to == Passable::ToUs { 0o700 } else { 0o711 };
+    let wrong = |source| Error::Directory { path: parent.to_owned(), source };
+    fs::create_dir_all(parent).map_err(wrong)?;
+    let directory = tempfile::Builder::new().prefix("run-").tempdir_in(parent).map_err(wrong)?;
+    fs::set_permissions(directory.path(), Permissions::from_mode(mode)).map_err(wrong)?;
     Ok(directory)
+}
+
+/// Our session's directory, which is ours or not to be trusted (basedir specification).
+fn runtime_dir() -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    let metadata = fs::metadata(&path).ok()?;
+    let ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    Some(path).filter(|path| path.is_absolute() && metadata.is_dir() && ours)
+}
+
+/// Does what is written there stay in memory? A path that is not there yet will be where its parent is.
+pub fn is_in_memory(path: &Path) -> bool {
+    // Of tmpfs(5); ramfs has another, and nobody but root can mount it.
+    const TMPFS: u64 = 0x0102_1994;
+    let found = path.ancestors().find_map(|path| rustix::fs::statfs(path).ok());
+    found.is_some_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| kind == TMPFS))
 }
 
 /// A directory on the way that other users cannot pass, if there is one; a task of another user would not start.
@@ -330,6 +362,21 @@ mod tests {
         }
         drop(again);
         assert!(first.path().exists());
+    }
+
+    #[test]
+    fn the_place_of_a_run_is_as_open_as_its_tasks_need() {
+        let parent = std::env::temp_dir();
+        let all = fresh_below(&parent, Passable::ToAll).unwrap();
+        assert_eq!((mode(all.path()), impassable(all.path())), (0o711, None));
+        let ours = fresh_below(&parent, Passable::ToUs).unwrap();
+        assert_eq!((mode(ours.path()), impassable(ours.path())), (0o700, Some(ours.path().to_owned())));
+    }
+
+    #[test]
+    fn memory_is_told_from_disk() {
+        assert!(!is_in_memory(Path::new("/proc/no/such")));
+        assert!(is_in_memory(Path::new("/dev/shm/no/such")));
     }
 
     #[test]

@@ -3,13 +3,11 @@
 //! All of them are prepared before the first one starts, so that most mistakes cost nothing; and whatever way a run
 //! ends, every task that was started is destroyed.
 
-use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
 use proto::driver::{
-    DestroyTaskRequest, DnsConfig, StartTaskRequest, StopTaskRequest, TaskEventsRequest, WaitTaskRequest,
+    DestroyTaskRequest, StartTaskRequest, StopTaskRequest, TaskEventsRequest, WaitTaskRequest,
     WaitTaskResponse,
 };
 use tokio::net::unix::pipe;
@@ -17,14 +15,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-use super::allocdir::{self, AllocDir};
+use super::allocdir::{self, AllocDir, Passable};
 use super::artifact::Fetch;
-use super::jobspec::{Group, Job, Port, Task};
+use super::jobspec::Task;
 use super::node::Node;
+use super::options::Asked;
 use super::plugin::{Plugin, failed};
+use super::request::{Ports, Requests};
 use super::run::{Error, RunOptions};
 use super::task::{TaskRequest, new_alloc_id};
-use super::taskenv::{AllocatedPort, Facts, TaskEnv};
 use super::terminal::{Name, Stream, Terminal, note};
 
 /// An agent never waits longer than this for a stopped task (`max_kill_timeout`).
@@ -32,9 +31,6 @@ const MOST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the rest of a task's output may take after its end (logmon).
 const LAST_OUTPUT: Duration = Duration::from_secs(2);
-
-/// Dynamic ports come from here, as on an agent.
-const DYNAMIC_PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Ctrl-C and SIGTERM.
 pub(super) struct Orders {
@@ -59,7 +55,7 @@ impl Orders {
 /// One run: what all its tasks share.
 pub(super) struct Desk<'a> {
     pub(super) plugin: &'a Plugin,
-    pub(super) job: &'a Job,
+    pub(super) asked: &'a Asked,
     pub(super) node: &'a Node,
     pub(super) options: &'a RunOptions,
 }
@@ -107,14 +103,22 @@ impl<'a> Desk<'a> {
     /// Runs all tasks to their end; the result is our exit code.
     pub(super) async fn play(&self, orders: &mut Orders) -> Result<u8, Error> {
         let wrong = |source| Error::AllocDir { source };
+        let to = if self.asked.own_manager { Passable::ToUs } else { Passable::ToAll };
         let mut fresh = None;
         let base = match &self.options.alloc_dir {
             Some(base) => base.clone(),
-            None => fresh.insert(allocdir::fresh_base().map_err(wrong)?).path().to_owned(),
+            None => fresh.insert(allocdir::fresh_base(to).map_err(wrong)?).path().to_owned(),
         };
+        if !rustix::process::geteuid().is_root() && !allocdir::is_in_memory(&base) {
+            note(&format!(
+                "not root: the tasks' secrets are not in memory, but on disk below {}",
+                base.display()
+            ));
+        }
         let mut allocs = Vec::new();
         let result = self.play_in(&base, &mut allocs, orders).await;
-        if let Some(directory) = allocdir::impassable(&base).filter(|_| result.is_err()) {
+        let closed = allocdir::impassable(&base).filter(|_| result.is_err() && to == Passable::ToAll);
+        if let Some(directory) = closed {
             note(&format!(
                 "{} is closed to other users; `--alloc-dir` chooses another place",
                 directory.display()
@@ -170,71 +174,28 @@ impl<'a> Desk<'a> {
     /// Everything that can fail without any task having run.
     async fn prepare(&self, base: &Path, allocs: &mut Vec<AllocDir>) -> Result<Vec<Prepared<'a>>, Error> {
         let wrong = |source| Error::AllocDir { source };
-        let names =
-            self.job.groups.iter().flat_map(|group| &group.tasks).map(|task| task.name.chars().count());
+        let job = &self.asked.job;
+        let names = job.groups.iter().flat_map(|group| &group.tasks).map(|task| task.name.chars().count());
         let terminal = Terminal { plain: self.options.plain, width: names.max().unwrap_or(0) };
-        let isolation =
-            self.plugin.capabilities().await.map_err(|source| Error::Plugin { source: Box::new(source) })?;
-        let (mut tasks, mut cores_taken) = (Vec::new(), 0);
-        for (number, group) in self.job.groups.iter().enumerate() {
-            let alloc_id = new_alloc_id();
-            let alloc = AllocDir::create(base, &alloc_id).map_err(wrong)?;
+        let mut requests = Requests::new(self.plugin, self.asked, self.node, Ports::free(job)).await?;
+        let mut tasks = Vec::new();
+        for (number, group) in job.groups.iter().enumerate() {
+            let id = new_alloc_id();
+            let alloc = AllocDir::create(base, &id).map_err(wrong)?;
             allocs.push(alloc);
             let Some(alloc) = allocs.last() else { continue };
-            let ports = allocate(&group.ports)?;
+            let allocation = requests.allocation(group, id, alloc.path().to_owned())?;
             for task in &group.tasks {
-                let name = || task.name.clone();
-                let dir = alloc.task(&task.name).map_err(wrong)?;
-                let (cores, cpu) = match task.resources.cores {
-                    0 => (Vec::new(), u64::try_from(task.resources.cpu).unwrap_or(0)),
-                    cores => {
-                        let reserved = self.node.reserve(cores_taken, cores);
-                        reserved.ok_or_else(|| Error::Cores { task: name(), cores })?
-                    }
-                };
-                cores_taken += task.resources.cores;
-                let env = TaskEnv::new(&Facts {
-                    job: self.job,
-                    group,
-                    task,
-                    node: self.node,
-                    alloc_id: &alloc_id,
-                    dir: &dir,
-                    isolation: isolation.fs_isolation(),
-                    ports: &ports,
-                    cpu,
-                    cores: &cores,
-                    host: host_environment(),
-                });
-                let config = self.plugin.task_config(&task.config, &env.scope()).await;
-                let config =
-                    config.map_err(|source| Error::Task { task: name(), source: Box::new(source) })?;
+                alloc.task(&task.name).map_err(wrong)?;
+                let (mut request, env) = requests.task(&allocation, task).await?;
                 for artifact in &task.artifacts {
-                    let here = self.options.job.parent().unwrap_or(Path::new("."));
+                    let here = self.options.job.file.parent().unwrap_or(Path::new("."));
                     let fetched = match Fetch::new(artifact, &env, here) {
                         Ok(fetch) => fetch.run().await,
                         Err(error) => Err(error),
                     };
-                    fetched.map_err(|source| Error::Artifact { task: name(), source })?;
+                    fetched.map_err(|source| Error::Artifact { task: task.name.clone(), source })?;
                 }
-                let mut request = TaskRequest {
-                    group: group.name.clone(),
-                    job_id: self.job.id.clone(),
-                    job_name: self.job.name.clone(),
-                    namespace: self.job.namespace.clone(),
-                    node: (self.node.name.clone(), self.node.id.clone()),
-                    user: task.user.clone(),
-                    env: env.variables().clone(),
-                    config,
-                    cpu,
-                    cpu_fraction: fraction(cpu, self.node.total_compute()),
-                    cores,
-                    memory: task.resources.memory,
-                    memory_max: task.resources.memory_max,
-                    ports: ports.clone(),
-                    dns: dns(group, &env),
-                    ..TaskRequest::new(&alloc_id, &task.name, alloc.path())
-                };
                 let mut output = None;
                 if !task.logs_disabled {
                     let logs = alloc.logs(&task.name).map_err(wrong)?;
@@ -356,8 +317,9 @@ impl<'a> Desk<'a> {
         let request = DestroyTaskRequest { task_id: task.id.clone(), force: true };
         if let Err(status) = self.plugin.driver().destroy_task(request).await {
             let name = &task.task.name;
+            let whose = if self.asked.own_manager { "--user " } else { "" };
             note(&format!(
-                "task {name}: DestroyTask: {}; `systemctl list-units 'nomad-*'` shows what is left",
+                "task {name}: DestroyTask: {}; `systemctl {whose}list-units 'nomad-*'` shows what is left",
                 status.message()
             ));
         }
@@ -386,53 +348,6 @@ fn told_end(answer: &WaitTaskResponse) -> (String, u8) {
     (format!("{text}, {}", answer.err), code.max(1))
 }
 
-/// Our own environment; what is not UTF-8 cannot travel to a plugin.
-fn host_environment() -> BTreeMap<String, String> {
-    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    };
-    std::env::vars_os().filter_map(text).collect()
-}
-
-fn dns(group: &Group, env: &TaskEnv) -> Option<DnsConfig> {
-    let dns = group.dns.as_ref()?;
-    let replaced = |list: &[String]| list.iter().map(|text| env.replace(text)).collect();
-    Some(DnsConfig {
-        servers: replaced(&dns.servers),
-        searches: replaced(&dns.searches),
-        options: replaced(&dns.options),
-    })
-}
-
-/// A share between 0 and 1; both are far below what a double holds exactly.
-#[allow(clippy::cast_precision_loss, reason = "MHz of one machine")]
-fn fraction(part: u64, whole: u64) -> f64 {
-    part as f64 / whole.max(1) as f64
-}
-
-/// Chooses numbers for a group's ports. A free one is found by binding it; the start differs between runs.
-fn allocate(ports: &[Port]) -> Result<Vec<AllocatedPort>, Error> {
-    let mut held = Vec::new();
-    let start = u16::try_from(std::process::id() % 6000).unwrap_or(0) * 2;
-    let mut candidates = DYNAMIC_PORTS.cycle().skip(start.into()).take(DYNAMIC_PORTS.len());
-    let mut result = Vec::new();
-    for Port { label, fixed, to } in ports {
-        let value = if let Some(value) = fixed {
-            *value
-        } else {
-            let mut free =
-                candidates.by_ref().filter(|port| !ports.iter().any(|other| other.fixed == Some(*port)));
-            let found =
-                free.find_map(|port| TcpListener::bind(("0.0.0.0", port)).ok().map(|socket| (port, socket)));
-            let (port, socket) = found.ok_or_else(|| Error::Port { label: label.clone() })?;
-            held.push(socket);
-            port
-        };
-        result.push(AllocatedPort { label: label.clone(), value, to: to.unwrap_or(0) });
-    }
-    Ok(result)
-}
-
 #[cfg(test)]
 mod tests {
     use proto::driver::ExitResult;
@@ -451,14 +366,5 @@ mod tests {
         assert_eq!(end(137, 9, true, ""), ("ended by signal 9, out of memory".to_owned(), 137));
         assert_eq!(end(0, 0, false, "lost"), ("exit code 0, lost".to_owned(), 1));
         assert_eq!(end(256, 0, false, "").1, 255);
-    }
-
-    #[test]
-    fn ports_are_fixed_or_free_and_differ() {
-        let port = |label: &str, fixed| Port { label: label.to_owned(), fixed, to: None };
-        let ports = allocate(&[port("a", None), port("b", Some(80)), port("c", None)]).unwrap();
-        assert_eq!(ports[1].value, 80);
-        assert_ne!(ports[0].value, ports[2].value);
-        assert!(DYNAMIC_PORTS.contains(&ports[0].value));
     }
 }

@@ -115,13 +115,17 @@ impl Scope {
     }
 
     /// A block's content as Nomad keeps it: attributes with their values, blocks as lists of such maps, a label being
-    /// one more map around its block. Facts from Nomad v2.0.5, jobspec2/parse_map.go.
+    /// one more map around its block. `x = { … }` written out is a block too, and only a map that an expression yields
+    /// (`x = local.map`) is a map. Facts from Nomad v2.0.5, jobspec2/parse_map.go and what it makes of job files.
     pub fn body(&self, body: &hcl::Body) -> Result<Map<String, Value>, Error> {
         let mut map = Map::new();
         for structure in body {
             match structure {
                 Structure::Attribute(attribute) => {
-                    map.insert(attribute.key().to_owned(), self.value(attribute.expr())?);
+                    let value = self.value(attribute.expr())?;
+                    let as_block = matches!(attribute.expr(), Expression::Object(_));
+                    let value = if as_block { Value::Array(vec![value]) } else { value };
+                    map.insert(attribute.key().to_owned(), value);
                 }
                 Structure::Block(block) => {
                     let mut value = Value::Object(self.body(block.body())?);
@@ -355,7 +359,7 @@ mod tests {
             value(&job(), r#""%{ for p in ["a", "b"] }${p};%{ endfor }""#).unwrap(),
             Value::from("a;b;")
         );
-        assert_eq!(value(&job(), r#"{ a = 1, "b" = 2 }"#).unwrap(), hcl::value!({ a = 1, b = 2 }));
+        assert_eq!(value(&job(), r#"({ a = 1, "b" = 2 })"#).unwrap(), hcl::value!({ a = 1, b = 2 }));
     }
 
     #[test]
@@ -388,6 +392,13 @@ mod tests {
     fn blocks_become_lists_of_maps_and_labels_maps_around_them() {
         let body = hcl::parse("a = 1\nlabels {\n x = \"y\"\n}\nvolume \"v\" {\n path = \"/p\"\n}\n").unwrap();
         let expected = hcl::value!({ a = 1, labels = [{ x = "y" }], volume = [{ v = [{ path = "/p" }] }] });
+        assert_eq!(Value::Object(job().body(&body).unwrap()), expected);
+    }
+
+    #[test]
+    fn a_map_that_is_written_out_is_a_block_and_one_of_an_expression_is_not() {
+        let body = hcl::parse("a = { x = { y = 1 } }\nb = merge({ x = 1 }, { y = 2 })\n").unwrap();
+        let expected = hcl::value!({ a = [{ x = { y = 1 } }], b = { x = 1, y = 2 } });
         assert_eq!(Value::Object(job().body(&body).unwrap()), expected);
     }
 }

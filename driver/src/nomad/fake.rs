@@ -43,6 +43,10 @@ pub(super) struct Fake {
     tasks: Arc<Mutex<BTreeMap<String, Task>>>,
     /// Every call about a task, such as `start web`.
     pub(super) calls: Arc<Mutex<Vec<String>>>,
+    /// What all tasks together were given.
+    pub(super) mounts: Arc<Mutex<Vec<Mount>>>,
+    /// It says that it takes no volumes.
+    pub(super) no_mounts: bool,
 }
 
 impl Fake {
@@ -91,7 +95,7 @@ impl BasePlugin for Fake {
     }
 
     async fn config_schema(&self, _: Request<ConfigSchemaRequest>) -> Answer<ConfigSchemaResponse> {
-        Ok(Response::new(ConfigSchemaResponse { spec: Some(schema(&[])) }))
+        Ok(Response::new(ConfigSchemaResponse { spec: Some(schema(&[("manager", "string")])) }))
     }
 
     async fn set_config(&self, _: Request<SetConfigRequest>) -> Answer<SetConfigResponse> {
@@ -115,7 +119,14 @@ impl Driver for Fake {
     }
 
     async fn capabilities(&self, _: Request<CapabilitiesRequest>) -> Answer<CapabilitiesResponse> {
-        Ok(Response::new(CapabilitiesResponse { capabilities: Some(DriverCapabilities::default()) }))
+        let mounts = if self.no_mounts {
+            driver_capabilities::MountConfigs::NoMounts
+        } else {
+            driver_capabilities::MountConfigs::AnyMounts
+        };
+        let capabilities =
+            DriverCapabilities { mount_configs: mounts.into(), ..DriverCapabilities::default() };
+        Ok(Response::new(CapabilitiesResponse { capabilities: Some(capabilities) }))
     }
 
     async fn fingerprint(&self, _: Request<FingerprintRequest>) -> Answer<Self::FingerprintStream> {
@@ -127,6 +138,7 @@ impl Driver for Fake {
     async fn start_task(&self, request: Request<StartTaskRequest>) -> Answer<StartTaskResponse> {
         let task = request.into_inner().task.unwrap();
         self.called("start", &task.id);
+        self.mounts.lock().unwrap().extend(task.mounts.clone());
         let config: Config = rmp_serde::from_slice(&task.msgpack_driver_config).unwrap();
         let open = |path: &str| OpenOptions::new().write(true).open(path).map(Stdio::from).unwrap();
         let mut child = tokio::process::Command::new(&config.command)

@@ -5,6 +5,7 @@
 //! nil where nothing was given; a key that no piece knows is an error. Facts from Nomad v2.0.5,
 //! helper/pluginutils/hclspecutils/dec.go and helper/pluginutils/hclutils/util.go.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use hcl::{Map, Value};
@@ -71,6 +72,9 @@ pub fn decode(spec: &Spec, config: &Map<String, Value>, scope: &Scope) -> Result
     Ok(bytes)
 }
 
+/// The name that JSON has for a comment.
+const COMMENT: &str = "//";
+
 struct Decoder<'a> {
     scope: &'a Scope,
 }
@@ -80,8 +84,7 @@ impl Decoder<'_> {
     fn body(&self, spec: &Spec, config: &Map<String, Value>) -> Result<Value, Error> {
         let mut known = BTreeSet::new();
         names(spec, "", &mut known);
-        // The name that JSON has for a comment.
-        if let Some(key) = config.keys().find(|key| !known.contains(key.as_str()) && *key != "//") {
+        if let Some(key) = config.keys().find(|key| !known.contains(key.as_str()) && *key != COMMENT) {
             let known = known.into_iter().collect::<Vec<_>>().join(", ");
             return Err(Error::UnknownKey { key: key.clone(), known });
         }
@@ -142,7 +145,7 @@ impl Decoder<'_> {
         match blocks(name, config)?.as_slice() {
             [] if block.required => Err(Error::Missing { key: name.to_owned() }),
             [] => Ok(Value::Null),
-            [one] => self.within(name, nested(block.nested.as_deref())?, one),
+            [one] => self.within(name, nested(block.nested.as_deref())?, content(name, one)?.as_ref()),
             _ => Err(Error::Value {
                 key: name.to_owned(),
                 reason: "only one such block is allowed".to_owned(),
@@ -162,8 +165,11 @@ impl Decoder<'_> {
             [] if attrs.required => Err(Error::Missing { key: name.to_owned() }),
             [] => Ok(Value::Null),
             [one] => {
+                let Value::Object(one) = one else {
+                    return Err(not_a_block(name, one));
+                };
                 let mut result = Map::new();
-                for (key, given) in *one {
+                for (key, given) in one.iter().filter(|(key, _)| *key != COMMENT) {
                     let value = self.evaluated(key, given)?;
                     let value = kind
                         .convert(value)
@@ -196,7 +202,7 @@ impl Decoder<'_> {
             return bounds(format!("no more than {} such blocks are allowed", list.max_items));
         }
         let spec = nested(list.nested.as_deref())?;
-        given.into_iter().map(|block| self.within(name, spec, block)).collect()
+        given.into_iter().map(|block| self.within(name, spec, &*content(name, block)?)).collect()
     }
 
     fn block_map(&self, map: &BlockMap, implied: &str, config: &Map<String, Value>) -> Result<Value, Error> {
@@ -207,7 +213,7 @@ impl Decoder<'_> {
         let spec = nested(map.nested.as_deref())?;
         let mut result = Map::new();
         for block in blocks(name, config)? {
-            self.labelled(name, map.labels.len(), spec, block, &mut result)?;
+            self.labelled(name, map.labels.len(), spec, &*content(name, block)?, &mut result)?;
         }
         Ok(Value::Object(result))
     }
@@ -223,6 +229,7 @@ impl Decoder<'_> {
     ) -> Result<(), Error> {
         for label in block.keys() {
             for inner in blocks(label, block)? {
+                let inner = &*content(label, inner)?;
                 if levels > 1 {
                     let entry = result.entry(label.clone()).or_insert_with(|| Value::Object(Map::new()));
                     if let Value::Object(entry) = entry {
@@ -323,20 +330,43 @@ fn names<'a>(spec: &'a Spec, implied: &'a str, known: &mut BTreeSet<&'a str>) {
     }
 }
 
-/// The blocks of one name: an object is one block, a list of objects several.
-fn blocks<'a>(name: &str, config: &'a Map<String, Value>) -> Result<Vec<&'a Map<String, Value>>, Error> {
-    let wrong = |value: &Value| {
-        let reason = format!("a block is required, not {}", described(value));
-        Error::Value { key: name.to_owned(), reason }
-    };
+/// The blocks of one name: an object is one block, a list several; what is in the list is told by [`content`].
+fn blocks<'a>(name: &str, config: &'a Map<String, Value>) -> Result<Vec<&'a Value>, Error> {
     match config.get(name) {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Object(one)) => Ok(vec![one]),
-        Some(Value::Array(list)) => {
-            list.iter().map(|value| value.as_object().ok_or_else(|| wrong(value))).collect()
-        }
-        Some(other) => Err(wrong(other)),
+        Some(one @ Value::Object(_)) => Ok(vec![one]),
+        Some(Value::Array(list)) => Ok(list.iter().collect()),
+        Some(other) => Err(not_a_block(name, other)),
     }
+}
+
+/// What a block contains. Null is an empty block, and a list in the list of blocks is one block in pieces.
+fn content<'a>(name: &str, block: &'a Value) -> Result<Cow<'a, Map<String, Value>>, Error> {
+    match block {
+        Value::Null => Ok(Cow::Owned(Map::new())),
+        Value::Object(map) => Ok(Cow::Borrowed(map)),
+        Value::Array(pieces) => {
+            let mut whole = Map::new();
+            for piece in pieces {
+                let Value::Object(piece) = piece else {
+                    return Err(not_a_block(name, piece));
+                };
+                for (key, value) in piece {
+                    if whole.insert(key.clone(), value.clone()).is_some() {
+                        let reason = "is given twice in one block".to_owned();
+                        return Err(Error::Value { key: format!("{name}.{key}"), reason });
+                    }
+                }
+            }
+            Ok(Cow::Owned(whole))
+        }
+        other => Err(not_a_block(name, other)),
+    }
+}
+
+fn not_a_block(name: &str, value: &Value) -> Error {
+    let reason = format!("a block is required, not {}", described(value));
+    Error::Value { key: name.to_owned(), reason }
 }
 
 fn message_pack(value: Value) -> rmpv::Value {
@@ -392,8 +422,11 @@ mod tests {
     }
 
     fn decoded(spec: &Spec, text: &str) -> Result<rmpv::Value, Error> {
-        let config = Scope::of_plugin().body(&hcl::parse(text).unwrap()).unwrap();
-        let bytes = decode(spec, &config, &Scope::of_plugin())?;
+        decoded_map(spec, &Scope::of_plugin().body(&hcl::parse(text).unwrap()).unwrap())
+    }
+
+    fn decoded_map(spec: &Spec, config: &Map<String, Value>) -> Result<rmpv::Value, Error> {
+        let bytes = decode(spec, config, &Scope::of_plugin())?;
         Ok(rmpv::decode::read_value(&mut bytes.as_slice()).unwrap())
     }
 
@@ -434,8 +467,13 @@ mod tests {
             ("bool", "\"true\"", "true"),
             ("any", "[1, \"a\"]", "[1, \"a\"]"),
             ("set(string)", "[\"a\", \"a\"]", "[\"a\"]"),
-            ("map(number)", "{ b = \"1\", a = 2 }", "{\"a\": 2, \"b\": 1}"),
-            ("object({ a = string, b = number })", "{ a = 1, b = 2, c = 3 }", "{\"a\": \"1\", \"b\": 2}"),
+            ("string", "2.0", "\"2\""),
+            ("string", "-0.0", "\"0\""),
+            ("string", "0.1", "\"0.1\""),
+            ("string", "1e21", "\"1000000000000000000000\""),
+            ("string", "1e-7", "\"0.0000001\""),
+            ("map(number)", "({ b = \"1\", a = 2 })", "{\"a\": 2, \"b\": 1}"),
+            ("object({ a = string, b = number })", "({ a = 1, b = 2, c = 3 })", "{\"a\": \"1\", \"b\": 2}"),
             ("tuple([string, number])", "[1, 2]", "[\"1\", 2]"),
             ("list(map(string))", "[{ a = 1 }]", "[{\"a\": \"1\"}]"),
             ("string", "null", "nil"),
@@ -504,6 +542,126 @@ mod tests {
         assert_eq!(error, "unknown key `many.pth`; known here: path");
         assert!(decoded(&spec, "many {}\nmany {}\nmany {}\n").is_err());
         assert!(decoded(&spec, "one {}\none {}\n").is_err());
+    }
+
+    /// One option of each kind, the blocks with a path, a number and a map of their own.
+    fn all_kinds() -> Spec {
+        let attrs = |kind: &str| {
+            let r#type = kind.to_owned();
+            spec(Piece::BlockAttrs(BlockAttrs { r#type, ..BlockAttrs::default() }))
+        };
+        let inner = || {
+            let inner = [("path", attr("string")), ("n", attr("number")), ("deep", attrs("string"))];
+            Some(Box::new(object(inner)))
+        };
+        object([
+            ("listmap", attr("list(map(string))")),
+            ("map", attr("map(string)")),
+            ("free", attrs("string")),
+            ("nums", attrs("number")),
+            ("many", spec(Piece::BlockList(Box::new(BlockList { nested: inner(), ..BlockList::default() })))),
+            ("one", spec(Piece::BlockValue(Box::new(Block { nested: inner(), ..Block::default() })))),
+        ])
+    }
+
+    /// The one option that is given, as it comes out.
+    fn kind(decoded: Result<rmpv::Value, Error>, name: &str) -> Result<String, String> {
+        let decoded = decoded.map_err(|error| error.to_string())?;
+        let map = decoded.as_map().unwrap();
+        Ok(map.iter().find(|(key, _)| key.as_str() == Some(name)).unwrap().1.to_string())
+    }
+
+    /// What Nomad v2.0.5 itself (jobspec2, hclutils.ParseHclInterface) makes of these lines of a job file.
+    #[test]
+    fn a_job_file_means_what_it_means_to_nomad() {
+        let path = r#"{"deep": nil, "n": nil, "path": "/a"}"#;
+        let empty = r#"{"deep": nil, "n": nil, "path": nil}"#;
+        let cases = [
+            ("listmap { k = \"v\" }", Some(r#"[{"k": "v"}]"#.to_owned())),
+            ("listmap {\n k = 1\n}\nlistmap {\n k = true\n}", Some(r#"[{"k": "1"}, {"k": "true"}]"#.to_owned())),
+            ("listmap = { k = \"v\" }", Some(r#"[{"k": "v"}]"#.to_owned())),
+            ("listmap = [{ k = \"v\" }]", Some(r#"[{"k": "v"}]"#.to_owned())),
+            ("listmap = [null]", Some("[nil]".to_owned())),
+            ("listmap = merge({ k = 1 }, {})", None),
+            ("map = merge({ k = 1 }, {})", Some(r#"{"k": "1"}"#.to_owned())),
+            ("map = { k = \"v\" }", None),
+            ("map { k = \"v\" }", None),
+            ("free { k = \"v\" }", Some(r#"{"k": "v"}"#.to_owned())),
+            ("free = { k = \"v\" }", Some(r#"{"k": "v"}"#.to_owned())),
+            ("free = [{ k = \"v\" }]", Some(r#"{"k": "v"}"#.to_owned())),
+            ("free = merge({ k = 1 }, {})", Some(r#"{"k": "1"}"#.to_owned())),
+            (
+                "free {\n a = 1\n b = true\n c = 0.1\n d = 2.0\n e = 1e21\n f = -5\n g = null\n}",
+                Some(
+                    r#"{"a": "1", "b": "true", "c": "0.1", "d": "2", "e": "1000000000000000000000", "f": "-5", "g": nil}"#
+                        .to_owned(),
+                ),
+            ),
+            ("free = { \"a b\" = 1, \"//\" = 2 }", Some(r#"{"a b": "1"}"#.to_owned())),
+            ("free {}", Some("{}".to_owned())),
+            ("free = null", Some("nil".to_owned())),
+            ("free = []", Some("nil".to_owned())),
+            ("free {\n k = \"v\"\n}\nfree {\n l = \"v\"\n}", None),
+            ("free = [null]", None),
+            ("free = \"x\"", None),
+            ("free { k = [1] }", None),
+            ("free {\n k {\n a = 1\n }\n}", None),
+            ("free \"label\" {\n k = 1\n}", None),
+            ("nums {\n k = \"1\"\n l = 2.5\n}", Some(r#"{"k": 1, "l": 2.5}"#.to_owned())),
+            ("nums { k = \"x\" }", None),
+            ("many { path = \"/a\" }", Some(format!("[{path}]"))),
+            ("many { path = \"/a\" }\nmany {}", Some(format!("[{path}, {empty}]"))),
+            ("many = { path = \"/a\" }", Some(format!("[{path}]"))),
+            ("many = [{ path = \"/a\" }, {}]", Some(format!("[{path}, {empty}]"))),
+            ("many = [null]", Some(format!("[{empty}]"))),
+            ("many = null", Some("[]".to_owned())),
+            ("many = [[{ path = \"/a\" }, { n = null }]]", Some(format!("[{path}]"))),
+            ("many = [[{ path = \"/a\" }, { path = \"/b\" }]]", None),
+            ("many = [{ deep = [{ x = 1 }] }]", Some(r#"[{"deep": {"x": "1"}, "n": nil, "path": nil}]"#.to_owned())),
+            ("many {\n deep {\n x = 1\n }\n}", Some(r#"[{"deep": {"x": "1"}, "n": nil, "path": nil}]"#.to_owned())),
+            ("many {\n deep {\n x = 1\n }\n deep {\n y = 1\n }\n}", None),
+            ("many = [\"x\"]", None),
+            ("many \"label\" {\n path = \"/a\"\n}", None),
+            ("many { path = [\"/a\"] }", None),
+            ("one { path = \"/a\" }", Some(path.to_owned())),
+            ("one = { path = \"/a\" }", Some(path.to_owned())),
+            ("one = [{ path = \"/a\" }]", Some(path.to_owned())),
+            ("one = [null]", Some(empty.to_owned())),
+            ("one = []", Some("nil".to_owned())),
+            ("one {}\none {}", None),
+        ];
+        for (text, expected) in cases {
+            let name = text.split(' ').next().unwrap();
+            let got = kind(decoded(&all_kinds(), &format!("{text}\n")), name);
+            assert_eq!(got.clone().ok(), expected, "{text}: {got:?}");
+        }
+    }
+
+    /// A job that came as JSON has its maps as maps: protocol notes, section 3.5.
+    #[test]
+    fn a_map_that_came_as_json_stays_one() {
+        let map = || hcl::value!({ path = "/a" });
+        let block = r#"{"deep": nil, "n": nil, "path": "/a"}"#;
+        let plain = r#"{"path": "/a"}"#;
+        let cases = [
+            ("listmap", map(), None),
+            ("listmap", Value::Array(vec![map()]), Some(format!("[{plain}]"))),
+            ("map", map(), Some(plain.to_owned())),
+            ("map", Value::Array(vec![map()]), None),
+            ("free", map(), Some(plain.to_owned())),
+            ("free", Value::Array(vec![map()]), Some(plain.to_owned())),
+            ("free", Value::Array(vec![map(), map()]), None),
+            ("many", map(), Some(format!("[{block}]"))),
+            ("many", Value::Array(vec![map(), map()]), Some(format!("[{block}, {block}]"))),
+            ("one", map(), Some(block.to_owned())),
+            ("one", Value::Array(vec![map()]), Some(block.to_owned())),
+            ("one", Value::Array(vec![map(), map()]), None),
+        ];
+        for (name, value, expected) in cases {
+            let config = Map::from_iter([(name.to_owned(), value.clone())]);
+            let got = kind(decoded_map(&all_kinds(), &config), name);
+            assert_eq!(got.clone().ok(), expected, "{name} = {value}: {got:?}");
+        }
     }
 
     #[test]

@@ -49,6 +49,10 @@ pub struct Group {
     pub ports: Vec<Port>,
     /// The `dns` block of its network.
     pub dns: Option<Dns>,
+    /// The `mode` of its network is `none`; else it is the host's.
+    pub without_network: bool,
+    /// Its `volume` blocks.
+    pub volumes: Vec<Volume>,
     /// At least one.
     pub tasks: Vec<Task>,
 }
@@ -75,6 +79,32 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
+/// A host volume that a group may mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The label, by which tasks mount it.
+    pub name: String,
+    /// The node's name for it.
+    pub source: String,
+    /// Nobody in the group may write to it.
+    pub read_only: bool,
+}
+
+/// A `volume_mount` block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeMount {
+    /// The label of one of the group's volumes.
+    pub volume: String,
+    /// Where the task sees it.
+    pub destination: String,
+    /// The task may not write to it.
+    pub read_only: bool,
+    /// `private`, `host-to-task` or `bidirectional`.
+    pub propagation_mode: String,
+    /// `z`, `Z` or empty.
+    pub selinux_label: String,
+}
+
 /// One task.
 #[derive(Debug, Clone)]
 pub struct Task {
@@ -92,6 +122,8 @@ pub struct Task {
     pub meta: BTreeMap<String, String>,
     /// What to fetch before the task starts.
     pub artifacts: Vec<Artifact>,
+    /// The group's volumes that it sees.
+    pub volume_mounts: Vec<VolumeMount>,
     /// What the task may use.
     pub resources: Resources,
     /// How long a stopped task may take; 5 s unless given.
@@ -259,8 +291,6 @@ fn job(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resul
                 "shutdown_delay", "stop_after_client_disconnect", "max_client_disconnect", "prevent_reschedule_on_lost",
             ],
             &[
-                ("volume", "the desk has no volumes; bind a directory in the driver's `config`, or submit the job to a \
-                  Nomad agent"),
                 ("vault", "it needs a Vault server; submit the job to a Nomad agent"),
                 ("consul", "it needs a Consul server; submit the job to a Nomad agent"),
                 ("secret", "it needs a secrets provider; submit the job to a Nomad agent"),
@@ -273,8 +303,16 @@ fn job(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resul
     for mut inner in block.blocks("task") {
         let task = task(&mut inner, scope, ignored)?;
         finish_task(inner, ignored)?;
-        let name = task.name.clone();
-        groups.push(Group { name, meta: BTreeMap::new(), ports: Vec::new(), dns: None, tasks: vec![task] });
+        check_mounts(block, &task, &[])?;
+        groups.push(Group {
+            name: task.name.clone(),
+            meta: BTreeMap::new(),
+            ports: Vec::new(),
+            dns: None,
+            without_network: false,
+            volumes: Vec::new(),
+            tasks: vec![task],
+        });
     }
     if groups.is_empty() {
         return Err(block.missing("group"));
@@ -359,8 +397,9 @@ fn group(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Res
             return Err(block.not_here("count", &advice));
         }
     }
-    let (mut ports, mut dns) = (Vec::new(), None);
+    let (mut ports, mut dns, mut without_network) = (Vec::new(), None, false);
     if let Some(mut network) = block.block("network")? {
+        without_network = without(&mut network, scope)?;
         (ports, dns) = self::network(&mut network, scope)?;
         network.finish(
             &["mbits"],
@@ -373,9 +412,11 @@ fn group(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Res
             ignored,
         )?;
     }
+    let volumes = volumes(block, scope, ignored)?;
     let mut tasks: Vec<Task> = Vec::new();
     for mut inner in block.blocks("task") {
         let task = task(&mut inner, scope, ignored)?;
+        check_mounts(&inner, &task, &volumes)?;
         if tasks.iter().any(|other| other.name == task.name) {
             return Err(block.wrong("task", &format!("two tasks are named `{}`", task.name)));
         }
@@ -392,17 +433,69 @@ fn group(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Res
     for inner in block.blocks("service") {
         service(inner, ignored)?;
     }
-    Ok(Group { name, meta: block.map("meta", scope)?, ports, dns, tasks })
+    Ok(Group { name, meta: block.map("meta", scope)?, ports, dns, without_network, volumes, tasks })
+}
+
+/// The group's `volume` blocks (nomad/structs/volumes.go).
+fn volumes(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Vec<Volume>, Error> {
+    let mut volumes: Vec<Volume> = Vec::new();
+    for mut inner in block.blocks("volume") {
+        let name = inner.label()?.to_owned();
+        match inner.string("type", scope)?.ok_or_else(|| inner.missing("type"))?.as_str() {
+            "host" => {}
+            "csi" => {
+                let advice = format!("a CSI volume needs Nomad's servers; use \"host\" or {AGENT}");
+                return Err(inner.not_here("type", &advice));
+            }
+            other => return Err(inner.wrong("type", &format!("`{other}` is neither host nor csi"))),
+        }
+        let mut source = inner
+            .string("source", scope)?
+            .filter(|source| !source.is_empty())
+            .ok_or_else(|| inner.missing("source"))?;
+        if inner.bool("per_alloc", scope)?.unwrap_or(false) {
+            // The desk has one allocation of each group, the first.
+            source.push_str("[0]");
+        }
+        if volumes.iter().any(|other| other.name == name) {
+            return Err(inner.wrong("label", &format!("two volumes are named `{name}`")));
+        }
+        volumes.push(Volume { name, source, read_only: inner.bool("read_only", scope)?.unwrap_or(false) });
+        inner.finish(
+            &["sticky", "access_mode", "attachment_mode"],
+            &[("mount_options", "a host volume has none; remove it")],
+            ignored,
+        )?;
+    }
+    Ok(volumes)
+}
+
+/// A mount names a volume of its group.
+fn check_mounts(block: &Block<'_>, task: &Task, volumes: &[Volume]) -> Result<(), Error> {
+    let unknown = |mount: &&VolumeMount| !volumes.iter().any(|volume| volume.name == mount.volume);
+    match task.volume_mounts.iter().find(unknown) {
+        Some(VolumeMount { volume, .. }) => {
+            let reason =
+                format!("the group has no volume `{volume}`; add `volume \"{volume}\"` to the group");
+            Err(block.wrong("volume_mount", &reason))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Is the network's mode `none`?
+fn without(block: &mut Block<'_>, scope: &Scope) -> Result<bool, Error> {
+    match block.string("mode", scope)?.as_deref() {
+        None | Some("" | "host") => Ok(false),
+        Some("none") => Ok(true),
+        Some(mode) => {
+            let advice = format!("`{mode}` needs Nomad's network plugins; use \"host\", \"none\" or {AGENT}");
+            Err(block.not_here("mode", &advice))
+        }
+    }
 }
 
 fn network(block: &mut Block<'_>, scope: &Scope) -> Result<(Vec<Port>, Option<Dns>), Error> {
-    match block.string("mode", scope)?.as_deref() {
-        None | Some("" | "host") => {}
-        Some(mode) => {
-            let advice = format!("`{mode}` needs Nomad's network plugins; use \"host\" or {AGENT}");
-            return Err(block.not_here("mode", &advice));
-        }
-    }
     let mut ports = Vec::new();
     for mut port in block.blocks("port") {
         let label = port.label()?.to_owned();
@@ -438,6 +531,11 @@ fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resu
         artifacts.push(artifact(&mut inner, scope)?);
         inner.finish(&[], &[], ignored)?;
     }
+    let mut volume_mounts = Vec::new();
+    for mut inner in block.blocks("volume_mount") {
+        volume_mounts.push(volume_mount(&mut inner, scope)?);
+        inner.finish(&[], &[], ignored)?;
+    }
     let mut logs_disabled = false;
     if let Some(mut logs) = block.block("logs")? {
         logs_disabled = logs.bool("disabled", scope)?.unwrap_or(false);
@@ -461,6 +559,7 @@ fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resu
         env: block.map("env", scope)?,
         meta: block.map("meta", scope)?,
         artifacts,
+        volume_mounts,
         resources,
         kill_timeout: block.duration("kill_timeout", scope)?.unwrap_or(Duration::from_secs(5)),
         kill_signal: block.string("kill_signal", scope)?.unwrap_or_default(),
@@ -481,11 +580,6 @@ fn finish_task(block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error>
             ("vault", "it needs a Vault server; submit the job to a Nomad agent"),
             ("consul", "it needs a Consul server; submit the job to a Nomad agent"),
             ("secret", "it needs a secrets provider; submit the job to a Nomad agent"),
-            (
-                "volume_mount",
-                "the desk has no volumes; bind a directory in the driver's `config`, or submit the job to \
-              a Nomad agent",
-            ),
             ("csi_plugin", AGENT),
             ("dispatch_payload", "it needs a dispatch; submit the job to a Nomad agent"),
             (
@@ -517,6 +611,27 @@ fn artifact(block: &mut Block<'_>, scope: &Scope) -> Result<Artifact, Error> {
         mode,
         options: block.map("options", scope)?,
         headers: block.map("headers", scope)?,
+    })
+}
+
+/// A `volume_mount` block; propagation and label are checked as in nomad/structs/volumes.go.
+fn volume_mount(block: &mut Block<'_>, scope: &Scope) -> Result<VolumeMount, Error> {
+    let mode = block.string("propagation_mode", scope)?.unwrap_or_default();
+    let propagation_mode = if mode.is_empty() { "private".to_owned() } else { mode };
+    if !["private", "host-to-task", "bidirectional"].contains(&propagation_mode.as_str()) {
+        let reason = format!("`{propagation_mode}` is none of private, host-to-task, bidirectional");
+        return Err(block.wrong("propagation_mode", &reason));
+    }
+    let selinux_label = block.string("selinux_label", scope)?.unwrap_or_default();
+    if !["", "z", "Z"].contains(&selinux_label.as_str()) {
+        return Err(block.wrong("selinux_label", &format!("`{selinux_label}` is neither z nor Z")));
+    }
+    Ok(VolumeMount {
+        volume: block.string("volume", scope)?.ok_or_else(|| block.missing("volume"))?,
+        destination: block.string("destination", scope)?.ok_or_else(|| block.missing("destination"))?,
+        read_only: block.bool("read_only", scope)?.unwrap_or(false),
+        propagation_mode,
+        selinux_label,
     })
 }
 
@@ -682,7 +797,6 @@ job "web" {
         let cases = [
             "template {\n data = \"\"\n}",
             "vault {}",
-            "volume_mount {\n volume = \"v\"\n}",
             "lifecycle {\n hook = \"prestart\"\n}",
             "identity {}",
             "dispatch_payload {\n file = \"x\"\n}",
@@ -705,7 +819,11 @@ job "web" {
         for (inside, key) in [
             ("count = 2", "`count`"),
             ("network {\n mode = \"bridge\"\n}", "`mode`"),
-            ("volume \"v\" {}", "`volume`"),
+            ("network {\n mode = \"cni/x\"\n}", "`mode`"),
+            ("volume \"v\" {\n type = \"csi\"\n source = \"s\"\n}", "`type`"),
+            ("volume \"v\" {\n type = \"nfs\"\n source = \"s\"\n}", "`type`: `nfs` is neither host nor csi"),
+            ("volume \"v\" {\n source = \"s\"\n}", "`type` is required"),
+            ("volume \"v\" {\n type = \"host\"\n}", "`source` is required"),
         ] {
             let text = format!(
                 "job \"j\" {{\n group \"g\" {{\n{inside}\n task \"t\" {{\n driver = \"x\"\n }}\n }}\n}}\n"
@@ -719,6 +837,50 @@ job "web" {
         let apart = text.replace("job \"j\" {", "job \"j\" {\n constraint {\n distinct_hosts = true\n }\n");
         assert!(parsed(&apart).unwrap_err().to_string().contains("`distinct_hosts`"));
         assert!(parsed("job \"j\" {\n periodic {\n cron = \"@daily\"\n }\n}\n").is_err());
+    }
+
+    #[test]
+    fn volumes_and_their_mounts_are_read_with_nomads_defaults() {
+        let job = |mount: &str| {
+            parsed(&format!(
+                "job \"j\" {{\n group \"g\" {{\n volume \"v\" {{\n type = \"host\"\n source = \"s\"\n read_only = true\n \
+                 }}\n volume \"w\" {{\n type = \"host\"\n source = \"s\"\n per_alloc = true\n }}\n task \"t\" {{\n \
+                 driver = \"x\"\n volume_mount {{\n{mount}\n }}\n }}\n }}\n}}\n"
+            ))
+        };
+        let read = job("volume = \"v\"\n destination = \"/data\"").unwrap();
+        let volume = |name: &str, source: &str, read_only| Volume {
+            name: name.to_owned(),
+            source: source.to_owned(),
+            read_only,
+        };
+        assert_eq!(read.groups[0].volumes, [volume("v", "s", true), volume("w", "s[0]", false)]);
+        let mount = &read.groups[0].tasks[0].volume_mounts[0];
+        assert_eq!((mount.volume.as_str(), mount.destination.as_str()), ("v", "/data"));
+        assert_eq!((mount.read_only, mount.propagation_mode.as_str()), (false, "private"));
+        for (mount, key) in [
+            ("volume = \"x\"\n destination = \"/data\"", "the group has no volume `x`"),
+            ("volume = \"v\"", "`destination` is required"),
+            ("destination = \"/data\"", "`volume` is required"),
+            ("volume = \"v\"\n destination = \"/\"\n propagation_mode = \"shared\"", "`shared` is none of"),
+        ] {
+            let error = job(mount).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_group_may_do_without_a_network() {
+        let group = |network: &str| {
+            let task = "task \"t\" {\n driver = \"x\"\n }";
+            parsed(&format!("job \"j\" {{\n group \"g\" {{\n{network}\n{task}\n }}\n}}\n"))
+                .unwrap()
+                .groups
+                .remove(0)
+        };
+        assert!(group("network {\n mode = \"none\"\n}").without_network);
+        assert!(!group("network {\n mode = \"host\"\n}").without_network);
+        assert!(!group("").without_network);
     }
 
     #[test]

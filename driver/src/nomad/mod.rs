@@ -2,7 +2,8 @@
 //!
 //! `nomad-driver-systemd run JOB.nomad.hcl` runs a job without a Nomad agent. It starts the plugin as an agent
 //! would, as a process of its own, and speaks to it over the plugin's socket and nothing else; so what works here
-//! works under Nomad, and what fails here fails there with the same words.
+//! works under Nomad, and what fails here fails there with the same words. `nomad-driver-systemd unit` goes half of that
+//! way: to what the driver would be asked.
 //!
 //! ```text
 //! job file ─► jobspec ─► Job        what was said; `${…}` of the runtime is still text
@@ -13,7 +14,10 @@
 //!             artifact ───┤        fetched and unpacked into the task's directory
 //!             hclspec ────┘        `config` by the plugin's own schema, as MessagePack
 //!                         ▼
+//!             request ────┐        all of this for one task after the other, and nothing touched
+//!                         ▼
 //!             task        TaskRequest ─► the wire's TaskConfig
+//!             unit        stops here and hands it over; run and desk go on:
 //!             plugin      handshake, StartTask, WaitTask, StopTask, DestroyTask
 //! ```
 //!
@@ -31,10 +35,13 @@ mod functions;
 pub mod hclspec;
 pub mod jobspec;
 pub mod node;
+pub mod options;
 pub mod plugin;
+mod request;
 pub mod run;
 pub mod task;
 pub mod taskenv;
 mod terminal;
 mod types;
+pub mod unit;
 mod unpack;

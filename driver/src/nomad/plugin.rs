@@ -15,7 +15,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use prost::Message;
 use proto::base::base_plugin_client::BasePluginClient;
-use proto::base::{ConfigSchemaRequest, SetConfigRequest};
+use proto::base::{ConfigSchemaRequest, NomadConfig, SetConfigRequest};
 use proto::driver::driver_client::DriverClient;
 use proto::driver::{
     CapabilitiesRequest, DriverCapabilities, FingerprintRequest, FingerprintResponse, InitRequest,
@@ -369,9 +369,20 @@ impl Plugin {
         self.channel.clone()
     }
 
-    /// Configures the plugin as the instance that will run tasks: the body of its `config` block by its own schema,
-    /// first without and then with what it is told about the node, then `Init`.
+    /// Configures the plugin as the instance that will run tasks: as [`check`](Self::check) does, then with what it is
+    /// told about the node, then `Init`.
     pub async fn configure(&self, config: &hcl::Body, node: &Node) -> Result<(), Error> {
+        let msgpack_config = self.check(config).await?;
+        self.set_config(msgpack_config, Some(node.driver_config())).await?;
+        match self.driver().init(InitRequest {}).await {
+            Err(status) if status.code() != Code::Unimplemented => Err(failed("Init")(status)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Configures the plugin as an instance that will run nothing, which is how an agent checks a configuration. The
+    /// result is what was sent: the body of its `config` block by its own schema, as MessagePack.
+    pub async fn check(&self, config: &hcl::Body) -> Result<Vec<u8>, Error> {
         let schema =
             self.base().config_schema(ConfigSchemaRequest {}).await.map_err(failed("ConfigSchema"))?;
         let scope = Scope::of_plugin();
@@ -384,18 +395,18 @@ impl Plugin {
                     .map_err(|source| Error::Config { whose: "plugin's", source })?
             }
         };
-        for nomad_config in [None, Some(node.driver_config())] {
-            let request = SetConfigRequest {
-                msgpack_config: msgpack_config.clone(),
-                nomad_config,
-                plugin_api_version: API_VERSION.to_owned(),
-            };
-            self.base().set_config(request).await.map_err(failed("SetConfig"))?;
-        }
-        match self.driver().init(InitRequest {}).await {
-            Err(status) if status.code() != Code::Unimplemented => Err(failed("Init")(status)),
-            _ => Ok(()),
-        }
+        self.set_config(msgpack_config.clone(), None).await?;
+        Ok(msgpack_config)
+    }
+
+    async fn set_config(
+        &self,
+        msgpack_config: Vec<u8>,
+        nomad_config: Option<NomadConfig>,
+    ) -> Result<(), Error> {
+        let plugin_api_version = API_VERSION.to_owned();
+        let request = SetConfigRequest { msgpack_config, nomad_config, plugin_api_version };
+        self.base().set_config(request).await.map(|_| ()).map_err(failed("SetConfig"))
     }
 
     /// What the driver says it can do.

@@ -11,9 +11,8 @@
 //! Nothing is ever restarted here. Whatever way this ends, every task that was started is destroyed.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use proto::driver::FingerprintResponse;
 use proto::driver::fingerprint_response::HealthState;
@@ -22,12 +21,10 @@ use proto::structs::attribute;
 use super::desk::{Desk, Orders};
 use super::jobspec::{self, Job};
 use super::node::Node;
+use super::options::{Asked, DRIVER, JobOptions};
 use super::plugin::{self, Launch, Plugin, Record};
 use super::terminal::note;
 use super::{allocdir, artifact};
-
-/// The name that a job gives as its `driver`.
-const DRIVER: &str = "systemd";
 
 /// Run a Nomad job on this machine, without Nomad.
 ///
@@ -36,18 +33,9 @@ const DRIVER: &str = "systemd";
 /// signal.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunOptions {
-    /// The job file.
-    #[arg(value_name = "JOB.nomad.hcl")]
-    pub job: PathBuf,
-    /// The value of a variable of the job; may be given several times.
-    #[arg(long = "var", value_name = "NAME=VALUE")]
-    pub variables: Vec<String>,
-    /// The body of the plugin's `config` block: a file, or the text itself.
-    #[arg(long, value_name = "FILE|HCL")]
-    pub plugin_config: Option<String>,
-    /// Another plugin binary than this one.
-    #[arg(long, value_name = "BINARY")]
-    pub plugin: Option<PathBuf>,
+    /// What to run.
+    #[command(flatten)]
+    pub job: JobOptions,
     /// Leave the allocation's directory in place and say where it is.
     #[arg(long)]
     pub keep: bool,
@@ -84,6 +72,43 @@ pub enum Error {
         /// What was given.
         text: String,
     },
+    /// A `--volume` without a name or a path.
+    #[error(
+        "`--volume {text}` lacks its name or its path; write `--volume NAME=PATH` or `--volume NAME=PATH:ro`"
+    )]
+    Volume {
+        /// What was given.
+        text: String,
+    },
+    /// A volume of the job that no `--volume` gives.
+    #[error("volume `{name}`: this machine has no host volume `{wanted}`; add `--volume {wanted}=PATH`")]
+    NoVolume {
+        /// The group's name for it.
+        name: String,
+        /// Its `source`.
+        wanted: String,
+    },
+    /// The place of a `--volume` is not there.
+    #[error("find {path}, the host volume `{name}`; make it first")]
+    VolumePath {
+        /// The volume.
+        name: String,
+        /// Its place.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The driver mounts nothing, as it is configured.
+    #[error(
+        "task {task}: the driver takes no volumes; remove `volume_mount` or change the plugin's configuration"
+    )]
+    NoMounts {
+        /// The task.
+        task: String,
+    },
+    /// Ctrl-C, before anything was there to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The plugin's configuration is not HCL.
     #[error("the plugin's configuration `{text}` is neither a file nor HCL")]
     PluginConfig {
@@ -164,68 +189,36 @@ pub enum Error {
 
 /// Runs a job until all its tasks have ended; the result is our exit code.
 pub async fn run(options: RunOptions) -> Result<u8, Error> {
-    let job = read_job(&options)?;
-    let config = plugin_config(options.plugin_config.as_deref())?;
-    tell_differences(&job);
+    let asked = options.job.read()?;
+    asked.volumes.must_exist()?;
+    tell_differences(&asked.job);
     // From here on Ctrl-C is an order to us and no longer the end of this process.
     let mut orders = Orders::watch()?;
 
-    let program = options.plugin.clone().map_or_else(std::env::current_exe, Ok);
-    let program = program.map_err(|source| Error::Program { source })?;
     let ready = tokio::select! {
-        ready = ready(program, &config) => ready,
+        ready = ready(&asked) => ready,
         () = orders.next() => return Ok(130),
     };
     let (plugin, node) = ready?;
 
-    let desk = Desk { plugin: &plugin, job: &job, node: &node, options: &options };
+    let desk = Desk { plugin: &plugin, asked: &asked, node: &node, options: &options };
     let result = desk.play(&mut orders).await;
     plugin.shutdown().await;
     result
 }
 
 /// A plugin that is configured and healthy, and the node with what the driver says of it.
-async fn ready(program: PathBuf, config: &hcl::Body) -> Result<(Plugin, Node), Error> {
+async fn ready(asked: &Asked) -> Result<(Plugin, Node), Error> {
     let wrong = |source| Error::Plugin { source: Box::new(source) };
-    let plugin = Plugin::launch(Launch::new(program).records(tell_warnings)).await.map_err(wrong)?;
+    let plugin = Plugin::launch(Launch::new(&asked.program).records(tell_warnings)).await.map_err(wrong)?;
     let mut node = Node::of_this_machine();
-    plugin.configure(config, &node).await.map_err(wrong)?;
+    plugin.configure(&asked.config, &node).await.map_err(wrong)?;
     let fingerprint = plugin.fingerprint().await.map_err(wrong)?;
     if fingerprint.health() != HealthState::Healthy {
         return Err(Error::Unhealthy { description: fingerprint.health_description });
     }
     node.attributes.extend(attributes(&fingerprint));
     Ok((plugin, node))
-}
-
-fn read_job(options: &RunOptions) -> Result<Job, Error> {
-    let path = options.job.clone();
-    let text = fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-    let mut variables = BTreeMap::new();
-    for text in &options.variables {
-        let (name, value) = text.split_once('=').ok_or_else(|| Error::Variable { text: text.clone() })?;
-        variables.insert(name.to_owned(), value.to_owned());
-    }
-    let job =
-        jobspec::parse(&text, &variables).map_err(|source| Error::Job { path, source: Box::new(source) })?;
-    match job.groups.iter().flat_map(|group| &group.tasks).find(|task| task.driver != DRIVER) {
-        Some(task) => Err(Error::Driver { task: task.name.clone(), driver: task.driver.clone() }),
-        None => Ok(job),
-    }
-}
-
-/// The body of the plugin's configuration: a file when there is one of that name.
-fn plugin_config(given: Option<&str>) -> Result<hcl::Body, Error> {
-    let Some(given) = given else {
-        return Ok(hcl::Body::default());
-    };
-    let text = if Path::new(given).is_file() {
-        fs::read_to_string(given).map_err(|source| Error::Read { path: given.into(), source })?
-    } else {
-        given.to_owned()
-    };
-    hcl::parse(&text)
-        .map_err(|source| Error::PluginConfig { text: given.to_owned(), source: Box::new(source) })
 }
 
 /// Says once what means something to an agent and nothing here.
@@ -241,7 +234,7 @@ fn tell_differences(job: &Job) {
     }
 }
 
-fn tell_warnings(record: &Record) {
+pub(super) fn tell_warnings(record: &Record) {
     match record.level.as_str() {
         "warn" | "error" => {
             let fields = record.fields.iter().filter(|(key, _)| !key.starts_with('@'));
@@ -272,33 +265,16 @@ fn attributes(fingerprint: &FingerprintResponse) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
 
-    #[test]
-    fn another_driver_is_refused_by_name() {
-        let directory = tempfile::tempdir().unwrap();
-        let job = directory.path().join("x.nomad.hcl");
-        fs::write(&job, "job \"j\" {\n task \"t\" {\n driver = \"docker\"\n }\n}\n").unwrap();
-        let options = RunOptions {
-            job,
-            variables: Vec::new(),
-            plugin_config: None,
-            plugin: None,
-            keep: false,
-            alloc_dir: None,
-            plain: false,
-        };
-        assert_eq!(
-            read_job(&options).unwrap_err().to_string(),
-            "task t: its driver is `docker`; only `systemd` runs here"
-        );
-        let options = RunOptions { variables: vec!["x".to_owned()], ..options };
-        assert!(matches!(read_job(&options), Err(Error::Variable { .. })));
-    }
+    use proto::driver::Mount;
+
+    use super::*;
 
     struct Played {
         code: Result<u8, String>,
         calls: Vec<String>,
+        mounts: Vec<Mount>,
         /// What the tasks have written to `result` in the shared directory.
         result: String,
     }
@@ -307,15 +283,18 @@ mod tests {
     async fn played(groups: &str) -> Played {
         let directory = tempfile::tempdir().unwrap();
         let fake = super::super::fake::Fake::default();
-        let job = directory.path().join("x.nomad.hcl");
-        fs::write(&job, format!("job \"j\" {{\n type = \"batch\"\n{groups}\n}}\n")).unwrap();
+        let file = directory.path().join("x.nomad.hcl");
+        fs::write(&file, format!("job \"j\" {{\n type = \"batch\"\n{groups}\n}}\n")).unwrap();
         fs::write(directory.path().join("word"), "fetched").unwrap();
         let base = directory.path().join("allocs");
         let options = RunOptions {
-            job,
-            variables: Vec::new(),
-            plugin_config: None,
-            plugin: Some(fake.serve(directory.path())),
+            job: JobOptions {
+                file,
+                variables: Vec::new(),
+                volumes: vec!["etc=/etc".to_owned()],
+                plugin_config: None,
+                plugin: Some(fake.serve(directory.path())),
+            },
             keep: true,
             alloc_dir: Some(base.clone()),
             plain: false,
@@ -333,7 +312,8 @@ mod tests {
         let result =
             alloc.map(|alloc| fs::read_to_string(alloc.path().join("alloc/data/result")).unwrap_or_default());
         let calls = fake.calls.lock().unwrap().clone();
-        Played { code, calls, result: result.unwrap_or_default() }
+        let mounts = fake.mounts.lock().unwrap().clone();
+        Played { code, calls, mounts, result: result.unwrap_or_default() }
     }
 
     fn shell(name: &str, more: &str, script: &str) -> String {
@@ -351,6 +331,23 @@ mod tests {
         assert_eq!(played.code, Ok(3));
         assert_eq!(played.result, "fetched");
         assert_eq!(played.calls, ["start t", "destroy t"]);
+    }
+
+    #[tokio::test]
+    async fn a_volume_is_mounted_and_one_that_nobody_gave_ends_it() {
+        let volume = |source: &str| format!("volume \"v\" {{\n type = \"host\"\n source = {source:?}\n}}\n");
+        let mount = "volume_mount {\n volume = \"v\"\n destination = \"/data\"\n read_only = true\n}";
+        let task = shell("t", mount, "exit 0");
+        let given = played(&format!("group \"g\" {{\n{}{task}\n}}", volume("etc"))).await;
+        assert_eq!(given.code, Ok(0));
+        let mount = &given.mounts[0];
+        assert_eq!((mount.host_path.as_str(), mount.task_path.as_str()), ("/etc", "/data"));
+        assert_eq!((mount.readonly, mount.propagation_mode.as_str()), (true, "private"));
+
+        let missing = played(&format!("group \"g\" {{\n{}{task}\n}}", volume("srv"))).await;
+        let error = missing.code.unwrap_err();
+        assert!(error.contains("add `--volume srv=PATH`"), "{error}");
+        assert!(missing.calls.is_empty());
     }
 
     #[tokio::test]
@@ -386,16 +383,5 @@ mod tests {
         let error = played.code.unwrap_err();
         assert!(error.contains("unknown key `comand`; known here: args, command"), "{error}");
         assert!(played.calls.is_empty());
-    }
-
-    #[test]
-    fn the_plugins_configuration_is_text_or_a_file() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "x = 1\n").unwrap();
-        let expected = hcl::parse("x = 1").unwrap();
-        assert_eq!(plugin_config(Some("x = 1")).unwrap(), expected);
-        assert_eq!(plugin_config(file.path().to_str()).unwrap(), expected);
-        assert!(plugin_config(None).unwrap().0.is_empty());
-        assert!(plugin_config(Some("no such file")).is_err());
     }
 }

@@ -70,7 +70,7 @@ impl Type {
             (_, Value::Null) => Ok(Value::Null),
             (Self::Any, value) => Ok(value),
             (Self::String, Value::String(text)) => Ok(Value::String(text)),
-            (Self::String, Value::Number(number)) => Ok(Value::String(number.to_string())),
+            (Self::String, Value::Number(number)) => Ok(Value::String(digits(&number))),
             (Self::String, Value::Bool(bool)) => Ok(Value::String(bool.to_string())),
             (Self::String, other) => wrong("a string", &other),
             (Self::Number, Value::Number(number)) => Ok(Value::Number(number)),
@@ -125,6 +125,17 @@ impl Type {
             }
             (Self::Tuple(kinds), other) => wrong(&format!("a list of {}", kinds.len()), &other),
         }
+    }
+}
+
+/// A number as text: its digits and never an exponent.
+fn digits(number: &hcl::Number) -> String {
+    match (number.as_i64(), number.as_u64(), number.as_f64()) {
+        (Some(whole), _, _) => whole.to_string(),
+        (_, Some(whole), _) => whole.to_string(),
+        // There is but one zero.
+        (_, _, Some(fraction)) => (fraction + 0.0).to_string(),
+        _ => number.to_string(),
     }
 }
 

@@ -13,7 +13,10 @@ use proto::driver as wire;
 use tonic::{Code, Status};
 
 use crate::enter::Failure;
-use crate::task::config::{DriverConfig, Known, MemoryMax, Resources, TaskConfig, TaskId};
+use crate::task::config::{
+    Device, Dns, DriverConfig, Known, MemoryMax, Mount, NetworkMode, Propagation, Resources, TaskConfig,
+    TaskId,
+};
 use crate::task::events::Event;
 use crate::task::exec::{self, Input, Output, Report};
 use crate::task::stats::{Memory, Usage};
@@ -24,7 +27,6 @@ const SAVED_VERSION: i32 = 1;
 
 /// What a task's message means in our words.
 pub(super) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status> {
-    let beyond = beyond(&config);
     let wire::TaskConfig {
         id,
         name,
@@ -32,8 +34,8 @@ pub(super) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status
         env,
         device_env: _, // repeated in `env`
         resources,
-        mounts: _,  // in `beyond`
-        devices: _, // in `beyond`
+        mounts,
+        devices,
         user,
         alloc_dir,
         stdout_path,
@@ -41,8 +43,8 @@ pub(super) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status
         task_group_name,
         job_name,
         alloc_id,
-        network_isolation_spec: _, // in `beyond`
-        dns: _,                    // in `beyond`
+        network_isolation_spec,
+        dns,
         job_id,
         namespace,
         node_name: _,
@@ -68,8 +70,53 @@ pub(super) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status
         stdout_path: PathBuf::from(stdout_path),
         stderr_path: PathBuf::from(stderr_path),
         resources: resources.map(resources_of).unwrap_or_default(),
-        beyond,
+        mounts: mounts.into_iter().map(mount).collect::<Result<_, _>>()?,
+        devices: devices.into_iter().map(device).collect(),
+        network: network_isolation_spec.map(network).transpose()?.unwrap_or_default(),
+        dns: dns.map(|wire::DnsConfig { servers, searches, options }| Dns { servers, searches, options }),
     })
+}
+
+fn mount(mount: wire::Mount) -> Result<Mount, Status> {
+    // SELinux labels are for containers' mounts; the request's name is the server's.
+    let wire::Mount { task_path, host_path, readonly, propagation_mode, selinux_label: _, request_name: _ } =
+        mount;
+    let propagation = match propagation_mode.as_str() {
+        "" | "private" => Propagation::Private,
+        "host-to-task" => Propagation::HostToTask,
+        "bidirectional" => Propagation::Bidirectional,
+        other => {
+            return Err(Status::invalid_argument(format!(
+                "the volume mounted at {task_path}: its `propagation_mode` is `{other}`, we know \"private\", \
+                 \"host-to-task\" and \"bidirectional\""
+            )));
+        }
+    };
+    Ok(Mount { source: host_path.into(), target: task_path.into(), read_only: readonly, propagation })
+}
+
+fn device(device: wire::Device) -> Device {
+    let wire::Device { task_path, host_path, cgroup_permissions } = device;
+    let permissions = if cgroup_permissions.is_empty() { "rwm".to_owned() } else { cgroup_permissions };
+    Device { source: host_path.into(), target: task_path.into(), permissions }
+}
+
+fn network(spec: wire::NetworkIsolationSpec) -> Result<NetworkMode, Status> {
+    use wire::network_isolation_spec::NetworkIsolationMode as Mode;
+    let mode = spec.mode();
+    let wire::NetworkIsolationSpec { mode: _, path, labels: _, hosts_config } = spec;
+    let host = hosts_config.map(|wire::HostsConfig { hostname, address }| (hostname, address));
+    match mode {
+        Mode::Host => Ok(NetworkMode::Host),
+        Mode::None => Ok(NetworkMode::None),
+        Mode::Group => Ok(NetworkMode::Group {
+            namespace: path.into(),
+            host: host.filter(|(name, address)| !name.is_empty() && !address.is_empty()),
+        }),
+        Mode::Task => Err(Status::invalid_argument(
+            "a `network` block with mode \"driver\": this driver makes no networks, use \"bridge\", \"host\" or \"none\"",
+        )),
+    }
 }
 
 fn resources_of(resources: wire::Resources) -> Resources {
@@ -85,28 +132,8 @@ fn resources_of(resources: wire::Resources) -> Resources {
             -1 => MemoryMax::Unlimited,
             max => MemoryMax::Mebibytes(natural(max)),
         },
+        cores: linux.cpuset_cpus,
     }
-}
-
-/// What the task asks for and we do not do yet, in the job's words.
-fn beyond(config: &wire::TaskConfig) -> Vec<String> {
-    use wire::network_isolation_spec::NetworkIsolationMode as Mode;
-    let mut beyond = Vec::new();
-    beyond.extend(config.mounts.iter().map(|mount| format!("the volume mounted at `{}`", mount.task_path)));
-    beyond.extend(config.devices.iter().map(|device| format!("the device `{}`", device.task_path)));
-    if let Some(network) = &config.network_isolation_spec
-        && network.mode() != Mode::Host
-    {
-        beyond.push("a `network` block with a mode other than \"host\"".to_owned());
-    }
-    if config.dns.is_some() {
-        beyond.push("a `dns` block".to_owned());
-    }
-    let cores = config.resources.as_ref().and_then(|resources| resources.linux_resources.as_ref());
-    if cores.is_some_and(|linux| !linux.cpuset_cpus.is_empty()) {
-        beyond.push("`cores` in `resources` (use `cpu`)".to_owned());
-    }
-    beyond
 }
 
 /// What Nomad keeps of a started task; it wants its own message back.
@@ -353,6 +380,8 @@ pub(super) fn status(error: &task::Error) -> Status {
         Error::StillRunning { .. } | Error::Exec(exec::Error::Ended) => Code::FailedPrecondition,
         Error::Spec(_)
         | Error::Program(_)
+        | Error::Files(_)
+        | Error::NotReady { .. }
         | Error::Wasm(_)
         | Error::Env(_)
         | Error::Signal(_)
@@ -370,26 +399,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_we_cannot_do_yet_is_named_in_the_jobs_words() {
+    fn a_volume_a_device_and_a_network_mean_what_nomad_means() {
         use wire::network_isolation_spec::NetworkIsolationMode as Mode;
+        let mount = |mode: &str| {
+            let (task_path, host_path) = ("/data".to_owned(), "/srv/data".to_owned());
+            let propagation_mode = mode.to_owned();
+            super::mount(wire::Mount { task_path, host_path, propagation_mode, ..Default::default() })
+        };
+        assert_eq!(mount("").unwrap().propagation, Propagation::Private);
+        assert_eq!(mount("bidirectional").unwrap().propagation, Propagation::Bidirectional);
+        assert!(mount("rshared").unwrap_err().message().contains("/data"));
+        assert_eq!(device(wire::Device::default()).permissions, "rwm");
         let network = |mode: Mode| {
-            let spec = wire::NetworkIsolationSpec { mode: mode.into(), ..Default::default() };
-            beyond(&wire::TaskConfig { network_isolation_spec: Some(spec), ..Default::default() })
+            network(wire::NetworkIsolationSpec {
+                mode: mode.into(),
+                path: "/run/netns/x".into(),
+                ..Default::default()
+            })
         };
-        assert!(network(Mode::Host).is_empty());
-        assert_eq!(network(Mode::Group).len(), 1);
-        let mount = wire::Mount { task_path: "/data".into(), ..Default::default() };
-        let config = wire::TaskConfig {
-            mounts: vec![mount],
-            dns: Some(wire::DnsConfig::default()),
-            ..Default::default()
-        };
-        assert_eq!(beyond(&config), ["the volume mounted at `/data`", "a `dns` block"]);
+        assert_eq!(network(Mode::Host).unwrap(), NetworkMode::Host);
+        assert!(matches!(network(Mode::Group).unwrap(), NetworkMode::Group { host: None, .. }));
+        assert!(network(Mode::Task).is_err());
     }
 
     #[test]
     fn an_error_that_may_pass_carries_the_detail_that_nomad_looks_for() {
-        let status = status(&task::Error::View { source: std::io::ErrorKind::Other.into() });
+        let status =
+            status(&task::Error::View { directory: "/run".into(), source: std::io::ErrorKind::Other.into() });
         assert_eq!(status.code(), Code::FailedPrecondition);
         let rich = proto::rpc::Status::decode(status.details()).unwrap();
         assert_eq!(rich.code, 9);

@@ -19,6 +19,7 @@ use super::{fingerprint, schema};
 use crate::enter::Failure;
 use crate::systemd::Systemd;
 use crate::task::config::{DriverConfig, TaskId};
+use crate::task::options::Block;
 use crate::task::{self, Tasks, exec};
 
 /// How often the node is looked at again, as Nomad's own drivers do.
@@ -53,17 +54,22 @@ impl Driver for Systemds {
         &self,
         _: Request<CapabilitiesRequest>,
     ) -> Result<Response<CapabilitiesResponse>, Status> {
-        let isolation = if self.tasks.see_the_host() { FsIsolation::None } else { FsIsolation::Image };
+        // A volume in a task that sees the host would need a directory made on the host.
+        let (isolation, mounts) = match self.tasks.see_the_host() {
+            true => (FsIsolation::None, MountConfigs::NoMounts),
+            false => (FsIsolation::Image, MountConfigs::AnyMounts),
+        };
+        let modes = [NetworkIsolationMode::Host, NetworkIsolationMode::Group, NetworkIsolationMode::None];
         Ok(Response::new(CapabilitiesResponse {
             capabilities: Some(DriverCapabilities {
                 send_signals: true,
                 exec: true,
                 fs_isolation: isolation.into(),
-                network_isolation_modes: vec![NetworkIsolationMode::Host.into()],
+                network_isolation_modes: modes.map(Into::into).into(),
                 must_create_network: false,
-                mount_configs: MountConfigs::NoMounts.into(),
+                mount_configs: mounts.into(),
                 disable_log_collection: false,
-                dynamic_workload_users: false,
+                dynamic_workload_users: self.tasks.take_their_users_from_nomad(),
             }),
         }))
     }

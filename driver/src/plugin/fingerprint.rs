@@ -8,7 +8,7 @@ use proto::driver::fingerprint_response::HealthState;
 use proto::structs::Attribute;
 use proto::structs::attribute::Value;
 
-use crate::systemd::Systemd;
+use crate::systemd::{Features, Systemd};
 use crate::task::Tasks;
 
 /// Debian 11's. What we send has the same names and types since.
@@ -16,16 +16,21 @@ const OLDEST_SYSTEMD: u32 = 247;
 
 /// Looks at the node. Nothing that changes by itself is published, since every change goes to Nomad's servers.
 pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintResponse {
-    if !rustix::process::geteuid().is_root() {
-        return unfit(HealthState::Undetected, "Driver must run as root");
+    let manager = tasks.manager();
+    if !rustix::process::geteuid().is_root() && manager.is_none() {
+        return unfit(
+            HealthState::Undetected,
+            "Driver must run as root, or `manager` be set in its configuration: \"user\", or \"system\" where polkit lets this \
+             user start units",
+        );
     }
-    let version = match systemd.version().await {
-        Ok(version) => version,
+    let features = match systemd.features().await {
+        Ok(features) => features,
         Err(error) => return unfit(HealthState::Unhealthy, &crate::chain(&error)),
     };
-    let number: String = version.chars().take_while(char::is_ascii_digit).collect();
-    if number.parse().is_ok_and(|number: u32| number < OLDEST_SYSTEMD) {
-        let why = format!("systemd {number} is too old, the driver needs {OLDEST_SYSTEMD} or newer");
+    if features.version < OLDEST_SYSTEMD {
+        let why =
+            format!("systemd {} is too old, the driver needs {OLDEST_SYSTEMD} or newer", features.version);
         return unfit(HealthState::Undetected, &why);
     }
     if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
@@ -34,6 +39,7 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
             "this node has no unified cgroup hierarchy (cgroup v2), which the driver needs",
         );
     }
+    let controllers: Vec<&str> = features.controllers.iter().map(String::as_str).collect();
     let text =
         |value: &str| Attribute { value: Some(Value::StringVal(value.to_owned())), ..Attribute::default() };
     let flag = |value: bool| Attribute { value: Some(Value::BoolVal(value)), ..Attribute::default() };
@@ -41,14 +47,28 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
         attributes: HashMap::from([
             ("driver.systemd".to_owned(), flag(true)),
             ("driver.systemd.version".to_owned(), text(env!("CARGO_PKG_VERSION"))),
-            ("driver.systemd.systemd".to_owned(), text(&number)),
+            ("driver.systemd.systemd".to_owned(), text(&features.version.to_string())),
+            ("driver.systemd.manager".to_owned(), text(&features.manager.to_string())),
+            ("driver.systemd.controllers".to_owned(), text(&controllers.join(","))),
+            ("driver.systemd.filters".to_owned(), flag(features.filters)),
             ("driver.systemd.wasm".to_owned(), flag(tasks.can_run_wasm())),
         ]),
         health: HealthState::Healthy.into(),
-        // Nomad's word for a driver that is well.
-        health_description: "Healthy".to_owned(),
+        health_description: health(&features),
         err: String::new(),
     }
+}
+
+/// Nomad's word for a driver that is well, and what of every job's `resources` has no effect here.
+fn health(features: &Features) -> String {
+    let missing: Vec<&str> = ["cpu", "memory"]
+        .into_iter()
+        .filter(|controller| !features.controllers.contains(*controller))
+        .collect();
+    if missing.is_empty() {
+        return "Healthy".to_owned();
+    }
+    format!("Healthy, but limits nobody's {}: this node lacks the cgroup controller", missing.join(" and "))
 }
 
 /// The speed of a core in MHz as the kernel says it, for an agent that does not; zero when it is nowhere to be read.

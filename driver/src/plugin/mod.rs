@@ -43,13 +43,21 @@ use tonic::{Request, Response, Status, Streaming};
 pub use base::NAME;
 
 use self::handshake::Terms;
-use crate::systemd::Systemd;
-use crate::task::Tasks;
+use crate::systemd::{self, Systemd};
+use crate::task::config::PluginConfig;
+use crate::task::{self, Tasks};
 
 /// A task's whole environment and configuration are in one message; gRPC's default of 4 MiB is what Go's side has.
 const MESSAGE_MAX: usize = 64 << 20;
 /// The host waits two seconds for our end; this lets the answer to `Shutdown` leave.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// The unit that a task would become under a plugin of this configuration, as text. Asks no systemd and touches nothing.
+pub fn unit_file(plugin_config: &[u8], task: proto::driver::TaskConfig) -> Result<String, Error> {
+    let plugin = PluginConfig::decode(plugin_config).map_err(|error| Error::Message(crate::chain(&error)))?;
+    let config = convert::task_config(task).map_err(|status| Error::Message(status.message().to_owned()))?;
+    task::sketch(&config, plugin).map(systemd::unit_file).map_err(Error::Task)
+}
 
 /// The begin of the name of the socket's directory.
 const SOCKET_DIR: &str = "plugin-systemd-";
@@ -70,6 +78,12 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// What Nomad would send means nothing.
+    #[error("{0}")]
+    Message(String),
+    /// The unit that a task would become.
+    #[error(transparent)]
+    Task(task::Error),
     /// The server.
     #[error("serve Nomad's calls")]
     Serve {

@@ -1,9 +1,9 @@
 //! Option tables as Nomad wants them: a tree of `hclspec`.
 
 use proto::hclspec::spec::Block;
-use proto::hclspec::{self, Attr, Default, Literal, Object, Spec};
+use proto::hclspec::{self, Attr, BlockAttrs, BlockList, Default, Literal, Object, Spec};
 
-use crate::task::options::Opt;
+use crate::task::options::{Kind, Opt};
 
 /// The schema of a block with these options.
 pub(super) fn block(options: &[Opt]) -> Spec {
@@ -12,19 +12,27 @@ pub(super) fn block(options: &[Opt]) -> Spec {
 }
 
 fn attribute(option: &Opt) -> Spec {
-    if let Some(nested) = option.nested {
-        return spec(Block::BlockValue(Box::new(hclspec::Block {
-            name: option.name.to_owned(),
-            required: option.required,
-            nested: Some(Box::new(block(nested))),
-        })));
+    let name = option.name.to_owned();
+    match option.block {
+        Some(Kind::Once(options)) => {
+            let nested = Some(Box::new(block(options)));
+            let required = option.required;
+            return spec(Block::BlockValue(Box::new(hclspec::Block { name, required, nested })));
+        }
+        Some(Kind::Often(options)) => {
+            let nested = Some(Box::new(block(options)));
+            let (min_items, max_items) = (0, 0);
+            return spec(Block::BlockList(Box::new(BlockList { name, min_items, max_items, nested })));
+        }
+        Some(Kind::Free) => {
+            let (r#type, required) = ("string".to_owned(), false);
+            return spec(Block::BlockAttrs(BlockAttrs { name, r#type, required }));
+        }
+        None => {}
     }
     // A name is implied only directly below the object, not below a default: it is always given.
-    let attr = spec(Block::Attr(Attr {
-        name: option.name.to_owned(),
-        r#type: option.hcl_type.to_owned(),
-        required: option.required,
-    }));
+    let attr =
+        spec(Block::Attr(Attr { name, r#type: option.hcl_type.to_owned(), required: option.required }));
     match option.default {
         None => attr,
         Some(literal) => spec(Block::Default(Box::new(Default {

@@ -69,6 +69,25 @@ pub(super) async fn failed_step(unit: &UnitName, invocation: &InvocationId) -> R
     Ok(Some(said.to_owned()))
 }
 
+/// The last thing that systemd, or a process that it made for it, said of a unit that failed.
+pub(super) async fn last_words(unit: &str) -> Option<String> {
+    let about = format!("UNIT={unit}");
+    // PID 1 says that it failed, and its child says why.
+    journalctl(&["--sync"]).await.ok()?;
+    let lines = journalctl(&["--boot", "--output=json", "--reverse", "--lines=8", "--priority=err", &about])
+        .await
+        .ok()?;
+    let said =
+        lines.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok()).map(|entry| entry.message);
+    let said = said.map(|message| message.strip_prefix(&format!("{unit}: ")).unwrap_or(&message).to_owned());
+    let said: Vec<String> = said.collect();
+    // That of the child, which PID 1 sums up as an error of input and output.
+    said.iter()
+        .find(|words| words.contains('(') && !words.contains("Input/output error"))
+        .or(said.first())
+        .cloned()
+}
+
 /// How the main process of this run of the unit ended, if it is written there.
 pub(super) async fn main_exit(unit: &UnitName, invocation: &InvocationId) -> Option<MainExit> {
     let entry = last(PROCESS_EXIT, unit, invocation).await.ok()??;

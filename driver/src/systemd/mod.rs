@@ -12,8 +12,11 @@
 //! Nothing is polled. When the bus goes away the reader connects again with growing pauses, subscribes again, and asks
 //! once for the state of every unit that is still being watched, so a unit that ended in between is not missed.
 
+pub mod assignment;
+mod features;
 mod journal;
 mod unit;
+mod unit_file;
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -23,10 +26,17 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
 use zbus::message::{Message, Type as MessageType};
-use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant, connection, fdo};
+use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, connection, fdo};
 
+pub use assignment::{
+    Assignment, Error as AssignmentError, Hold, Meaning, capability_mask, known as property, quote as quoted,
+};
+pub use features::{Features, Manager};
 use unit::FailedStep;
-pub use unit::{Bind, InvocationId, MainExit, Property, Service, Stream, TransientUnit, UnitName, UnitState};
+pub use unit::{
+    Bind, InvocationId, MainExit, Property, Service, SocketUnit, Stream, TransientUnit, UnitName, UnitState,
+};
+pub use unit_file::unit_file;
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -59,9 +69,11 @@ const CALLS_AT_ONCE: usize = 64;
 pub enum Error {
     /// There is no bus, or nobody on it who answers as systemd.
     #[error(
-        "connect to systemd on the system bus (is this machine booted with systemd, and is dbus running?)"
+        "connect to systemd on the {manager} bus (is this machine booted with systemd, and is dbus running?)"
     )]
     Connect {
+        /// Which of them.
+        manager: Manager,
         /// What the bus said.
         source: Box<zbus::Error>,
     },
@@ -99,8 +111,24 @@ pub enum Error {
         /// systemd's word, such as `resources` or `canceled`.
         result: String,
     },
+    /// The unit was made and its program ran, but it did not say that it was ready.
+    #[error("start unit {unit}: the program was not ready: {how}")]
+    NotReady {
+        /// The unit, which has been removed again.
+        unit: UnitName,
+        /// Such as `before it ended with status 1`.
+        how: String,
+    },
+    /// A socket that the unit was to have could not be opened.
+    #[error("open the sockets of unit {unit}: {words}")]
+    Sockets {
+        /// The unit, which has been removed again.
+        unit: UnitName,
+        /// systemd's own words, such as `Failed to create listening socket (127.0.0.1:80): Address already in use`.
+        words: String,
+    },
     /// systemd took longer than we wait.
-    #[error("{act} {unit}: systemd did not finish within {} s", JOB_TIMEOUT.as_secs())]
+    #[error("{act} {unit}: systemd did not finish in time")]
     Slow {
         /// Such as `start unit`.
         act: &'static str,
@@ -119,7 +147,11 @@ impl Error {
     /// May the same succeed a little later? Not when systemd has understood what we want, and refuses.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Slow { .. } | Self::NotStarted { .. } => true,
+            Self::Connect { .. }
+            | Self::Slow { .. }
+            | Self::NotStarted { .. }
+            | Self::NotReady { .. }
+            | Self::Sockets { .. } => true,
             Self::Call { source, .. } => {
                 !["InvalidArgs", "PropertyReadOnly", "ENXIO", "NoSuchUnit", "AccessDenied"]
                     .iter()
@@ -139,7 +171,7 @@ pub enum Whom {
     All,
 }
 
-/// The system manager. Cheap to clone; connects when it is first needed.
+/// A manager of units. Cheap to clone; connects when it is first needed.
 #[derive(Debug, Clone, Default)]
 pub struct Systemd {
     shared: Arc<Shared>,
@@ -147,6 +179,9 @@ pub struct Systemd {
 
 #[derive(Debug)]
 struct Shared {
+    manager: Mutex<Manager>,
+    /// What the manager can do, until it may be another one: asked once per connection and reload.
+    features: Mutex<Option<Features>>,
     connection: AsyncMutex<Option<Connection>>,
     units: Units,
     /// Who waits for a job, by the name of its unit: the signal may overtake the answer that names the job.
@@ -192,6 +227,8 @@ pub struct Unit {
 impl Default for Shared {
     fn default() -> Self {
         Self {
+            manager: Mutex::default(),
+            features: Mutex::default(),
             connection: AsyncMutex::default(),
             units: Units::default(),
             jobs: Mutex::default(),
@@ -201,17 +238,47 @@ impl Default for Shared {
 }
 
 impl Systemd {
-    /// systemd's own version, such as `252.39-1~deb12u2`.
-    pub async fn version(&self) -> Result<String, Error> {
-        let answer = self
-            .call("read the property", "Version", MANAGER_PATH, PROPERTIES, "Get", &(MANAGER, "Version"))
-            .await?;
+    /// Speaks with this manager from now on. To be said before anything is asked.
+    pub fn choose(&self, manager: Manager) {
+        *lock(&self.shared.manager) = manager;
+    }
+
+    /// What the manager can do.
+    pub async fn features(&self) -> Result<Features, Error> {
+        // Makes sure that somebody is there to ask.
+        drop(self.connection().await?);
+        if let Some(features) = lock(&self.shared.features).clone() {
+            return Ok(features);
+        }
+        let manager = self.shared.manager();
+        let version = self.manager_property("Version").await?;
+        let options = self.manager_property("Features").await?;
+        // The machine's own manager has all that the kernel has.
+        let cgroup = match manager {
+            Manager::System => String::new(),
+            Manager::User => self.manager_property("ControlGroup").await?,
+        };
+        let features = Features::new(manager, &version, &options, &cgroup);
+        *lock(&self.shared.features) = Some(features.clone());
+        Ok(features)
+    }
+
+    async fn manager_property(&self, name: &'static str) -> Result<String, Error> {
+        let act = "read the property";
+        let answer = self.call(act, name, MANAGER_PATH, PROPERTIES, "Get", &(MANAGER, name)).await?;
         let value: OwnedVariant = answer.body().deserialize().map_err(|source| Error::Call {
-            act: "read the property",
-            thing: "Version".into(),
+            act,
+            thing: name.into(),
             source: Box::new(source),
         })?;
         Ok(<&str>::try_from(&*value).unwrap_or_default().to_owned())
+    }
+
+    /// Changes properties of a unit that may run, or of a slice, until the machine is booted anew.
+    pub async fn set(&self, name: &str, properties: Vec<Property>) -> Result<(), Error> {
+        let properties: Vec<_> = properties.into_iter().flat_map(Property::into_wire).collect();
+        let body = (name, true, properties);
+        self.call("change unit", name, MANAGER_PATH, MANAGER, "SetUnitProperties", &body).await.map(drop)
     }
 
     /// Makes the unit, starts it, and follows it.
@@ -219,19 +286,45 @@ impl Systemd {
     /// Returns when its program runs, or has run and ended already. When it fails, nothing of the unit remains, or is
     /// removed as soon as systemd can be asked again.
     pub async fn start(&self, unit: TransientUnit) -> Result<Unit, Error> {
-        let TransientUnit { name, properties } = unit;
+        let TransientUnit { name, properties, sockets, patience } = unit;
         let followed = self.follow(&name);
         // Somebody may have followed a unit of this name that is no more.
         self.shared.units.update(&name.object_path(), |state| *state = UnitState::default());
         let mut ends = self.job_ends(&name);
-        let properties: Vec<_> = properties.into_iter().map(Property::into_wire).collect();
-        let no_others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
-        let body = (name.as_str(), "fail", properties, no_others);
+        let wire = |properties: Vec<Property>| {
+            properties.into_iter().flat_map(Property::into_wire).collect::<Vec<_>>()
+        };
+        let (mut properties, mut others) = (properties, Vec::new());
+        let listens = sockets.is_some();
+        if let Some(SocketUnit { properties: mut of_sockets }) = sockets {
+            let socket = name.socket();
+            properties
+                .extend([Property::Requires(vec![socket.clone()]), Property::After(vec![socket.clone()])]);
+            of_sockets.extend([
+                // It goes with the service: whoever connected after its end would have it started again.
+                Property::BindsTo(vec![name.to_string()]),
+                Property::CollectMode("inactive-or-failed"),
+            ]);
+            others.push((socket, wire(of_sockets)));
+        }
+        let body = (name.as_str(), "fail", wire(properties), others);
         let made =
             self.call("start unit", name.as_str(), MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await;
         drop(body); // our copies of the descriptors, so that their readers see the end of the task
         let outcome = match made {
-            Ok(answer) => self.started(&followed, &answer, &mut ends).await,
+            Ok(answer) => {
+                let started = self.started(&followed, &answer, &mut ends, patience).await;
+                match started {
+                    Err(Error::NotStarted { unit, result }) if listens && result == "dependency" => {
+                        let words = journal::last_words(&name.socket()).await;
+                        Err(Error::Sockets {
+                            unit,
+                            words: words.unwrap_or_else(|| "the journal says no more".to_owned()),
+                        })
+                    }
+                    other => other,
+                }
+            }
             Err(Error::Call { source, .. }) if is_named(&source, "UnitExists") => {
                 return Err(Error::Exists { unit: name });
             }
@@ -248,13 +341,19 @@ impl Systemd {
 
     /// Waits for the start job, and decides what its end means; on systemd before 257 `failed` may mean that the
     /// program ran and was quick to fail.
-    async fn started(&self, unit: &Unit, answer: &Message, ends: &mut JobEnds<'_>) -> Result<(), Error> {
+    async fn started(
+        &self,
+        unit: &Unit,
+        answer: &Message,
+        ends: &mut JobEnds<'_>,
+        patience: Duration,
+    ) -> Result<(), Error> {
         let name = unit.name.clone();
         let job = job_of(answer, "start unit", &name)?;
         let mut state = unit.state.clone();
         let job_result = loop {
             let end = tokio::select! {
-                end = ends.wait_for(&job, "start unit") => end?,
+                end = ends.wait_for(&job, "start unit", JOB_TIMEOUT + patience) => end?,
                 // It ended at once, and the job waits for what it left running.
                 _ = state.wait_for(|state| state.main_has_ended() && !state.tells_handoff()) => {
                     Some(ENDED.to_owned())
@@ -271,16 +370,28 @@ impl Systemd {
         if job_result != "done" || !unit.state().has_begun() {
             self.refresh(&name).await?;
         }
+        let says_when_ready = !patience.is_zero();
+        if says_when_ready && (job_result == "failed" || job_result == ENDED || job_result == "timeout") {
+            self.judge(unit, job_result).await?;
+            let (state, unit) = (unit.state(), name);
+            let how = match (state.result.as_str(), state.exit()) {
+                ("timeout", _) => format!("within {} s", patience.as_secs_f32()),
+                (_, Some(MainExit::Status(status))) => format!("before it ended with status {status}"),
+                (_, Some(MainExit::Signal(signal))) => format!("before signal {signal} ended it"),
+                (result, None) => format!("and systemd says `{result}`"),
+            };
+            return Err(Error::NotReady { unit, how });
+        }
         self.judge(unit, job_result).await
     }
 
     /// Takes over a unit whose start somebody else asked for, and did not live to see it through.
     ///
     /// Fails as that start would have failed; then nothing of the unit remains.
-    pub async fn adopt(&self, name: &UnitName) -> Result<Unit, Error> {
+    pub async fn adopt(&self, name: &UnitName, patience: Duration) -> Result<Unit, Error> {
         let mut unit = self.find(name).await?;
         let over = |state: &UnitState| state.has_begun() || state.never_forked() || state.removed;
-        let waited = tokio::time::timeout(JOB_TIMEOUT, unit.state.wait_for(over)).await;
+        let waited = tokio::time::timeout(JOB_TIMEOUT + patience, unit.state.wait_for(over)).await;
         let outcome = match waited.map(drop) {
             Ok(()) if unit.state().removed => return Err(Error::NoSuchUnit { unit: name.clone() }),
             // Nobody has kept the end of its job: the journal decides.
@@ -393,6 +504,17 @@ impl Systemd {
         }
     }
 
+    /// Closes the sockets of a service that has ended, which stays as it is.
+    pub async fn close_sockets(&self, name: &UnitName) -> Result<(), Error> {
+        let socket = name.socket();
+        // In any other mode the service, which requires them, would be stopped too, and forget how it ended.
+        let body = (socket.as_str(), "ignore-dependencies");
+        match self.call("stop unit", &socket, MANAGER_PATH, MANAGER, "StopUnit", &body).await {
+            Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     /// The names of all units in systemd's memory that begin so.
     pub async fn list(&self, prefix: &str) -> Result<Vec<UnitName>, Error> {
         /// What systemd tells of a unit in a list: name, description, load, active and sub state, whom it follows, its
@@ -447,7 +569,7 @@ impl Systemd {
             other => other?,
         };
         // Missed or told: what follows finds out.
-        ends.wait_for(&job_of(&answer, "stop unit", name)?, "stop unit").await?;
+        ends.wait_for(&job_of(&answer, "stop unit", name)?, "stop unit", JOB_TIMEOUT).await?;
         let body = (name.as_str(),);
         let reset =
             self.call("reset unit", name.as_str(), MANAGER_PATH, MANAGER, "ResetFailedUnit", &body).await;
@@ -504,7 +626,9 @@ impl Systemd {
 
     /// The living connection, made now if there is none.
     async fn connection(&self) -> Result<Connection, Error> {
-        self.shared.connect().await.map_err(|source| Error::Connect { source: Box::new(source) })
+        let connected = self.shared.connect().await;
+        let manager = self.shared.manager();
+        connected.map_err(|source| Error::Connect { manager, source: Box::new(source) })
     }
 }
 
@@ -558,7 +682,12 @@ struct JobEnds<'a> {
 
 impl JobEnds<'_> {
     /// The job's result, or nothing when its end may have been missed.
-    async fn wait_for(&mut self, job: &OwnedObjectPath, act: &'static str) -> Result<Option<String>, Error> {
+    async fn wait_for(
+        &mut self,
+        job: &OwnedObjectPath,
+        act: &'static str,
+        limit: Duration,
+    ) -> Result<Option<String>, Error> {
         let ours = async {
             loop {
                 match self.receiver.recv().await {
@@ -568,7 +697,7 @@ impl JobEnds<'_> {
                 }
             }
         };
-        let waited = tokio::time::timeout(JOB_TIMEOUT, ours).await;
+        let waited = tokio::time::timeout(limit, ours).await;
         waited.map_err(|_| Error::Slow { act, unit: self.unit.clone() })
     }
 }
@@ -640,6 +769,10 @@ impl Followed {
 }
 
 impl Shared {
+    fn manager(&self) -> Manager {
+        *lock(&self.manager)
+    }
+
     async fn connect(self: &Arc<Self>) -> zbus::Result<Connection> {
         let mut slot = self.connection.lock().await;
         if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
@@ -648,12 +781,22 @@ impl Shared {
         let hung = || zbus::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
         let connection =
             tokio::time::timeout(CONNECT_TIMEOUT, self.connect_anew()).await.map_err(|_| hung())??;
+        *lock(&self.features) = None;
         *slot = Some(connection.clone());
         Ok(connection)
     }
 
     async fn connect_anew(self: &Arc<Self>) -> zbus::Result<Connection> {
-        let connection = connection::Builder::system().method_timeout(CALL_TIMEOUT).build().await?;
+        let builder = match self.manager() {
+            Manager::System => connection::Builder::system(),
+            // Where every user's bus is (systemd's `user@.service`), unless the environment says so.
+            Manager::User if std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_none() => {
+                let uid = rustix::process::getuid().as_raw();
+                connection::Builder::address(format!("unix:path=/run/user/{uid}/bus").as_str())
+            }
+            Manager::User => connection::Builder::session(),
+        };
+        let connection = builder.method_timeout(CALL_TIMEOUT).build().await?;
         // One stream for all messages keeps their order. It is read before anything is asked for: a full queue would
         // hold up the answers.
         tokio::spawn(read(Arc::downgrade(self), MessageStream::from(&connection)));
@@ -768,6 +911,7 @@ impl Shared {
             (MANAGER, "Reloading") => {
                 let (begins,): (bool,) = message.body().deserialize()?;
                 if !begins {
+                    *lock(&self.features) = None;
                     tokio::spawn(Arc::clone(self).catch_up());
                 }
             }

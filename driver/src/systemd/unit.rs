@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use zbus::{OwnedVariant, Variant};
 
+use super::assignment::Assignment;
+
 /// The longest name that we give a unit, suffix included. systemd takes 255 bytes, but makes the names of a unit's
 /// private directories from it (`systemd-private-<boot>-<unit>-<random>`), which may not be longer than that either.
 const NAME_MAX: usize = 190;
@@ -43,6 +45,11 @@ impl UnitName {
     /// A name that systemd or a saved state gave us.
     pub fn known(name: impl Into<String>) -> Self {
         Self(name.into())
+    }
+
+    /// The name of the socket unit that systemd takes for this service's.
+    pub fn socket(&self) -> String {
+        format!("{}.socket", self.0.strip_suffix(".service").unwrap_or(&self.0))
     }
 
     /// The name as systemd writes it.
@@ -94,6 +101,13 @@ pub struct Bind {
     pub optional: bool,
 }
 
+impl Bind {
+    /// What is at `source`, at `target`; it must be there.
+    pub fn new(source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        Self { source: source.into(), target: target.into(), recursive: false, optional: false }
+    }
+}
+
 /// Where a standard stream of a unit leads.
 #[derive(Debug)]
 pub enum Stream {
@@ -114,13 +128,18 @@ pub enum Stream {
     reason = "systemd.exec(5) and systemd.resource-control(5) describe each under this name"
 )]
 pub enum Property {
+    /// A property under the name and with the value that it has in a unit file.
+    Assigned(Assignment),
+    /// The cores, such as `0-3,8`.
+    AllowedCPUs(String),
     BindPaths(Vec<Bind>),
     BindReadOnlyPaths(Vec<Bind>),
     /// 1 to 10000.
     CPUWeight(u64),
-    CapabilityBoundingSet(u64),
     CollectMode(&'static str),
     Description(String),
+    /// The device and what of `rwm` may be done with it.
+    DeviceAllow(Vec<(PathBuf, String)>),
     DynamicUser(bool),
     /// Read by the manager, as root, when the unit starts.
     EnvironmentFile(PathBuf),
@@ -129,31 +148,35 @@ pub enum Property {
         path: PathBuf,
         argv: Vec<String>,
     },
-    IgnoreSIGPIPE(bool),
     InaccessiblePaths(Vec<PathBuf>),
-    /// Bytes that a file written by the unit may have.
-    LimitFSIZE(u64),
     /// Such as `NOMAD_JOB_ID=web`.
     LogExtraFields(Vec<String>),
     LogNamespace(String),
     /// Messages in one interval.
     LogRateLimitBurst(u32),
     LogRateLimitInterval(Duration),
+    Group(String),
+    /// What a socket unit listens for, such as `Stream` and `127.0.0.1:80`.
+    Listen(Vec<(&'static str, String)>),
+    RemoveOnStop(bool),
+    SocketMode(u32),
+    SocketUser(String),
+    /// Names of units that are to be there before.
+    After(Vec<String>),
+    BindsTo(Vec<String>),
+    Requires(Vec<String>),
+    TimeoutStart(Duration),
+    Watchdog(Duration),
     /// Bytes.
     MemoryLow(u64),
     /// Bytes; `u64::MAX` is no limit.
     MemoryMax(u64),
-    /// Bytes.
-    MemorySwapMax(u64),
-    MountAPIVFS(bool),
-    NoNewPrivileges(bool),
     NotifyAccess(&'static str),
-    OOMPolicy(&'static str),
-    PrivateDevices(bool),
-    PrivateNetwork(bool),
-    PrivateTmp(bool),
-    ProtectProc(&'static str),
-    ProtectSystem(&'static str),
+    /// Name and path; the second kind is for encrypted ones.
+    LoadCredential(Vec<(String, PathBuf)>),
+    LoadCredentialEncrypted(Vec<(String, PathBuf)>),
+    MountFlags(u64),
+    NetworkNamespacePath(PathBuf),
     ReadWritePaths(Vec<PathBuf>),
     RemainAfterExit(bool),
     RootDirectory(PathBuf),
@@ -163,22 +186,33 @@ pub enum Property {
     StandardInput(Stream),
     StandardOutput(Stream),
     SyslogIdentifier(String),
-    TasksMax(u64),
     Type(&'static str),
     User(String),
     WorkingDirectory(PathBuf),
 }
 
 impl Property {
+    /// Lines of ours in the words of systemd's manual. What is wrong in them is left out: tests read all of them.
+    pub fn assigned(lines: &[(&str, &str)]) -> Vec<Self> {
+        let lines = lines.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
+        lines.map(Self::Assigned).collect()
+    }
+
     /// The property as it goes over the bus.
-    pub fn into_wire(self) -> (&'static str, Variant<'static>) {
-        match self {
+    pub fn into_wire(self) -> Vec<(String, Variant<'static>)> {
+        let (name, value): (&str, Variant<'static>) = match self {
+            Self::Assigned(assignment) => return assignment.wire(),
+            Self::AllowedCPUs(cores) => ("AllowedCPUs", cpu_set(&cores).into()),
             Self::BindPaths(binds) => ("BindPaths", bind_mounts(binds)),
             Self::BindReadOnlyPaths(binds) => ("BindReadOnlyPaths", bind_mounts(binds)),
             Self::CPUWeight(weight) => ("CPUWeight", weight.into()),
-            Self::CapabilityBoundingSet(set) => ("CapabilityBoundingSet", set.into()),
             Self::CollectMode(mode) => ("CollectMode", mode.into()),
             Self::Description(text) => ("Description", text.into()),
+            Self::DeviceAllow(devices) => {
+                let devices: Vec<_> =
+                    devices.into_iter().map(|(path, allowed)| (text(path), allowed)).collect();
+                ("DeviceAllow", devices.into())
+            }
             Self::DynamicUser(on) => ("DynamicUser", on.into()),
             Self::EnvironmentFile(path) => ("EnvironmentFiles", vec![(text(path), false)].into()),
             Self::ExecStart { path, argv } => {
@@ -188,9 +222,7 @@ impl Property {
                 let argv: Vec<String> = argv.into_iter().map(|arg| arg.replace('$', "$$")).collect();
                 ("ExecStart", vec![(text(path), argv, false)].into())
             }
-            Self::IgnoreSIGPIPE(on) => ("IgnoreSIGPIPE", on.into()),
             Self::InaccessiblePaths(paths) => ("InaccessiblePaths", texts(paths)),
-            Self::LimitFSIZE(bytes) => ("LimitFSIZE", bytes.into()),
             Self::LogExtraFields(fields) => {
                 let fields: Vec<Vec<u8>> = fields.into_iter().map(String::into_bytes).collect();
                 ("LogExtraFields", fields.into())
@@ -198,18 +230,23 @@ impl Property {
             Self::LogNamespace(name) => ("LogNamespace", name.into()),
             Self::LogRateLimitBurst(count) => ("LogRateLimitBurst", count.into()),
             Self::LogRateLimitInterval(time) => ("LogRateLimitIntervalUSec", microseconds(time).into()),
+            Self::After(units) => ("After", units.into()),
+            Self::BindsTo(units) => ("BindsTo", units.into()),
+            Self::Requires(units) => ("Requires", units.into()),
+            Self::Group(name) => ("Group", name.into()),
+            Self::Listen(addresses) => ("Listen", addresses.into()),
+            Self::RemoveOnStop(on) => ("RemoveOnStop", on.into()),
+            Self::SocketMode(mode) => ("SocketMode", mode.into()),
+            Self::SocketUser(name) => ("SocketUser", name.into()),
+            Self::TimeoutStart(time) => ("TimeoutStartUSec", microseconds(time).into()),
+            Self::Watchdog(time) => ("WatchdogUSec", microseconds(time).into()),
             Self::MemoryLow(bytes) => ("MemoryLow", bytes.into()),
             Self::MemoryMax(bytes) => ("MemoryMax", bytes.into()),
-            Self::MemorySwapMax(bytes) => ("MemorySwapMax", bytes.into()),
-            Self::MountAPIVFS(on) => ("MountAPIVFS", on.into()),
-            Self::NoNewPrivileges(on) => ("NoNewPrivileges", on.into()),
             Self::NotifyAccess(whom) => ("NotifyAccess", whom.into()),
-            Self::OOMPolicy(policy) => ("OOMPolicy", policy.into()),
-            Self::PrivateDevices(on) => ("PrivateDevices", on.into()),
-            Self::PrivateNetwork(on) => ("PrivateNetwork", on.into()),
-            Self::PrivateTmp(on) => ("PrivateTmp", on.into()),
-            Self::ProtectProc(mode) => ("ProtectProc", mode.into()),
-            Self::ProtectSystem(mode) => ("ProtectSystem", mode.into()),
+            Self::LoadCredential(files) => ("LoadCredential", credentials(files)),
+            Self::LoadCredentialEncrypted(files) => ("LoadCredentialEncrypted", credentials(files)),
+            Self::MountFlags(flags) => ("MountFlags", flags.into()),
+            Self::NetworkNamespacePath(path) => ("NetworkNamespacePath", text(path).into()),
             Self::ReadWritePaths(paths) => ("ReadWritePaths", texts(paths)),
             Self::RemainAfterExit(on) => ("RemainAfterExit", on.into()),
             Self::RootDirectory(path) => ("RootDirectory", text(path).into()),
@@ -221,11 +258,11 @@ impl Property {
                 stream.into_wire("StandardOutput", "StandardOutputFileDescriptor")
             }
             Self::SyslogIdentifier(name) => ("SyslogIdentifier", name.into()),
-            Self::TasksMax(count) => ("TasksMax", count.into()),
             Self::Type(kind) => ("Type", kind.into()),
             Self::User(name) => ("User", name.into()),
             Self::WorkingDirectory(path) => ("WorkingDirectory", text(path).into()),
-        }
+        };
+        vec![(name.to_owned(), value)]
     }
 }
 
@@ -237,6 +274,27 @@ impl Stream {
             Self::Fd(fd) => (by_fd, Variant::Fd(zbus::Fd::Owned(fd))),
         }
     }
+}
+
+/// One bit for each core of a list such as `0-3,8`, the first byte for the first eight. What is no number is no core.
+fn cpu_set(cores: &str) -> Vec<u8> {
+    let mut bytes: Vec<u8> = Vec::new();
+    for piece in cores.trim().split(',') {
+        let (first, last) = piece.split_once('-').unwrap_or((piece, piece));
+        let (Ok(first), Ok(last)) = (first.trim().parse::<u16>(), last.trim().parse::<u16>()) else {
+            continue;
+        };
+        for core in first..=last {
+            let at = usize::from(core / 8);
+            bytes.resize(bytes.len().max(at + 1), 0);
+            bytes[at] |= 1 << (core % 8);
+        }
+    }
+    bytes
+}
+
+fn credentials(files: Vec<(String, PathBuf)>) -> Variant<'static> {
+    files.into_iter().map(|(name, path)| (name, text(path))).collect::<Vec<_>>().into()
 }
 
 /// `a(ssbt)`: source, target, ignore a missing source, mount flags.
@@ -268,6 +326,24 @@ pub struct TransientUnit {
     /// Its name, not in use yet.
     pub name: UnitName,
     /// What it is made of, in the order in which systemd shall see it.
+    pub properties: Vec<Property>,
+    /// Sockets that are opened before it, and passed to it.
+    pub sockets: Option<SocketUnit>,
+    /// How long the program may take to say that it is ready, beside what systemd takes itself.
+    pub patience: Duration,
+}
+
+impl TransientUnit {
+    /// A service with no sockets, which is there when it runs.
+    pub fn new(name: UnitName, properties: Vec<Property>) -> Self {
+        Self { name, properties, sockets: None, patience: Duration::ZERO }
+    }
+}
+
+/// A socket unit that goes with a service, and has its name.
+#[derive(Debug)]
+pub struct SocketUnit {
+    /// What it is made of.
     pub properties: Vec<Property>,
 }
 

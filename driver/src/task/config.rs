@@ -7,12 +7,29 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::options::options;
+pub use super::settings::{Files, Limits, Network, Sandbox};
 
 options! {
     /// The `config` block of the agent's `plugin "nomad-driver-systemd"` block.
     pub struct PluginConfig {
+        /// Capabilities that a job may add (`cap_add`), or have in its `sandbox`: those of Nomad's `exec` driver. `"all"` is all.
+        pub allow_caps: Vec<String> = "[\"audit_write\", \"chown\", \"dac_override\", \"fowner\", \"fsetid\", \"kill\", \"mknod\", \"net_bind_service\", \"setfcap\", \"setgid\", \"setpcap\", \"setuid\", \"sys_chroot\"]",
+        /// Paths of the host that a job may name, with all below them: to bind, as a root, as an image. An image in the task's own directories needs `"local"` here, since a job could have the kernel mount what an `artifact` block fetched.
+        pub allow_host_paths: Vec<String> = "[]",
+        /// Properties that a job may set, as options or under `properties`: their names, patterns such as `"Log*"`, and `"@confining"`, which is all that can only take from a task.
+        pub allow_properties: Vec<String> = "[\"@confining\"]",
+        /// Properties that a job may not set, whatever is allowed.
+        pub deny_properties: Vec<String> = "[]",
+        /// Groups that no task runs as, by number, such as `"0,100-199"`.
+        pub denied_host_gids: String = "\"\"",
+        /// Users that no task runs as, by number.
+        pub denied_host_uids: String = "\"\"",
+        /// Variables that no task has, whoever sets them.
+        pub denied_envvars: Vec<String> = "[]",
         /// User of a task whose job names none, by name or number. Not given: an ephemeral user per task (`DynamicUser=`).
         pub default_user: Option<String>,
+        /// `true`: Nomad gives each task without a `user` a number of its own (`users` in the agent's `client` block) instead of the ephemeral user.
+        pub dynamic_workload_users: bool = "false",
         /// `"image"`: a task sees `/local`, `/alloc`, `/secrets` and `host_paths`, nothing else of the host.
         /// `"none"`: it sees the host as it is, and Nomad tells it host paths.
         pub fs_isolation: String = "\"image\"",
@@ -22,10 +39,16 @@ options! {
         pub log_driver: String = "\"nomad\"",
         /// How long after a start of the driver a task that Nomad does not ask for is left alone. Then it is taken for lost by an agent that died at a bad moment, and is ended. `"0"`: never.
         pub lost_after: String = "\"10m\"",
+        /// `"system"`, or `"user"`: the systemd of the user whom the agent runs as. Not given: `"system"`.
+        pub manager: Option<String>,
+        /// The preset of a task whose job names none: `"strict"`, `"standard"` or `"off"`.
+        pub sandbox: String = "\"standard\"",
+        /// The least that every task has, whatever its job says, as the name of a preset.
+        pub sandbox_floor: String = "\"off\"",
         /// Directory of `wasm-shim` and `wasm-shim-compile`. Not given: beside the driver, else `/usr/local/libexec/nomad-driver-systemd`, else `/usr/libexec/nomad-driver-systemd`.
         pub shim_dir: Option<String>,
-        /// Directory for what outlives the driver: the code compiled from WebAssembly.
-        pub state_dir: String = "\"/var/lib/nomad-driver-systemd\"",
+        /// Directory for what outlives the driver: the code compiled from WebAssembly. Not given: `/var/lib/nomad-driver-systemd`, or with `manager = "user"` the user's `~/.local/state/nomad-driver-systemd`.
+        pub state_dir: Option<String>,
     }
 }
 
@@ -36,8 +59,38 @@ options! {
         pub command: String,
         /// Arguments of the program, passed as they are.
         pub args: Vec<String> = "[]",
+        /// Capabilities beside those of the preset, such as `"net_bind_service"`; the task has them without being root, too.
+        pub cap_add: Vec<String> = "[]",
+        /// Capabilities that it shall not have; `"all"` is all.
+        pub cap_drop: Vec<String> = "[]",
+        /// Files handed over as systemd's credentials, in `$CREDENTIALS_DIRECTORY`.
+        pub credential: Vec<Credential>,
+        /// Lines for the task's `/etc/hosts`, each as `"name:address"`.
+        pub extra_hosts: Vec<String> = "[]",
+        /// What it sees of files.
+        pub files: Option<Files>,
+        /// Group, by name or number. Not given: its user's.
+        pub group: Option<String>,
+        /// Its own name of the machine.
+        pub hostname: Option<String>,
+        /// What it may use of the machine beside `resources`.
+        pub limits: Option<Limits>,
         /// Where the task's output goes.
         pub logging: Option<Logging>,
+        /// Whom it may speak with.
+        pub network: Option<Network>,
+        /// The task says itself when it is ready, and that it is well.
+        pub notify: Option<Notify>,
+        /// Any other property of a service, by the name and with the value that it has in a unit file; each line of a value is one assignment.
+        pub properties: BTreeMap<String, String>,
+        /// What it may do.
+        pub sandbox: Option<Sandbox>,
+        /// Sockets that are open before the task starts, and are passed to it (sd_listen_fds(3)).
+        pub socket: Vec<Socket>,
+        /// Groups beside its own.
+        pub supplementary_groups: Vec<String> = "[]",
+        /// Limits of each process, such as `nofile = "1024:4096"` (`LimitNOFILE=`).
+        pub ulimit: BTreeMap<String, String>,
         /// Working directory, an absolute path as the task sees it. Not given: the task's `local/`.
         pub work_dir: Option<String>,
     }
@@ -54,6 +107,46 @@ options! {
         pub rate_limit_burst: Option<u32>,
         /// The length of the interval, such as `"30s"`; `"0"` is no limit (`LogRateLimitIntervalSec=`).
         pub rate_limit_interval: Option<String>,
+    }
+}
+
+options! {
+    /// A `credential` block of a task.
+    pub struct Credential {
+        /// The name of the file in `$CREDENTIALS_DIRECTORY`.
+        pub name: String,
+        /// The file: in the task's `secrets/`, or an absolute path that the operator allows.
+        pub path: String,
+        /// `true`: it is encrypted for this machine (systemd-creds(1)).
+        pub encrypted: bool = "false",
+    }
+}
+
+options! {
+    /// The `notify` block of a task.
+    pub struct Notify {
+        /// How long it may take to say that it is ready (`READY=1`, sd_notify(3)); until then Nomad waits. `"0"`: it says nothing.
+        pub ready_within: String = "\"1m\"",
+        /// It must say that it is well (`WATCHDOG=1`) at least as often, or it is killed. Not given: it need not.
+        pub watchdog: Option<String>,
+        /// Who of the task may speak: `"main"` or `"all"`.
+        pub access: String = "\"main\"",
+    }
+}
+
+options! {
+    /// A `socket` block of a task.
+    pub struct Socket {
+        /// Its name for the task (`LISTEN_FDNAMES`).
+        pub name: String,
+        /// The label of a port of Nomad's.
+        pub port: Option<String>,
+        /// Or a path in the task's directories.
+        pub path: Option<String>,
+        /// `"stream"` or `"datagram"`.
+        pub kind: String = "\"stream\"",
+        /// The mode of the path, such as `"0660"`.
+        pub mode: Option<String>,
     }
 }
 
@@ -112,12 +205,18 @@ pub struct TaskConfig {
     pub stderr_path: PathBuf,
     /// What the job asks for.
     pub resources: Resources,
-    /// What the job asks for and this version of the driver cannot give, each in the job's words.
-    pub beyond: Vec<String>,
+    /// Volumes and what device plugins mount.
+    pub mounts: Vec<Mount>,
+    /// Devices of device plugins.
+    pub devices: Vec<Device>,
+    /// The network of its group.
+    pub network: NetworkMode,
+    /// The `dns` block of the group's network.
+    pub dns: Option<Dns>,
 }
 
 /// The job's `resources` block.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Resources {
     /// MHz, which Nomad treats like the CPU shares of old.
     pub cpu_shares: u64,
@@ -125,6 +224,72 @@ pub struct Resources {
     pub memory_mb: u64,
     /// MiB that it may reach.
     pub memory_max_mb: MemoryMax,
+    /// The cores that are its own, such as `0,3` or `2-5`; empty for a task that shares the others.
+    pub cores: String,
+}
+
+/// A path of the host that the task shall see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the task's view.
+    pub target: PathBuf,
+    /// The task cannot write to it.
+    pub read_only: bool,
+    /// Whose later mounts reach whom.
+    pub propagation: Propagation,
+}
+
+/// Whether mounts that are made below a volume later on are seen on the other side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Propagation {
+    /// On neither.
+    #[default]
+    Private,
+    /// The task sees those of the host.
+    HostToTask,
+    /// And the other way round.
+    Bidirectional,
+}
+
+/// A device of a device plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the task's view.
+    pub target: PathBuf,
+    /// Of `r`, `w` and `m`.
+    pub permissions: String,
+}
+
+/// What network a task is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// The host's.
+    #[default]
+    Host,
+    /// That of its group.
+    Group {
+        /// The network namespace's file.
+        namespace: PathBuf,
+        /// The name and address of the group in it.
+        host: Option<(String, String)>,
+    },
+    /// None but a loopback device.
+    None,
+}
+
+/// Who is asked for the addresses of names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Addresses of servers.
+    pub servers: Vec<String>,
+    /// Domains to search.
+    pub searches: Vec<String>,
+    /// Options of the resolver.
+    pub options: Vec<String>,
 }
 
 /// The job's `memory_max`.
@@ -197,6 +362,6 @@ mod tests {
             msgpack(&[("command", "a b".into()), ("args", rmpv::Value::Array(vec!["$X".into(), "".into()]))]);
         let config = DriverConfig::decode(&bytes).unwrap();
         let args = vec!["$X".into(), String::new()];
-        assert_eq!(config, DriverConfig { command: "a b".into(), args, logging: None, work_dir: None });
+        assert_eq!((config.command.as_str(), config.args), ("a b", args));
     }
 }

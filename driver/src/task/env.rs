@@ -8,12 +8,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use tempfile::NamedTempFile;
-
-use super::view::RUNTIME_DIR;
 
 /// The longest argument, and the longest `NAME=value`, in bytes: 32 pages with the zero byte at the end.
 pub const STRING_MAX: usize = 32 * 4096 - 1;
@@ -44,8 +42,10 @@ pub enum Error {
         name: String,
     },
     /// The file cannot be written.
-    #[error("write the task's environment to {RUNTIME_DIR}/env")]
+    #[error("write the task's environment to {directory}")]
     Write {
+        /// Where.
+        directory: PathBuf,
         /// What the kernel said.
         source: io::Error,
     },
@@ -74,9 +74,9 @@ pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
 }
 
 /// Writes the environment for systemd to read; the file goes away with the value returned.
-pub fn write(env: &BTreeMap<String, String>) -> Result<NamedTempFile, Error> {
+pub fn write(env: &BTreeMap<String, String>, runtime_dir: &Path) -> Result<NamedTempFile, Error> {
+    let directory = runtime_dir.join("env");
     let write = || {
-        let directory = Path::new(RUNTIME_DIR).join("env");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         SWEPT.call_once(|| sweep(&directory));
         // Made with mode 0600. systemd reads the name as a pattern, so it holds nothing that means something there.
@@ -85,7 +85,7 @@ pub fn write(env: &BTreeMap<String, String>) -> Result<NamedTempFile, Error> {
         file.write_all(content(env).as_bytes())?;
         Ok(file)
     };
-    write().map_err(|source| Error::Write { source })
+    write().map_err(|source| Error::Write { directory: directory.clone(), source })
 }
 
 static SWEPT: Once = Once::new();

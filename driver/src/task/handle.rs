@@ -64,6 +64,29 @@ pub struct Saved {
     /// Its output is copied to two places, by units of their own.
     #[serde(default)]
     pub copied: bool,
+    /// It has sockets that were open before it started, in a unit of their own.
+    #[serde(default)]
+    pub listens: bool,
+    /// Its job has a `notify` block.
+    #[serde(default)]
+    pub speaks: bool,
+}
+
+/// What units a task has beside its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beside {
+    /// Those that copy its output.
+    pub(super) copied: bool,
+    /// That of its sockets.
+    pub(super) listens: bool,
+    /// None, but what it says of itself is its own word, and not that of the runner of WebAssembly.
+    pub(super) speaks: bool,
+}
+
+impl Saved {
+    pub(super) fn beside(&self) -> Beside {
+        Beside { copied: self.copied, listens: self.listens, speaks: self.speaks }
+    }
 }
 
 /// A live task. Tasks of the runtime share it.
@@ -82,7 +105,8 @@ pub struct Handle {
 
 impl Handle {
     /// Follows the unit from now on.
-    pub(super) fn follow(known: Known, unit: Unit, copied: bool, systemd: Systemd, events: Events) -> Self {
+    pub(super) fn follow(known: Known, unit: Unit, beside: Beside, systemd: Systemd, events: Events) -> Self {
+        let Beside { copied, listens, speaks } = beside;
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
         if let Some(exit) = Exit::of(&state) {
@@ -94,6 +118,8 @@ impl Handle {
                 invocation: state.invocation.clone(),
                 boot_id: boot_id(),
                 copied,
+                listens,
+                speaks,
             },
             unit: unit.name().clone(),
             pid: state.main_pid,
@@ -133,12 +159,16 @@ impl Handle {
                 // As long as nobody has been told of the end, the unit is there to be asked.
                 tell(out_of_memory(&systemd.service(&unit).await.unwrap_or_default()));
             }
-            if let Some(word) = word_of_the_end(&state, &exit) {
+            if let Some(word) = word_of_the_end(&state, &exit, speaks) {
                 tell(word);
             }
             sender.send_replace(Phase::Exited(exit));
             if !held_up && !state.removed {
                 kill_the_rest().await;
+            }
+            // Of one that failed systemd has closed them.
+            if listens && let Err(error) = systemd.close_sockets(&unit).await {
+                tracing::debug!(%unit, error = crate::chain(&error), "the sockets of a task were not closed");
             }
         });
         handle
@@ -363,14 +393,25 @@ fn out_of_memory(service: &Service) -> Word {
 }
 
 /// What its exit code does not say of a task's end.
-fn word_of_the_end(state: &UnitState, exit: &Exit) -> Option<Word> {
+fn word_of_the_end(state: &UnitState, exit: &Exit, speaks: bool) -> Option<Word> {
     if let Some(unknown) = &exit.unknown {
         return Some((unknown.clone(), vec![]));
     }
     if state.was_stopped() {
         return Some(("Its unit was stopped from outside (systemctl stop?)".to_owned(), vec![]));
     }
-    // Only our runner of WebAssembly is listened to, and it says so when a guest did not end by itself.
+    match state.result.as_str() {
+        "watchdog" => {
+            let word = "Did not say in time that it is well (WATCHDOG=1, sd_notify(3)), as `notify.watchdog` wants it: ended";
+            return Some((word.to_owned(), vec![]));
+        }
+        "timeout" => return Some(("Ran longer than `limits.runtime_max` allows: ended".to_owned(), vec![])),
+        _ => {}
+    }
+    if speaks {
+        return None;
+    }
+    // Only our runner of WebAssembly is listened to then, and it says so when a guest did not end by itself.
     let said = &state.status_text;
     (!said.is_empty()).then(|| (format!("WebAssembly: {said}"), vec![("wasm_outcome", said.clone())]))
 }

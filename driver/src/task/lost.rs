@@ -56,7 +56,7 @@ impl Shared {
             }
             if never_asked_for || (gone && without_directory.contains(&unit)) {
                 tracing::warn!(%unit, alloc_dir = %alloc_dir.display(), "ending a task that Nomad has lost");
-                if let Err(error) = self.systemd.remove(&unit).await {
+                if let Err(error) = self.remove(&unit).await {
                     tracing::warn!(%unit, error = crate::chain(&error), "a lost task could not be ended");
                 }
             }

@@ -14,15 +14,22 @@ pub mod config;
 pub mod env;
 pub mod events;
 pub mod exec;
+pub mod files;
 pub mod handle;
 pub mod logs;
 mod lost;
 pub mod options;
+mod place;
+mod policy;
+pub mod preset;
 pub mod program;
+pub mod settings;
 pub mod signal;
+mod slices;
 pub mod spec;
 pub mod stats;
 pub mod unit;
+mod users;
 pub mod view;
 pub mod wasm;
 
@@ -35,18 +42,21 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{OnceCell, mpsc};
 
+use handle::Beside;
 pub use handle::{Exit, Handle, Phase, Saved};
 
-use self::config::{Known, PluginConfig, TaskConfig, TaskId};
+use self::config::{Credential, Known, NetworkMode, PluginConfig, TaskConfig, TaskId};
 use self::events::Events;
 use self::exec::{Report, Session};
+use self::place::Place;
 use self::program::Program;
 use self::signal::Signal;
-use self::spec::{Identity, NodeSpec, Sink, TaskSpec};
+use self::slices::Slices;
+use self::spec::{Identity, NodeSpec, Readiness, Sink, TaskSpec};
 use self::stats::{Stats, Usage};
-use self::unit::{Command, Streams};
+use self::unit::{Command, Made, Streams};
 use self::view::View;
-use crate::systemd::{self, Stream, Systemd, Unit, UnitName};
+use crate::systemd::{self, Features, Manager, Stream, Systemd, TransientUnit, Unit, UnitName};
 
 /// How long the copiers of a task may take over its last words: as long as Nomad's log collector waits for them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -76,10 +86,23 @@ pub enum Error {
     #[error(transparent)]
     Exec(exec::Error),
     /// The shared root cannot be made.
-    #[error("prepare the tasks' view of the host in {}", view::RUNTIME_DIR)]
+    #[error("prepare the tasks' view of the host in {directory}")]
     View {
+        /// Where.
+        directory: PathBuf,
         /// What the kernel said.
         source: std::io::Error,
+    },
+    /// A file of the host that the job names cannot be had.
+    #[error(transparent)]
+    Files(files::Error),
+    /// It ended, or took too long, before it said that it is ready.
+    #[error(
+        "the task did not say that it is ready (`READY=1`, sd_notify(3)) {how}; it must, since its job has a `notify` block"
+    )]
+    NotReady {
+        /// In which way.
+        how: String,
     },
     /// systemd could not set up the process as the job wants it.
     #[error("{advice}")]
@@ -133,7 +156,7 @@ impl Error {
     pub fn is_recoverable(&self) -> bool {
         match self {
             Self::Systemd(error) => error.may_pass(),
-            Self::Logs(logs::Error::NoReader { .. }) | Self::View { .. } => true,
+            Self::Logs(logs::Error::NoReader { .. }) | Self::View { .. } | Self::NotReady { .. } => true,
             Self::Env(error) => matches!(error, env::Error::Write { .. }),
             Self::Wasm(error) => error.may_pass(),
             _ => false,
@@ -154,6 +177,7 @@ struct Shared {
     table: Mutex<HashMap<TaskId, Slot>>,
     events: Events,
     stats: Stats,
+    slices: Slices,
     /// Where the agents that we serve keep their allocations; in practice one directory of one agent.
     alloc_parents: Mutex<HashSet<PathBuf>>,
     serves_an_agent: AtomicBool,
@@ -178,6 +202,7 @@ impl Tasks {
             table: Mutex::default(),
             events: Events::default(),
             stats: Stats::default(),
+            slices: Slices::default(),
             alloc_parents: Mutex::default(),
             serves_an_agent: AtomicBool::default(),
             earlier: OnceCell::new(),
@@ -188,6 +213,7 @@ impl Tasks {
     /// Takes the operator's configuration; refuses values that have no meaning.
     pub fn configure(&self, config: PluginConfig) -> Result<(), Error> {
         let node = NodeSpec::resolve(config).map_err(Error::Spec)?;
+        self.shared.systemd.choose(node.manager);
         *self.shared.node.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(node));
         Ok(())
     }
@@ -203,6 +229,16 @@ impl Tasks {
     /// Do tasks see the host as it is?
     pub fn see_the_host(&self) -> bool {
         self.node().is_ok_and(|node| node.view == View::Host)
+    }
+
+    /// Whose systemd runs the tasks, if the operator says it.
+    pub fn manager(&self) -> Option<Manager> {
+        self.node().ok().and_then(|node| node.said_manager)
+    }
+
+    /// Does Nomad give each task its user?
+    pub fn take_their_users_from_nomad(&self) -> bool {
+        self.node().is_ok_and(|node| node.dynamic_workload_users)
     }
 
     /// Can WebAssembly be run here?
@@ -241,7 +277,7 @@ impl Tasks {
             Ok(unit) if unit.state().invocation != saved.invocation => {
                 return Err(Error::Lost { id, reason: "its unit was started again by somebody else" });
             }
-            Ok(unit) => Handle::follow(known, unit, saved.copied, systemd, events),
+            Ok(unit) => Handle::follow(known, unit, saved.beside(), systemd, events),
             // Units do not go by themselves: somebody stopped it. What is still known of its end is better than nothing.
             Err(systemd::Error::NoSuchUnit { .. }) => {
                 let exit = systemd.exit_in_journal(&name, &saved.invocation).await;
@@ -329,7 +365,7 @@ impl Tasks {
             }
             Err(_) => (spec::unit_of(id), true),
         };
-        self.shared.systemd.remove(&unit).await.map_err(Error::Systemd)?;
+        self.shared.remove(&unit).await?;
         if copied {
             self.shared.end_copiers(id).await?;
         }
@@ -349,7 +385,7 @@ impl Shared {
         configured.map_or_else(
             || {
                 let defaults = PluginConfig::decode(&[])
-                    .map_err(|_| Error::View { source: std::io::ErrorKind::Other.into() })?;
+                    .map_err(|error| Error::Spec(spec::Error::Defaults { source: Box::new(error) }))?;
                 NodeSpec::resolve(defaults).map(Arc::new).map_err(Error::Spec)
             },
             Ok,
@@ -359,15 +395,21 @@ impl Shared {
     async fn start(&self, config: TaskConfig) -> Result<Handle, Error> {
         let node = self.node()?;
         self.serves(&config.known.alloc_dir);
-        let task = TaskSpec::resolve(&config, &node).map_err(Error::Spec)?;
+        let features = self.systemd.features().await.map_err(Error::Systemd)?;
+        let task = TaskSpec::resolve(&config, &node, &features).map_err(Error::Spec)?;
+        self.check_user(&task, &node).await?;
         self.remove_earlier_runs(&config, &task.unit).await?;
         let unit = match self.begun_before(&task).await? {
             Some(unit) => unit,
             None => self.begin(&task, &node, &config.known.id).await?,
         };
-        let copied = task.output.sink == Sink::Both;
+        let beside = Beside {
+            copied: task.output.sink == Sink::Both,
+            listens: !task.sockets.is_empty(),
+            speaks: task.readiness != Readiness::default(),
+        };
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
-        let handle = Handle::follow(config.known, unit, copied, systemd, events);
+        let handle = Handle::follow(config.known, unit, beside, systemd, events);
         tracing::info!(unit = %handle.unit(), task = %handle.id(), pid = handle.pid(), "task started");
         Ok(handle)
     }
@@ -382,7 +424,7 @@ impl Shared {
     }
 
     async fn adopt(&self, task: &TaskSpec) -> Result<Option<Unit>, Error> {
-        match self.systemd.adopt(&task.unit).await {
+        match self.systemd.adopt(&task.unit, task.readiness.ready_within.unwrap_or_default()).await {
             Ok(unit) => {
                 tracing::warn!(unit = %task.unit, "going on with a start that was interrupted");
                 Ok(Some(unit))
@@ -393,14 +435,33 @@ impl Shared {
     }
 
     async fn begin(&self, task: &TaskSpec, node: &NodeSpec, id: &TaskId) -> Result<Unit, Error> {
-        view::prepare(&node.wasm.host_paths).map_err(|source| Error::View { source })?;
         let command = self.command(task, node).await?;
+        let place = Place::of(&node.runtime_dir, &task.unit);
+        let started = self.begin_at(&place, command, task, node, id).await;
+        match &started {
+            Ok(_) => place.forget_credentials(),
+            Err(_) => place.remove(),
+        }
+        started
+    }
+
+    async fn begin_at(
+        &self,
+        place: &Place,
+        command: Command,
+        task: &TaskSpec,
+        node: &NodeSpec,
+        id: &TaskId,
+    ) -> Result<Unit, Error> {
+        let mut made = make(place, task, node, matches!(command, Command::Wasm { .. }))?;
         let (stdout, stderr) = tokio::try_join!(
             self.stream(task, id, "stdout", &task.stdout_path),
             self.stream(task, id, "stderr", &task.stderr_path),
         )?;
-        let env_file = env::write(&task.env).map_err(Error::Env)?;
-        let unit = unit::build(task, &command, env_file.path(), Streams { stdout, stderr });
+        let env_file = env::write(&task.env, &node.runtime_dir).map_err(Error::Env)?;
+        env_file.path().clone_into(&mut made.env_file);
+        self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
+        let unit = unit::build(task, &command, made, Streams { stdout, stderr });
         match self.systemd.start(unit).await {
             Ok(unit) => Ok(unit),
             // The driver that died had asked for it, and systemd came to it only now.
@@ -409,6 +470,41 @@ impl Shared {
             }
             Err(error) => Err(not_started(error, task)),
         }
+    }
+
+    /// Removes a unit and all that was made for it.
+    async fn remove(&self, unit: &UnitName) -> Result<(), Error> {
+        self.systemd.remove(unit).await.map_err(Error::Systemd)?;
+        if let Ok(node) = self.node() {
+            Place::of(&node.runtime_dir, unit).remove();
+        }
+        self.slices.release(&self.systemd).await;
+        Ok(())
+    }
+
+    /// Is the task's user one that the operator lets tasks be?
+    async fn check_user(&self, task: &TaskSpec, node: &NodeSpec) -> Result<(), Error> {
+        if !node.policy.denies_users() {
+            return Ok(());
+        }
+        let (identity, groups) = (task.identity.clone(), task.groups.clone());
+        // The host's databases may be far away.
+        let found = tokio::task::spawn_blocking(move || {
+            let user = match identity {
+                Identity::User(user) => users::find(&user),
+                Identity::Number(number) => Some(users::HostUser::of_number(number)),
+                // Numbers that are nobody else's, and the agent's own.
+                Identity::Ephemeral | Identity::Driver => None,
+            };
+            (user, groups.iter().filter_map(|group| users::group(group)).collect::<Vec<_>>())
+        });
+        // Of whom there is none systemd will say so.
+        let (user, gids) = found.await.unwrap_or_default();
+        let checked = match user {
+            Some(user) => node.policy.check_user(&user.name, Some(user.uid), &[user.gids, gids].concat()),
+            None => node.policy.check_user("the task", None, &gids),
+        };
+        checked.map_err(Error::Spec)
     }
 
     /// One stream of the task. Where it shall reach two places, a copier is started for it, which ends when the last
@@ -420,7 +516,7 @@ impl Shared {
         let fifo = logs::open(&task.dirs.alloc_dir, path).await.map_err(Error::Logs)?;
         match (task.output.sink, fifo) {
             (Sink::Both, Stream::Fd(fifo)) => {
-                let failed = |source| Error::View { source };
+                let failed = |source| Error::View { directory: PathBuf::from("/proc/self"), source };
                 let (reader, writer) = std::io::pipe().map_err(failed)?;
                 let program = own_program().map_err(failed)?;
                 let unit = spec::copier_of(id, name);
@@ -470,7 +566,7 @@ impl Shared {
             earlier.chain(ours.iter().map(|handle| handle.unit().clone())).collect();
         for unit in units {
             tracing::warn!(%unit, "removing a run of the task that nobody asks for any more");
-            self.systemd.remove(&unit).await.map_err(Error::Systemd)?;
+            self.remove(&unit).await?;
         }
         for handle in ours {
             lock(&self.table).remove(handle.id());
@@ -493,6 +589,9 @@ impl Shared {
             }
             // Those that copy output among them.
             self.systemd.sweep("nomad");
+            if let Ok(node) = self.node() {
+                place::sweep(&node.runtime_dir, &units.iter().map(UnitName::as_str).collect());
+            }
             Ok(units)
         };
         self.earlier.get_or_try_init(ask).await.map_err(Error::Systemd)
@@ -511,8 +610,78 @@ impl Shared {
     }
 }
 
+/// The unit that a task would become on a machine that can do everything. Touches nothing, so what is decided by a file's
+/// content is decided by its name, and paths of the host stand as the job writes them.
+pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit, Error> {
+    let node = NodeSpec::resolve(plugin).map_err(Error::Spec)?;
+    let task = TaskSpec::resolve(config, &node, &Features::everything(node.manager)).map_err(Error::Spec)?;
+    let path = program::path_in_view(&task.command, &task.view, &task.dirs);
+    let is_guest = path.extension().is_some_and(|extension| extension == "wasm");
+    let command = if is_guest {
+        let shim =
+            node.wasm.shim().unwrap_or_else(|_| "/usr/local/libexec/nomad-driver-systemd/wasm-shim".into());
+        let code = node.wasm.state_dir.join("wasm/ENGINE/MODULE.cwasm");
+        Command::Wasm { shim, code, name: task.command.clone() }
+    } else {
+        Command::Native(path)
+    };
+    let place = Place::of(&node.runtime_dir, &task.unit);
+    let settings = task.settings(is_guest).to_vec();
+    let own_root = task.needs_a_root_of_its_own(&settings);
+    let root = if own_root { place.root() } else { view::shared_root(&node.runtime_dir) };
+    let copy = |credential: &Credential| (credential.name.clone(), place.credential_path(&credential.name));
+    let of =
+        |encrypted: bool| task.credentials.iter().filter(move |credential| credential.encrypted == encrypted);
+    let made = Made {
+        root,
+        env_file: node.runtime_dir.join("env/TASK"),
+        settings,
+        etc: task.etc.keys().map(|name| place.etc_path(name)).collect(),
+        credentials: of(false).map(copy).collect(),
+        encrypted: of(true).map(copy).collect(),
+        sockets: task.sockets.clone(),
+    };
+    let streams = Streams { stdout: Stream::Null, stderr: Stream::Null };
+    Ok(unit::build(&task, &command, made, streams))
+}
+
+/// Makes what the task needs on the host beside its allocation.
+fn make(place: &Place, task: &TaskSpec, node: &NodeSpec, is_guest: bool) -> Result<Made, Error> {
+    let settings = files::resolve(task.settings(is_guest), task, &node.policy).map_err(Error::Files)?;
+    let root = match task.view {
+        View::Private { .. } if task.needs_a_root_of_its_own(&settings) => place.root(),
+        _ => view::shared_root(&node.runtime_dir),
+    };
+    let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
+    view::prepare(&root, &node.wasm.host_paths).map_err(failed)?;
+    if let Identity::Number(number) = task.identity {
+        place.tell_of_user(number).map_err(failed)?;
+        if users::find(&place::user_name(number)).is_none() {
+            return Err(Error::Spec(spec::Error::Node {
+                option: "user".to_owned(),
+                reason: format!(
+                    "users that Nomad makes up, such as {}, are known to the host by systemd 249 or newer and `systemd` in \
+                     /etc/nsswitch.conf (package libnss-systemd); without it have the operator set \
+                     `dynamic_workload_users = false`",
+                    place::user_name(number)
+                ),
+            }));
+        }
+    }
+    let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
+    let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
+    let mut made = Made { root, settings, etc, sockets: sockets.map_err(Error::Files)?, ..Made::default() };
+    for Credential { name, path, encrypted } in &task.credentials {
+        let content = files::credential(Path::new(path), task, &node.policy).map_err(Error::Files)?;
+        let copy = (name.clone(), place.credential(name, &content).map_err(failed)?);
+        if *encrypted { made.encrypted.push(copy) } else { made.credentials.push(copy) }
+    }
+    Ok(made)
+}
+
 fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
     match source {
+        systemd::Error::NotReady { how, .. } => Error::NotReady { how },
         systemd::Error::Step { status, .. } => Error::SetUp { advice: advice(status, task), source },
         other => Error::Systemd(other),
     }
@@ -544,6 +713,15 @@ fn advice(status: i32, task: &TaskSpec) -> String {
             "`work_dir`: {} is not there in the task's view, or its user may not enter it",
             task.working_directory.display()
         ),
+        (225, _) => match &task.network {
+            NetworkMode::Group { namespace, .. } => {
+                format!(
+                    "`network`: the network namespace of the group, {}, is not there",
+                    namespace.display()
+                )
+            }
+            _ => "the task's network cannot be made".to_owned(),
+        },
         (226, _) => {
             format!("the task's view of the host cannot be made from {}", task.dirs.alloc_dir.display())
         }

@@ -4,6 +4,8 @@
 //! The schema that Nomad gets and the table in the README are made from the same table, so no option can exist in one
 //! of them alone.
 
+use std::collections::BTreeMap;
+
 use rmpv::Value as MsgPack;
 use serde::de::DeserializeOwned;
 
@@ -20,8 +22,21 @@ pub struct Opt {
     pub default: Option<&'static str>,
     /// What it does, in Markdown.
     pub doc: &'static str,
-    /// It is a block, with these options of its own.
-    pub nested: Option<&'static [Opt]>,
+    /// It is a block, and of which kind.
+    pub block: Option<Kind>,
+    /// The property of systemd's that it is, by the name in its manual; most options of the blocks are one.
+    pub property: Option<&'static str>,
+}
+
+/// A block in a block.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// It may be there once, with these options.
+    Once(&'static [Opt]),
+    /// It may be there several times, with these options.
+    Often(&'static [Opt]),
+    /// It may be there once, with whatever names, all of whose values are texts.
+    Free,
 }
 
 /// Why a `config` block is refused.
@@ -64,8 +79,8 @@ pub trait OptionType: Sized {
     const HCL: &'static str;
     /// `None` is a value of the type, so the option may be left out.
     const OPTIONAL: bool = false;
-    /// It is a block, with these options.
-    const NESTED: Option<&'static [Opt]> = None;
+    /// It is a block.
+    const BLOCK: Option<Kind> = None;
 
     /// The value that was given for `option`.
     fn given(option: &Opt, value: MsgPack) -> Result<Self, Error>;
@@ -89,12 +104,58 @@ macro_rules! plain {
     )+ };
 }
 
-plain!(String => "string", Vec<String> => "list(string)", u32 => "number");
+plain!(String => "string", Vec<String> => "list(string)", u32 => "number", i64 => "number", bool => "bool");
+
+/// A block of names that the job chooses.
+impl OptionType for BTreeMap<String, String> {
+    const HCL: &'static str = "block";
+    const OPTIONAL: bool = true;
+    const BLOCK: Option<Kind> = Some(Kind::Free);
+
+    fn given(option: &Opt, value: MsgPack) -> Result<Self, Error> {
+        plain(option, value)
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
+    }
+}
+
+/// A block that may be there several times.
+impl<T: Block> OptionType for Vec<T> {
+    const HCL: &'static str = "blocks";
+    const OPTIONAL: bool = true;
+    const BLOCK: Option<Kind> = Some(Kind::Often(T::OPTIONS));
+
+    fn given(option: &Opt, value: MsgPack) -> Result<Self, Error> {
+        let MsgPack::Array(blocks) = value else { return Err(Error::Unreadable) };
+        blocks.into_iter().map(|block| nested(option, block)).collect()
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
+    }
+}
+
+/// What [`options!`] and [`settings!`] make.
+pub trait Block: Sized {
+    /// What the block may hold.
+    const OPTIONS: &'static [Opt];
+
+    /// Reads the block.
+    fn of(block: &[(MsgPack, MsgPack)]) -> Result<Self, Error>;
+}
+
+/// A block in the block.
+pub fn nested<T: Block>(option: &Opt, value: MsgPack) -> Result<T, Error> {
+    let MsgPack::Map(block) = value else { return Err(Error::Unreadable) };
+    T::of(&block).map_err(|source| Error::Nested { block: option.name, source: Box::new(source) })
+}
 
 impl<T: OptionType> OptionType for Option<T> {
     const HCL: &'static str = T::HCL;
     const OPTIONAL: bool = true;
-    const NESTED: Option<&'static [Opt]> = T::NESTED;
+    const BLOCK: Option<Kind> = T::BLOCK;
 
     fn given(option: &Opt, value: MsgPack) -> Result<Self, Error> {
         T::given(option, value).map(Some)
@@ -125,16 +186,62 @@ pub fn block(bytes: &[u8]) -> Result<Vec<(MsgPack, MsgPack)>, Error> {
     }
 }
 
+fn given<'a>(block: &'a [(MsgPack, MsgPack)], option: &Opt) -> Option<&'a MsgPack> {
+    let named = |(name, value): &&(MsgPack, MsgPack)| name.as_str() == Some(option.name) && !value.is_nil();
+    block.iter().find(named).map(|(_, value)| value)
+}
+
 /// One option out of a block. Nomad sends every option of the schema: one that was not given is nil.
 pub fn take<T: OptionType>(block: &[(MsgPack, MsgPack)], option: &Opt) -> Result<T, Error> {
-    let given = block.iter().find(|(name, value)| name.as_str() == Some(option.name) && !value.is_nil());
-    if let Some((_, value)) = given {
+    if let Some(value) = given(block, option) {
         return T::given(option, value.clone());
     }
     // HCL's literals of our types are JSON's.
     let default = option.default.and_then(|literal| serde_json::from_str(literal).ok());
     let default = default.map(|literal: MsgPack| T::given(option, literal)).transpose()?;
     default.or_else(T::absent).ok_or(Error::Missing { option: option.name, doc: option.doc })
+}
+
+/// An option that is a property of systemd's, as the job gives it.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The option.
+    pub option: &'static Opt,
+    /// Its value as text; one for each element of a list. An empty list is one empty text, which for systemd takes back
+    /// what was said before.
+    pub values: Vec<String>,
+}
+
+impl PartialEq for Setting {
+    fn eq(&self, other: &Self) -> bool {
+        (self.option.name, &self.values) == (other.option.name, &other.values)
+    }
+}
+
+impl Eq for Setting {}
+
+/// What a block gives of these options.
+pub fn settings_of(block: &[(MsgPack, MsgPack)], options: &'static [Opt]) -> Result<Vec<Setting>, Error> {
+    let mut settings = Vec::new();
+    for option in options {
+        if let Some(value) = given(block, option) {
+            settings.push(Setting { option, values: texts(option, value)? });
+        }
+    }
+    Ok(settings)
+}
+
+fn texts(option: &Opt, value: &MsgPack) -> Result<Vec<String>, Error> {
+    let value = value.clone();
+    Ok(match option.hcl_type {
+        "bool" => vec![if plain(option, value)? { "yes" } else { "no" }.to_owned()],
+        "number" => vec![plain::<i64>(option, value)?.to_string()],
+        "list(string)" => match plain::<Vec<String>>(option, value)? {
+            empty if empty.is_empty() => vec![String::new()],
+            texts => texts,
+        },
+        _ => vec![plain(option, value)?],
+    })
 }
 
 /// The README's table of a block. The options of a block in it come after it, as `block.option`.
@@ -153,7 +260,9 @@ fn rows(options: &[Opt], within: &str) -> Vec<String> {
         };
         let (name, hcl_type, doc) = (option.name, option.hcl_type, option.doc);
         lines.push(format!("| `{within}{name}` | `{hcl_type}` | {default} | {doc} |"));
-        lines.extend(rows(option.nested.unwrap_or_default(), &format!("{within}{name}.")));
+        if let Some(Kind::Once(options) | Kind::Often(options)) = option.block {
+            lines.extend(rows(options, &format!("{within}{name}.")));
+        }
     }
     lines
 }
@@ -174,9 +283,8 @@ macro_rules! options {
             $( $(#[doc = $doc])+ pub $field: $type, )+
         }
 
-        impl $block {
-            /// What the block may hold.
-            pub const OPTIONS: &'static [$crate::task::options::Opt] = &[
+        impl $crate::task::options::Block for $block {
+            const OPTIONS: &'static [$crate::task::options::Opt] = &[
                 $( $crate::task::options::Opt {
                     name: stringify!($field),
                     hcl_type: <$type as $crate::task::options::OptionType>::HCL,
@@ -184,14 +292,10 @@ macro_rules! options {
                         && options!(@default $($default)?).is_none(),
                     default: options!(@default $($default)?),
                     doc: concat!($($doc),+).trim_ascii(),
-                    nested: <$type as $crate::task::options::OptionType>::NESTED,
+                    block: <$type as $crate::task::options::OptionType>::BLOCK,
+                    property: None,
                 }, )+
             ];
-
-            /// Reads the block from the MessagePack that Nomad made of it.
-            pub fn decode(bytes: &[u8]) -> Result<Self, $crate::task::options::Error> {
-                Self::of(&$crate::task::options::block(bytes)?)
-            }
 
             fn of(block: &[(rmpv::Value, rmpv::Value)]) -> Result<Self, $crate::task::options::Error> {
                 let mut options = Self::OPTIONS.iter();
@@ -203,19 +307,27 @@ macro_rules! options {
             }
         }
 
+        impl $block {
+            /// Reads the block from the MessagePack that Nomad made of it.
+            #[allow(dead_code, reason = "blocks in blocks are read with what they are in")]
+            pub fn decode(bytes: &[u8]) -> Result<Self, $crate::task::options::Error> {
+                $crate::task::options::Block::of(&$crate::task::options::block(bytes)?)
+            }
+        }
+
+        options!(@in_a_block $block);
+    };
+    (@in_a_block $block:ident) => {
         impl $crate::task::options::OptionType for $block {
             const HCL: &'static str = "block";
-            const NESTED: Option<&'static [$crate::task::options::Opt]> = Some(Self::OPTIONS);
+            const BLOCK: Option<$crate::task::options::Kind> =
+                Some($crate::task::options::Kind::Once(<Self as $crate::task::options::Block>::OPTIONS));
 
             fn given(
                 option: &$crate::task::options::Opt,
                 value: rmpv::Value,
             ) -> Result<Self, $crate::task::options::Error> {
-                let rmpv::Value::Map(block) = value else { return Err($crate::task::options::Error::Unreadable) };
-                Self::of(&block).map_err(|source| $crate::task::options::Error::Nested {
-                    block: option.name,
-                    source: Box::new(source),
-                })
+                $crate::task::options::nested(option, value)
             }
         }
     };
@@ -223,4 +335,41 @@ macro_rules! options {
     (@default) => { None::<&'static str> };
 }
 
-pub(crate) use options;
+/// Defines a block whose options are properties of systemd's: `name: type => "Property"`. What the job gives of them is
+/// a list of [`Setting`]s, in the order of the table.
+macro_rules! settings {
+    (
+        $(#[doc = $about:literal])+
+        pub struct $block:ident {
+            $( $(#[doc = $doc:literal])+ $field:ident: $type:ty $(=> $property:literal)?, )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct $block(pub Vec<$crate::task::options::Setting>);
+
+        impl $crate::task::options::Block for $block {
+            const OPTIONS: &'static [$crate::task::options::Opt] = &[
+                $( $crate::task::options::Opt {
+                    name: stringify!($field),
+                    hcl_type: <$type as $crate::task::options::OptionType>::HCL,
+                    required: false,
+                    default: None,
+                    doc: concat!($($doc),+).trim_ascii(),
+                    block: None,
+                    property: settings!(@property $($property)?),
+                }, )+
+            ];
+
+            fn of(block: &[(rmpv::Value, rmpv::Value)]) -> Result<Self, $crate::task::options::Error> {
+                $crate::task::options::settings_of(block, Self::OPTIONS).map(Self)
+            }
+        }
+
+        $crate::task::options::options!(@in_a_block $block);
+    };
+    (@property $property:literal) => { Some($property) };
+    (@property) => { None };
+}
+
+pub(crate) use {options, settings};

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -109,7 +109,12 @@ pub fn find(command: &str, view: &View, dirs: &TaskDirs) -> Result<Program, Erro
         return Err(Error::Empty);
     }
     let path = path_in_view(command, view, dirs);
-    let (bounds, inside) = view.locate(&path, dirs).map_err(|_| Error::NotInView { path: path.clone() })?;
+    let (bounds, inside) = match view.locate(&path, dirs) {
+        Ok(found) => found,
+        // Only systemd will know what is in there.
+        Err(_) if *view == View::Own => return Ok(Program::Native(path)),
+        Err(_) => return Err(Error::NotInView { path }),
+    };
     if inside.as_os_str().is_empty() {
         return Err(Error::NotAFile { path });
     }
@@ -250,18 +255,32 @@ fn hint(command: &str) -> String {
 
 /// Opens a file for reading, never leaving `directory`, which is reached from `alloc_dir` without following any link:
 /// the allocation directory is the agent's, what lies in it is not.
-fn open_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<File> {
+pub fn open_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<File> {
+    let base = directory_of_task(alloc_dir, directory)?;
+    open_regular(base, inside, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+}
+
+fn directory_of_task(alloc_dir: &Path, directory: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let alloc = rustix::fs::open(alloc_dir, flags, Mode::empty())?;
     let way = directory.strip_prefix(alloc_dir).unwrap_or(directory);
-    let base = rustix::fs::openat2(
+    Ok(rustix::fs::openat2(
         alloc,
         way,
         flags,
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-    )?;
-    open_regular(base, inside, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+    )?)
+}
+
+/// Where something in `directory` of a task really is, whatever links there are within it; one that leaves it is an error.
+pub fn path_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<PathBuf> {
+    let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
+    let base = directory_of_task(alloc_dir, directory)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let found = rustix::fs::openat2(base, inside, flags, Mode::empty(), resolve)?;
+    std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
 
 /// Opens a regular file, and nothing else: opening a device may do something, and opening a FIFO may last for ever.

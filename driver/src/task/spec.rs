@@ -1,22 +1,53 @@
 //! What it means: decides, once and before anything is touched, what a task will be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::config::{DriverConfig, Known, Logging, MemoryMax, PluginConfig, Resources, TaskConfig, TaskId};
-use super::view::{TaskDirs, View, is_plain};
+use super::config::{
+    Credential, Device, Dns, DriverConfig, Known, Logging, MemoryMax, Mount, NetworkMode, Notify,
+    PluginConfig, Resources, Sandbox, Socket, TaskConfig, TaskId,
+};
+use super::options::{self, Setting};
+use super::policy::{self, Policy};
+use super::preset::Preset;
+use super::view::{self, TaskDirs, View, is_plain};
 use super::{env, wasm};
-use crate::systemd::UnitName;
+use crate::systemd::{self, Assignment, Features, Manager, Meaning, UnitName};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The job asks for something that this version does not have.
-    #[error("this version of the driver cannot honour {what}; remove it from the job or use another driver")]
-    Beyond {
-        /// In the job's words.
-        what: String,
+    /// The operator does not allow it, or the driver cannot.
+    #[error("`{option}`: {reason}")]
+    Refused {
+        /// The option, or the property.
+        option: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The value of a property.
+    #[error("`{option}`")]
+    Property {
+        /// The option.
+        option: String,
+        /// What is wrong with it.
+        source: systemd::AssignmentError,
+    },
+    /// Our own defaults cannot be read.
+    #[error("the driver's defaults")]
+    Defaults {
+        /// What is wrong with them.
+        source: Box<options::Error>,
+    },
+    /// This node cannot give it.
+    #[error("`{option}`: this node cannot give it: {reason}")]
+    Node {
+        /// The option.
+        option: String,
+        /// What it lacks.
+        reason: String,
     },
     /// A variable that no process can have.
     #[error(transparent)]
@@ -78,6 +109,18 @@ pub struct NodeSpec {
     pub log_sink: Sink,
     /// After this time without a question of Nomad's a task is lost; zero is never.
     pub lost_after: Duration,
+    /// Whose systemd runs the tasks.
+    pub manager: Manager,
+    /// The same, if the operator says it.
+    pub said_manager: Option<Manager>,
+    /// What no job may do.
+    pub policy: Policy,
+    /// The sandbox of a task whose job does not say.
+    pub preset: Preset,
+    /// Nomad gives tasks their users.
+    pub dynamic_workload_users: bool,
+    /// Where our own things are that need not outlive a boot.
+    pub runtime_dir: PathBuf,
     /// What tasks see of the host.
     pub view: View,
     /// Where the WebAssembly tools and their cache are.
@@ -87,12 +130,24 @@ pub struct NodeSpec {
 impl NodeSpec {
     /// Checks the values of the plugin's configuration. Touches nothing.
     pub fn resolve(config: PluginConfig) -> Result<Self, Error> {
+        let policy = Policy::resolve(&config)?;
         let PluginConfig {
+            allow_caps: _, // these are the policy's
+            allow_host_paths: _,
+            allow_properties: _,
+            deny_properties: _,
+            denied_host_gids: _,
+            denied_host_uids: _,
+            denied_envvars: _,
+            sandbox_floor: _,
             default_user,
+            dynamic_workload_users,
             fs_isolation,
             host_paths,
             log_driver,
             lost_after,
+            manager,
+            sandbox,
             shim_dir,
             state_dir,
         } = config;
@@ -120,9 +175,25 @@ impl NodeSpec {
         let wrong = |option, value| move |wanted| Error::Plugin { option, value, wanted };
         let lost_after = duration(&lost_after).map_err(wrong("lost_after", lost_after.clone()))?;
         let log_sink = Sink::parse(&log_driver).map_err(wrong("log_driver", log_driver.clone()))?;
+        let preset = Preset::parse(&sandbox).map_err(wrong("sandbox", sandbox.clone()))?;
+        let said_manager = match manager.as_deref() {
+            None => None,
+            Some("system") => Some(Manager::System),
+            Some("user") => Some(Manager::User),
+            Some(other) => return Err(wrong("manager", other.to_owned())("one of \"system\" and \"user\"")),
+        };
+        let manager = said_manager.unwrap_or_default();
+        let runtime_dir = view::runtime_dir(manager);
+        let state_dir = state_dir.map_or_else(|| state_dir_of(manager), |path| plain("state_dir", &path))?;
         Ok(Self {
             log_sink,
             lost_after,
+            manager,
+            said_manager,
+            policy,
+            runtime_dir: runtime_dir.clone(),
+            preset,
+            dynamic_workload_users,
             default_identity: match default_user {
                 Some(user) if !user.is_empty() => Identity::User(user),
                 _ => Identity::Ephemeral,
@@ -130,11 +201,30 @@ impl NodeSpec {
             view,
             wasm: wasm::Places {
                 shim_dir: shim_dir.map(|path| plain("shim_dir", &path)).transpose()?,
-                state_dir: plain("state_dir", &state_dir)?,
+                state_dir,
                 host_paths,
+                manager,
+                root: view::shared_root(&runtime_dir),
             },
         })
     }
+}
+
+/// Where a manager's driver keeps what outlives a boot (file-hierarchy(7)).
+fn state_dir_of(manager: Manager) -> Result<PathBuf, Error> {
+    let state = match manager {
+        Manager::System => Some(PathBuf::from("/var/lib")),
+        Manager::User => {
+            let own = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+            own.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".local/state")))
+        }
+    };
+    let missing = || Error::Plugin {
+        option: "state_dir",
+        value: String::new(),
+        wanted: "to be found: this process has no `HOME`, so it must be set",
+    };
+    Ok(state.ok_or_else(missing)?.join("nomad-driver-systemd"))
 }
 
 /// A length of time, such as `90s`, `10m` or `1h30m`; otherwise what it should be.
@@ -252,6 +342,10 @@ pub enum Identity {
     Ephemeral,
     /// A user of the host, by name or number.
     User(String),
+    /// A user that Nomad made up, with a group of the same number.
+    Number(u32),
+    /// The driver's own: a user's systemd knows no other.
+    Driver,
 }
 
 /// A task that can be started, once its program is found.
@@ -265,6 +359,8 @@ pub struct TaskSpec {
     pub ephemeral_user: String,
     /// Whom it runs as.
     pub identity: Identity,
+    /// The groups that its job names.
+    pub groups: Vec<String>,
     /// What it sees of the host.
     pub view: View,
     /// Its directories.
@@ -285,8 +381,61 @@ pub struct TaskSpec {
     pub stderr_path: PathBuf,
     /// 1 to 10000.
     pub cpu_weight: u64,
+    /// The cores that are its own, such as `0,3`.
+    pub cores: Option<String>,
     /// Its memory.
     pub memory: Memory,
+    /// Volumes and the like.
+    pub mounts: Vec<Mount>,
+    /// Devices.
+    pub devices: Vec<Device>,
+    /// What network it is in.
+    pub network: NetworkMode,
+    /// Its own files in `/etc`, by name.
+    pub etc: BTreeMap<&'static str, String>,
+    /// Files handed over as credentials.
+    pub credentials: Vec<Credential>,
+    /// Sockets that are open before it starts.
+    pub sockets: Vec<Listener>,
+    /// What it says of itself.
+    pub readiness: Readiness,
+    /// Everything that has a name of systemd's, for a native program.
+    settings: Vec<Assignment>,
+    /// The same for WebAssembly, whose runner needs less.
+    guest_settings: Vec<Assignment>,
+}
+
+/// A socket of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name for the task.
+    pub name: String,
+    /// Where it listens.
+    pub at: Address,
+    /// Datagrams and no connections.
+    pub datagrams: bool,
+    /// The mode of its path.
+    pub mode: Option<u32>,
+}
+
+/// Where a socket listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// An address and port, such as `127.0.0.1:80`.
+    Port(String),
+    /// A path in the task's view.
+    Path(PathBuf),
+}
+
+/// What a task says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// It says when it is ready, within this time.
+    pub ready_within: Option<Duration>,
+    /// It says that it is well, at least as often.
+    pub watchdog: Option<Duration>,
+    /// Every process of it may say so.
+    pub all: bool,
 }
 
 /// Bytes that a task may use.
@@ -299,18 +448,39 @@ pub struct Memory {
 }
 
 impl TaskSpec {
+    /// Would systemd have to make mount points in the root for it?
+    pub fn needs_a_root_of_its_own(&self, settings: &[Assignment]) -> bool {
+        !self.mounts.is_empty() || settings.iter().any(|line| !line.mount_points().is_empty())
+    }
+
+    /// Everything that has a name of systemd's.
+    pub fn settings(&self, is_guest: bool) -> &[Assignment] {
+        if is_guest { &self.guest_settings } else { &self.settings }
+    }
+
     /// What `config` means on this node.
-    pub fn resolve(config: &TaskConfig, node: &NodeSpec) -> Result<Self, Error> {
-        if let Some(what) = config.beyond.first() {
-            return Err(Error::Beyond { what: what.clone() });
-        }
+    pub fn resolve(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Result<Self, Error> {
         let mut env = config.known.env.clone();
+        env.retain(|name, _| !node.policy.denied_env.contains(name));
         if node.view == View::Host {
             // Nomad adds the agent's own environment then, whose odd names (`BASH_FUNC_x%%`) are not the job's fault.
             env.retain(|name, _| env::is_name(name));
         }
+        if !config.driver.socket.is_empty() {
+            // All of them are of one unit, which would give all the same name.
+            let names: Vec<&str> = config.driver.socket.iter().map(|socket| socket.name.as_str()).collect();
+            env.insert("LISTEN_FDNAMES".to_owned(), names.join(":"));
+            let modes: HashSet<&str> =
+                config.driver.socket.iter().filter_map(|socket| socket.mode.as_deref()).collect();
+            if modes.len() > 1 {
+                return Err(Error::Refused {
+                    option: "socket.mode".to_owned(),
+                    reason: "all sockets of a task have the same mode".to_owned(),
+                });
+            }
+        }
         env::check(&env).map_err(Error::Env)?;
-        let DriverConfig { command, args, logging: _, work_dir } = &config.driver;
+        let DriverConfig { command, args, work_dir, extra_hosts, credential, .. } = &config.driver;
         for (option, text) in [("command", command)].into_iter().chain(args.iter().map(|arg| ("args", arg))) {
             if text.contains('\0') {
                 return Err(Error::Nul { option });
@@ -334,7 +504,33 @@ impl TaskSpec {
                 return Err(Error::Option { option: "work_dir", value: path.to_owned(), wanted });
             }
         };
-        let Resources { cpu_shares, memory_mb, memory_max_mb } = config.resources;
+        let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
+        if !cores.is_empty() && !features.controllers.contains("cpuset") {
+            return Err(Error::Node {
+                option: "cores".to_owned(),
+                reason: "it needs the cgroup controller `cpuset`".to_owned(),
+            });
+        }
+        let identity = identity(&config.user, node)?;
+        let said = said(&config.driver, node, features)?;
+        let preset = match config.driver.sandbox.as_ref().and_then(Sandbox::preset) {
+            Some(name) => Some(Preset::parse(name).map_err(|wanted| Error::Option {
+                option: "sandbox.preset",
+                value: name.to_owned(),
+                wanted,
+            })?),
+            None => None,
+        };
+        let has_own_root = said.iter().any(|line| ["RootDirectory", "RootImage"].contains(&line.name()));
+        let view = if has_own_root { View::Own } else { node.view.clone() };
+        if has_own_root && node.view == View::Host {
+            return Err(Error::Refused {
+                option: "files".to_owned(),
+                reason: "a root of its own needs `fs_isolation = \"image\"` in the plugin's configuration"
+                    .to_owned(),
+            });
+        }
+        let settle = |preset| settle(preset, &said, config, &view, node, features);
         Ok(Self {
             unit: unit_name(&config.known.alloc_id, &config.known.name, &config.known.id),
             description: format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.known.name),
@@ -342,11 +538,11 @@ impl TaskSpec {
                 "task-{}",
                 digest(&format!("{}/{}", config.known.alloc_id, config.known.name), 12)
             ),
-            identity: match config.user.as_str() {
-                "" => node.default_identity.clone(),
-                user => Identity::User(user.to_owned()),
-            },
-            view: node.view.clone(),
+            settings: settle(preset.unwrap_or(node.preset))?,
+            guest_settings: settle(preset.unwrap_or(Preset::Wasm))?,
+            identity,
+            groups: config.driver.group.iter().chain(&config.driver.supplementary_groups).cloned().collect(),
+            view,
             dirs,
             working_directory,
             command: command.clone(),
@@ -355,10 +551,309 @@ impl TaskSpec {
             output: Output::resolve(config, node)?,
             stdout_path: config.stdout_path.clone(),
             stderr_path: config.stderr_path.clone(),
-            cpu_weight: cpu_weight(cpu_shares),
-            memory: Memory::resolve(memory_mb, memory_max_mb),
+            cpu_weight: cpu_weight(*cpu_shares),
+            cores: (!cores.is_empty()).then(|| cores.clone()),
+            memory: Memory::resolve(*memory_mb, *memory_max_mb),
+            mounts: config.mounts.clone(),
+            devices: config.devices.clone(),
+            network: config.network.clone(),
+            etc: etc(config, extra_hosts)?,
+            credentials: credential.clone(),
+            sockets: config
+                .driver
+                .socket
+                .iter()
+                .map(|socket| listener(socket, config))
+                .collect::<Result<_, _>>()?,
+            readiness: readiness(config.driver.notify.as_ref())?,
         })
     }
+}
+
+/// Whom the task runs as. Nomad's dynamic users are numbers: `nomad-80123` is user and group 80123.
+fn identity(user: &str, node: &NodeSpec) -> Result<Identity, Error> {
+    if node.manager == Manager::User && !user.is_empty() {
+        return Err(Error::Refused {
+            option: "user".to_owned(),
+            reason: "a user's own systemd runs every task as that user; leave it out of the job, or have the operator set \
+                     `manager = \"system\"`"
+                .to_owned(),
+        });
+    }
+    let number = user.strip_prefix("nomad-").and_then(|number| number.parse().ok());
+    Ok(match (user, number) {
+        _ if node.manager == Manager::User => Identity::Driver,
+        ("", _) => node.default_identity.clone(),
+        (_, Some(number)) => Identity::Number(number),
+        (user, None) => Identity::User(user.to_owned()),
+    })
+}
+
+/// Everything that the job says under the names of systemd's, in the order in which it counts.
+fn said(driver: &DriverConfig, node: &NodeSpec, features: &Features) -> Result<Vec<Assignment>, Error> {
+    let mut said = Vec::new();
+    let blocks: [(&str, &[Setting]); 4] = [
+        ("sandbox", driver.sandbox.as_ref().map_or(&[], |block| &block.0)),
+        ("limits", driver.limits.as_ref().map_or(&[], |block| &block.0)),
+        ("files", driver.files.as_ref().map_or(&[], |block| &block.0)),
+        ("network", driver.network.as_ref().map_or(&[], |block| &block.0)),
+    ];
+    for (block, setting) in
+        blocks.iter().flat_map(|(block, settings)| settings.iter().map(move |s| (block, s)))
+    {
+        let Some(property) = setting.option.property else { continue };
+        let option = format!("{block}.{}", setting.option.name);
+        for text in texts(property, setting, &node.view) {
+            said.push((option.clone(), property, text));
+        }
+    }
+    let ulimits = driver.ulimit.iter();
+    let limits: Vec<(String, String, &String)> = ulimits
+        .map(|(name, value)| (format!("ulimit.{name}"), format!("Limit{}", name.to_uppercase()), value))
+        .collect();
+    said.extend(
+        limits.iter().map(|(option, property, value)| (option.clone(), property.as_str(), (*value).clone())),
+    );
+    if let Some(group) = &driver.group {
+        said.push(("group".to_owned(), "Group", group.clone()));
+    }
+    let groups = driver.supplementary_groups.iter();
+    said.extend(groups.map(|group| {
+        ("supplementary_groups".to_owned(), "SupplementaryGroups", systemd::quoted(group).into_owned())
+    }));
+    if let Some(name) = &driver.hostname {
+        said.push(("hostname".to_owned(), "ProtectHostname", format!("private:{name}")));
+    }
+    for (name, value) in &driver.properties {
+        // Each line is an assignment; no line at all is one of nothing.
+        let lines =
+            value.split('\n').map(str::trim).filter(|line| !line.is_empty() || value.trim().is_empty());
+        said.extend(lines.map(|line| (format!("properties.{name}"), name.as_str(), line.to_owned())));
+    }
+    let mut assignments = Vec::new();
+    for (option, property, text) in said {
+        let assignment = Assignment::parse(property, &text)
+            .map_err(|source| Error::Property { option: option.clone(), source })?;
+        // Groups have rules of their own.
+        let is_groups = option == "group" || option == "supplementary_groups";
+        // Nor can what is the task's own be made writable for anybody else.
+        let is_own = option == "files.read_write_paths" && is_within_own_directories(&text);
+        if !is_groups && !is_own {
+            node.policy.check(&option, &assignment)?;
+        }
+        features.check(&assignment).map_err(|reason| Error::Node { option, reason })?;
+        assignments.push(assignment);
+    }
+    Ok(assignments)
+}
+
+/// Is a path of the view, as we hand it to systemd, in one of the task's own directories?
+fn is_within_own_directories(text: &str) -> bool {
+    let path = Path::new(text.trim_start_matches(['-', '+']));
+    is_plain(path)
+        && ["/alloc", "/local", "/secrets", "/tmp", "/var/tmp"].iter().any(|own| path.starts_with(own))
+}
+
+/// An option's values as systemd reads them, one for each assignment.
+fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> {
+    let Some(known) = systemd::property(property) else { return setting.values.clone() };
+    // What is a path of the host for systemd is one of the view for a job.
+    let in_view = matches!(view, View::Private { .. })
+        && ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"]
+            .contains(&property);
+    let text = |value: &String| {
+        let value = match value.strip_prefix('-') {
+            _ if !in_view || value.is_empty() || value.contains('+') => value.clone(),
+            Some(optional) => format!("-+{optional}"),
+            None => format!("+{value}"),
+        };
+        if known.takes_words() && !value.is_empty() { systemd::quoted(&value).into_owned() } else { value }
+    };
+    let texts: Vec<String> = setting.values.iter().map(text).collect();
+    if !known.is_set() {
+        return texts;
+    }
+    // A set is one value, beside the nothing that takes back what was said before.
+    let pieces = texts.split_inclusive(String::is_empty);
+    pieces
+        .flat_map(|piece| {
+            let words = piece.iter().filter(|word| !word.is_empty()).cloned().collect::<Vec<_>>().join(" ");
+            let nothing = piece.last().filter(|word| word.is_empty()).cloned();
+            Some(words).filter(|words| !words.is_empty()).into_iter().chain(nothing)
+        })
+        .collect()
+}
+
+/// What the task's unit has of everything that has a name of systemd's.
+fn settle(
+    preset: Preset,
+    said: &[Assignment],
+    config: &TaskConfig,
+    view: &View,
+    node: &NodeSpec,
+    features: &Features,
+) -> Result<Vec<Assignment>, Error> {
+    const BOUNDING: &str = "CapabilityBoundingSet";
+    const AMBIENT: &str = "AmbientCapabilities";
+    let driver = &config.driver;
+    let allowed = node.policy.all_capabilities();
+    let mut ours = vec![
+        // The only difference to an ordinary process that systemd makes by default.
+        ("IgnoreSIGPIPE", "no"),
+        // A task that needs more than its ceiling is ended as a whole, and systemd says so (`oom-kill`).
+        ("OOMPolicy", "kill"),
+    ];
+    if config.resources.memory_max_mb != MemoryMax::Unlimited {
+        // Swap would let it pass the ceiling.
+        ours.push(("MemorySwapMax", "0"));
+    }
+    if config.network == NetworkMode::None {
+        ours.push(("PrivateNetwork", "yes"));
+    }
+    let ours = ours.into_iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
+    let base =
+        Assignment::of_capabilities(BOUNDING, allowed).into_iter().chain(ours).chain(view.assignments());
+    // A preset holds what this node's systemd knows, and hides no home where tasks see the host as it is.
+    let preset = preset
+        .assignments()
+        .iter()
+        .filter(|line| features.check(line).is_ok() && (*view != View::Host || line.name() != "ProtectHome"));
+    let mut settled = Assignment::folded(base.chain(preset.cloned()).chain(said.iter().cloned()));
+    let is_shared = matches!(view, View::Private { .. });
+    let is_strict = |line: &Assignment| line.name() == "ProtectSystem" && line.text() == "strict";
+    if is_shared && !settled.iter().any(is_strict) {
+        return Err(Error::Refused {
+            option: "ProtectSystem".to_owned(),
+            reason: "the view of the host is read-only as a whole, as with \"strict\"; `/local` and `/alloc` are writable, and \
+                     `files` adds what else shall be"
+                .to_owned(),
+        });
+    }
+
+    let added = node.policy.capabilities("cap_add", &driver.cap_add)?;
+    let dropped = policy::capabilities(&driver.cap_drop).map_err(|value| Error::Option {
+        option: "cap_drop",
+        value,
+        wanted: "a capability such as \"chown\"",
+    })?;
+    let now = |settled: &[Assignment], name| {
+        let line = settled.iter().rfind(|line| line.name() == name).map(Assignment::meaning);
+        if let Some(Meaning::Number(set)) = line { set } else { 0 }
+    };
+    for name in [BOUNDING, AMBIENT] {
+        let before = now(&settled, name);
+        if before & !allowed != 0 {
+            return Err(Error::Refused {
+                option: name.to_owned(),
+                reason: "the operator of this node does not allow all of these capabilities (`allow_caps`)"
+                    .to_owned(),
+            });
+        }
+        let after = (before | added) & !dropped;
+        if after != before {
+            settled.retain(|line| line.name() != name);
+            settled.extend(Assignment::of_capabilities(name, after));
+        }
+    }
+    node.policy.check_floor(&settled, features)?;
+    Ok(settled)
+}
+
+/// The files of the task's own in `/etc`.
+fn etc(config: &TaskConfig, extra_hosts: &[String]) -> Result<BTreeMap<&'static str, String>, Error> {
+    let mut files = BTreeMap::new();
+    if let Some(Dns { servers, searches, options }) = &config.dns {
+        let mut lines: Vec<String> = servers.iter().map(|server| format!("nameserver {server}")).collect();
+        for (word, values) in [("search", searches), ("options", options)] {
+            if !values.is_empty() {
+                lines.push(format!("{word} {}", values.join(" ")));
+            }
+        }
+        files.insert("resolv.conf", lines.iter().map(|line| on_one_line(line) + "\n").collect());
+    }
+    let group = match &config.network {
+        NetworkMode::Group { host, .. } => host.as_ref(),
+        NetworkMode::Host | NetworkMode::None => None,
+    };
+    if group.is_some() || !extra_hosts.is_empty() {
+        let mut lines =
+            vec!["127.0.0.1 localhost".to_owned(), "::1 localhost ip6-localhost ip6-loopback".to_owned()];
+        lines.extend(group.map(|(name, address)| format!("{address} {name}")));
+        for host in extra_hosts {
+            // An address of IPv6 has colons, a name has none.
+            let pair = host.split_once(':').filter(|(name, _)| !name.is_empty());
+            let parsed = pair.and_then(|(name, address)| {
+                Some((name, address.trim_matches(['[', ']']).parse::<IpAddr>().ok()?))
+            });
+            let Some((name, address)) = parsed.filter(|(name, _)| !name.contains(char::is_whitespace)) else {
+                let wanted = "a name and an address such as \"db:10.0.0.5\"";
+                return Err(Error::Option { option: "extra_hosts", value: host.clone(), wanted });
+            };
+            lines.push(format!("{address} {name}"));
+        }
+        files.insert("hosts", lines.iter().map(|line| on_one_line(line) + "\n").collect());
+    }
+    Ok(files)
+}
+
+fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
+    let Socket { name, port, path, kind, mode } = socket;
+    let wrong = |option, value: &str, wanted| Error::Option { option, value: value.to_owned(), wanted };
+    let is_name = |name: &str| {
+        (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    if !is_name(name) {
+        return Err(wrong("socket.name", name, "a name of letters, digits, `-`, `_` and `.`"));
+    }
+    let at = match (port, path) {
+        (Some(label), None) => {
+            let label = label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+            let variable = |kind: &str| config.known.env.get(&format!("NOMAD_{kind}_{label}"));
+            // In a network of its own the group has the address that is not the host's.
+            let address = match &config.network {
+                NetworkMode::Group { .. } => variable("PORT").map(|port| format!("[::]:{port}")),
+                NetworkMode::Host | NetworkMode::None => variable("ADDR").cloned(),
+            };
+            let wanted = "the label of a port in the group's `network` block";
+            Address::Port(address.ok_or_else(|| wrong("socket.port", &label, wanted))?)
+        }
+        (None, Some(path)) if is_plain(Path::new(path)) => Address::Path(path.into()),
+        (None, Some(path)) => return Err(wrong("socket.path", path, "an absolute path without `..`")),
+        _ => return Err(wrong("socket", name, "a socket with either a `port` or a `path`")),
+    };
+    let mode = mode
+        .as_deref()
+        .map(|text| {
+            let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+            mode.ok_or_else(|| wrong("socket.mode", text, "a mode such as \"0660\""))
+        })
+        .transpose()?;
+    let datagrams = match kind.as_str() {
+        "stream" => false,
+        "datagram" => true,
+        other => return Err(wrong("socket.kind", other, "one of \"stream\" and \"datagram\"")),
+    };
+    Ok(Listener { name: name.clone(), at, datagrams, mode })
+}
+
+fn readiness(notify: Option<&Notify>) -> Result<Readiness, Error> {
+    let Some(Notify { ready_within, watchdog, access }) = notify else { return Ok(Readiness::default()) };
+    let time = |option, text: &String| {
+        duration(text).map_err(|wanted| Error::Option { option, value: text.clone(), wanted })
+    };
+    let some = |time: Duration| (!time.is_zero()).then_some(time);
+    Ok(Readiness {
+        ready_within: some(time("notify.ready_within", ready_within)?),
+        watchdog: watchdog.as_ref().map(|text| time("notify.watchdog", text)).transpose()?.and_then(some),
+        all: match access.as_str() {
+            "main" => false,
+            "all" => true,
+            other => {
+                let wanted = "one of \"main\" and \"all\"";
+                return Err(Error::Option { option: "notify.access", value: other.to_owned(), wanted });
+            }
+        },
+    })
 }
 
 impl Memory {

@@ -3,12 +3,18 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::spec::{Identity, Memory, Output, TaskSpec};
+use super::config::{Mount, NetworkMode, Propagation};
+use super::place;
+use super::spec::{Address, Identity, Listener, Memory, Output, Readiness, TaskSpec};
 use super::view::{self, View};
-use crate::systemd::{Bind, Property, Stream, TransientUnit, UnitName};
+use crate::systemd::{Assignment, Bind, Property, SocketUnit, Stream, TransientUnit, UnitName};
 
 /// The slice of all our units. Nomad makes `nomad.slice` itself, behind systemd's back; this one is apart from it.
 pub const SLICE: &str = "nomad_tasks.slice";
+/// In it, as in Nomad's own tree, the tasks that share cores, and those that have some for themselves.
+pub const SHARE: &str = "nomad_tasks-share.slice";
+/// See [`SHARE`].
+pub const RESERVE: &str = "nomad_tasks-reserve.slice";
 
 /// Where the runner of WebAssembly tells systemd how a guest ended.
 const NOTIFY: &str = "/run/systemd/notify";
@@ -38,37 +44,151 @@ pub struct Streams {
     pub stderr: Stream,
 }
 
+/// What was made on the host for the task's start.
+#[derive(Debug, Clone, Default)]
+pub struct Made {
+    /// The root that its view is mounted on.
+    pub root: PathBuf,
+    /// The file with its environment.
+    pub env_file: PathBuf,
+    /// What it asks for under the names of systemd's, with every path of the host found.
+    pub settings: Vec<Assignment>,
+    /// Files of its own in `/etc`, and where it sees them.
+    pub etc: Vec<(PathBuf, PathBuf)>,
+    /// Its credentials, by name.
+    pub credentials: Vec<(String, PathBuf)>,
+    /// The same, encrypted.
+    pub encrypted: Vec<(String, PathBuf)>,
+    /// Its sockets, with paths of the host.
+    pub sockets: Vec<Listener>,
+}
+
 /// The unit of `task`.
-pub fn build(task: &TaskSpec, command: &Command, env_file: &Path, streams: Streams) -> TransientUnit {
+pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -> TransientUnit {
+    let is_guest = matches!(command, Command::Wasm { .. });
+    let sockets = sockets(task, &made.sockets);
     let concerns = [
-        lifecycle(task),
+        lifecycle(task, is_guest),
         run(task, command),
-        task.view.properties(&task.dirs),
+        task.view.properties(&task.dirs, &made.root),
         identity(task),
         output(streams),
         journal(&task.output),
         memory(task.memory),
         vec![
             Property::CPUWeight(task.cpu_weight),
-            Property::EnvironmentFile(env_file.to_owned()),
+            Property::EnvironmentFile(made.env_file),
             Property::WorkingDirectory(task.working_directory.clone()),
         ],
+        task.cores.iter().map(|cores| Property::AllowedCPUs(cores.clone())).collect(),
+        network(task, made.etc),
+        mounts(task),
+        credentials(made.credentials, made.encrypted),
+        made.settings.into_iter().map(Property::Assigned).collect(),
     ];
-    TransientUnit { name: task.unit.clone(), properties: concerns.into_iter().flatten().collect() }
+    let properties = concerns.into_iter().flatten().collect();
+    let patience = task.readiness.ready_within.unwrap_or_default();
+    TransientUnit { name: task.unit.clone(), properties, sockets, patience }
+}
+
+fn network(task: &TaskSpec, etc: Vec<(PathBuf, PathBuf)>) -> Vec<Property> {
+    let mut properties = match &task.network {
+        NetworkMode::Group { namespace, .. } => vec![Property::NetworkNamespacePath(namespace.clone())],
+        NetworkMode::Host | NetworkMode::None => vec![],
+    };
+    if !etc.is_empty() {
+        let binds = etc.into_iter().map(|(source, target)| Bind::new(source, target)).collect();
+        properties.push(Property::BindReadOnlyPaths(binds));
+    }
+    properties
+}
+
+/// Volumes and devices, as Nomad mounts them for its other drivers: with all that is mounted below.
+fn mounts(task: &TaskSpec) -> Vec<Property> {
+    const MS_PRIVATE: u64 = 1 << 18;
+    const MS_SLAVE: u64 = 1 << 19;
+    const MS_SHARED: u64 = 1 << 20;
+    let mut properties = Vec::new();
+    let bind = |mount: &Mount| Bind { recursive: true, ..Bind::new(&mount.source, &mount.target) };
+    let (read_only, writable): (Vec<_>, Vec<_>) = task.mounts.iter().partition(|mount| mount.read_only);
+    if !writable.is_empty() {
+        properties.push(Property::BindPaths(writable.into_iter().map(bind).collect()));
+    }
+    if !read_only.is_empty() {
+        properties.push(Property::BindReadOnlyPaths(read_only.into_iter().map(bind).collect()));
+    }
+    // Of all mounts of a unit: systemd knows no propagation of a single one.
+    match task.mounts.iter().map(|mount| mount.propagation).max() {
+        Some(Propagation::Bidirectional) => properties.push(Property::MountFlags(MS_SHARED)),
+        Some(Propagation::HostToTask) => properties.push(Property::MountFlags(MS_SLAVE)),
+        Some(Propagation::Private) => properties.push(Property::MountFlags(MS_PRIVATE)),
+        None => {}
+    }
+    if !task.devices.is_empty() {
+        let nodes = task.devices.iter().map(|device| Bind::new(&device.source, &device.target)).collect();
+        let allowed = task.devices.iter().map(|device| (device.source.clone(), device.permissions.clone()));
+        properties.extend([Property::BindPaths(nodes), Property::DeviceAllow(allowed.collect())]);
+    }
+    properties
+}
+
+/// The sockets that are open before the task starts, all in one unit: systemd passes a service those of the unit of its
+/// own name. Each has the name in the environment that its job gives it.
+fn sockets(task: &TaskSpec, sockets: &[Listener]) -> Option<SocketUnit> {
+    let listen = |socket: &Listener| {
+        let kind = if socket.datagrams { "Datagram" } else { "Stream" };
+        let address = match &socket.at {
+            Address::Port(address) => address.clone(),
+            Address::Path(path) => path.display().to_string(),
+        };
+        (kind, address)
+    };
+    let mut properties = vec![
+        Property::Description(format!("{}, its sockets", task.description)),
+        Property::Listen(sockets.iter().map(listen).collect()),
+        Property::RemoveOnStop(true),
+    ];
+    properties.extend(sockets.iter().find_map(|socket| socket.mode).map(Property::SocketMode));
+    if let Identity::User(user) = &task.identity {
+        properties.push(Property::SocketUser(user.clone()));
+    }
+    if let NetworkMode::Group { namespace, .. } = &task.network {
+        properties.push(Property::NetworkNamespacePath(namespace.clone()));
+    }
+    (!sockets.is_empty()).then_some(SocketUnit { properties })
+}
+
+fn credentials(plain: Vec<(String, PathBuf)>, encrypted: Vec<(String, PathBuf)>) -> Vec<Property> {
+    let mut properties = Vec::new();
+    if !plain.is_empty() {
+        properties.push(Property::LoadCredential(plain));
+    }
+    if !encrypted.is_empty() {
+        properties.push(Property::LoadCredentialEncrypted(encrypted));
+    }
+    properties
 }
 
 /// One run, whose exit status stays to be read however long nobody asks for it.
-fn lifecycle(task: &TaskSpec) -> Vec<Property> {
-    vec![
+fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
+    let Readiness { ready_within, watchdog, all } = task.readiness;
+    let slice = if task.cores.is_some() { RESERVE } else { SHARE };
+    let mut properties = vec![
         Property::Description(task.description.clone()),
-        Property::Slice(SLICE),
-        // The start is over when the program itself runs, so a program that cannot be run is a failed start.
-        Property::Type("exec"),
+        Property::Slice(slice),
+        // The start is over when the program itself runs, so a program that cannot be run is a failed start; or when it
+        // says that it is ready.
+        Property::Type(if ready_within.is_some() { "notify" } else { "exec" }),
         Property::RemainAfterExit(true),
         Property::CollectMode("inactive"),
-        // The only difference to an ordinary process that systemd makes by default.
-        Property::IgnoreSIGPIPE(false),
-    ]
+    ];
+    properties.extend(ready_within.map(Property::TimeoutStart));
+    properties.extend(watchdog.map(Property::Watchdog));
+    // The runner of WebAssembly says how a guest ended that did not end by itself.
+    if is_guest || ready_within.is_some() || watchdog.is_some() {
+        properties.push(Property::NotifyAccess(if all { "all" } else { "main" }));
+    }
+    properties
 }
 
 fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
@@ -77,24 +197,14 @@ fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
             let argv = std::iter::once(task.command.clone()).chain(task.args.iter().cloned()).collect();
             vec![Property::ExecStart { path: path.clone(), argv }]
         }
-        Command::Wasm { shim, code, name } => {
-            // The runner says how a guest ended that did not end by itself.
-            let mut properties = vec![Property::NotifyAccess("main")];
-            properties.extend(run_guest(task, shim, code, name));
-            properties
-        }
+        Command::Wasm { shim, code, name } => run_guest(task, shim, code, name),
     }
 }
 
 fn run_guest(task: &TaskSpec, shim: &Path, code: &Path, name: &str) -> Vec<Property> {
     match task.view {
-        View::Private { .. } => {
-            let mount = |source: &Path, target: &str| Bind {
-                source: source.to_owned(),
-                target: target.into(),
-                recursive: false,
-                optional: false,
-            };
+        View::Private { .. } | View::Own => {
+            let mount = |source: &Path, target: &str| Bind::new(source, target);
             vec![
                 Property::BindReadOnlyPaths(vec![
                     mount(shim, view::SHIM),
@@ -118,7 +228,7 @@ fn shim_argv(task: &TaskSpec, code: &Path, name: &str) -> Vec<String> {
     let mut argv = vec!["wasm-shim".to_owned(), "run".to_owned(), "--allow-precompiled".to_owned()];
     for (host, inside) in task.dirs.pairs() {
         let directory = match task.view {
-            View::Private { .. } => inside.to_owned(),
+            View::Private { .. } | View::Own => inside.to_owned(),
             View::Host => host.display().to_string(),
         };
         argv.extend(["--dir".to_owned(), format!("{directory}::{directory}")]);
@@ -134,6 +244,8 @@ fn shim_argv(task: &TaskSpec, code: &Path, name: &str) -> Vec<String> {
 fn identity(task: &TaskSpec) -> Vec<Property> {
     match &task.identity {
         Identity::User(user) => vec![Property::User(user.clone())],
+        Identity::Number(number) => vec![Property::User(place::user_name(*number))],
+        Identity::Driver => vec![],
         Identity::Ephemeral => {
             // The number is made from the name: a task that is started again owns the files that it left in `local/`.
             let mut properties =
@@ -185,21 +297,14 @@ pub fn copier(name: UnitName, task: &TaskSpec, program: PathBuf, from: OwnedFd, 
         // whatever descriptor that was given (systemd, `setup_output`).
         Property::StandardOutput(Stream::Journal),
         Property::StandardError(to),
-        Property::NoNewPrivileges(true),
-        Property::CapabilityBoundingSet(0),
     ];
+    let sandbox = [("NoNewPrivileges", "yes"), ("CapabilityBoundingSet", ""), ("PrivateNetwork", "yes")];
+    properties.extend(Property::assigned(&sandbox));
     properties.extend(journal(&task.output));
-    TransientUnit { name, properties }
+    TransientUnit::new(name, properties)
 }
 
-/// A task that needs more than its ceiling is ended as a whole, and systemd says so (`oom-kill`).
 fn memory(memory: Memory) -> Vec<Property> {
     let Memory { reserved, ceiling } = memory;
-    let mut properties = vec![Property::OOMPolicy("kill")];
-    properties.extend(reserved.map(Property::MemoryLow));
-    if let Some(bytes) = ceiling {
-        // Swap would let it pass the ceiling.
-        properties.extend([Property::MemoryMax(bytes), Property::MemorySwapMax(0)]);
-    }
-    properties
+    reserved.map(Property::MemoryLow).into_iter().chain(ceiling.map(Property::MemoryMax)).collect()
 }

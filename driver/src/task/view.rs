@@ -4,25 +4,38 @@
 //! operating system on it read-only, and the task's own three directories, in a mount namespace of the task's own:
 //!
 //! ```text
-//!  /run/nomad-driver-systemd/root      usr etc bin … ◄── the host's, read-only
+//!  <runtime directory>/root            usr etc bin … ◄── the host's, read-only
 //!                                      alloc local secrets ◄── this allocation's
 //!                                      tmp var/tmp ◄── new and empty      proc sys dev run ◄── the kernel's
 //! ```
 //!
 //! Nothing is copied, and nothing is made on the host outside that one directory. What was measured beside other ways
-//! to build the view stands in the README.
+//! to build the view stands in the README. A task that mounts more than that (volumes, say) gets such a root for itself,
+//! since systemd makes the mount points in it; so does one that has files of its own in `/etc` or credentials.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use crate::systemd::{Bind, Property};
+use crate::systemd::{Assignment, Bind, Manager, Property};
 
-/// Everything of ours that need not outlive a boot.
-pub const RUNTIME_DIR: &str = "/run/nomad-driver-systemd";
+/// Where a manager's units find what of ours need not outlive a boot.
+pub fn runtime_dir(manager: Manager) -> PathBuf {
+    match manager {
+        Manager::System => "/run/nomad-driver-systemd".into(),
+        // `$XDG_RUNTIME_DIR`, which an agent that was not started from a session does not have.
+        Manager::User => {
+            format!("/run/user/{}/nomad-driver-systemd", rustix::process::getuid().as_raw()).into()
+        }
+    }
+}
+
 /// The shared empty root.
-const ROOT: &str = "/run/nomad-driver-systemd/root";
+pub fn shared_root(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("root")
+}
+
 /// Where the WebAssembly runner and the compiled guest stand in the view.
 pub const SHIM: &str = "/.wasm/shim";
 /// See [`SHIM`].
@@ -80,13 +93,15 @@ pub enum View {
     },
     /// The host as it is.
     Host,
+    /// Its own three directories in a root that the job names: a directory or an image.
+    Own,
 }
 
 impl View {
     /// The task's working directory.
     pub fn working_directory(&self, dirs: &TaskDirs) -> PathBuf {
         match self {
-            Self::Private { .. } => "/local".into(),
+            Self::Private { .. } | Self::Own => "/local".into(),
             Self::Host => dirs.local.clone(),
         }
     }
@@ -101,37 +116,53 @@ impl View {
         if let Ok(inside) = path.strip_prefix(&dirs.alloc_dir).and_then(|_| path.strip_prefix(&dirs.local)) {
             return Ok((Some(&dirs.local), inside.to_owned()));
         }
-        let Self::Private { host_paths } = self else {
+        if *self == Self::Host {
             return Ok((None, path.to_owned()));
-        };
+        }
         for (host, target) in dirs.pairs() {
             if let Ok(inside) = path.strip_prefix(target) {
                 return Ok((Some(host), inside.to_owned()));
             }
         }
-        if host_paths.iter().any(|visible| path.starts_with(visible)) {
-            return Ok((None, path.to_owned()));
+        match self {
+            Self::Private { host_paths } if host_paths.iter().any(|visible| path.starts_with(visible)) => {
+                Ok((None, path.to_owned()))
+            }
+            _ => Err(NotInView),
         }
-        Err(NotInView)
     }
 
-    /// The properties that make a unit see the host this way. The shared root must be there ([`prepare`]).
-    pub fn properties(&self, dirs: &TaskDirs) -> Vec<Property> {
-        match self {
-            Self::Private { host_paths } => {
-                let mut own: Vec<Bind> = Vec::new();
-                own.extend(dirs.pairs().map(|(host, target)| bind(host, target.as_ref())));
-                let mut properties = root(host_paths);
-                properties.push(Property::BindPaths(own));
-                // A task that could replace the FIFO of a later start would choose what a root process opens.
-                properties.push(Property::BindReadOnlyPaths(vec![Bind {
-                    optional: true,
-                    ..bind(&dirs.shared.join("logs"), "/alloc/logs".as_ref())
-                }]));
-                properties
-            }
-            Self::Host => vec![],
-        }
+    /// What the view begins with under the names of systemd's, before the preset and the job.
+    pub fn assignments(&self) -> Vec<Assignment> {
+        let lines: &[(&str, &str)] = match self {
+            Self::Private { .. } | Self::Own => &[
+                ("MountAPIVFS", "yes"),
+                // The root is shared: not even a task that runs as root may write to it.
+                ("ProtectSystem", "strict"),
+                ("PrivateTmp", "yes"),
+                // Not what processes of other users do, nor through them what they see.
+                ("ProtectProc", "invisible"),
+            ],
+            Self::Host => &[],
+        };
+        lines.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok()).collect()
+    }
+
+    /// The properties that make a unit see the host this way, in this root ([`prepare`]).
+    pub fn properties(&self, dirs: &TaskDirs, root: &Path) -> Vec<Property> {
+        let mut properties = match self {
+            Self::Private { host_paths } => self::root(root, host_paths),
+            Self::Own => Vec::new(),
+            Self::Host => return Vec::new(),
+        };
+        let own = dirs.pairs().map(|(host, target)| bind(host, target.as_ref()));
+        properties.push(Property::BindPaths(own.into()));
+        // A task that could replace the FIFO of a later start would choose what a root process opens.
+        properties.push(Property::BindReadOnlyPaths(vec![Bind {
+            optional: true,
+            ..bind(&dirs.shared.join("logs"), "/alloc/logs".as_ref())
+        }]));
+        properties
     }
 }
 
@@ -139,8 +170,8 @@ impl View {
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotInView;
 
-/// A unit whose root is the shared one with `host_paths` on it.
-pub fn root(host_paths: &[PathBuf]) -> Vec<Property> {
+/// A unit whose root is this one, with `host_paths` on it.
+pub fn root(root: &Path, host_paths: &[PathBuf]) -> Vec<Property> {
     let mut system: Vec<Bind> = host_paths
         .iter()
         .filter(|path| !is_symlink(path))
@@ -148,22 +179,15 @@ pub fn root(host_paths: &[PathBuf]) -> Vec<Property> {
         .collect();
     system.extend(RUNTIME.iter().map(|path| Bind { optional: true, ..bind(path.as_ref(), path.as_ref()) }));
     vec![
-        Property::RootDirectory(ROOT.into()),
-        Property::MountAPIVFS(true),
+        Property::RootDirectory(root.to_owned()),
         Property::BindReadOnlyPaths(system),
         Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect()),
-        // The root is shared: not even a task that runs as root may write to it.
-        Property::ProtectSystem("strict"),
-        Property::PrivateTmp(true),
-        // Not what processes of other users do, nor through them what they see.
-        Property::ProtectProc("invisible"),
     ]
 }
 
-/// Makes the shared root, or completes it. Every process of ours may do so at any time.
-pub fn prepare(host_paths: &[PathBuf]) -> io::Result<()> {
-    directory(Path::new(RUNTIME_DIR))?;
-    let root = Path::new(ROOT);
+/// Makes such a root, or completes it. Every process of ours may do so at any time.
+pub fn prepare(root: &Path, host_paths: &[PathBuf]) -> io::Result<()> {
+    directory(root.parent().unwrap_or(root))?;
     directory(root)?;
     for name in OWN_DIRS {
         directory(&root.join(name))?;
@@ -215,7 +239,7 @@ fn is_symlink(path: &Path) -> bool {
 }
 
 fn bind(source: &Path, target: &Path) -> Bind {
-    Bind { source: source.to_owned(), target: target.to_owned(), recursive: true, optional: false }
+    Bind { recursive: true, ..Bind::new(source, target) }
 }
 
 #[cfg(test)]

@@ -28,13 +28,14 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
 
-use super::view;
-use crate::systemd::{self, Bind, MainExit, Property, Stream, Systemd, TransientUnit, UnitName};
+use super::preset::Preset;
+use super::view::{self, View};
+use crate::systemd::{
+    self, Assignment, Bind, Features, MainExit, Manager, Property, Stream, Systemd, TransientUnit, UnitName,
+};
 
 /// The largest module that is taken; one of 18 MB is a large one.
 const MODULE_MAX: u64 = 256 << 20;
-/// The largest code that a module may become; it is about twice the module's size.
-const CODE_MAX: u64 = 2 << 30;
 /// How many modules are compiled at the same time, each with its own limits.
 const COMPILE_AT_ONCE: usize = 2;
 /// Compiling a component of 18 MB takes 350 MB.
@@ -165,6 +166,10 @@ pub struct Places {
     pub state_dir: PathBuf,
     /// What of the host the compiler sees.
     pub host_paths: Vec<PathBuf>,
+    /// The root on which it sees it.
+    pub root: PathBuf,
+    /// Whose systemd runs it.
+    pub manager: Manager,
 }
 
 impl Places {
@@ -247,7 +252,8 @@ impl Compiler {
             blocking(move || Streams::new(&directory, &bytes)).await.map_err(cache_error)?
         };
         let unit_error = |source| Error::Unit { name: name.to_owned(), source };
-        let unit = compile_unit(places, program, name, &streams).map_err(cache_error)?;
+        let features = systemd.features().await.map_err(unit_error)?;
+        let unit = compile_unit(places, &features, program, name, &streams).map_err(cache_error)?;
         let unit_name = unit.name.clone();
         tracing::info!(unit = %unit_name, module = name, "compiling WebAssembly");
         let state = systemd.start(unit).await.map_err(unit_error)?.ended().await;
@@ -324,9 +330,26 @@ impl Streams {
     }
 }
 
-fn compile_unit(places: &Places, program: &Path, name: &str, streams: &Streams) -> io::Result<TransientUnit> {
+/// What the compiler may use. Two bytes of code are the most that a byte of a module makes.
+const LIMITS: &[(&str, &str)] =
+    &[("LimitFSIZE", "2G"), ("MemorySwapMax", "0"), ("OOMPolicy", "kill"), ("TasksMax", "64")];
+
+fn compile_unit(
+    places: &Places,
+    features: &Features,
+    program: &Path,
+    name: &str,
+    streams: &Streams,
+) -> io::Result<TransientUnit> {
     let fd = |file: &File| file.try_clone().map(|file| Stream::Fd(OwnedFd::from(file)));
-    let mut properties = view::root(&places.host_paths);
+    let mut properties = view::root(&places.root, &places.host_paths);
+    if places.manager == Manager::System {
+        properties.push(Property::DynamicUser(true));
+    }
+    let view = View::Private { host_paths: Vec::new() }.assignments();
+    let sandbox = Preset::Wasm.assignments().iter().filter(|line| features.check(line).is_ok()).cloned();
+    let limits = LIMITS.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
+    properties.extend(view.into_iter().chain(sandbox).chain(limits).map(Property::Assigned));
     properties.extend([
         Property::Description(format!("Nomad: compile {name}")),
         Property::Type("exec"),
@@ -341,16 +364,7 @@ fn compile_unit(places: &Places, program: &Path, name: &str, streams: &Streams) 
         Property::StandardInput(fd(&streams.module)?),
         Property::StandardOutput(fd(&streams.code)?),
         Property::StandardError(fd(&streams.report)?),
-        Property::DynamicUser(true),
-        Property::NoNewPrivileges(true),
-        Property::CapabilityBoundingSet(0),
-        Property::PrivateNetwork(true),
-        Property::PrivateDevices(true),
         Property::MemoryMax(COMPILE_MEMORY),
-        Property::MemorySwapMax(0),
-        Property::OOMPolicy("kill"),
-        Property::LimitFSIZE(CODE_MAX),
-        Property::TasksMax(64),
         Property::CPUWeight(10),
         Property::RuntimeMax(COMPILE_TIME),
         Property::Slice(super::unit::SLICE),
@@ -359,7 +373,7 @@ fn compile_unit(places: &Places, program: &Path, name: &str, streams: &Streams) 
     let moment = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
     let unique = format!("{moment:x}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let name = UnitName::service(&[UNIT, &std::process::id().to_string()], &unique);
-    Ok(TransientUnit { name, properties })
+    Ok(TransientUnit::new(name, properties))
 }
 
 /// The begin of the names of the units that compile; the number of the driver's process follows.

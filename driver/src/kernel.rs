@@ -1,5 +1,5 @@
 //! The few things that the kernel offers and no library does safely. All of the driver's `unsafe` is in this file.
-#![allow(unsafe_code, reason = "ptrace, seccomp, keyctl and personality have no safe wrappers")]
+#![allow(unsafe_code, reason = "ptrace, seccomp, bpf, keyctl and personality have no safe wrappers")]
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -13,7 +13,7 @@ use rustix::process::Pid;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The socket that this process was born with, or nothing when there is none of that number.
-pub(super) fn inherited_socket(number: i32) -> Option<UnixStream> {
+pub(crate) fn inherited_socket(number: i32) -> Option<UnixStream> {
     // SAFETY: asks about a number, whatever it stands for.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return None;
@@ -24,7 +24,7 @@ pub(super) fn inherited_socket(number: i32) -> Option<UnixStream> {
 
 /// Makes sure that the command gets stdin, stdout and stderr and no other descriptor: an agent, or whoever started it,
 /// may have left some open for its children.
-pub(super) fn keep_descriptors_from_the_command() -> io::Result<()> {
+pub(crate) fn keep_descriptors_from_the_command() -> io::Result<()> {
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let number = entry?.file_name().to_str().and_then(|name| name.parse().ok());
         if let Some(number) = number.filter(|number: &libc::c_int| *number > libc::STDERR_FILENO) {
@@ -35,14 +35,49 @@ pub(super) fn keep_descriptors_from_the_command() -> io::Result<()> {
     Ok(())
 }
 
+/// Would the kernel take a program that looks at the packets of a cgroup? What systemd filters by cgroup needs it.
+pub(crate) fn takes_cgroup_programs() -> bool {
+    const BPF_PROG_LOAD: libc::c_long = 5;
+    const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
+    /// What the kernel reads of `union bpf_attr` to load a program (bpf(2)).
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+        rest: [u64; 12],
+    }
+    // `r0 = 1; exit`: let it pass.
+    let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+    let load = Load {
+        kind: BPF_PROG_TYPE_CGROUP_SKB,
+        instruction_count: 2,
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        rest: [0; 12],
+    };
+    // SAFETY: the kernel reads the struct, of the size that it is told, and what its two pointers lead to, all of which
+    // live until it answers.
+    let program = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
+    match libc::c_int::try_from(program) {
+        Ok(program) if program >= 0 => {
+            // SAFETY: the kernel has just made it, and nobody else knows of it.
+            drop(unsafe { OwnedFd::from_raw_fd(program) });
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Takes on an execution domain, such as that of 32-bit programs.
-pub(super) fn set_personality(flags: u32) -> io::Result<()> {
+pub(crate) fn set_personality(flags: u32) -> io::Result<()> {
     // SAFETY: a call with a number.
     if unsafe { libc::personality(flags.into()) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Leaves the agent's session keyring, whose keys this process could read otherwise.
-pub(super) fn join_new_keyring() -> io::Result<()> {
+pub(crate) fn join_new_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: a call with numbers and no name.
     let joined = unsafe {
@@ -64,7 +99,7 @@ pub(super) struct Filters(Vec<Vec<libc::sock_filter>>);
 /// from it in another way, and nobody else knows all of them: systemd makes a dozen out of a few words of a unit.
 ///
 /// The process is held up for the time of a few system calls, as by a debugger. It is not touched when it has none.
-pub(super) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
+pub(crate) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
     if !has_any {
         return Ok(Filters::default());
     }
@@ -82,14 +117,12 @@ pub(super) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
     while let Some(filter) = stopped.filter(filters.len())? {
         filters.push(filter);
     }
-    // The kernel counts from the newest.
-    filters.reverse();
     Ok(Filters(filters))
 }
 
 impl Filters {
     /// Makes them this process's own, for ever and for all that it starts.
-    pub(super) fn install(&self) -> io::Result<()> {
+    pub(crate) fn install(&self) -> io::Result<()> {
         if self.0.is_empty() {
             return Ok(());
         }
@@ -135,7 +168,8 @@ impl Stopped {
         }
     }
 
-    /// The filter of that number, counted from the newest; nothing after the oldest.
+    /// The filter of that number, counted from the oldest (kernel/seccomp.c, `get_nth_filter`; ptrace(2) says otherwise);
+    /// nothing after the newest.
     fn filter(&self, number: usize) -> io::Result<Option<Vec<libc::sock_filter>>> {
         const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
         let request = |into: *mut libc::sock_filter| {

@@ -1,0 +1,258 @@
+//! What a person at the desk asks for on the command line, read and checked: the job, the plugin's configuration and
+//! the volumes of this machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hcl::{Attribute, Body, Expression};
+use proto::driver::Mount;
+
+use super::jobspec::{self, Group, Job, Task};
+use super::run::Error;
+use super::taskenv::TaskEnv;
+use super::terminal::note;
+
+/// The name that a job gives as its `driver`.
+pub(super) const DRIVER: &str = "systemd";
+
+/// The plugin's option that says whose systemd runs the tasks.
+const MANAGER: &str = "manager";
+
+/// Which job, and on what kind of node.
+#[derive(Debug, Clone, clap::Args)]
+pub struct JobOptions {
+    /// The job file.
+    #[arg(value_name = "JOB.nomad.hcl")]
+    pub file: PathBuf,
+    /// The value of a variable of the job; may be given several times.
+    #[arg(long = "var", value_name = "NAME=VALUE")]
+    pub variables: Vec<String>,
+    /// A host volume of this machine, as a job names it in `source`; `:ro` lets nobody write; may be given several
+    /// times.
+    #[arg(long = "volume", value_name = "NAME=PATH[:ro]")]
+    pub volumes: Vec<String>,
+    /// The body of the plugin's `config` block: a file, or the text itself.
+    #[arg(long, value_name = "FILE|HCL")]
+    pub plugin_config: Option<String>,
+    /// Another plugin binary than this one.
+    #[arg(long, value_name = "BINARY")]
+    pub plugin: Option<PathBuf>,
+}
+
+/// What was asked for. Everything in it fits together.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) job: Job,
+    /// The body of the plugin's `config` block.
+    pub(super) config: Body,
+    pub(super) volumes: Volumes,
+    /// The plugin's binary.
+    pub(super) program: PathBuf,
+    /// Tasks run under the systemd of whoever asks, and as the same user.
+    pub(super) own_manager: bool,
+}
+
+impl JobOptions {
+    /// Reads everything, and says it when the configuration is not as it was given.
+    pub(super) fn read(&self) -> Result<Asked, Error> {
+        let job = self.job()?;
+        let volumes = Volumes::parse(&self.volumes)?;
+        volumes.check(&job)?;
+        let given = plugin_config(self.plugin_config.as_deref())?;
+        let (config, added) = with_manager(given, rustix::process::geteuid().is_root());
+        if added {
+            note("not root: the plugin's configuration gets `manager = \"user\"`, for your own systemd");
+        }
+        let program = self.plugin.clone().map_or_else(std::env::current_exe, Ok);
+        let program = program.map_err(|source| Error::Program { source })?;
+        let user = Expression::from("user");
+        let own_manager = manager(&config).is_some_and(|manager| *manager == user);
+        Ok(Asked { job, config, volumes, program, own_manager })
+    }
+
+    fn job(&self) -> Result<Job, Error> {
+        let path = self.file.clone();
+        let text = fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let mut variables = BTreeMap::new();
+        for text in &self.variables {
+            let (name, value) = text.split_once('=').ok_or_else(|| Error::Variable { text: text.clone() })?;
+            variables.insert(name.to_owned(), value.to_owned());
+        }
+        let job = jobspec::parse(&text, &variables)
+            .map_err(|source| Error::Job { path, source: Box::new(source) })?;
+        match job.groups.iter().flat_map(|group| &group.tasks).find(|task| task.driver != DRIVER) {
+            Some(task) => Err(Error::Driver { task: task.name.clone(), driver: task.driver.clone() }),
+            None => Ok(job),
+        }
+    }
+}
+
+/// The body of the plugin's configuration: a file when there is one of that name.
+fn plugin_config(given: Option<&str>) -> Result<Body, Error> {
+    let Some(given) = given else {
+        return Ok(Body::default());
+    };
+    let text = if Path::new(given).is_file() {
+        fs::read_to_string(given).map_err(|source| Error::Read { path: given.into(), source })?
+    } else {
+        given.to_owned()
+    };
+    hcl::parse(&text)
+        .map_err(|source| Error::PluginConfig { text: given.to_owned(), source: Box::new(source) })
+}
+
+fn manager(config: &Body) -> Option<&Expression> {
+    config.attributes().find(|attribute| attribute.key() == MANAGER).map(Attribute::expr)
+}
+
+/// Everybody but root has a systemd of their own only, unless the configuration says otherwise. True when that was
+/// added.
+fn with_manager(config: Body, root: bool) -> (Body, bool) {
+    if root || manager(&config).is_some() {
+        return (config, false);
+    }
+    let mut structures = config.into_inner();
+    structures.push(Attribute::new(MANAGER, "user").into());
+    (structures.into(), true)
+}
+
+/// The host volumes of this node, by their names.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Volumes(BTreeMap<String, HostVolume>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct HostVolume {
+    path: PathBuf,
+    read_only: bool,
+}
+
+impl Volumes {
+    fn parse(given: &[String]) -> Result<Self, Error> {
+        let mut volumes = BTreeMap::new();
+        for text in given {
+            let wrong = || Error::Volume { text: text.clone() };
+            let (name, path) = text.split_once('=').ok_or_else(wrong)?;
+            let (path, read_only) = path.strip_suffix(":ro").map_or((path, false), |path| (path, true));
+            // Relative to where we were started; an empty one is an error.
+            let path = std::path::absolute(path).ok().filter(|_| !name.is_empty()).ok_or_else(wrong)?;
+            volumes.insert(name.to_owned(), HostVolume { path, read_only });
+        }
+        Ok(Self(volumes))
+    }
+
+    /// Nomad wants every volume of a group, whether a task mounts it or not.
+    fn check(&self, job: &Job) -> Result<(), Error> {
+        for volume in job.groups.iter().flat_map(|group| &group.volumes) {
+            if !self.0.contains_key(&volume.source) {
+                let (name, source) = (volume.name.clone(), volume.source.clone());
+                return Err(Error::NoVolume { name, wanted: source });
+            }
+        }
+        Ok(())
+    }
+
+    /// Are they there? An agent looks when it starts.
+    pub(super) fn must_exist(&self) -> Result<(), Error> {
+        for (name, HostVolume { path, .. }) in &self.0 {
+            let wrong = |source| Error::VolumePath { name: name.clone(), path: path.clone(), source };
+            fs::metadata(path).map_err(wrong)?;
+        }
+        Ok(())
+    }
+
+    /// What a task's `volume_mount` blocks mount (client/allocrunner/taskrunner/volume_hook.go).
+    pub(super) fn mounts(&self, group: &Group, task: &Task, env: &TaskEnv) -> Vec<Mount> {
+        let mount = |mount: &jobspec::VolumeMount| {
+            let volume = group.volumes.iter().find(|volume| volume.name == mount.volume)?;
+            let host = self.0.get(&volume.source)?;
+            Some(Mount {
+                task_path: env.replace(&mount.destination),
+                host_path: host.path.to_string_lossy().into_owned(),
+                readonly: host.read_only || volume.read_only || mount.read_only,
+                propagation_mode: mount.propagation_mode.clone(),
+                selinux_label: mount.selinux_label.clone(),
+                request_name: volume.source.clone(),
+            })
+        };
+        task.volume_mounts.iter().filter_map(mount).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_driver_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.nomad.hcl");
+        fs::write(&file, "job \"j\" {\n task \"t\" {\n driver = \"docker\"\n }\n}\n").unwrap();
+        let options = JobOptions {
+            file,
+            variables: Vec::new(),
+            volumes: Vec::new(),
+            plugin_config: None,
+            plugin: None,
+        };
+        assert_eq!(
+            options.job().unwrap_err().to_string(),
+            "task t: its driver is `docker`; only `systemd` runs here"
+        );
+        let options = JobOptions { variables: vec!["x".to_owned()], ..options };
+        assert!(matches!(options.job(), Err(Error::Variable { .. })));
+    }
+
+    #[test]
+    fn the_plugins_configuration_is_text_or_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "x = 1\n").unwrap();
+        let expected = hcl::parse("x = 1").unwrap();
+        assert_eq!(plugin_config(Some("x = 1")).unwrap(), expected);
+        assert_eq!(plugin_config(file.path().to_str()).unwrap(), expected);
+        assert!(plugin_config(None).unwrap().0.is_empty());
+        assert!(plugin_config(Some("no such file")).is_err());
+    }
+
+    #[test]
+    fn who_is_not_root_asks_their_own_systemd_unless_they_say_otherwise() {
+        let body = |text: &str| hcl::parse(text).unwrap();
+        assert_eq!(with_manager(body("x = 1\n"), false), (body("x = 1\nmanager = \"user\"\n"), true));
+        assert_eq!(with_manager(body("x = 1\n"), true), (body("x = 1\n"), false));
+        let said = "manager = \"system\"\n";
+        assert_eq!(with_manager(body(said), false), (body(said), false));
+    }
+
+    fn volumes(given: &[&str]) -> Result<Volumes, Error> {
+        Volumes::parse(&given.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_volume_is_a_name_and_a_path() {
+        let Volumes(read) = volumes(&["a=/srv/a", "b=/srv/b=c:ro", "r=x"]).unwrap();
+        let volume = |path: &str, read_only| HostVolume { path: path.into(), read_only };
+        assert_eq!(read["a"], volume("/srv/a", false));
+        assert_eq!(read["b"], volume("/srv/b=c", true));
+        assert!(read["r"].path.is_absolute() && read["r"].path.ends_with("x"));
+        for wrong in ["a", "=/srv", "a=", "a=:ro"] {
+            let error = volumes(&[wrong]).unwrap_err().to_string();
+            assert!(error.contains("--volume NAME=PATH"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_volume_must_be_given_and_be_there() {
+        let job = jobspec::parse(
+            "job \"j\" {\n group \"g\" {\n volume \"v\" {\n type = \"host\"\n source = \"data\"\n }\n task \"t\" {\n driver = \
+             \"systemd\"\n }\n }\n}\n",
+            &BTreeMap::new(),
+        );
+        let job = job.unwrap();
+        let error = volumes(&["other=/srv"]).unwrap().check(&job).unwrap_err().to_string();
+        assert_eq!(error, "volume `v`: this machine has no host volume `data`; add `--volume data=PATH`");
+        let absent = volumes(&["data=/no/such/place"]).unwrap();
+        absent.check(&job).unwrap();
+        let error = absent.must_exist().unwrap_err().to_string();
+        assert_eq!(error, "find /no/such/place, the host volume `data`; make it first");
+    }
+}

@@ -1,0 +1,222 @@
+//! What the driver is asked for the tasks of a job, one after the other.
+//!
+//! Nothing is touched for it: directories, pipes and artifacts are the matter of whoever lets the tasks run.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use proto::driver::driver_capabilities::MountConfigs;
+use proto::driver::network_isolation_spec::NetworkIsolationMode;
+use proto::driver::{DnsConfig, DriverCapabilities, NetworkIsolationSpec};
+
+use super::allocdir::TaskDir;
+use super::jobspec::{Group, Job, Port, Task};
+use super::node::Node;
+use super::options::Asked;
+use super::plugin::Plugin;
+use super::run::Error;
+use super::task::TaskRequest;
+use super::taskenv::{AllocatedPort, Facts, TaskEnv};
+
+/// Dynamic ports come from here, as on an agent.
+const DYNAMIC_PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Makes the requests of one job. What one task was given, no other gets.
+pub(super) struct Requests<'a> {
+    plugin: &'a Plugin,
+    asked: &'a Asked,
+    node: &'a Node,
+    capabilities: DriverCapabilities,
+    ports: Ports,
+    cores_taken: u32,
+}
+
+/// What the tasks of one group share.
+pub(super) struct Allocation<'a> {
+    pub(super) group: &'a Group,
+    pub(super) id: String,
+    /// Its directory.
+    pub(super) path: PathBuf,
+    ports: Vec<AllocatedPort>,
+}
+
+impl<'a> Requests<'a> {
+    pub(super) async fn new(
+        plugin: &'a Plugin,
+        asked: &'a Asked,
+        node: &'a Node,
+        ports: Ports,
+    ) -> Result<Self, Error> {
+        let capabilities =
+            plugin.capabilities().await.map_err(|source| Error::Plugin { source: Box::new(source) })?;
+        Ok(Self { plugin, asked, node, capabilities, ports, cores_taken: 0 })
+    }
+
+    /// An allocation of that group, in a directory that may or may not be there.
+    pub(super) fn allocation<'g>(
+        &mut self,
+        group: &'g Group,
+        id: String,
+        path: PathBuf,
+    ) -> Result<Allocation<'g>, Error> {
+        Ok(Allocation { ports: self.ports.allocate(&group.ports)?, group, id, path })
+    }
+
+    /// The request for a task without output, and its environment.
+    pub(super) async fn task(
+        &mut self,
+        allocation: &Allocation<'_>,
+        task: &Task,
+    ) -> Result<(TaskRequest, TaskEnv), Error> {
+        let Allocation { group, id: alloc_id, path, ports } = allocation;
+        let (job, name) = (&self.asked.job, || task.name.clone());
+        let (cores, cpu) = self.cores(task)?;
+        let env = TaskEnv::new(&Facts {
+            job,
+            group,
+            task,
+            node: self.node,
+            alloc_id,
+            dir: &TaskDir::below(path, &task.name),
+            isolation: self.capabilities.fs_isolation(),
+            ports,
+            cpu,
+            cores: &cores,
+            host: host_environment(),
+        });
+        let config = self.plugin.task_config(&task.config, &env.scope()).await;
+        let config = config.map_err(|source| Error::Task { task: name(), source: Box::new(source) })?;
+        let mounts = self.asked.volumes.mounts(group, task, &env);
+        if !mounts.is_empty() && self.capabilities.mount_configs() == MountConfigs::NoMounts {
+            return Err(Error::NoMounts { task: name() });
+        }
+        let request = TaskRequest {
+            group: group.name.clone(),
+            job_id: job.id.clone(),
+            job_name: job.name.clone(),
+            namespace: job.namespace.clone(),
+            node: (self.node.name.clone(), self.node.id.clone()),
+            user: task.user.clone(),
+            env: env.variables().clone(),
+            config,
+            cpu,
+            cpu_fraction: fraction(cpu, self.node.total_compute()),
+            cores,
+            memory: task.resources.memory,
+            memory_max: task.resources.memory_max,
+            ports: ports.clone(),
+            dns: dns(group, &env),
+            mounts,
+            network: group.without_network.then(no_network),
+            ..TaskRequest::new(alloc_id, &task.name, path)
+        };
+        Ok((request, env))
+    }
+
+    /// The task's cores, if it asks for whole ones, and its MHz.
+    fn cores(&mut self, task: &Task) -> Result<(Vec<u32>, u64), Error> {
+        let cores = task.resources.cores;
+        if cores == 0 {
+            return Ok((Vec::new(), u64::try_from(task.resources.cpu).unwrap_or(0)));
+        }
+        let reserved = self.node.reserve(self.cores_taken, cores);
+        self.cores_taken = self.cores_taken.saturating_add(cores);
+        reserved.ok_or_else(|| Error::Cores { task: task.name.clone(), cores })
+    }
+}
+
+/// The agent makes an empty namespace for such a group, which only root can; here the driver is told to.
+fn no_network() -> NetworkIsolationSpec {
+    NetworkIsolationSpec { mode: NetworkIsolationMode::None.into(), ..NetworkIsolationSpec::default() }
+}
+
+/// Our own environment; what is not UTF-8 cannot travel to a plugin.
+fn host_environment() -> BTreeMap<String, String> {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
+}
+
+fn dns(group: &Group, env: &TaskEnv) -> Option<DnsConfig> {
+    let dns = group.dns.as_ref()?;
+    let replaced = |list: &[String]| list.iter().map(|text| env.replace(text)).collect();
+    Some(DnsConfig {
+        servers: replaced(&dns.servers),
+        searches: replaced(&dns.searches),
+        options: replaced(&dns.options),
+    })
+}
+
+/// A share between 0 and 1; both are far below what a double holds exactly.
+#[allow(clippy::cast_precision_loss, reason = "MHz of one machine")]
+fn fraction(part: u64, whole: u64) -> f64 {
+    part as f64 / whole.max(1) as f64
+}
+
+/// Numbers for the ports of a job. None is given twice.
+pub(super) struct Ports {
+    candidates: Box<dyn Iterator<Item = u16> + Send>,
+    is_free: fn(u16) -> bool,
+}
+
+impl Ports {
+    /// Free ones, found by binding them; the start differs between runs.
+    pub(super) fn free(job: &Job) -> Self {
+        let start = u16::try_from(std::process::id() % 6000).unwrap_or(0) * 2;
+        Self::from(job, start, |port| TcpListener::bind(("0.0.0.0", port)).is_ok())
+    }
+
+    /// Always the same ones, free or not.
+    pub(super) fn example(job: &Job) -> Self {
+        Self::from(job, 0, |_| true)
+    }
+
+    fn from(job: &Job, start: u16, is_free: fn(u16) -> bool) -> Self {
+        let ports = job.groups.iter().flat_map(|group| &group.ports);
+        let fixed: Vec<u16> = ports.filter_map(|port| port.fixed).collect();
+        let all = DYNAMIC_PORTS.cycle().skip(start.into()).take(DYNAMIC_PORTS.len());
+        Self { candidates: Box::new(all.filter(move |port| !fixed.contains(port))), is_free }
+    }
+
+    fn allocate(&mut self, ports: &[Port]) -> Result<Vec<AllocatedPort>, Error> {
+        let mut number = |Port { label, fixed, to }: &Port| {
+            let value = fixed.or_else(|| self.candidates.find(|port| (self.is_free)(*port)));
+            let value = value.ok_or_else(|| Error::Port { label: label.clone() })?;
+            Ok(AllocatedPort { label: label.clone(), value, to: to.unwrap_or(0) })
+        };
+        ports.iter().map(&mut number).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::jobspec;
+    use super::*;
+
+    #[test]
+    fn ports_are_fixed_or_free_and_differ_between_groups_too() {
+        let group = |name: &str, ports: &str| {
+            format!(
+                "group \"{name}\" {{\n network {{\n{ports}\n }}\n task \"t\" {{\n driver = \"systemd\"\n }}\n}}\n"
+            )
+        };
+        let first = group("a", "port \"a\" {}\n port \"b\" {\n static = 80\n }\n port \"c\" {}");
+        let second = group("b", "port \"a\" {}\n port \"b\" {\n static = 20001\n }");
+        let job = jobspec::parse(&format!("job \"j\" {{\n{first}{second}}}\n"), &BTreeMap::new()).unwrap();
+        let allocated = |mut ports: Ports| -> Vec<u16> {
+            let groups = job.groups.iter().flat_map(|group| ports.allocate(&group.ports).unwrap());
+            groups.map(|port| port.value).collect()
+        };
+        assert_eq!(allocated(Ports::example(&job)), [20_000, 80, 20_002, 20_003, 20_001]);
+        let free = allocated(Ports::free(&job));
+        assert_eq!((free[1], free[4]), (80, 20_001));
+        assert!(
+            DYNAMIC_PORTS.contains(&free[0])
+                && free[0] != free[2]
+                && free[2] != free[3]
+                && free[0] != free[3]
+        );
+    }
+}

@@ -1,0 +1,504 @@
+//! One assignment of a unit property, in the words of systemd's manual: `MemoryHigh` and `1G`.
+//!
+//! ```text
+//! name, text ──► table: which property ──► convert, by names and grammar ──► (name, value)… for the bus
+//!                                                             text: the way back, a line of a unit file
+//! ```
+//!
+//! The grammar is that of `systemd-run -p NAME=TEXT`; tests/driver/properties.rs holds the two side by side.
+
+mod convert;
+mod grammar;
+mod names;
+mod reading;
+mod table;
+mod text;
+
+use zbus::Variant;
+
+pub use grammar::quote;
+pub use names::{capability_mask, capability_names};
+pub use reading::Meaning;
+pub use table::{Group, Hold, Known};
+pub use text::{lines_of, text_of};
+
+use table::{Conv, GONE, TABLE, Unit};
+
+/// A unit property as its manual writes it: `MemoryHigh` and `1G`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assignment {
+    property: &'static Known,
+    text: String,
+    wire: Vec<(String, Variant<'static>)>,
+}
+
+/// Why an assignment cannot be made. The message names the property and what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// systemd has no such property.
+    #[error("set property `{name}`: systemd has none of this name, did you mean `{nearest}`?")]
+    Unknown {
+        /// As given.
+        name: String,
+        /// The known name that is most like it.
+        nearest: &'static str,
+    },
+    /// systemd has given up the property.
+    #[error("set property `{name}`: systemd has given it up, write `{instead}` instead")]
+    Gone {
+        /// As given.
+        name: String,
+        /// What took its place.
+        instead: &'static str,
+    },
+    /// The driver needs the property for itself.
+    #[error("set property `{name}`: {reason}")]
+    Ours {
+        /// As the manual writes it.
+        name: &'static str,
+        /// A whole clause.
+        reason: &'static str,
+    },
+    /// The text is not in the property's grammar.
+    #[error("set property `{name}` to `{text}`: {why}")]
+    Value {
+        /// As the manual writes it.
+        name: &'static str,
+        /// As given.
+        text: String,
+        /// A whole clause.
+        why: String,
+    },
+}
+
+/// The property that the manual calls `name`.
+pub fn known(name: &str) -> Option<&'static Known> {
+    TABLE.iter().find(|known| known.name == name)
+}
+
+/// All properties, by the parts of the manual.
+pub fn all() -> impl Iterator<Item = &'static Known> {
+    TABLE.iter()
+}
+
+impl Assignment {
+    /// Reads `text` in the grammar of the property `name`.
+    pub fn parse(name: &str, text: &str) -> Result<Self, Error> {
+        let property = known(name).ok_or_else(|| unknown(name))?;
+        if let Hold::Ours(reason) = property.hold {
+            return Err(Error::Ours { name: property.name, reason });
+        }
+        let wire = if text.contains('\0') {
+            Err("it contains a zero byte".to_owned())
+        } else {
+            convert::convert(property, text)
+        };
+        match wire {
+            Ok(wire) => Ok(Self { property, text: text.to_owned(), wire }),
+            Err(why) => Err(Error::Value { name: property.name, text: text.to_owned(), why }),
+        }
+    }
+
+    /// The property's name in the manual.
+    pub fn name(&self) -> &'static str {
+        self.property.name
+    }
+
+    /// The capabilities of `set` as a value of a property that takes such.
+    pub fn of_capabilities(name: &'static str, set: u64) -> Option<Self> {
+        Self::parse(name, &capability_names(set)).ok()
+    }
+
+    /// The value as it was given.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What is known of the property.
+    pub fn property(&self) -> &'static Known {
+        self.property
+    }
+
+    /// What goes over the bus, in order.
+    pub fn wire(&self) -> Vec<(String, Variant<'static>)> {
+        self.wire.clone()
+    }
+
+    /// Later assignments of the name add to earlier ones.
+    pub fn is_list(&self) -> bool {
+        matches!(
+            self.property.conv,
+            Conv::Binds
+                | Conv::BitSet
+                | Conv::BpfProgram
+                | Conv::Capabilities
+                | Conv::Condition
+                | Conv::CpuAffinity
+                | Conv::DelegateNamespaces
+                | Conv::DeviceAllow
+                | Conv::Directory
+                | Conv::EnvironmentFile
+                | Conv::ExitStatus
+                | Conv::ExtensionImages
+                | Conv::Filter
+                | Conv::ImportCredential
+                | Conv::IoLatency
+                | Conv::IoLimit
+                | Conv::IoWeight
+                | Conv::IpFilter
+                | Conv::IpFilterPath
+                | Conv::LoadCredential
+                | Conv::LogField
+                | Conv::LogPattern
+                | Conv::MountImages
+                | Conv::NftSet
+                | Conv::NumaMask
+                | Conv::OpenFile
+                | Conv::RestrictNamespaces
+                | Conv::RootImageOptions
+                | Conv::SecureBits
+                | Conv::SocketBind
+                | Conv::TemporaryFileSystem
+                | Conv::Words
+                | Conv::WordsOrColons
+                | Conv::WordsUnescaped
+        )
+    }
+
+    /// It is an empty list, which takes back all earlier assignments of the name.
+    pub fn resets(&self) -> bool {
+        self.is_list() && convert::is_blank(&self.text)
+    }
+
+    /// The first systemd that takes this value; 247 stands for that and all before.
+    pub fn needs(&self) -> u32 {
+        let later = self.wire.iter().map(|(name, value)| needs(name, value));
+        later.fold(self.property.since, u32::max)
+    }
+
+    /// What this value can do.
+    pub fn hold(&self) -> Hold {
+        if self.property.hold == Hold::Confines && self.reaches() {
+            Hold::Reaches
+        } else {
+            self.property.hold
+        }
+    }
+
+    /// Does the value reach beyond the task, though the property is one that confines?
+    fn reaches(&self) -> bool {
+        self.wire.iter().any(|(_, value)| self.value_reaches(value))
+    }
+
+    fn value_reaches(&self, value: &Variant<'_>) -> bool {
+        const REAL_TIME: i32 = 1;
+        match (self.property.conv, value) {
+            (Conv::Nice, Variant::I32(nice)) => *nice < 0,
+            (Conv::Integer, Variant::I32(adjust)) => self.name() == "OOMScoreAdjust" && *adjust < 0,
+            // Batch and idle give way to all others.
+            (Conv::Scheduler, Variant::I32(policy)) => !matches!(policy, 0 | 3 | 5),
+            (Conv::IoClass, Variant::I32(class)) => *class == REAL_TIME,
+            // 20 stands for the priority that everybody has.
+            (Conv::Limit(Unit::Nice), Variant::U64(limit)) => *limit > 20,
+            (Conv::Limit(_), Variant::U64(limit)) => self.name() == "LimitRTPRIO" && *limit > 0,
+            _ => false,
+        }
+    }
+}
+
+/// The first systemd that takes `value` under `name`, if it came later than the property.
+fn needs(name: &str, value: &Variant<'_>) -> u32 {
+    let is = |word: &str| matches!(value, Variant::Str(text) if text.as_str() == word);
+    match name {
+        // 0 stands for `idle`.
+        "CPUWeight" | "StartupCPUWeight" if *value == Variant::U64(0) => 252,
+        "PrivateUsersEx" if is("managed") => 260,
+        "PrivateUsersEx" if is("full") => 258,
+        "ProtectHostnameEx" => 258,
+        "PrivateTmpEx" | "PrivateUsersEx" | "ProtectControlGroupsEx" | "ImportCredentialEx" => 257,
+        _ if name.ends_with("DirectorySymlink") => match value {
+            Variant::Array(links) if links.inner().iter().any(is_read_only) => 257,
+            _ => 250,
+        },
+        _ => 0,
+    }
+}
+
+/// Is it a directory (name, link, flags) that the task may only read?
+fn is_read_only(directory: &Variant<'_>) -> bool {
+    matches!(directory, Variant::Structure(link) if link.fields().last() == Some(&Variant::U64(1)))
+}
+
+/// The error for a `name` that is in no manual, or no longer.
+fn unknown(name: &str) -> Error {
+    if let Some((_, instead)) = GONE.iter().find(|(gone, _)| *gone == name) {
+        return Error::Gone { name: name.to_owned(), instead };
+    }
+    let nearest = TABLE.iter().map(|known| known.name).min_by_key(|known| distance(name, known));
+    Error::Unknown { name: name.to_owned(), nearest: nearest.unwrap_or_default() }
+}
+
+/// How many letters are to be put in, taken out or changed to make `a` of `b`, whatever their case.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    // One row of the table of all beginnings of `a` and of `b`.
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let change = diagonal + usize::from(!from.eq_ignore_ascii_case(to));
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+    use super::*;
+
+    fn parse(name: &str, text: &str) -> Assignment {
+        Assignment::parse(name, text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The one value that goes over the bus, under the name of the property.
+    fn value(name: &str, text: &str) -> Variant<'static> {
+        let wire = parse(name, text).wire();
+        assert_eq!(wire[0].0, name, "{text}");
+        wire[0].1.clone()
+    }
+
+    fn refused(name: &str, text: &str) -> String {
+        Assignment::parse(name, text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_size_may_have_a_suffix_a_fraction_and_further_parts() {
+        for (text, bytes) in
+            [("5", 5), ("1K", 1024), ("1.5G", 3 << 29), ("1G 512M", 3 << 29), ("infinity", u64::MAX)]
+        {
+            assert_eq!(value("MemoryHigh", text), Variant::U64(bytes), "{text}");
+        }
+        for text in ["x", "-1", "512M 1G", "17E", "1KB", "1 k"] {
+            assert!(refused("MemoryHigh", text).contains("size") || text == "17E", "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_memory_goes_to_another_property() {
+        let wire = parse("MemoryHigh", "50%").wire();
+        assert_eq!(wire, [("MemoryHighScale".to_owned(), Variant::U32(1 << 31))]);
+    }
+
+    #[test]
+    fn a_time_is_a_sum_and_counts_seconds() {
+        for (text, microseconds) in [
+            ("90", 90_000_000),
+            ("1min 30s", 90_000_000),
+            ("5ms", 5000),
+            ("infinity", u64::MAX),
+            ("1.5", 1_500_000),
+        ] {
+            let wire = parse("RuntimeMaxSec", text).wire();
+            assert_eq!(wire, [("RuntimeMaxUSec".to_owned(), Variant::U64(microseconds))], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_says_the_hard_one_first_and_the_soft_one_after_it() {
+        let wire = parse("LimitNOFILE", "10:20").wire();
+        let expected =
+            [("LimitNOFILE".to_owned(), Variant::U64(20)), ("LimitNOFILESoft".to_owned(), Variant::U64(10))];
+        assert_eq!(wire, expected);
+    }
+
+    #[test]
+    fn words_may_be_quoted() {
+        let words =
+            |words: &[&str]| Variant::from(words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
+        assert_eq!(value("ReadOnlyPaths", "/a '/b c' /d\\ e"), words(&["/a", "/b c", "/d e"]));
+        assert_eq!(
+            refused("ReadOnlyPaths", "'/a"),
+            "set property `ReadOnlyPaths` to `'/a`: a quote is not closed"
+        );
+        for word in ["", "a b", "a\"b", "a\\b", "a:b", "'", "é\n", "/plain"] {
+            assert_eq!(value("ReadOnlyPaths", &quote(word)), words(&[word]), "{word}");
+            assert_eq!(value("ExecSearchPath", &quote(word)), words(&[word]), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_list_without_words_takes_back_all_that_were_given() {
+        for name in
+            ["BindPaths", "StateDirectory", "LogExtraFields", "OpenFile", "SystemCallFilter", "AllowedCPUs"]
+        {
+            let empty = parse(name, "");
+            assert!(empty.is_list() && empty.resets(), "{name}");
+        }
+        assert_eq!(value("BindPaths", "").value_signature().to_string(), "a(ssbt)");
+        assert!(!parse("MemoryHigh", "").resets(), "one number");
+    }
+
+    #[test]
+    fn spaces_around_binds_are_no_binds() {
+        assert_eq!(value("BindPaths", "  /a  /b "), value("BindPaths", "/a /b"));
+    }
+
+    #[test]
+    fn a_value_may_need_a_later_systemd_than_its_property() {
+        for (name, text, needs) in [
+            ("CPUWeight", "50", 247),
+            ("CPUWeight", "idle", 252),
+            ("PrivateUsers", "yes", 247),
+            ("PrivateUsers", "identity", 257),
+            ("PrivateUsers", "full", 258),
+            ("PrivateUsers", "managed", 260),
+            ("PrivateTmp", "disconnected", 257),
+            ("ManagedOOMMemoryPressureLimit", "50%", 248),
+            ("StateDirectory", "a", 247),
+            ("StateDirectory", "a:b", 250),
+            ("StateDirectory", "a:b:ro", 257),
+        ] {
+            assert_eq!(parse(name, text).needs(), needs, "{name}={text}");
+        }
+    }
+
+    #[test]
+    fn some_values_reach_where_others_confine() {
+        for (name, confines, reaches) in [
+            ("Nice", "5", "-5"),
+            ("OOMScoreAdjust", "100", "-100"),
+            ("CPUSchedulingPolicy", "batch", "fifo"),
+            ("IOSchedulingClass", "idle", "realtime"),
+            ("LimitNICE", "+5", "-5"),
+            ("LimitRTPRIO", "0", "5"),
+        ] {
+            assert_eq!(parse(name, confines).hold(), Hold::Confines, "{name}={confines}");
+            assert_eq!(parse(name, reaches).hold(), Hold::Reaches, "{name}={reaches}");
+        }
+        assert_eq!(parse("BindPaths", "/a").hold(), Hold::Reaches);
+    }
+
+    #[test]
+    fn a_wrong_name_is_answered_with_a_right_one() {
+        assert_eq!(
+            refused("MemoryMaximum", "1G"),
+            "set property `MemoryMaximum`: systemd has none of this name, did you mean `MemoryMax`?"
+        );
+        assert!(refused("memorymax", "1G").ends_with("did you mean `MemoryMax`?"));
+        assert_eq!(
+            refused("MemoryLimit", "1G"),
+            "set property `MemoryLimit`: systemd has given it up, write `MemoryMax` instead"
+        );
+        assert!(refused("ExecStart", "/bin/true").contains("the driver runs the task's `command`"));
+    }
+
+    #[test]
+    fn capabilities_are_known_by_both_their_names() {
+        assert_eq!(
+            capability_mask(["CAP_CHOWN", "net_admin", "Cap_Checkpoint_Restore"]),
+            Ok(1 | 1 << 12 | 1 << 40)
+        );
+        assert!(capability_mask(["CAP_FLY"]).is_err_and(|error| error.contains("`CAP_FLY`")));
+        assert_eq!(capability_names(1 | 1 << 12), "CAP_CHOWN CAP_NET_ADMIN");
+    }
+
+    #[test]
+    fn every_name_is_there_once_and_every_replacement_exists() {
+        let mut names: Vec<_> = all().map(|known| known.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(GONE.iter().all(|(gone, instead)| known(gone).is_none() && known(instead).is_some()));
+        for property in all() {
+            assert_eq!(
+                property.conv == Conv::None,
+                matches!(property.hold, Hold::Ours(_)),
+                "{}",
+                property.name
+            );
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic_and_each_is_read_alike_twice() {
+        const PIECES: [&str; 48] = [
+            "1",
+            "0",
+            "9",
+            "-",
+            "+",
+            ".",
+            "%",
+            "‰",
+            "‱",
+            "K",
+            "G",
+            "E",
+            "s",
+            "min",
+            "µs",
+            " ",
+            "\t",
+            "\n",
+            ":",
+            ",",
+            "/",
+            "~",
+            "!",
+            "|",
+            "'",
+            "\"",
+            "\\",
+            "x",
+            "0x",
+            "\\x4",
+            "\\u00e9",
+            "\\777",
+            "é",
+            "infinity",
+            "any",
+            "ipv4",
+            "tcp",
+            "SIG",
+            "RTMIN",
+            "RTMAX",
+            "base64:",
+            "=",
+            "AA",
+            "18446744073709551615",
+            "65535",
+            "CAP_CHOWN",
+            "yes",
+            "\0",
+        ];
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state >> 33).unwrap() % below
+        };
+        let properties: Vec<_> = all().collect();
+        let mut taken = 0;
+        for _ in 0..100_000 {
+            let name = properties[random(properties.len())].name;
+            let text: String = (0..random(7)).map(|_| PIECES[random(PIECES.len())]).collect();
+            let once = Assignment::parse(name, &text);
+            assert_eq!(once, Assignment::parse(name, &text), "{name}={text}");
+            if let Ok(assignment) = once {
+                taken += 1;
+                assignment.hold();
+                assignment.needs();
+                for (name, value) in assignment.wire() {
+                    lines_of(&name, &value);
+                }
+            }
+        }
+        assert!(taken > 1000, "{taken}");
+    }
+}

@@ -1,0 +1,250 @@
+//! What assignments say together, and what they name of the host.
+
+use std::path::{Path, PathBuf};
+
+use zbus::Variant;
+
+use super::table::{Conv, Known};
+use super::{Assignment, convert};
+
+/// What a value says, as far as two of them can be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// A set of bits, or a number.
+    Number(u64),
+    /// A list of what is allowed, or of what is not.
+    Filter {
+        /// Which of both.
+        allow: bool,
+        /// The list.
+        names: Vec<String>,
+    },
+    /// A list.
+    Words(Vec<String>),
+    /// Anything else, as one text; `yes` and `no` for what systemd takes for them.
+    Text(String),
+}
+
+impl Known {
+    /// Is a value a list of words, of which each may be quoted as a whole?
+    pub fn takes_words(&self) -> bool {
+        matches!(self.conv, Conv::Filter | Conv::Capabilities | Conv::Words)
+    }
+
+    /// Is it a set, so that several values make one?
+    pub fn is_set(&self) -> bool {
+        matches!(
+            self.conv,
+            Conv::Capabilities | Conv::RestrictNamespaces | Conv::DelegateNamespaces | Conv::SecureBits
+        )
+    }
+}
+
+impl Assignment {
+    /// What is left when all of them are said one after the other, as in a unit file and its drop-ins: a text replaces
+    /// what was said before, a list adds to it, an empty list takes it back.
+    pub fn folded(all: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut folded: Vec<Self> = Vec::new();
+        for mut line in all {
+            if line.property.is_set() {
+                if let Some(at) = folded.iter().rposition(|earlier| earlier.name() == line.name()) {
+                    line = folded.remove(at).with(line);
+                }
+            } else if !line.is_list() || line.resets() {
+                folded.retain(|earlier| earlier.name() != line.name());
+                if line.resets() {
+                    continue;
+                }
+            }
+            folded.push(line);
+        }
+        folded
+    }
+
+    /// Two values of a set, the second said after the first.
+    fn with(self, later: Self) -> Self {
+        let replaces = convert::is_blank(&later.text) || super::grammar::boolean(&later.text).is_some();
+        let (Some(first), Some(second)) = (self.set(), later.set()) else { return later };
+        if replaces {
+            return later;
+        }
+        let takes_away = later.text.starts_with('~');
+        let both = if takes_away { first & second } else { first | second };
+        let text = match (self.text.trim(), later.text.trim()) {
+            // The text of a set is for people; what counts goes over the bus.
+            _ if self.property.conv == Conv::Capabilities => super::capability_names(both),
+            ("", later) => later.to_owned(),
+            (first, later) => format!("{first} {later}"),
+        };
+        let wire = later.wire.iter().map(|(name, value)| {
+            let value = match value {
+                Variant::I32(_) => Variant::I32(i32::try_from(both).unwrap_or(i32::MAX)),
+                _ => Variant::U64(both),
+            };
+            (name.clone(), value)
+        });
+        Self { property: later.property, text, wire: wire.collect() }
+    }
+
+    fn set(&self) -> Option<u64> {
+        match self.wire.first()?.1 {
+            Variant::U64(set) => Some(set),
+            Variant::I32(set) => u64::try_from(set).ok(),
+            _ => None,
+        }
+    }
+
+    /// What it says.
+    pub fn meaning(&self) -> Meaning {
+        match self.wire.first().map(|(_, value)| value) {
+            Some(Variant::U64(number)) => Meaning::Number(*number),
+            Some(Variant::U32(number)) => Meaning::Number((*number).into()),
+            Some(Variant::Bool(on)) => Meaning::Text(if *on { "yes" } else { "no" }.to_owned()),
+            Some(Variant::Array(_)) => Meaning::Words(self.texts()),
+            Some(Variant::Structure(filter)) if self.property.conv == Conv::Filter => {
+                let allow = matches!(filter.fields().first(), Some(Variant::Bool(true)));
+                Meaning::Filter { allow, names: self.texts() }
+            }
+            _ => Meaning::Text(match super::grammar::boolean(&self.text) {
+                Some(true) => "yes".to_owned(),
+                Some(false) => "no".to_owned(),
+                None => self.text.clone(),
+            }),
+        }
+    }
+
+    /// All words of the value.
+    fn texts(&self) -> Vec<String> {
+        fn collect(value: &Variant<'_>, texts: &mut Vec<String>) {
+            match value {
+                Variant::Str(text) => texts.push(text.to_string()),
+                Variant::Array(array) => array.iter().for_each(|element| collect(element, texts)),
+                Variant::Structure(fields) => fields.fields().iter().for_each(|field| collect(field, texts)),
+                _ => {}
+            }
+        }
+        let mut texts = Vec::new();
+        for (_, value) in &self.wire {
+            collect(value, &mut texts);
+        }
+        texts
+    }
+
+    /// Does it name paths of the host that systemd takes for the task?
+    pub fn names_host_paths(&self) -> bool {
+        path_field(self.name()).is_some()
+    }
+
+    /// The same with every path of the host replaced by what `find` makes of it.
+    pub fn with_host_paths<E>(mut self, mut find: impl FnMut(&str) -> Result<PathBuf, E>) -> Result<Self, E> {
+        let Some(field) = path_field(self.name()) else { return Ok(self) };
+        for (name, value) in &mut self.wire {
+            // A hash or signature itself, and not the file that holds it.
+            if self.property.conv == Conv::RootHash && !name.ends_with("Path")
+                || self.property.conv == Conv::RootHashSignature && !name.ends_with("Path")
+            {
+                continue;
+            }
+            if let Some(replaced) = replace(value, field, &mut find)? {
+                *value = replaced;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Where systemd would make mount points, in the task's view.
+    pub fn mount_points(&self) -> Vec<String> {
+        let field = match self.name() {
+            "BindPaths" | "BindReadOnlyPaths" | "MountImages" => 1,
+            "TemporaryFileSystem" => 0,
+            name => {
+                let parent = match name {
+                    "StateDirectory" => "/var/lib",
+                    "CacheDirectory" => "/var/cache",
+                    "LogsDirectory" => "/var/log",
+                    "RuntimeDirectory" => "/run",
+                    _ => return Vec::new(),
+                };
+                return self.texts().iter().map(|name| format!("{parent}/{name}")).collect();
+            }
+        };
+        let arrays = self
+            .wire
+            .iter()
+            .filter_map(|(_, value)| if let Variant::Array(array) = value { Some(array) } else { None });
+        let targets = arrays.flat_map(|array| array.iter()).filter_map(|element| match element {
+            Variant::Structure(fields) => match fields.fields().get(field) {
+                Some(Variant::Str(target)) => Some(target.to_string()),
+                _ => None,
+            },
+            _ => None,
+        });
+        targets.collect()
+    }
+}
+
+/// Which field of the property's values is a path of the host.
+fn path_field(property: &str) -> Option<usize> {
+    Some(match property {
+        "RootDirectory"
+        | "RootImage"
+        | "RootVerity"
+        | "RootHash"
+        | "RootHashSignature"
+        | "BindPaths"
+        | "BindReadOnlyPaths"
+        | "MountImages"
+        | "ExtensionImages"
+        | "ExtensionDirectories"
+        | "OpenFile" => 0,
+        "LoadCredential" | "LoadCredentialEncrypted" => 1,
+        _ => return None,
+    })
+}
+
+/// The value with the paths in it replaced, if it holds any.
+fn replace<E>(
+    value: &Variant<'static>,
+    field: usize,
+    find: &mut impl FnMut(&str) -> Result<PathBuf, E>,
+) -> Result<Option<Variant<'static>>, E> {
+    let mut found = |text: &str| {
+        // `-` before a path: it may be missing.
+        let path = text.trim_start_matches('-');
+        match find(path) {
+            Ok(real) => Ok(real.to_string_lossy().into_owned()),
+            Err(_) if path.len() < text.len() && !Path::new(path).exists() => Ok(text.to_owned()),
+            Err(error) => Err(error),
+        }
+    };
+    Ok(match value {
+        Variant::Str(text) if !text.is_empty() => Some(found(text)?.into()),
+        Variant::Array(array) => {
+            let mut replaced = Vec::with_capacity(array.len());
+            for element in array.iter() {
+                replaced.push(match element {
+                    Variant::Str(text) => found(text)?.into(),
+                    Variant::Structure(fields) => {
+                        let mut structure = zbus::wire::StructureBuilder::new();
+                        for (at, value) in fields.fields().iter().enumerate() {
+                            let value = match value {
+                                Variant::Str(text) if at == field && !text.is_empty() => found(text)?.into(),
+                                other => other.try_to_owned().map_or_else(|_| other.clone(), Into::into),
+                            };
+                            structure = structure.append_field(value);
+                        }
+                        structure.build().map_or_else(|_| element.clone(), Variant::Structure)
+                    }
+                    other => other.clone(),
+                });
+            }
+            let mut array = zbus::Array::new(array.element_signature());
+            for element in replaced {
+                // Of the same type as what it replaces.
+                let _ = array.append(element);
+            }
+            Some(Variant::Array(array))
+        }
+        _ => None,
+    })
+}

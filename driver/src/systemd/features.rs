@@ -1,0 +1,132 @@
+//! What systemd can do here: which of its managers, of which version, on which kernel.
+//!
+//! systemd itself passes much over in silence that it cannot do. Whoever asks for it shall be told, before anything is
+//! started.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+use super::assignment::Assignment;
+use crate::kernel;
+
+/// Whose systemd.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Manager {
+    /// The machine's.
+    #[default]
+    System,
+    /// That of the user whom this process runs as.
+    User,
+}
+
+impl fmt::Display for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::System => "system",
+            Self::User => "user",
+        })
+    }
+}
+
+/// What a manager can do on this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Which one it is.
+    pub manager: Manager,
+    /// Such as 252.
+    pub version: u32,
+    /// The cgroup controllers that it may use, such as `memory`.
+    pub controllers: BTreeSet<String>,
+    /// The kernel takes programs that filter by cgroup, and this manager may load them.
+    pub filters: bool,
+    /// systemd was built with what the newer of these programs need (`BPF_FRAMEWORK`).
+    pub newer_filters: bool,
+}
+
+impl Features {
+    /// What a manager of this version, in this cgroup, can do.
+    pub(super) fn new(manager: Manager, version: &str, options: &str, cgroup: &str) -> Self {
+        let number: String = version.chars().take_while(char::is_ascii_digit).collect();
+        let path =
+            Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/')).join("cgroup.controllers");
+        let controllers = std::fs::read_to_string(path).unwrap_or_default();
+        // A user's manager has not the rights.
+        let filters = manager == Manager::System && kernel::takes_cgroup_programs();
+        Self {
+            manager,
+            version: number.parse().unwrap_or_default(),
+            controllers: controllers.split_whitespace().map(str::to_owned).collect(),
+            filters,
+            newer_filters: filters && options.split_whitespace().any(|option| option == "+BPF_FRAMEWORK"),
+        }
+    }
+
+    /// A manager that can do everything that systemd can: what a job means on another machine.
+    pub fn everything(manager: Manager) -> Self {
+        let controllers = ["cpu", "cpuset", "io", "memory", "pids"];
+        Self {
+            manager,
+            version: u32::MAX,
+            controllers: controllers.map(str::to_owned).into(),
+            filters: true,
+            newer_filters: true,
+        }
+    }
+
+    /// Can this be had here? Otherwise why not.
+    pub fn check(&self, assignment: &Assignment) -> Result<(), String> {
+        let (name, property) = (assignment.name(), assignment.property());
+        if self.version < assignment.needs() {
+            let value = if property.since < assignment.needs() {
+                format!("={}", assignment.text())
+            } else {
+                String::new()
+            };
+            return Err(format!(
+                "{name}{value} needs systemd {}, and here is {}",
+                assignment.needs(),
+                self.version
+            ));
+        }
+        if let Some(controller) =
+            property.controller.filter(|controller| !self.controllers.contains(*controller))
+        {
+            return Err(match self.manager {
+                Manager::System => format!(
+                    "{name} needs the cgroup controller `{controller}`, which its kernel does not have"
+                ),
+                Manager::User => format!(
+                    "{name} needs the cgroup controller `{controller}`, which this user's systemd was not given; an \
+                     administrator may add it to `Delegate=` in a drop-in for user@.service"
+                ),
+            });
+        }
+        if self.manager == Manager::User && !property.user_manager {
+            return Err(format!("{name} does not exist in a user's systemd"));
+        }
+        const NEWER: [&str; 4] =
+            ["RestrictFileSystems", "RestrictNetworkInterfaces", "SocketBindAllow", "SocketBindDeny"];
+        if NEWER.contains(&name) && !self.newer_filters {
+            return Err(format!(
+                "{name} needs a systemd that was built with `+BPF_FRAMEWORK` (`systemctl --version`)"
+            ));
+        }
+        if name == "RestrictFileSystems" && !has_bpf_security_module() {
+            return Err(format!(
+                "{name} needs a kernel that was started with `bpf` among its security modules (`lsm=`)"
+            ));
+        }
+        if property.bpf && !self.filters {
+            return Err(format!(
+                "{name} needs a kernel with BPF programs for cgroups, and the right to load them"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn has_bpf_security_module() -> bool {
+    std::fs::read_to_string("/sys/kernel/security/lsm")
+        .is_ok_and(|list| list.trim().split(',').any(|name| name == "bpf"))
+}

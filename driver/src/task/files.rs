@@ -1,0 +1,143 @@
+//! Finds what a job names of the host's files, and makes sure that it may.
+//!
+//! Who decides what a path means is systemd, as root, when it mounts; so a path is followed here first, to its end, and
+//! what systemd gets leads over no link any more.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::policy::Policy;
+use super::program;
+use super::spec::{Address, Listener, TaskSpec};
+use super::view::View;
+use crate::systemd::Assignment;
+
+/// Why a file cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operator does not allow it.
+    #[error(
+        "{option}: {path} is not among the paths that the operator of this node allows to jobs (`allow_host_paths` in the \
+         plugin's configuration)"
+    )]
+    NotAllowed {
+        /// The property.
+        option: &'static str,
+        /// Where it leads to.
+        path: PathBuf,
+    },
+    /// The kernel would read an image that the job brought.
+    #[error(
+        "{option}: {path} is the task's own; the operator of this node does not let jobs mount images that they bring \
+         (`allow_host_paths = [\"local\"]` in the plugin's configuration)"
+    )]
+    OwnImage {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
+    /// It is not there, or cannot be reached.
+    #[error("{option}: find {path}")]
+    Find {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// systemd would make a mount point on the host.
+    #[error(
+        "{option}: {path} is not there on the host, and the task sees the host as it is: make it first, or have the \
+         operator set `fs_isolation = \"image\"`"
+    )]
+    NoTarget {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+}
+
+/// The settings with every path of the host followed to its end.
+pub fn resolve(settings: &[Assignment], task: &TaskSpec, policy: &Policy) -> Result<Vec<Assignment>, Error> {
+    let mut resolved = Vec::with_capacity(settings.len());
+    for line in settings {
+        if task.view == View::Host
+            && let Some(path) = line.mount_points().into_iter().map(PathBuf::from).find(|path| !path.exists())
+        {
+            return Err(Error::NoTarget { option: line.name(), path });
+        }
+        resolved.push(line.clone().with_host_paths(|path| find(line.name(), Path::new(path), task, policy))?);
+    }
+    Ok(resolved)
+}
+
+/// Where `path` leads to on the host, for a job that names it in this property.
+pub fn find(option: &'static str, path: &Path, task: &TaskSpec, policy: &Policy) -> Result<PathBuf, Error> {
+    let failed = |source| Error::Find { option, path: path.to_owned(), source };
+    let inside = task.dirs.local.join(path);
+    let dirs = &task.dirs;
+    let own = dirs.pairs().into_iter().find_map(|(host, target)| {
+        let below =
+            if path.is_absolute() && task.view != View::Host { path.strip_prefix(target).ok() } else { None };
+        below.or_else(|| inside.strip_prefix(host).ok()).map(|below| (host, below.to_owned()))
+    });
+    if let Some((directory, below)) = own {
+        if option.ends_with("Image") || option.ends_with("Images") {
+            if !policy.allows_images_of_tasks() {
+                return Err(Error::OwnImage { option, path: path.to_owned() });
+            }
+        }
+        return program::path_within(&dirs.alloc_dir, directory, &below).map_err(failed);
+    }
+    let real = path.canonicalize().map_err(failed)?;
+    if policy.allows_path(&real) { Ok(real) } else { Err(Error::NotAllowed { option, path: real }) }
+}
+
+/// What is in a file that shall be a credential. A relative path is in the task's `secrets/`.
+pub fn credential(path: &Path, task: &TaskSpec, policy: &Policy) -> Result<Vec<u8>, Error> {
+    /// systemd takes no larger one.
+    const LARGEST: u64 = 1 << 20;
+    let option = "credential";
+    let failed = |source| Error::Find { option, path: path.to_owned(), source };
+    let (secrets, inside) =
+        match path.strip_prefix("/secrets").or_else(|_| path.strip_prefix(&task.dirs.secrets)) {
+            Ok(inside) => (true, inside),
+            Err(_) => (path.is_relative(), path),
+        };
+    let file = if secrets {
+        program::open_within(&task.dirs.alloc_dir, &task.dirs.secrets, inside)
+    } else {
+        std::fs::File::open(find(option, path, task, policy)?)
+    };
+    let mut content = Vec::new();
+    file.and_then(|file| file.take(LARGEST + 1).read_to_end(&mut content)).map_err(failed)?;
+    if content.len() as u64 > LARGEST {
+        return Err(failed(io::Error::other("it is larger than 1 MiB, the most that systemd takes")));
+    }
+    Ok(content)
+}
+
+/// A socket with its path on the host. Its directory is one of the task's own.
+pub fn listener(socket: &Listener, task: &TaskSpec) -> Result<Listener, Error> {
+    let Address::Path(path) = &socket.at else { return Ok(socket.clone()) };
+    let option = "socket.path";
+    let failed = |source| Error::Find { option, path: path.clone(), source };
+    let outside = || failed(io::Error::other("it is not in `/alloc`, `/local` or `/secrets`"));
+    let name = path.file_name().ok_or_else(outside)?;
+    let own = task.dirs.pairs().into_iter().find_map(|(host, target)| {
+        let inside = path.strip_prefix(target).or_else(|_| path.strip_prefix(host)).ok()?;
+        Some((host, inside.parent()?.to_owned()))
+    });
+    let (directory, inside) = own.ok_or_else(outside)?;
+    let directory = program::path_within(&task.dirs.alloc_dir, directory, &inside).map_err(failed)?;
+    let path = directory.join(name);
+    // What an earlier run left. A link there is removed, and not followed.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    Ok(Listener { at: Address::Path(path), ..socket.clone() })
+}

@@ -1,0 +1,171 @@
+//! What one run of a task needs on the host beside its allocation: a root of its own, files of its own in `/etc`,
+//! copies of its credentials.
+//!
+//! ```text
+//!  <runtime directory>/tasks/<unit>/root/…          mount points, when there are more than everybody's
+//!                                   etc/hosts       and resolv.conf
+//!                                   credentials/…   until the task has started
+//! ```
+//!
+//! Made only for a task that needs one of them, and removed with its unit.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::systemd::UnitName;
+
+/// Where nss-systemd(8) looks for users that are there until the next boot.
+const USERS: &str = "/run/userdb";
+
+/// Nomad's name for a user that it made up (Nomad v2.0.5, helper/users/dynamic).
+pub fn user_name(number: u32) -> String {
+    format!("nomad-{number}")
+}
+
+/// The directory of one run.
+#[derive(Debug, Clone)]
+pub struct Place(PathBuf);
+
+impl Place {
+    /// Where the run of this unit has it.
+    pub fn of(runtime_dir: &Path, unit: &UnitName) -> Self {
+        Self(all(runtime_dir).join(unit.as_str()))
+    }
+
+    /// The root.
+    pub fn root(&self) -> PathBuf {
+        self.0.join("root")
+    }
+
+    /// Where a file of its own in `/etc` is, and where it sees it.
+    pub fn etc_path(&self, name: &str) -> (PathBuf, PathBuf) {
+        (self.0.join("etc").join(name), Path::new("/etc").join(name))
+    }
+
+    /// Where the copy of a credential is.
+    pub fn credential_path(&self, name: &str) -> PathBuf {
+        self.0.join("credentials").join(name)
+    }
+
+    /// Writes files of the task's own in `/etc`, and says where they are.
+    pub fn etc(&self, files: &BTreeMap<&'static str, String>) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+        self.directory("etc", 0o755)?;
+        let write = |(name, text): (&&'static str, &String)| {
+            let (path, target) = self.etc_path(name);
+            write(&path, text.as_bytes(), 0o644)?;
+            Ok((path, target))
+        };
+        files.iter().map(write).collect()
+    }
+
+    /// Writes what a credential holds where only we and systemd can read it.
+    pub fn credential(&self, name: &str, content: &[u8]) -> io::Result<PathBuf> {
+        self.directory("credentials", 0o700)?;
+        let path = self.credential_path(name);
+        write(&path, content, 0o600)?;
+        Ok(path)
+    }
+
+    /// Tells the host of a user that Nomad made up, for as long as the task lives: systemd knows no number that is
+    /// nobody's. (A user record, <https://systemd.io/USER_RECORD>, where nss-systemd(8) looks for them.)
+    pub fn tell_of_user(&self, number: u32) -> io::Result<()> {
+        self.directory("", 0o755)?;
+        let name = user_name(number);
+        write(&self.0.join("user"), number.to_string().as_bytes(), 0o644)?;
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(USERS)?;
+        let user = format!(
+            "{{\"userName\":\"{name}\",\"uid\":{number},\"gid\":{number},\"disposition\":\"dynamic\",\
+             \"homeDirectory\":\"/nonexistent\",\"shell\":\"/usr/sbin/nologin\"}}\n"
+        );
+        let group = format!("{{\"groupName\":\"{name}\",\"gid\":{number},\"disposition\":\"dynamic\"}}\n");
+        for (kind, text) in [("user", user), ("group", group)] {
+            write(&Path::new(USERS).join(format!("{name}.{kind}")), text.as_bytes(), 0o644)?;
+            let by_number = Path::new(USERS).join(format!("{number}.{kind}"));
+            let _ = fs::remove_file(&by_number);
+            symlink(format!("{name}.{kind}"), by_number)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what systemd has read by now.
+    pub fn forget_credentials(&self) {
+        let _ = fs::remove_dir_all(self.0.join("credentials"));
+    }
+
+    /// Removes everything. The root holds nothing but mount points: what was mounted on them was so in the task's own
+    /// namespace, which is gone.
+    pub fn remove(&self) {
+        let number = fs::read_to_string(self.0.join("user")).ok().and_then(|text| text.parse().ok());
+        if let Some(number) = number {
+            for name in [user_name(number), number.to_string()] {
+                for kind in ["user", "group"] {
+                    let _ = fs::remove_file(Path::new(USERS).join(format!("{name}.{kind}")));
+                }
+            }
+        }
+        if let Err(error) = fs::remove_dir_all(&self.0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "a task's directory could not be removed");
+        }
+    }
+
+    fn directory(&self, name: &str, mode: u32) -> io::Result<()> {
+        let builder = |mode| {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(mode);
+            builder
+        };
+        builder(0o755).create(&self.0)?;
+        builder(mode).create(self.0.join(name))
+    }
+}
+
+/// Removes what drivers left that were killed: the places of units that are no more.
+pub fn sweep(runtime_dir: &Path, units: &HashSet<&str>) {
+    for entry in fs::read_dir(all(runtime_dir)).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_none_or(|unit| !units.contains(unit)) {
+            Place(entry.path()).remove();
+        }
+    }
+}
+
+fn all(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("tasks")
+}
+
+fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    // What an interrupted start of this very run has left.
+    let _ = fs::remove_file(path);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_place_holds_what_it_is_given_and_goes_as_a_whole() {
+        let runtime_dir = tempfile::tempdir().unwrap();
+        let unit = UnitName::known("nomad-a-web-0.service");
+        let place = Place::of(runtime_dir.path(), &unit);
+        place.remove();
+        let secret = place.credential("token", b"s3cret").unwrap();
+        assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+        let files = place.etc(&BTreeMap::from([("hosts", "127.0.0.1 localhost\n".to_owned())])).unwrap();
+        assert_eq!(files[0].1, Path::new("/etc/hosts"));
+        place.etc(&BTreeMap::from([("hosts", "again".to_owned())])).unwrap();
+        assert_eq!(fs::read_to_string(&files[0].0).unwrap(), "again");
+        place.forget_credentials();
+        assert!(!secret.exists() && files[0].0.exists());
+        sweep(runtime_dir.path(), &HashSet::from([unit.as_str()]));
+        assert!(files[0].0.exists());
+        sweep(runtime_dir.path(), &HashSet::new());
+        assert!(!files[0].0.exists());
+    }
+}

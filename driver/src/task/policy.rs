@@ -1,0 +1,274 @@
+//! The operator's hand: what no job may do on this node, whatever it says.
+
+use std::path::{Path, PathBuf};
+
+use super::config::PluginConfig;
+use super::preset::{self, Looser, Preset};
+use super::spec::Error;
+use super::view::is_plain;
+use crate::systemd::{Assignment, Features, Hold, capability_mask};
+
+/// All that can only take from a task, as a pattern of properties.
+const CONFINING: &str = "@confining";
+/// The task's own directories, as a path of the host.
+const LOCAL: &str = "local";
+
+/// What jobs may do.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Capabilities, one bit each.
+    capabilities: u64,
+    host_paths: Vec<PathBuf>,
+    images_of_tasks: bool,
+    allowed: Vec<String>,
+    denied: Vec<String>,
+    uids: Vec<(u32, u32)>,
+    gids: Vec<(u32, u32)>,
+    /// Variables that no task has.
+    pub denied_env: Vec<String>,
+    floor: Preset,
+}
+
+impl Policy {
+    /// Checks the operator's words.
+    pub fn resolve(config: &PluginConfig) -> Result<Self, Error> {
+        let wrong = |option, value: &str| {
+            let value = value.to_owned();
+            move |wanted| Error::Plugin { option, value, wanted }
+        };
+        let (local, host): (Vec<_>, Vec<_>) = config.allow_host_paths.iter().partition(|path| *path == LOCAL);
+        if let Some(path) = host.iter().find(|path| !is_plain(Path::new(path))) {
+            return Err(wrong("allow_host_paths", path)("an absolute path without `..`, or \"local\""));
+        }
+        Ok(Self {
+            capabilities: capabilities(&config.allow_caps)
+                .map_err(|name| wrong("allow_caps", &name)("a capability"))?,
+            host_paths: host.into_iter().map(PathBuf::from).collect(),
+            images_of_tasks: !local.is_empty(),
+            allowed: config.allow_properties.clone(),
+            denied: config.deny_properties.clone(),
+            uids: ranges(&config.denied_host_uids)
+                .ok_or(RANGES)
+                .map_err(wrong("denied_host_uids", &config.denied_host_uids))?,
+            gids: ranges(&config.denied_host_gids)
+                .ok_or(RANGES)
+                .map_err(wrong("denied_host_gids", &config.denied_host_gids))?,
+            denied_env: config.denied_envvars.clone(),
+            floor: Preset::parse(&config.sandbox_floor)
+                .map_err(wrong("sandbox_floor", &config.sandbox_floor))?,
+        })
+    }
+
+    /// May a job say this? `option` is how it said it.
+    pub fn check(&self, option: &str, assignment: &Assignment) -> Result<(), Error> {
+        let name = assignment.name();
+        let refused = |reason: String| Error::Refused { option: option.to_owned(), reason };
+        if let Some(pattern) = self.denied.iter().find(|pattern| matches(pattern, name)) {
+            return Err(refused(format!(
+                "the operator of this node denies {name} (`deny_properties` has `{pattern}`)"
+            )));
+        }
+        match assignment.hold() {
+            // Those cannot even be said.
+            Hold::Ours(reason) => Err(refused(reason.to_owned())),
+            Hold::Confines if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
+            // The paths are looked at one by one.
+            Hold::Reaches if assignment.names_host_paths() && !self.host_paths_are_none() => Ok(()),
+            _ if self.allowed.iter().any(|pattern| matches(pattern, name)) => Ok(()),
+            _ => Err(refused(format!(
+                "{name}={} reaches beyond the task; the operator of this node allows it with `allow_properties{}` in the \
+                 plugin's configuration",
+                assignment.text(),
+                if assignment.names_host_paths() { "` or, for a path, with `allow_host_paths" } else { "" },
+            ))),
+        }
+    }
+
+    fn host_paths_are_none(&self) -> bool {
+        self.host_paths.is_empty() && !self.images_of_tasks
+    }
+
+    /// May a job name this path of the host? It is absolute, and leads over no links.
+    pub fn allows_path(&self, path: &Path) -> bool {
+        self.host_paths.iter().any(|allowed| path.starts_with(allowed))
+    }
+
+    /// May a job have the kernel mount an image that lies in the task's own directories?
+    pub fn allows_images_of_tasks(&self) -> bool {
+        self.images_of_tasks
+    }
+
+    /// The capabilities of `names`, if a job may have them all.
+    pub fn capabilities(&self, option: &'static str, names: &[String]) -> Result<u64, Error> {
+        let wanted = "a capability such as \"net_bind_service\"";
+        let set = capabilities(names).map_err(|value| Error::Option { option, value, wanted })?;
+        let is_beyond =
+            |name: &&String| capability_mask([name.as_str()]).is_ok_and(|bit| bit & !self.capabilities != 0);
+        match names.iter().find(is_beyond) {
+            Some(name) => Err(Error::Refused {
+                option: option.to_owned(),
+                reason: format!("the operator of this node does not allow {name} (`allow_caps`)"),
+            }),
+            None => Ok(set & self.capabilities),
+        }
+    }
+
+    /// All capabilities that a task may have.
+    pub fn all_capabilities(&self) -> u64 {
+        self.capabilities
+    }
+
+    /// Is this as tight as every task must be?
+    pub fn check_floor(&self, settled: &[Assignment], features: &Features) -> Result<(), Error> {
+        let floor = self.floor.assignments().iter().filter(|line| features.check(line).is_ok());
+        let floor: Vec<Assignment> = floor.cloned().collect();
+        preset::as_tight(&floor, settled).map_err(|Looser { property, floor: least }| Error::Refused {
+            option: property.to_owned(),
+            reason: format!(
+                "the operator of this node allows nothing looser than {least} (`sandbox_floor = \"{}\"`)",
+                self.floor
+            ),
+        })
+    }
+
+    /// Is there any user or group that no task may be?
+    pub fn denies_users(&self) -> bool {
+        !self.uids.is_empty() || !self.gids.is_empty()
+    }
+
+    /// May a task be this user and in these groups?
+    pub fn check_user(&self, user: &str, uid: Option<u32>, gids: &[u32]) -> Result<(), Error> {
+        let within = |ranges: &[(u32, u32)], id: u32| {
+            ranges.iter().any(|(first, last)| (*first..=*last).contains(&id))
+        };
+        let refused = |reason| Err(Error::Refused { option: "user".to_owned(), reason });
+        if let Some(uid) = uid.filter(|uid| within(&self.uids, *uid)) {
+            return refused(format!(
+                "the operator of this node lets no task run as {user}, number {uid} (`denied_host_uids`)"
+            ));
+        }
+        match gids.iter().find(|gid| within(&self.gids, **gid)) {
+            Some(gid) => refused(format!(
+                "the operator of this node lets no task run in group {gid}, in which {user} is (`denied_host_gids`)"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+const RANGES: &str = "a list of numbers and ranges such as \"0,100-199\"";
+
+/// `0,100-199` as first and last of each range.
+fn ranges(text: &str) -> Option<Vec<(u32, u32)>> {
+    let pieces = text.split(',').map(str::trim).filter(|piece| !piece.is_empty());
+    pieces
+        .map(|piece| {
+            let (first, last) = piece.split_once('-').unwrap_or((piece, piece));
+            let range = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            (range.0 <= range.1).then_some(range)
+        })
+        .collect()
+}
+
+/// The set of these names; `all` is all. Otherwise the name that is none.
+pub fn capabilities(names: &[String]) -> Result<u64, String> {
+    names.iter().try_fold(0, |set, name| match name.as_str() {
+        name if name.eq_ignore_ascii_case("all") => Ok(u64::MAX),
+        name => capability_mask([name]).map(|bit| set | bit).map_err(|_| name.to_owned()),
+    })
+}
+
+/// Does a name fit a pattern, in which `*` stands for anything?
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let Some(mut rest) = pieces.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let mut pieces: Vec<&str> = pieces.collect();
+    let Some(last) = pieces.pop() else { return rest.is_empty() };
+    for piece in pieces {
+        match rest.find(piece) {
+            Some(at) => rest = &rest[at + piece.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(change: impl FnOnce(&mut PluginConfig)) -> Policy {
+        let mut config = PluginConfig::decode(&[]).unwrap();
+        change(&mut config);
+        Policy::resolve(&config).unwrap()
+    }
+
+    fn check(policy: &Policy, line: &str) -> Result<(), String> {
+        let (name, text) = line.split_once('=').unwrap();
+        let assignment = Assignment::parse(name, text).unwrap();
+        policy.check("properties", &assignment).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_pattern_fits_what_its_star_stands_for() {
+        for (pattern, name) in
+            [("*", "MemoryMax"), ("Log*", "LogLevelMax"), ("*Max", "TasksMax"), ("A*C*E", "ABCDE")]
+        {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in
+            [("", "x"), ("Log", "LogLevelMax"), ("Log*", "XLog"), ("A*A", "A"), ("*b*", "aca")]
+        {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_ranges_are_read_and_anything_else_is_not() {
+        assert_eq!(ranges("0, 100-199"), Some(vec![(0, 0), (100, 199)]));
+        assert_eq!(ranges(""), Some(vec![]));
+        for wrong in ["x", "5-3", "-1", "1-2-3"] {
+            assert_eq!(ranges(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_job_may_take_from_its_task_and_reach_beyond_it_only_where_the_operator_says_so() {
+        let usual = policy(|_| {});
+        assert_eq!(check(&usual, "MemoryHigh=10M"), Ok(()));
+        assert!(check(&usual, "Nice=-5").unwrap_err().contains("`allow_properties`"));
+        assert!(check(&usual, "BindPaths=/etc:/x").unwrap_err().contains("`allow_host_paths`"));
+        let open = policy(|config| config.allow_properties.push("Nice".into()));
+        assert_eq!(check(&open, "Nice=-5"), Ok(()));
+        let closed = policy(|config| config.deny_properties = vec!["Memory*".into()]);
+        assert!(check(&closed, "MemoryHigh=10M").unwrap_err().contains("`Memory*`"));
+        let shut = policy(|config| config.allow_properties = vec!["CPUQuota".into()]);
+        assert!(check(&shut, "MemoryHigh=10M").is_err());
+        assert_eq!(check(&shut, "CPUQuota=10%"), Ok(()));
+        let paths = policy(|config| config.allow_host_paths = vec!["/srv".into()]);
+        assert_eq!(check(&paths, "BindPaths=/srv/x"), Ok(()));
+        assert!(paths.allows_path(Path::new("/srv/x")) && !paths.allows_path(Path::new("/srvx")));
+    }
+
+    #[test]
+    fn capabilities_and_users_have_bounds() {
+        let usual = policy(|config| config.denied_host_uids = "0,1000-1999".into());
+        assert!(usual.capabilities("cap_add", &["net_bind_service".into()]).is_ok());
+        assert!(
+            usual
+                .capabilities("cap_add", &["CAP_SYS_ADMIN".into()])
+                .unwrap_err()
+                .to_string()
+                .contains("`allow_caps`")
+        );
+        assert!(
+            usual.capabilities("cap_add", &["flying".into()]).unwrap_err().to_string().contains("flying")
+        );
+        assert!(
+            usual.check_user("root", Some(0), &[]).is_err()
+                && usual.check_user("web", Some(33), &[0]).is_ok()
+        );
+        let groups = policy(|config| config.denied_host_gids = "0".into());
+        assert!(groups.check_user("web", Some(33), &[33, 0]).is_err());
+    }
+}

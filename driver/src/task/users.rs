@@ -1,0 +1,53 @@
+//! Looks users up where the host does.
+
+use nix::unistd::{Group, User, getgrouplist};
+
+/// A user of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostUser {
+    /// As the job says it.
+    pub name: String,
+    /// Its number.
+    pub uid: u32,
+    /// The numbers of all groups that it is in.
+    pub gids: Vec<u32>,
+}
+
+/// The user of that name or number, if there is one. May ask other machines.
+pub fn find(name: &str) -> Option<HostUser> {
+    let found = match name.parse::<u32>() {
+        Ok(number) => User::from_uid(number.into()),
+        Err(_) => User::from_name(name),
+    };
+    let user = found.ok().flatten()?;
+    let own_name = std::ffi::CString::new(user.name).ok()?;
+    let groups = getgrouplist(&own_name, user.gid).unwrap_or_default();
+    let gids = groups.into_iter().chain([user.gid]).map(nix::unistd::Gid::as_raw).collect();
+    Some(HostUser { name: name.to_owned(), uid: user.uid.as_raw(), gids })
+}
+
+/// The number of the group of that name or number, if there is one.
+pub fn group(name: &str) -> Option<u32> {
+    name.parse().ok().or_else(|| Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw()))
+}
+
+impl HostUser {
+    /// A user that is nowhere but has a number, with a group of the same.
+    pub fn of_number(number: u32) -> Self {
+        Self { name: number.to_string(), uid: number, gids: vec![number] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_name_and_by_number_and_nobody_else() {
+        let root = find("root").unwrap();
+        assert_eq!((root.uid, root.gids.contains(&0)), (0, true));
+        assert_eq!(find("0").unwrap().uid, 0);
+        assert_eq!(find("no-such-user"), None);
+        assert_eq!((group("root"), group("7"), group("no-such-group")), (Some(0), Some(7), None));
+    }
+}

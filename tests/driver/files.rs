@@ -1,0 +1,230 @@
+//! What of the host's files a job may ask for: volumes, binds, images, devices, directories.
+
+use proto::driver::{Device, Mount};
+use tests::{Job, Node, eventually};
+
+/// A directory of the host's own, with a file in it.
+struct Shared(tempfile::TempDir);
+
+impl Shared {
+    fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("shared-").tempdir_in("/srv").unwrap();
+        std::fs::write(directory.path().join("greeting"), "hello\n").unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(directory.path(), open).unwrap();
+        Self(directory)
+    }
+
+    fn path(&self) -> String {
+        self.0.path().display().to_string()
+    }
+
+    fn mounted(&self, target: &str) -> Mount {
+        Mount { task_path: target.into(), host_path: self.path(), ..Default::default() }
+    }
+}
+
+#[tokio::test]
+async fn a_volume_is_mounted_as_nomad_says() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let (volume, before) = (Shared::new(), host.run("ls", &["-A", "/", "/run/nomad-driver-systemd/root"]));
+    let script = "cat /data/greeting; echo x > /data/new && echo written; cat /fixed/greeting; echo x > /fixed/new || echo refused";
+    let job = Job::shell(&format!("({script}) 2>/dev/null")).with(|request| {
+        request.mounts = vec![volume.mounted("/data"), Mount { readonly: true, ..volume.mounted("/fixed") }];
+    });
+    assert_eq!(node.output_of(job).await, "hello\nwritten\nhello\nrefused\n");
+    assert!(volume.0.path().join("new").exists());
+    let after = host.run("ls", &["-A", "/", "/run/nomad-driver-systemd/root"]);
+    assert_eq!(after, before, "no mount point is left on the host, or in what other tasks see");
+}
+
+#[tokio::test]
+async fn mounts_that_the_host_makes_later_reach_a_volume_that_wants_them() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for (mode, seen) in [("private", false), ("host-to-task", true), ("bidirectional", true)] {
+        let volume = Shared::new();
+        let below = volume.0.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        let mount = Mount { propagation_mode: mode.into(), ..volume.mounted("/data") };
+        let task =
+            node.run(Job::shell("exec sleep infinity").with(|request| request.mounts = vec![mount])).await;
+        let path = below.to_str().unwrap();
+        host.run("mount", &["-t", "tmpfs", "none", path]);
+        std::fs::write(below.join("late"), "").unwrap();
+        let found = node.output_in(&task, "ls /data/below").await;
+        assert_eq!(found.contains("late"), seen, "{mode}: {found}");
+        host.run("umount", &["-R", path]);
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_device_of_a_plugin_is_there_and_no_other() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let device = |task_path: &str, permissions: &str| Device {
+        task_path: task_path.into(),
+        host_path: "/dev/full".into(),
+        cgroup_permissions: permissions.into(),
+    };
+    let script = "head -c 2 /dev/gpu0 | wc -c; (echo x | cat > /dev/gpu0) 2>&1 | grep -o 'No space\\|denied\\|permitted'; ls /dev | grep -c loop";
+    let task = node
+        .run(
+            Job::shell(script)
+                .user("root")
+                .with(|request| request.devices = vec![device("/dev/gpu0", "rwm")]),
+        )
+        .await;
+    let (_, output, errors) = node.finish(task).await;
+    assert_eq!(output, "2\nNo space\n0\n", "{errors}");
+    let read_only =
+        Job::shell(script).user("root").with(|request| request.devices = vec![device("/dev/gpu0", "r")]);
+    let task = node.run(read_only).await;
+    let (_, output, errors) = node.finish(task).await;
+    // `full` is among the devices that every service may use; what counts is that the way there is the one allowed.
+    assert!(output.starts_with("2\n"), "{output}{errors}");
+}
+
+#[tokio::test]
+async fn a_job_sees_the_files_that_it_asks_for() {
+    let host = host!();
+    let leave = r#"allow_host_paths = ["/srv"]
+        allow_properties = ["@confining", "*Directory", "*DirectoryMode"]"#;
+    let node = Node::configured(&host, leave).await;
+    let shared = Shared::new();
+    let path = shared.path();
+    let bind = |options: &str| format!("files {{\n {options}\n }}").replace("SRV", &path);
+    for (options, script, expected) in [
+        (
+            "bind_paths = [\"SRV:/data\"]",
+            "cat /data/greeting; touch /data/x && echo written",
+            "hello\nwritten\n",
+        ),
+        (
+            "bind_read_only_paths = [\"SRV\"]",
+            "cat SRV/greeting; touch SRV/y 2>/dev/null || echo refused",
+            "hello\nrefused\n",
+        ),
+        ("bind_paths = [\".:/again\"]", "touch /local/here; ls /again", "here\n"),
+        (
+            "temporary_file_system = [\"/scratch:size=1M,mode=1777\"]",
+            "df -k /scratch | tail -1 | tr -s ' ' | cut -d' ' -f2; touch /scratch/x && echo written",
+            "1024\nwritten\n",
+        ),
+        (
+            "read_only_paths = [\"/alloc\"]",
+            "touch /alloc/x 2>/dev/null || echo refused; touch /local/x && echo written",
+            "refused\nwritten\n",
+        ),
+        ("inaccessible_paths = [\"/usr/share\"]", "ls /usr/share 2>/dev/null || echo hidden", "hidden\n"),
+        (
+            "read_only_paths = [\"/alloc\"]\n read_write_paths = [\"/alloc/data\"]",
+            "touch /alloc/data/x && echo written",
+            "written\n",
+        ),
+        ("no_exec_paths = [\"/local\"]", "cp /bin/true t; ./t 2>/dev/null || echo refused", "refused\n"),
+        (
+            "state_directory = [\"ours\"]\n state_directory_mode = \"0750\"",
+            "touch $STATE_DIRECTORY/x; stat -c %a $STATE_DIRECTORY; echo $STATE_DIRECTORY",
+            "750\n/var/lib/ours\n",
+        ),
+        (
+            "runtime_directory = [\"ours-r\"]",
+            "test -w $RUNTIME_DIRECTORY && echo $RUNTIME_DIRECTORY",
+            "/run/ours-r\n",
+        ),
+        (
+            "cache_directory = [\"ours-c\"]",
+            "test -w $CACHE_DIRECTORY && echo $CACHE_DIRECTORY",
+            "/var/cache/ours-c\n",
+        ),
+    ] {
+        let config = bind(options);
+        let task = node.run(Job::shell(&script.replace("SRV", &path)).config(&config)).await;
+        let (_, output, errors) = node.finish(task).await;
+        assert_eq!(output, expected.replace("SRV", &path), "{config}: {errors}");
+    }
+    for directory in ["/var/lib/private/ours", "/var/cache/private/ours-c"] {
+        host.run("rm", &["-r", directory]);
+    }
+}
+
+#[tokio::test]
+async fn a_path_of_the_host_is_followed_to_its_end_before_it_is_allowed() {
+    let host = host!();
+    let node = Node::configured(&host, r#"allow_host_paths = ["/srv"]"#).await;
+    let shared = Shared::new();
+    std::os::unix::fs::symlink("/etc", shared.0.path().join("link")).unwrap();
+    let link = format!("{}/link", shared.path());
+    for (source, reason) in [
+        (link.as_str(), "/etc is not among the paths"),
+        ("/etc", "/etc is not among the paths"),
+        ("/srv/../etc", "/etc is not among the paths"),
+        ("/srv/no-such-file", "find /srv/no-such-file"),
+        ("../secrets", "find"),
+        ("/proc/1/root", "not among the paths"),
+    ] {
+        let config = format!("files {{ bind_paths = [\"{source}:/data\"] }}");
+        let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(source);
+        assert!(refusal.message.contains(reason), "{source}: {refusal}");
+    }
+    // One that the task itself has made, in an earlier run.
+    let job = Job::shell("ln -s /etc /local/link; ln -s /etc/shadow /secrets/token");
+    let prepared = node.prepare(&job);
+    let task = node.begin(prepared).await.unwrap();
+    eventually("it has written", async || task.alloc_dir().join("web/local/link").is_symlink().then_some(()))
+        .await;
+    let again = |config: &str| {
+        let alloc_id = task.handle.config.as_ref().unwrap().alloc_id.clone();
+        Job::shell("true").config(config).with(|request| request.alloc_id = alloc_id)
+    };
+    node.wait(&task).await;
+    for config in [
+        "files { bind_paths = [\"link:/data\"] }",
+        "files { bind_paths = [\"/local/link:/data\"] }",
+        "credential {\n name = \"token\"\n path = \"token\"\n }",
+    ] {
+        let refusal = node.try_run(again(config)).await.expect_err(config);
+        assert!(refusal.message.contains("find"), "{config}: {refusal}");
+    }
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_the_operators_leave_a_job_reaches_no_path_of_the_host() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for config in [
+        "files { bind_paths = [\"/srv:/data\"] }",
+        "files { root_directory = \"/srv\" }",
+        "files { root_image = \"root.raw\" }",
+        "properties { BindPaths = \"/srv:/data\" }",
+        "properties { LoadCredential = \"x:/etc/shadow\" }",
+        "properties { OpenFile = \"/etc/shadow\" }",
+        "credential {\n name = \"x\"\n path = \"/etc/shadow\"\n }",
+    ] {
+        let refusal = node.try_run(Job::shell("true").config(config)).await.expect_err(config);
+        assert!(
+            refusal.message.contains("allow_host_paths") || refusal.message.contains("systemd 253"),
+            "{config}: {refusal}"
+        );
+        assert!(!refusal.recoverable, "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn a_root_of_its_own_holds_the_tasks_directories_and_nothing_of_the_host() {
+    let host = host!();
+    let node = Node::configured(&host, r#"allow_host_paths = ["/srv"]"#).await;
+    let root = Shared::new();
+    // A shell, a program and their libraries, and the mount points that every root needs.
+    let fill = "cd $0 && mkdir -p usr etc proc sys dev run tmp var/tmp && for file in /bin/sh /bin/ls $(ldd /bin/sh /bin/ls | \
+        grep -o '/[^ ]*' | tr -d ':'); do mkdir -p .$(dirname $file) && cp -aL $file .$file; done";
+    host.run("sh", &["-c", fill, &root.path()]);
+    let job = Job::command("/bin/sh")
+        .args(&["-c", "echo hello > /local/x; ls /local; ls /home /usr/share 2>/dev/null || echo empty"]);
+    let config = format!("files {{ root_directory = \"{}\" }}", root.path());
+    assert_eq!(node.output_of(job.config(&config)).await, "x\nempty\n");
+}

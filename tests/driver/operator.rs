@@ -1,0 +1,124 @@
+//! The operator's hand: what no job may do, whatever it says.
+
+use tests::{Job, Node};
+
+#[tokio::test]
+async fn no_job_gets_below_the_operators_floor() {
+    let host = host!();
+    let node = Node::configured(&host, "sandbox = \"strict\"\nsandbox_floor = \"standard\"").await;
+    assert_eq!(node.output_of(Job::shell("grep CapBnd /proc/self/status | tr -d 0")).await, "CapBnd:\t\n");
+    let standard = Job::shell("echo ok").config("sandbox { preset = \"standard\" }");
+    assert_eq!(node.output_of(standard).await, "ok\n");
+    for config in [
+        "sandbox { preset = \"off\" }",
+        "sandbox { no_new_privileges = false }",
+        "sandbox { system_call_filter = [] }",
+        "sandbox { system_call_filter = [\"@mount\"] }",
+        "sandbox { private_devices = false }",
+        "sandbox { restrict_namespaces = \"user\" }",
+        "properties { ProtectKernelTunables = \"no\" }",
+        "properties { SystemCallFilter = \"\" }",
+        "properties { RestrictAddressFamilies = \"AF_PACKET\" }",
+    ] {
+        let refusal = node.try_run(Job::shell("true").config(config)).await.expect_err(config);
+        assert!(refusal.message.contains("`sandbox_floor = \"standard\"`"), "{config}: {refusal}");
+    }
+    let guest = Job::artifact("exit.wasm", &tests::exiting_guest(4));
+    let task = node.run(guest).await;
+    assert_eq!(node.finish(task).await.0, tests::Exit::status(4));
+}
+
+#[tokio::test]
+async fn users_groups_capabilities_and_variables_have_bounds() {
+    let host = host!();
+    let node = Node::configured(
+        &host,
+        "denied_host_uids = \"0,1000-1999\"\ndenied_host_gids = \"2\"\nallow_caps = [\"chown\"]\ndenied_envvars = [\"LD_PRELOAD\"]",
+    )
+    .await;
+    for (job, reason) in [
+        (Job::shell("true").user("root"), "`denied_host_uids`"),
+        (Job::shell("true").user("0"), "`denied_host_uids`"),
+        (Job::shell("true").user("nomad-1234"), "`denied_host_uids`"),
+        (Job::shell("true").user("bin"), "`denied_host_gids`"),
+        (Job::shell("true").user("nobody").config("group = \"bin\""), "`denied_host_gids`"),
+        (Job::shell("true").user("nobody").config("supplementary_groups = [\"bin\"]"), "`denied_host_gids`"),
+        (Job::shell("true").config("cap_add = [\"net_bind_service\"]"), "`allow_caps`"),
+        (Job::shell("true").config("cap_add = [\"all\"]"), ""),
+        (Job::shell("true").config("sandbox { ambient_capabilities = [\"CAP_SYS_ADMIN\"] }"), "`allow_caps`"),
+        (Job::shell("true").config("properties { AmbientCapabilities = \"CAP_SYS_ADMIN\" }"), "`allow_caps`"),
+    ] {
+        match node.try_run(job).await {
+            Err(refusal) => assert!(refusal.message.contains(reason), "{reason}: {refusal}"),
+            Ok(task) => {
+                assert_eq!(reason, "", "it was started");
+                node.finish(task).await;
+            }
+        }
+    }
+    let job = Job::shell("echo $A${LD_PRELOAD-not there}").env("LD_PRELOAD", "/x").env("A", "a ");
+    assert_eq!(node.output_of(job).await, "a not there\n");
+}
+
+#[tokio::test]
+async fn properties_are_checked_before_anything_starts() {
+    let host = host!();
+    let node = Node::configured(
+        &host,
+        "allow_properties = [\"@confining\", \"Log*\", \"Nice\"]\ndeny_properties = [\"TasksMax\"]",
+    )
+    .await;
+    for (config, reason) in [
+        ("properties { Restart = \"always\" }", "Restart"),
+        ("properties { ExecStartPre = \"/bin/true\" }", "ExecStartPre"),
+        ("properties { Type = \"forking\" }", "Type"),
+        ("properties { MemoryLimit = \"1G\" }", "MemoryMax"),
+        ("properties { MemroyHigh = \"1G\" }", "MemoryHigh"),
+        ("properties { MemoryHigh = \"a lot\" }", "a lot"),
+        ("properties { TasksMax = \"5\" }", "`deny_properties`"),
+        ("limits { tasks_max = \"5\" }", "`deny_properties`"),
+        ("limits { cpu_scheduling_policy = \"fifo\" }", "`allow_properties`"),
+        ("limits { oom_score_adjust = -500 }", "`allow_properties`"),
+        ("properties { Environment = \"A=b\" }", "env"),
+        ("properties { SetCredential = \"a:b\" }", "credential"),
+        ("properties { OnFailure = \"reboot.target\" }", "`allow_properties`"),
+    ] {
+        let job = Job::shell("true").config(config);
+        let alloc = job.request.alloc_id.clone();
+        let refusal = node.try_run(job).await.expect_err(config);
+        assert!(refusal.message.contains(reason), "{config}: {refusal}");
+        assert!(!refusal.recoverable && !refusal.message.contains('\n'), "{refusal}");
+        assert_eq!(host.units(&alloc), Vec::<String>::new());
+    }
+    assert_eq!(
+        node.output_of(Job::shell("cut -d' ' -f19 /proc/self/stat").config("limits { nice = -3 }")).await,
+        "-3\n"
+    );
+}
+
+#[tokio::test]
+async fn a_controller_that_the_node_lacks_is_told_and_never_passed_over() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
+    let has = |name: &str| controllers.split_whitespace().any(|controller| controller == name);
+    for (controller, config) in [
+        ("io", "limits { io_weight = 200 }"),
+        ("cpu", "limits { cpu_quota = \"50%\" }"),
+        ("memory", "limits { memory_high = \"32M\" }"),
+        ("pids", "limits { tasks_max = \"50\" }"),
+    ] {
+        match node.try_run(Job::shell("true").config(config)).await {
+            Ok(task) => {
+                assert!(has(controller), "{config}");
+                node.finish(task).await;
+            }
+            Err(refusal) => {
+                assert!(!has(controller), "{refusal}");
+                assert!(refusal.message.contains(&format!("controller `{controller}`")), "{refusal}");
+            }
+        }
+    }
+    let health = node.plugin().fingerprint().await.unwrap().health_description;
+    assert_eq!(health.contains("memory"), !has("memory"), "{health}");
+}
