@@ -55,6 +55,14 @@ fn the_readme_shows_every_option() {
         let table = options::table(options);
         assert!(readme.contains(&table), "the table of {block} options in README.md must be:\n{table}");
     }
+    for option in DriverConfig::OPTIONS {
+        let Some(Kind::Once(options)) = option.block else { continue };
+        if options::has_properties(options) {
+            let table = options::table_of_properties(options);
+            let block = option.name;
+            assert!(readme.contains(&table), "the table of the `{block}` block in README.md must be:\n{table}");
+        }
+    }
 }
 
 #[test]

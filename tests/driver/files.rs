@@ -224,7 +224,9 @@ async fn a_root_of_its_own_holds_the_tasks_directories_and_nothing_of_the_host()
         grep -o '/[^ ]*' | tr -d ':'); do mkdir -p .$(dirname $file) && cp -aL $file .$file; done";
     host.run("sh", &["-c", fill, &root.path()]);
     let job = Job::command("/bin/sh")
-        .args(&["-c", "echo hello > /local/x; ls /local; ls /home /usr/share 2>/dev/null || echo empty"]);
+        .args(&["-c", "echo hello > /local/x; /bin/ls /local; /bin/ls /home /usr/share 2>/dev/null || echo empty"]);
     let config = format!("files {{ root_directory = \"{}\" }}", root.path());
-    assert_eq!(node.output_of(job.config(&config)).await, "x\nempty\n");
+    let task = node.run(job.config(&config)).await;
+    let (_, output, errors) = node.finish(task).await;
+    assert_eq!(output, "x\nempty\n", "{errors}");
 }

@@ -79,7 +79,8 @@ impl Identity {
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
         // Root's program gets all that the bounding set leaves, everybody else's what is in the ambient set.
         let had = rustix::thread::capabilities(None)?.permitted.bits();
-        let kept = had & if self.uid == 0 { bounding_set } else { ambient };
+        let kept = had
+            & if self.uid == 0 { bounding_set & inherited.permitted_to(self.uid) } else { ambient };
         let set = CapabilitySet::from_bits_retain(kept);
         let inheritable = CapabilitySet::from_bits_retain(ambient);
         rustix::thread::set_capabilities(

@@ -15,6 +15,8 @@ use crate::kernel;
 pub(super) struct Inherited {
     /// Capabilities that no program may ever get, one bit each.
     pub(super) bounding_set: u64,
+    /// Capabilities that it has; it may have dropped some since it began, and systemd lets not all through.
+    permitted: u64,
     /// No program may get more rights than the one that starts it.
     pub(super) no_new_privileges: bool,
     /// The numbers of its user, and of all the user's groups; both may have changed since the task began.
@@ -66,6 +68,7 @@ impl Inherited {
         let limits = limits(&fs::read_to_string(proc.join("limits"))?);
         Ok(Self {
             bounding_set: number("CapBnd", 16)?,
+            permitted: number("CapPrm", 16)?,
             no_new_privileges: number("NoNewPrivs", 10)? != 0,
             uid: numbers("Uid")?.first().copied().unwrap_or(u32::MAX),
             groups: numbers("Groups")?,
@@ -90,6 +93,11 @@ impl Inherited {
     /// The groups of a task's user: those of its main process, unless that has become somebody else.
     pub(super) fn groups_of(&self, uid: u32) -> &[u32] {
         if self.uid == uid { &self.groups } else { &[] }
+    }
+
+    /// What a process of that user may have: no more than this one, if it is of the same user.
+    pub(super) fn permitted_to(&self, uid: u32) -> u64 {
+        if self.uid == uid { self.permitted } else { u64::MAX }
     }
 
     /// Gives all of it to this process, as far as it does not bar the way: the rest comes with the identity.

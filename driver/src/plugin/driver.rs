@@ -55,9 +55,10 @@ impl Driver for Systemds {
         _: Request<CapabilitiesRequest>,
     ) -> Result<Response<CapabilitiesResponse>, Status> {
         // A volume in a task that sees the host would need a directory made on the host.
-        let (isolation, mounts) = match self.tasks.see_the_host() {
-            true => (FsIsolation::None, MountConfigs::NoMounts),
-            false => (FsIsolation::Image, MountConfigs::AnyMounts),
+        let (isolation, mounts) = if self.tasks.see_the_host() {
+            (FsIsolation::None, MountConfigs::NoMounts)
+        } else {
+            (FsIsolation::Image, MountConfigs::AnyMounts)
         };
         let modes = [NetworkIsolationMode::Host, NetworkIsolationMode::Group, NetworkIsolationMode::None];
         Ok(Response::new(CapabilitiesResponse {

@@ -76,6 +76,8 @@ impl Features {
 
     /// Can this be had here? Otherwise why not.
     pub fn check(&self, assignment: &Assignment) -> Result<(), String> {
+        const NEWER: [&str; 4] =
+            ["RestrictFileSystems", "RestrictNetworkInterfaces", "SocketBindAllow", "SocketBindDeny"];
         let (name, property) = (assignment.name(), assignment.property());
         if self.version < assignment.needs() {
             let value = if property.since < assignment.needs() {
@@ -105,8 +107,6 @@ impl Features {
         if self.manager == Manager::User && !property.user_manager {
             return Err(format!("{name} does not exist in a user's systemd"));
         }
-        const NEWER: [&str; 4] =
-            ["RestrictFileSystems", "RestrictNetworkInterfaces", "SocketBindAllow", "SocketBindDeny"];
         if NEWER.contains(&name) && !self.newer_filters {
             return Err(format!(
                 "{name} needs a systemd that was built with `+BPF_FRAMEWORK` (`systemctl --version`)"

@@ -22,11 +22,11 @@ pub fn unit_file(unit: TransientUnit) -> String {
     if let Some(SocketUnit { properties }) = sockets {
         let lines: Vec<(String, String)> = properties.into_iter().flat_map(self::lines).collect();
         let bound = [("BindsTo".to_owned(), name.to_string())];
-        let _ = write!(text, "\n# {socket}\n");
+        let _ = writeln!(text, "\n# {socket}");
         section(&mut text, "Unit", lines.iter().filter(|(name, _)| is_unit(name)).chain(&bound));
         section(&mut text, "Socket", lines.iter().filter(|(name, _)| !is_unit(name)));
     }
-    let _ = write!(text, "\n# {}\n", command_line(name.as_str(), &lines));
+    let _ = writeln!(text, "\n# {}", command_line(name.as_str(), &lines));
     text
 }
 
@@ -44,9 +44,9 @@ fn lines(property: Property) -> Vec<(String, String)> {
 }
 
 fn section<'a>(text: &mut String, name: &str, lines: impl Iterator<Item = &'a (String, String)>) {
-    let _ = write!(text, "[{name}]\n");
+    let _ = writeln!(text, "[{name}]");
     for (name, value) in lines {
-        let _ = write!(text, "{name}={}\n", value.replace('%', "%%"));
+        let _ = writeln!(text, "{name}={}", value.replace('%', "%%"));
     }
 }
 
@@ -58,7 +58,7 @@ fn command_line(unit: &str, lines: &[(String, String)]) -> String {
         match name.as_str() {
             "ExecStart" => command.clone_from(value),
             "LogExtraFields" => {
-                words.push(format!("-p {}", shell_word(&format!("{name}={}", value.trim_matches('"')))))
+                words.push(format!("-p {}", shell_word(&format!("{name}={}", value.trim_matches('"')))));
             }
             "CollectMode" | "Description" => words.push(shell_word(&format!("--property={name}={value}"))),
             _ => words.push(format!("-p {}", shell_word(&format!("{name}={value}")))),

@@ -85,10 +85,9 @@ pub fn find(option: &'static str, path: &Path, task: &TaskSpec, policy: &Policy)
         below.or_else(|| inside.strip_prefix(host).ok()).map(|below| (host, below.to_owned()))
     });
     if let Some((directory, below)) = own {
-        if option.ends_with("Image") || option.ends_with("Images") {
-            if !policy.allows_images_of_tasks() {
-                return Err(Error::OwnImage { option, path: path.to_owned() });
-            }
+        let is_image = option.ends_with("Image") || option.ends_with("Images");
+        if is_image && !policy.allows_images_of_tasks() {
+            return Err(Error::OwnImage { option, path: path.to_owned() });
         }
         return program::path_within(&dirs.alloc_dir, directory, &below).map_err(failed);
     }

@@ -24,7 +24,7 @@ settings! {
         nice: i64 => "Nice",
         /// Memory above which it is slowed down, such as `"96M"`.
         memory_high: String => "MemoryHigh",
-        /// Memory that is never taken from it.
+        /// Memory that is never taken from it; with the operator's leave.
         memory_min: String => "MemoryMin",
         /// Swap beside its memory, such as `"64M"` or `"infinity"`. Not given: none.
         memory_swap_max: String => "MemorySwapMax",
@@ -88,7 +88,7 @@ settings! {
         temporary_file_system: Vec<String> => "TemporaryFileSystem",
         /// Paths that are read-only for it.
         read_only_paths: Vec<String> => "ReadOnlyPaths",
-        /// Paths that are writable within such a one.
+        /// Paths that are writable within such a one; others than the task's own with the operator's leave.
         read_write_paths: Vec<String> => "ReadWritePaths",
         /// Paths that it cannot reach.
         inaccessible_paths: Vec<String> => "InaccessiblePaths",
@@ -122,7 +122,7 @@ settings! {
         extension_directories: Vec<String> => "ExtensionDirectories",
         /// As `root_image_policy`.
         extension_image_policy: String => "ExtensionImagePolicy",
-        /// Directories that outlive the allocation, below the host's `/var/lib`, which the task sees there.
+        /// Directories that outlive the allocation, below the host's `/var/lib`, where the task sees them too. With the operator's leave, as all of the following.
         state_directory: Vec<String> => "StateDirectory",
         /// Their mode, such as `"0700"`.
         state_directory_mode: String => "StateDirectoryMode",
@@ -154,7 +154,7 @@ settings! {
         socket_bind_allow: Vec<String> => "SocketBindAllow",
         /// Ports that it may not, such as `"any"`.
         socket_bind_deny: Vec<String> => "SocketBindDeny",
-        /// Network interfaces that it may use, or with `"~"` before the first those that it may not.
+        /// Network interfaces that it may use, or with `~` before one that it may not.
         restrict_network_interfaces: Vec<String> => "RestrictNetworkInterfaces",
         /// The interface that its sockets are bound to.
         bind_network_interface: String => "BindNetworkInterface",
@@ -168,13 +168,13 @@ settings! {
         preset: String,
         /// Nothing that it executes has more rights than itself.
         no_new_privileges: bool => "NoNewPrivileges",
-        /// Capabilities that it may ever have, such as `"CAP_CHOWN"`, or with `"~"` before the first all others. `cap_add` and `cap_drop` come after.
+        /// Capabilities that it may ever have. An empty text takes back those of the operator, as in `["", "CAP_CHOWN"]`. `cap_add` and `cap_drop` come after.
         capability_bounding_set: Vec<String> => "CapabilityBoundingSet",
         /// Capabilities that it has without being root. They must be in the bounding set.
         ambient_capabilities: Vec<String> => "AmbientCapabilities",
         /// Such as `"noroot-locked"`.
         secure_bits: Vec<String> => "SecureBits",
-        /// System calls that it may make, such as `"@system-service"`, or with `"~"` before the first those that it may not.
+        /// System calls that it may make, such as `"@mount"`, or with `~` before one that it may not.
         system_call_filter: Vec<String> => "SystemCallFilter",
         /// What the others get: an error such as `"EPERM"`, or `"kill"`.
         system_call_error_number: String => "SystemCallErrorNumber",
