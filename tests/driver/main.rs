@@ -23,15 +23,24 @@ mod logs;
 mod network;
 mod operator;
 mod plugin;
+mod polkit;
 mod properties;
 mod recovery;
 mod sandbox;
 mod socket;
 mod start;
 mod stats;
+mod user;
 mod view;
 
 /// A guest of `tests/guests`, from its text.
 fn guest(name: &str) -> Vec<u8> {
     tests::wasm(&std::fs::read_to_string(tests::repository().join("tests/guests").join(name)).unwrap())
+}
+
+/// The release of the host's systemd, such as 252.
+fn version(host: &tests::Host) -> u32 {
+    let said = host.run("systemctl", &["--version"]);
+    let number = said.split_whitespace().nth(1).unwrap();
+    number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }

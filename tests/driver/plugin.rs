@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tests::{Exit, Job, Node, SOON, eventually};
+use tests::{Exit, Job, Node, SOON, eventually, program};
 use tonic::Code;
 
 #[tokio::test]
@@ -162,4 +162,48 @@ async fn a_start_that_fails_leaves_the_plugin_no_child() {
             .collect::<String>()
     };
     eventually("no child is left", async || children().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_unit_that_is_printed_for_a_job_is_one_that_systemd_reads() {
+    let host = host!();
+    let directory = tempfile::tempdir().unwrap();
+    let job = r#"job "j" {
+        group "g" {
+            task "t" {
+                driver = "systemd"
+                config {
+                    command = "/bin/sh"
+                    args    = ["-c", "echo 100% $HOME 'a b' \"c\""]
+                    limits { nice = 5 }
+                    sandbox { system_call_filter = ["~@mount", "~@clock"] }
+                    properties { LogLevelMax = "info" }
+                    socket {
+                        name = "ctl"
+                        path = "/alloc/ctl.sock"
+                    }
+                }
+            }
+        }
+    }"#;
+    let path = directory.path().join("j.nomad.hcl");
+    std::fs::write(&path, job).unwrap();
+    let driver = program("nomad-driver-systemd").display().to_string();
+    let text = host.run(&driver, &["unit", path.to_str().unwrap()]);
+    assert!(text.contains("Nice=5\n") && text.contains("LogLevelMax=info\n"), "{text}");
+    assert!(text.contains("100%%") && text.contains("# systemd-run --unit=nomad-"), "{text}");
+    // Each unit begins with its name.
+    let mut files = Vec::new();
+    for unit in text.split("\n# nomad-").skip(1) {
+        let (name, lines) = unit.split_once('\n').unwrap();
+        let lines: String = lines.lines().take_while(|line| !line.starts_with("# ")).map(|line| format!("{line}\n")).collect();
+        let file = directory.path().join(format!("nomad-{name}"));
+        std::fs::write(&file, lines).unwrap();
+        files.push(file.display().to_string());
+    }
+    assert_eq!(files.len(), 2, "a service and its socket: {text}");
+    let output = std::process::Command::new("systemd-analyze").arg("verify").args(&files).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("nomad-")).collect();
+    assert!(ours.is_empty(), "{said}{text}");
 }

@@ -1,6 +1,6 @@
 //! What a task may do: each option is seen from inside it.
 
-use tests::{Exit, Host, Job, Node, exiting_guest};
+use tests::{Exit, Job, Node, exiting_guest};
 
 /// An option, a script, and what the script writes when the option is in force. A row that a systemd of the host's age
 /// does not have begins with the version that has it.
@@ -106,17 +106,11 @@ const OPTIONS: &[(u32, &str, &str, &str)] = &[
     ),
 ];
 
-fn version(host: &Host) -> u32 {
-    let said = host.run("systemctl", &["--version"]);
-    let number = said.split_whitespace().nth(1).unwrap();
-    number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
-}
-
 #[tokio::test]
 async fn each_option_is_in_force_or_refused_with_the_version_that_has_it() {
     let host = host!();
     let node = Node::start(&host).await;
-    let here = version(&host);
+    let here = super::version(&host);
     for (since, config, script, expected) in OPTIONS {
         // Not as an ephemeral user, which systemd gives a sandbox by itself.
         let job = Job::shell(script).config(config).user("nobody");
@@ -195,7 +189,7 @@ async fn a_guest_has_a_preset_of_its_own() {
 async fn each_preset_has_the_score_that_is_published() {
     let host = host!();
     let readme = std::fs::read_to_string(tests::repository().join("README.md")).unwrap();
-    if version(&host) != 252 {
+    if super::version(&host) != 252 {
         return; // the tool weighs differently from release to release; the table says of which it is
     }
     let node = Node::start(&host).await;

@@ -14,6 +14,7 @@ mod agent;
 mod exec;
 mod host;
 mod node;
+mod user;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use agent::{Agent, Alloc, Event, Said, Spec};
 pub use exec::Session;
 pub use host::{DropIn, Host, Need};
 pub use node::{Events, Exit, Job, Node, Refusal, Task};
+pub use user::User;
 
 /// How long anything that should happen at once may take on a busy machine, or on an emulated one.
 pub const SOON: Duration = Duration::from_mins(1);

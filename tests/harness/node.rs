@@ -18,7 +18,7 @@ use proto::driver::{
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use crate::{Host, SOON, program, programs};
+use crate::{Host, SOON, User, program, programs};
 
 /// A plugin that was found running is no child of ours, and does not end with us by itself.
 struct Found(u32);
@@ -160,6 +160,8 @@ pub struct Node {
     data: Arc<tempfile::TempDir>,
     #[allow(dead_code, reason = "kept for its drop")]
     found: Option<Found>,
+    /// Who has the plugin and its allocations, if not root.
+    owner: Option<&'static User>,
 }
 
 impl Node {
@@ -173,6 +175,15 @@ impl Node {
         // Not below /tmp: an ephemeral user's tasks have one of their own.
         let base = Path::new("/var/lib/nomad-driver-systemd");
         std::fs::create_dir_all(base).expect("a directory for the test");
+        Self::in_directory(base, options, None).await
+    }
+
+    /// A plugin with these options that is not root's, and has a user's own systemd run its tasks.
+    pub async fn of_user(user: &'static User, options: &str) -> Self {
+        Self::in_directory(&user.home(), &format!("manager = \"user\"\n{options}"), Some(user)).await
+    }
+
+    async fn in_directory(base: &Path, options: &str, owner: Option<&'static User>) -> Self {
         let data =
             tempfile::Builder::new().prefix("test-").tempdir_in(base).expect("a directory for the test");
         std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o711))
@@ -183,23 +194,31 @@ impl Node {
             format!("state_dir = {:?}\n", data.path().join("state").display().to_string())
         };
         let config = format!("{options}\n{state}shim_dir = {:?}\n", programs().display().to_string());
-        Self::launched(config, data, &[]).await
+        if let Some(owner) = owner {
+            owner.own(data.path());
+        }
+        Self::launched(config, data, &[], owner).await
     }
 
     /// A plugin that finds no bus.
     pub async fn without_systemd(_host: &Host) -> Self {
         let data = tempfile::tempdir().expect("a directory for the test");
-        Self::launched(String::new(), data, &[("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/no/such/socket")]).await
+        Self::launched(String::new(), data, &[("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/no/such/socket")], None).await
     }
 
-    async fn launched(config: String, data: tempfile::TempDir, env: &[(&str, &str)]) -> Self {
-        let (plugin, records) = launch(&config, env).await.expect("the plugin starts");
-        Self { plugin, config, records, data: Arc::new(data), found: None }
+    async fn launched(
+        config: String,
+        data: tempfile::TempDir,
+        env: &[(&str, &str)],
+        owner: Option<&'static User>,
+    ) -> Self {
+        let (plugin, records) = launch(&config, env, owner).await.expect("the plugin starts");
+        Self { plugin, config, records, data: Arc::new(data), found: None, owner }
     }
 
     /// What the plugin says of a configuration that it refuses.
     pub async fn refusal(options: &str) -> String {
-        match launch(options, &[]).await {
+        match launch(options, &[], None).await {
             Ok(_) => panic!("the plugin takes `{options}`"),
             Err(error) => nomad_driver_systemd::chain(&error),
         }
@@ -241,7 +260,7 @@ impl Node {
     /// Kills the plugin and starts a new one with the same configuration, as Nomad does when one has died.
     pub async fn restart(&mut self) {
         self.plugin.kill().await;
-        let (plugin, records) = launch(&self.config, &[]).await.expect("the plugin starts again");
+        let (plugin, records) = launch(&self.config, &[], self.owner).await.expect("the plugin starts again");
         (self.plugin, self.records, self.found) = (plugin, records, None);
     }
 
@@ -286,6 +305,9 @@ impl Node {
             std::fs::write(dir.local.join(name), content).expect("its files");
         }
         let logs = alloc.logs(&job.request.task).expect("its logs");
+        if let Some(owner) = self.owner {
+            owner.own(alloc.path());
+        }
         let mut request = job.request.clone();
         request.config = job.msgpack();
         alloc.path().clone_into(&mut request.alloc_dir);
@@ -313,7 +335,7 @@ impl Node {
     pub fn begun(&self, prepared: Prepared, handle: TaskHandle) -> Task {
         let Prepared { config, alloc, logs } = prepared;
         let data = Arc::clone(&self.data);
-        Task { id: config.id, name: config.name, handle, alloc, logs: Some(logs), data }
+        Task { id: config.id, name: config.name, handle, alloc, logs: Some(logs), data, owner: self.owner }
     }
 
     /// Starts a destroyed task again, as `config` says, in the directories and with the logs that it has.
@@ -423,10 +445,12 @@ type Launched = (Plugin, Arc<Mutex<Vec<Record>>>);
 async fn launch(
     config: &str,
     env: &[(&str, &str)],
+    owner: Option<&User>,
 ) -> Result<Launched, nomad_driver_systemd::nomad::plugin::Error> {
     let records = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&records);
-    let launch = Launch::new(program("nomad-driver-systemd"))
+    let launch = owner
+        .map_or_else(|| Launch::new(program("nomad-driver-systemd")), User::launch)
         .records(move |record| sink.lock().expect("nobody panics here").push(record.clone()));
     let launch = env.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let plugin = Plugin::launch(launch).await?;
@@ -496,6 +520,7 @@ pub struct Task {
     /// The allocation lies in it.
     #[allow(dead_code, reason = "kept for its drop")]
     data: Arc<tempfile::TempDir>,
+    owner: Option<&'static User>,
 }
 
 impl Task {
@@ -556,7 +581,9 @@ impl Drop for Task {
     fn drop(&mut self) {
         // The one thing that the harness reads in what the driver saved.
         let saved: serde_json::Value = serde_json::from_slice(&self.handle.driver_state).unwrap_or_default();
-        if let Some(unit) = saved["unit"].as_str() {
+        if let (Some(unit), Some(owner)) = (saved["unit"].as_str(), self.owner) {
+            owner.remove(unit);
+        } else if let Some(unit) = saved["unit"].as_str() {
             for action in [&["kill", "--signal=KILL"][..], &["stop"], &["reset-failed"]] {
                 let _ = std::process::Command::new("systemctl").args(action).arg("--").arg(unit).output();
             }

@@ -28,6 +28,12 @@ const CAPABILITIES: u32 = 64;
 const NOBODY: u32 = 65_534;
 
 impl Identity {
+    /// That of this process, which has no capabilities to pass on.
+    pub fn our_own() -> Self {
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        Self { user: uid.to_string(), uid, gid, ambient: 0 }
+    }
+
     /// The variables that systemd gives a service with a user. Read in the task's view.
     pub(super) fn home(&self) -> Vec<(&'static str, String)> {
         let mut variables = vec![("PATH", super::DEFAULT_PATH.to_owned())];
@@ -57,7 +63,18 @@ impl Identity {
 
     /// Makes this process a member of the task's groups. In a user namespace of the task's own nobody may do so.
     pub(super) fn join_groups(&self, inherited: &Inherited) -> io::Result<()> {
-        let groups: Vec<Gid> = inherited.groups_of(self.uid).iter().map(|gid| Gid::from_raw(*gid)).collect();
+        let theirs = inherited.groups_of(self.uid);
+        if !rustix::process::geteuid().is_root() {
+            // Nobody but root may leave a group.
+            let ours = rustix::process::getgroups()?;
+            let beyond =
+                ours.iter().map(|gid| gid.as_raw()).find(|gid| *gid != self.gid && !theirs.contains(gid));
+            return match beyond {
+                Some(gid) => Err(io::Error::other(format!("the driver is in group {gid}, and the task is not"))),
+                None => Ok(()),
+            };
+        }
+        let groups: Vec<Gid> = theirs.iter().map(|gid| Gid::from_raw(*gid)).collect();
         Ok(rustix::thread::set_thread_groups(&groups)?)
     }
 

@@ -121,6 +121,11 @@ fn enter(plan: &Plan) -> Result<ExitCode, Failure> {
 
     // Everything that can be known is read before anything is given up.
     let inherited = step("what it inherited", || Inherited::of(&proc, task))?;
+    if inherited.is_filtered() && !rustix::process::geteuid().is_root() {
+        let reason = "the kernel shows them to root alone, and the command must have the same; without root only a task \
+                      whose system calls are not filtered can be joined (`sandbox` with `preset = \"off\"`)";
+        return Err(failed("its system call filters", &io::Error::other(reason)));
+    }
     let filters = step("its system call filters", || kernel::filters_of(task, inherited.is_filtered()))?;
     let namespaces = step("its namespaces", || namespaces_of(&proc))?;
     let root = step("its root directory", || File::open(proc.join("root")))?;

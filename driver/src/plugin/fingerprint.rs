@@ -11,9 +11,6 @@ use proto::structs::attribute::Value;
 use crate::systemd::{Features, Systemd};
 use crate::task::Tasks;
 
-/// Debian 11's. What we send has the same names and types since.
-const OLDEST_SYSTEMD: u32 = 247;
-
 /// Looks at the node. Nothing that changes by itself is published, since every change goes to Nomad's servers.
 pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintResponse {
     let manager = tasks.manager();
@@ -28,9 +25,7 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
         Ok(features) => features,
         Err(error) => return unfit(HealthState::Unhealthy, &crate::chain(&error)),
     };
-    if features.version < OLDEST_SYSTEMD {
-        let why =
-            format!("systemd {} is too old, the driver needs {OLDEST_SYSTEMD} or newer", features.version);
+    if let Some(why) = features.shortfall() {
         return unfit(HealthState::Undetected, &why);
     }
     if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::assignment::Assignment;
 use crate::kernel;
@@ -29,6 +29,14 @@ impl fmt::Display for Manager {
     }
 }
 
+/// Debian 11's. What we send has the same names and types since.
+const OLDEST: u32 = 247;
+/// Of a user's systemd Debian 12's: one that is older mounts a new `/proc` for a unit with a root of its own, which the
+/// kernel lets no user do whose `/proc` has mounts on it.
+const OLDEST_OF_A_USER: u32 = 252;
+/// The first that takes a user's own encrypted credentials.
+const ENCRYPTED_OF_A_USER: u32 = 256;
+
 /// What a manager can do on this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
@@ -36,6 +44,8 @@ pub struct Features {
     pub manager: Manager,
     /// Such as 252.
     pub version: u32,
+    /// The directory of its cgroup, in which its slices are.
+    pub cgroup: PathBuf,
     /// The cgroup controllers that it may use, such as `memory`.
     pub controllers: BTreeSet<String>,
     /// The kernel takes programs that filter by cgroup, and this manager may load them.
@@ -48,14 +58,14 @@ impl Features {
     /// What a manager of this version, in this cgroup, can do.
     pub(super) fn new(manager: Manager, version: &str, options: &str, cgroup: &str) -> Self {
         let number: String = version.chars().take_while(char::is_ascii_digit).collect();
-        let path =
-            Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/')).join("cgroup.controllers");
-        let controllers = std::fs::read_to_string(path).unwrap_or_default();
+        let cgroup = Path::new(CGROUPS).join(cgroup.trim_start_matches('/'));
+        let controllers = std::fs::read_to_string(cgroup.join("cgroup.controllers")).unwrap_or_default();
         // A user's manager has not the rights.
         let filters = manager == Manager::System && kernel::takes_cgroup_programs();
         Self {
             manager,
             version: number.parse().unwrap_or_default(),
+            cgroup,
             controllers: controllers.split_whitespace().map(str::to_owned).collect(),
             filters,
             newer_filters: filters && options.split_whitespace().any(|option| option == "+BPF_FRAMEWORK"),
@@ -68,10 +78,28 @@ impl Features {
         Self {
             manager,
             version: u32::MAX,
+            cgroup: CGROUPS.into(),
             controllers: controllers.map(str::to_owned).into(),
             filters: true,
             newer_filters: true,
         }
+    }
+
+    /// Why this manager cannot run tasks at all, if so.
+    pub fn shortfall(&self) -> Option<String> {
+        let (whose, oldest) = match self.manager {
+            Manager::System => ("systemd", OLDEST),
+            Manager::User => ("a user's systemd of version", OLDEST_OF_A_USER),
+        };
+        (self.version < oldest)
+            .then(|| format!("{whose} {} is too old, the driver needs {oldest} or newer", self.version))
+    }
+
+    /// Why this manager cannot decrypt credentials, if so.
+    pub fn keeps_credentials_sealed(&self) -> Option<String> {
+        (self.manager == Manager::User && self.version < ENCRYPTED_OF_A_USER).then(|| {
+            format!("a user's systemd needs to be {ENCRYPTED_OF_A_USER}, and here is {}", self.version)
+        })
     }
 
     /// Can this be had here? Otherwise why not.
@@ -107,6 +135,9 @@ impl Features {
         if self.manager == Manager::User && !property.user_manager {
             return Err(format!("{name} does not exist in a user's systemd"));
         }
+        if self.manager == Manager::User && !is_for_users(name, assignment.text()) {
+            return Err(format!("{name}={} does not exist in a user's systemd", assignment.text()));
+        }
         if NEWER.contains(&name) && !self.newer_filters {
             return Err(format!(
                 "{name} needs a systemd that was built with `+BPF_FRAMEWORK` (`systemctl --version`)"
@@ -123,6 +154,20 @@ impl Features {
             ));
         }
         Ok(())
+    }
+}
+
+/// Where the cgroups are.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Can a user's manager give this value of a property, if it can give any?
+fn is_for_users(name: &str, text: &str) -> bool {
+    let first = text.split(':').next().unwrap_or(text);
+    match name {
+        // Whatever else a unit of a user's hides or mounts, it may do so only in a user namespace of its own.
+        "PrivateUsers" => ["1", "yes", "y", "true", "t", "on", "self"].contains(&first),
+        "ProtectControlGroups" => !["private", "strict"].contains(&first),
+        _ => true,
     }
 }
 

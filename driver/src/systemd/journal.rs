@@ -10,12 +10,17 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::process::Command;
 
+use super::features::Manager;
 use super::unit::{InvocationId, MainExit, UnitName};
 
 /// The message of a process that could not be set up (systemd, `sd-messages.h`, `SD_MESSAGE_SPAWN_FAILED`).
 const SPAWN_FAILED: &str = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7";
 /// The message of a process of a unit that has ended (`SD_MESSAGE_UNIT_PROCESS_EXIT`).
 const PROCESS_EXIT: &str = "MESSAGE_ID=98e322203f7a4ed290d09fe03c09fe15";
+/// Between two looks at what is still being written.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long a user's systemd is waited for to have its words in the journal, which no user can ask for.
+const LAG: Duration = Duration::from_secs(2);
 /// journald may be busy; a start that failed is in no hurry, but must be answered.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -61,8 +66,25 @@ struct Entry {
 /// What the journal says of a failed set-up of this run of the unit.
 ///
 /// `Ok(None)`: the journal can be read, and the set-up did not fail. `Err`: the journal cannot be read.
-pub(super) async fn failed_step(unit: &UnitName, invocation: &InvocationId) -> Result<Option<String>, ()> {
-    let Some(Entry { message, .. }) = last(SPAWN_FAILED, unit, invocation).await? else { return Ok(None) };
+pub(super) async fn failed_step(
+    manager: Manager,
+    unit: &UnitName,
+    invocation: &InvocationId,
+) -> Result<Option<String>, ()> {
+    if manager == Manager::User {
+        // Of the whole system's journal a user may see nothing, and is told of no error. What systemd says of the end
+        // of a process comes after what the process says of its set-up: without it there is nothing to be concluded.
+        let seen = async {
+            while last(manager, PROCESS_EXIT, unit, invocation).await?.is_none() {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(LAG, seen).await.map_err(drop)??;
+    }
+    let Some(Entry { message, .. }) = last(manager, SPAWN_FAILED, unit, invocation).await? else {
+        return Ok(None);
+    };
     // `<unit>: Failed at step EXEC spawning /x: No such file or directory`; the unit is named by whoever tells.
     let said =
         message.strip_prefix(unit.as_str()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&message);
@@ -70,10 +92,10 @@ pub(super) async fn failed_step(unit: &UnitName, invocation: &InvocationId) -> R
 }
 
 /// The last thing that systemd, or a process that it made for it, said of a unit that failed.
-pub(super) async fn last_words(unit: &str) -> Option<String> {
-    let about = format!("UNIT={unit}");
-    // PID 1 says that it failed, and its child says why.
-    journalctl(&["--sync"]).await.ok()?;
+pub(super) async fn last_words(manager: Manager, unit: &str) -> Option<String> {
+    let about = format!("{}={unit}", unit_field(manager));
+    // systemd says that it failed, and its child says why.
+    sync(manager).await.ok()?;
     let lines = journalctl(&["--boot", "--output=json", "--reverse", "--lines=8", "--priority=err", &about])
         .await
         .ok()?;
@@ -81,7 +103,7 @@ pub(super) async fn last_words(unit: &str) -> Option<String> {
         lines.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok()).map(|entry| entry.message);
     let said = said.map(|message| message.strip_prefix(&format!("{unit}: ")).unwrap_or(&message).to_owned());
     let said: Vec<String> = said.collect();
-    // That of the child, which PID 1 sums up as an error of input and output.
+    // That of the child, which systemd sums up as an error of input and output.
     said.iter()
         .find(|words| words.contains('(') && !words.contains("Input/output error"))
         .or(said.first())
@@ -89,8 +111,12 @@ pub(super) async fn last_words(unit: &str) -> Option<String> {
 }
 
 /// How the main process of this run of the unit ended, if it is written there.
-pub(super) async fn main_exit(unit: &UnitName, invocation: &InvocationId) -> Option<MainExit> {
-    let entry = last(PROCESS_EXIT, unit, invocation).await.ok()??;
+pub(super) async fn main_exit(
+    manager: Manager,
+    unit: &UnitName,
+    invocation: &InvocationId,
+) -> Option<MainExit> {
+    let entry = last(manager, PROCESS_EXIT, unit, invocation).await.ok()??;
     let number = entry.exit_status.parse().ok()?;
     match entry.exit_code.as_str() {
         "exited" => Some(MainExit::Status(number)),
@@ -100,17 +126,39 @@ pub(super) async fn main_exit(unit: &UnitName, invocation: &InvocationId) -> Opt
 }
 
 /// The last message of that kind about this run of the unit.
-async fn last(kind: &str, unit: &UnitName, invocation: &InvocationId) -> Result<Option<Entry>, ()> {
-    // What was logged before this returns is there to be read.
-    journalctl(&["--sync"]).await?;
-    let (unit_field, invocation) = (format!("UNIT={unit}"), format!("INVOCATION_ID={}", invocation.0));
-    let matches = [kind, &unit_field, &invocation];
+async fn last(
+    manager: Manager,
+    kind: &str,
+    unit: &UnitName,
+    invocation: &InvocationId,
+) -> Result<Option<Entry>, ()> {
+    sync(manager).await?;
+    let of_user = if manager == Manager::User { "USER_" } else { "" };
+    let unit = format!("{}={unit}", unit_field(manager));
+    let invocation = format!("{of_user}INVOCATION_ID={}", invocation.0);
+    let matches = [kind, &unit, &invocation];
     let line =
         journalctl(&[&["--boot", "--output=json", "--reverse", "--lines=1"][..], &matches].concat()).await?;
     if line.trim().is_empty() {
         return Ok(None);
     }
     serde_json::from_str(&line).map(Some).map_err(|_| ())
+}
+
+/// The field in which a manager names the unit of which it tells.
+fn unit_field(manager: Manager) -> &'static str {
+    match manager {
+        Manager::System => "UNIT",
+        Manager::User => "USER_UNIT",
+    }
+}
+
+/// What was logged before this returns is there to be read; nobody but root can ask for that.
+async fn sync(manager: Manager) -> Result<(), ()> {
+    match manager {
+        Manager::System => journalctl(&["--sync"]).await.map(drop),
+        Manager::User => Ok(()),
+    }
 }
 
 async fn journalctl(args: &[&str]) -> Result<String, ()> {

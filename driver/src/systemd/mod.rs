@@ -26,7 +26,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
 use zbus::message::{Message, Type as MessageType};
-use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, connection, fdo};
+use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant, connection, fdo};
 
 pub use assignment::{
     Assignment, Error as AssignmentError, Hold, Meaning, capability_mask, known as property, quote as quoted,
@@ -86,6 +86,15 @@ pub enum Error {
         thing: String,
         /// What systemd said.
         source: Box<zbus::Error>,
+    },
+    /// We are not root, and polkit does not let us.
+    #[error(
+        "start unit {unit}: polkit does not let this user start it; examples/nomad-driver-systemd.rules is a rule that does, \
+         on systemd 257 or newer, which tells polkit which unit is meant"
+    )]
+    Denied {
+        /// Its name.
+        unit: UnitName,
     },
     /// The bus refuses to be asked because the name is taken.
     #[error("start unit {unit}: a unit of that name is there already")]
@@ -157,7 +166,7 @@ impl Error {
                     .iter()
                     .any(|refusal| is_named(source, refusal))
             }
-            Self::Exists { .. } | Self::Step { .. } | Self::NoSuchUnit { .. } => false,
+            Self::Denied { .. } | Self::Exists { .. } | Self::Step { .. } | Self::NoSuchUnit { .. } => false,
         }
     }
 }
@@ -243,6 +252,11 @@ impl Systemd {
         *lock(&self.shared.manager) = manager;
     }
 
+    /// Whose systemd it is.
+    pub fn manager(&self) -> Manager {
+        self.shared.manager()
+    }
+
     /// What the manager can do.
     pub async fn features(&self) -> Result<Features, Error> {
         // Makes sure that somebody is there to ask.
@@ -316,7 +330,7 @@ impl Systemd {
                 let started = self.started(&followed, &answer, &mut ends, patience).await;
                 match started {
                     Err(Error::NotStarted { unit, result }) if listens && result == "dependency" => {
-                        let words = journal::last_words(&name.socket()).await;
+                        let words = journal::last_words(self.manager(), &name.socket()).await;
                         Err(Error::Sockets {
                             unit,
                             words: words.unwrap_or_else(|| "the journal says no more".to_owned()),
@@ -327,6 +341,11 @@ impl Systemd {
             }
             Err(Error::Call { source, .. }) if is_named(&source, "UnitExists") => {
                 return Err(Error::Exists { unit: name });
+            }
+            Err(Error::Call { source, .. })
+                if is_named(&source, "AccessDenied") || is_named(&source, "InteractiveAuthorizationRequired") =>
+            {
+                return Err(Error::Denied { unit: name });
             }
             Err(error) => Err(error),
         };
@@ -385,6 +404,22 @@ impl Systemd {
         self.judge(unit, job_result).await
     }
 
+    /// Makes a process that is not the manager's one of its own, in a scope of this name, until it leaves it.
+    pub async fn take_in(&self, scope: &UnitName, pid: u32) -> Result<(), Error> {
+        let act = "take a process into";
+        let mut ends = self.job_ends(scope);
+        let properties = [Property::PIDs(vec![pid]), Property::CollectMode("inactive-or-failed")];
+        let properties: Vec<_> = properties.into_iter().flat_map(Property::into_wire).collect();
+        let others: Vec<(String, Vec<(String, Variant<'_>)>)> = Vec::new();
+        let body = (scope.as_str(), "fail", properties, others);
+        let answer =
+            self.call(act, scope.as_str(), MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await?;
+        match ends.wait_for(&job_of(&answer, act, scope)?, act, JOB_TIMEOUT).await? {
+            Some(result) if result != "done" => Err(Error::NotStarted { unit: scope.clone(), result }),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes over a unit whose start somebody else asked for, and did not live to see it through.
     ///
     /// Fails as that start would have failed; then nothing of the unit remains.
@@ -410,7 +445,7 @@ impl Systemd {
         // Those that tell of the handoff tell a program that was quick to fail apart as well, from 257 on.
         let surely_failed = job_result == "failed" && state.tells_handoff();
         if let Some(failure) = state.failed_step(matches!(job_result.as_str(), "failed" | ENDED)) {
-            let words = match (journal::failed_step(&name, &state.invocation).await, failure) {
+            let words = match (journal::failed_step(self.manager(), &name, &state.invocation).await, failure) {
                 (Ok(Some(words)), _) => Some(words),
                 // The program ran, and ended with a status that looks like a step.
                 (Ok(None), FailedStep::Perhaps(_)) if !surely_failed => None,
@@ -469,7 +504,7 @@ impl Systemd {
 
     /// How the main process of a unit that is no more ended, if systemd wrote of it: it does when the end was not clean.
     pub async fn exit_in_journal(&self, name: &UnitName, invocation: &InvocationId) -> Option<MainExit> {
-        journal::main_exit(name, invocation).await
+        journal::main_exit(self.manager(), name, invocation).await
     }
 
     /// What systemd knows of a service beside its state.
@@ -959,7 +994,7 @@ fn read(shared: Weak<Shared>, mut messages: MessageStream) -> Pin<Box<dyn Future
                 tracing::warn!(error = crate::chain(&error), "a signal of systemd could not be read");
             }
         }
-        tracing::warn!("the system bus went away; tasks run on, connecting again");
+        tracing::warn!("the bus of systemd went away; tasks run on, connecting again");
         reconnect(shared).await;
     })
 }
@@ -970,10 +1005,10 @@ async fn reconnect(shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         match shared.connect().await {
             Ok(_) => {
-                tracing::info!("connected to the system bus again");
+                tracing::info!("connected to the bus of systemd again");
                 return shared.catch_up().await;
             }
-            Err(error) => tracing::debug!(error = crate::chain(&error), "the system bus is not back yet"),
+            Err(error) => tracing::debug!(error = crate::chain(&error), "the bus of systemd is not back yet"),
         }
         drop(shared);
         tokio::time::sleep(pause).await;

@@ -172,6 +172,8 @@ pub enum Property {
     /// Bytes; `u64::MAX` is no limit.
     MemoryMax(u64),
     NotifyAccess(&'static str),
+    /// The processes of a scope.
+    PIDs(Vec<u32>),
     /// Name and path; the second kind is for encrypted ones.
     LoadCredential(Vec<(String, PathBuf)>),
     LoadCredentialEncrypted(Vec<(String, PathBuf)>),
@@ -243,6 +245,7 @@ impl Property {
             Self::MemoryLow(bytes) => ("MemoryLow", bytes.into()),
             Self::MemoryMax(bytes) => ("MemoryMax", bytes.into()),
             Self::NotifyAccess(whom) => ("NotifyAccess", whom.into()),
+            Self::PIDs(pids) => ("PIDs", pids.into()),
             Self::LoadCredential(files) => ("LoadCredential", credentials(files)),
             Self::LoadCredentialEncrypted(files) => ("LoadCredentialEncrypted", credentials(files)),
             Self::MountFlags(flags) => ("MountFlags", flags.into()),

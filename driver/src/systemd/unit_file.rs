@@ -36,11 +36,18 @@ fn lines(property: Property) -> Vec<(String, String)> {
         let text = assignment.text();
         return vec![(assignment.name().to_owned(), text.to_owned())];
     }
-    // One by one, since `systemd-run` takes no more.
-    if let Property::LogExtraFields(fields) = property {
-        return fields.iter().map(|field| ("LogExtraFields".to_owned(), quote(field).into_owned())).collect();
+    let line = |name: &str, value: String| (name.to_owned(), value);
+    match property {
+        // One by one, since `systemd-run` takes no more.
+        Property::LogExtraFields(fields) => {
+            fields.iter().map(|field| line("LogExtraFields", quote(field).into_owned())).collect()
+        }
+        // The kind is a part of the name in a file.
+        Property::Listen(addresses) => {
+            addresses.into_iter().map(|(kind, address)| line(&format!("Listen{kind}"), address)).collect()
+        }
+        property => property.into_wire().iter().flat_map(|(name, value)| lines_of(name, value)).collect(),
     }
-    property.into_wire().iter().flat_map(|(name, value)| lines_of(name, value)).collect()
 }
 
 fn section<'a>(text: &mut String, name: &str, lines: impl Iterator<Item = &'a (String, String)>) {

@@ -23,6 +23,12 @@ impl Cgroup {
         Some(Self(Path::new(MOUNT).join(inside)))
     }
 
+    /// The group in which we are.
+    pub(super) fn of_us() -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        Self::of_unit(groups.lines().find_map(|line| line.strip_prefix("0::"))?)
+    }
+
     /// The group at this directory.
     pub(super) fn at(path: PathBuf) -> Self {
         Self(path)

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use super::cgroup::Cgroup;
 use crate::enter::{self, Failure, Plan};
+use crate::systemd::{self, Manager, Systemd, UnitName};
 
 /// How long the way into the task may take, on a busy machine.
 const JOIN_DEADLINE: Duration = Duration::from_secs(20);
@@ -41,6 +42,12 @@ pub enum Error {
     Start {
         /// What the kernel said.
         source: io::Error,
+    },
+    /// The task's systemd did not take the process over.
+    #[error("join the task (its systemd)")]
+    TakenIn {
+        /// What it said.
+        source: systemd::Error,
     },
     /// The process could not become the command.
     #[error(transparent)]
@@ -105,15 +112,15 @@ pub struct Session {
 
 impl Session {
     /// Starts the command.
-    pub(super) async fn start(plan: Plan) -> Result<Self, Error> {
+    pub(super) async fn start(systemd: &Systemd, plan: Plan) -> Result<Self, Error> {
         let start = |source| Error::Start { source };
         if !plan.terminal {
             let streams = [Stdio::piped(), Stdio::piped(), Stdio::piped()];
-            return Ok(Self { command: Running::start(plan, streams).await?, terminal: None });
+            return Ok(Self { command: Running::start(systemd, plan, streams).await?, terminal: None });
         }
         let (terminal, [stdin, stdout, stderr]) = Terminal::open().map_err(start)?;
         let streams = [stdin.into(), stdout.into(), stderr.into()];
-        Ok(Self { command: Running::start(plan, streams).await?, terminal: Some(terminal) })
+        Ok(Self { command: Running::start(systemd, plan, streams).await?, terminal: Some(terminal) })
     }
 
     /// Passes on what comes from either side, until the command has ended or nobody takes its output any more.
@@ -140,12 +147,12 @@ impl Session {
 }
 
 /// Runs a command that nobody watches, for no longer than `limit`; zero is no limit.
-pub(super) async fn run(plan: Plan, limit: Duration) -> Result<Report, Error> {
+pub(super) async fn run(systemd: &Systemd, plan: Plan, limit: Duration) -> Result<Report, Error> {
     let command = plan.argv.first().cloned().unwrap_or_default();
     let start = |source| Error::Start { source };
     let (reader, writer) = io::pipe().map_err(start)?;
     let second = writer.try_clone().map_err(start)?;
-    let mut running = Running::start(plan, [Stdio::null(), writer.into(), second.into()]).await?;
+    let mut running = Running::start(systemd, plan, [Stdio::null(), writer.into(), second.into()]).await?;
     let mut reader = pipe::Receiver::from_owned_fd(reader.into()).map_err(start)?;
     let mut tail = Tail::default();
     let ended = async {
@@ -211,7 +218,7 @@ struct Running {
 
 impl Running {
     /// Makes the process and waits until it has become the command.
-    async fn start(plan: Plan, streams: [Stdio; 3]) -> Result<Self, Error> {
+    async fn start(systemd: &Systemd, plan: Plan, streams: [Stdio; 3]) -> Result<Self, Error> {
         let start = |source| Error::Start { source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(start)?;
         let group = Cgroup::at(plan.cgroup.clone());
@@ -235,6 +242,9 @@ impl Running {
                 return Err(start(source));
             }
         };
+        if let Some(pid) = running.child.id() {
+            open_the_way(systemd, pid).await.map_err(|source| Error::TakenIn { source })?;
+        }
         match timeout(JOIN_DEADLINE, converse(ours, plan)).await {
             Ok(Ok(None)) => Ok(running),
             Ok(Ok(Some(failure))) => Err(Error::Enter(failure)),
@@ -307,6 +317,20 @@ impl Drop for Running {
             group.remove_soon();
         }
     }
+}
+
+/// Makes sure that this child of ours can join a unit's cgroup. A user may move processes only within what the user's
+/// own systemd was given, where a driver that an agent has started from a session is not; systemd itself can get the
+/// child there, as it does for `systemd-run --user --scope`.
+async fn open_the_way(systemd: &Systemd, pid: u32) -> Result<(), systemd::Error> {
+    if systemd.manager() == Manager::System {
+        return Ok(());
+    }
+    let theirs = systemd.features().await?.cgroup;
+    if Cgroup::of_us().is_some_and(|ours| ours.path().starts_with(theirs)) {
+        return Ok(());
+    }
+    systemd.take_in(&UnitName::known(format!("nomad_exec-{pid}.scope")), pid).await
 }
 
 /// Tells the child what to become, and hears why it did not.

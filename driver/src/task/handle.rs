@@ -23,7 +23,7 @@ use super::exec::{self, Report, Session};
 use super::signal::Signal;
 use super::{Error, spec};
 use crate::enter::{Identity, Plan};
-use crate::systemd::{InvocationId, MainExit, Service, Systemd, Unit, UnitName, UnitState, Whom};
+use crate::systemd::{InvocationId, MainExit, Manager, Service, Systemd, Unit, UnitName, UnitState, Whom};
 
 /// How long after SIGKILL a process may take to be gone; one that waits for a broken disk takes longer.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -276,13 +276,13 @@ impl Handle {
     /// Starts a command in the task, with streams or a terminal.
     pub async fn exec(&self, argv: Vec<String>, terminal: bool) -> Result<Session, Error> {
         let plan = self.plan(argv, terminal).await?;
-        Session::start(plan).await.map_err(Error::Exec)
+        Session::start(&self.systemd, plan).await.map_err(Error::Exec)
     }
 
     /// Runs a command in the task to its end, for no longer than `limit`; zero is no limit.
     pub async fn run(&self, argv: Vec<String>, limit: Duration) -> Result<Report, Error> {
         let plan = self.plan(argv, false).await?;
-        exec::run(plan, limit).await.map_err(Error::Exec)
+        exec::run(&self.systemd, plan, limit).await.map_err(Error::Exec)
     }
 
     async fn plan(&self, argv: Vec<String>, terminal: bool) -> Result<Plan, Error> {
@@ -301,11 +301,14 @@ impl Handle {
             main_pid,
             unit_cgroup: service.control_group,
             cgroup: exec::new_group(cgroup.path()),
-            identity: Identity {
-                user: service.user,
-                uid: service.uid,
-                gid: service.gid,
-                ambient: service.ambient_capabilities,
+            identity: match self.systemd.manager() {
+                Manager::System => Identity {
+                    user: service.user,
+                    uid: service.uid,
+                    gid: service.gid,
+                    ambient: service.ambient_capabilities,
+                },
+                Manager::User => Identity::our_own(),
             },
             terminal,
             driver_pid: rustix::process::getpid().as_raw_pid(),

@@ -396,6 +396,9 @@ impl Shared {
         let node = self.node()?;
         self.serves(&config.known.alloc_dir);
         let features = self.systemd.features().await.map_err(Error::Systemd)?;
+        if let Some(reason) = features.shortfall() {
+            return Err(Error::Spec(spec::Error::Node { option: "manager".to_owned(), reason }));
+        }
         let task = TaskSpec::resolve(&config, &node, &features).map_err(Error::Spec)?;
         self.check_user(&task, &node).await?;
         self.remove_earlier_runs(&config, &task.unit).await?;

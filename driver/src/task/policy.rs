@@ -6,7 +6,7 @@ use super::config::PluginConfig;
 use super::preset::{self, Looser, Preset};
 use super::spec::Error;
 use super::view::is_plain;
-use crate::systemd::{Assignment, Features, Hold, capability_mask};
+use crate::systemd::{Assignment, Hold, capability_mask};
 
 /// All that can only take from a task, as a pattern of properties.
 const CONFINING: &str = "@confining";
@@ -118,9 +118,13 @@ impl Policy {
         self.capabilities
     }
 
-    /// Is this as tight as every task must be?
-    pub fn check_floor(&self, settled: &[Assignment], features: &Features) -> Result<(), Error> {
-        let floor = self.floor.assignments().iter().filter(|line| features.check(line).is_ok());
+    /// Is this as tight as every task must be, as far as this can be had here?
+    pub fn check_floor(
+        &self,
+        settled: &[Assignment],
+        is_known: impl Fn(&Assignment) -> bool,
+    ) -> Result<(), Error> {
+        let floor = self.floor.assignments().iter().filter(|line| is_known(line));
         let floor: Vec<Assignment> = floor.cloned().collect();
         preset::as_tight(&floor, settled).map_err(|Looser { property, floor: least }| Error::Refused {
             option: property.to_owned(),

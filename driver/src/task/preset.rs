@@ -31,6 +31,7 @@ const STANDARD: &[(&str, &str)] = &[
     ("ProtectKernelLogs", "yes"),
     ("ProtectKernelModules", "yes"),
     ("ProtectKernelTunables", "yes"),
+    ("ProtectProc", "invisible"),
     ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK"),
     ("RestrictNamespaces", "yes"),
     ("RestrictRealtime", "yes"),
@@ -123,6 +124,7 @@ const LADDERS: &[(&str, &[&str])] = &[
     ("ProcSubset", &["all", "pid"]),
     ("ProtectControlGroups", &["no", "yes", "private", "strict"]),
     ("ProtectHome", &["no", "read-only", "tmpfs", "yes"]),
+    ("ProtectProc", &["default", "noaccess", "invisible", "ptraceable"]),
     ("ProtectHostname", &["no", "private", "yes"]),
 ];
 

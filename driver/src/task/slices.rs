@@ -17,8 +17,6 @@ use crate::systemd::{self, Property, Systemd};
 
 /// The cores that tasks share (Nomad v2.0.5, client/lib/cgroupslib).
 const SHARED_CORES: &str = "/sys/fs/cgroup/nomad.slice/share.slice/cpuset.cpus";
-/// Where our slices are.
-const CGROUP: &str = "/sys/fs/cgroup";
 
 /// What our slices have been told.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +55,7 @@ impl Slices {
     /// Promises the slices what all their tasks are promised, and `more`.
     async fn promise(&self, systemd: &Systemd, more: u64) -> Result<(), systemd::Error> {
         let mut told = self.told.lock().await;
-        let directory = Path::new(CGROUP).join(SLICE);
+        let directory = systemd.features().await?.cgroup.join(SLICE);
         let now: u64 = [SHARE, RESERVE].iter().map(|slice| promised(&directory.join(slice))).sum();
         let memory = now.saturating_add(more);
         if memory != told.memory {

@@ -193,7 +193,8 @@ impl NodeSpec {
             policy,
             runtime_dir: runtime_dir.clone(),
             preset,
-            dynamic_workload_users,
+            // A user's systemd runs every task as that user.
+            dynamic_workload_users: dynamic_workload_users && manager == Manager::System,
             default_identity: match default_user {
                 Some(user) if !user.is_empty() => Identity::User(user),
                 _ => Identity::Ephemeral,
@@ -530,6 +531,9 @@ impl TaskSpec {
                     .to_owned(),
             });
         }
+        if features.manager == Manager::User {
+            check_for_users(config, features)?;
+        }
         let settle = |preset| settle(preset, &said, config, &view, node, features);
         Ok(Self {
             unit: unit_name(&config.known.alloc_id, &config.known.name, &config.known.id),
@@ -541,7 +545,7 @@ impl TaskSpec {
             settings: settle(preset.unwrap_or(node.preset))?,
             guest_settings: settle(preset.unwrap_or(Preset::Wasm))?,
             identity,
-            groups: config.driver.group.iter().chain(&config.driver.supplementary_groups).cloned().collect(),
+            groups: groups(&said),
             view,
             dirs,
             working_directory,
@@ -654,6 +658,17 @@ fn is_within_own_directories(text: &str) -> bool {
         && ["/alloc", "/local", "/secrets", "/tmp", "/var/tmp"].iter().any(|own| path.starts_with(own))
 }
 
+/// The groups that the job names, in whatever way.
+fn groups(said: &[Assignment]) -> Vec<String> {
+    let of_groups = said.iter().filter(|line| ["Group", "SupplementaryGroups"].contains(&line.name()));
+    let names = of_groups.flat_map(|line| match line.meaning() {
+        Meaning::Words(names) => names,
+        Meaning::Text(name) => vec![name],
+        Meaning::Number(_) | Meaning::Filter { .. } => vec![],
+    });
+    names.collect()
+}
+
 /// An option's values as systemd reads them, one for each assignment.
 fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> {
     let Some(known) = systemd::property(property) else { return setting.values.clone() };
@@ -684,6 +699,35 @@ fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> 
         .collect()
 }
 
+/// Is there nothing in it that a user's systemd cannot give, beside what has a name of systemd's? It would pass most of
+/// it over in silence.
+fn check_for_users(config: &TaskConfig, features: &Features) -> Result<(), Error> {
+    let driver = &config.driver;
+    let has_namespace = driver.logging.as_ref().is_some_and(|logging| logging.namespace.is_some());
+    let sealed = features.keeps_credentials_sealed();
+    let lacks = [
+        (
+            "network",
+            matches!(config.network, NetworkMode::Group { .. }),
+            "the network namespace of a group is root's, and a user's systemd cannot join it; use `mode = \"host\"` or \"none\"",
+        ),
+        ("device", !config.devices.is_empty(), "a user's systemd cannot give devices"),
+        ("logging.namespace", has_namespace, "a user's systemd cannot reach the journal's namespaces"),
+        ("cap_add", !driver.cap_add.is_empty(), "a user's systemd has no capabilities to give"),
+        (
+            "credential.encrypted",
+            sealed.is_some() && driver.credential.iter().any(|credential| credential.encrypted),
+            sealed.as_deref().unwrap_or_default(),
+        ),
+    ];
+    match lacks.into_iter().find(|(_, asked, _)| *asked) {
+        Some((option, _, reason)) => {
+            Err(Error::Node { option: option.to_owned(), reason: reason.to_owned() })
+        }
+        None => Ok(()),
+    }
+}
+
 /// What the task's unit has of everything that has a name of systemd's.
 fn settle(
     preset: Preset,
@@ -710,14 +754,25 @@ fn settle(
     if config.network == NetworkMode::None {
         ours.push(("PrivateNetwork", "yes"));
     }
+    let is_of_a_user = features.manager == Manager::User;
+    if is_of_a_user {
+        // Before 257 everything that needs a namespace would be passed over in silence without it.
+        ours.push(("PrivateUsers", "yes"));
+    }
     let ours = ours.into_iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
-    let base =
-        Assignment::of_capabilities(BOUNDING, allowed).into_iter().chain(ours).chain(view.assignments());
-    // A preset holds what this node's systemd knows, and hides no home where tasks see the host as it is.
+    let of_view = view.assignments().into_iter().filter(|line| features.check(line).is_ok());
+    let base = Assignment::of_capabilities(BOUNDING, allowed).into_iter().chain(ours).chain(of_view);
+    // A user's systemd has the credentials of a unit, and its own ear for it, among what ProtectHome hides.
+    let needs_no_home_hidden = is_of_a_user && view.has_no_home();
+    // What this node's systemd knows of a preset.
+    let is_known = |line: &Assignment| {
+        features.check(line).is_ok() && !(needs_no_home_hidden && line.name() == "ProtectHome")
+    };
+    // No home is hidden either where tasks see the host as it is.
     let preset = preset
         .assignments()
         .iter()
-        .filter(|line| features.check(line).is_ok() && (*view != View::Host || line.name() != "ProtectHome"));
+        .filter(|line| is_known(line) && (*view != View::Host || line.name() != "ProtectHome"));
     let mut settled = Assignment::folded(base.chain(preset.cloned()).chain(said.iter().cloned()));
     let is_shared = matches!(view, View::Private { .. });
     let is_strict = |line: &Assignment| line.name() == "ProtectSystem" && line.text() == "strict";
@@ -755,7 +810,7 @@ fn settle(
             settled.extend(Assignment::of_capabilities(name, after));
         }
     }
-    node.policy.check_floor(&settled, features)?;
+    node.policy.check_floor(&settled, is_known)?;
     Ok(settled)
 }
 

@@ -205,13 +205,13 @@ fn run_guest(task: &TaskSpec, shim: &Path, code: &Path, name: &str) -> Vec<Prope
     match task.view {
         View::Private { .. } | View::Own => {
             let mount = |source: &Path, target: &str| Bind::new(source, target);
+            let mut mounts = vec![mount(shim, view::SHIM), mount(code, view::GUEST)];
+            if task.identity != Identity::Driver {
+                // systemd puts it there by itself, but not yet in 247; a user's has another place for it.
+                mounts.push(Bind { optional: true, ..mount(NOTIFY.as_ref(), NOTIFY) });
+            }
             vec![
-                Property::BindReadOnlyPaths(vec![
-                    mount(shim, view::SHIM),
-                    mount(code, view::GUEST),
-                    // systemd puts it there by itself, but not yet in 247.
-                    Bind { optional: true, ..mount(NOTIFY.as_ref(), NOTIFY) },
-                ]),
+                Property::BindReadOnlyPaths(mounts),
                 Property::ExecStart {
                     path: view::SHIM.into(),
                     argv: shim_argv(task, view::GUEST.as_ref(), name),
@@ -300,6 +300,10 @@ pub fn copier(name: UnitName, task: &TaskSpec, program: PathBuf, from: OwnedFd, 
     ];
     let sandbox = [("NoNewPrivileges", "yes"), ("CapabilityBoundingSet", ""), ("PrivateNetwork", "yes")];
     properties.extend(Property::assigned(&sandbox));
+    if task.identity == Identity::Driver {
+        // Without it a user's systemd can do neither of the last two.
+        properties.extend(Property::assigned(&[("PrivateUsers", "yes")]));
+    }
     properties.extend(journal(&task.output));
     TransientUnit::new(name, properties)
 }

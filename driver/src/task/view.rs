@@ -20,15 +20,14 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::systemd::{Assignment, Bind, Manager, Property};
 
-/// Where a manager's units find what of ours need not outlive a boot.
+/// Where units find what of ours need not outlive a boot; a driver that is not root has it among what is its user's.
 pub fn runtime_dir(manager: Manager) -> PathBuf {
-    match manager {
-        Manager::System => "/run/nomad-driver-systemd".into(),
-        // `$XDG_RUNTIME_DIR`, which an agent that was not started from a session does not have.
-        Manager::User => {
-            format!("/run/user/{}/nomad-driver-systemd", rustix::process::getuid().as_raw()).into()
-        }
+    let uid = rustix::process::getuid();
+    if manager == Manager::System && uid.is_root() {
+        return "/run/nomad-driver-systemd".into();
     }
+    // `$XDG_RUNTIME_DIR`, which an agent that was not started from a session does not have.
+    format!("/run/user/{}/nomad-driver-systemd", uid.as_raw()).into()
 }
 
 /// The shared empty root.
@@ -129,6 +128,18 @@ impl View {
                 Ok((None, path.to_owned()))
             }
             _ => Err(NotInView),
+        }
+    }
+
+    /// Are no homes of users, and no runtime directories of theirs, in it?
+    pub fn has_no_home(&self) -> bool {
+        const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+        match self {
+            Self::Private { host_paths } => !host_paths.iter().any(|path| {
+                HOMES.iter().any(|home| path.starts_with(home) || Path::new(home).starts_with(path))
+            }),
+            Self::Own => true,
+            Self::Host => false,
         }
     }
 

@@ -347,9 +347,10 @@ fn compile_unit(
         properties.push(Property::DynamicUser(true));
     }
     let view = View::Private { host_paths: Vec::new() }.assignments();
-    let sandbox = Preset::Wasm.assignments().iter().filter(|line| features.check(line).is_ok()).cloned();
+    let sandbox = view.into_iter().chain(Preset::Wasm.assignments().iter().cloned());
     let limits = LIMITS.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
-    properties.extend(view.into_iter().chain(sandbox).chain(limits).map(Property::Assigned));
+    let known = sandbox.filter(|line| features.check(line).is_ok());
+    properties.extend(known.chain(limits).map(Property::Assigned));
     properties.extend([
         Property::Description(format!("Nomad: compile {name}")),
         Property::Type("exec"),

@@ -357,7 +357,7 @@ pub(super) static TABLE: &[Known] = &[
     row("SecureBits", 247, Sandbox, Conv::SecureBits, Confines),
     // Which of them a task may have is another matter than whether it may say so.
     row("CapabilityBoundingSet", 247, Sandbox, Conv::Capabilities, Confines),
-    row("AmbientCapabilities", 247, Sandbox, Conv::Capabilities, Confines),
+    row("AmbientCapabilities", 247, Sandbox, Conv::Capabilities, Confines).system(),
     row("NoNewPrivileges", 247, Sandbox, Conv::Bool, Confines),
     row("PrivateDevices", 247, Sandbox, Conv::Bool, Confines),
     row("PrivateNetwork", 247, Sandbox, Conv::Bool, Confines),
@@ -369,7 +369,7 @@ pub(super) static TABLE: &[Known] = &[
     row("ProcSubset", 247, Sandbox, Conv::Text, Confines).system(),
     row("PrivateTmp", 247, Sandbox, Conv::BoolOrEx, Confines),
     row("PrivateUsers", 247, Sandbox, Conv::BoolOrEx, Confines),
-    row("ProtectControlGroups", 247, Sandbox, Conv::BoolOrEx, Confines).system(),
+    row("ProtectControlGroups", 247, Sandbox, Conv::BoolOrEx, Confines),
     row("ProtectHostname", 247, Sandbox, Conv::Hostname, Confines),
     row("PrivatePIDs", 257, Sandbox, Conv::Text, Confines),
     row("PrivateBPF", 258, Sandbox, Conv::Text, Reaches).system(),

@@ -1,0 +1,44 @@
+# A secret as one of systemd's credentials: a file in memory that the task's user can read and nobody else, which is in
+# no environment and goes with the task. What lies in `secrets/` can be one. Under Nomad a `template` usually puts it
+# there, out of Vault or out of Nomad's variables; here an `artifact` does, so that it can be tried at the desk, too:
+#
+#   template {
+#     data        = "{{ with nomadVar \"nomad/jobs/credentials\" }}{{ .token }}{{ end }}"
+#     destination = "secrets/token"
+#   }
+#
+# Expect: how long the token is, and that only its user can read it; exit status 0.
+variable "artifacts" {
+  type    = string
+  default = "http://127.0.0.1:8180"
+}
+
+job "credentials" {
+  type = "batch"
+
+  group "credentials" {
+    task "credentials" {
+      driver = "systemd"
+
+      artifact {
+        source      = "${var.artifacts}/token"
+        destination = "secrets"
+      }
+
+      config {
+        command = "/bin/sh"
+        args    = ["-c", "cd $CREDENTIALS_DIRECTORY && stat -c '%n: %s bytes, mode %a' * && wc -w < token"]
+
+        credential {
+          name = "token"
+          path = "token"
+        }
+      }
+
+      resources {
+        cpu    = 100
+        memory = 32
+      }
+    }
+  }
+}

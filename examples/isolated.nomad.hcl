@@ -1,0 +1,45 @@
+# A task without a network, which sees less of the files and may use less of the machine than others.
+# Expect: `lo` as its only network device, an empty `/usr/share`, and its limits; exit status 0.
+job "isolated" {
+  type = "batch"
+
+  group "isolated" {
+    network {
+      mode = "none"
+    }
+
+    task "isolated" {
+      driver = "systemd"
+
+      config {
+        command = "/bin/sh"
+        args = ["-c", <<-SCRIPT
+          echo "network devices: $(grep : /proc/net/dev | cut -d: -f1 | xargs)"
+          echo "in /usr/share: $(ls /usr/share | wc -l) files"
+          echo "in /scratch: $(df -h --output=size /scratch | tail -n 1 | xargs)"
+          echo "open files: $(ulimit -n), niceness: $(nice)"
+        SCRIPT
+        ]
+
+        files {
+          temporary_file_system = ["/scratch:size=1M,mode=1777", "/usr/share:ro"]
+          inaccessible_paths    = ["/etc/ssl"]
+        }
+
+        limits {
+          nice        = 10
+          runtime_max = "1m"
+        }
+
+        ulimit {
+          nofile = 64
+        }
+      }
+
+      resources {
+        cpu    = 100
+        memory = 32
+      }
+    }
+  }
+}

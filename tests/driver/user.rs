@@ -1,0 +1,265 @@
+//! Tasks of a user's own systemd: no part of the driver is root's, and no task is anybody else.
+
+use std::process::Output;
+use std::time::Duration;
+
+use tests::{Exit, Host, Job, Node, SOON, User, eventually, exiting_guest, programs, repository};
+use tonic::Code;
+
+/// The user, and a plugin of theirs.
+async fn node(host: &Host) -> (&'static User, Node) {
+    let user = User::of(host).await;
+    (user, Node::of_user(user, "").await)
+}
+
+#[tokio::test]
+async fn a_users_systemd_runs_tasks_as_that_user_and_their_output_and_ends_are_told() {
+    let host = host!();
+    let (user, mut node) = node(&host).await;
+    let uid = user.uid();
+    let found = node.plugin().fingerprint().await.unwrap();
+    assert!(found.health_description.starts_with("Healthy"), "{}", found.health_description);
+    let manager = found.attributes["driver.systemd.manager"].value.clone();
+    assert_eq!(manager, Some(proto::structs::attribute::Value::StringVal("user".to_owned())));
+    let who = format!("{uid}\n{uid}\n");
+    for (script, exit, stdout, stderr) in [
+        ("id -u; id -g", Exit::status(0), who.as_str(), ""),
+        ("echo out; echo err >&2; exit 3", Exit::status(3), "out\n", "err\n"),
+        ("echo $NOMAD_TASK_DIR $GREETING; exit 203", Exit::status(203), "/local hello\n", ""),
+        ("kill -9 $$", Exit::signal(9), "", ""),
+    ] {
+        let task = node.run(Job::shell(script).env("GREETING", "hello")).await;
+        let unit = node.unit(&task).await;
+        assert_eq!(user.units(&host, &task.id[..36]), [unit.as_str()], "{script}");
+        assert_eq!(host.units(&task.id[..36]), Vec::<String>::new(), "the machine's systemd has no part in it");
+        assert_eq!(node.finish(task).await, (exit, stdout.to_owned(), stderr.to_owned()), "{script}");
+        assert_eq!(user.units(&host, &unit), Vec::<String>::new(), "{script}");
+    }
+}
+
+#[tokio::test]
+async fn its_tasks_see_their_own_directories_and_not_the_host() {
+    let host = host!();
+    let (user, node) = node(&host).await;
+    let script = format!(
+        "for dir in /local /alloc /secrets /tmp /var/tmp; do echo x > $dir/file && echo \"$dir is writable\"; done
+        for file in /usr/file /etc/file /file /alloc/logs/file; do echo x 2>/dev/null > $file || echo \"$file is refused\"; done
+        for path in /home/* {run}/bus {run}/systemd/private {run}/nomad-driver-systemd /var/lib/dpkg; do
+            test -e $path && echo \"$path is visible\"
+        done; pwd",
+        run = user.runtime_dir().display()
+    );
+    let expected = "/local is writable\n/alloc is writable\n/secrets is writable\n/tmp is writable\n\
+                    /var/tmp is writable\n/usr/file is refused\n/etc/file is refused\n/file is refused\n\
+                    /alloc/logs/file is refused\n/local\n";
+    for preset in ["off", "standard", "strict"] {
+        let job = Job::shell(&script).block("sandbox", &[("preset", preset)]);
+        assert_eq!(node.output_of(job).await, expected, "{preset}");
+    }
+    let plain = Node::of_user(user, "fs_isolation = \"none\"").await;
+    assert_eq!(plain.output_of(Job::shell("test -d /var/lib/dpkg && echo host")).await, "host\n");
+}
+
+/// An option, a script, and what it prints when the option is in force.
+const IN_FORCE: &[(&str, &str, &str)] = &[
+    ("sandbox { preset = \"off\" }", "grep -e NoNewPrivs -e Seccomp: /proc/self/status", "NoNewPrivs:\t0\nSeccomp:\t0\n"),
+    ("", "grep -e NoNewPrivs -e Seccomp: /proc/self/status", "NoNewPrivs:\t1\nSeccomp:\t2\n"),
+    ("sandbox { preset = \"strict\" }", "grep -e CapBnd /proc/self/status", "CapBnd:\t0000000000000000\n"),
+    ("cap_drop = [\"all\"]", "grep -e CapBnd /proc/self/status", "CapBnd:\t0000000000000000\n"),
+    ("", "unshare -U true 2>/dev/null || echo refused", "refused\n"),
+    ("", "ls /dev | grep -c -e kmsg -e loop", "0\n"),
+    ("", "mkdir $(find /sys/fs/cgroup -name 'nomad_tasks.slice' | head -n1)/x 2>/dev/null || echo refused", "refused\n"),
+    ("network { private_network = true }", "tail -n +3 /proc/net/dev | wc -l", "1\n"),
+    ("sandbox { umask = \"0027\" }", "umask", "0027\n"),
+    ("limits { nice = 7 }", "cut -d' ' -f19 /proc/self/stat", "7\n"),
+    ("logging { driver = \"both\" }", "echo to both", "to both\n"),
+    ("extra_hosts = [\"db:10.0.0.5\"]", "grep db /etc/hosts", "10.0.0.5 db\n"),
+];
+
+#[tokio::test]
+async fn what_a_users_systemd_can_do_is_in_force() {
+    let host = host!();
+    let (_, node) = node(&host).await;
+    for (options, script, printed) in IN_FORCE {
+        assert_eq!(node.output_of(Job::shell(script).config(options)).await, *printed, "{options}: {script}");
+    }
+}
+
+/// Options that are refused, and what of them the refusal names.
+const NOT_THERE: &[(&str, &str)] = &[
+    ("sandbox { protect_proc = \"invisible\" }", "ProtectProc does not exist in a user's systemd"),
+    ("sandbox { proc_subset = \"pid\" }", "ProcSubset does not exist"),
+    ("sandbox { private_users = \"no\" }", "PrivateUsers=no does not exist"),
+    ("sandbox { ambient_capabilities = [\"CAP_CHOWN\"] }", "AmbientCapabilities does not exist"),
+    ("cap_add = [\"net_bind_service\"]", "`cap_add`: this node cannot give it"),
+    ("properties = { IPAddressDeny = \"any\" }", "IPAddressDeny does not exist"),
+    ("properties = { DevicePolicy = \"strict\" }", "DevicePolicy does not exist"),
+    ("properties = { LogNamespace = \"x\" }", "LogNamespace"),
+    ("logging { namespace = \"x\" }", "`logging.namespace`: this node cannot give it"),
+    ("group = \"adm\"", "Group does not exist"),
+    ("supplementary_groups = [\"adm\"]", "SupplementaryGroups does not exist"),
+];
+
+#[tokio::test]
+async fn what_it_cannot_do_is_refused_by_name() {
+    let host = host!();
+    let (_, node) = node(&host).await;
+    for (options, words) in NOT_THERE {
+        let refusal = node.try_run(Job::shell("true").config(options)).await.expect_err(options);
+        assert!(refusal.message.contains(words), "{options}: {refusal}");
+        assert!(!refusal.recoverable, "{options}");
+    }
+    let refusal = node.try_run(Job::shell("true").user("nobody")).await.unwrap_err();
+    assert!(refusal.message.contains("`user`: a user's own systemd runs every task as that user"), "{refusal}");
+    let refusal = node.try_run(Job::command("/local/no-such")).await.unwrap_err();
+    assert!(refusal.message.contains("/local/no-such"), "{refusal}");
+    let refusal = node.try_run(Job::artifact("/local/x", b"#!/no/such\n")).await.unwrap_err();
+    assert!(refusal.message.contains("cannot be executed"), "{refusal}");
+}
+
+#[tokio::test]
+async fn stopped_and_destroyed_it_leaves_nothing() {
+    let host = host!();
+    let (user, node) = node(&host).await;
+    let ready = "echo ready; while :; do sleep 0.05; done";
+    for (script, exit) in [
+        (format!("trap 'exit 4' TERM; {ready}"), Exit::status(4)),
+        (format!("trap '' TERM; {ready}"), Exit::signal(9)),
+    ] {
+        let mut task = node.run(Job::shell(&script).config("extra_hosts = [\"db:10.0.0.5\"]")).await;
+        task.says("ready").await;
+        node.stop(&task, "SIGTERM", Duration::from_secs(1)).await.unwrap();
+        assert_eq!(node.wait(&task).await, exit, "{script}");
+        node.destroy(&task, false).await.unwrap();
+    }
+    let task = node.run(Job::shell("sleep 1000 & exec sleep 1000")).await;
+    assert_eq!(node.destroy(&task, false).await.unwrap_err().code, Code::FailedPrecondition);
+    let cgroup = user.run(&host, &["systemctl", "--user", "show", "--property=ControlGroup", "--value", &node.unit(&task).await]);
+    node.destroy(&task, true).await.unwrap();
+    eventually("its cgroup is gone", async || {
+        (!std::path::Path::new(&format!("/sys/fs/cgroup{}", cgroup.trim())).exists()).then_some(())
+    })
+    .await;
+    assert_eq!(user.units(&host, &task.id[..36]), Vec::<String>::new());
+    let places = user.runtime_dir().join("nomad-driver-systemd/tasks");
+    let left = host.run("find", &[places.to_str().unwrap(), "-name", &format!("*{}*", &task.id[..8])]);
+    assert_eq!(left, "");
+}
+
+#[tokio::test]
+async fn it_runs_webassembly_and_says_how_a_guest_ended() {
+    let host = host!();
+    let (_, node) = node(&host).await;
+    let task = node.run(Job::artifact("exit.wasm", &exiting_guest(7))).await;
+    let (exit, _, errors) = node.finish(task).await;
+    assert_eq!(exit, Exit::status(7), "{errors}");
+    let mut events = node.events().await;
+    let task = node.run(Job::artifact("trap.wasm", &super::guest("trap.wat"))).await;
+    let event = events.until(&task, "WebAssembly: trap: ").await;
+    assert_eq!(event.task_name, "web");
+    node.wait(&task).await;
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn credentials_and_sockets_reach_its_tasks() {
+    let host = host!();
+    let (_, node) = node(&host).await;
+    let script = "cat $CREDENTIALS_DIRECTORY/token; echo $LISTEN_FDS $LISTEN_FDNAMES";
+    let job = Job::shell(script)
+        .file("../secrets/token", b"s3cret\n")
+        .config("credential {\n name = \"token\"\n path = \"token\"\n}\nsocket {\n name = \"ctl\"\n path = \"/alloc/data/ctl\"\n}");
+    assert_eq!(node.output_of(job).await, "s3cret\n1 ctl\n");
+}
+
+#[tokio::test]
+async fn it_runs_on_without_the_plugin_and_is_found_again() {
+    let host = host!();
+    let (_, mut node) = node(&host).await;
+    let wait = "while ! test -e go; do sleep 0.05; done; exit";
+    let mut tasks = Vec::new();
+    for code in [0, 4] {
+        tasks.push((node.run(Job::shell(&format!("{wait} {code}"))).await, code));
+    }
+    let before = node.inspect(&tasks[0].0).await.unwrap();
+    node.restart().await;
+    node.recover(&tasks[0].0).await.unwrap();
+    assert_eq!(node.inspect(&tasks[0].0).await.unwrap(), before);
+    node.plugin().kill().await;
+    for (task, _) in &tasks {
+        std::fs::write(task.alloc_dir().join("web/local/go"), "").unwrap();
+    }
+    node.restart().await;
+    for (task, code) in &tasks {
+        node.recover(task).await.unwrap();
+        assert_eq!(node.wait(task).await, Exit::status(*code));
+        node.destroy(task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_command_joins_a_task_whose_system_calls_are_not_filtered() {
+    let host = host!();
+    let (user, node) = node(&host).await;
+    let sleeper = || Job::shell("echo x > /tmp/mine; exec sleep infinity");
+    let job = sleeper().config("sandbox { preset = \"off\" }\nnetwork { private_network = true }\ncap_drop = [\"all\"]");
+    let task = node.run(job).await;
+    let unit = node.unit(&task).await;
+    eventually("it has begun", async || {
+        let (code, _) = node.check(&task, "test -e /tmp/mine", SOON).await.unwrap();
+        (code == 0).then_some(())
+    })
+    .await;
+    let uid = user.uid();
+    let script = "id -u; ls /home 2>/dev/null; tail -n +3 /proc/net/dev | wc -l; grep CapBnd /proc/self/status; \
+                  grep -o 'nomad-.*service' /proc/self/cgroup; echo $NOMAD_TASK_DIR $USER";
+    let expected = format!("{uid}\n1\nCapBnd:\t0000000000000000\n{unit}\n/local tasker\n");
+    assert_eq!(node.output_in(&task, script).await, expected);
+    let mut session = node.exec_on_terminal(&task, "tty; stty size; read line; echo got $line; exit 5").await;
+    session.says("/dev/pts/").await;
+    session.send("word\n").await;
+    assert_eq!(session.finish().await.0, Exit::status(5));
+    let mut session = node.exec(&task, "echo $$; exec sleep 4242").await;
+    session.says("\n").await;
+    drop(session);
+    eventually("the command has ended with its client", async || {
+        let found = host.run("sh", &["-c", "pgrep -f 'sleep 424[2]' || true"]);
+        found.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(user.units(&host, "nomad_exec"), Vec::<String>::new());
+    node.destroy(&task, true).await.unwrap();
+
+    let task = node.run(sleeper()).await;
+    let refusal = node.exec_command(&task, &["/bin/true"], false).await.unwrap_err();
+    assert!(refusal.message.contains("its system call filters") && refusal.message.contains("\"off\""), "{refusal}");
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_runs_at_the_desk_of_whoever_is_not_root() {
+    let host = host!();
+    let user = User::of(&host).await;
+    let examples = repository().join("examples");
+    let module = format!(
+        "job \"m\" {{\n type = \"batch\"\n group \"g\" {{\n task \"t\" {{\n driver = \"systemd\"\n artifact {{\n source = \
+         \"{}\"\n }}\n config {{\n command = \"echo.wasm\"\n args = [\"hello from a module\"]\n }}\n }}\n }}\n}}\n",
+        examples.join("guests/echo.wasm").display()
+    );
+    let file = user.home().join("module.nomad.hcl");
+    std::fs::write(&file, module).unwrap();
+    let driver = tests::program("nomad-driver-systemd");
+    let config = format!("shim_dir = {:?}", programs().display().to_string());
+    let run = |job: &std::path::Path| -> Output {
+        let args = [driver.to_str().unwrap(), "run", "--plain", "--plugin-config", &config, job.to_str().unwrap()];
+        user.command(&args).output().unwrap()
+    };
+    let hello = format!("Hello from hello, I am user {}\n", user.uid());
+    for (job, said) in [(examples.join("hello.nomad.hcl"), hello.as_str()), (file, "hello from a module")] {
+        let Output { status, stdout, stderr } = run(&job);
+        let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+        assert!(status.success() && stdout.contains(said), "{stdout}{stderr}");
+        assert!(stderr.contains("`manager = \"user\"`"), "{stderr}");
+    }
+    assert_eq!(user.units(&host, "nomad-hello"), Vec::<String>::new());
+}
