@@ -1,21 +1,57 @@
 //! Tasks of a user's own systemd: no part of the driver is root's, and no task is anybody else.
 
+use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use tests::{Exit, Host, Job, Node, SOON, User, eventually, exiting_guest, programs, repository};
+use proto::driver::fingerprint_response::HealthState;
+use tests::{Exit, Job, Node, SOON, User, eventually, exiting_guest, programs, repository};
 use tonic::Code;
 
-/// The user, and a plugin of theirs.
-async fn node(host: &Host) -> (&'static User, Node) {
-    let user = User::of(host).await;
-    (user, Node::of_user(user, "").await)
+/// The first that can run tasks.
+const OLDEST: u32 = 252;
+
+/// The host's user, or the end of the test where their systemd is too old.
+macro_rules! user {
+    ($host:expr) => {{
+        if super::version($host) < OLDEST {
+            return;
+        }
+        User::of($host).await
+    }};
+}
+
+/// The user, and a plugin of theirs; or the end of the test.
+macro_rules! node {
+    ($host:expr) => {{
+        let user = user!($host);
+        (user, Node::of_user(user, "").await)
+    }};
+}
+
+#[tokio::test]
+async fn a_users_systemd_that_is_too_old_runs_nothing() {
+    let host = host!();
+    let user = User::of(&host).await;
+    let version = super::version(&host);
+    let mut node = Node::of_user(user, "").await;
+    let found = node.plugin().fingerprint().await.unwrap();
+    let started = node.try_run(Job::shell("true")).await;
+    if version >= OLDEST {
+        assert_eq!(found.health(), HealthState::Healthy, "{}", found.health_description);
+        node.finish(started.unwrap()).await;
+        return;
+    }
+    let why = format!("a user's systemd of version {version} is too old, the driver needs {OLDEST} or newer");
+    assert_eq!((found.health(), &found.health_description), (HealthState::Undetected, &why));
+    let refusal = started.unwrap_err();
+    assert!(refusal.message.contains(&why), "{refusal}");
 }
 
 #[tokio::test]
 async fn a_users_systemd_runs_tasks_as_that_user_and_their_output_and_ends_are_told() {
     let host = host!();
-    let (user, mut node) = node(&host).await;
+    let (user, mut node) = node!(&host);
     let uid = user.uid();
     let found = node.plugin().fingerprint().await.unwrap();
     assert!(found.health_description.starts_with("Healthy"), "{}", found.health_description);
@@ -25,13 +61,19 @@ async fn a_users_systemd_runs_tasks_as_that_user_and_their_output_and_ends_are_t
     for (script, exit, stdout, stderr) in [
         ("id -u; id -g", Exit::status(0), who.as_str(), ""),
         ("echo out; echo err >&2; exit 3", Exit::status(3), "out\n", "err\n"),
-        ("echo $NOMAD_TASK_DIR $GREETING; exit 203", Exit::status(203), "/local hello\n", ""),
+        ("echo $NOMAD_TASK_DIR $GREETING", Exit::status(0), "/local hello\n", ""),
+        // As systemd itself ends a process that it cannot set up.
+        ("exit 203", Exit::status(203), "", ""),
         ("kill -9 $$", Exit::signal(9), "", ""),
     ] {
         let task = node.run(Job::shell(script).env("GREETING", "hello")).await;
         let unit = node.unit(&task).await;
         assert_eq!(user.units(&host, &task.id[..36]), [unit.as_str()], "{script}");
-        assert_eq!(host.units(&task.id[..36]), Vec::<String>::new(), "the machine's systemd has no part in it");
+        assert_eq!(
+            host.units(&task.id[..36]),
+            Vec::<String>::new(),
+            "the machine's systemd has no part in it"
+        );
         assert_eq!(node.finish(task).await, (exit, stdout.to_owned(), stderr.to_owned()), "{script}");
         assert_eq!(user.units(&host, &unit), Vec::<String>::new(), "{script}");
     }
@@ -40,7 +82,7 @@ async fn a_users_systemd_runs_tasks_as_that_user_and_their_output_and_ends_are_t
 #[tokio::test]
 async fn its_tasks_see_their_own_directories_and_not_the_host() {
     let host = host!();
-    let (user, node) = node(&host).await;
+    let (user, node) = node!(&host);
     let script = format!(
         "for dir in /local /alloc /secrets /tmp /var/tmp; do echo x > $dir/file && echo \"$dir is writable\"; done
         for file in /usr/file /etc/file /file /alloc/logs/file; do echo x 2>/dev/null > $file || echo \"$file is refused\"; done
@@ -62,14 +104,21 @@ async fn its_tasks_see_their_own_directories_and_not_the_host() {
 
 /// An option, a script, and what it prints when the option is in force.
 const IN_FORCE: &[(&str, &str, &str)] = &[
-    ("sandbox { preset = \"off\" }", "grep -e NoNewPrivs -e Seccomp: /proc/self/status", "NoNewPrivs:\t0\nSeccomp:\t0\n"),
+    (
+        "sandbox { preset = \"off\" }",
+        "grep -e NoNewPrivs -e Seccomp: /proc/self/status",
+        "NoNewPrivs:\t0\nSeccomp:\t0\n",
+    ),
     ("", "grep -e NoNewPrivs -e Seccomp: /proc/self/status", "NoNewPrivs:\t1\nSeccomp:\t2\n"),
     ("sandbox { preset = \"strict\" }", "grep -e CapBnd /proc/self/status", "CapBnd:\t0000000000000000\n"),
     ("cap_drop = [\"all\"]", "grep -e CapBnd /proc/self/status", "CapBnd:\t0000000000000000\n"),
     ("", "unshare -U true 2>/dev/null || echo refused", "refused\n"),
-    ("", "ls /dev | grep -c -e kmsg -e loop", "0\n"),
-    ("", "mkdir $(find /sys/fs/cgroup -name 'nomad_tasks.slice' | head -n1)/x 2>/dev/null || echo refused", "refused\n"),
-    ("network { private_network = true }", "tail -n +3 /proc/net/dev | wc -l", "1\n"),
+    ("", "test -e /dev/null && ls /dev | grep -e kmsg -e loop || echo none", "none\n"),
+    (
+        "",
+        "mkdir $(find /sys/fs/cgroup -name 'nomad_tasks.slice' | head -n1)/x 2>/dev/null || echo refused",
+        "refused\n",
+    ),
     ("sandbox { umask = \"0027\" }", "umask", "0027\n"),
     ("limits { nice = 7 }", "cut -d' ' -f19 /proc/self/stat", "7\n"),
     ("logging { driver = \"both\" }", "echo to both", "to both\n"),
@@ -79,10 +128,16 @@ const IN_FORCE: &[(&str, &str, &str)] = &[
 #[tokio::test]
 async fn what_a_users_systemd_can_do_is_in_force() {
     let host = host!();
-    let (_, node) = node(&host).await;
+    let (_, node) = node!(&host);
     for (options, script, printed) in IN_FORCE {
         assert_eq!(node.output_of(Job::shell(script).config(options)).await, *printed, "{options}: {script}");
     }
+    let ours = host.run("readlink", &["/proc/self/ns/net", "/proc/self/ns/ipc"]);
+    let job = Job::shell("readlink /proc/self/ns/net /proc/self/ns/ipc");
+    assert_eq!(node.output_of(job.clone()).await, ours);
+    let theirs =
+        node.output_of(job.config("sandbox { private_ipc = true }\nnetwork { private = true }")).await;
+    assert!(ours.lines().zip(theirs.lines()).all(|(ours, theirs)| ours != theirs), "{ours}{theirs}");
 }
 
 /// Options that are refused, and what of them the refusal names.
@@ -103,24 +158,27 @@ const NOT_THERE: &[(&str, &str)] = &[
 #[tokio::test]
 async fn what_it_cannot_do_is_refused_by_name() {
     let host = host!();
-    let (_, node) = node(&host).await;
+    let (_, node) = node!(&host);
     for (options, words) in NOT_THERE {
         let refusal = node.try_run(Job::shell("true").config(options)).await.expect_err(options);
         assert!(refusal.message.contains(words), "{options}: {refusal}");
         assert!(!refusal.recoverable, "{options}");
     }
     let refusal = node.try_run(Job::shell("true").user("nobody")).await.unwrap_err();
-    assert!(refusal.message.contains("`user`: a user's own systemd runs every task as that user"), "{refusal}");
+    assert!(
+        refusal.message.contains("`user`: a user's own systemd runs every task as that user"),
+        "{refusal}"
+    );
     let refusal = node.try_run(Job::command("/local/no-such")).await.unwrap_err();
     assert!(refusal.message.contains("/local/no-such"), "{refusal}");
-    let refusal = node.try_run(Job::artifact("/local/x", b"#!/no/such\n")).await.unwrap_err();
+    let refusal = node.try_run(Job::artifact("x", b"#!/no/such\n")).await.unwrap_err();
     assert!(refusal.message.contains("cannot be executed"), "{refusal}");
 }
 
 #[tokio::test]
 async fn stopped_and_destroyed_it_leaves_nothing() {
     let host = host!();
-    let (user, node) = node(&host).await;
+    let (user, node) = node!(&host);
     let ready = "echo ready; while :; do sleep 0.05; done";
     for (script, exit) in [
         (format!("trap 'exit 4' TERM; {ready}"), Exit::status(4)),
@@ -134,10 +192,13 @@ async fn stopped_and_destroyed_it_leaves_nothing() {
     }
     let task = node.run(Job::shell("sleep 1000 & exec sleep 1000")).await;
     assert_eq!(node.destroy(&task, false).await.unwrap_err().code, Code::FailedPrecondition);
-    let cgroup = user.run(&host, &["systemctl", "--user", "show", "--property=ControlGroup", "--value", &node.unit(&task).await]);
+    let cgroup = user.run(
+        &host,
+        &["systemctl", "--user", "show", "--property=ControlGroup", "--value", &node.unit(&task).await],
+    );
     node.destroy(&task, true).await.unwrap();
     eventually("its cgroup is gone", async || {
-        (!std::path::Path::new(&format!("/sys/fs/cgroup{}", cgroup.trim())).exists()).then_some(())
+        (!Path::new(&format!("/sys/fs/cgroup{}", cgroup.trim())).exists()).then_some(())
     })
     .await;
     assert_eq!(user.units(&host, &task.id[..36]), Vec::<String>::new());
@@ -149,7 +210,7 @@ async fn stopped_and_destroyed_it_leaves_nothing() {
 #[tokio::test]
 async fn it_runs_webassembly_and_says_how_a_guest_ended() {
     let host = host!();
-    let (_, node) = node(&host).await;
+    let (_, node) = node!(&host);
     let task = node.run(Job::artifact("exit.wasm", &exiting_guest(7))).await;
     let (exit, _, errors) = node.finish(task).await;
     assert_eq!(exit, Exit::status(7), "{errors}");
@@ -164,7 +225,7 @@ async fn it_runs_webassembly_and_says_how_a_guest_ended() {
 #[tokio::test]
 async fn credentials_and_sockets_reach_its_tasks() {
     let host = host!();
-    let (_, node) = node(&host).await;
+    let (_, node) = node!(&host);
     let script = "cat $CREDENTIALS_DIRECTORY/token; echo $LISTEN_FDS $LISTEN_FDNAMES";
     let job = Job::shell(script)
         .file("../secrets/token", b"s3cret\n")
@@ -175,7 +236,7 @@ async fn credentials_and_sockets_reach_its_tasks() {
 #[tokio::test]
 async fn it_runs_on_without_the_plugin_and_is_found_again() {
     let host = host!();
-    let (_, mut node) = node(&host).await;
+    let (_, mut node) = node!(&host);
     let wait = "while ! test -e go; do sleep 0.05; done; exit";
     let mut tasks = Vec::new();
     for code in [0, 4] {
@@ -200,46 +261,62 @@ async fn it_runs_on_without_the_plugin_and_is_found_again() {
 #[tokio::test]
 async fn a_command_joins_a_task_whose_system_calls_are_not_filtered() {
     let host = host!();
-    let (user, node) = node(&host).await;
-    let sleeper = || Job::shell("echo x > /tmp/mine; exec sleep infinity");
-    let job = sleeper().config("sandbox { preset = \"off\" }\nnetwork { private_network = true }\ncap_drop = [\"all\"]");
-    let task = node.run(job).await;
-    let unit = node.unit(&task).await;
-    eventually("it has begun", async || {
-        let (code, _) = node.check(&task, "test -e /tmp/mine", SOON).await.unwrap();
-        (code == 0).then_some(())
-    })
-    .await;
-    let uid = user.uid();
-    let script = "id -u; ls /home 2>/dev/null; tail -n +3 /proc/net/dev | wc -l; grep CapBnd /proc/self/status; \
-                  grep -o 'nomad-.*service' /proc/self/cgroup; echo $NOMAD_TASK_DIR $USER";
-    let expected = format!("{uid}\n1\nCapBnd:\t0000000000000000\n{unit}\n/local tasker\n");
-    assert_eq!(node.output_in(&task, script).await, expected);
-    let mut session = node.exec_on_terminal(&task, "tty; stty size; read line; echo got $line; exit 5").await;
-    session.says("/dev/pts/").await;
-    session.send("word\n").await;
-    assert_eq!(session.finish().await.0, Exit::status(5));
-    let mut session = node.exec(&task, "echo $$; exec sleep 4242").await;
-    session.says("\n").await;
-    drop(session);
-    eventually("the command has ended with its client", async || {
-        let found = host.run("sh", &["-c", "pgrep -f 'sleep 424[2]' || true"]);
-        found.is_empty().then_some(())
-    })
-    .await;
-    assert_eq!(user.units(&host, "nomad_exec"), Vec::<String>::new());
-    node.destroy(&task, true).await.unwrap();
+    let user = user!(&host);
+    for user in [user, user.with_the_agent_as_a_unit()] {
+        let node = Node::of_user(user, "").await;
+        let options = "sandbox { preset = \"off\" }\nnetwork { private = true }\ncap_drop = [\"all\"]";
+        let script = "readlink /proc/self/ns/net > /tmp/mine; echo ready; exec sleep infinity";
+        let mut task = node.run(Job::shell(script).config(options)).await;
+        task.says("ready").await;
+        let script = "id -u; ls /home 2>/dev/null; readlink /proc/self/ns/net | diff - /tmp/mine; \
+                      grep CapBnd /proc/self/status; grep -o 'nomad-.*service' /proc/self/cgroup; echo $NOMAD_TASK_DIR $USER";
+        let (uid, unit) = (user.uid(), node.unit(&task).await);
+        let expected = format!("{uid}\nCapBnd:\t0000000000000000\n{unit}\n/local tasker\n");
+        assert_eq!(node.output_in(&task, script).await, expected);
+        assert_eq!(
+            node.check(&task, "echo checked; exit 1", SOON).await.unwrap(),
+            (1, b"checked\n".to_vec())
+        );
 
-    let task = node.run(sleeper()).await;
+        let mut session = node.exec_on_terminal(&task, "tty; read line; echo got $line; exit 5").await;
+        session.says("/dev/pts/").await;
+        session.send("word\n").await;
+        session.says("got word").await;
+        assert_eq!(session.finish().await.0, Exit::status(5));
+
+        let mut session = node.exec(&task, "echo pid $$.; exec sleep infinity").await;
+        session.says(".").await;
+        let pid = session.stdout.trim().trim_start_matches("pid ").trim_end_matches('.').to_owned();
+        drop(session);
+        eventually("the command has ended with its client", async || {
+            (!Path::new("/proc").join(&pid).exists()).then_some(())
+        })
+        .await;
+        eventually("nothing is left of the way in", async || {
+            user.units(&host, "nomad_exec").is_empty().then_some(())
+        })
+        .await;
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_command_does_not_join_a_task_whose_filters_it_could_not_have() {
+    let host = host!();
+    let (_, node) = node!(&host);
+    let task = node.run(Job::shell("exec sleep infinity")).await;
     let refusal = node.exec_command(&task, &["/bin/true"], false).await.unwrap_err();
-    assert!(refusal.message.contains("its system call filters") && refusal.message.contains("\"off\""), "{refusal}");
+    assert!(
+        refusal.message.contains("its system call filters") && refusal.message.contains("\"off\""),
+        "{refusal}"
+    );
     node.destroy(&task, true).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_job_runs_at_the_desk_of_whoever_is_not_root() {
     let host = host!();
-    let user = User::of(&host).await;
+    let user = user!(&host);
     let examples = repository().join("examples");
     let module = format!(
         "job \"m\" {{\n type = \"batch\"\n group \"g\" {{\n task \"t\" {{\n driver = \"systemd\"\n artifact {{\n source = \
@@ -250,8 +327,9 @@ async fn a_job_runs_at_the_desk_of_whoever_is_not_root() {
     std::fs::write(&file, module).unwrap();
     let driver = tests::program("nomad-driver-systemd");
     let config = format!("shim_dir = {:?}", programs().display().to_string());
-    let run = |job: &std::path::Path| -> Output {
-        let args = [driver.to_str().unwrap(), "run", "--plain", "--plugin-config", &config, job.to_str().unwrap()];
+    let run = |job: &Path| -> Output {
+        let args =
+            [driver.to_str().unwrap(), "run", "--plain", "--plugin-config", &config, job.to_str().unwrap()];
         user.command(&args).output().unwrap()
     };
     let hello = format!("Hello from hello, I am user {}\n", user.uid());

@@ -19,6 +19,9 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{Host, Need, SOON, eventually, program, programs, repository};
 
+/// Numbers of the jobs.
+static NUMBER: AtomicU32 = AtomicU32::new(1);
+
 /// What the agent of this process needs to be started, again and again.
 struct Service {
     nomad: PathBuf,
@@ -64,6 +67,8 @@ impl Service {
             fs::set_permissions(open, fs::Permissions::from_mode(0o711)).expect("our own directory");
         }
         fs::create_dir(dir.join("plugins")).expect("our own directory");
+        fs::create_dir(dir.join(VOLUME)).expect("our own directory");
+        fs::set_permissions(dir.join(VOLUME), fs::Permissions::from_mode(0o777)).expect("our own directory");
         symlink(program("nomad-driver-systemd"), dir.join("plugins/nomad-driver-systemd"))
             .expect("our own directory");
         fs::create_dir_all(repository().join("target")).expect("a directory for the log");
@@ -73,7 +78,7 @@ impl Service {
         let held = [(); 4].map(|()| std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
         let ports = held.map(|listener| listener.local_addr().expect("it is bound").port());
         for (name, config) in [("server", server(&dir, ports)), ("client", client(&dir, ports))] {
-            fs::write(dir.join(name).with_extension("json"), config.to_string()).expect("our own directory");
+            write_config(&dir, name, &config);
         }
         let undertaker = Command::new("/bin/sh")
             .args(["-c", UNDERTAKER])
@@ -128,6 +133,13 @@ impl Service {
         let text = String::from_utf8_lossy(&text).into_owned();
         if answer.status().is_success() { Ok(text) } else { Err(format!("{}: {text}", answer.status())) }
     }
+}
+
+/// The agents' only host volume, by its name and by that of its directory.
+const VOLUME: &str = "volume";
+
+fn write_config(dir: &Path, name: &str, config: &Value) {
+    fs::write(dir.join(name).with_extension("json"), config.to_string()).expect("our own directory");
 }
 
 /// Starts one of the two agents.
@@ -189,6 +201,7 @@ fn client(dir: &Path, [_, rpc, _, http]: [u16; 4]) -> Value {
                 "fingerprint.denylist": "env_aws,env_azure,env_digitalocean,env_gce,consul,vault,cni",
             },
             "chroot_env": chroot,
+            "host_volume": { VOLUME: { "path": dir.join(VOLUME) } },
         },
         "plugin": {
             "raw_exec": { "config": { "enabled": true } },
@@ -202,6 +215,8 @@ fn client(dir: &Path, [_, rpc, _, http]: [u16; 4]) -> Value {
 pub struct Agent {
     host: Host,
     service: &'static Service,
+    /// The configuration that it has again when the test ends.
+    usual: Option<Value>,
 }
 
 /// What a command printed, and its exit status.
@@ -226,13 +241,27 @@ impl Agent {
         Self::on(async || Host::alone(Need::Systemd).await).await
     }
 
+    /// The same as [`Self::alone`], where the operator says something else to our plugin while the test runs.
+    pub async fn configured(option: &str, value: Value) -> Option<Self> {
+        let mut agent = Self::alone().await?;
+        let file = agent.service.dir.join("client.json");
+        let usual: Value = serde_json::from_slice(&fs::read(file).expect("our own file")).expect("JSON");
+        let mut config = usual.clone();
+        config["plugin"]["nomad-driver-systemd"]["config"][option] = value;
+        write_config(&agent.service.dir, "client", &config);
+        agent.usual = Some(usual);
+        agent.end(Signal::INT).await;
+        agent.start().await;
+        Some(agent)
+    }
+
     async fn on(host: impl AsyncFnOnce() -> Option<Host>) -> Option<Self> {
         if named().is_none() {
             eprintln!("skipped: there is no Nomad; name one: NOMAD=/path/to/nomad");
             return None;
         }
         let host = host().await?;
-        let agent = Self { host, service: SERVICE.get_or_init(Service::start) };
+        let agent = Self { host, service: SERVICE.get_or_init(Service::start), usual: None };
         // A test that failed may have left it stopped.
         agent.start().await;
         Some(agent)
@@ -246,6 +275,11 @@ impl Agent {
     /// The driver of the jobs.
     pub fn driver(&self) -> &str {
         &self.service.driver
+    }
+
+    /// Where its host volume is, which everybody may write to. Its name is `volume`.
+    pub fn volume(&self) -> PathBuf {
+        self.service.dir.join(VOLUME)
     }
 
     /// Ends the agent's process by a signal; what it started is left to itself.
@@ -276,9 +310,41 @@ impl Agent {
 
     /// Submits a job and waits for its allocation.
     pub async fn run(&self, spec: Spec) -> Alloc<'_> {
-        static NUMBER: AtomicU32 = AtomicU32::new(1);
         let job = format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         self.put("/v1/jobs", &spec.submission(&job, self.driver()));
+        self.placed(job).await
+    }
+
+    /// The same, for what stands in a job file in its group and in its one task.
+    pub async fn run_file(&self, group: &str, task: &str) -> Alloc<'_> {
+        let job = format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let driver = self.driver();
+        let text = format!(
+            r#"job "{job}" {{
+                type = "batch"
+                group "group" {{
+                    restart {{
+                        attempts = 0
+                        mode     = "fail"
+                    }}
+                    reschedule {{
+                        attempts  = 0
+                        unlimited = false
+                    }}
+                    {group}
+                    task "main" {{
+                        driver = "{driver}"
+                        {task}
+                    }}
+                }}
+            }}"#
+        );
+        let said = self.nomad(&["job", "run", "-detach", "-"], &text).await;
+        assert_eq!(said.status, 0, "{said:?} {text}");
+        self.placed(job).await
+    }
+
+    async fn placed(&self, job: String) -> Alloc<'_> {
         // From here on it is purged, whatever happens.
         let mut alloc = Alloc { agent: self, job, id: String::new() };
         alloc.id = eventually("the job is placed", async || {
@@ -331,6 +397,20 @@ impl Agent {
             status: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
             err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Drop for Agent {
+    /// The next test finds it as usual: it starts an agent that it does not find.
+    fn drop(&mut self) {
+        let Some(usual) = &self.usual else { return };
+        write_config(&self.service.dir, "client", usual);
+        let child = self.service.client.lock().ok().and_then(|mut client| client.take());
+        if let Some(mut child) = child {
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            let _ = pid.map(|pid| kill_process(pid, Signal::INT));
+            let _ = child.wait();
         }
     }
 }

@@ -161,7 +161,7 @@ pub struct Node {
     #[allow(dead_code, reason = "kept for its drop")]
     found: Option<Found>,
     /// Who has the plugin and its allocations, if not root.
-    owner: Option<&'static User>,
+    owner: Option<User>,
 }
 
 impl Node {
@@ -179,11 +179,11 @@ impl Node {
     }
 
     /// A plugin with these options that is not root's, and has a user's own systemd run its tasks.
-    pub async fn of_user(user: &'static User, options: &str) -> Self {
+    pub async fn of_user(user: User, options: &str) -> Self {
         Self::in_directory(&user.home(), &format!("manager = \"user\"\n{options}"), Some(user)).await
     }
 
-    async fn in_directory(base: &Path, options: &str, owner: Option<&'static User>) -> Self {
+    async fn in_directory(base: &Path, options: &str, owner: Option<User>) -> Self {
         let data =
             tempfile::Builder::new().prefix("test-").tempdir_in(base).expect("a directory for the test");
         std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o711))
@@ -210,7 +210,7 @@ impl Node {
         config: String,
         data: tempfile::TempDir,
         env: &[(&str, &str)],
-        owner: Option<&'static User>,
+        owner: Option<User>,
     ) -> Self {
         let (plugin, records) = launch(&config, env, owner).await.expect("the plugin starts");
         Self { plugin, config, records, data: Arc::new(data), found: None, owner }
@@ -445,12 +445,12 @@ type Launched = (Plugin, Arc<Mutex<Vec<Record>>>);
 async fn launch(
     config: &str,
     env: &[(&str, &str)],
-    owner: Option<&User>,
+    owner: Option<User>,
 ) -> Result<Launched, nomad_driver_systemd::nomad::plugin::Error> {
     let records = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&records);
     let launch = owner
-        .map_or_else(|| Launch::new(program("nomad-driver-systemd")), User::launch)
+        .map_or_else(|| Launch::new(program("nomad-driver-systemd")), |owner| owner.launch())
         .records(move |record| sink.lock().expect("nobody panics here").push(record.clone()));
     let launch = env.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let plugin = Plugin::launch(launch).await?;
@@ -520,7 +520,7 @@ pub struct Task {
     /// The allocation lies in it.
     #[allow(dead_code, reason = "kept for its drop")]
     data: Arc<tempfile::TempDir>,
-    owner: Option<&'static User>,
+    owner: Option<User>,
 }
 
 impl Task {

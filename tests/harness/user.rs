@@ -9,22 +9,24 @@ use tokio::sync::OnceCell;
 use crate::{Host, program};
 
 /// The user. There is one on a host, who stays when the tests are over, as the host does not.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct User {
     name: &'static str,
     uid: u32,
+    /// An agent of theirs is itself a unit of their systemd.
+    has_agent_as_unit: bool,
 }
 
 /// Not one that `useradd` would give to somebody else.
 const UID: u32 = 4711;
 const NAME: &str = "tasker";
 
-/// What a session brings that a host without sessions lacks: the user, their runtime directory, a bus, and their
+/// They may read the journal, as people may who administer a machine. What a session brings that a host without sessions lacks: the user, their runtime directory, a bus, and their
 /// systemd in a cgroup that is theirs. (The kernel's own mount point for message queues is always there on a machine
 /// that was booted.)
 const SETUP: &str = r#"
 set -e
-id tasker >/dev/null 2>&1 || useradd --create-home --uid 4711 --shell /bin/sh tasker
+id tasker >/dev/null 2>&1 || useradd --create-home --uid 4711 --groups systemd-journal --shell /bin/sh tasker
 mkdir -p /dev/mqueue
 run=/run/user/4711
 install -d -o tasker -g tasker -m 700 $run
@@ -42,13 +44,19 @@ systemctl is-active --quiet systemd-of-tasker || systemd-run --quiet --unit=syst
 
 impl User {
     /// The host's user, with their systemd.
-    pub async fn of(host: &Host) -> &'static Self {
+    pub async fn of(host: &Host) -> Self {
         static USER: OnceCell<User> = OnceCell::const_new();
         let make = async || {
             host.run("sh", &["-c", SETUP]);
-            Self { name: NAME, uid: UID }
+            Self { name: NAME, uid: UID, has_agent_as_unit: false }
         };
-        USER.get_or_init(make).await
+        *USER.get_or_init(make).await
+    }
+
+    /// The same user, who does not start an agent from a session, but as a unit of their systemd.
+    #[must_use]
+    pub fn with_the_agent_as_a_unit(self) -> Self {
+        Self { has_agent_as_unit: true, ..self }
     }
 
     /// Their number.
@@ -97,7 +105,10 @@ impl User {
 
     /// The plugin, as an agent of theirs starts it.
     pub(crate) fn launch(&self) -> Launch {
-        let launch = self.words().into_iter().fold(Launch::new("/usr/bin/setpriv"), Launch::arg);
+        let within: &[&str] =
+            if self.has_agent_as_unit { &["systemd-run", "--user", "--scope", "--quiet"] } else { &[] };
+        let words = self.words().into_iter().chain(within.iter().map(ToString::to_string));
+        let launch = words.fold(Launch::new("/usr/bin/setpriv"), Launch::arg);
         launch.arg(program("nomad-driver-systemd"))
     }
 
@@ -110,7 +121,7 @@ impl User {
 
     /// What `setpriv` has to be told. The bus is left to be found.
     fn words(&self) -> Vec<String> {
-        let Self { name, uid } = self;
+        let Self { name, uid, .. } = self;
         [
             format!("--reuid={uid}"),
             format!("--regid={uid}"),

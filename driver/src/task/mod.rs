@@ -438,6 +438,9 @@ impl Shared {
     }
 
     async fn begin(&self, task: &TaskSpec, node: &NodeSpec, id: &TaskId) -> Result<Unit, Error> {
+        let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
+        // A compilation sees the host on it, too.
+        view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
         let command = self.command(task, node).await?;
         let place = Place::of(&node.runtime_dir, &task.unit);
         let started = self.begin_at(&place, command, task, node, id).await;
@@ -651,12 +654,12 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
 /// Makes what the task needs on the host beside its allocation.
 fn make(place: &Place, task: &TaskSpec, node: &NodeSpec, is_guest: bool) -> Result<Made, Error> {
     let settings = files::resolve(task.settings(is_guest), task, &node.policy).map_err(Error::Files)?;
-    let root = match task.view {
-        View::Private { .. } if task.needs_a_root_of_its_own(&settings) => place.root(),
-        _ => view::shared_root(&node.runtime_dir),
-    };
     let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
-    view::prepare(&root, &node.wasm.host_paths).map_err(failed)?;
+    let mut root = node.wasm.root.clone();
+    if matches!(task.view, View::Private { .. }) && task.needs_a_root_of_its_own(&settings) {
+        root = place.root();
+        view::prepare(&root, &node.wasm.host_paths).map_err(failed)?;
+    }
     if let Identity::Number(number) = task.identity {
         place.tell_of_user(number).map_err(failed)?;
         if users::find(&place::user_name(number)).is_none() {

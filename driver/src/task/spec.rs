@@ -506,6 +506,12 @@ impl TaskSpec {
             }
         };
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
+        if credential.iter().any(|credential| credential.encrypted) && features.version < 250 {
+            return Err(Error::Node {
+                option: "credential.encrypted".to_owned(),
+                reason: format!("LoadCredentialEncrypted needs systemd 250, and here is {}", features.version),
+            });
+        }
         if !cores.is_empty() && !features.controllers.contains("cpuset") {
             return Err(Error::Node {
                 option: "cores".to_owned(),

@@ -187,6 +187,10 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
     // The runner of WebAssembly says how a guest ended that did not end by itself.
     if is_guest || ready_within.is_some() || watchdog.is_some() {
         properties.push(Property::NotifyAccess(if all { "all" } else { "main" }));
+        if task.view != View::Host && task.identity != Identity::Driver {
+            // systemd puts it there by itself, but not yet in 247; a user's has another place for it.
+            properties.push(Property::BindReadOnlyPaths(vec![Bind { optional: true, ..Bind::new(NOTIFY, NOTIFY) }]));
+        }
     }
     properties
 }
@@ -205,13 +209,8 @@ fn run_guest(task: &TaskSpec, shim: &Path, code: &Path, name: &str) -> Vec<Prope
     match task.view {
         View::Private { .. } | View::Own => {
             let mount = |source: &Path, target: &str| Bind::new(source, target);
-            let mut mounts = vec![mount(shim, view::SHIM), mount(code, view::GUEST)];
-            if task.identity != Identity::Driver {
-                // systemd puts it there by itself, but not yet in 247; a user's has another place for it.
-                mounts.push(Bind { optional: true, ..mount(NOTIFY.as_ref(), NOTIFY) });
-            }
             vec![
-                Property::BindReadOnlyPaths(mounts),
+                Property::BindReadOnlyPaths(vec![mount(shim, view::SHIM), mount(code, view::GUEST)]),
                 Property::ExecStart {
                     path: view::SHIM.into(),
                     argv: shim_argv(task, view::GUEST.as_ref(), name),
