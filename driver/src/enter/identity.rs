@@ -70,7 +70,9 @@ impl Identity {
             let beyond =
                 ours.iter().map(|gid| gid.as_raw()).find(|gid| *gid != self.gid && !theirs.contains(gid));
             return match beyond {
-                Some(gid) => Err(io::Error::other(format!("the driver is in group {gid}, and the task is not"))),
+                Some(gid) => {
+                    Err(io::Error::other(format!("the driver is in group {gid}, and the task is not")))
+                }
                 None => Ok(()),
             };
         }
@@ -96,8 +98,8 @@ impl Identity {
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
         // Root's program gets all that the bounding set leaves, everybody else's what is in the ambient set.
         let had = rustix::thread::capabilities(None)?.permitted.bits();
-        let kept = had
-            & if self.uid == 0 { bounding_set & inherited.permitted_to(self.uid) } else { ambient };
+        let kept =
+            had & if self.uid == 0 { bounding_set & inherited.permitted_to(self.uid) } else { ambient };
         let set = CapabilitySet::from_bits_retain(kept);
         let inheritable = CapabilitySet::from_bits_retain(ambient);
         rustix::thread::set_capabilities(

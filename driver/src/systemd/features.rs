@@ -175,3 +175,44 @@ fn has_bpf_security_module() -> bool {
     std::fs::read_to_string("/sys/kernel/security/lsm")
         .is_ok_and(|list| list.trim().split(',').any(|name| name == "bpf"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_a_user(version: u32) -> Features {
+        Features { version, ..Features::everything(Manager::User) }
+    }
+
+    #[test]
+    fn what_a_users_manager_passes_over_in_silence_is_told() {
+        let check = |line: &str| {
+            let (name, text) = line.split_once('=').unwrap();
+            of_a_user(260).check(&Assignment::parse(name, text).unwrap())
+        };
+        for line in ["PrivateUsers=yes", "PrivateUsers=self", "ProtectControlGroups=yes", "PrivateTmp=yes"] {
+            assert_eq!(check(line), Ok(()), "{line}");
+        }
+        for line in [
+            "PrivateUsers=no",
+            "PrivateUsers=identity",
+            "ProtectControlGroups=strict",
+            "ProtectProc=invisible",
+            "AmbientCapabilities=CAP_CHOWN",
+            "IPAddressDeny=any",
+            "DevicePolicy=closed",
+        ] {
+            assert!(check(line).unwrap_err().contains("does not exist in a user's systemd"), "{line}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_too_old_is_told() {
+        assert!(of_a_user(251).shortfall().is_some_and(|why| why.contains("251") && why.contains("252")));
+        assert_eq!(of_a_user(252).shortfall(), None);
+        let system = |version| Features { version, ..Features::everything(Manager::System) };
+        assert_eq!((system(247).shortfall(), system(246).shortfall().is_some()), (None, true));
+        assert!(of_a_user(255).keeps_credentials_sealed().is_some());
+        assert_eq!(of_a_user(256).keeps_credentials_sealed(), None);
+    }
+}

@@ -343,7 +343,8 @@ impl Systemd {
                 return Err(Error::Exists { unit: name });
             }
             Err(Error::Call { source, .. })
-                if is_named(&source, "AccessDenied") || is_named(&source, "InteractiveAuthorizationRequired") =>
+                if is_named(&source, "AccessDenied")
+                    || is_named(&source, "InteractiveAuthorizationRequired") =>
             {
                 return Err(Error::Denied { unit: name });
             }
@@ -445,7 +446,8 @@ impl Systemd {
         // Those that tell of the handoff tell a program that was quick to fail apart as well, from 257 on.
         let surely_failed = job_result == "failed" && state.tells_handoff();
         if let Some(failure) = state.failed_step(matches!(job_result.as_str(), "failed" | ENDED)) {
-            let words = match (journal::failed_step(self.manager(), &name, &state.invocation).await, failure) {
+            let words = match (journal::failed_step(self.manager(), &name, &state.invocation).await, failure)
+            {
                 (Ok(Some(words)), _) => Some(words),
                 // The program ran, and ended with a status that looks like a step.
                 (Ok(None), FailedStep::Perhaps(_)) if !surely_failed => None,

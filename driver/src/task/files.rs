@@ -6,9 +6,10 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::activation::{Address, Listener};
 use super::policy::Policy;
 use super::program;
-use super::spec::{Address, Listener, TaskSpec};
+use super::spec::TaskSpec;
 use super::view::View;
 use crate::systemd::Assignment;
 

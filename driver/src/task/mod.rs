@@ -9,6 +9,7 @@
 //!
 //! [`Tasks`] is the table of live tasks, by Nomad's ids, and the only way to make, find and remove one.
 
+pub mod activation;
 pub mod cgroup;
 pub mod config;
 pub mod env;
@@ -24,6 +25,7 @@ mod policy;
 pub mod preset;
 pub mod program;
 pub mod settings;
+mod settled;
 pub mod signal;
 mod slices;
 pub mod spec;
@@ -45,6 +47,7 @@ use tokio::sync::{OnceCell, mpsc};
 use handle::Beside;
 pub use handle::{Exit, Handle, Phase, Saved};
 
+use self::activation::Readiness;
 use self::config::{Credential, Known, NetworkMode, PluginConfig, TaskConfig, TaskId};
 use self::events::Events;
 use self::exec::{Report, Session};
@@ -52,7 +55,7 @@ use self::place::Place;
 use self::program::Program;
 use self::signal::Signal;
 use self::slices::Slices;
-use self::spec::{Identity, NodeSpec, Readiness, Sink, TaskSpec};
+use self::spec::{Identity, NodeSpec, Sink, TaskSpec};
 use self::stats::{Stats, Usage};
 use self::unit::{Command, Made, Streams};
 use self::view::View;

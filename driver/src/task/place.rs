@@ -5,6 +5,7 @@
 //!  <runtime directory>/tasks/<unit>/root/…          mount points, when there are more than everybody's
 //!                                   etc/hosts       and resolv.conf
 //!                                   credentials/…   until the task has started
+//!                                   maker           the number of the driver's process
 //! ```
 //!
 //! Made only for a task that needs one of them, and removed with its unit.
@@ -120,15 +121,27 @@ impl Place {
             builder
         };
         builder(0o755).create(&self.0)?;
+        fs::write(self.0.join(MAKER), std::process::id().to_string())?;
         builder(mode).create(self.0.join(name))
     }
+
+    /// Was it made by another driver that lives? It may be about to start the unit.
+    fn is_somebody_elses(&self) -> bool {
+        let maker = fs::read_to_string(self.0.join(MAKER)).unwrap_or_default();
+        let ours = std::process::id().to_string();
+        !maker.is_empty() && maker != ours && Path::new("/proc").join(maker).join("stat").exists()
+    }
 }
+
+/// In a place, the number of the process that made it.
+const MAKER: &str = "maker";
 
 /// Removes what drivers left that were killed: the places of units that are no more.
 pub fn sweep(runtime_dir: &Path, units: &HashSet<&str>) {
     for entry in fs::read_dir(all(runtime_dir)).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_none_or(|unit| !units.contains(unit)) {
-            Place(entry.path()).remove();
+        let place = Place(entry.path());
+        if entry.file_name().to_str().is_none_or(|unit| !units.contains(unit)) && !place.is_somebody_elses() {
+            place.remove();
         }
     }
 }
@@ -165,6 +178,11 @@ mod tests {
         assert!(!secret.exists() && files[0].0.exists());
         sweep(runtime_dir.path(), &HashSet::from([unit.as_str()]));
         assert!(files[0].0.exists());
+        // Another driver of this runtime directory is about to start it.
+        fs::write(place.0.join(MAKER), "1").unwrap();
+        sweep(runtime_dir.path(), &HashSet::new());
+        assert!(files[0].0.exists());
+        fs::write(place.0.join(MAKER), "4194305").unwrap();
         sweep(runtime_dir.path(), &HashSet::new());
         assert!(!files[0].0.exists());
     }

@@ -1,20 +1,21 @@
 //! What it means: decides, once and before anything is touched, what a task will be.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::activation::{Listener, Readiness};
 use super::config::{
-    Credential, Device, Dns, DriverConfig, Known, Logging, MemoryMax, Mount, NetworkMode, Notify,
-    PluginConfig, Resources, Sandbox, Socket, TaskConfig, TaskId,
+    Credential, Device, Dns, DriverConfig, Known, Logging, MemoryMax, Mount, NetworkMode, PluginConfig,
+    Resources, Sandbox, TaskConfig, TaskId,
 };
-use super::options::{self, Setting};
-use super::policy::{self, Policy};
+use super::options;
+use super::policy::Policy;
 use super::preset::Preset;
 use super::view::{self, TaskDirs, View, is_plain};
-use super::{env, wasm};
-use crate::systemd::{self, Assignment, Features, Manager, Meaning, UnitName};
+use super::{activation, env, settled, wasm};
+use crate::systemd::{self, Assignment, Features, Manager, UnitName};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -229,7 +230,7 @@ fn state_dir_of(manager: Manager) -> Result<PathBuf, Error> {
 }
 
 /// A length of time, such as `90s`, `10m` or `1h30m`; otherwise what it should be.
-fn duration(value: &str) -> Result<Duration, &'static str> {
+pub(super) fn duration(value: &str) -> Result<Duration, &'static str> {
     if value == "0" {
         return Ok(Duration::ZERO);
     }
@@ -406,39 +407,6 @@ pub struct TaskSpec {
     guest_settings: Vec<Assignment>,
 }
 
-/// A socket of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
-    /// Its name for the task.
-    pub name: String,
-    /// Where it listens.
-    pub at: Address,
-    /// Datagrams and no connections.
-    pub datagrams: bool,
-    /// The mode of its path.
-    pub mode: Option<u32>,
-}
-
-/// Where a socket listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// An address and port, such as `127.0.0.1:80`.
-    Port(String),
-    /// A path in the task's view.
-    Path(PathBuf),
-}
-
-/// What a task says of itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Readiness {
-    /// It says when it is ready, within this time.
-    pub ready_within: Option<Duration>,
-    /// It says that it is well, at least as often.
-    pub watchdog: Option<Duration>,
-    /// Every process of it may say so.
-    pub all: bool,
-}
-
 /// Bytes that a task may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
@@ -461,35 +429,11 @@ impl TaskSpec {
 
     /// What `config` means on this node.
     pub fn resolve(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Result<Self, Error> {
-        let mut env = config.known.env.clone();
-        env.retain(|name, _| !node.policy.denied_env.contains(name));
-        if node.view == View::Host {
-            // Nomad adds the agent's own environment then, whose odd names (`BASH_FUNC_x%%`) are not the job's fault.
-            env.retain(|name, _| env::is_name(name));
-        }
-        if !config.driver.socket.is_empty() {
-            // All of them are of one unit, which would give all the same name.
-            let names: Vec<&str> = config.driver.socket.iter().map(|socket| socket.name.as_str()).collect();
-            env.insert("LISTEN_FDNAMES".to_owned(), names.join(":"));
-            let modes: HashSet<&str> =
-                config.driver.socket.iter().filter_map(|socket| socket.mode.as_deref()).collect();
-            if modes.len() > 1 {
-                return Err(Error::Refused {
-                    option: "socket.mode".to_owned(),
-                    reason: "all sockets of a task have the same mode".to_owned(),
-                });
-            }
-        }
-        env::check(&env).map_err(Error::Env)?;
         let DriverConfig { command, args, work_dir, extra_hosts, credential, .. } = &config.driver;
-        for (option, text) in [("command", command)].into_iter().chain(args.iter().map(|arg| ("args", arg))) {
-            if text.contains('\0') {
-                return Err(Error::Nul { option });
-            }
-            if text.len() > env::STRING_MAX {
-                return Err(Error::TooLong { option, length: text.len() });
-            }
-        }
+        let sockets = activation::listeners(config)?;
+        let env = environment(config, node, &sockets)?;
+        check_length("command", command)?;
+        args.iter().try_for_each(|arg| check_length("args", arg))?;
         if !is_plain(&config.known.alloc_dir) {
             return Err(Error::AllocDir { path: config.known.alloc_dir.clone() });
         }
@@ -506,20 +450,10 @@ impl TaskSpec {
             }
         };
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
-        if credential.iter().any(|credential| credential.encrypted) && features.version < 250 {
-            return Err(Error::Node {
-                option: "credential.encrypted".to_owned(),
-                reason: format!("LoadCredentialEncrypted needs systemd 250, and here is {}", features.version),
-            });
-        }
-        if !cores.is_empty() && !features.controllers.contains("cpuset") {
-            return Err(Error::Node {
-                option: "cores".to_owned(),
-                reason: "it needs the cgroup controller `cpuset`".to_owned(),
-            });
-        }
+        check_node(config, features)?;
+        credential.iter().try_for_each(|credential| check_name("credential.name", &credential.name))?;
         let identity = identity(&config.user, node)?;
-        let said = said(&config.driver, node, features)?;
+        let said = settled::said(&config.driver, node, features)?;
         let preset = match config.driver.sandbox.as_ref().and_then(Sandbox::preset) {
             Some(name) => Some(Preset::parse(name).map_err(|wanted| Error::Option {
                 option: "sandbox.preset",
@@ -537,10 +471,7 @@ impl TaskSpec {
                     .to_owned(),
             });
         }
-        if features.manager == Manager::User {
-            check_for_users(config, features)?;
-        }
-        let settle = |preset| settle(preset, &said, config, &view, node, features);
+        let settle = |preset| settled::settled(preset, &said, config, &view, node, features);
         Ok(Self {
             unit: unit_name(&config.known.alloc_id, &config.known.name, &config.known.id),
             description: format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.known.name),
@@ -551,7 +482,7 @@ impl TaskSpec {
             settings: settle(preset.unwrap_or(node.preset))?,
             guest_settings: settle(preset.unwrap_or(Preset::Wasm))?,
             identity,
-            groups: groups(&said),
+            groups: settled::groups(&said),
             view,
             dirs,
             working_directory,
@@ -569,13 +500,8 @@ impl TaskSpec {
             network: config.network.clone(),
             etc: etc(config, extra_hosts)?,
             credentials: credential.clone(),
-            sockets: config
-                .driver
-                .socket
-                .iter()
-                .map(|socket| listener(socket, config))
-                .collect::<Result<_, _>>()?,
-            readiness: readiness(config.driver.notify.as_ref())?,
+            sockets,
+            readiness: activation::readiness(config.driver.notify.as_ref())?,
         })
     }
 }
@@ -598,112 +524,71 @@ fn identity(user: &str, node: &NodeSpec) -> Result<Identity, Error> {
         (user, None) => Identity::User(user.to_owned()),
     })
 }
-
-/// Everything that the job says under the names of systemd's, in the order in which it counts.
-fn said(driver: &DriverConfig, node: &NodeSpec, features: &Features) -> Result<Vec<Assignment>, Error> {
-    let mut said = Vec::new();
-    let blocks: [(&str, &[Setting]); 4] = [
-        ("sandbox", driver.sandbox.as_ref().map_or(&[], |block| &block.0)),
-        ("limits", driver.limits.as_ref().map_or(&[], |block| &block.0)),
-        ("files", driver.files.as_ref().map_or(&[], |block| &block.0)),
-        ("network", driver.network.as_ref().map_or(&[], |block| &block.0)),
-    ];
-    for (block, setting) in
-        blocks.iter().flat_map(|(block, settings)| settings.iter().map(move |s| (block, s)))
-    {
-        let Some(property) = setting.option.property else { continue };
-        let option = format!("{block}.{}", setting.option.name);
-        for text in texts(property, setting, &node.view) {
-            said.push((option.clone(), property, text));
-        }
+/// The task's variables: Nomad's, without those that the operator denies, and the names of its sockets.
+fn environment(
+    config: &TaskConfig,
+    node: &NodeSpec,
+    sockets: &[Listener],
+) -> Result<BTreeMap<String, String>, Error> {
+    let mut env = config.known.env.clone();
+    env.retain(|name, _| !node.policy.denied_env.contains(name));
+    if node.view == View::Host {
+        // Nomad adds the agent's own environment then, whose odd names (`BASH_FUNC_x%%`) are not the job's fault.
+        env.retain(|name, _| env::is_name(name));
     }
-    let ulimits = driver.ulimit.iter();
-    let limits: Vec<(String, String, &String)> = ulimits
-        .map(|(name, value)| (format!("ulimit.{name}"), format!("Limit{}", name.to_uppercase()), value))
-        .collect();
-    said.extend(
-        limits.iter().map(|(option, property, value)| (option.clone(), property.as_str(), (*value).clone())),
-    );
-    if let Some(group) = &driver.group {
-        said.push(("group".to_owned(), "Group", group.clone()));
+    if !sockets.is_empty() {
+        // All of them are of one unit, which would give all the same name.
+        let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();
+        env.insert("LISTEN_FDNAMES".to_owned(), names.join(":"));
     }
-    let groups = driver.supplementary_groups.iter();
-    said.extend(groups.map(|group| {
-        ("supplementary_groups".to_owned(), "SupplementaryGroups", systemd::quoted(group).into_owned())
-    }));
-    if let Some(name) = &driver.hostname {
-        said.push(("hostname".to_owned(), "ProtectHostname", format!("private:{name}")));
-    }
-    for (name, value) in &driver.properties {
-        // Each line is an assignment; no line at all is one of nothing.
-        let lines =
-            value.split('\n').map(str::trim).filter(|line| !line.is_empty() || value.trim().is_empty());
-        said.extend(lines.map(|line| (format!("properties.{name}"), name.as_str(), line.to_owned())));
-    }
-    let mut assignments = Vec::new();
-    for (option, property, text) in said {
-        let assignment = Assignment::parse(property, &text)
-            .map_err(|source| Error::Property { option: option.clone(), source })?;
-        // Groups have rules of their own.
-        let is_groups = option == "group" || option == "supplementary_groups";
-        // Nor can what is the task's own be made writable for anybody else.
-        let is_own = option == "files.read_write_paths" && is_within_own_directories(&text);
-        if !is_groups && !is_own {
-            node.policy.check(&option, &assignment)?;
-        }
-        features.check(&assignment).map_err(|reason| Error::Node { option, reason })?;
-        assignments.push(assignment);
-    }
-    Ok(assignments)
+    env::check(&env).map_err(Error::Env)?;
+    Ok(env)
 }
 
-/// Is a path of the view, as we hand it to systemd, in one of the task's own directories?
-fn is_within_own_directories(text: &str) -> bool {
-    let path = Path::new(text.trim_start_matches(['-', '+']));
-    is_plain(path)
-        && ["/alloc", "/local", "/secrets", "/tmp", "/var/tmp"].iter().any(|own| path.starts_with(own))
-}
-
-/// The groups that the job names, in whatever way.
-fn groups(said: &[Assignment]) -> Vec<String> {
-    let of_groups = said.iter().filter(|line| ["Group", "SupplementaryGroups"].contains(&line.name()));
-    let names = of_groups.flat_map(|line| match line.meaning() {
-        Meaning::Words(names) => names,
-        Meaning::Text(name) => vec![name],
-        Meaning::Number(_) | Meaning::Filter { .. } => vec![],
-    });
-    names.collect()
-}
-
-/// An option's values as systemd reads them, one for each assignment.
-fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> {
-    let Some(known) = systemd::property(property) else { return setting.values.clone() };
-    // What is a path of the host for systemd is one of the view for a job.
-    let in_view = matches!(view, View::Private { .. })
-        && ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"]
-            .contains(&property);
-    let text = |value: &String| {
-        let value = match value.strip_prefix('-') {
-            _ if !in_view || value.is_empty() || value.contains('+') => value.clone(),
-            Some(optional) => format!("-+{optional}"),
-            None => format!("+{value}"),
-        };
-        if known.takes_words() && !value.is_empty() { systemd::quoted(&value).into_owned() } else { value }
-    };
-    let texts: Vec<String> = setting.values.iter().map(text).collect();
-    if !known.is_set() {
-        return texts;
+/// Would the kernel take such an argument?
+fn check_length(option: &'static str, text: &str) -> Result<(), Error> {
+    if text.contains('\0') {
+        return Err(Error::Nul { option });
     }
-    // A set is one value, beside the nothing that takes back what was said before.
-    let pieces = texts.split_inclusive(String::is_empty);
-    pieces
-        .flat_map(|piece| {
-            let words = piece.iter().filter(|word| !word.is_empty()).cloned().collect::<Vec<_>>().join(" ");
-            let nothing = piece.last().filter(|word| word.is_empty()).cloned();
-            Some(words).filter(|words| !words.is_empty()).into_iter().chain(nothing)
-        })
-        .collect()
+    if text.len() > env::STRING_MAX {
+        return Err(Error::TooLong { option, length: text.len() });
+    }
+    Ok(())
 }
+
+/// Is this a name that can be a file's, and stand in a list?
+pub(super) fn check_name(option: &'static str, name: &str) -> Result<(), Error> {
+    let is_name = (1..=64).contains(&name.len())
+        && !name.starts_with('.')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if is_name {
+        return Ok(());
+    }
+    let wanted = "a name of letters, digits, `-`, `_` and `.`";
+    Err(Error::Option { option, value: name.to_owned(), wanted })
+}
+
+/// Can this node give what the job asks for beside properties?
+fn check_node(config: &TaskConfig, features: &Features) -> Result<(), Error> {
+    let lacks = |option: &str, reason: String| Err(Error::Node { option: option.to_owned(), reason });
+    let is_encrypted = config.driver.credential.iter().any(|credential| credential.encrypted);
+    if is_encrypted && features.version < ENCRYPTED_CREDENTIALS {
+        let here = features.version;
+        let reason =
+            format!("LoadCredentialEncrypted needs systemd {ENCRYPTED_CREDENTIALS}, and here is {here}");
+        return lacks("credential.encrypted", reason);
+    }
+    if !config.resources.cores.is_empty() && !features.controllers.contains("cpuset") {
+        return lacks("cores", "it needs the cgroup controller `cpuset`".to_owned());
+    }
+    match features.manager {
+        Manager::System => Ok(()),
+        Manager::User => check_for_users(config, features),
+    }
+}
+
+/// The first systemd that has them.
+const ENCRYPTED_CREDENTIALS: u32 = 250;
 
 /// Is there nothing in it that a user's systemd cannot give, beside what has a name of systemd's? It would pass most of
 /// it over in silence.
@@ -732,92 +617,6 @@ fn check_for_users(config: &TaskConfig, features: &Features) -> Result<(), Error
         }
         None => Ok(()),
     }
-}
-
-/// What the task's unit has of everything that has a name of systemd's.
-fn settle(
-    preset: Preset,
-    said: &[Assignment],
-    config: &TaskConfig,
-    view: &View,
-    node: &NodeSpec,
-    features: &Features,
-) -> Result<Vec<Assignment>, Error> {
-    const BOUNDING: &str = "CapabilityBoundingSet";
-    const AMBIENT: &str = "AmbientCapabilities";
-    let driver = &config.driver;
-    let allowed = node.policy.all_capabilities();
-    let mut ours = vec![
-        // The only difference to an ordinary process that systemd makes by default.
-        ("IgnoreSIGPIPE", "no"),
-        // A task that needs more than its ceiling is ended as a whole, and systemd says so (`oom-kill`).
-        ("OOMPolicy", "kill"),
-    ];
-    if config.resources.memory_max_mb != MemoryMax::Unlimited {
-        // Swap would let it pass the ceiling.
-        ours.push(("MemorySwapMax", "0"));
-    }
-    if config.network == NetworkMode::None {
-        ours.push(("PrivateNetwork", "yes"));
-    }
-    let is_of_a_user = features.manager == Manager::User;
-    if is_of_a_user {
-        // Before 257 everything that needs a namespace would be passed over in silence without it.
-        ours.push(("PrivateUsers", "yes"));
-    }
-    let ours = ours.into_iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
-    let of_view = view.assignments().into_iter().filter(|line| features.check(line).is_ok());
-    let base = Assignment::of_capabilities(BOUNDING, allowed).into_iter().chain(ours).chain(of_view);
-    // A user's systemd has the credentials of a unit, and its own ear for it, among what ProtectHome hides.
-    let needs_no_home_hidden = is_of_a_user && view.has_no_home();
-    // What this node's systemd knows of a preset.
-    let is_known = |line: &Assignment| {
-        features.check(line).is_ok() && !(needs_no_home_hidden && line.name() == "ProtectHome")
-    };
-    // No home is hidden either where tasks see the host as it is.
-    let preset = preset
-        .assignments()
-        .iter()
-        .filter(|line| is_known(line) && (*view != View::Host || line.name() != "ProtectHome"));
-    let mut settled = Assignment::folded(base.chain(preset.cloned()).chain(said.iter().cloned()));
-    let is_shared = matches!(view, View::Private { .. });
-    let is_strict = |line: &Assignment| line.name() == "ProtectSystem" && line.text() == "strict";
-    if is_shared && !settled.iter().any(is_strict) {
-        return Err(Error::Refused {
-            option: "ProtectSystem".to_owned(),
-            reason: "the view of the host is read-only as a whole, as with \"strict\"; `/local` and `/alloc` are writable, and \
-                     `files` adds what else shall be"
-                .to_owned(),
-        });
-    }
-
-    let added = node.policy.capabilities("cap_add", &driver.cap_add)?;
-    let dropped = policy::capabilities(&driver.cap_drop).map_err(|value| Error::Option {
-        option: "cap_drop",
-        value,
-        wanted: "a capability such as \"chown\"",
-    })?;
-    let now = |settled: &[Assignment], name| {
-        let line = settled.iter().rfind(|line| line.name() == name).map(Assignment::meaning);
-        if let Some(Meaning::Number(set)) = line { set } else { 0 }
-    };
-    for name in [BOUNDING, AMBIENT] {
-        let before = now(&settled, name);
-        if before & !allowed != 0 {
-            return Err(Error::Refused {
-                option: name.to_owned(),
-                reason: "the operator of this node does not allow all of these capabilities (`allow_caps`)"
-                    .to_owned(),
-            });
-        }
-        let after = (before | added) & !dropped;
-        if after != before {
-            settled.retain(|line| line.name() != name);
-            settled.extend(Assignment::of_capabilities(name, after));
-        }
-    }
-    node.policy.check_floor(&settled, is_known)?;
-    Ok(settled)
 }
 
 /// The files of the task's own in `/etc`.
@@ -855,66 +654,6 @@ fn etc(config: &TaskConfig, extra_hosts: &[String]) -> Result<BTreeMap<&'static 
         files.insert("hosts", lines.iter().map(|line| on_one_line(line) + "\n").collect());
     }
     Ok(files)
-}
-
-fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
-    let Socket { name, port, path, kind, mode } = socket;
-    let wrong = |option, value: &str, wanted| Error::Option { option, value: value.to_owned(), wanted };
-    let is_name = |name: &str| {
-        (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    if !is_name(name) {
-        return Err(wrong("socket.name", name, "a name of letters, digits, `-`, `_` and `.`"));
-    }
-    let at = match (port, path) {
-        (Some(label), None) => {
-            let label = label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-            let variable = |kind: &str| config.known.env.get(&format!("NOMAD_{kind}_{label}"));
-            // In a network of its own the group has the address that is not the host's.
-            let address = match &config.network {
-                NetworkMode::Group { .. } => variable("PORT").map(|port| format!("[::]:{port}")),
-                NetworkMode::Host | NetworkMode::None => variable("ADDR").cloned(),
-            };
-            let wanted = "the label of a port in the group's `network` block";
-            Address::Port(address.ok_or_else(|| wrong("socket.port", &label, wanted))?)
-        }
-        (None, Some(path)) if is_plain(Path::new(path)) => Address::Path(path.into()),
-        (None, Some(path)) => return Err(wrong("socket.path", path, "an absolute path without `..`")),
-        _ => return Err(wrong("socket", name, "a socket with either a `port` or a `path`")),
-    };
-    let mode = mode
-        .as_deref()
-        .map(|text| {
-            let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-            mode.ok_or_else(|| wrong("socket.mode", text, "a mode such as \"0660\""))
-        })
-        .transpose()?;
-    let datagrams = match kind.as_str() {
-        "stream" => false,
-        "datagram" => true,
-        other => return Err(wrong("socket.kind", other, "one of \"stream\" and \"datagram\"")),
-    };
-    Ok(Listener { name: name.clone(), at, datagrams, mode })
-}
-
-fn readiness(notify: Option<&Notify>) -> Result<Readiness, Error> {
-    let Some(Notify { ready_within, watchdog, access }) = notify else { return Ok(Readiness::default()) };
-    let time = |option, text: &String| {
-        duration(text).map_err(|wanted| Error::Option { option, value: text.clone(), wanted })
-    };
-    let some = |time: Duration| (!time.is_zero()).then_some(time);
-    Ok(Readiness {
-        ready_within: some(time("notify.ready_within", ready_within)?),
-        watchdog: watchdog.as_ref().map(|text| time("notify.watchdog", text)).transpose()?.and_then(some),
-        all: match access.as_str() {
-            "main" => false,
-            "all" => true,
-            other => {
-                let wanted = "one of \"main\" and \"all\"";
-                return Err(Error::Option { option: "notify.access", value: other.to_owned(), wanted });
-            }
-        },
-    })
 }
 
 impl Memory {

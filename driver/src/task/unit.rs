@@ -3,9 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use super::activation::{Address, Listener, Readiness};
 use super::config::{Mount, NetworkMode, Propagation};
 use super::place;
-use super::spec::{Address, Identity, Listener, Memory, Output, Readiness, TaskSpec};
+use super::spec::{Identity, Memory, Output, TaskSpec};
 use super::view::{self, View};
 use crate::systemd::{Assignment, Bind, Property, SocketUnit, Stream, TransientUnit, UnitName};
 
@@ -189,7 +190,10 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
         properties.push(Property::NotifyAccess(if all { "all" } else { "main" }));
         if task.view != View::Host && task.identity != Identity::Driver {
             // systemd puts it there by itself, but not yet in 247; a user's has another place for it.
-            properties.push(Property::BindReadOnlyPaths(vec![Bind { optional: true, ..Bind::new(NOTIFY, NOTIFY) }]));
+            properties.push(Property::BindReadOnlyPaths(vec![Bind {
+                optional: true,
+                ..Bind::new(NOTIFY, NOTIFY)
+            }]));
         }
     }
     properties

@@ -42,9 +42,9 @@ pub const GUEST: &str = "/.wasm/guest.cwasm";
 
 /// Directories of the root that are no one's on the host.
 const OWN_DIRS: &[&str] =
-    &["alloc", "local", "secrets", "tmp", "var/tmp", "proc", "sys", "dev", "run", "root", ".wasm"];
+    &["alloc", "local", "secrets", "tmp", "var/tmp", "proc", "sys", "dev", "run/systemd", "root", ".wasm"];
 /// Files of the root onto which files are mounted.
-const OWN_FILES: &[&str] = &[".wasm/shim", ".wasm/guest.cwasm"];
+const OWN_FILES: &[&str] = &[".wasm/shim", ".wasm/guest.cwasm", "run/systemd/notify"];
 /// What a task sees of the host's /run: where /etc/resolv.conf may lead to, and the way to the journal, through which
 /// also systemd says why it could not set up a process inside the view.
 const RUNTIME: &[&str] = &["/run/systemd/resolve", "/run/systemd/journal"];

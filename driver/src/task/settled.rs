@@ -1,0 +1,213 @@
+//! Everything that a job says under systemd's names, checked, and what its unit has of it in the end.
+//!
+//! ```text
+//!  options of the blocks ─┐
+//!  ulimit, groups, …      ├─► assignments ─► may they be said? ─► what the driver, the view and the preset say,
+//!  properties ────────────┘    (said)         (policy, node)      then the job ─► the operator's floor    (settled)
+//! ```
+
+use std::path::Path;
+
+use super::config::{DriverConfig, MemoryMax, NetworkMode, TaskConfig};
+use super::options::Setting;
+use super::policy;
+use super::preset::Preset;
+use super::spec::{Error, NodeSpec};
+use super::view::{View, is_plain};
+use crate::systemd::{self, Assignment, Features, Manager, Meaning};
+
+/// Everything that the job says under the names of systemd's, in the order in which it counts.
+pub(super) fn said(
+    driver: &DriverConfig,
+    node: &NodeSpec,
+    features: &Features,
+) -> Result<Vec<Assignment>, Error> {
+    let mut said = Vec::new();
+    let blocks: [(&str, &[Setting]); 4] = [
+        ("sandbox", driver.sandbox.as_ref().map_or(&[], |block| &block.0)),
+        ("limits", driver.limits.as_ref().map_or(&[], |block| &block.0)),
+        ("files", driver.files.as_ref().map_or(&[], |block| &block.0)),
+        ("network", driver.network.as_ref().map_or(&[], |block| &block.0)),
+    ];
+    for (block, setting) in
+        blocks.iter().flat_map(|(block, settings)| settings.iter().map(move |s| (block, s)))
+    {
+        let Some(property) = setting.option.property else { continue };
+        let option = format!("{block}.{}", setting.option.name);
+        for text in texts(property, setting, &node.view) {
+            said.push((option.clone(), property, text));
+        }
+    }
+    let ulimits = driver.ulimit.iter();
+    let limits: Vec<(String, String, &String)> = ulimits
+        .map(|(name, value)| (format!("ulimit.{name}"), format!("Limit{}", name.to_uppercase()), value))
+        .collect();
+    said.extend(
+        limits.iter().map(|(option, property, value)| (option.clone(), property.as_str(), (*value).clone())),
+    );
+    if let Some(group) = &driver.group {
+        said.push(("group".to_owned(), "Group", group.clone()));
+    }
+    let groups = driver.supplementary_groups.iter();
+    said.extend(groups.map(|group| {
+        ("supplementary_groups".to_owned(), "SupplementaryGroups", systemd::quoted(group).into_owned())
+    }));
+    if let Some(name) = &driver.hostname {
+        said.push(("hostname".to_owned(), "ProtectHostname", format!("private:{name}")));
+    }
+    for (name, value) in &driver.properties {
+        // Each line is an assignment; no line at all is one of nothing.
+        let lines =
+            value.split('\n').map(str::trim).filter(|line| !line.is_empty() || value.trim().is_empty());
+        said.extend(lines.map(|line| (format!("properties.{name}"), name.as_str(), line.to_owned())));
+    }
+    let mut assignments = Vec::new();
+    for (option, property, text) in said {
+        let assignment = Assignment::parse(property, &text)
+            .map_err(|source| Error::Property { option: option.clone(), source })?;
+        // Groups have rules of their own.
+        let is_groups = option == "group" || option == "supplementary_groups";
+        // Nor can what is the task's own be made writable for anybody else.
+        let is_own = option == "files.read_write_paths" && is_within_own_directories(&text);
+        if !is_groups && !is_own {
+            node.policy.check(&option, &assignment)?;
+        }
+        features.check(&assignment).map_err(|reason| Error::Node { option, reason })?;
+        assignments.push(assignment);
+    }
+    Ok(assignments)
+}
+
+/// Is a path of the view, as we hand it to systemd, in one of the task's own directories?
+fn is_within_own_directories(text: &str) -> bool {
+    let path = Path::new(text.trim_start_matches(['-', '+']));
+    is_plain(path)
+        && ["/alloc", "/local", "/secrets", "/tmp", "/var/tmp"].iter().any(|own| path.starts_with(own))
+}
+
+/// The groups that the job names, in whatever way.
+pub(super) fn groups(said: &[Assignment]) -> Vec<String> {
+    let of_groups = said.iter().filter(|line| ["Group", "SupplementaryGroups"].contains(&line.name()));
+    let names = of_groups.flat_map(|line| match line.meaning() {
+        Meaning::Words(names) => names,
+        Meaning::Text(name) => vec![name],
+        Meaning::Number(_) | Meaning::Filter { .. } => vec![],
+    });
+    names.collect()
+}
+
+/// An option's values as systemd reads them, one for each assignment.
+fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> {
+    let Some(known) = systemd::property(property) else { return setting.values.clone() };
+    // What is a path of the host for systemd is one of the view for a job.
+    let in_view = matches!(view, View::Private { .. })
+        && ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"]
+            .contains(&property);
+    let text = |value: &String| {
+        let value = match value.strip_prefix('-') {
+            _ if !in_view || value.is_empty() || value.contains('+') => value.clone(),
+            Some(optional) => format!("-+{optional}"),
+            None => format!("+{value}"),
+        };
+        if known.takes_words() && !value.is_empty() { systemd::quoted(&value).into_owned() } else { value }
+    };
+    let texts: Vec<String> = setting.values.iter().map(text).collect();
+    if !known.is_set() {
+        return texts;
+    }
+    // A set is one value, beside the nothing that takes back what was said before.
+    let pieces = texts.split_inclusive(String::is_empty);
+    pieces
+        .flat_map(|piece| {
+            let words = piece.iter().filter(|word| !word.is_empty()).cloned().collect::<Vec<_>>().join(" ");
+            let nothing = piece.last().filter(|word| word.is_empty()).cloned();
+            Some(words).filter(|words| !words.is_empty()).into_iter().chain(nothing)
+        })
+        .collect()
+}
+
+/// What the task's unit has of everything that has a name of systemd's.
+pub(super) fn settled(
+    preset: Preset,
+    said: &[Assignment],
+    config: &TaskConfig,
+    view: &View,
+    node: &NodeSpec,
+    features: &Features,
+) -> Result<Vec<Assignment>, Error> {
+    const BOUNDING: &str = "CapabilityBoundingSet";
+    const AMBIENT: &str = "AmbientCapabilities";
+    let driver = &config.driver;
+    let allowed = node.policy.all_capabilities();
+    let mut ours = vec![
+        // The only difference to an ordinary process that systemd makes by default.
+        ("IgnoreSIGPIPE", "no"),
+        // A task that needs more than its ceiling is ended as a whole, and systemd says so (`oom-kill`).
+        ("OOMPolicy", "kill"),
+    ];
+    if config.resources.memory_max_mb != MemoryMax::Unlimited {
+        // Swap would let it pass the ceiling.
+        ours.push(("MemorySwapMax", "0"));
+    }
+    if config.network == NetworkMode::None {
+        ours.push(("PrivateNetwork", "yes"));
+    }
+    let is_of_a_user = features.manager == Manager::User;
+    if is_of_a_user {
+        // Before 257 everything that needs a namespace would be passed over in silence without it.
+        ours.push(("PrivateUsers", "yes"));
+    }
+    let ours = ours.into_iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
+    let of_view = view.assignments().into_iter().filter(|line| features.check(line).is_ok());
+    let base = Assignment::of_capabilities(BOUNDING, allowed).into_iter().chain(ours).chain(of_view);
+    // A user's systemd has the credentials of a unit, and its own ear for it, among what ProtectHome hides.
+    let needs_no_home_hidden = is_of_a_user && view.has_no_home();
+    // What this node's systemd knows of a preset.
+    let is_known = |line: &Assignment| {
+        features.check(line).is_ok() && !(needs_no_home_hidden && line.name() == "ProtectHome")
+    };
+    // No home is hidden either where tasks see the host as it is.
+    let preset = preset
+        .assignments()
+        .iter()
+        .filter(|line| is_known(line) && (*view != View::Host || line.name() != "ProtectHome"));
+    let mut settled = Assignment::folded(base.chain(preset.cloned()).chain(said.iter().cloned()));
+    let is_shared = matches!(view, View::Private { .. });
+    let is_strict = |line: &Assignment| line.name() == "ProtectSystem" && line.text() == "strict";
+    if is_shared && !settled.iter().any(is_strict) {
+        return Err(Error::Refused {
+            option: "ProtectSystem".to_owned(),
+            reason: "the view of the host is read-only as a whole, as with \"strict\"; `/local` and `/alloc` are writable, and \
+                     `files` adds what else shall be"
+                .to_owned(),
+        });
+    }
+
+    let added = node.policy.capabilities("cap_add", &driver.cap_add)?;
+    let dropped = policy::capabilities(&driver.cap_drop).map_err(|value| Error::Option {
+        option: "cap_drop",
+        value,
+        wanted: "a capability such as \"chown\"",
+    })?;
+    let now = |settled: &[Assignment], name| {
+        let line = settled.iter().rfind(|line| line.name() == name).map(Assignment::meaning);
+        if let Some(Meaning::Number(set)) = line { set } else { 0 }
+    };
+    for name in [BOUNDING, AMBIENT] {
+        let before = now(&settled, name);
+        if before & !allowed != 0 {
+            return Err(Error::Refused {
+                option: name.to_owned(),
+                reason: "the operator of this node does not allow all of these capabilities (`allow_caps`)"
+                    .to_owned(),
+            });
+        }
+        let after = (before | added) & !dropped;
+        if after != before {
+            settled.retain(|line| line.name() != name);
+            settled.extend(Assignment::of_capabilities(name, after));
+        }
+    }
+    node.policy.check_floor(&settled, is_known)?;
+    Ok(settled)
+}
