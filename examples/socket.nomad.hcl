@@ -21,6 +21,7 @@ job "socket" {
           use IO::Select;
           use IO::Socket::UNIX;
           $SIG{PIPE} = 'IGNORE';
+          $/ = "\r\n\r\n";
           my $http = IO::Socket->new_from_fd(3, 'r+');
           my $systemd = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $ENV{NOTIFY_SOCKET});
           $systemd->send('READY=1');
@@ -28,7 +29,7 @@ job "socket" {
             $systemd->send('WATCHDOG=1');
             next unless IO::Select->new($http)->can_read(1);
             my $client = $http->accept;
-            sysread $client, my $request, 4096;
+            my $request = <$client>;
             print $client "HTTP/1.0 200 OK\r\n\r\nHello from user number $<\n";
           }
         SCRIPT

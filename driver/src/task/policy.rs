@@ -73,13 +73,23 @@ impl Policy {
             Hold::Ours(reason) => Err(refused(reason.to_owned())),
             Hold::Confines if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
             // The paths are looked at one by one.
-            Hold::Reaches if assignment.names_host_paths() && !self.host_paths_are_none() => Ok(()),
+            Hold::Reaches if assignment.names_host_paths() => {
+                if self.host_paths_are_none() {
+                    let own =
+                        if name.contains("Image") { " (\"local\" for images that jobs bring)" } else { "" };
+                    return Err(refused(format!(
+                        "{name}={} is a path of the host; the operator of this node allows some with \
+                         `allow_host_paths`{own} in the plugin's configuration",
+                        assignment.text()
+                    )));
+                }
+                Ok(())
+            }
             _ if self.allowed.iter().any(|pattern| matches(pattern, name)) => Ok(()),
             _ => Err(refused(format!(
-                "{name}={} reaches beyond the task; the operator of this node allows it with `allow_properties{}` in the \
+                "{name}={} reaches beyond the task; the operator of this node allows it with `allow_properties` in the \
                  plugin's configuration",
                 assignment.text(),
-                if assignment.names_host_paths() { "` or, for a path, with `allow_host_paths" } else { "" },
             ))),
         }
     }

@@ -144,7 +144,7 @@ settings! {
 settings! {
     /// The `network` block of a task.
     pub struct Network {
-        /// `true`: a network with nothing but a loopback device. (A `network` block of the group with `mode = "none"` does the same for all of its tasks.)
+        /// `true`: a network with nothing but a loopback device. (A `network` block of the group with `mode = "none"` is to do the same for all of its tasks; Nomad 2.0.5 fails it for every driver.)
         private: bool => "PrivateNetwork",
         /// Addresses that it may speak with in spite of `ip_address_deny`, such as `"10.0.0.0/8"` or `"localhost"`.
         ip_address_allow: Vec<String> => "IPAddressAllow",

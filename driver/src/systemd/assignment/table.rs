@@ -388,7 +388,7 @@ pub(super) static TABLE: &[Known] = &[
     row("ReadWritePaths", 247, Sandbox, Conv::Words, Reaches),
     row("ReadOnlyPaths", 247, Sandbox, Conv::Words, Confines),
     row("InaccessiblePaths", 247, Sandbox, Conv::Words, Confines),
-    row("ExecPaths", 248, Sandbox, Conv::Words, Reaches),
+    row("ExecPaths", 248, Sandbox, Conv::Words, Confines),
     row("NoExecPaths", 248, Sandbox, Conv::Words, Confines),
     row("SystemCallFilter", 247, Sandbox, Conv::Filter, Confines),
     row("SystemCallLog", 247, Sandbox, Conv::Filter, Confines),
