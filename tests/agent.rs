@@ -383,7 +383,7 @@ async fn one_that_needs_more_memory_than_it_has_is_killed_and_nomad_told_why() {
     let agent = agent!();
     if !has_controller("memory") {
         eprintln!(
-            "skipped: the memory controller is not there; tests/limits.rs asks for this in the virtual machine"
+            "skipped: the memory controller is not there; tests/limits asks for this in the virtual machine"
         );
         return;
     }

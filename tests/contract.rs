@@ -60,7 +60,10 @@ fn the_readme_shows_every_option() {
         if options::has_properties(options) {
             let table = options::table_of_properties(options);
             let block = option.name;
-            assert!(readme.contains(&table), "the table of the `{block}` block in README.md must be:\n{table}");
+            assert!(
+                readme.contains(&table),
+                "the table of the `{block}` block in README.md must be:\n{table}"
+            );
         }
     }
 }

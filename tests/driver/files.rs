@@ -228,8 +228,10 @@ async fn a_root_of_its_own_holds_the_tasks_directories_and_nothing_of_the_host()
     let fill = "cd $0 && mkdir -p usr etc proc sys dev run tmp var/tmp && for file in /bin/sh /bin/ls $(ldd /bin/sh /bin/ls | \
         grep -o '/[^ ]*' | tr -d ':'); do mkdir -p .$(dirname $file) && cp -aL $file .$file; done";
     host.run("sh", &["-c", fill, &root.path()]);
-    let job = Job::command("/bin/sh")
-        .args(&["-c", "echo hello > /local/x; /bin/ls /local; /bin/ls /home /usr/share 2>/dev/null || echo empty"]);
+    let job = Job::command("/bin/sh").args(&[
+        "-c",
+        "echo hello > /local/x; /bin/ls /local; /bin/ls /home /usr/share 2>/dev/null || echo empty",
+    ]);
     let config = format!("files {{ root_directory = \"{}\" }}", root.path());
     let task = node.run(job.config(&config)).await;
     let (_, output, errors) = node.finish(task).await;

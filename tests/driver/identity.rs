@@ -25,10 +25,9 @@ async fn a_user_that_nomad_made_up_is_a_number() {
             assert_eq!(output, "80123\n80123\n80123\n", "{errors}");
         }
         // Where the host cannot know of it, it is refused.
-        Err(refusal) => assert!(
-            super::version(&host) < 249 && refusal.message.contains("systemd 249"),
-            "{refusal}"
-        ),
+        Err(refusal) => {
+            assert!(super::version(&host) < 249 && refusal.message.contains("systemd 249"), "{refusal}")
+        }
     }
 }
 

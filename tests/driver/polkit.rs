@@ -6,7 +6,15 @@ use tests::{Host, program, repository};
 
 /// What a command of the user `nomad` says, and whether it succeeds.
 fn as_nomad(words: &[&str]) -> (bool, String) {
-    let user = ["--reuid=nomad", "--regid=nomad", "--init-groups", "env", "-i", "HOME=/home/nomad", "PATH=/usr/bin:/bin"];
+    let user = [
+        "--reuid=nomad",
+        "--regid=nomad",
+        "--init-groups",
+        "env",
+        "-i",
+        "HOME=/home/nomad",
+        "PATH=/usr/bin:/bin",
+    ];
     let output = Command::new("setpriv").args(user).args(words).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(said).unwrap())
@@ -17,7 +25,8 @@ fn prepare(host: &Host) {
         install -D -m 644 $0/examples/nomad-driver-systemd.rules /etc/polkit-1/rules.d/50-nomad.rules &&
         install -D -m 644 $0/examples/hello.nomad.hcl /home/nomad/hello.nomad.hcl &&
         install -m 755 $1 /home/nomad/driver && systemctl restart polkit";
-    let (repository, driver) = (repository().display().to_string(), program("nomad-driver-systemd").display().to_string());
+    let (repository, driver) =
+        (repository().display().to_string(), program("nomad-driver-systemd").display().to_string());
     host.run("sh", &["-ec", script, &repository, &driver]);
 }
 
@@ -25,7 +34,15 @@ fn prepare(host: &Host) {
 async fn the_shipped_rule_lets_one_user_start_our_units_and_no_others() {
     let host = host!();
     prepare(&host);
-    let run = ["/home/nomad/driver", "run", "/home/nomad/hello.nomad.hcl", "--plain", "--alloc-dir", "/home/nomad/allocs", "--plugin-config"];
+    let run = [
+        "/home/nomad/driver",
+        "run",
+        "/home/nomad/hello.nomad.hcl",
+        "--plain",
+        "--alloc-dir",
+        "/home/nomad/allocs",
+        "--plugin-config",
+    ];
     let with = |config: &'static str| as_nomad(&[&run[..], &[config]].concat());
     let (succeeded, said) = with("manager = \"system\"");
     if super::version(&host) < 257 {
@@ -37,6 +54,7 @@ async fn the_shipped_rule_lets_one_user_start_our_units_and_no_others() {
     let (succeeded, said) = as_nomad(&["systemd-run", "--unit=other", "true"]);
     assert!(!succeeded, "{said}");
     // What the rule cannot see, and the file says so.
-    let (succeeded, said) = as_nomad(&["systemd-run", "--unit=nomad-root", "--uid=0", "--wait", "--pipe", "--quiet", "id", "-u"]);
+    let (succeeded, said) =
+        as_nomad(&["systemd-run", "--unit=nomad-root", "--uid=0", "--wait", "--pipe", "--quiet", "id", "-u"]);
     assert!(succeeded && said == "0\n", "{said}");
 }

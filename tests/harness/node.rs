@@ -203,7 +203,8 @@ impl Node {
     /// A plugin that finds no bus.
     pub async fn without_systemd(_host: &Host) -> Self {
         let data = tempfile::tempdir().expect("a directory for the test");
-        Self::launched(String::new(), data, &[("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/no/such/socket")], None).await
+        Self::launched(String::new(), data, &[("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/no/such/socket")], None)
+            .await
     }
 
     async fn launched(

@@ -21,10 +21,10 @@ pub struct User {
 const UID: u32 = 4711;
 const NAME: &str = "tasker";
 
-/// They may read the journal, as people may who administer a machine. What a session brings that a host without sessions lacks: the user, their runtime directory, a bus, and their
-/// systemd in a cgroup that is theirs. (The kernel's own mount point for message queues is always there on a machine
-/// that was booted.)
-const SETUP: &str = r#"
+/// What a session brings that a host without sessions lacks: the user, their runtime directory, a bus, and their systemd
+/// in a cgroup that is theirs. They may read the journal, as people may who administer a machine. (The mount point for
+/// message queues is always there on a machine that was booted.)
+const SETUP: &str = r"
 set -e
 id tasker >/dev/null 2>&1 || useradd --create-home --uid 4711 --groups systemd-journal --shell /bin/sh tasker
 mkdir -p /dev/mqueue
@@ -40,7 +40,7 @@ AS_USER
 systemctl is-active --quiet systemd-of-tasker || systemd-run --quiet --unit=systemd-of-tasker --uid=4711 \
     -p Type=notify -p Delegate=yes -p KillMode=mixed -E XDG_RUNTIME_DIR=$run -E HOME=/home/tasker \
     /lib/systemd/systemd --user
-"#;
+";
 
 impl User {
     /// The host's user, with their systemd.

@@ -5,17 +5,24 @@
 use std::time::Duration;
 
 use proto::driver::memory_usage::Fields;
-use tests::{Exit, Host, Job, Need, Node, exiting_guest};
+use tests::{Exit, Job, Node, exiting_guest};
 
 /// The host, or the end of a test that needs one.
 macro_rules! host {
     () => {
-        match Host::with(Need::Controllers).await {
+        host!(with)
+    };
+    ($how:ident) => {
+        match tests::Host::$how(tests::Need::Controllers).await {
             Some(host) => host,
             None => return,
         }
     };
 }
+
+mod images;
+mod options;
+mod slices;
 
 /// Prints files of the task's own cgroup.
 fn cgroup(files: &str) -> Job {

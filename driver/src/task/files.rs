@@ -48,6 +48,15 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// systemd would look for an operating system in the root, and there are only mount points.
+    #[error(
+        "{option}: there must be a `/usr` of the task's own to lay it over, and the task sees the host's: give it a root of \
+         its own (`files.root_directory`, `files.root_image`), or have the operator set `fs_isolation = \"none\"`"
+    )]
+    NoBase {
+        /// The property.
+        option: &'static str,
+    },
     /// systemd would make a mount point on the host.
     #[error(
         "{option}: {path} is not there on the host, and the task sees the host as it is: make it first, or have the \
@@ -69,6 +78,11 @@ pub fn resolve(settings: &[Assignment], task: &TaskSpec, policy: &Policy) -> Res
             && let Some(path) = line.mount_points().into_iter().map(PathBuf::from).find(|path| !path.exists())
         {
             return Err(Error::NoTarget { option: line.name(), path });
+        }
+        let extends =
+            ["ExtensionImages", "ExtensionDirectories"].contains(&line.name()) && !line.text().is_empty();
+        if extends && matches!(task.view, View::Private { .. }) {
+            return Err(Error::NoBase { option: line.name() });
         }
         resolved.push(line.clone().with_host_paths(|path| find(line.name(), Path::new(path), task, policy))?);
     }

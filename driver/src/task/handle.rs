@@ -352,7 +352,20 @@ impl Handle {
 impl Exit {
     /// What a unit's state says of its end; nothing while it runs.
     fn of(state: &UnitState) -> Option<Self> {
-        let exit = Self::by(state.exit()?, state.exited_at().unwrap_or_else(SystemTime::now));
+        const SIGABRT: i32 = 6;
+        const SIGTERM: i32 = 15;
+        // A task that had to be ended has failed, also if it took the signal for a wish and obeyed.
+        let ended_by = match state.result.as_str() {
+            _ if state.was_stopped() => None,
+            "timeout" => Some(MainExit::Signal(SIGTERM)),
+            "watchdog" => Some(MainExit::Signal(SIGABRT)),
+            _ => None,
+        };
+        let exit = match (state.exit()?, ended_by) {
+            (MainExit::Status(0), Some(signal)) => signal,
+            (exit, _) => exit,
+        };
+        let exit = Self::by(exit, state.exited_at().unwrap_or_else(SystemTime::now));
         Some(Self { oom_killed: state.result == "oom-kill", ..exit })
     }
 

@@ -291,7 +291,9 @@ impl Tasks {
         let handle = Arc::new(handle);
         tracing::info!(unit = %handle.unit(), task = %handle.id(), "found a task again");
         claim.keep(&handle);
+        let (slices, systemd) = (self.shared.slices.clone(), self.shared.systemd.clone());
         tokio::spawn(async move {
+            slices.follow(&systemd).await;
             if let Ok(Some(cgroup)) = handle.cgroup().await {
                 exec::end_those_of_earlier_drivers(&cgroup);
             }
@@ -449,7 +451,10 @@ impl Shared {
         let started = self.begin_at(&place, command, task, node, id).await;
         match &started {
             Ok(_) => place.forget_credentials(),
-            Err(_) => place.remove(),
+            Err(_) => {
+                place.remove();
+                self.slices.release(&self.systemd).await;
+            }
         }
         started
     }
@@ -469,7 +474,7 @@ impl Shared {
         )?;
         let env_file = env::write(&task.env, &node.runtime_dir).map_err(Error::Env)?;
         env_file.path().clone_into(&mut made.env_file);
-        self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
+        let _promise = self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
         let unit = unit::build(task, &command, made, Streams { stdout, stderr });
         match self.systemd.start(unit).await {
             Ok(unit) => Ok(unit),
@@ -661,6 +666,7 @@ fn make(place: &Place, task: &TaskSpec, node: &NodeSpec, is_guest: bool) -> Resu
     let mut root = node.wasm.root.clone();
     if matches!(task.view, View::Private { .. }) && task.needs_a_root_of_its_own(&settings) {
         root = place.root();
+        place.make().map_err(failed)?;
         view::prepare(&root, &node.wasm.host_paths).map_err(failed)?;
     }
     if let Identity::Number(number) = task.identity {

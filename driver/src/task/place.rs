@@ -51,6 +51,11 @@ impl Place {
         self.0.join("credentials").join(name)
     }
 
+    /// Makes it.
+    pub fn make(&self) -> io::Result<()> {
+        self.directory("", 0o755)
+    }
+
     /// Writes files of the task's own in `/etc`, and says where they are.
     pub fn etc(&self, files: &BTreeMap<&'static str, String>) -> io::Result<Vec<(PathBuf, PathBuf)>> {
         self.directory("etc", 0o755)?;
@@ -73,7 +78,7 @@ impl Place {
     /// Tells the host of a user that Nomad made up, for as long as the task lives: systemd knows no number that is
     /// nobody's. (A user record, <https://systemd.io/USER_RECORD>, where nss-systemd(8) looks for them.)
     pub fn tell_of_user(&self, number: u32) -> io::Result<()> {
-        self.directory("", 0o755)?;
+        self.make()?;
         let name = user_name(number);
         write(&self.0.join("user"), number.to_string().as_bytes(), 0o644)?;
         fs::DirBuilder::new().recursive(true).mode(0o755).create(USERS)?;
