@@ -449,12 +449,11 @@ impl Shared {
         let command = self.command(task, node).await?;
         let place = Place::of(&node.runtime_dir, &task.unit);
         let started = self.begin_at(&place, command, task, node, id).await;
-        match &started {
-            Ok(_) => place.forget_credentials(),
-            Err(_) => {
-                place.remove();
-                self.slices.release(&self.systemd).await;
-            }
+        if started.is_ok() {
+            place.forget_credentials();
+        } else {
+            place.remove();
+            self.slices.release(&self.systemd).await;
         }
         started
     }

@@ -85,6 +85,7 @@ pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -
         network(task, made.etc),
         mounts(task),
         credentials(made.credentials, made.encrypted),
+        images(&made.settings),
         made.settings.into_iter().map(Property::Assigned).collect(),
     ];
     let properties = concerns.into_iter().flatten().collect();
@@ -131,6 +132,24 @@ fn mounts(task: &TaskSpec) -> Vec<Property> {
         properties.extend([Property::BindPaths(nodes), Property::DeviceAllow(allowed.collect())]);
     }
     properties
+}
+
+/// The devices by which systemd mounts images, where those of the task are confined. It adds them by itself, but up to
+/// 252 not for extensions.
+fn images(settings: &[Assignment]) -> Vec<Property> {
+    let says = |name: &str, meant: &dyn Fn(&str) -> bool| {
+        settings.iter().rfind(|line| line.name() == name).is_some_and(|line| meant(line.text()))
+    };
+    let has_extensions = says("ExtensionImages", &|text| !text.is_empty());
+    let confined = says("PrivateDevices", &|text| ["1", "yes", "y", "true", "t", "on"].contains(&text))
+        || says("DevicePolicy", &|text| text != "auto")
+        || says("DeviceAllow", &|text| !text.is_empty());
+    if !has_extensions || !confined {
+        return Vec::new();
+    }
+    let devices =
+        ["/dev/loop-control", "/dev/mapper/control", "block-loop", "block-blkext", "block-device-mapper"];
+    vec![Property::DeviceAllow(devices.map(|device| (device.into(), "rwm".to_owned())).into())]
 }
 
 /// The sockets that are open before the task starts, all in one unit: systemd passes a service those of the unit of its
