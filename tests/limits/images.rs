@@ -1,5 +1,6 @@
 //! Disk images that a job names: as its root, on a path of it, over its `/usr`.
 
+use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -39,14 +40,10 @@ impl Images {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, content).unwrap();
         }
-        for name in directories
-            .iter()
-            .any(|name| *name == "usr")
-            .then_some(["bin", "sbin", "lib", "lib64"])
-            .iter()
-            .flatten()
-        {
-            symlink(format!("usr/{name}"), tree.path().join(name)).unwrap();
+        if directories.contains(&"usr") {
+            for name in ["bin", "sbin", "lib", "lib64"] {
+                symlink(format!("usr/{name}"), tree.path().join(name)).unwrap();
+            }
         }
         let image = self.path(name);
         let (from, to) = (tree.path().to_str().unwrap(), image.to_str().unwrap());
@@ -76,13 +73,16 @@ impl Images {
         data.extend([7; 16]);
         data.extend(b"sha256");
         data.resize(64, 0);
-        data.extend([BLOCK, BLOCK].iter().flat_map(|size| (*size as u32).to_le_bytes()));
-        data.extend((content.len() as u64 / BLOCK as u64).to_le_bytes());
+        data.extend([4096_u32, 4096].iter().flat_map(|size| size.to_le_bytes()));
+        data.extend((content.chunks(BLOCK).len() as u64).to_le_bytes());
         data.resize(BLOCK, 0);
         data.extend(&hashes);
         let file = self.path(name);
         fs::write(&file, data).unwrap();
-        let root: String = Sha256::digest(&hashes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut root = String::new();
+        for byte in Sha256::digest(&hashes) {
+            write!(root, "{byte:02x}").unwrap();
+        }
         (file, root)
     }
 }
@@ -121,7 +121,6 @@ async fn a_task_sees_the_images_that_its_job_names() {
                   root_verity = \"SRV/root.verity\"\n }";
     let config = config.replace("SRV", &images.text()).replace("HASH", &other);
     let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err("another hash");
-    println!("{refusal}");
     assert!(refusal.message.contains("NAMESPACE"), "{refusal}");
 }
 
@@ -182,7 +181,7 @@ async fn an_image_that_a_job_brings_is_mounted_if_the_operator_lets_it() {
     let open = Node::configured(&host, r#"allow_host_paths = ["local", "/usr"]"#).await;
     assert_eq!(open.output_of(job().config(&config("root.raw"))).await, "of the image\n");
     let of_host = job().config(&config(images.path("root.raw").to_str().unwrap()));
-    let refusal = open.try_run(of_host).await.err().expect("an image of the host");
+    let refusal = open.try_run(of_host).await.expect_err("an image of the host");
     assert!(refusal.message.contains("not among the paths"), "{refusal}");
     // A link that leads to what the operator does not allow.
     let job = Job::shell("cat /opt/mark").config(&config("root.raw"));

@@ -2,7 +2,7 @@
 //! operator says of their slice.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tests::{Exit, Host, Job, Node, Task, eventually};
 
@@ -12,7 +12,7 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const MIB: u64 = 1 << 20;
 
 /// The cores that tasks share, where Nomad keeps them, and as it does (v2.0.5, client/lib/cgroupslib).
-struct Pool;
+struct Pool(PathBuf);
 
 impl Pool {
     const SLICE: &str = "/sys/fs/cgroup/nomad.slice/share.slice";
@@ -22,13 +22,13 @@ impl Pool {
         for above in [CGROUPS, "/sys/fs/cgroup/nomad.slice"] {
             fs::write(Path::new(above).join("cgroup.subtree_control"), "+cpuset").unwrap();
         }
-        let pool = Self;
+        let pool = Self(Path::new(Self::SLICE).join("cpuset.cpus"));
         pool.holds(cores);
         pool
     }
 
     fn holds(&self, cores: &str) {
-        fs::write(Path::new(Self::SLICE).join("cpuset.cpus"), cores).unwrap();
+        fs::write(&self.0, cores).unwrap();
     }
 }
 
@@ -149,8 +149,7 @@ async fn what_an_operator_sets_for_the_slice_of_tasks_holds_for_all_of_them() {
     let memory = Operator::sets(&host, "MemoryMax", "48M");
     let mut events = node.events().await;
     let task = node.run(Job::shell("exec tail /dev/zero").with(|request| request.memory = 500)).await;
-    let event = events.until(&task, "Out of memory").await;
-    println!("{event:?}");
+    events.until(&task, "Out of memory").await;
     assert_eq!(node.finish(task).await.0, Exit { oom_killed: true, ..Exit::signal(9) });
     assert_eq!(node.output_of(Job::shell("echo well")).await, "well\n");
     assert_eq!(node.output_in(&other, "echo well").await, "well\n", "only who took most has ended");
