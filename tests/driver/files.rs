@@ -91,7 +91,7 @@ async fn a_device_of_a_plugin_is_there_and_no_other() {
 async fn a_job_sees_the_files_that_it_asks_for() {
     let host = host!();
     let leave = r#"allow_host_paths = ["/srv"]
-        allow_properties = ["@confining", "*Directory", "*DirectoryMode"]"#;
+        allow_properties = ["@confining", "*Directory", "*DirectoryMode", "ReadWritePaths"]"#;
     let node = Node::configured(&host, leave).await;
     let shared = Shared::new();
     let path = shared.path();

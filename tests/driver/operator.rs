@@ -33,7 +33,7 @@ async fn users_groups_capabilities_and_variables_have_bounds() {
     let host = host!();
     let node = Node::configured(
         &host,
-        "denied_host_uids = \"0,1000-1999\"\ndenied_host_gids = \"2\"\nallow_caps = [\"chown\"]\ndenied_envvars = [\"LD_PRELOAD\"]",
+        "denied_host_uids = \"0,1000-1999\"\ndenied_host_gids = \"2\"\nallow_caps = [\"chown\"]\ndenied_envvars = [\"LD_PRELOAD\"]\ndynamic_workload_users = true",
     )
     .await;
     for (job, reason) in [
@@ -121,4 +121,45 @@ async fn a_controller_that_the_node_lacks_is_told_and_never_passed_over() {
     }
     let health = node.plugin().fingerprint().await.unwrap().health_description;
     assert_eq!(health.contains("memory"), !has("memory"), "{health}");
+}
+
+#[tokio::test]
+async fn a_hostile_job_gets_no_further_than_a_refusal() {
+    let host = host!();
+    let node = Node::configured(&host, "sandbox_floor = \"standard\"\ndenied_host_gids = \"0-1\"").await;
+    for (config, reason) in [
+        // A line end would begin another line of the unit's file, read as root at the next daemon-reload.
+        ("properties { SyslogIdentifier = \"x\\rExecStopPost=+/bin/sh\" }", "control character"),
+        ("files { inaccessible_paths = [\"/x\\nExecStopPost=+/bin/sh\"] }", "control character"),
+        ("hostname = \"x\\nExecStopPost=+/bin/sh\"", "control character"),
+        // systemd follows links: the task could put one there.
+        ("files { read_write_paths = [\"-/alloc/x\"] }", "`allow_properties`"),
+        ("socket {\n name = \"x\"\n path = \"/alloc/data/passwd\"\n}", "not directly in `/alloc`"),
+        ("credential {\n name = \"../../x\"\n path = \"x\"\n}", "`credential.name`"),
+        // It would be made on the host.
+        ("files { temporary_file_system = [\"/etc/nologin\"] }", "made on the host"),
+        // An empty list in disguise, and what was denied allowed again.
+        ("properties { SystemCallFilter = \"~\" }", "`sandbox_floor"),
+        ("properties { RestrictAddressFamilies = \"~\" }", "`sandbox_floor"),
+        ("properties { SystemCallArchitectures = \"x86\\nnative\" }", "`sandbox_floor"),
+        ("properties { DisableControllers = \"memory\" }", "the driver's"),
+        ("properties { AllowedCPUs = \"0-7\" }", "`allow_properties`"),
+        ("group = \"0\"", "`denied_host_gids`"),
+        ("group = \"1\"", "`denied_host_gids`"),
+    ] {
+        let job = Job::shell("true").config(config);
+        let alloc = job.request.alloc_id.clone();
+        let refusal = node.try_run(job).await.expect_err(config);
+        assert!(refusal.message.contains(reason), "{config}: {refusal}");
+        assert_eq!(host.units(&alloc), Vec::<String>::new());
+    }
+    assert!(!std::path::Path::new("/etc/nologin").exists());
+    let refusal = node.try_run(Job::shell("true").user("nomad-0")).await.unwrap_err();
+    assert!(refusal.message.contains("no user `nomad-0`"), "{refusal}");
+    // A pipe holds nobody up.
+    let job = Job::shell("true").config("credential {\n name = \"x\"\n path = \"/alloc/pipe\"\n}");
+    let prepared = node.prepare(&job);
+    host.run("mkfifo", &[prepared.alloc_dir().join("alloc/pipe").to_str().unwrap()]);
+    let refusal = node.begin(prepared).await.expect_err("a pipe is no file");
+    assert!(refusal.message.contains("/alloc/pipe"), "{refusal}");
 }

@@ -298,7 +298,7 @@ const KINDS: &[(&str, &[&str])] = &[
         &["a  word"],
     ),
     (
-        "DisableControllers ExtensionDirectories ConfigurationDirectory SupplementaryGroups ReadWritePaths \
+        "ExtensionDirectories ConfigurationDirectory SupplementaryGroups ReadWritePaths \
          ReadOnlyPaths InaccessiblePaths ExecPaths NoExecPaths SystemCallArchitectures Documentation Wants Requires \
          Requisite BindsTo PartOf Conflicts Before After OnFailure PropagatesReloadTo ReloadPropagatedFrom \
          JoinsNamespaceOf Upholds OnSuccess PropagatesStopTo StopPropagatedFrom RequiresMountsFor WantsMountsFor \
@@ -557,7 +557,7 @@ const CASES: &[(&str, &[&str])] = &[
             "'/a",
             "\"",
             "/a\\",
-            "/a\t/b\n/c",
+            "/a\t/b /c",
             "'a\"b'",
             "\"a'b\"",
             "\"a\\\"b\"",

@@ -27,7 +27,7 @@ async fn a_task_serves_on_sockets_that_were_open_before_it_began() {
     let host = host!();
     let node = Node::start(&host).await;
     let port = free_port();
-    let config = "socket {\n name = \"http\"\n port = \"http\"\n}\nsocket {\n name = \"ctl\"\n path = \"/alloc/data/ctl.sock\"\n}";
+    let config = "socket {\n name = \"http\"\n port = \"http\"\n}\nsocket {\n name = \"ctl\"\n path = \"/alloc/ctl.sock\"\n}";
     let job = Job::shell(&format!("exec {SERVER}"))
         .config(config)
         .env("NOMAD_ADDR_http", &format!("127.0.0.1:{port}"));
@@ -35,7 +35,7 @@ async fn a_task_serves_on_sockets_that_were_open_before_it_began() {
     task.says("2 http:ctl").await;
     let answer = tokio::task::spawn_blocking(move || fetched(port).unwrap()).await.unwrap();
     assert!(answer.starts_with("hello from ") && !answer.contains(" 0\n"), "{answer}");
-    assert!(task.alloc_dir().join("alloc/data/ctl.sock").exists());
+    assert!(task.alloc_dir().join("alloc/ctl.sock").exists());
     let unit = node.unit(&task).await;
     node.stop(&task, "SIGTERM", Duration::from_secs(5)).await.unwrap();
     node.wait(&task).await;

@@ -229,7 +229,7 @@ async fn credentials_and_sockets_reach_its_tasks() {
     let script = "cat $CREDENTIALS_DIRECTORY/token; echo $LISTEN_FDS $LISTEN_FDNAMES";
     let job = Job::shell(script)
         .file("../secrets/token", b"s3cret\n")
-        .config("credential {\n name = \"token\"\n path = \"token\"\n}\nsocket {\n name = \"ctl\"\n path = \"/alloc/data/ctl\"\n}");
+        .config("credential {\n name = \"token\"\n path = \"token\"\n}\nsocket {\n name = \"ctl\"\n path = \"/alloc/ctl\"\n}");
     assert_eq!(node.output_of(job).await, "s3cret\n1 ctl\n");
 }
 

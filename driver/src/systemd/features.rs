@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::assignment::Assignment;
+use super::assignment::{Assignment, Meaning};
 use crate::kernel;
 
 /// Whose systemd.
@@ -135,7 +135,7 @@ impl Features {
         if self.manager == Manager::User && !property.user_manager {
             return Err(format!("{name} does not exist in a user's systemd"));
         }
-        if self.manager == Manager::User && !is_for_users(name, assignment.text()) {
+        if self.manager == Manager::User && !is_for_users(name, &plain_text(assignment)) {
             return Err(format!("{name}={} does not exist in a user's systemd", assignment.text()));
         }
         if NEWER.contains(&name) && !self.newer_filters {
@@ -160,12 +160,20 @@ impl Features {
 /// Where the cgroups are.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// The value, a yes or no in one of its spellings.
+fn plain_text(assignment: &Assignment) -> String {
+    match assignment.meaning() {
+        Meaning::Text(text) => text,
+        _ => assignment.text().to_owned(),
+    }
+}
+
 /// Can a user's manager give this value of a property, if it can give any?
 fn is_for_users(name: &str, text: &str) -> bool {
     let first = text.split(':').next().unwrap_or(text);
     match name {
         // Whatever else a unit of a user's hides or mounts, it may do so only in a user namespace of its own.
-        "PrivateUsers" => ["1", "yes", "y", "true", "t", "on", "self"].contains(&first),
+        "PrivateUsers" => ["yes", "self"].contains(&first),
         "ProtectControlGroups" => !["private", "strict"].contains(&first),
         _ => true,
     }

@@ -158,9 +158,7 @@ pub enum Property {
     Group(String),
     /// What a socket unit listens for, such as `Stream` and `127.0.0.1:80`.
     Listen(Vec<(&'static str, String)>),
-    RemoveOnStop(bool),
     SocketMode(u32),
-    SocketUser(String),
     /// Names of units that are to be there before.
     After(Vec<String>),
     BindsTo(Vec<String>),
@@ -237,9 +235,7 @@ impl Property {
             Self::Requires(units) => ("Requires", units.into()),
             Self::Group(name) => ("Group", name.into()),
             Self::Listen(addresses) => ("Listen", addresses.into()),
-            Self::RemoveOnStop(on) => ("RemoveOnStop", on.into()),
             Self::SocketMode(mode) => ("SocketMode", mode.into()),
-            Self::SocketUser(name) => ("SocketUser", name.into()),
             Self::TimeoutStart(time) => ("TimeoutStartUSec", microseconds(time).into()),
             Self::Watchdog(time) => ("WatchdogUSec", microseconds(time).into()),
             Self::MemoryLow(bytes) => ("MemoryLow", bytes.into()),

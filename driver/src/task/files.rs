@@ -38,6 +38,14 @@ pub enum Error {
         /// As the job says it.
         path: PathBuf,
     },
+    /// Others can change what is there.
+    #[error("{option}: {path} is shared with other tasks; it must be in the task's own `local/`")]
+    Shared {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
     /// It is not there, or cannot be reached.
     #[error("{option}: find {path}")]
     Find {
@@ -59,8 +67,8 @@ pub enum Error {
     },
     /// systemd would make a mount point on the host.
     #[error(
-        "{option}: {path} is not there on the host, and the task sees the host as it is: make it first, or have the \
-         operator set `fs_isolation = \"image\"`"
+        "{option}: to mount something on {path}, it would have to be made on the host, where the task sees the host's own \
+         directories: choose a path outside of them, or make it first"
     )]
     NoTarget {
         /// The property.
@@ -74,11 +82,8 @@ pub enum Error {
 pub fn resolve(settings: &[Assignment], task: &TaskSpec, policy: &Policy) -> Result<Vec<Assignment>, Error> {
     let mut resolved = Vec::with_capacity(settings.len());
     for line in settings {
-        if task.view == View::Host
-            && let Some(path) = line.mount_points().into_iter().map(PathBuf::from).find(|path| !path.exists())
-        {
-            return Err(Error::NoTarget { option: line.name(), path });
-        }
+        let targets = line.mount_points();
+        targets.iter().try_for_each(|target| check_target(line.name(), Path::new(target), task))?;
         let extends =
             ["ExtensionImages", "ExtensionDirectories"].contains(&line.name()) && !line.text().is_empty();
         if extends && matches!(task.view, View::Private { .. }) {
@@ -87,6 +92,20 @@ pub fn resolve(settings: &[Assignment], task: &TaskSpec, policy: &Policy) -> Res
         resolved.push(line.clone().with_host_paths(|path| find(line.name(), Path::new(path), task, policy))?);
     }
     Ok(resolved)
+}
+
+/// May systemd mount something there? What is not there it makes, and in a directory that is the host's it would be made
+/// on the host.
+pub fn check_target(option: &'static str, target: &Path, task: &TaskSpec) -> Result<(), Error> {
+    let is_hosts = match &task.view {
+        View::Host => true,
+        View::Private { host_paths } => host_paths.iter().any(|path| target.starts_with(path)),
+        View::Own => false,
+    };
+    if is_hosts && !target.exists() {
+        return Err(Error::NoTarget { option, path: target.to_owned() });
+    }
+    Ok(())
 }
 
 /// Where `path` leads to on the host, for a job that names it in this property.
@@ -100,6 +119,10 @@ pub fn find(option: &'static str, path: &Path, task: &TaskSpec, policy: &Policy)
         below.or_else(|| inside.strip_prefix(host).ok()).map(|below| (host, below.to_owned()))
     });
     if let Some((directory, below)) = own {
+        // Another task of the group could put a link there until systemd comes to it.
+        if directory == dirs.shared {
+            return Err(Error::Shared { option, path: path.to_owned() });
+        }
         let is_image = option.ends_with("Image") || option.ends_with("Images");
         if is_image && !policy.allows_images_of_tasks() {
             return Err(Error::OwnImage { option, path: path.to_owned() });
@@ -116,15 +139,19 @@ pub fn credential(path: &Path, task: &TaskSpec, policy: &Policy) -> Result<Vec<u
     const LARGEST: u64 = 1 << 20;
     let option = "credential";
     let failed = |source| Error::Find { option, path: path.to_owned(), source };
-    let (secrets, inside) =
-        match path.strip_prefix("/secrets").or_else(|_| path.strip_prefix(&task.dirs.secrets)) {
-            Ok(inside) => (true, inside),
-            Err(_) => (path.is_relative(), path),
-        };
-    let file = if secrets {
-        program::open_within(&task.dirs.alloc_dir, &task.dirs.secrets, inside)
+    let dirs = &task.dirs;
+    let in_own = |(host, target): (&Path, &'static str)| {
+        let inside = path.strip_prefix(target).or_else(|_| path.strip_prefix(host)).ok()?;
+        Some((host.to_owned(), inside.to_owned()))
+    };
+    let own = if path.is_relative() {
+        Some((dirs.secrets.clone(), path.to_owned()))
     } else {
-        std::fs::File::open(find(option, path, task, policy)?)
+        dirs.pairs().into_iter().find_map(in_own)
+    };
+    let file = match own {
+        Some((directory, inside)) => program::open_within(&dirs.alloc_dir, &directory, &inside),
+        None => program::open_on_host(&find(option, path, task, policy)?),
     };
     let mut content = Vec::new();
     file.and_then(|file| file.take(LARGEST + 1).read_to_end(&mut content)).map_err(failed)?;
@@ -134,24 +161,19 @@ pub fn credential(path: &Path, task: &TaskSpec, policy: &Policy) -> Result<Vec<u
     Ok(content)
 }
 
-/// A socket with its path on the host. Its directory is one of the task's own.
+/// A socket with its path on the host: directly in one of the task's directories, since systemd follows the path as root,
+/// and the task could put a link in the place of a directory in there.
 pub fn listener(socket: &Listener, task: &TaskSpec) -> Result<Listener, Error> {
     let Address::Path(path) = &socket.at else { return Ok(socket.clone()) };
     let option = "socket.path";
     let failed = |source| Error::Find { option, path: path.clone(), source };
-    let outside = || failed(io::Error::other("it is not in `/alloc`, `/local` or `/secrets`"));
-    let name = path.file_name().ok_or_else(outside)?;
-    let own = task.dirs.pairs().into_iter().find_map(|(host, target)| {
-        let inside = path.strip_prefix(target).or_else(|_| path.strip_prefix(host)).ok()?;
-        Some((host, inside.parent()?.to_owned()))
-    });
-    let (directory, inside) = own.ok_or_else(outside)?;
-    let directory = program::path_within(&task.dirs.alloc_dir, directory, &inside).map_err(failed)?;
-    let path = directory.join(name);
+    let outside = || {
+        failed(io::Error::other("it is not directly in `/alloc`, `/local` or `/secrets` of a private view"))
+    };
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(outside()) };
+    let own = task.dirs.pairs().into_iter().find(|(_, target)| directory == Path::new(target));
+    let (host, _) = own.filter(|_| task.view != View::Host).ok_or_else(outside)?;
     // What an earlier run left. A link there is removed, and not followed.
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    Ok(Listener { at: Address::Path(path), ..socket.clone() })
+    program::remove_within(&task.dirs.alloc_dir, host, Path::new(name)).map_err(failed)?;
+    Ok(Listener { at: Address::Path(host.join(name)), ..socket.clone() })
 }

@@ -661,6 +661,17 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
 /// Makes what the task needs on the host beside its allocation.
 fn make(place: &Place, task: &TaskSpec, node: &NodeSpec, is_guest: bool) -> Result<Made, Error> {
     let settings = files::resolve(task.settings(is_guest), task, &node.policy).map_err(Error::Files)?;
+    for mount in &task.mounts {
+        if !view::is_plain(&mount.target) || mount.source.to_string_lossy().contains(char::is_control) {
+            let source = std::io::ErrorKind::InvalidInput.into();
+            return Err(Error::Files(files::Error::Find {
+                option: "volume",
+                path: mount.target.clone(),
+                source,
+            }));
+        }
+        files::check_target("volume", &mount.target, task).map_err(Error::Files)?;
+    }
     let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
     let mut root = node.wasm.root.clone();
     if matches!(task.view, View::Private { .. }) && task.needs_a_root_of_its_own(&settings) {

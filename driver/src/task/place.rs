@@ -16,6 +16,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::users;
 use crate::systemd::UnitName;
 
 /// Where nss-systemd(8) looks for users that are there until the next boot.
@@ -78,6 +79,13 @@ impl Place {
     /// Tells the host of a user that Nomad made up, for as long as the task lives: systemd knows no number that is
     /// nobody's. (A user record, <https://systemd.io/USER_RECORD>, where nss-systemd(8) looks for them.)
     pub fn tell_of_user(&self, number: u32) -> io::Result<()> {
+        let taken =
+            || io::Error::new(io::ErrorKind::AlreadyExists, format!("number {number} is another user's"));
+        if users::find(&number.to_string()).is_some_and(|user| user.name != user_name(number))
+            || self.others_have(number)
+        {
+            return Err(taken());
+        }
         self.make()?;
         let name = user_name(number);
         write(&self.0.join("user"), number.to_string().as_bytes(), 0o644)?;
@@ -105,7 +113,7 @@ impl Place {
     /// namespace, which is gone.
     pub fn remove(&self) {
         let number = fs::read_to_string(self.0.join("user")).ok().and_then(|text| text.parse().ok());
-        if let Some(number) = number {
+        if let Some(number) = number.filter(|number| !self.others_have(*number)) {
             for name in [user_name(number), number.to_string()] {
                 for kind in ["user", "group"] {
                     let _ = fs::remove_file(Path::new(USERS).join(format!("{name}.{kind}")));
@@ -128,6 +136,15 @@ impl Place {
         builder(0o755).create(&self.0)?;
         fs::write(self.0.join(MAKER), std::process::id().to_string())?;
         builder(mode).create(self.0.join(name))
+    }
+
+    /// Does another task of this machine run as the user of that number?
+    fn others_have(&self, number: u32) -> bool {
+        let places = self.0.parent().map(fs::read_dir).and_then(Result::ok).into_iter().flatten().flatten();
+        places.filter(|place| place.path() != self.0).any(|place| {
+            let user = fs::read_to_string(place.path().join("user"));
+            user.is_ok_and(|user| user == number.to_string())
+        })
     }
 
     /// Was it made by another driver that lives? It may be about to start the unit.

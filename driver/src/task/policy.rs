@@ -74,7 +74,8 @@ impl Policy {
             Hold::Confines if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
             // The paths are looked at one by one.
             Hold::Reaches if assignment.names_host_paths() => {
-                if self.host_paths_are_none() {
+                let is_image = name.ends_with("Image") || name.ends_with("Images");
+                if self.host_paths.is_empty() && !(is_image && self.images_of_tasks) {
                     let own =
                         if name.contains("Image") { " (\"local\" for images that jobs bring)" } else { "" };
                     return Err(refused(format!(
@@ -92,10 +93,6 @@ impl Policy {
                 assignment.text(),
             ))),
         }
-    }
-
-    fn host_paths_are_none(&self) -> bool {
-        self.host_paths.is_empty() && !self.images_of_tasks
     }
 
     /// May a job name this path of the host? It is absolute, and leads over no links.

@@ -122,7 +122,7 @@ const LADDERS: &[(&str, &[&str])] = &[
     ("KeyringMode", &["inherit", "shared", "private"]),
     ("PrivateUsers", &["no", "full", "identity", "managed", "self", "yes"]),
     ("ProcSubset", &["all", "pid"]),
-    ("ProtectControlGroups", &["no", "yes", "private", "strict"]),
+    ("ProtectControlGroups", &["no", "private", "yes", "strict"]),
     ("ProtectHome", &["no", "read-only", "tmpfs", "yes"]),
     ("ProtectProc", &["default", "noaccess", "invisible", "ptraceable"]),
     ("ProtectHostname", &["no", "private", "yes"]),
@@ -152,7 +152,14 @@ fn is_as_tight(name: &str, wanted: &[Meaning], given: &[Meaning]) -> bool {
     }
     match (wanted.last(), given.last()) {
         (Some(Meaning::Filter { .. }), _) => filter_is_as_tight(wanted, given),
-        (Some(Meaning::Words(wanted)), Some(Meaning::Words(given))) => {
+        (Some(Meaning::Words(_)), _) => {
+            let all = |lines: &[Meaning]| -> Vec<String> {
+                let words = lines.iter().filter_map(|line| {
+                    if let Meaning::Words(words) = line { Some(words.clone()) } else { None }
+                });
+                words.flatten().collect()
+            };
+            let (wanted, given) = (all(wanted), all(given));
             !given.is_empty() && given.iter().all(|word| wanted.contains(word))
         }
         // Of capabilities and namespaces those that are left; of a umask those that are taken away.
@@ -186,7 +193,10 @@ fn filter_is_as_tight(wanted: &[Meaning], given: &[Meaning]) -> bool {
     let is_allow_list =
         |lines: &[Meaning]| matches!(lines.first(), Some(Meaning::Filter { allow: true, .. }));
     let (allowed, denied) = (names(wanted, true), names(wanted, false));
-    let (ours_allowed, ours_denied) = (names(given, true), names(given, false));
+    // What is allowed after it was denied is allowed again.
+    let last_allowed = given.iter().rposition(|line| matches!(line, Meaning::Filter { allow: true, .. }));
+    let (ours_allowed, ours_denied) =
+        (names(given, true), names(&given[last_allowed.map_or(0, |at| at + 1)..], false));
     (!is_allow_list(wanted) || is_allow_list(given))
         && ours_allowed.iter().all(|name| allowed.contains(name) && !denied.contains(name))
         && denied.iter().all(|name| ours_denied.contains(name))
@@ -231,6 +241,8 @@ mod tests {
             "SystemCallFilter=@mount",
             "SystemCallFilter=@resources",
             "SystemCallFilter=",
+            "SystemCallFilter=~",
+            "SystemCallFilter=@system-service",
             "RestrictNamespaces=user",
             "RestrictAddressFamilies=AF_PACKET",
             "SystemCallArchitectures=x86",

@@ -283,6 +283,20 @@ pub fn path_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Res
     std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
 
+/// Removes what is directly in `directory` of a task, if anything is.
+pub fn remove_within(alloc_dir: &Path, directory: &Path, name: &Path) -> io::Result<()> {
+    let base = directory_of_task(alloc_dir, directory)?;
+    match rustix::fs::unlinkat(base, name, rustix::fs::AtFlags::empty()) {
+        Err(rustix::io::Errno::NOENT) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens a regular file of the host.
+pub fn open_on_host(path: &Path) -> io::Result<File> {
+    open_regular(rustix::fs::CWD, path, ResolveFlags::empty())
+}
+
 /// Opens a regular file, and nothing else: opening a device may do something, and opening a FIFO may last for ever.
 fn open_regular(base: impl AsFd, path: &Path, resolve: ResolveFlags) -> io::Result<File> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;

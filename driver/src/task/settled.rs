@@ -6,14 +6,12 @@
 //!  properties ────────────┘    (said)         (policy, node)      then the job ─► the operator's floor    (settled)
 //! ```
 
-use std::path::Path;
-
 use super::config::{DriverConfig, MemoryMax, NetworkMode, TaskConfig};
 use super::options::Setting;
 use super::policy;
 use super::preset::Preset;
 use super::spec::{Error, NodeSpec};
-use super::view::{View, is_plain};
+use super::view::View;
 use crate::systemd::{self, Assignment, Features, Manager, Meaning};
 
 /// Everything that the job says under the names of systemd's, in the order in which it counts.
@@ -67,9 +65,7 @@ pub(super) fn said(
             .map_err(|source| Error::Property { option: option.clone(), source })?;
         // Groups have rules of their own.
         let is_groups = option == "group" || option == "supplementary_groups";
-        // Nor can what is the task's own be made writable for anybody else.
-        let is_own = option == "files.read_write_paths" && is_within_own_directories(&text);
-        if !is_groups && !is_own {
+        if !is_groups {
             node.policy.check(&option, &assignment)?;
         }
         features.check(&assignment).map_err(|reason| Error::Node { option, reason })?;
@@ -78,20 +74,13 @@ pub(super) fn said(
     Ok(assignments)
 }
 
-/// Is a path of the view, as we hand it to systemd, in one of the task's own directories?
-fn is_within_own_directories(text: &str) -> bool {
-    let path = Path::new(text.trim_start_matches(['-', '+']));
-    is_plain(path)
-        && ["/alloc", "/local", "/secrets", "/tmp", "/var/tmp"].iter().any(|own| path.starts_with(own))
-}
-
 /// The groups that the job names, in whatever way.
 pub(super) fn groups(said: &[Assignment]) -> Vec<String> {
     let of_groups = said.iter().filter(|line| ["Group", "SupplementaryGroups"].contains(&line.name()));
     let names = of_groups.flat_map(|line| match line.meaning() {
         Meaning::Words(names) => names,
-        Meaning::Text(name) => vec![name],
-        Meaning::Number(_) | Meaning::Filter { .. } => vec![],
+        // As it is written: a name may look like a yes or no.
+        _ => vec![line.text().to_owned()],
     });
     names.collect()
 }

@@ -474,7 +474,10 @@ impl TaskSpec {
         let settle = |preset| settled::settled(preset, &said, config, &view, node, features);
         Ok(Self {
             unit: unit_name(&config.known.alloc_id, &config.known.name, &config.known.id),
-            description: format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.known.name),
+            description: on_one_line(&format!(
+                "Nomad: {}/{}/{}",
+                config.job_name, config.group_name, config.known.name
+            )),
             ephemeral_user: format!(
                 "task-{}",
                 digest(&format!("{}/{}", config.known.alloc_id, config.known.name), 12)
@@ -516,7 +519,9 @@ fn identity(user: &str, node: &NodeSpec) -> Result<Identity, Error> {
                 .to_owned(),
         });
     }
-    let number = user.strip_prefix("nomad-").and_then(|number| number.parse().ok());
+    // Only where Nomad chooses them: a job could choose somebody's.
+    let number = user.strip_prefix("nomad-").filter(|_| node.dynamic_workload_users);
+    let number = number.and_then(|number| number.parse().ok());
     Ok(match (user, number) {
         _ if node.manager == Manager::User => Identity::Driver,
         ("", _) => node.default_identity.clone(),
@@ -718,7 +723,9 @@ fn digest(text: &str, digits: usize) -> String {
 }
 
 fn is_file_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['/', '\0']) && Path::new(name).file_name().is_some()
+    !name.is_empty()
+        && !name.contains(|c: char| c == '/' || c.is_control())
+        && Path::new(name).file_name().is_some()
 }
 
 /// The weight that Nomad 1.11 and later give a cgroup for so many CPU shares, so that our tasks and those of its other

@@ -8,7 +8,7 @@ use super::config::{Mount, NetworkMode, Propagation};
 use super::place;
 use super::spec::{Identity, Memory, Output, TaskSpec};
 use super::view::{self, View};
-use crate::systemd::{Assignment, Bind, Property, SocketUnit, Stream, TransientUnit, UnitName};
+use crate::systemd::{Assignment, Bind, Meaning, Property, SocketUnit, Stream, TransientUnit, UnitName};
 
 /// The slice of all our units. Nomad makes `nomad.slice` itself, behind systemd's back; this one is apart from it.
 pub const SLICE: &str = "nomad_tasks.slice";
@@ -138,10 +138,13 @@ fn mounts(task: &TaskSpec) -> Vec<Property> {
 /// 252 not for extensions.
 fn images(settings: &[Assignment]) -> Vec<Property> {
     let says = |name: &str, meant: &dyn Fn(&str) -> bool| {
-        settings.iter().rfind(|line| line.name() == name).is_some_and(|line| meant(line.text()))
+        let last = settings.iter().rfind(|line| line.name() == name);
+        last.is_some_and(|line| {
+            if let Meaning::Text(text) = line.meaning() { meant(&text) } else { !line.text().is_empty() }
+        })
     };
     let has_extensions = says("ExtensionImages", &|text| !text.is_empty());
-    let confined = says("PrivateDevices", &|text| ["1", "yes", "y", "true", "t", "on"].contains(&text))
+    let confined = says("PrivateDevices", &|text| text == "yes")
         || says("DevicePolicy", &|text| text != "auto")
         || says("DeviceAllow", &|text| !text.is_empty());
     if !has_extensions || !confined {
@@ -166,12 +169,8 @@ fn sockets(task: &TaskSpec, sockets: &[Listener]) -> Option<SocketUnit> {
     let mut properties = vec![
         Property::Description(format!("{}, its sockets", task.description)),
         Property::Listen(sockets.iter().map(listen).collect()),
-        Property::RemoveOnStop(true),
     ];
     properties.extend(sockets.iter().find_map(|socket| socket.mode).map(Property::SocketMode));
-    if let Identity::User(user) = &task.identity {
-        properties.push(Property::SocketUser(user.clone()));
-    }
     if let NetworkMode::Group { namespace, .. } = &task.network {
         properties.push(Property::NetworkNamespacePath(namespace.clone()));
     }

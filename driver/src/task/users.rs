@@ -5,7 +5,7 @@ use nix::unistd::{Group, User, getgrouplist};
 /// A user of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostUser {
-    /// As the job says it.
+    /// Its name.
     pub name: String,
     /// Its number.
     pub uid: u32,
@@ -20,10 +20,11 @@ pub fn find(name: &str) -> Option<HostUser> {
         Err(_) => User::from_name(name),
     };
     let user = found.ok().flatten()?;
+    let user_name = user.name.clone();
     let own_name = std::ffi::CString::new(user.name).ok()?;
     let groups = getgrouplist(&own_name, user.gid).unwrap_or_default();
     let gids = groups.into_iter().chain([user.gid]).map(nix::unistd::Gid::as_raw).collect();
-    Some(HostUser { name: name.to_owned(), uid: user.uid.as_raw(), gids })
+    Some(HostUser { name: user_name, uid: user.uid.as_raw(), gids })
 }
 
 /// The number of the group of that name or number, if there is one.

@@ -231,7 +231,9 @@ pub fn prepare(root: &Path, host_paths: &[PathBuf]) -> io::Result<()> {
 
 /// Is this a path that can stand in `host_paths`: absolute, and without `..`?
 pub fn is_plain(path: &Path) -> bool {
+    // A line end would begin another line in the unit's file.
     path.is_absolute()
+        && !path.to_string_lossy().contains(char::is_control)
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 

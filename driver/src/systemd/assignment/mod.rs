@@ -88,8 +88,9 @@ impl Assignment {
         if let Hold::Ours(reason) = property.hold {
             return Err(Error::Ours { name: property.name, reason });
         }
-        let wire = if text.contains('\0') {
-            Err("it contains a zero byte".to_owned())
+        // systemd writes most values to the unit's file as they are, where a line end would begin another line.
+        let wire = if text.contains(|c: char| c.is_control() && c != '\t') {
+            Err("it contains a line end or another control character".to_owned())
         } else {
             convert::convert(property, text)
         };
@@ -167,7 +168,7 @@ impl Assignment {
 
     /// It is an empty list, which takes back all earlier assignments of the name.
     pub fn resets(&self) -> bool {
-        self.is_list() && convert::is_blank(&self.text)
+        self.is_list() && (convert::is_blank(&self.text) || self.is_empty_filter())
     }
 
     /// The first systemd that takes this value; 247 stands for that and all before.
@@ -324,7 +325,7 @@ mod tests {
             refused("ReadOnlyPaths", "'/a"),
             "set property `ReadOnlyPaths` to `'/a`: a quote is not closed"
         );
-        for word in ["", "a b", "a\"b", "a\\b", "a:b", "'", "é\n", "/plain"] {
+        for word in ["", "a b", "a\"b", "a\\b", "a:b", "'", "é\t", "/plain"] {
             assert_eq!(value("ReadOnlyPaths", &quote(word)), words(&[word]), "{word}");
             assert_eq!(value("ExecSearchPath", &quote(word)), words(&[word]), "{word}");
         }

@@ -113,6 +113,11 @@ impl Assignment {
         }
     }
 
+    /// It is `~` and nothing else, which systemd takes for an empty list.
+    pub(super) fn is_empty_filter(&self) -> bool {
+        self.property.conv == Conv::Filter && self.texts().is_empty()
+    }
+
     /// All words of the value.
     fn texts(&self) -> Vec<String> {
         fn collect(value: &Variant<'_>, texts: &mut Vec<String>) {
