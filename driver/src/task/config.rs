@@ -16,7 +16,7 @@ options! {
         pub allow_caps: Vec<String> = "[\"audit_write\", \"chown\", \"dac_override\", \"fowner\", \"fsetid\", \"kill\", \"mknod\", \"net_bind_service\", \"setfcap\", \"setgid\", \"setpcap\", \"setuid\", \"sys_chroot\"]",
         /// Paths of the host that a job may name, with all below them: to bind, as a root, as an image. An image in the task's own directories needs `"local"` here, since a job could have the kernel mount what an `artifact` block fetched.
         pub allow_host_paths: Vec<String> = "[]",
-        /// Properties that a job may set, as options or under `properties`: their names, patterns such as `"Log*"`, and `"@confining"`, which is all that can only take from a task.
+        /// Properties that a job may set, as options or under `properties`: their names, patterns such as `"Log*"`, and `"@confining"`, which is all that does not reach beyond a task. How tight it must be is another matter: `sandbox_floor`.
         pub allow_properties: Vec<String> = "[\"@confining\"]",
         /// Properties that a job may not set, whatever is allowed.
         pub deny_properties: Vec<String> = "[]",
@@ -141,7 +141,7 @@ options! {
         pub name: String,
         /// The label of a port of Nomad's.
         pub port: Option<String>,
-        /// Or a path in the task's directories.
+        /// Or a path directly in `/alloc`, `/local` or `/secrets`.
         pub path: Option<String>,
         /// `"stream"` or `"datagram"`.
         pub kind: String = "\"stream\"",

@@ -80,7 +80,7 @@ settings! {
 settings! {
     /// The `files` block of a task. A path of the host is taken where the operator allows it (`allow_host_paths`); a relative one is in the task's `local/`.
     pub struct Files {
-        /// Files and directories of the host, as `"SOURCE"` or `"SOURCE:TARGET"`.
+        /// Files and directories of the host, as `"SOURCE"` or `"SOURCE:TARGET"`; a target in what the task sees of the host must be there.
         bind_paths: Vec<String> => "BindPaths",
         /// The same, read-only.
         bind_read_only_paths: Vec<String> => "BindReadOnlyPaths",
@@ -88,7 +88,7 @@ settings! {
         temporary_file_system: Vec<String> => "TemporaryFileSystem",
         /// Paths that are read-only for it.
         read_only_paths: Vec<String> => "ReadOnlyPaths",
-        /// Paths that are writable within such a one; others than the task's own with the operator's leave.
+        /// Paths that are writable within such a one; with the operator's leave.
         read_write_paths: Vec<String> => "ReadWritePaths",
         /// Paths that it cannot reach.
         inaccessible_paths: Vec<String> => "InaccessiblePaths",
