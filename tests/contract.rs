@@ -203,7 +203,7 @@ fn no_file_names_this_machine_or_a_registry() {
 #[test]
 fn the_conformance_list_names_tests_that_exist() {
     let mut tests = String::new();
-    for directory in ["tests", "tests/driver", "driver/src", "driver/src/task"] {
+    for directory in ["tests", "tests/driver", "tests/limits", "driver/src", "driver/src/task"] {
         for entry in std::fs::read_dir(repository().join(directory)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "rs") {

@@ -26,7 +26,7 @@ async fn a_user_that_nomad_made_up_is_a_number() {
         }
         // Where the host cannot know of it, it is refused.
         Err(refusal) => {
-            assert!(super::version(&host) < 249 && refusal.message.contains("systemd 249"), "{refusal}")
+            assert!(super::version(&host) < 249 && refusal.message.contains("systemd 249"), "{refusal}");
         }
     }
 }

@@ -53,9 +53,9 @@ async fn tasks_of_a_group_share_its_network_and_its_name() {
 async fn a_group_with_no_network_has_a_loopback_device() {
     let host = host!();
     let node = Node::start(&host).await;
-    let none = NetworkIsolationSpec { mode: Mode::None.into(), ..Default::default() };
+    let isolated = NetworkIsolationSpec { mode: Mode::None.into(), ..Default::default() };
     let script = "grep : /proc/net/dev | tr -d ' ' | cut -d: -f1";
-    let job = Job::shell(script).with(|request| request.network = Some(none));
+    let job = Job::shell(script).with(|request| request.network = Some(isolated));
     assert_eq!(node.output_of(job).await, "lo\n");
     assert_eq!(node.output_of(Job::shell(script).config("network { private = true }")).await, "lo\n");
 }

@@ -196,13 +196,9 @@ async fn the_unit_that_is_printed_for_a_job_is_one_that_systemd_reads() {
     let mut files = Vec::new();
     for unit in text.split("\n# nomad-").skip(1) {
         let (name, lines) = unit.split_once('\n').unwrap();
-        let lines: String = lines
-            .lines()
-            .take_while(|line| !line.starts_with("# "))
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let lines: Vec<&str> = lines.lines().take_while(|line| !line.starts_with("# ")).collect();
         let file = directory.path().join(format!("nomad-{name}"));
-        std::fs::write(&file, lines).unwrap();
+        std::fs::write(&file, lines.join("\n") + "\n").unwrap();
         files.push(file.display().to_string());
     }
     assert_eq!(files.len(), 2, "a service and its socket: {text}");
