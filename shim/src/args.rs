@@ -1,10 +1,14 @@
 //! The command line, in the vocabulary of the wasmtime CLI.
 
 use crate::engine::RELEASE;
+use crate::grants::{Dir, Network, Rule, Var};
+use crate::settings::{self, Said, Wasi, Wasm};
 use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-/// Runs one WebAssembly guest and ends with its exit code.
+/// Runs one WebAssembly guest: a command to its end, a server until SIGTERM.
 #[derive(Debug, Parser)]
 #[command(
     name = "wasm-shim",
@@ -12,11 +16,12 @@ use std::path::{Path, PathBuf};
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
-    after_help = "Exit codes: the guest's own, 0 to 255; 134 after a trap; 125 if the guest was not started;\n\
-                  143 and 130 when ended by SIGTERM and SIGINT."
+    after_help = "Exit codes: the guest's own, 0 to 255; 121 out of fuel, 122 at -W max-memory-size,\n\
+                  124 after -W timeout, 125 if wasm-shim failed, 126 for a bad module, 127 for a missing import,\n\
+                  134 after a trap; 143 and 130 when ended by SIGTERM and SIGINT."
 )]
 pub struct Cli {
-    /// What to do; `run` if nothing is said.
+    /// What to do; `run` or `serve`, as the guest's exports say, if nothing is said.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The options of `run`, for the short form `wasm-shim FILE`.
@@ -27,54 +32,194 @@ pub struct Cli {
 /// What the shim can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a guest; the word `run` may be left out
+    /// Run a command to its end; the word `run` may be left out
     Run(Run),
+    /// Serve HTTP with a guest that exports `wasi:http`
+    Serve(Serve),
     /// Compile a guest to native code, with wasm-shim-compile from the directory of wasm-shim
     Compile(Compile),
+    /// Say what a guest is, and what it would have to be granted
+    Inspect(Inspect),
 }
 
-/// How to run a guest.
-#[derive(Debug, Args)]
-pub struct Run {
-    /// Let the guest see the directory HOST as GUEST (default: the same name); `:ro` denies writing
+/// What a guest gets, whether it runs or serves.
+#[derive(Clone, Debug, Args)]
+pub struct Grants {
+    /// Let the guest see a directory, as GUEST (default: under the same path), writable unless `:ro`
     #[arg(long = "dir", value_name = "HOST[::GUEST[:ro]]", value_parser = Dir::parse)]
     pub dirs: Vec<Dir>,
     /// Give the guest a variable; without a value, the one from wasm-shim's own environment. Nothing else is inherited
     #[arg(long = "env", value_name = "NAME[=VALUE]", value_parser = Var::parse)]
     pub env: Vec<Var>,
-    /// The guest's argv[0] (default: the base name of FILE)
+    /// The guest's argv[0], and its name in messages (default: the base name of FILE)
     #[arg(long, value_name = "NAME")]
     pub argv0: Option<String>,
+    /// Let the guest connect or send to addresses, also by HTTP: [tcp:|udp:]ADDRESS[/PREFIX]:PORT[-PORT], `*` for any
+    #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
+    pub connect: Vec<Rule>,
+    /// Let the guest bind addresses, listen and accept on them
+    #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
+    pub listen: Vec<Rule>,
+    /// Give the guest the configuration (wasi:config) that is in this variable of wasm-shim's environment, as a JSON
+    /// object of texts: nobody else can see it there
+    #[arg(long, value_name = "NAME")]
+    pub config_env: Option<String>,
+    /// Limits and features: fuel=N, timeout=TIME, max-memory-size=BYTES, max-table-elements=N, max-wasm-stack=BYTES,
+    /// max-instances=N, max-tables=N, max-memories=N, trap-on-grow-failure, and proposals such as simd=n
+    #[arg(short = 'W', long = "wasm", value_name = "KEY[=VALUE][,..]", value_parser = settings::parse)]
+    pub wasm: Vec<Said>,
+    /// WASI: inherit-network (every address), allow-ip-name-lookup, config-var=NAME=VALUE (wasi:config)
+    #[arg(short = 'S', long = "wasi", value_name = "KEY[=VALUE][,..]", value_parser = settings::parse)]
+    pub wasi: Vec<Said>,
     /// Accept a FILE from `wasm-shim compile`. It is native code and not checked: only for files you made yourself
     #[arg(long)]
     pub allow_precompiled: bool,
     /// Compile in memory, and neither read nor write the cache
     #[arg(long)]
     pub no_cache: bool,
-    /// The guest: a module for WASI 0.1 or a component for WASI 0.2; what follows are its arguments
+}
+
+/// A guest and all that was said about it, whether it runs or serves.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The file, example `hello.wasm`.
+    pub file: PathBuf,
+    /// Its `argv[0]`, example `hello.wasm`.
+    pub name: String,
+    /// What messages call it: the name that was given, or else the file, example `/srv/hello.wasm`.
+    pub label: String,
+    /// Its arguments, without its name.
+    pub args: Vec<String>,
+    /// Its variables; of two with one name, the last one.
+    pub env: Vec<Var>,
+    /// Its directories.
+    pub dirs: Vec<Dir>,
+    /// Whom it may speak with.
+    pub network: Network,
+    /// Limits and features.
+    pub wasm: Wasm,
+    /// What else of WASI it has.
+    pub wasi: Wasi,
+    /// Is precompiled code trusted?
+    pub allow_precompiled: bool,
+    /// May compiled code be kept?
+    pub cached: bool,
+}
+
+impl Guest {
+    fn resolve(file: &Path, args: &[String], grants: &Grants) -> Result<Self, String> {
+        let base = || file.file_name().map(|base| base.to_string_lossy().into_owned());
+        let wasi = Wasi::resolve(&grants.wasi, grants.config_env.as_deref())?;
+        // WASI would pass both of two variables with one name.
+        let overridden =
+            |index: usize, var: &Var| grants.env[index + 1..].iter().any(|later| later.name == var.name);
+        let env = grants.env.iter().enumerate().filter(|(index, var)| !overridden(*index, var));
+        Ok(Self {
+            file: file.to_owned(),
+            name: grants.argv0.clone().or_else(base).unwrap_or_default(),
+            label: grants.argv0.clone().unwrap_or_else(|| file.display().to_string()),
+            args: args.to_owned(),
+            env: env.map(|(_, var)| var.clone()).collect(),
+            dirs: grants.dirs.clone(),
+            network: Network::new(grants.connect.clone(), grants.listen.clone(), wasi.inherit_network),
+            wasm: Wasm::resolve(&grants.wasm)?,
+            wasi,
+            allow_precompiled: grants.allow_precompiled,
+            cached: !grants.no_cache,
+        })
+    }
+}
+
+/// How to run a guest.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    grants: Grants,
+    /// The guest: a module for WASI 0.1, or a component for WASI 0.2 or 0.3; what follows are its arguments
     #[arg(value_names = ["FILE", "ARGS"], required = true, trailing_var_arg = true)]
     file_and_args: Vec<String>,
 }
 
 impl Run {
-    /// The file to run, example `hello.wasm`.
-    pub fn file(&self) -> &Path {
-        Path::new(self.file_and_args.first().map_or("", String::as_str))
+    /// The guest that is to run.
+    ///
+    /// # Errors
+    /// When a setting is unknown or its value no good; the message names it.
+    pub fn guest(&self) -> Result<Guest, String> {
+        let (file, args) = self.file_and_args.split_first().ok_or("name a file to run")?;
+        Guest::resolve(Path::new(file), args, &self.grants)
     }
+}
 
-    /// The guest's arguments, without its name.
-    pub fn args(&self) -> &[String] {
-        self.file_and_args.get(1..).unwrap_or_default()
+/// How to serve with a guest.
+#[derive(Debug, Args)]
+pub struct Serve {
+    #[command(flatten)]
+    grants: Grants,
+    /// How it treats its requests.
+    #[command(flatten)]
+    pub http: Http,
+    /// The guest: a component that exports `wasi:http/incoming-handler` or `wasi:http/handler`
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl Serve {
+    /// The guest that is to serve.
+    ///
+    /// # Errors
+    /// As [`Run::guest`].
+    pub fn guest(&self) -> Result<Guest, String> {
+        Guest::resolve(&self.file, &[], &self.grants)
     }
+}
 
-    /// The guest's `argv[0]`, example `hello.wasm`.
-    pub fn argv0(&self) -> String {
-        match (&self.argv0, self.file().file_name()) {
-            (Some(said), _) => said.clone(),
-            (None, Some(base)) => base.to_string_lossy().into_owned(),
-            (None, None) => String::new(),
+/// How a server treats its requests.
+#[derive(Clone, Debug, Args)]
+pub struct Http {
+    /// Where to listen, if no socket was passed by systemd (LISTEN_FDS)
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
+    pub addr: SocketAddr,
+    /// Which of the passed sockets to serve, by its name (LISTEN_FDNAMES)
+    #[arg(long, value_name = "NAME")]
+    pub listen_fd: Option<String>,
+    /// How many requests the guest works on at the same time; others wait
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_1)]
+    pub max_concurrent_requests: usize,
+    /// How many connections are open at the same time; others wait
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_1)]
+    pub max_concurrent_connections: usize,
+    /// How many requests an instance of the guest answers (default: 1 with WASI 0.2, 128 with 0.3)
+    #[arg(long, value_name = "N", value_parser = at_least_1)]
+    pub max_instance_reuse_count: Option<usize>,
+    /// How many of them at the same time (default: 16; with WASI 0.2 always 1)
+    #[arg(long, value_name = "N", value_parser = at_least_1)]
+    pub max_instance_concurrent_reuse_count: Option<usize>,
+    /// How long an idle instance is kept
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = settings::duration)]
+    pub idle_instance_timeout: Duration,
+    /// How long after SIGTERM requests may take to be finished
+    #[arg(long, value_name = "TIME", default_value = "4s", value_parser = settings::duration)]
+    pub shutdown_timeout: Duration,
+    /// Say each request on stderr
+    #[arg(long)]
+    pub access_log: bool,
+}
+
+impl Default for Http {
+    /// As if nothing was said.
+    fn default() -> Self {
+        #[derive(Parser)]
+        struct Only {
+            #[command(flatten)]
+            http: Http,
         }
+        Only::parse_from(["wasm-shim"]).http
     }
+}
+
+fn at_least_1(said: &str) -> Result<usize, String> {
+    said.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a number from 1 on is wanted".to_owned())
 }
 
 /// How to compile a guest.
@@ -86,63 +231,32 @@ pub struct Compile {
     /// Where to write the native code
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
+    /// What changes code: fuel, epoch-interruption (for `serve`), and proposals such as simd=n
+    #[arg(short = 'W', long = "wasm", value_name = "KEY[=VALUE][,..]", value_parser = settings::parse)]
+    pub wasm: Vec<Said>,
 }
 
-/// A directory that the guest sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dir {
-    /// Its path here, example `/srv/data`.
-    pub host: String,
-    /// Its path in the guest, example `/data`.
-    pub guest: String,
-    /// May the guest write?
-    pub writable: bool,
+/// How to inspect a guest.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    #[command(flatten)]
+    grants: Grants,
+    /// Say it in JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The module or component
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
 }
 
-impl Dir {
-    /// Reads `HOST`, `HOST::GUEST`, `HOST::GUEST:ro` or, for a GUEST that itself ends in `:ro`, `HOST::GUEST:rw`.
-    fn parse(said: &str) -> Result<Self, String> {
-        let (host, guest, writable) = match said.split_once("::") {
-            None => (said, said, true),
-            Some((host, rest)) => match (rest.strip_suffix(":ro"), rest.strip_suffix(":rw")) {
-                (Some(guest), _) => (host, guest, false),
-                (_, Some(guest)) => (host, guest, true),
-                (None, None) => (host, rest, true),
-            },
-        };
-        if host.is_empty() || guest.is_empty() {
-            return Err("both directories need a name: HOST::GUEST or HOST::GUEST:ro".to_owned());
-        }
-        Ok(Self { host: host.to_owned(), guest: guest.to_owned(), writable })
+impl Inspect {
+    /// The guest that is looked at.
+    ///
+    /// # Errors
+    /// As [`Run::guest`].
+    pub fn guest(&self) -> Result<Guest, String> {
+        Guest::resolve(&self.file, &[], &self.grants)
     }
-}
-
-/// A variable for the guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Var {
-    /// Its name, not empty and without `=`, example `RUST_LOG`.
-    pub name: String,
-    /// Its value, which may be empty, span lines, and contain `=`.
-    pub value: String,
-}
-
-impl Var {
-    fn parse(said: &str) -> Result<Self, String> {
-        let (name, value) = match said.split_once('=') {
-            Some((name, value)) => (name, value.to_owned()),
-            None => (said, inherited(said)?),
-        };
-        if name.is_empty() {
-            return Err("a variable's name is neither empty nor contains `=`; write NAME=VALUE".to_owned());
-        }
-        Ok(Self { name: name.to_owned(), value })
-    }
-}
-
-fn inherited(name: &str) -> Result<String, String> {
-    std::env::var(name).map_err(|_| {
-        format!("`{name}` is not in the environment of wasm-shim, or not in UTF-8; write {name}=VALUE")
-    })
 }
 
 #[cfg(test)]
@@ -150,11 +264,11 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    fn run(line: &[&str]) -> Run {
+    fn run(line: &[&str]) -> Guest {
         let cli = Cli::try_parse_from([&["wasm-shim"], line].concat()).unwrap();
         match cli.command {
-            None => cli.run,
-            Some(Command::Run(run)) => run,
+            None => cli.run.guest().unwrap(),
+            Some(Command::Run(run)) => run.guest().unwrap(),
             Some(other) => panic!("{other:?}"),
         }
     }
@@ -167,9 +281,9 @@ mod tests {
     #[test]
     fn the_word_run_may_be_left_out() {
         for line in [&["--dir", "/a", "x.wasm", "1"][..], &["run", "--dir", "/a", "x.wasm", "1"][..]] {
-            let run = run(line);
-            assert_eq!((run.file(), run.args()), (Path::new("x.wasm"), &["1".to_owned()][..]));
-            assert_eq!(run.dirs.len(), 1);
+            let guest = run(line);
+            assert_eq!((guest.file.as_path(), &guest.args[..]), (Path::new("x.wasm"), &["1".to_owned()][..]));
+            assert_eq!(guest.dirs.len(), 1);
         }
     }
 
@@ -177,37 +291,30 @@ mod tests {
     fn what_follows_the_file_belongs_to_the_guest() {
         let given = ["--env", "A=B", "--", "run", "-h", ""];
         for start in [&["x.wasm"][..], &["run", "x.wasm"], &["run", "--", "x.wasm"], &["--", "x.wasm"]] {
-            let run = run(&[start, &given].concat());
-            assert_eq!(run.args(), given, "after {start:?}");
-            assert!(run.env.is_empty());
+            let guest = run(&[start, &given].concat());
+            assert_eq!(guest.args, given, "after {start:?}");
+            assert!(guest.env.is_empty());
         }
     }
 
     #[test]
     fn argv0_is_the_base_name_unless_said() {
-        assert_eq!(run(&["/a/b.wasm"]).argv0(), "b.wasm");
-        assert_eq!(run(&["--argv0", "c", "/a/b.wasm"]).argv0(), "c");
+        assert_eq!(run(&["/a/b.wasm"]).name, "b.wasm");
+        assert_eq!(run(&["--argv0", "c", "/a/b.wasm"]).name, "c");
     }
 
     #[test]
-    fn directories_are_read_as_in_wasmtime() {
-        let dir =
-            |host: &str, guest: &str, writable| Dir { host: host.into(), guest: guest.into(), writable };
-        assert_eq!(Dir::parse("/a").unwrap(), dir("/a", "/a", true));
-        assert_eq!(Dir::parse("/a::/b").unwrap(), dir("/a", "/b", true));
-        assert_eq!(Dir::parse("/a::/b:ro").unwrap(), dir("/a", "/b", false));
-        assert_eq!(Dir::parse("/a::/b:ro:rw").unwrap(), dir("/a", "/b:ro", true));
-        assert!(Dir::parse("::/b").is_err());
-        assert!(Dir::parse("/a::").is_err());
+    fn of_two_variables_with_one_name_the_last_one_counts() {
+        let guest = run(&["--env", "A=1", "--env", "B=2", "--env", "A=3", "x.wasm"]);
+        let said: Vec<_> = guest.env.iter().map(|var| (var.name.as_str(), var.value.as_str())).collect();
+        assert_eq!(said, [("B", "2"), ("A", "3")]);
     }
 
     #[test]
-    fn variables_keep_their_value_exactly() {
-        let var = |name: &str, value: &str| Var { name: name.into(), value: value.into() };
-        assert_eq!(Var::parse("A=").unwrap(), var("A", ""));
-        assert_eq!(Var::parse("A=b=\"c\"\nd").unwrap(), var("A", "b=\"c\"\nd"));
-        assert!(Var::parse("=A=b").is_err());
-        assert!(Var::parse("").is_err());
-        assert!(Var::parse("WASM_SHIM_TEST_SURELY_UNSET").is_err());
+    fn a_server_has_defaults_and_they_are_those_of_the_short_form() {
+        let cli = Cli::try_parse_from(["wasm-shim", "serve", "x.wasm"]).unwrap();
+        let Some(Command::Serve(serve)) = cli.command else { panic!("no server") };
+        assert_eq!(format!("{:?}", serve.http), format!("{:?}", Http::default()));
+        assert_eq!(serve.http.addr, "0.0.0.0:8080".parse().unwrap());
     }
 }

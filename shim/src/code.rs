@@ -4,14 +4,13 @@
 #![expect(unsafe_code, reason = "precompiled code cannot be checked, and is mapped executable")]
 
 use crate::content::{Content, HEAD, Kind, recognise};
-use crate::engine;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use wasmtime::component::Component;
 use wasmtime::error::Context as _;
-use wasmtime::{CustomCodeMemory, Engine, Module, Result, bail, ensure};
+use wasmtime::{Config, CustomCodeMemory, Engine, Module, Result, bail, ensure};
 
 /// A guest that is ready to be linked, in its own engine.
 pub enum Code {
@@ -21,7 +20,7 @@ pub enum Code {
     Component(Component),
 }
 
-/// Loads the artifact in `file`.
+/// Loads the artifact in `file` into an engine with `config`.
 ///
 /// # Safety
 /// The file is native code and becomes a part of this process: it must have been made by a compiler that the user
@@ -29,14 +28,14 @@ pub enum Code {
 ///
 /// # Errors
 /// When it is no artifact, is truncated, or was made for another version, configuration or CPU.
-pub unsafe fn load(file: File) -> Result<Code> {
+pub unsafe fn load(file: File, config: &Config) -> Result<Code> {
     let mut head = [0; HEAD];
     file.read_exact_at(&mut head, 0).context("read its header")?;
     let Content::Precompiled(kind) = recognise(&head)? else {
         bail!("it is not precompiled");
     };
 
-    let mut config = engine::config()?;
+    let mut config = config.clone();
     config.with_custom_code_memory(Some(Arc::new(ExecutableFile::new(&file, &head)?)));
     let engine = Engine::new(&config)?;
     Ok(match kind {

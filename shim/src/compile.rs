@@ -13,7 +13,8 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use wasm_shim::content::{Content, HEAD, Kind, recognise};
-use wasm_shim::{engine, publish};
+use wasm_shim::engine::{self, Tuning};
+use wasm_shim::publish;
 use wasmtime::error::Context as _;
 use wasmtime::{Engine, Error, Result, bail, ensure, format_err};
 
@@ -30,6 +31,12 @@ struct Args {
     /// What to call the input in messages (default: FILE)
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// What changes code: fuel=1, epoch-interruption=y, and proposals such as simd=n, as the wasmtime CLI has them
+    #[arg(short = 'W', long = "wasm", value_name = "KEY[=VALUE]", value_delimiter = ',')]
+    wasm: Vec<String>,
+    /// Accept the text form, too
+    #[arg(long)]
+    text: bool,
     /// Print what the native code depends on, as a short key, and do nothing else: code of another key does not load
     #[arg(long, conflicts_with_all = ["file", "output", "name"])]
     engine_key: bool,
@@ -40,7 +47,10 @@ const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = if args.engine_key { print_key() } else { compile(&args) };
+    let done = tuning(&args.wasm).map_err(End::from).and_then(|tuning| match args.engine_key {
+        true => print_key(&tuning),
+        false => compile(&args, &tuning),
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(End { code, error }) => {
@@ -63,12 +73,23 @@ impl From<Error> for End {
     }
 }
 
-fn print_key() -> Result<(), End> {
-    let key = engine::key().context("configure the compiler")?;
+fn tuning(settings: &[String]) -> Result<Tuning> {
+    let mut tuning = Tuning::default();
+    for setting in settings {
+        let (name, value) =
+            setting.split_once('=').map_or((&**setting, None), |(name, value)| (name, Some(value)));
+        let taken = tuning.take(name, value).map_err(|wrong| format_err!("`-W {wrong}`"))?;
+        ensure!(taken, "`-W {name}` does not change code; see wasm-shim-compile --help");
+    }
+    Ok(tuning)
+}
+
+fn print_key(tuning: &Tuning) -> Result<(), End> {
+    let key = engine::key(tuning).context("configure the compiler")?;
     Ok(writeln!(io::stdout(), "{key}").context("write the key")?)
 }
 
-fn compile(args: &Args) -> Result<(), End> {
+fn compile(args: &Args, tuning: &Tuning) -> Result<(), End> {
     let input = args.file.as_deref().filter(|path| *path != Path::new("-"));
     let name = match (&args.name, input) {
         (Some(name), _) => name.clone(),
@@ -77,8 +98,9 @@ fn compile(args: &Args) -> Result<(), End> {
     };
     let wasm = read(input).with_context(|| format!("read `{name}`"))?;
     let engine =
-        engine::config().and_then(|config| Engine::new(&config)).context("configure the compiler")?;
-    let native = translate(&engine, &name, &wasm).map_err(|error| End { code: BAD_INPUT, error })?;
+        engine::config(tuning).and_then(|config| Engine::new(&config)).context("configure the compiler")?;
+    let native =
+        translate(&engine, &name, &wasm, args.text).map_err(|error| End { code: BAD_INPUT, error })?;
     Ok(write(&native, args.output.as_deref().filter(|path| *path != Path::new("-")))?)
 }
 
@@ -91,11 +113,18 @@ fn read(input: Option<&Path>) -> io::Result<Vec<u8>> {
     Ok(wasm)
 }
 
-fn translate(engine: &Engine, name: &str, wasm: &[u8]) -> Result<Vec<u8>> {
+fn translate(engine: &Engine, name: &str, wasm: &[u8], text: bool) -> Result<Vec<u8>> {
     let head = &wasm[..wasm.len().min(HEAD)];
     match recognise(head).map_err(|verdict| format_err!("`{name}` {verdict}"))? {
         Content::Wasm(Kind::Module) => engine.precompile_module(wasm),
         Content::Wasm(Kind::Component) => engine.precompile_component(wasm),
+        Content::Text if text => {
+            let wasm = wat::parse_bytes(wasm).with_context(|| format!("read the text of `{name}`"))?;
+            return translate(engine, name, &wasm, false);
+        }
+        Content::Text => {
+            bail!("`{name}` is WebAssembly text (or another text); translate it with `wat2wasm` first")
+        }
         Content::Precompiled(_) => bail!("`{name}` is compiled already"),
     }
     .with_context(|| format!("compile `{name}`"))

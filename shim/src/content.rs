@@ -10,7 +10,7 @@ pub const HEAD: usize = 64;
 pub enum Kind {
     /// A core module, for WASI 0.1 (`wasm32-wasip1`).
     Module,
-    /// A component, for WASI 0.2 (`wasm32-wasip2`).
+    /// A component, for WASI 0.2 (`wasm32-wasip2`) or 0.3.
     Component,
 }
 
@@ -21,6 +21,8 @@ pub enum Content {
     Wasm(Kind),
     /// Native code made by `wasm-shim-compile` (or by another build of wasmtime; loading it tells).
     Precompiled(Kind),
+    /// The text form, or another text; translating it tells.
+    Text,
 }
 
 const MAGIC: &[u8] = b"\0asm";
@@ -58,9 +60,7 @@ pub fn recognise(head: &[u8]) -> Result<Content> {
             )
         }
         [b'#', b'!', ..] => bail!("is a script, not WebAssembly"),
-        _ if is_text(head) => {
-            bail!("is WebAssembly text (or another text); translate it with `wat2wasm` first")
-        }
+        _ if is_text(head) => Ok(Content::Text),
         _ => {
             let start: Vec<_> = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
             bail!("is not WebAssembly: it starts with {}", start.join(" "))
@@ -122,17 +122,21 @@ mod tests {
     }
 
     #[test]
+    fn text_is_told_by_how_it_begins() {
+        for head in [&b"(module)"[..], b";; a comment", b" \n\t(component)"] {
+            assert_eq!(recognise(head).unwrap(), Content::Text);
+        }
+    }
+
+    #[test]
     fn everything_else_is_refused_by_name() {
-        let table: [(&[u8], &str); 14] = [
+        let table: [(&[u8], &str); 11] = [
             (b"", "is empty"),
             (b"\0as", "truncated after 3 bytes"),
             (b"\0asm\x01\0", "truncated after 6 bytes"),
             (b"\0asm\x02\0\0\0", "version 02 00 00 00"),
             (b"\x7fELF\x02\x01\x01\0\0\0", "native ELF"),
             (&artifact(0), "damaged precompiled"),
-            (b"(module)", "text"),
-            (b";; a comment", "text"),
-            (b" \n\t(module)", "text"),
             (b"\x1f\x8b\x08", "gzip"),
             (b"PK\x03\x04", "zip"),
             (b"BZh9", "bzip2"),

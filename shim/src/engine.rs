@@ -3,12 +3,13 @@
 //! An artifact loads only into an engine that was configured like the one that made it; whatever changes generated code
 //! therefore belongs here and nowhere else.
 
+use std::collections::BTreeMap;
 use wasmtime::{Config, ModuleVersionStrategy, WasmBacktraceDetails};
 
 /// [`VERSION`] as a literal, for [`concat!`].
 macro_rules! version {
     () => {
-        "48.0.8+shim1"
+        "48.0.8+shim2"
     };
 }
 
@@ -18,23 +19,111 @@ macro_rules! version {
 /// the number after `shim` with every change to [`config`].
 pub const VERSION: &str = version!();
 
-/// What `--version` says, example `0.1.0 (wasmtime 48.0.8+shim1)`.
+/// What `--version` says, example `0.1.0 (wasmtime 48.0.8+shim2)`.
 pub const RELEASE: &str = concat!(env!("CARGO_PKG_VERSION"), " (wasmtime ", version!(), ")");
 
-/// The configuration of every engine, example: `Engine::new(&config()?)`.
+/// What a user can say that changes generated code. The default is what most guests run with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Instructions are counted; costs 10 to 18 % of a guest's speed.
+    pub fuel: bool,
+    /// Loops look whether they should let others run; costs 6 to 10 %.
+    pub epochs: bool,
+    /// Proposals that are switched on or off, by their names in the wasmtime CLI.
+    proposals: BTreeMap<&'static str, bool>,
+}
+
+/// A part of the language that can be switched, under its name in the wasmtime CLI.
+type Proposal = (&'static str, fn(&mut Config, bool) -> &mut Config);
+
+/// Those that wasmtime implements, without which nothing else breaks when they are off.
+const PROPOSALS: &[Proposal] = &[
+    ("bulk-memory", Config::wasm_bulk_memory),
+    ("component-model-async", Config::wasm_component_model_async),
+    ("component-model-error-context", Config::wasm_component_model_error_context),
+    ("component-model-fixed-length-lists", Config::wasm_component_model_fixed_length_lists),
+    ("component-model-map", Config::wasm_component_model_map),
+    ("custom-page-sizes", Config::wasm_custom_page_sizes),
+    ("exceptions", Config::wasm_exceptions),
+    ("extended-const", Config::wasm_extended_const),
+    ("function-references", Config::wasm_function_references),
+    ("gc", Config::wasm_gc),
+    ("memory64", Config::wasm_memory64),
+    ("multi-memory", Config::wasm_multi_memory),
+    ("multi-value", Config::wasm_multi_value),
+    ("reference-types", Config::wasm_reference_types),
+    ("relaxed-simd", Config::wasm_relaxed_simd),
+    ("relaxed-simd-deterministic", Config::relaxed_simd_deterministic),
+    ("simd", Config::wasm_simd),
+    ("tail-call", Config::wasm_tail_call),
+    ("threads", Config::wasm_threads),
+    ("wide-arithmetic", Config::wasm_wide_arithmetic),
+];
+
+impl Tuning {
+    /// Takes the setting `name` if it is one that changes code; false if it is not. Values are those of the wasmtime
+    /// CLI: `y` or `n`, nothing for `y`; for `fuel` a number, of which only matters that there is one.
+    ///
+    /// # Errors
+    /// When `value` is neither.
+    pub fn take(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+        match name {
+            "fuel" => self.fuel = true,
+            "epoch-interruption" => self.epochs = is_yes(name, value)?,
+            _ => {
+                let Some((known, _)) = PROPOSALS.iter().find(|(known, _)| *known == name) else {
+                    return Ok(false);
+                };
+                self.proposals.insert(known, is_yes(name, value)?);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The same in the words of the command line, one setting each, example `["epoch-interruption=y", "simd=n"]`.
+    pub fn settings(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        said.extend(self.fuel.then(|| "fuel=1".to_owned()));
+        said.extend(self.epochs.then(|| "epoch-interruption=y".to_owned()));
+        let word = |on: &bool| if *on { "y" } else { "n" };
+        said.extend(self.proposals.iter().map(|(name, on)| format!("{name}={}", word(on))));
+        said
+    }
+}
+
+/// Reads a switch as the wasmtime CLI does: `y`, `yes`, `true` and nothing at all are yes.
 ///
-/// No epochs and no fuel: one guest is one process, and the kernel bounds its time. Memory reservation and guards stay
-/// at wasmtime's defaults, which let generated code leave bounds checks to the hardware.
+/// # Errors
+/// When it is neither yes nor no.
+pub fn is_yes(name: &str, value: Option<&str>) -> Result<bool, String> {
+    match value {
+        None | Some("y" | "yes" | "true") => Ok(true),
+        Some("n" | "no" | "false") => Ok(false),
+        Some(other) => Err(format!("`{name}={other}`: write {name}=y or {name}=n")),
+    }
+}
+
+/// The configuration of every engine, example: `Engine::new(&config(&Tuning::default())?)`.
+///
+/// Memory reservation and guards stay at wasmtime's defaults, which let generated code leave bounds checks to the
+/// hardware.
 ///
 /// # Errors
 /// When wasmtime refuses [`VERSION`], which is then too long.
-pub fn config() -> wasmtime::Result<Config> {
+pub fn config(tuning: &Tuning) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     config
         .module_version(ModuleVersionStrategy::Custom(VERSION.to_owned()))?
+        .consume_fuel(tuning.fuel)
+        .epoch_interruption(tuning.epochs)
         // Said here because the default reads an environment variable. Functions have names in backtraces all the same;
         // files and lines would bring twice as many lines, most of them from inside of standard libraries.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    for (name, switch) in PROPOSALS {
+        if let Some(on) = tuning.proposals.get(name) {
+            switch(&mut config, *on);
+        }
+    }
     Ok(config)
 }
 
@@ -44,9 +133,9 @@ pub fn config() -> wasmtime::Result<Config> {
 /// key do not load here; a cache keeps them apart by it.
 ///
 /// # Errors
-/// When the engine does not support this machine.
+/// When the engine does not support this machine, or not this tuning.
 #[cfg(feature = "compile")]
-pub fn key() -> wasmtime::Result<String> {
+pub fn key(tuning: &Tuning) -> wasmtime::Result<String> {
     use sha2::{Digest, Sha256};
     use std::hash::{Hash, Hasher};
 
@@ -62,7 +151,7 @@ pub fn key() -> wasmtime::Result<String> {
         }
     }
 
-    let engine = wasmtime::Engine::new(&config()?)?;
+    let engine = wasmtime::Engine::new(&config(tuning)?)?;
     let mut hasher = Fixed(Sha256::new());
     VERSION.hash(&mut hasher);
     engine.precompile_compatibility_hash().hash(&mut hasher);
@@ -71,22 +160,50 @@ pub fn key() -> wasmtime::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn the_version_is_that_of_the_pinned_wasmtime() {
         let workspace =
             std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")).unwrap();
-        let (wasmtime, _) = super::VERSION.split_once('+').unwrap();
+        let (wasmtime, _) = VERSION.split_once('+').unwrap();
         assert!(
             workspace.contains(&format!("wasmtime = {{ version = \"={wasmtime}\"")),
             "engine::VERSION says {wasmtime}"
         );
     }
 
+    #[test]
+    fn what_changes_code_is_taken_and_said_again() {
+        let mut tuning = Tuning::default();
+        for (name, value) in
+            [("fuel", Some("99")), ("simd", Some("n")), ("gc", None), ("epoch-interruption", Some("yes"))]
+        {
+            assert!(tuning.take(name, value).unwrap(), "{name}");
+        }
+        assert!(!tuning.take("max-memory-size", Some("1")).unwrap());
+        assert!(tuning.take("simd", Some("perhaps")).unwrap_err().contains("simd=y or simd=n"));
+        assert_eq!(tuning.settings(), ["fuel=1", "epoch-interruption=y", "gc=y", "simd=n"]);
+
+        let mut again = Tuning::default();
+        for setting in tuning.settings() {
+            let (name, value) = setting.split_once('=').unwrap();
+            assert!(again.take(name, Some(value)).unwrap());
+        }
+        assert_eq!(again, tuning);
+    }
+
     #[cfg(feature = "compile")]
     #[test]
-    fn the_key_is_the_same_each_time() {
-        let key = super::key().unwrap();
-        assert_eq!(key, super::key().unwrap());
-        assert_eq!(key.len(), 16);
+    fn the_key_is_the_same_each_time_and_another_for_other_code() {
+        let plain = key(&Tuning::default()).unwrap();
+        assert_eq!(plain, key(&Tuning::default()).unwrap());
+        assert_eq!(plain.len(), 16);
+        for (name, value) in [("fuel", "1"), ("epoch-interruption", "y"), ("simd", "n"), ("tail-call", "n")] {
+            let mut tuning = Tuning::default();
+            tuning.take(name, Some(value)).unwrap();
+            // Without SIMD the engine may refuse proposals that build on it.
+            assert_ne!(key(&tuning).unwrap_or_default(), plain, "{name}");
+        }
     }
 }

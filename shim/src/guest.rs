@@ -1,49 +1,96 @@
-//! Links, instantiates and runs the guest.
-//!
-//! What a guest needs is read from its imports and exports first, so that a refusal names the thing; trying and failing
-//! would say less and cost more.
+//! Links, instantiates and runs a command to its end.
 //!
 //! The guest has the only thread. wasmtime's synchronous interface would start one more per CPU at the first WASI call.
 //!
 //! What is made here is leaked: the process ends with the guest, and the kernel takes it down faster than drop would.
 
-use crate::args::Run;
+use crate::args::Guest;
 use crate::code::Code;
-use crate::outcome::Outcome;
-use crate::wasi;
+use crate::engine;
+use crate::outcome::{Kind, Outcome, Refusal};
+use crate::settings::Wasm;
+use crate::wasi::{self, ModuleHost};
+use crate::world::{Wasi, World};
+use crate::{artifact, process, systemd};
+use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::error::Context as _;
-use wasmtime::{Error, ExternType, Linker, Module, Result, Store, bail, ensure, format_err};
-use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::{I32Exit, p0, p1};
+use wasmtime::{Config, Error, Linker, Module, Result, Store, format_err};
+use wasmtime_wasi::p2::bindings::Command;
+use wasmtime_wasi::{I32Exit, p0, p1, p3};
 
-/// Runs `code` as `run` says, until the guest ends.
+/// The configuration of the engine for `wasm`.
+///
+/// # Errors
+/// When the settings contradict each other.
+pub fn config(wasm: &Wasm) -> Result<Config> {
+    /// What the host's functions need of the stack that they share with the guest, in bytes.
+    const FOR_THE_HOST: usize = 1536 << 10;
+    let mut config = engine::config(&wasm.tuning)?;
+    if let Some(bytes) = wasm.max_wasm_stack {
+        config.max_wasm_stack(bytes).async_stack_size(bytes + FOR_THE_HOST);
+    }
+    Ok(config)
+}
+
+/// The code of `guest`, to be run.
+///
+/// # Errors
+/// As [`artifact::open`].
+pub fn open(guest: &Guest) -> Result<Code> {
+    artifact::open(guest, &guest.wasm.tuning, &config(&guest.wasm)?)
+}
+
+/// Runs `code` as `guest` says, until it ends.
 ///
 /// # Errors
 /// When the guest did not begin: an import or export is missing, a directory cannot be opened, no memory is left.
-pub fn run(code: &Code, run: &Run) -> Result<Outcome> {
-    let file = run.file().display();
+pub fn run(code: &Code, guest: &Guest) -> Result<Outcome> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    if let Some(timeout) = guest.wasm.timeout {
+        end_after(timeout)?;
+    }
     Box::leak(Box::new(runtime))
         .block_on(async {
-            match code {
-                Code::Module(guest) => module(guest, run).await,
-                Code::Component(guest) => component(guest, run).await,
+            let command = World::of(code)?.into_iter().find_map(|world| match world {
+                World::Command(wasi) => Some(wasi),
+                World::Server(_) => None,
+            });
+            match (code, command) {
+                (Code::Module(module), _) => run_module(module, guest).await,
+                (Code::Component(component), Some(wasi)) => run_component(component, wasi, guest).await,
+                (Code::Component(_), None) => Err(Refusal::bad_module(
+                    "it is a server, for `wasm-shim serve` or the block `wasm { serve {} }` of a job",
+                )),
             }
         })
-        .with_context(|| format!("run `{file}`"))
+        .with_context(|| format!("run `{}`", guest.label))
 }
 
-async fn module(module: &Module, run: &Run) -> Result<Outcome> {
-    has_start(module)?;
+/// Ends the process when `timeout` is over, whatever the guest does then.
+fn end_after(timeout: Duration) -> Result<()> {
+    let end = move || {
+        std::thread::sleep(timeout);
+        let text = format!("{}: it ran longer than the {timeout:?} that -W timeout gives it", Kind::Deadline);
+        systemd::notify_status(&text);
+        process::end_saying(format!("wasm-shim: {text}\n").as_bytes(), Kind::Deadline.code().into());
+    };
+    std::thread::Builder::new()
+        .name("deadline".to_owned())
+        .spawn(end)
+        .context("start a thread for -W timeout")?;
+    Ok(())
+}
+
+async fn run_module(module: &Module, guest: &Guest) -> Result<Outcome> {
     let mut linker = Linker::new(module.engine());
     // Both generations of WASI use the same context; most modules import from one of them.
     for wasi in ["wasi_snapshot_preview1", "wasi_unstable"] {
         if module.imports().any(|import| import.module() == wasi) {
             match wasi {
-                "wasi_unstable" => p0::add_to_linker_async(&mut linker, |host| host)?,
-                _ => p1::add_to_linker_async(&mut linker, |host| host)?,
+                "wasi_unstable" => p0::add_to_linker_async(&mut linker, ModuleHost::wasi)?,
+                _ => p1::add_to_linker_async(&mut linker, ModuleHost::wasi)?,
             }
             // wasmtime accepts exit codes below 126 only. A process has 256 of them.
             linker.allow_shadowing(true);
@@ -53,109 +100,59 @@ async fn module(module: &Module, run: &Run) -> Result<Outcome> {
     }
     let ready = linker.instantiate_pre(module).map_err(|error| missing_import(module, error))?;
 
-    let store = Box::leak(Box::new(Store::new(module.engine(), wasi::for_module(run)?)));
+    let store = new_store(module.engine(), wasi::for_module(guest)?, &guest.wasm)?;
+    store.limiter(|host| host.limits());
     let ran = async {
         let instance = ready.instantiate_async(&mut *store).await?;
         instance.get_typed_func::<(), ()>(&mut *store, "_start")?.call_async(&mut *store, ()).await
     };
     match ran.await {
         Ok(()) => Ok(Outcome::Exit(0)),
-        Err(error) => Outcome::of_error(error),
+        Err(error) => Outcome::of_error(error, store.data_mut().limits()),
     }
 }
 
-async fn component(component: &Component, run: &Run) -> Result<Outcome> {
-    is_command(component)?;
-    let engine = component.engine();
-    let mut linker = wasmtime::component::Linker::new(engine);
-    let mut known = Vec::new();
-    for (import, _) in component.component_type().imports(engine) {
-        let (name, version) = import.split_once('@').unwrap_or((import, ""));
-        // A component may import two versions of an interface; the linker matches both with one.
-        if known.contains(&name) {
-            continue;
-        }
-        ensure!(
-            is_0_2(version) && wasi::link(name, &mut linker)?,
-            "it imports `{import}`, which this version of wasm-shim does not provide"
-        );
-        known.push(name);
-    }
-    let command = CommandPre::new(linker.instantiate_pre(component)?)?;
-
-    let store = Box::leak(Box::new(Store::new(engine, wasi::for_component(run)?)));
+async fn run_component(component: &Component, wasi: Wasi, guest: &Guest) -> Result<Outcome> {
+    let ready = wasi::link(component)?;
+    let store = new_store(component.engine(), wasi::for_command(guest)?, &guest.wasm)?;
+    store.limiter(|host| host.limits());
     let ran = async {
-        let command = command.instantiate_async(&mut *store).await?;
+        let instance = ready.instantiate_async(&mut *store).await?;
+        if wasi == Wasi::P3 {
+            let command = p3::bindings::Command::new(&mut *store, &instance).map_err(Refusal::wrong_type)?;
+            return store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await?;
+        }
+        let command = Command::new(&mut *store, &instance).map_err(Refusal::wrong_type)?;
         command.wasi_cli_run().call_run(&mut *store).await
     };
     match ran.await {
         Ok(Ok(())) => Ok(Outcome::Exit(0)),
         Ok(Err(())) => Ok(Outcome::Exit(1)),
-        Err(error) => Outcome::of_error(error),
+        Err(error) => Outcome::of_error(error, store.data_mut().limits()),
     }
 }
 
-/// A command has `_start`, without parameters and results.
-fn has_start(module: &Module) -> Result<()> {
-    match module.get_export("_start") {
-        Some(ExternType::Func(start)) if start.params().len() == 0 && start.results().len() == 0 => Ok(()),
-        Some(_) => bail!("its export `_start` is not a function without parameters and results"),
-        None if module.get_export("_initialize").is_some() => {
-            bail!(
-                "it is a reactor: it exports `_initialize` and no `_start`; build it as a command, with a main function"
-            )
-        }
-        None => bail!(
-            "it exports {}, and no `_start`; build it for wasm32-wasip1",
-            list(module.exports().map(|export| export.name()))
-        ),
+fn new_store<T>(engine: &wasmtime::Engine, host: T, wasm: &Wasm) -> Result<&'static mut Store<T>> {
+    let store = Box::leak(Box::new(Store::new(engine, host)));
+    if let Some(fuel) = wasm.fuel {
+        store.set_fuel(fuel)?;
     }
+    Ok(store)
 }
 
 fn missing_import(module: &Module, error: Error) -> Error {
     let threads = module.imports().any(|import| import.module() == "wasi" && import.name() == "thread-spawn");
     if threads {
-        return format_err!("it imports `wasi::thread-spawn`, but wasi-threads was removed from wasmtime");
-    }
-    match error.downcast_ref::<wasmtime::UnknownImportError>() {
-        Some(unknown) => format_err!(
-            "it imports `{}::{}`, which nothing provides; build it for wasm32-wasip1",
-            unknown.module(),
-            unknown.name()
-        ),
-        None => error,
-    }
-}
-
-/// A command exports `wasi:cli/run`. Other worlds are named, to tell what the file is for.
-fn is_command(component: &Component) -> Result<()> {
-    let ty = component.component_type();
-    let mut other = None;
-    for (export, _) in ty.exports(component.engine()) {
-        let (name, version) = export.split_once('@').unwrap_or((export, ""));
-        match name {
-            "wasi:cli/run" if is_0_2(version) => return Ok(()),
-            "wasi:cli/run" | "wasi:http/incoming-handler" | "wasi:http/handler" => other = Some(export),
-            _ => {}
-        }
-    }
-    if let Some(export) = other {
-        bail!(
-            "it exports `{export}`, which this version of wasm-shim cannot run yet; it runs `wasi:cli/run@0.2`"
+        return Refusal::missing_import(
+            "it imports `wasi::thread-spawn`, but wasi-threads was removed from wasmtime",
         );
     }
-    bail!(
-        "it exports {}, and no `wasi:cli/run`; build it for wasm32-wasip2",
-        list(ty.exports(component.engine()).map(|(export, _)| export))
-    )
-}
-
-fn is_0_2(version: &str) -> bool {
-    version == "0.2" || version.starts_with("0.2.")
-}
-
-/// For a message, example "`memory`, `add`".
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    match error.downcast_ref::<wasmtime::UnknownImportError>() {
+        Some(unknown) => Refusal::missing_import(format!(
+            "it imports `{}::{}`, which nothing provides and no grant would; build it for wasm32-wasip1",
+            unknown.module(),
+            unknown.name()
+        )),
+        None => format_err!("link it: {error}"),
+    }
 }

@@ -2,15 +2,17 @@
 //!
 //! Two binaries share this library, so that what one writes the other can load:
 //!
-//! * `wasm-shim` runs a guest. It contains no compiler: that makes it small, quick to start, and able to run where
-//!   memory may never be writable and executable.
+//! * `wasm-shim` runs a guest, or serves HTTP with it. It contains no compiler: that makes it small, quick to start, and
+//!   able to run where memory may never be writable and executable.
 //! * `wasm-shim-compile` turns a guest into native code, once per content, outside of the limits of the task.
 //!
 //! ```text
-//! args ──► artifact ──► code ──► guest ──► outcome
-//!  what     content,     map it    wasi: what   exit code,
-//!  was      cache,       into an   the guest    what was
-//!  asked    compiler     engine    may touch    said on stderr
+//! args ──► artifact ──► code ──► world ──► guest ──► outcome
+//! settings  content,    map it    what     serve      exit code,
+//! grants    cache,      into an   it is      │        what was said
+//!   what    compiler    engine    for        ▼        on stderr
+//!   was                                    wasi, outgoing, limits:
+//!   asked                                  what the guest may touch
 //! ```
 //!
 //! Unsafe code is allowed in two modules: `code`, because precompiled code cannot be checked, and `process`, because
@@ -22,15 +24,33 @@ pub mod args;
 #[cfg(feature = "run")]
 pub mod artifact;
 #[cfg(feature = "run")]
+pub mod cache;
+#[cfg(feature = "run")]
 pub mod code;
 pub mod content;
 pub mod engine;
 #[cfg(feature = "run")]
+pub mod grants;
+#[cfg(feature = "run")]
 pub mod guest;
 #[cfg(feature = "run")]
+pub mod inspect;
+#[cfg(feature = "run")]
+pub mod limits;
+#[cfg(feature = "run")]
 pub mod outcome;
+#[cfg(feature = "run")]
+pub mod outgoing;
 #[cfg(feature = "run")]
 pub mod process;
 pub mod publish;
 #[cfg(feature = "run")]
+pub mod serve;
+#[cfg(feature = "run")]
+pub mod settings;
+#[cfg(feature = "run")]
+pub mod systemd;
+#[cfg(feature = "run")]
 pub mod wasi;
+#[cfg(feature = "run")]
+pub mod world;

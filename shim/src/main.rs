@@ -1,40 +1,63 @@
-//! `wasm-shim`: runs one WebAssembly guest and ends with its exit code.
+//! `wasm-shim`: runs one WebAssembly guest and ends with its exit code, or serves HTTP with it.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
 use std::io::Write as _;
-use wasm_shim::args::{Cli, Command};
+use wasm_shim::args::{Cli, Command, Guest, Http};
 use wasm_shim::outcome::{self, Outcome};
-use wasm_shim::{artifact, guest, process};
+use wasm_shim::world::World;
+use wasm_shim::{artifact, guest, inspect, process, serve};
 use wasmtime::error::Context as _;
-use wasmtime::{Result, bail};
+use wasmtime::{Error, Result, bail};
 
 fn main() {
     outcome::report_panics_in_one_line();
     process::end_on_signals();
-    let code = match run() {
-        Ok(outcome) => outcome.report(),
-        Err(error) => outcome::report_not_started(&error),
-    };
+    let code = run().unwrap_or_else(|error| outcome::report_not_started(&error));
     // The guest's last line may lack its end; and a closed pipe is the guest's affair.
     let _ = std::io::stdout().flush();
     process::exit(code)
 }
 
-fn run() -> Result<Outcome> {
+/// Does what the command line says; the process's exit code.
+fn run() -> Result<u8> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(wrong) if wrong.use_stderr() => bail!("{}", wrong.to_string().trim_start_matches("error: ")),
         Err(help_or_version) => {
             help_or_version.print().context("write to stdout")?;
-            return Ok(Outcome::Exit(0));
+            return Ok(0);
         }
     };
-    let run = match cli.command {
-        Some(Command::Compile(args)) => return artifact::compile(&args).map(|()| Outcome::Exit(0)),
-        Some(Command::Run(run)) => run,
-        None => cli.run,
-    };
-    let code = Box::leak(Box::new(artifact::open(&run)?));
-    guest::run(code, &run)
+    match cli.command {
+        Some(Command::Compile(args)) => artifact::compile(&args).map(|()| 0),
+        Some(Command::Inspect(args)) => {
+            let text = inspect::inspect(&args.guest().map_err(Error::msg)?, args.json)?;
+            std::io::stdout().write_all(text.as_bytes()).context("write to stdout")?;
+            Ok(0)
+        }
+        Some(Command::Run(run)) => command(&run.guest().map_err(Error::msg)?),
+        Some(Command::Serve(args)) => serve::serve(args.guest().map_err(Error::msg)?, args.http),
+        None => either(cli.run.guest().map_err(Error::msg)?),
+    }
+}
+
+fn command(guest: &Guest) -> Result<u8> {
+    let code = Box::leak(Box::new(guest::open(guest)?));
+    Ok(report(&guest::run(code, guest)?, guest))
+}
+
+/// Runs or serves, as the guest's exports say.
+fn either(guest: Guest) -> Result<u8> {
+    let code = Box::leak(Box::new(guest::open(&guest)?));
+    match World::of(code) {
+        Ok(worlds) if worlds.iter().all(|world| matches!(world, World::Server(_))) => {
+            serve::serve(guest, Http::default())
+        }
+        _ => Ok(report(&guest::run(code, &guest)?, &guest)),
+    }
+}
+
+fn report(outcome: &Outcome, guest: &Guest) -> u8 {
+    outcome.report(guest.network.first_denial().as_deref())
 }

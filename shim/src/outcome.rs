@@ -1,73 +1,186 @@
-//! How a run ended: the exit code, and what is said about it on stderr.
+//! How a run ended: the exit code, and what is said about it on stderr and to systemd.
 //!
-//! | exit code | meaning |
-//! | --- | --- |
-//! | 0 to 255 | the guest's own: `proc_exit(n)` modulo 256, `exit-with-code(n)`; 0 when it returned |
-//! | 1 | a component's `run` returned an error, or it called `exit(err)` |
-//! | 125 | [`NOT_STARTED`]: bad file, missing import, bad options; no code of the guest ran |
-//! | 130, 143 | SIGINT, SIGTERM; see [`crate::process::end_on_signals`] |
-//! | 134 | [`TRAPPED`]: the guest trapped; shells show the same number when a native program aborts |
+//! | exit code | word | meaning |
+//! | --- | --- | --- |
+//! | 0 to 255 | | the guest's own: `proc_exit(n)` modulo 256, `exit-with-code(n)`; 0 when it returned |
+//! | 1 | | a component's `run` returned an error, or it called `exit(err)` |
+//! | 121 | out of fuel | it has executed as many instructions as `-W fuel` gave it |
+//! | 122 | memory limit | it was refused memory beyond its limits, and gave up |
+//! | 124 | deadline | it ran longer than `-W timeout` |
+//! | 125 | failed | wasm-shim could not do its part: bad options, a directory that cannot be opened; no guest code ran |
+//! | 126 | bad module | the file is not WebAssembly, is damaged, or is no program; no guest code ran |
+//! | 127 | missing import | nothing provides what it imports; no guest code ran |
+//! | 130, 143 | | SIGINT, SIGTERM; see [`crate::process::end_on_signals`] |
+//! | 134 | trap | it trapped; shells show the same number when a native program aborts |
 //!
-//! A guest can end with any of these itself. The lines on stderr, which all start with `wasm-shim: `, tell them apart.
+//! A guest can end with any of these itself. The lines on stderr, which all start with `wasm-shim: `, tell them apart for
+//! people, and `STATUS=word: text` (sd_notify(3)) for whoever started us, as the guest cannot send that.
 
-use std::ffi::OsString;
+use crate::limits::Limits;
+use crate::systemd;
+use std::fmt;
 use std::io::{self, Write as _};
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use wasmtime::{Error, Result, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-/// Something kept the guest from starting.
-pub const NOT_STARTED: u8 = 125;
-/// The guest trapped.
-pub const TRAPPED: u8 = 134;
+/// Why a guest did not end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Its instructions are used up.
+    OutOfFuel,
+    /// It needed more memory than it may have.
+    MemoryLimit,
+    /// Its time is over.
+    Deadline,
+    /// It is not its fault.
+    Failed,
+    /// It is nothing that can be run.
+    BadModule,
+    /// Something that it needs is not there.
+    MissingImport,
+    /// It did what no guest may.
+    Trap,
+}
+
+impl Kind {
+    /// The process's exit code, example 134.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::OutOfFuel => 121,
+            Self::MemoryLimit => 122,
+            Self::Deadline => 124,
+            Self::Failed => 125,
+            Self::BadModule => 126,
+            Self::MissingImport => 127,
+            Self::Trap => 134,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OutOfFuel => "out of fuel",
+            Self::MemoryLimit => "memory limit",
+            Self::Deadline => "deadline",
+            Self::Failed => "failed",
+            Self::BadModule => "bad module",
+            Self::MissingImport => "missing import",
+            Self::Trap => "trap",
+        })
+    }
+}
+
+/// Why a guest cannot be run, in its own fault; an error that stands somewhere in a chain of errors.
+#[derive(Debug)]
+pub struct Refusal {
+    kind: Kind,
+    why: String,
+}
+
+impl Refusal {
+    /// The file is nothing that can be run.
+    pub fn bad_module(why: impl Into<String>) -> Error {
+        Error::new(Self { kind: Kind::BadModule, why: why.into() })
+    }
+
+    /// An export has the right name and another type, as `error` says.
+    pub fn wrong_type(error: Error) -> Error {
+        Self::bad_module(causes(&error))
+    }
+
+    /// It ended before it was ready.
+    pub fn ended(kind: Kind, lines: &[String]) -> Error {
+        Error::new(Self { kind, why: lines.join("; ") })
+    }
+
+    /// Something that the guest needs is not there.
+    pub fn missing_import(why: impl Into<String>) -> Error {
+        Error::new(Self { kind: Kind::MissingImport, why: why.into() })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 /// How a guest that began has ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// With this exit code.
+    /// With this exit code, by itself.
     Exit(u8),
-    /// By a trap, described in lines, example `out of bounds memory access`.
-    Trap(Vec<String>),
+    /// In another way, described in lines, example `out of bounds memory access`.
+    Cut(Kind, Vec<String>),
 }
 
 impl Outcome {
-    /// What `error` says that came back from the guest.
+    /// What `error` says that came back from the guest, which had `limits`.
     ///
     /// # Errors
     /// Gives the error back if it did not come from the guest's code: then it did not begin.
-    pub fn of_error(error: Error) -> Result<Self> {
+    pub fn of_error(error: Error, limits: &Limits) -> Result<Self> {
         if let Some(I32Exit(code)) = error.downcast_ref() {
             // Exit codes of processes have eight bits.
             return Ok(Self::Exit(code.to_le_bytes()[0]));
         }
-        if error.is::<Trap>() || error.is::<WasmBacktrace>() {
-            return Ok(Self::Trap(describe(&error)));
+        let refused = limits.refused().map(|what| format!("it was refused {what} by its limits"));
+        let trap = error.downcast_ref::<Trap>();
+        let began = trap.is_some() || error.is::<WasmBacktrace>();
+        let kind = match (trap, &refused) {
+            (Some(Trap::OutOfFuel), _) => Kind::OutOfFuel,
+            // This is how programs end that were refused memory; others have gone on without it.
+            (Some(Trap::UnreachableCodeReached | Trap::AllocationTooLarge) | None, Some(_)) => {
+                Kind::MemoryLimit
+            }
+            _ if began => Kind::Trap,
+            _ => return Err(error),
+        };
+        let mut lines = describe(&error);
+        match (kind, refused) {
+            (Kind::MemoryLimit, Some(refused)) => lines.insert(0, refused),
+            (_, Some(refused)) => lines.insert(1, format!("  before that {refused}")),
+            _ => {}
         }
-        Err(error)
+        Ok(Self::Cut(kind, lines))
     }
 
-    /// Says on stderr what the guest could not, and returns the exit code.
-    pub fn report(&self) -> u8 {
-        match self {
-            Self::Exit(code) => *code,
-            Self::Trap(lines) => {
-                say(&format!("trap: {}", lines.join("\n")));
-                tell_manager(&format!("trap: {}", lines.first().map_or("", String::as_str)));
-                TRAPPED
+    /// Says on stderr what the guest could not, and returns the exit code. `denied` is what it was denied before.
+    pub fn report(&self, denied: Option<&str>) -> u8 {
+        match (self, denied) {
+            (Self::Exit(code), Some(denied)) if *code != 0 => {
+                systemd::notify_status(&format!("denied: {denied}"));
+                *code
+            }
+            (Self::Exit(code), _) => *code,
+            (Self::Cut(kind, lines), _) => {
+                say(&format!("{kind}: {}", lines.join("\n")));
+                systemd::notify_status(&format!("{kind}: {}", lines.first().map_or("", String::as_str)));
+                kind.code()
             }
         }
     }
 }
 
-/// Says on stderr why the guest was not started, with all causes on one line, and returns the exit code.
+/// Says on stderr why no guest code ran, with all causes on one line, and returns the exit code.
 pub fn report_not_started(error: &Error) -> u8 {
-    let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
-    let why = causes.join(": ");
+    let kind = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Refusal>())
+        .map_or(Kind::Failed, |refusal| refusal.kind);
+    let why = causes(error);
     say(&why);
-    tell_manager(&format!("not started: {why}"));
-    NOT_STARTED
+    systemd::notify_status(&format!("{kind}: {why}"));
+    kind.code()
+}
+
+/// All causes of `error` on one line, the last one first.
+pub fn causes(error: &Error) -> String {
+    let causes: Vec<_> = error.chain().map(|cause| cause.to_string().replace('\n', " ")).collect();
+    causes.join(": ")
 }
 
 /// Makes a bug of wasm-shim end in one line on stderr, without the host's stack.
@@ -78,7 +191,7 @@ pub fn report_panics_in_one_line() {
 }
 
 /// Says `text` on stderr, in one write, each line marked as ours. If nobody listens, the exit code has to do.
-fn say(text: &str) {
+pub fn say(text: &str) {
     let mut marked = String::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
         marked.push_str("wasm-shim: ");
@@ -88,24 +201,8 @@ fn say(text: &str) {
     let _ = io::stderr().write_all(marked.as_bytes());
 }
 
-/// Says `text` to the service manager that started us and wants to hear of us, if one did (sd_notify(3)). It shows it
-/// beside the unit; nobody else can say something there, while a guest can write to stderr what it likes.
-fn tell_manager(text: &str) {
-    let tell = |socket: OsString| {
-        let line = text.lines().next().unwrap_or_default();
-        let sender = UnixDatagram::unbound()?;
-        match socket.as_bytes().strip_prefix(b"@") {
-            Some(name) => sender.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
-            None => sender.connect(&socket)?,
-        }
-        sender.send(format!("STATUS={line}").as_bytes())
-    };
-    // A manager that cannot be reached still sees the exit code.
-    let _ = std::env::var_os("NOTIFY_SOCKET").map(tell);
-}
-
 /// The trap, what is known about it, and the guest's stack, innermost first.
-fn describe(error: &Error) -> Vec<String> {
+pub fn describe(error: &Error) -> Vec<String> {
     let trap = error.root_cause().to_string().replace("wasm trap: ", "");
     let mut lines = vec![trap.clone()];
     if let Some(advice) = error.downcast_ref().copied().and_then(advice) {
@@ -127,10 +224,13 @@ fn describe(error: &Error) -> Vec<String> {
 
 fn advice(trap: Trap) -> Option<&'static str> {
     match trap {
-        Trap::StackOverflow => Some("the guest's calls are nested too deeply for its stack of 512 KiB"),
+        Trap::StackOverflow => Some(
+            "the guest's calls are nested too deeply for its stack: 512 KiB, or what -W max-wasm-stack says",
+        ),
         Trap::UnreachableCodeReached => {
             Some("a panic or abort in the guest ends like this; it may have said more above")
         }
+        Trap::OutOfFuel => Some("-W fuel gave it no more instructions"),
         _ => None,
     }
 }
@@ -138,21 +238,52 @@ fn advice(trap: Trap) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Wasm;
+    use wasmtime::ResourceLimiter as _;
+
+    fn of(error: impl Into<Error>, refused: bool) -> Result<Outcome> {
+        let wasm = Wasm { max_memory_size: Some(1), ..Wasm::default() };
+        let mut limits = Limits::new(&wasm);
+        if refused {
+            assert!(!limits.memory_growing(0, 65536, None).unwrap());
+        }
+        Outcome::of_error(error.into(), &limits)
+    }
 
     #[test]
     fn exit_codes_keep_their_eight_bits() {
         for (said, code) in [(0, 0), (126, 126), (255, 255), (256, 0), (-1, 255)] {
-            let outcome = Outcome::of_error(I32Exit(said).into()).unwrap();
-            assert_eq!(outcome.report(), code);
+            assert_eq!(of(I32Exit(said), false).unwrap().report(None), code);
         }
     }
 
     #[test]
-    fn a_trap_is_described_and_another_error_is_given_back() {
-        let Outcome::Trap(lines) = Outcome::of_error(Error::from(Trap::StackOverflow)).unwrap() else {
-            panic!("a trap is not an exit");
-        };
-        assert_eq!(lines[0], "call stack exhausted");
-        assert!(Outcome::of_error(Error::msg("no memory")).is_err());
+    fn ends_are_told_apart() {
+        for (trap, refused, kind, first) in [
+            (Trap::StackOverflow, false, Kind::Trap, "call stack exhausted"),
+            (Trap::OutOfFuel, false, Kind::OutOfFuel, "all fuel consumed by WebAssembly"),
+            (
+                Trap::UnreachableCodeReached,
+                true,
+                Kind::MemoryLimit,
+                "it was refused a memory of 65536 bytes by its limits",
+            ),
+            // It has gone on without the memory, and did something else wrong.
+            (Trap::IntegerDivisionByZero, true, Kind::Trap, "integer divide by zero"),
+        ] {
+            let Outcome::Cut(found, lines) = of(trap, refused).unwrap() else {
+                panic!("{trap} is not an exit")
+            };
+            assert_eq!((found, lines[0].as_str()), (kind, first));
+        }
+        assert!(of(Error::msg("no descriptor left"), false).is_err(), "that is not the guest's");
+    }
+
+    #[test]
+    fn a_refusal_is_found_behind_its_context() {
+        let code = |error: Error| report_not_started(&error.context("run `x.wasm`"));
+        assert_eq!(code(Refusal::bad_module("it is empty")), 126);
+        assert_eq!(code(Refusal::missing_import("it imports `a`")), 127);
+        assert_eq!(code(Error::msg("no memory")), 125);
     }
 }

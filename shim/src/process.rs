@@ -1,22 +1,34 @@
 //! What the process does to itself that the standard library cannot: end at once, and live in memory alone.
-#![expect(unsafe_code, reason = "signal handlers, _exit, memfd_create and geteuid are plain system calls")]
+#![expect(
+    unsafe_code,
+    reason = "signal handlers, _exit, memfd_create and descriptors that we inherit are plain system calls"
+)]
 
 use std::ffi::{CStr, c_int};
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// Makes SIGTERM and SIGINT end the process at once, with the exit codes 143 and 130.
 ///
 /// WASI has no signals to pass on. A future that waits for one would never be polled while the guest computes on the
 /// only thread, and without a handler process 1 of a namespace ignores them.
 pub fn end_on_signals() {
+    handle_signals(end as *const () as usize);
+}
+
+/// Takes [`end_on_signals`] back, for who has a better way.
+pub fn leave_signals() {
+    handle_signals(libc::SIG_DFL);
+}
+
+fn handle_signals(handler: libc::sighandler_t) {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         // SAFETY: all zeroes are a valid sigaction, and the handler only calls functions that are safe in a handler. It
         // runs on the alternate stack, as the guest may have used up the other one.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = end as *const () as usize;
+            action.sa_sigaction = handler;
             action.sa_flags = libc::SA_ONSTACK;
             libc::sigaction(signal, &raw const action, std::ptr::null_mut());
         }
@@ -24,14 +36,26 @@ pub fn end_on_signals() {
 }
 
 extern "C" fn end(signal: c_int) {
-    let line: &[u8] = match signal {
-        libc::SIGINT => b"wasm-shim: ended by SIGINT\n",
-        _ => b"wasm-shim: ended by SIGTERM\n",
-    };
-    // SAFETY: write and _exit are safe in a handler, and `line` is a valid buffer of that length.
+    end_saying(
+        match signal {
+            libc::SIGINT => b"wasm-shim: ended by SIGINT\n",
+            _ => b"wasm-shim: ended by SIGTERM\n",
+        },
+        128 + signal,
+    )
+}
+
+/// Ends the process now, whatever its threads do, with `line` on stderr if somebody takes it: a reader that is stuck must
+/// not hold up the end. Safe in a signal handler.
+pub fn end_saying(line: &[u8], code: c_int) -> ! {
+    let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: poll, write and _exit are safe in a handler; `stderr` is one valid pollfd and `line` a valid buffer of its
+    // length. A pipe is writable only if a line of this size fits in (pipe(7)).
     unsafe {
-        libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len());
-        libc::_exit(128 + signal);
+        if libc::poll(&raw mut stderr, 1, 0) == 1 && stderr.revents & libc::POLLOUT != 0 {
+            libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len());
+        }
+        libc::_exit(code);
     }
 }
 
@@ -55,6 +79,19 @@ pub fn memory_file() -> io::Result<File> {
             fd => Ok(OwnedFd::from_raw_fd(fd).into()),
         }
     }
+}
+
+/// Takes over a descriptor that this process was started with, so that it is closed in time and not inherited further.
+///
+/// # Errors
+/// When there is no such descriptor.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl only looks at the number.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it exists, and by the protocol that passed it (sd_listen_fds(3)) it is ours; we take each number once.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Who we are to the file system, example 1000.

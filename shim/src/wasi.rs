@@ -1,12 +1,18 @@
-//! What the guest may touch: its arguments, its variables, its directories, and the standard streams. Nothing else; in
-//! particular no network.
+//! What the guest may touch, as WASI: its arguments, variables and directories, the standard streams, the addresses and
+//! the configuration that it was granted. Nothing else.
 
-use crate::args::Run;
+use crate::args::Guest;
+use crate::grants::Network;
+use crate::limits::Limits;
+use crate::outcome::Refusal;
+use crate::outgoing::Outgoing;
+use crate::world::Wasi;
 use wasmtime::Result;
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{Component, InstancePre, ResourceTable};
 use wasmtime::error::Context as _;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random, sockets};
+use wasmtime_wasi::p3::bindings as p3;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi::{
     cli::{WasiCli, WasiCliView},
@@ -15,41 +21,81 @@ use wasmtime_wasi::{
     random::{WasiRandom, WasiRandomView},
     sockets::{WasiSockets, WasiSocketsView},
 };
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
+use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpView, p2 as http2, p3 as http3};
 use wasmtime_wasi_io::IoView;
 
 /// The host as a core module sees it.
+pub struct ModuleHost {
+    wasi: WasiP1Ctx,
+    limits: Limits,
+}
+
+impl ModuleHost {
+    /// What it has of WASI.
+    pub fn wasi(&mut self) -> &mut WasiP1Ctx {
+        &mut self.wasi
+    }
+
+    /// What it is asked before the guest grows.
+    pub fn limits(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
+}
+
+/// The host of the core module `guest`.
 ///
 /// # Errors
 /// When a directory cannot be opened.
-pub fn for_module(run: &Run) -> Result<WasiP1Ctx> {
-    Ok(context(run)?.build_p1())
+pub fn for_module(guest: &Guest) -> Result<ModuleHost> {
+    Ok(ModuleHost { wasi: context_of_command(guest)?.build_p1(), limits: Limits::new(&guest.wasm) })
 }
 
-/// The host as a component sees it.
+/// The host of the component `guest` that runs to its end.
 ///
 /// # Errors
 /// When a directory cannot be opened.
-pub fn for_component(run: &Run) -> Result<Host> {
-    Ok(Host { wasi: context(run)?.build(), table: ResourceTable::new() })
+pub fn for_command(guest: &Guest) -> Result<Host> {
+    Ok(Host::new(guest, context_of_command(guest)?.build()))
 }
 
-fn context(run: &Run) -> Result<WasiCtxBuilder> {
-    let mut wasi = WasiCtx::builder();
+/// The host of an instance of the component `guest` that answers requests.
+///
+/// # Errors
+/// When a directory cannot be opened.
+pub fn for_server(guest: &Guest) -> Result<Host> {
+    let mut wasi = context(guest)?;
+    // Nobody types for a server.
+    wasi.inherit_stdout().inherit_stderr();
+    Ok(Host::new(guest, wasi.build()))
+}
+
+fn context_of_command(guest: &Guest) -> Result<WasiCtxBuilder> {
+    let mut wasi = context(guest)?;
     wasi.inherit_stdio();
     // The guest has the only thread; handing its file accesses to another would only cost time.
     wasi.allow_blocking_current_thread(true);
-    wasi.arg(run.argv0()).args(run.args());
-    for (index, var) in run.env.iter().enumerate() {
-        // WASI would pass both of two variables with one name. The last one counts.
-        if !run.env[index + 1..].iter().any(|later| later.name == var.name) {
-            wasi.env(&var.name, &var.value);
-        }
+    Ok(wasi)
+}
+
+fn context(guest: &Guest) -> Result<WasiCtxBuilder> {
+    let mut wasi = WasiCtx::builder();
+    wasi.arg(&guest.name).args(&guest.args);
+    for var in &guest.env {
+        wasi.env(&var.name, &var.value);
     }
-    for dir in &run.dirs {
+    for dir in &guest.dirs {
         let permissions = if dir.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
         wasi.preopened_dir(&dir.host, &dir.guest, permissions)
             .with_context(|| format!("open directory `{}` for the guest", dir.host))?;
     }
+    // A check of every address says more than refusing all of them.
+    let network = guest.network.clone();
+    wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(guest.wasi.allow_ip_name_lookup);
+    wasi.socket_addr_check(move |address, usage| {
+        let allowed = network.allows(address, usage);
+        Box::pin(async move { allowed })
+    });
     Ok(wasi)
 }
 
@@ -57,6 +103,33 @@ fn context(run: &Run) -> Result<WasiCtxBuilder> {
 pub struct Host {
     wasi: WasiCtx,
     table: ResourceTable,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    config: WasiConfigVariables,
+    limits: Limits,
+}
+
+impl Host {
+    fn new(guest: &Guest, wasi: WasiCtx) -> Self {
+        let network: Network = guest.network.clone();
+        Self {
+            wasi,
+            table: ResourceTable::new(),
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing::new(network, guest.wasi.allow_ip_name_lookup),
+            config: guest.wasi.config.iter().cloned().collect(),
+            limits: Limits::new(&guest.wasm),
+        }
+    }
+
+    /// What it is asked before the guest grows.
+    pub fn limits(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
+
+    fn config(&mut self) -> WasiConfig<'_> {
+        WasiConfig::new(&self.config)
+    }
 }
 
 impl WasiView for Host {
@@ -71,16 +144,56 @@ impl IoView for Host {
     }
 }
 
+impl WasiHttpView for Host {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
+    }
+}
+
 type Linker = wasmtime::component::Linker<Host>;
 
-/// Provides the interface `name`, example `wasi:cli/exit`, in its versions 0.2. False if the shim does not have it.
+/// Provides what `component` imports, and nothing else.
 ///
 /// Interfaces are linked one by one as a component imports them: all of them together would be the largest part of its
 /// start.
 ///
 /// # Errors
-/// When the interface is linked already.
-pub fn link(name: &str, linker: &mut Linker) -> Result<bool> {
+/// When it imports what the shim does not have.
+pub fn link(component: &Component) -> Result<InstancePre<Host>> {
+    let engine = component.engine();
+    let mut linker = Linker::new(engine);
+    let mut known = Vec::new();
+    for (import, _) in component.component_type().imports(engine) {
+        let (name, version) = import.split_once('@').unwrap_or((import, ""));
+        let wasi = Wasi::of_version(version);
+        // A component may import two versions of an interface; the linker matches both with one.
+        if known.contains(&(name, wasi)) {
+            continue;
+        }
+        let linked = match wasi {
+            Some(Wasi::P2) => link_p2(name, &mut linker)?,
+            Some(Wasi::P3) => link_p3(name, &mut linker)?,
+            _ => false,
+        };
+        if !linked {
+            return Err(Refusal::missing_import(missing(import, name, wasi)));
+        }
+        known.push((name, wasi));
+    }
+    linker.instantiate_pre(component).map_err(|error| Refusal::missing_import(crate::outcome::causes(&error)))
+}
+
+fn missing(import: &str, name: &str, wasi: Option<Wasi>) -> String {
+    let advice = match (name.starts_with("wasi:"), wasi) {
+        (true, None) => "wasm-shim has WASI 0.2 and 0.3; build it for one of them",
+        (true, Some(_)) => "no grant would provide it; build it without",
+        (false, _) => "no grant would provide it; compose it with a component that exports this",
+    };
+    format!("it imports `{import}`, which wasm-shim does not have: {advice}")
+}
+
+/// Provides the interface `name`, example `wasi:cli/exit`, in its versions 0.2. False if the shim does not have it.
+fn link_p2(name: &str, linker: &mut Linker) -> Result<bool> {
     let l = linker;
     match name {
         "wasi:cli/environment" => cli::environment::add_to_linker::<Host, WasiCli>(l, Host::cli),
@@ -122,7 +235,7 @@ pub fn link(name: &str, linker: &mut Linker) -> Result<bool> {
             random::insecure_seed::add_to_linker::<Host, WasiRandom>(l, Host::random)
         }
 
-        // Standard libraries import these whether the program uses them or not; every address is denied.
+        // Standard libraries import these whether the program uses them or not; the grants decide at every call.
         "wasi:sockets/instance-network" => {
             sockets::instance_network::add_to_linker::<Host, WasiSockets>(l, Host::sockets)
         }
@@ -141,6 +254,65 @@ pub fn link(name: &str, linker: &mut Linker) -> Result<bool> {
         "wasi:sockets/udp-create-socket" => {
             sockets::udp_create_socket::add_to_linker::<Host, WasiSockets>(l, Host::sockets)
         }
+
+        "wasi:http/types" => {
+            let options = http2::bindings::LinkOptions::default();
+            http2::bindings::http::types::add_to_linker::<Host, WasiHttp>(l, &options.into(), Host::http)
+        }
+        "wasi:http/outgoing-handler" => {
+            http2::bindings::http::outgoing_handler::add_to_linker::<Host, WasiHttp>(l, Host::http)
+        }
+        "wasi:config/store" => wasmtime_wasi_config::add_to_linker(l, Host::config),
+        _ => return Ok(false),
+    }?;
+    Ok(true)
+}
+
+/// The same in its versions 0.3.
+fn link_p3(name: &str, linker: &mut Linker) -> Result<bool> {
+    let l = linker;
+    match name {
+        "wasi:cli/environment" => p3::cli::environment::add_to_linker::<Host, WasiCli>(l, Host::cli),
+        "wasi:cli/exit" => p3::cli::exit::add_to_linker::<Host, WasiCli>(l, Host::cli),
+        "wasi:cli/stdin" => p3::cli::stdin::add_to_linker::<Host, WasiCli>(l, Host::cli),
+        "wasi:cli/stdout" => p3::cli::stdout::add_to_linker::<Host, WasiCli>(l, Host::cli),
+        "wasi:cli/stderr" => p3::cli::stderr::add_to_linker::<Host, WasiCli>(l, Host::cli),
+        // It has no functions.
+        "wasi:cli/types" => Ok(()),
+        "wasi:cli/terminal-input" => p3::cli::terminal_input::add_to_linker::<Host, WasiCli>(l, Host::cli),
+        "wasi:cli/terminal-output" => p3::cli::terminal_output::add_to_linker::<Host, WasiCli>(l, Host::cli),
+        "wasi:cli/terminal-stdin" => p3::cli::terminal_stdin::add_to_linker::<Host, WasiCli>(l, Host::cli),
+        "wasi:cli/terminal-stdout" => p3::cli::terminal_stdout::add_to_linker::<Host, WasiCli>(l, Host::cli),
+        "wasi:cli/terminal-stderr" => p3::cli::terminal_stderr::add_to_linker::<Host, WasiCli>(l, Host::cli),
+
+        "wasi:clocks/types" => p3::clocks::types::add_to_linker::<Host, WasiClocks>(l, Host::clocks),
+        "wasi:clocks/monotonic-clock" => {
+            p3::clocks::monotonic_clock::add_to_linker::<Host, WasiClocks>(l, Host::clocks)
+        }
+        "wasi:clocks/system-clock" => {
+            p3::clocks::system_clock::add_to_linker::<Host, WasiClocks>(l, Host::clocks)
+        }
+
+        "wasi:filesystem/preopens" => {
+            p3::filesystem::preopens::add_to_linker::<Host, WasiFilesystem>(l, Host::filesystem)
+        }
+        "wasi:filesystem/types" => {
+            p3::filesystem::types::add_to_linker::<Host, WasiFilesystem>(l, Host::filesystem)
+        }
+
+        "wasi:random/random" => p3::random::random::add_to_linker::<Host, WasiRandom>(l, Host::random),
+        "wasi:random/insecure" => p3::random::insecure::add_to_linker::<Host, WasiRandom>(l, Host::random),
+        "wasi:random/insecure-seed" => {
+            p3::random::insecure_seed::add_to_linker::<Host, WasiRandom>(l, Host::random)
+        }
+
+        "wasi:sockets/types" => p3::sockets::types::add_to_linker::<Host, WasiSockets>(l, Host::sockets),
+        "wasi:sockets/ip-name-lookup" => {
+            p3::sockets::ip_name_lookup::add_to_linker::<Host, WasiSockets>(l, Host::sockets)
+        }
+
+        "wasi:http/types" => http3::bindings::http::types::add_to_linker::<Host, WasiHttp>(l, Host::http),
+        "wasi:http/client" => http3::bindings::http::client::add_to_linker::<Host, WasiHttp>(l, Host::http),
         _ => return Ok(false),
     }?;
     Ok(true)
@@ -158,7 +330,7 @@ mod tests {
     use super::*;
 
     /// All that wasmtime itself provides to a command, as it would be linked without regard for what is imported.
-    const STOCK: [&str; 27] = [
+    const STOCK_P2: [&str; 29] = [
         "wasi:cli/environment",
         "wasi:cli/exit",
         "wasi:cli/stderr",
@@ -173,6 +345,8 @@ mod tests {
         "wasi:clocks/wall-clock",
         "wasi:filesystem/preopens",
         "wasi:filesystem/types",
+        "wasi:http/outgoing-handler",
+        "wasi:http/types",
         "wasi:io/error",
         "wasi:io/poll",
         "wasi:io/streams",
@@ -188,19 +362,50 @@ mod tests {
         "wasi:sockets/udp-create-socket",
     ];
 
+    const STOCK_P3: [&str; 21] = [
+        "wasi:cli/environment",
+        "wasi:cli/exit",
+        "wasi:cli/stderr",
+        "wasi:cli/stdin",
+        "wasi:cli/stdout",
+        "wasi:cli/terminal-input",
+        "wasi:cli/terminal-output",
+        "wasi:cli/terminal-stderr",
+        "wasi:cli/terminal-stdin",
+        "wasi:cli/terminal-stdout",
+        "wasi:clocks/monotonic-clock",
+        "wasi:clocks/system-clock",
+        "wasi:filesystem/preopens",
+        "wasi:filesystem/types",
+        "wasi:http/client",
+        "wasi:http/types",
+        "wasi:random/insecure",
+        "wasi:random/insecure-seed",
+        "wasi:random/random",
+        "wasi:sockets/ip-name-lookup",
+        "wasi:sockets/types",
+    ];
+
+    fn linker() -> Linker {
+        let config = crate::engine::config(&crate::engine::Tuning::default()).unwrap();
+        Linker::new(&wasmtime::Engine::new(&config).unwrap())
+    }
+
     #[test]
     fn every_stock_interface_is_linked_and_none_twice() {
-        let engine = wasmtime::Engine::new(&crate::engine::config().unwrap()).unwrap();
-        let mut linker = Linker::new(&engine);
-        for name in STOCK {
+        let mut linker = linker();
+        for name in STOCK_P2 {
             // An interface that was linked before, under another name, is an error here.
-            assert!(link(name, &mut linker).unwrap(), "{name} is missing");
+            assert!(link_p2(name, &mut linker).unwrap(), "{name} 0.2 is missing");
+        }
+        for name in STOCK_P3 {
+            assert!(link_p3(name, &mut linker).unwrap(), "{name} 0.3 is missing");
         }
     }
 
     #[test]
     fn what_the_shim_does_not_have_is_not_linked() {
-        let engine = wasmtime::Engine::new(&crate::engine::config().unwrap()).unwrap();
-        assert!(!link("wasi:http/types", &mut Linker::new(&engine)).unwrap());
+        assert!(!link_p2("wasi:nn/tensor", &mut linker()).unwrap());
+        assert!(!link_p3("wasi:io/poll", &mut linker()).unwrap());
     }
 }

@@ -1,0 +1,161 @@
+//! The user's cache of compiled guests, for use by hand; below Nomad the driver keeps its own and passes precompiled files.
+//!
+//! It lives in `$XDG_CACHE_HOME/wasm-shim` or `~/.cache/wasm-shim`. Whoever can write there can run code as the user, so
+//! the directory must be the user's alone. An entry is named after the engine, what it was tuned for, and the content's
+//! SHA-256; it appears complete or not at all, and is never changed afterwards, because running guests have it mapped.
+//! It ends with a checksum of its name and all its bytes: one that a disk has damaged, or that was copied to a wrong name,
+//! is not run but replaced. The entries that were not used for longest go when all of them are too large together.
+
+use crate::engine::{self, Tuning};
+use crate::{process, publish};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Cursor, Read, Seek};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use wasmtime::{Result, ensure};
+
+/// How large all entries may be together, in bytes.
+const SIZE_MAX: u64 = 1 << 30;
+/// How long the checksum at the end of an entry is, in bytes.
+const SEAL: usize = 4;
+
+/// The place of one guest's code.
+pub struct Entry {
+    directory: PathBuf,
+    name: String,
+}
+
+impl Entry {
+    /// The place for the code of `wasm`, or none if there is no directory for a cache.
+    ///
+    /// # Errors
+    /// When the directory is not the user's alone.
+    pub fn of(wasm: &[u8], tuning: &Tuning) -> Result<Option<Self>> {
+        let mut name = format!("{}-", engine::VERSION);
+        for byte in Sha256::digest(wasm) {
+            // Writing to a string cannot fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        for setting in tuning.settings() {
+            let _ = write!(name, "-{setting}");
+        }
+        name.push_str(".cwasm");
+        Ok(directory()?.map(|directory| Self { directory, name }))
+    }
+
+    /// The code, if it is there and undamaged.
+    pub fn open(&self) -> Option<File> {
+        let mut file = File::open(self.path()).ok()?;
+        if self.is_whole(&mut file).unwrap_or(false) {
+            // That it was used; a cache that cannot be written is of use all the same.
+            let _ = file.set_modified(SystemTime::now());
+            return Some(file);
+        }
+        let _ = fs::remove_file(self.path());
+        None
+    }
+
+    fn is_whole(&self, file: &mut File) -> io::Result<bool> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        file.rewind()?;
+        let Some((code, seal)) = bytes.split_last_chunk::<SEAL>() else { return Ok(false) };
+        Ok(self.seal(code) == *seal)
+    }
+
+    /// Against damage, not against forgery: nobody else can write here.
+    fn seal(&self, code: &[u8]) -> [u8; SEAL] {
+        let mut checksum = crc32fast::Hasher::new();
+        checksum.update(self.name.as_bytes());
+        checksum.update(code);
+        checksum.finalize().to_le_bytes()
+    }
+
+    /// Puts `code` in the place, and opens it there.
+    ///
+    /// # Errors
+    /// When the disk is full or the directory cannot be written.
+    pub fn put(&self, code: &mut File) -> io::Result<File> {
+        let mut bytes = Vec::new();
+        code.rewind()?;
+        code.read_to_end(&mut bytes)?;
+        let seal = self.seal(&bytes);
+        publish::publish(Cursor::new(&bytes).chain(&seal[..]), &self.path())?;
+        evict(&self.directory, &self.name);
+        File::open(self.path())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join(&self.name)
+    }
+}
+
+/// Removes the entries that were not used for longest until all are small enough. `newest` stays in any case. Guests
+/// that run have theirs mapped and keep it.
+fn evict(directory: &Path, newest: &str) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut entries: Vec<_> = entries
+        .filter(|entry| entry.file_name() != newest)
+        .filter_map(|entry| Some((entry.metadata().ok()?, entry.path())))
+        .filter(|(metadata, _)| metadata.is_file())
+        .collect();
+    entries.sort_by_key(|(metadata, _)| std::cmp::Reverse(metadata.modified().ok()));
+    let mut size = fs::metadata(directory.join(newest)).map_or(0, |metadata| metadata.len());
+    for (metadata, path) in entries {
+        size = size.saturating_add(metadata.len());
+        if size > SIZE_MAX {
+            // Another shim may have been faster.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The cache's directory, or none if there is no place for one.
+fn directory() -> Result<Option<PathBuf>> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    let Some(directory) = base.map(|base| base.join("wasm-shim")) else {
+        return Ok(None);
+    };
+    let found = fs::symlink_metadata(&directory).or_else(|_| {
+        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        fs::symlink_metadata(&directory)
+    });
+    let Ok(found) = found else {
+        return Ok(None);
+    };
+    ensure!(
+        found.is_dir() && found.uid() == process::user() && found.mode() & 0o777 == 0o700,
+        "refuse the cache `{0}`: it must be a directory that belongs to user {1} and is closed to others; \
+         remove it, or `chmod 700` it, or run with --no-cache",
+        directory.display(),
+        process::user()
+    );
+    Ok(Some(directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_entry_used_last_stays_and_the_oldest_goes_when_all_are_too_large() {
+        let directory = tempfile::tempdir().unwrap();
+        let entry = |name: &str, size: u64, age: u64| {
+            let file = File::create(directory.path().join(name)).unwrap();
+            file.set_len(size).unwrap();
+            file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
+        };
+        entry("old", SIZE_MAX / 2, 90);
+        entry("recent", SIZE_MAX / 2, 10);
+        entry("newest", SIZE_MAX / 2, 0);
+        evict(directory.path(), "newest");
+        let mut left: Vec<_> =
+            fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["newest", "recent"]);
+    }
+}

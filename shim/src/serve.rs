@@ -1,0 +1,626 @@
+//! Serves HTTP with a guest: HTTP/1.1 and HTTP/2, on a socket that systemd passed or on one of its own.
+//!
+//! ```text
+//! listener ──► connections (hyper) ──► requests ──► instances of the guest
+//!    │             graceful end          limits,       a trap ends one of them,
+//!  passed or                             counts        and its request with a 500
+//!  bound
+//! ```
+//!
+//! Loops of the guest let others run every few milliseconds (epochs): a request that computes for ever neither starves
+//! other requests, nor its own timeout, nor SIGTERM.
+
+use crate::args::{Guest, Http};
+use crate::code::Code;
+use crate::outcome::{self, Kind, Outcome, Refusal};
+use crate::wasi::{self, Host};
+use crate::world::{Wasi, World};
+use crate::{artifact, guest, process, systemd};
+use http::{Request, Response, StatusCode, Version, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+use wasmtime::component::{Component, GuestTaskId};
+use wasmtime::error::Context as _;
+use wasmtime::{
+    Config, Engine, Error, InstanceAllocationStrategy, PoolingAllocationConfig, Result, Store,
+    StoreContextMut, bail,
+};
+use wasmtime_wasi_http::WasiBody;
+use wasmtime_wasi_http::WasiHttpView as _;
+use wasmtime_wasi_http::handler::{
+    ExpirationError, HandlerState, Instance, ProxyHandler, ProxyPre, ShouldAccept, WorkerExpiration,
+    WorkerState, WorkerStatus,
+};
+use wasmtime_wasi_http::{p2, p3};
+
+/// How often a loop of the guest lets others run.
+const TICK: Duration = Duration::from_millis(10);
+/// How long a client may take for the head of a request.
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How often systemd hears what has been served, at most.
+const REPORT: Duration = Duration::from_secs(5);
+/// More threads bring nothing below the limits of a usual unit.
+const THREADS_MAX: usize = 8;
+/// Threads for file accesses, which would hold up all requests elsewhere.
+const FILE_THREADS: usize = 4;
+
+/// Serves with `guest`, as `http` says, until SIGTERM or SIGINT; the process's exit code: 0, or 143 when requests were
+/// cut off.
+///
+/// # Errors
+/// When it cannot serve: the guest is none for it, an address is in use.
+pub fn serve(mut guest: Guest, http: Http) -> Result<u8> {
+    guest.wasm.tuning.epochs = true;
+    process::leave_signals();
+    let guest: &'static Guest = Box::leak(Box::new(guest));
+    start(guest, http).with_context(|| format!("serve `{}`", guest.label))
+}
+
+fn start(guest: &'static Guest, http: Http) -> Result<u8> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let mut runtime = match threads {
+        // Handing work over to another thread and back only costs time.
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime.worker_threads(threads).max_blocking_threads(FILE_THREADS).enable_all();
+    let runtime = Box::leak(Box::new(runtime.build().context("start the runtime")?));
+    runtime.block_on(Server::new(guest, http)?.until_told_to_stop())
+}
+
+/// What all requests share.
+struct Server {
+    guest: &'static Guest,
+    http: Http,
+    ready: ProxyPre<Host>,
+    engine: Engine,
+    counts: Counts,
+    requests: Semaphore,
+    instances: Arc<Semaphore>,
+    /// Lets loops of the guest make room, as long as there are instances.
+    ticker: Thread,
+}
+
+type Handler = ProxyHandler<Instances>;
+
+impl Server {
+    fn new(guest: &'static Guest, http: Http) -> Result<Arc<Self>> {
+        let component = open(guest, &http)?;
+        let engine = component.engine().clone();
+        let server =
+            World::of(&Code::Component(component.clone()))?.into_iter().find_map(|world| match world {
+                World::Server(wasi) => Some(wasi),
+                World::Command(_) => None,
+            });
+        let linked = wasi::link(&component)?;
+        let ready = match server {
+            Some(Wasi::P3) => ProxyPre::P3(p3::bindings::ServicePre::new(linked)?),
+            Some(_) => ProxyPre::P2(p2::bindings::ProxyPre::new(linked)?),
+            None => {
+                return Err(Refusal::bad_module(
+                    "it is a command, for `wasm-shim run`: it exports no handler of `wasi:http`",
+                ));
+            }
+        };
+        let (requests, instances) = (
+            Semaphore::new(http.max_concurrent_requests),
+            Arc::new(Semaphore::new(http.max_concurrent_requests)),
+        );
+        Ok(Arc::new_cyclic(|server: &std::sync::Weak<Self>| {
+            let (server, engine_of_ticker) = (server.clone(), engine.clone());
+            let tick = move || {
+                // As long as there is no instance, it sleeps.
+                loop {
+                    match server.upgrade().map(|server| server.counts.instances.load(Ordering::Relaxed)) {
+                        Some(1..) => std::thread::sleep(TICK),
+                        Some(0) | None => std::thread::park(),
+                    }
+                    engine_of_ticker.increment_epoch();
+                }
+            };
+            let ticker = std::thread::spawn(tick).thread().clone();
+            Self { guest, http, ready, engine, counts: Counts::default(), requests, instances, ticker }
+        }))
+    }
+
+    async fn until_told_to_stop(self: Arc<Self>) -> Result<u8> {
+        let told = |kind| signal(kind).context("listen for signals");
+        let (mut terminate, mut interrupt) = (told(SignalKind::terminate())?, told(SignalKind::interrupt())?);
+        let listener = Listener::open(&self.http).await?;
+        let handler = Handler::new(Instances(Arc::clone(&self)));
+        let connections = GracefulShutdown::new();
+        let serving = async {
+            // An instance that cannot be made is an error now, and not at the first request.
+            drop(Instances(Arc::clone(&self)).instantiate().await?);
+            outcome::say(&format!("serving on {listener}"));
+            systemd::notify("READY=1\nSTATUS=serving: no requests yet");
+            tokio::spawn(watchdog());
+            tokio::spawn(report(Arc::clone(&self)));
+            self.accept(&listener, &handler, &connections).await
+        };
+        tokio::select! {
+            never = serving => match never? {},
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        drop(listener);
+        systemd::notify("STOPPING=1");
+        let cut = |why: &str| {
+            let left = self.counts.active.load(Ordering::Relaxed);
+            outcome::say(&format!("ended {why}, with {left} requests unfinished"));
+            Ok(143)
+        };
+        tokio::select! {
+            () = connections.shutdown() => Ok(0),
+            () = sleep(self.http.shutdown_timeout) => cut("when --shutdown-timeout was over"),
+            _ = terminate.recv() => cut("by a second SIGTERM"),
+            _ = interrupt.recv() => cut("by a second SIGINT"),
+        }
+    }
+
+    /// An instance could not be made, says `error`: in whose fault?
+    async fn why_no_instance(&self, error: Error, mut store: Store<Host>) -> Error {
+        match Outcome::of_error(error, store.data_mut().limits()) {
+            Ok(Outcome::Cut(kind, lines)) => Refusal::ended(kind, &lines),
+            Ok(Outcome::Exit(code)) => Refusal::ended(Kind::Trap, &[format!("it called exit({code})")]),
+            Err(error) => {
+                let bare = match &self.ready {
+                    ProxyPre::P2(ready) => ready.instance_pre(),
+                    ProxyPre::P3(ready) => ready.instance_pre(),
+                };
+                // If it can be made without regard for the type of its handler, it is that type.
+                match bare.instantiate_async(&mut store).await {
+                    Ok(_) => Refusal::wrong_type(error),
+                    Err(_) => error,
+                }
+            }
+        }
+    }
+
+    async fn accept(
+        self: &Arc<Self>,
+        listener: &Listener,
+        handler: &Handler,
+        connections: &GracefulShutdown,
+    ) -> Result<Infallible> {
+        let places = Arc::new(Semaphore::new(self.http.max_concurrent_connections));
+        loop {
+            let place = Arc::clone(&places).acquire_owned().await?;
+            match listener {
+                Listener::Tcp(tcp) => match tcp.accept().await {
+                    Ok((stream, _)) => {
+                        // An answer in small parts should not wait for the client's acknowledgements.
+                        let _ = stream.set_nodelay(true);
+                        self.converse(stream, place, handler, connections);
+                    }
+                    Err(error) => wait_out(&error).await,
+                },
+                Listener::Unix(unix) => match unix.accept().await {
+                    Ok((stream, _)) => self.converse(stream, place, handler, connections),
+                    Err(error) => wait_out(&error).await,
+                },
+            }
+        }
+    }
+
+    /// Answers all requests of one connection.
+    fn converse<S>(
+        self: &Arc<Self>,
+        stream: S,
+        place: OwnedSemaphorePermit,
+        handler: &Handler,
+        connections: &GracefulShutdown,
+    ) where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (server, handler) = (Arc::clone(self), handler.clone());
+        let service = service_fn(move |request| {
+            let (server, handler) = (Arc::clone(&server), handler.clone());
+            async move { Ok::<_, Infallible>(server.answer(&handler, request).await) }
+        });
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
+        http.http2().timer(TokioTimer::new());
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service).into_owned());
+        tokio::spawn(async move {
+            // What a client does to its connection is its affair.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+
+    async fn answer(&self, handler: &Handler, request: Request<Incoming>) -> Response<WasiBody> {
+        let _active = self.begin();
+        let (began, method, path) =
+            (Instant::now(), request.method().clone(), request.uri().path().to_owned());
+        let response = match self.requests.acquire().await {
+            Ok(_place) => self.ask_guest(handler, request, &format!("{method} {path}")).await,
+            Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE),
+        };
+        if self.http.access_log {
+            let took = began.elapsed().as_secs_f64() * 1000.0;
+            outcome::say(&format!("access: {method} {path} {} {took:.1}ms", response.status().as_u16()));
+        }
+        response
+    }
+
+    fn begin(&self) -> impl Drop {
+        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        self.counts.active.fetch_add(1, Ordering::Relaxed);
+        self.counts.changed.notify_one();
+        Active(&self.counts)
+    }
+
+    async fn ask_guest(
+        &self,
+        handler: &Handler,
+        request: Request<Incoming>,
+        what: &str,
+    ) -> Response<WasiBody> {
+        // A guest is told the authority that was asked; HTTP/1.0 does not know it.
+        if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
+            let status = if request.version() == Version::HTTP_10 {
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED
+            } else {
+                StatusCode::BAD_REQUEST
+            };
+            return plain(status);
+        }
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        let began = Instant::now();
+        let error = match handler.handle((), request).await {
+            Ok(response) => return response,
+            Err(error) => error,
+        };
+        // A guest that leaves the engine no moment is ended without a word that would say so.
+        let is_over = self.guest.wasm.timeout.is_some_and(|timeout| began.elapsed() >= timeout);
+        if error.is::<ExpirationError>() || is_over {
+            self.counts.timeouts.fetch_add(1, Ordering::Relaxed);
+            outcome::say(&format!("timeout: {what} took longer than -W timeout gives it"));
+            return plain(StatusCode::GATEWAY_TIMEOUT);
+        }
+        // What its instance ended of has been said, but not what for.
+        outcome::say(&format!("error: {what} is not answered: {}", outcome::causes(&error)));
+        plain(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// Waits until there may be descriptors or memory again.
+async fn wait_out(error: &std::io::Error) {
+    outcome::say(&format!("accept a connection: {error}; trying again"));
+    sleep(Duration::from_millis(100)).await;
+}
+
+/// An answer of ours, not of the guest's.
+fn plain(status: StatusCode) -> Response<WasiBody> {
+    let text = format!("{status}\n");
+    let mut response =
+        Response::new(Full::from(text).map_err(|never: Infallible| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
+/// The engine allocates instances from a pool if the guest fits into one, which makes each request cheaper.
+fn open(guest: &Guest, http: &Http) -> Result<Component> {
+    let config = guest::config(&guest.wasm)?;
+    let load = |config: &Config| match artifact::open(guest, &guest.wasm.tuning, config)? {
+        Code::Component(component) => Ok(component),
+        Code::Module(_) => Err(Refusal::bad_module(
+            "it is a core module; a server is a component that exports a handler of `wasi:http`",
+        )),
+    };
+    let pooled = config.clone().allocation_strategy(pool(http)?).clone();
+    // Address space may be limited, too.
+    if let Ok(component) = load(&pooled)
+        && fits(&component)
+    {
+        return Ok(component);
+    }
+    load(&config)
+}
+
+const MEMORIES: u32 = 2;
+const TABLES: u32 = 8;
+const CORE_INSTANCES: u32 = 20;
+const TABLE_ELEMENTS: usize = 20_000;
+
+fn pool(http: &Http) -> Result<InstanceAllocationStrategy> {
+    /// What of an instance's memory is cleaned instead of given back to the kernel, in bytes.
+    const KEEP: usize = 128 << 10;
+    let instances =
+        u32::try_from(http.max_concurrent_requests).context("--max-concurrent-requests is too large")?;
+    let of = |each: u32| instances.saturating_mul(each);
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(of(1))
+        .total_core_instances(of(CORE_INSTANCES))
+        .total_memories(of(MEMORIES))
+        .total_tables(of(TABLES))
+        .table_elements(TABLE_ELEMENTS)
+        // What a request leaves running after its answer has one, too.
+        .total_stacks(of(2))
+        .total_gc_heaps(of(1))
+        .linear_memory_keep_resident(KEEP)
+        .table_keep_resident(KEEP)
+        .async_stack_keep_resident(KEEP);
+    Ok(InstanceAllocationStrategy::Pooling(pool))
+}
+
+fn fits(component: &Component) -> bool {
+    component.resources_required().is_some_and(|needs| {
+        needs.num_memories <= MEMORIES
+            && needs.num_tables <= TABLES
+            && needs.max_initial_table_size.is_none_or(|elements| elements <= TABLE_ELEMENTS as u64)
+    })
+}
+
+/// Where requests come from.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// The socket that systemd passed, or else one at `http.addr`.
+    async fn open(http: &Http) -> Result<Self> {
+        let mut passed = systemd::passed_sockets();
+        if let Some(name) = &http.listen_fd {
+            passed.retain(|socket| socket.name == *name);
+            if passed.is_empty() {
+                bail!("no socket of the name `{name}` was passed (LISTEN_FDNAMES)");
+            }
+        }
+        let Some(socket) = passed.into_iter().next() else {
+            let bound = TcpListener::bind(http.addr).await;
+            return Ok(Self::Tcp(bound.with_context(|| format!("listen on {}", http.addr))?));
+        };
+        let fd =
+            process::inherited(socket.fd).with_context(|| format!("take over descriptor {}", socket.fd))?;
+        let listens = socket2::SockRef::from(&fd).is_listener().unwrap_or(false);
+        if !listens {
+            bail!(
+                "descriptor {} (`{}`), which was passed, is no socket that listens for connections",
+                socket.fd,
+                socket.name
+            );
+        }
+        Self::of(fd).context("take over the socket that was passed")
+    }
+
+    fn of(fd: OwnedFd) -> std::io::Result<Self> {
+        let tcp = std::net::TcpListener::from(fd);
+        tcp.set_nonblocking(true)?;
+        match tcp.local_addr() {
+            Ok(_) => TcpListener::from_std(tcp).map(Self::Tcp),
+            // An address of another family.
+            Err(_) => UnixListener::from_std(OwnedFd::from(tcp).into()).map(Self::Unix),
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(tcp) => match tcp.local_addr() {
+                Ok(address) => write!(f, "http://{address}/"),
+                Err(_) => f.write_str("a TCP socket"),
+            },
+            Self::Unix(unix) => {
+                match unix.local_addr().ok().and_then(|address| address.as_pathname().map(ToOwned::to_owned))
+                {
+                    Some(path) => write!(f, "unix:{}", path.display()),
+                    None => f.write_str("a unix socket"),
+                }
+            }
+        }
+    }
+}
+
+/// What has been served.
+#[derive(Default)]
+struct Counts {
+    requests: AtomicU64,
+    traps: AtomicU64,
+    timeouts: AtomicU64,
+    active: AtomicUsize,
+    instances: AtomicUsize,
+    changed: Notify,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seen = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        write!(
+            f,
+            "serving: requests={} traps={} timeouts={} active={}",
+            seen(&self.requests),
+            seen(&self.traps),
+            seen(&self.timeouts),
+            self.active.load(Ordering::Relaxed)
+        )
+    }
+}
+
+/// A request that is being answered.
+struct Active<'a>(&'a Counts);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.changed.notify_one();
+    }
+}
+
+/// Tells systemd what has been served, soon after it changed and not too often.
+async fn report(server: Arc<Server>) {
+    loop {
+        server.counts.changed.notified().await;
+        // What belongs together is told together.
+        sleep(TICK).await;
+        systemd::notify_status(&server.counts.to_string());
+        sleep(REPORT).await;
+    }
+}
+
+/// Tells systemd that requests would be answered, if it wants to know.
+async fn watchdog() {
+    if let Some(period) = systemd::watchdog() {
+        let mut often = tokio::time::interval(period / 2);
+        loop {
+            often.tick().await;
+            systemd::notify("WATCHDOG=1");
+        }
+    }
+}
+
+/// Makes instances of the guest.
+struct Instances(Arc<Server>);
+
+impl HandlerState for Instances {
+    type StoreData = Host;
+    type WorkerExpiration = Patience;
+    type WorkerState = Worker;
+
+    async fn instantiate(&self) -> Result<Instance<Host, Patience, Worker>> {
+        let server = &self.0;
+        let alive = Alive::begin(server).await?;
+        let mut store = Store::new(&server.engine, wasi::for_server(server.guest)?);
+        store.limiter(|host| host.limits());
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        if let Some(fuel) = server.guest.wasm.fuel {
+            store.set_fuel(fuel)?;
+        }
+        let proxy = match server.ready.instantiate_async(&mut store).await {
+            Ok(proxy) => proxy,
+            Err(error) => return Err(server.why_no_instance(error, store).await),
+        };
+        let request = server.guest.wasm.timeout.unwrap_or(Duration::MAX);
+        let expired = Arc::new(AtomicBool::new(false));
+        let idle = server.http.idle_instance_timeout;
+        let expiration =
+            Patience { idle, request, sleep: Box::pin(sleep(Duration::MAX)), expired: Arc::clone(&expired) };
+        Ok(Instance { store, proxy, view: Host::http, expiration, state: Worker { alive, request, expired } })
+    }
+}
+
+/// An instance that takes a place and whose loops need the ticker.
+struct Alive {
+    server: Arc<Server>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Alive {
+    async fn begin(server: &Arc<Server>) -> Result<Self> {
+        let place = Arc::clone(&server.instances).acquire_owned().await?;
+        if server.counts.instances.fetch_add(1, Ordering::Relaxed) == 0 {
+            server.ticker.unpark();
+        }
+        Ok(Self { server: Arc::clone(server), _place: place })
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.server.counts.instances.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How long an instance lives.
+struct Patience {
+    idle: Duration,
+    request: Duration,
+    sleep: Pin<Box<Sleep>>,
+    /// Its time was over while it was at work.
+    expired: Arc<AtomicBool>,
+}
+
+impl WorkerExpiration for Patience {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, state: WorkerStatus, start: Instant) -> Poll<()> {
+        let patience = match state {
+            WorkerStatus::Idle => self.idle,
+            WorkerStatus::Requests | WorkerStatus::PostReturn => self.request,
+        };
+        let Some(end) = start.checked_add(patience) else { return Poll::Pending };
+        if self.sleep.deadline() != end.into() {
+            self.sleep.as_mut().reset(end.into());
+        }
+        let over = self.sleep.as_mut().poll(cx);
+        if over.is_ready() && state != WorkerStatus::Idle {
+            self.expired.store(true, Ordering::Relaxed);
+        }
+        over
+    }
+}
+
+/// An instance at work.
+struct Worker {
+    alive: Alive,
+    request: Duration,
+    expired: Arc<AtomicBool>,
+}
+
+impl WorkerState for Worker {
+    type StoreData = Host;
+    type RequestData = ();
+
+    fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
+        let server = &self.alive.server;
+        let (reuse, together) = match server.ready {
+            ProxyPre::P2(_) => (1, 1),
+            ProxyPre::P3(_) => (128, server.http.max_instance_concurrent_reuse_count.unwrap_or(16)),
+        };
+        match () {
+            () if total >= server.http.max_instance_reuse_count.unwrap_or(reuse) => ShouldAccept::Never,
+            () if concurrent >= together => ShouldAccept::No,
+            () => ShouldAccept::Yes,
+        }
+    }
+
+    fn on_request_start(
+        &self,
+        _: StoreContextMut<'_, Host>,
+        (): (),
+        _: GuestTaskId,
+    ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
+        Box::pin(sleep(self.request))
+    }
+
+    fn drop(&self, mut store: Store<Host>, result: Result<()>) {
+        let Err(error) = result else { return };
+        if self.expired.load(Ordering::Relaxed) {
+            // If there was a request still to be answered, it says so itself.
+            return outcome::say(
+                "timeout: an instance was at work for longer than -W timeout gives it, and was ended",
+            );
+        }
+        let counts = &self.alive.server.counts;
+        counts.traps.fetch_add(1, Ordering::Relaxed);
+        counts.changed.notify_one();
+        match Outcome::of_error(error, store.data_mut().limits()) {
+            Ok(Outcome::Cut(kind, lines)) => outcome::say(&format!("{kind}: {}", lines.join("\n"))),
+            Ok(Outcome::Exit(code)) => {
+                outcome::say(&format!("trap: the guest called exit({code}), which ends its instance"));
+            }
+            Err(error) => outcome::say(&format!("trap: {}", outcome::causes(&error))),
+        }
+    }
+}

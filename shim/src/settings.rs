@@ -1,0 +1,217 @@
+//! What is said with `-W` and `-S`, under the names of the wasmtime CLI.
+
+use crate::engine::{Tuning, is_yes};
+use std::time::Duration;
+
+/// What one `-W` or `-S` says: names, each with the value behind its `=` if it has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said(Vec<(String, Option<String>)>);
+
+/// Reads `KEY[=VALUE][,KEY[=VALUE]..]`. Behind `config-var=` nothing is split: a value may contain commas.
+///
+/// # Errors
+/// When a name is empty.
+pub fn parse(said: &str) -> Result<Said, String> {
+    let one = |part: &str| match part.split_once('=') {
+        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+        None => (part.to_owned(), None),
+    };
+    let parts: Vec<_> =
+        if said.starts_with("config-var=") { vec![one(said)] } else { said.split(',').map(one).collect() };
+    match parts.iter().any(|(name, _)| name.is_empty()) {
+        true => Err("write KEY or KEY=VALUE, several with commas between them".to_owned()),
+        false => Ok(Said(parts)),
+    }
+}
+
+fn each(said: &[Said]) -> impl Iterator<Item = (&str, Option<&str>)> {
+    said.iter().flat_map(|one| &one.0).map(|(name, value)| (name.as_str(), value.as_deref()))
+}
+
+/// Limits of the guest below those of its cgroup, and features of the language: what `-W` says.
+#[derive(Clone, Debug, Default)]
+pub struct Wasm {
+    /// What changes generated code.
+    pub tuning: Tuning,
+    /// How many instructions it may execute, example 1000000.
+    pub fuel: Option<u64>,
+    /// How long it may run, or answer one request.
+    pub timeout: Option<Duration>,
+    /// How large each of its memories may become, in bytes.
+    pub max_memory_size: Option<usize>,
+    /// How many elements each of its tables may have.
+    pub max_table_elements: Option<usize>,
+    /// How deep its calls may be nested, in bytes of stack. Not given: 512 KiB.
+    pub max_wasm_stack: Option<usize>,
+    /// How many core instances it may consist of.
+    pub max_instances: Option<usize>,
+    /// How many tables.
+    pub max_tables: Option<usize>,
+    /// How many memories.
+    pub max_memories: Option<usize>,
+    /// Does it end when it is refused memory, instead of being told?
+    pub trap_on_grow_failure: bool,
+}
+
+impl Wasm {
+    /// What all of `said` says together; of two values for one name the last one.
+    ///
+    /// # Errors
+    /// When a name is unknown or a value no good.
+    pub fn resolve(said: &[Said]) -> Result<Self, String> {
+        let mut wasm = Self::default();
+        for (name, value) in each(said) {
+            let size = || number(name, value, "-W").map(Some);
+            let tuned = wasm.tuning.take(name, value)?;
+            match name {
+                "fuel" => wasm.fuel = Some(number(name, value, "-W")?),
+                "timeout" => {
+                    wasm.timeout =
+                        Some(duration(value.unwrap_or_default()).map_err(|e| format!("`-W timeout`: {e}"))?)
+                }
+                "max-memory-size" => wasm.max_memory_size = size()?,
+                "max-table-elements" => wasm.max_table_elements = size()?,
+                "max-wasm-stack" => wasm.max_wasm_stack = Some(stack(number(name, value, "-W")?)?),
+                "max-instances" => wasm.max_instances = size()?,
+                "max-tables" => wasm.max_tables = size()?,
+                "max-memories" => wasm.max_memories = size()?,
+                "trap-on-grow-failure" => wasm.trap_on_grow_failure = is_yes(name, value)?,
+                _ if tuned => {}
+                _ => {
+                    return Err(format!(
+                        "`-W {name}` is nothing that wasm-shim knows; see `wasm-shim run --help`"
+                    ));
+                }
+            }
+        }
+        Ok(wasm)
+    }
+}
+
+/// Deeper ones need more than what is set aside for the stacks of guests.
+const STACK_MAX: usize = 1 << 30;
+
+fn stack(bytes: usize) -> Result<usize, String> {
+    match (1..=STACK_MAX).contains(&bytes) {
+        true => Ok(bytes),
+        false => Err(format!("`-W max-wasm-stack={bytes}`: 1 to {STACK_MAX} bytes are possible")),
+    }
+}
+
+/// What of WASI the guest has beside its arguments, variables and directories: what `-S` says.
+#[derive(Clone, Debug, Default)]
+pub struct Wasi {
+    /// Every address is granted.
+    pub inherit_network: bool,
+    /// Names may be looked up.
+    pub allow_ip_name_lookup: bool,
+    /// The values behind `wasi:config`.
+    pub config: Vec<(String, String)>,
+}
+
+impl Wasi {
+    /// What all of `said` says together, and the JSON in the variable `config_env` before it.
+    ///
+    /// # Errors
+    /// When a name is unknown or a value no good.
+    pub fn resolve(said: &[Said], config_env: Option<&str>) -> Result<Self, String> {
+        let mut wasi =
+            Self { config: config_env.map(from_env).transpose()?.unwrap_or_default(), ..Self::default() };
+        for (name, value) in each(said) {
+            match name {
+                "inherit-network" => wasi.inherit_network = is_yes(name, value)?,
+                "allow-ip-name-lookup" => wasi.allow_ip_name_lookup = is_yes(name, value)?,
+                "config-var" => {
+                    let var = value.and_then(|var| var.split_once('='));
+                    let (name, value) = var.ok_or("`-S config-var`: write config-var=NAME=VALUE")?;
+                    wasi.config.push((name.to_owned(), value.to_owned()));
+                }
+                _ => {
+                    return Err(format!(
+                        "`-S {name}` is nothing that wasm-shim knows; see `wasm-shim run --help`"
+                    ));
+                }
+            }
+        }
+        Ok(wasi)
+    }
+}
+
+fn from_env(variable: &str) -> Result<Vec<(String, String)>, String> {
+    let said = std::env::var(variable).map_err(|_| {
+        format!("`--config-env {variable}`: wasm-shim has no such variable in its environment")
+    })?;
+    let read: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&said)
+        .map_err(|error| format!("`--config-env {variable}`: it is not a JSON object of texts: {error}"))?;
+    let text = |(name, value): (String, serde_json::Value)| match value {
+        serde_json::Value::String(text) => Ok((name, text)),
+        _ => Err(format!("`--config-env {variable}`: the value of `{name}` is not a text")),
+    };
+    read.into_iter().map(text).collect()
+}
+
+fn number<N: std::str::FromStr>(name: &str, value: Option<&str>, option: &str) -> Result<N, String> {
+    let said = value.unwrap_or_default();
+    said.parse()
+        .map_err(|_| format!("`{option} {name}={said}`: a whole number is wanted, such as {name}=1000000"))
+}
+
+/// Reads a length of time as the wasmtime CLI does: `2` and `2s` are two seconds; `ms`, `us` and `ns` are known too.
+///
+/// # Errors
+/// When it is anything else.
+pub fn duration(said: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, fn(u64) -> Duration); 4] = [
+        ("ms", Duration::from_millis),
+        ("us", Duration::from_micros),
+        ("ns", Duration::from_nanos),
+        ("s", Duration::from_secs),
+    ];
+    let known = UNITS.iter().find_map(|(unit, of)| Some((said.strip_suffix(unit)?, of)));
+    let (digits, of) = known.unwrap_or((said, &UNITS[3].1));
+    match digits.parse() {
+        Ok(0) | Err(_) => Err(format!("`{said}` is not a length of time, such as `2s` or `100ms`")),
+        Ok(count) => Ok(of(count)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wasm(said: &[&str]) -> Result<Wasm, String> {
+        Wasm::resolve(&said.iter().map(|one| parse(one).unwrap()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn settings_are_separated_by_commas_or_said_one_by_one() {
+        let wasm = wasm(&["fuel=5,timeout=100ms,simd=n", "max-memory-size=65536", "fuel=7"]).unwrap();
+        assert_eq!((wasm.fuel, wasm.timeout), (Some(7), Some(Duration::from_millis(100))));
+        assert_eq!(wasm.max_memory_size, Some(65536));
+        assert_eq!(wasm.tuning.settings(), ["fuel=1", "simd=n"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (said, part) in [
+            ("fule=5", "`-W fule`"),
+            ("fuel", "fuel="),
+            ("fuel=-1", "`-W fuel=-1`"),
+            ("timeout=soon", "`-W timeout`"),
+            ("timeout=0", "`-W timeout`"),
+            ("max-wasm-stack=0", "max-wasm-stack=0"),
+            ("simd=maybe", "simd=y"),
+        ] {
+            assert!(wasm(&[said]).unwrap_err().contains(part), "{said}: {}", wasm(&[said]).unwrap_err());
+        }
+        assert!(parse("fuel=1,,x").is_err() && parse("").is_err() && parse("=3").is_err());
+    }
+
+    #[test]
+    fn configuration_keeps_its_commas_and_equal_signs() {
+        let wasi = Wasi::resolve(&[parse("config-var=list=a,b=c").unwrap()], None).unwrap();
+        assert_eq!(wasi.config, [("list".to_owned(), "a,b=c".to_owned())]);
+        assert!(Wasi::resolve(&[parse("config-var=x").unwrap()], None).is_err());
+        assert!(Wasi::resolve(&[parse("inherit-netwrok").unwrap()], None).is_err());
+    }
+}

@@ -1,0 +1,116 @@
+//! What a guest is for, by what it exports; decided before anything is linked, so that a refusal names the thing. Trying
+//! and failing would say less and cost more.
+
+use crate::code::Code;
+use crate::outcome::Refusal;
+use std::fmt;
+use wasmtime::component::Component;
+use wasmtime::{ExternType, Module, Result};
+
+/// A generation of WASI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wasi {
+    /// 0.1 and before it: functions that a core module imports.
+    P1,
+    /// 0.2: interfaces of a component.
+    P2,
+    /// 0.3: the same, asynchronous.
+    P3,
+}
+
+impl Wasi {
+    /// Of an interface with this version, example `0.2.6`.
+    pub fn of_version(version: &str) -> Option<Self> {
+        let is = |minor: &str| {
+            version.strip_prefix(minor).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        is("0.2").then_some(Self::P2).or_else(|| is("0.3").then_some(Self::P3))
+    }
+}
+
+impl fmt::Display for Wasi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::P1 => "0.1",
+            Self::P2 => "0.2",
+            Self::P3 => "0.3",
+        })
+    }
+}
+
+/// What can be done with a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum World {
+    /// It runs to its end.
+    Command(Wasi),
+    /// It answers HTTP requests.
+    Server(Wasi),
+}
+
+impl World {
+    /// The worlds that `code` is for; a component can be for several. The newest WASI stands first.
+    ///
+    /// # Errors
+    /// When it is for none; the message says what it exports instead.
+    pub fn of(code: &Code) -> Result<Vec<Self>> {
+        match code {
+            Code::Module(module) => has_start(module).map(|()| vec![Self::Command(Wasi::P1)]),
+            Code::Component(component) => of_component(component),
+        }
+    }
+}
+
+fn of_component(component: &Component) -> Result<Vec<World>> {
+    let ty = component.component_type();
+    let mut worlds = Vec::new();
+    let mut names = Vec::new();
+    for (export, _) in ty.exports(component.engine()) {
+        let (name, version) = export.split_once('@').unwrap_or((export, ""));
+        match (name, Wasi::of_version(version)) {
+            ("wasi:cli/run", Some(wasi)) => worlds.push(World::Command(wasi)),
+            ("wasi:http/incoming-handler", Some(Wasi::P2)) => worlds.push(World::Server(Wasi::P2)),
+            ("wasi:http/handler", Some(Wasi::P3)) => worlds.push(World::Server(Wasi::P3)),
+            _ => {}
+        }
+        names.push(export);
+    }
+    if worlds.is_empty() {
+        return Err(Refusal::bad_module(format!(
+            "it exports {}, and neither `wasi:cli/run` nor a handler of `wasi:http`, of WASI 0.2 or 0.3; \
+             build it for wasm32-wasip2",
+            list(names.into_iter())
+        )));
+    }
+    worlds.sort_by_key(|world| matches!(world, World::Command(Wasi::P2) | World::Server(Wasi::P2)));
+    Ok(worlds)
+}
+
+/// A command has `_start`, without parameters and results.
+fn has_start(module: &Module) -> Result<()> {
+    match module.get_export("_start") {
+        Some(ExternType::Func(start)) if start.params().len() == 0 && start.results().len() == 0 => Ok(()),
+        Some(_) => {
+            Err(Refusal::bad_module("its export `_start` is not a function without parameters and results"))
+        }
+        None if module.get_export("_initialize").is_some() => Err(Refusal::bad_module(
+            "it is a reactor: it exports `_initialize` and no `_start`; build it as a command, with a main function",
+        )),
+        None => Err(Refusal::bad_module(format!(
+            "it exports {}, and no `_start`; build it for wasm32-wasip1",
+            list(module.exports().map(|export| export.name()))
+        ))),
+    }
+}
+
+/// For a message, example "`memory`, `add`".
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 8;
+    let mut names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+    let more = names.len().saturating_sub(MOST);
+    names.truncate(MOST);
+    match (names.is_empty(), more) {
+        (true, _) => "nothing".to_owned(),
+        (false, 0) => names.join(", "),
+        (false, more) => format!("{} and {more} more", names.join(", ")),
+    }
+}
