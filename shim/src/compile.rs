@@ -47,10 +47,9 @@ const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = tuning(&args.wasm).map_err(End::from).and_then(|tuning| match args.engine_key {
-        true => print_key(&tuning),
-        false => compile(&args, &tuning),
-    });
+    let done = tuning(&args.wasm)
+        .map_err(End::from)
+        .and_then(|tuning| if args.engine_key { print_key(&tuning) } else { compile(&args, &tuning) });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(End { code, error }) => {

@@ -98,7 +98,7 @@ async fn run_module(module: &Module, guest: &Guest) -> Result<Outcome> {
             linker.allow_shadowing(false);
         }
     }
-    let ready = linker.instantiate_pre(module).map_err(|error| missing_import(module, error))?;
+    let ready = linker.instantiate_pre(module).map_err(|error| missing_import(module, &error))?;
 
     let store = new_store(module.engine(), wasi::for_module(guest)?, &guest.wasm)?;
     store.limiter(|host| host.limits());
@@ -119,10 +119,11 @@ async fn run_component(component: &Component, wasi: Wasi, guest: &Guest) -> Resu
     let ran = async {
         let instance = ready.instantiate_async(&mut *store).await?;
         if wasi == Wasi::P3 {
-            let command = p3::bindings::Command::new(&mut *store, &instance).map_err(Refusal::wrong_type)?;
+            let command = p3::bindings::Command::new(&mut *store, &instance)
+                .map_err(|error| Refusal::wrong_type(&error))?;
             return store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await?;
         }
-        let command = Command::new(&mut *store, &instance).map_err(Refusal::wrong_type)?;
+        let command = Command::new(&mut *store, &instance).map_err(|error| Refusal::wrong_type(&error))?;
         command.wasi_cli_run().call_run(&mut *store).await
     };
     match ran.await {
@@ -140,7 +141,7 @@ fn new_store<T>(engine: &wasmtime::Engine, host: T, wasm: &Wasm) -> Result<&'sta
     Ok(store)
 }
 
-fn missing_import(module: &Module, error: Error) -> Error {
+fn missing_import(module: &Module, error: &Error) -> Error {
     let threads = module.imports().any(|import| import.module() == "wasi" && import.name() == "thread-spawn");
     if threads {
         return Refusal::missing_import(

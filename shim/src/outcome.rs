@@ -85,8 +85,8 @@ impl Refusal {
     }
 
     /// An export has the right name and another type, as `error` says.
-    pub fn wrong_type(error: Error) -> Error {
-        Self::bad_module(causes(&error))
+    pub fn wrong_type(error: &Error) -> Error {
+        Self::bad_module(causes(error))
     }
 
     /// It ended before it was ready.

@@ -189,7 +189,7 @@ impl Server {
                 };
                 // If it can be made without regard for the type of its handler, it is that type.
                 match bare.instantiate_async(&mut store).await {
-                    Ok(_) => Refusal::wrong_type(error),
+                    Ok(_) => Refusal::wrong_type(&error),
                     Err(_) => error,
                 }
             }

@@ -18,10 +18,10 @@ pub fn parse(said: &str) -> Result<Said, String> {
     };
     let parts: Vec<_> =
         if said.starts_with("config-var=") { vec![one(said)] } else { said.split(',').map(one).collect() };
-    match parts.iter().any(|(name, _)| name.is_empty()) {
-        true => Err("write KEY or KEY=VALUE, several with commas between them".to_owned()),
-        false => Ok(Said(parts)),
+    if parts.iter().any(|(name, _)| name.is_empty()) {
+        return Err("write KEY or KEY=VALUE, several with commas between them".to_owned());
     }
+    Ok(Said(parts))
 }
 
 fn each(said: &[Said]) -> impl Iterator<Item = (&str, Option<&str>)> {
@@ -66,8 +66,8 @@ impl Wasm {
             match name {
                 "fuel" => wasm.fuel = Some(number(name, value, "-W")?),
                 "timeout" => {
-                    wasm.timeout =
-                        Some(duration(value.unwrap_or_default()).map_err(|e| format!("`-W timeout`: {e}"))?)
+                    let read = duration(value.unwrap_or_default());
+                    wasm.timeout = Some(read.map_err(|wrong| format!("`-W timeout`: {wrong}"))?);
                 }
                 "max-memory-size" => wasm.max_memory_size = size()?,
                 "max-table-elements" => wasm.max_table_elements = size()?,
@@ -92,10 +92,10 @@ impl Wasm {
 const STACK_MAX: usize = 1 << 30;
 
 fn stack(bytes: usize) -> Result<usize, String> {
-    match (1..=STACK_MAX).contains(&bytes) {
-        true => Ok(bytes),
-        false => Err(format!("`-W max-wasm-stack={bytes}`: 1 to {STACK_MAX} bytes are possible")),
+    if !(1..=STACK_MAX).contains(&bytes) {
+        return Err(format!("`-W max-wasm-stack={bytes}`: 1 to {STACK_MAX} bytes are possible"));
     }
+    Ok(bytes)
 }
 
 /// What of WASI the guest has beside its arguments, variables and directories: what `-S` says.
@@ -161,17 +161,12 @@ fn number<N: std::str::FromStr>(name: &str, value: Option<&str>, option: &str) -
 /// # Errors
 /// When it is anything else.
 pub fn duration(said: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, fn(u64) -> Duration); 4] = [
-        ("ms", Duration::from_millis),
-        ("us", Duration::from_micros),
-        ("ns", Duration::from_nanos),
-        ("s", Duration::from_secs),
-    ];
-    let known = UNITS.iter().find_map(|(unit, of)| Some((said.strip_suffix(unit)?, of)));
-    let (digits, of) = known.unwrap_or((said, &UNITS[3].1));
-    match digits.parse() {
+    let units = [("ms", 1_000_000), ("us", 1_000), ("ns", 1), ("s", 1_000_000_000)];
+    let known = units.iter().find_map(|(unit, nanos)| Some((said.strip_suffix(unit)?, *nanos)));
+    let (digits, nanos) = known.unwrap_or((said, 1_000_000_000));
+    match digits.parse::<u32>() {
         Ok(0) | Err(_) => Err(format!("`{said}` is not a length of time, such as `2s` or `100ms`")),
-        Ok(count) => Ok(of(count)),
+        Ok(count) => Ok(Duration::from_nanos(nanos) * count),
     }
 }
 

@@ -170,12 +170,12 @@ pub fn link(component: &Component) -> Result<InstancePre<Host>> {
         if known.contains(&(name, wasi)) {
             continue;
         }
-        let linked = match wasi {
+        let is_ours = match wasi {
             Some(Wasi::P2) => link_p2(name, &mut linker)?,
             Some(Wasi::P3) => link_p3(name, &mut linker)?,
             _ => false,
         };
-        if !linked {
+        if !is_ours {
             return Err(Refusal::missing_import(missing(import, name, wasi)));
         }
         known.push((name, wasi));
