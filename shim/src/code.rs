@@ -78,12 +78,11 @@ impl ExecutableFile {
         let [section_size, count] = [58, 60].map(|at| u16::from_ne_bytes([head[at], head[at + 1]]));
         ensure!(usize::from(section_size) == SECTION, "its section table is damaged");
         let size = file.metadata()?.len();
+        let mut sections = vec![0; usize::from(count) * SECTION];
+        file.read_exact_at(&mut sections, table).context("it is truncated")?;
         let mut code = None;
-        for index in 0..u64::from(count) {
-            let mut section = [0; SECTION];
-            let at = table.checked_add(index * SECTION as u64).context("its section table is damaged")?;
-            file.read_exact_at(&mut section, at).context("it is truncated")?;
-            let (flags, offset, len) = (word(&section, 8), word(&section, 24), word(&section, 32));
+        for section in sections.as_chunks::<SECTION>().0 {
+            let (flags, offset, len) = (word(section, 8), word(section, 24), word(section, 32));
             if flags & SHF_EXECINSTR != 0 {
                 ensure!(code.is_none(), "it has more than one executable section");
                 ensure!(offset % PAGE as u64 == 0, "its code is not aligned to pages");

@@ -1,5 +1,6 @@
 //! `wasm-shim`: runs one WebAssembly guest and ends with its exit code, or serves HTTP with it.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+#![cfg_attr(not(test), no_main)]
 
 use clap::Parser;
 use std::io::Write as _;
@@ -10,7 +11,11 @@ use wasm_shim::{artifact, guest, inspect, process, serve};
 use wasmtime::error::Context as _;
 use wasmtime::{Error, Result, bail};
 
-fn main() {
+/// Where the C library begins, in place of the standard library; see [`process::begin`].
+#[expect(unsafe_code, reason = "the name must be the one that the C library calls")]
+#[cfg_attr(not(test), unsafe(no_mangle))]
+extern "C" fn main() -> i32 {
+    process::begin();
     outcome::report_panics_in_one_line();
     process::end_on_signals();
     let code = run().unwrap_or_else(|error| outcome::report_not_started(&error));
