@@ -98,8 +98,7 @@ fn run_compiler(name: &str, wasm: &[u8], tuning: &Tuning) -> Result<File> {
     let mut artifact = process::memory_file().context("create a file in memory")?;
     let mut child = command(&compiler, tuning)
         .arg("--text")
-        .arg("--name")
-        .arg(name)
+        .args(["--child-of", &std::process::id().to_string(), "--name", name])
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(artifact.try_clone()?)
@@ -115,7 +114,9 @@ fn run_compiler(name: &str, wasm: &[u8], tuning: &Tuning) -> Result<File> {
         let said = String::from_utf8_lossy(&end.stderr);
         let said = said.trim().trim_start_matches("wasm-shim-compile: ");
         match (said, end.status.code()) {
-            ("", _) => bail!("compile `{name}`: the compiler ended with {}; did it lack memory?", end.status),
+            ("", _) | (_, None) => {
+                bail!("compile `{name}`: the compiler ended with {}; did it lack memory? {said}", end.status)
+            }
             (_, Some(BAD_INPUT)) => return Err(Refusal::bad_module(said)),
             _ => bail!("{said}"),
         }

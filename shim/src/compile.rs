@@ -8,6 +8,9 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -37,6 +40,10 @@ struct Args {
     /// Accept the text form, too
     #[arg(long)]
     text: bool,
+    /// Who waits for the code: without that process the compiler ends, and it takes no more than 4 GiB of memory. Where
+    /// nobody does, its unit or its shell sets its limits
+    #[arg(long, value_name = "PID")]
+    child_of: Option<i32>,
     /// Print what the native code depends on, as a short key, and do nothing else: code of another key does not load
     #[arg(long, conflicts_with_all = ["file", "output", "name"])]
     engine_key: bool,
@@ -47,9 +54,10 @@ const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = tuning(&args.wasm)
-        .map_err(End::from)
-        .and_then(|tuning| if args.engine_key { print_key(&tuning) } else { compile(&args, &tuning) });
+    let done = tuning(&args.wasm).map_err(End::from).and_then(|tuning| {
+        bind_to_parent(&args)?;
+        if args.engine_key { print_key(&tuning) } else { compile(&args, &tuning) }
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(End { code, error }) => {
@@ -81,6 +89,20 @@ fn tuning(settings: &[String]) -> Result<Tuning> {
         ensure!(taken, "`-W {name}` does not change code; see wasm-shim-compile --help");
     }
     Ok(tuning)
+}
+
+/// A module of a few kilobytes can make a compiler take hours and all memory.
+fn bind_to_parent(args: &Args) -> Result<()> {
+    const MEMORY: u64 = 4 << 30;
+    let Some(parent) = args.child_of else { return Ok(()) };
+    set_parent_process_death_signal(Some(Signal::KILL)).context("ask to end with the parent process")?;
+    ensure!(
+        getppid().map(Pid::as_raw_pid) == Some(parent),
+        "process {parent}, which wants the code, has ended"
+    );
+    let limit = getrlimit(Resource::Data);
+    let current = Some(limit.current.map_or(MEMORY, |limit| limit.min(MEMORY)));
+    setrlimit(Resource::Data, Rlimit { current, ..limit }).context("limit the memory")
 }
 
 fn print_key(tuning: &Tuning) -> Result<(), End> {

@@ -216,20 +216,16 @@ impl Network {
     fn grants(&self, address: SocketAddr, usage: SocketAddrUse) -> bool {
         let Inner { connect, listen, .. } = &*self.0;
         let covered = |rules: &[Rule], protocol| rules.iter().any(|rule| rule.covers(protocol, address));
-        // Before a socket connects or sends, the kernel binds it to a port of its choice.
+        // Before a socket connects, sends or listens, the kernel binds it to a port of its choice; it is asked again then.
         let unbound = address.ip().to_canonical().is_unspecified() && address.port() == 0;
         let has = |rules: &[Rule], protocol| rules.iter().any(|rule| rule.is_for(protocol));
         match usage {
-            SocketAddrUse::TcpBind => {
-                covered(listen, Protocol::Tcp) || unbound && has(connect, Protocol::Tcp)
-            }
+            SocketAddrUse::TcpBind => unbound || covered(listen, Protocol::Tcp),
             SocketAddrUse::TcpListen => covered(listen, Protocol::Tcp),
             // Whoever comes to where it may listen.
             SocketAddrUse::TcpAccept => has(listen, Protocol::Tcp),
             SocketAddrUse::TcpConnect => covered(connect, Protocol::Tcp),
-            SocketAddrUse::UdpBind => {
-                covered(listen, Protocol::Udp) || unbound && has(connect, Protocol::Udp)
-            }
+            SocketAddrUse::UdpBind => unbound || covered(listen, Protocol::Udp),
             SocketAddrUse::UdpSend => covered(connect, Protocol::Udp) || self.has_asked(address),
             SocketAddrUse::UdpReceive if covered(connect, Protocol::Udp) => true,
             SocketAddrUse::UdpReceive if has(listen, Protocol::Udp) => {

@@ -16,7 +16,9 @@ impl Limits {
         if let Some(bytes) = wasm.max_memory_size {
             limits = limits.memory_size(bytes);
         }
-        if let Some(elements) = wasm.max_table_elements {
+        // Tables take memory, too: as many bytes as a pointer for each element.
+        let as_memory = wasm.max_memory_size.map(|bytes| bytes / size_of::<usize>());
+        if let Some(elements) = wasm.max_table_elements.or(as_memory) {
             limits = limits.table_elements(elements);
         }
         if let Some(count) = wasm.max_instances {

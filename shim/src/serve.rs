@@ -16,7 +16,7 @@ use crate::outcome::{self, Kind, Outcome, Refusal};
 use crate::wasi::{self, Host};
 use crate::world::{Wasi, World};
 use crate::{artifact, guest, process, systemd};
-use http::{Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -163,7 +163,8 @@ impl Server {
             _ = interrupt.recv() => {}
         }
         drop(listener);
-        systemd::notify("STOPPING=1");
+        // Not `STOPPING=1`: systemd would not keep the exit status until somebody asks for it (RemainAfterExit=).
+        systemd::notify_status(&format!("{} stopping=1", self.counts));
         let cut = |why: &str| {
             let left = self.counts.active.load(Ordering::Relaxed);
             outcome::say(&format!("ended {why}, with {left} requests unfinished"));
@@ -273,17 +274,15 @@ impl Server {
     async fn ask_guest(
         &self,
         handler: &Handler,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         what: &str,
     ) -> Response<WasiBody> {
-        // A guest is told the authority that was asked; HTTP/1.0 does not know it.
+        // A guest is told the authority that was asked, which HTTP/1.0 need not say.
         if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
-            let status = if request.version() == Version::HTTP_10 {
-                StatusCode::HTTP_VERSION_NOT_SUPPORTED
-            } else {
-                StatusCode::BAD_REQUEST
-            };
-            return plain(status);
+            if request.version() != Version::HTTP_10 {
+                return plain(StatusCode::BAD_REQUEST);
+            }
+            request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
         }
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         let began = Instant::now();
