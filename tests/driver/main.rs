@@ -14,10 +14,12 @@ macro_rules! host {
     };
 }
 
+mod cache;
 mod end;
 mod events;
 mod exec;
 mod files;
+mod guest;
 mod identity;
 mod logs;
 mod network;

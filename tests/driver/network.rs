@@ -5,20 +5,23 @@ use proto::driver::{DnsConfig, HostsConfig, NetworkIsolationSpec};
 use tests::{Host, Job, Node};
 
 /// A network namespace with a name, as Nomad makes one for a group.
-struct Namespace(String);
+pub struct Namespace {
+    /// Its file.
+    pub path: String,
+}
 
 impl Namespace {
-    fn new(host: &Host, name: &str) -> Self {
+    pub fn new(host: &Host, name: &str) -> Self {
         let path = format!("/run/netns/{name}");
         host.run("sh", &["-c", &format!("mkdir -p /run/netns && touch {path} && unshare --net={path} true")]);
-        Self(path)
+        Self { path }
     }
 
-    fn spec(&self) -> NetworkIsolationSpec {
+    pub fn spec(&self) -> NetworkIsolationSpec {
         let hosts_config = Some(HostsConfig { hostname: "web-1".into(), address: "172.26.64.9".into() });
         NetworkIsolationSpec {
             mode: Mode::Group.into(),
-            path: self.0.clone(),
+            path: self.path.clone(),
             hosts_config,
             ..Default::default()
         }
@@ -27,8 +30,8 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(&self.0).status();
-        let _ = std::fs::remove_file(&self.0);
+        let _ = std::process::Command::new("umount").arg(&self.path).status();
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -37,7 +40,7 @@ async fn tasks_of_a_group_share_its_network_and_its_name() {
     let host = host!();
     let node = Node::start(&host).await;
     let namespace = Namespace::new(&host, "nomad-test-group");
-    let inode = host.run("stat", &["-Lc", "%i", &namespace.0]);
+    let inode = host.run("stat", &["-Lc", "%i", &namespace.path]);
     let script = "readlink /proc/self/ns/net | tr -dc 0-9; echo; getent hosts web-1 | tr -s ' '; cat /proc/net/dev | grep -c :";
     for user in ["", "root"] {
         let job = Job::shell(script).user(user).with(|request| request.network = Some(namespace.spec()));

@@ -189,6 +189,7 @@ async fn a_guest_has_a_preset_of_its_own() {
 async fn each_preset_has_the_score_that_is_published() {
     let host = host!();
     let readme = std::fs::read_to_string(tests::repository().join("README.md")).unwrap();
+    let (_, presets) = readme.split_once("### Presets").unwrap();
     if super::version(&host) != 252 {
         return; // the tool weighs differently from release to release; the table says of which it is
     }
@@ -210,7 +211,7 @@ async fn each_preset_has_the_score_that_is_published() {
             .find_map(|word| word.parse::<f32>().ok())
             .unwrap();
         let row =
-            readme.lines().find(|line| line.starts_with(&format!("| `{preset}` |"))).unwrap_or_default();
+            presets.lines().find(|line| line.starts_with(&format!("| `{preset}` |"))).unwrap_or_default();
         assert!(row.contains(&format!("| {score:.1} |")), "{preset}: {score:.1}, the README says: {row}");
         node.destroy(&task, true).await.unwrap();
     }

@@ -193,7 +193,12 @@ impl Node {
         } else {
             format!("state_dir = {:?}\n", data.path().join("state").display().to_string())
         };
-        let config = format!("{options}\n{state}shim_dir = {:?}\n", programs().display().to_string());
+        let shim = if options.contains("shim_dir") {
+            String::new()
+        } else {
+            format!("shim_dir = {:?}\n", programs().display().to_string())
+        };
+        let config = format!("{options}\n{state}{shim}");
         if let Some(owner) = owner {
             owner.own(data.path());
         }
@@ -478,6 +483,22 @@ impl Events {
         let event = tokio::time::timeout(SOON, next).await.expect("an event comes");
         assert_eq!((event.alloc_id.as_str(), event.task_name.as_str()), (&task.id[..36], task.name.as_str()));
         event
+    }
+
+    /// What is told of other tasks before the first word about this one.
+    pub async fn before(&mut self, task: &Task) -> Vec<DriverTaskEvent> {
+        let mut others = Vec::new();
+        let listening = async {
+            loop {
+                let event = self.0.message().await.expect("no error comes").expect("the stream never ends");
+                if event.task_id == task.id {
+                    return;
+                }
+                others.push(event);
+            }
+        };
+        tokio::time::timeout(SOON, listening).await.expect("an event comes");
+        others
     }
 
     /// The next event of this task that holds this text.

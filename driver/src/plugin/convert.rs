@@ -19,6 +19,7 @@ use crate::task::config::{
 };
 use crate::task::events::Event;
 use crate::task::exec::{self, Input, Output, Report};
+use crate::task::outcome::Served;
 use crate::task::stats::{Memory, Usage};
 use crate::task::{self, Exit, Handle, Phase, Saved};
 
@@ -193,11 +194,11 @@ pub(super) fn inspect_response(handle: &Handle) -> wire::InspectTaskResponse {
             result: Some(result),
         }),
         driver: Some(wire::TaskDriverStatus {
-            attributes: [
-                ("unit".to_owned(), handle.unit().to_string()),
-                ("pid".to_owned(), handle.pid().to_string()),
-            ]
-            .into(),
+            attributes: [("unit", handle.unit().to_string()), ("pid", handle.pid().to_string())]
+                .into_iter()
+                .chain(handle.served().iter().flat_map(Served::attributes))
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
         }),
         network_override: None,
     }
@@ -382,6 +383,7 @@ pub(super) fn status(error: &task::Error) -> Status {
         | Error::Program(_)
         | Error::Files(_)
         | Error::NotReady { .. }
+        | Error::Guest { .. }
         | Error::Wasm(_)
         | Error::Env(_)
         | Error::Signal(_)

@@ -38,16 +38,21 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
     let text =
         |value: &str| Attribute { value: Some(Value::StringVal(value.to_owned())), ..Attribute::default() };
     let flag = |value: bool| Attribute { value: Some(Value::BoolVal(value)), ..Attribute::default() };
+    let wasmtime = tasks.wasmtime().await;
+    let mut attributes = HashMap::from([
+        ("driver.systemd".to_owned(), flag(true)),
+        ("driver.systemd.version".to_owned(), text(env!("CARGO_PKG_VERSION"))),
+        ("driver.systemd.systemd".to_owned(), text(&features.version.to_string())),
+        ("driver.systemd.manager".to_owned(), text(&features.manager.to_string())),
+        ("driver.systemd.controllers".to_owned(), text(&controllers.join(","))),
+        ("driver.systemd.filters".to_owned(), flag(features.filters)),
+        ("driver.systemd.wasm".to_owned(), flag(wasmtime.is_some())),
+    ]);
+    if let Some(version) = wasmtime.filter(|version| !version.is_empty()) {
+        attributes.insert("driver.systemd.wasmtime".to_owned(), text(&version));
+    }
     FingerprintResponse {
-        attributes: HashMap::from([
-            ("driver.systemd".to_owned(), flag(true)),
-            ("driver.systemd.version".to_owned(), text(env!("CARGO_PKG_VERSION"))),
-            ("driver.systemd.systemd".to_owned(), text(&features.version.to_string())),
-            ("driver.systemd.manager".to_owned(), text(&features.manager.to_string())),
-            ("driver.systemd.controllers".to_owned(), text(&controllers.join(","))),
-            ("driver.systemd.filters".to_owned(), flag(features.filters)),
-            ("driver.systemd.wasm".to_owned(), flag(tasks.can_run_wasm())),
-        ]),
+        attributes,
         health: HealthState::Healthy.into(),
         health_description: health(&features),
         err: String::new(),

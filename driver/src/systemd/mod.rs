@@ -29,7 +29,8 @@ use zbus::message::{Message, Type as MessageType};
 use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant, connection, fdo};
 
 pub use assignment::{
-    Assignment, Error as AssignmentError, Hold, Meaning, capability_mask, known as property, quote as quoted,
+    Assignment, Error as AssignmentError, Hold, Meaning, bytes, capability_mask, known as property,
+    quote as quoted,
 };
 pub use features::{Features, Manager};
 use unit::FailedStep;
@@ -127,6 +128,8 @@ pub enum Error {
         unit: UnitName,
         /// Such as `before it ended with status 1`.
         how: String,
+        /// What it said of itself (`STATUS=`, sd_notify(3)).
+        said: String,
     },
     /// A socket that the unit was to have could not be opened.
     #[error("open the sockets of unit {unit}: {words}")]
@@ -400,7 +403,7 @@ impl Systemd {
                 (_, Some(MainExit::Signal(signal))) => format!("before signal {signal} ended it"),
                 (result, None) => format!("and systemd says `{result}`"),
             };
-            return Err(Error::NotReady { unit, how });
+            return Err(Error::NotReady { unit, how, said: state.status_text });
         }
         self.judge(unit, job_result).await
     }
@@ -682,10 +685,21 @@ impl Unit {
 
     /// Waits until its main process has ended, or the unit was removed from outside. Others of its processes may be left,
     /// and systemd may still be waiting for them.
-    pub async fn main_ended(&mut self) -> UnitState {
+    pub async fn main_ended(&self) -> UnitState {
         let over = |state: &UnitState| state.main_has_ended() || state.removed;
-        let _ = self.state.wait_for(over).await;
+        let _ = self.state.clone().wait_for(over).await;
         self.state()
+    }
+
+    /// Waits until its service says something else of itself (`STATUS=`, sd_notify(3)) than this.
+    pub async fn says_other_than(&self, text: &str) -> String {
+        let mut state = self.state.clone();
+        let said =
+            state.wait_for(|state| state.status_text != text).await.map(|state| state.status_text.clone());
+        match said {
+            Ok(said) => said,
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Waits until it is no longer in systemd's memory.

@@ -412,8 +412,9 @@ impl UnitState {
         self.code != 0
     }
 
-    /// It came to rest because somebody stopped it (`StopUnit`): one that ends by itself stays `active` or is `failed`,
-    /// under `RemainAfterExit`. One that was stopped and then failed cannot be told from one that failed.
+    /// It came to rest because somebody stopped it (`StopUnit`), or because it said that it would (`STOPPING=1`,
+    /// sd_notify(3)): any other that ends by itself stays `active` or is `failed`, under `RemainAfterExit`. One that was
+    /// stopped and then failed cannot be told from one that failed.
     pub fn was_stopped(&self) -> bool {
         self.active_state == "inactive" && self.main_has_ended()
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::config::{NetworkMode, Notify, Socket, TaskConfig};
+use super::guest;
 use super::spec::{Error, check_name, duration};
 use super::view::is_plain;
 
@@ -42,7 +43,8 @@ pub struct Readiness {
 
 /// The sockets of a task.
 pub(super) fn listeners(config: &TaskConfig) -> Result<Vec<Listener>, Error> {
-    let sockets = config.driver.socket.iter().map(|socket| listener(socket, config));
+    let said = config.driver.socket.iter().map(|socket| listener(socket, config));
+    let sockets = guest::listener(config).transpose().into_iter().chain(said);
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
     let mut modes = sockets.iter().filter_map(|socket| socket.mode);
     let first = modes.next();
@@ -59,15 +61,8 @@ fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
     check_name("socket.name", name)?;
     let at = match (port, path) {
         (Some(label), None) => {
-            let label = label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-            let variable = |kind: &str| config.known.env.get(&format!("NOMAD_{kind}_{label}"));
-            // In a network of its own the group has the address that is not the host's.
-            let address = match &config.network {
-                NetworkMode::Group { .. } => variable("PORT").map(|port| format!("[::]:{port}")),
-                NetworkMode::Host | NetworkMode::None => variable("ADDR").cloned(),
-            };
             let wanted = "the label of a port in the group's `network` block";
-            Address::Port(address.ok_or_else(|| wrong("socket.port", &label, wanted))?)
+            Address::Port(address_of_port(label, config).ok_or_else(|| wrong("socket.port", label, wanted))?)
         }
         (None, Some(path)) if is_plain(Path::new(path)) => Address::Path(path.into()),
         (None, Some(path)) => return Err(wrong("socket.path", path, "an absolute path without `..`")),
@@ -88,8 +83,21 @@ fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
     Ok(Listener { name: name.clone(), at, datagrams, mode })
 }
 
-pub(super) fn readiness(notify: Option<&Notify>) -> Result<Readiness, Error> {
-    let Some(Notify { ready_within, watchdog, access }) = notify else { return Ok(Readiness::default()) };
+/// Where a port of Nomad's is, by its label.
+pub(super) fn address_of_port(label: &str, config: &TaskConfig) -> Option<String> {
+    let label = label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let variable = |kind: &str| config.known.env.get(&format!("NOMAD_{kind}_{label}"));
+    // In a network of its own the group has the address that is not the host's.
+    match &config.network {
+        NetworkMode::Group { .. } => variable("PORT").map(|port| format!("[::]:{port}")),
+        NetworkMode::Host | NetworkMode::None => variable("ADDR").cloned(),
+    }
+}
+
+pub(super) fn readiness(config: &TaskConfig) -> Result<Readiness, Error> {
+    let Some(Notify { ready_within, watchdog, access }) = &config.driver.notify else {
+        return Ok(guest::readiness(config));
+    };
     let time = |option, text: &String| {
         duration(text).map_err(|wanted| Error::Option { option, value: text.clone(), wanted })
     };

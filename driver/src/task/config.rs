@@ -49,6 +49,8 @@ options! {
         pub shim_dir: Option<String>,
         /// Directory for what outlives the driver: the code compiled from WebAssembly. Not given: `/var/lib/nomad-driver-systemd`, or with `manager = "user"` the user's `~/.local/state/nomad-driver-systemd`.
         pub state_dir: Option<String>,
+        /// How much compiled code is kept in `state_dir`, such as `"512M"`: of more, what was not used for the longest time is removed, and made anew when a task needs it. `"0"`: none longer than a task needs it to start.
+        pub wasm_cache_size: String = "\"1G\"",
     }
 }
 
@@ -91,6 +93,8 @@ options! {
         pub supplementary_groups: Vec<String> = "[]",
         /// Limits of each process, such as `nofile = "1024:4096"` (`LimitNOFILE=`).
         pub ulimit: BTreeMap<String, String>,
+        /// What a WebAssembly guest gets, and its limits. What the wasmtime command line has for it stands in parentheses.
+        pub wasm: Option<Wasm>,
         /// Working directory, an absolute path as the task sees it. Not given: the task's `local/`.
         pub work_dir: Option<String>,
     }
@@ -147,6 +151,70 @@ options! {
         pub kind: String = "\"stream\"",
         /// The mode of the path, such as `"0660"`.
         pub mode: Option<String>,
+    }
+}
+
+options! {
+    /// The `wasm` block of a task.
+    pub struct Wasm {
+        /// Its name for itself and in messages (`--argv0`). Not given: the file's name.
+        pub argv0: Option<String>,
+        /// Names and values that it may ask for (`wasi:config`, `-S config-var`). Nobody else can read them.
+        pub config: BTreeMap<String, String>,
+        /// Addresses that it may connect and send to, also by HTTP, each as `"ADDRESS[/PREFIX]:PORT[-PORT]"`, with `tcp:` or `udp:` before it if not both are meant, such as `"tcp:10.0.0.0/8:5432"`, `"[::1]:53"` or `"*:443"`.
+        pub connect: Vec<String> = "[]",
+        /// Directories that it sees, each as `"PATH[::NAME[:ro]]"`, with the path as a native task would see it (`--dir`). Not given: `/local`, `/alloc`, `/secrets` and the volumes, read-only ones as such.
+        pub dirs: Option<Vec<String>>,
+        /// The names of those of the task's variables that it sees (`--env`). Not given: all.
+        pub env: Option<Vec<String>>,
+        /// How many instructions it may execute (`-W fuel`); counting costs a tenth of its speed.
+        pub fuel: Option<u64>,
+        /// `true`: it may use the task's network as it likes (`-S inherit-network`).
+        pub inherit_network: bool = "false",
+        /// Addresses that it may bind, listen and accept on, written as in `connect`.
+        pub listen: Vec<String> = "[]",
+        /// How many core instances it may consist of (`-W max-instances`).
+        pub max_instances: Option<u64>,
+        /// How large each of its memories may become, such as `"64M"` (`-W max-memory-size`). Not given: 8 MiB less than the task's `memory_max` or `memory`, if that is at least 16 MiB, so that it is told that there is no more instead of being killed.
+        pub max_memory: Option<String>,
+        /// How deep its calls may be nested, as bytes of stack, such as `"1M"` (`-W max-wasm-stack`).
+        pub max_stack: Option<String>,
+        /// How many elements each of its tables may have (`-W max-table-elements`).
+        pub max_table_elements: Option<u64>,
+        /// `true`: it may look up the addresses of names (`-S allow-ip-name-lookup`), and with it send HTTP requests to names.
+        pub name_lookup: bool = "false",
+        /// Parts of the language by their names, such as `simd = false` (`-W`).
+        pub proposals: BTreeMap<String, String>,
+        /// It is a server of HTTP (`wasi:http`), and answers requests until it is stopped.
+        pub serve: Option<Serve>,
+        /// How long it may run, such as `"30s"` (`-W timeout`).
+        pub timeout: Option<String>,
+        /// `true`: it ends when it is refused memory, instead of being told (`-W trap-on-grow-failure`).
+        pub trap_on_grow_failure: bool = "false",
+    }
+}
+
+options! {
+    /// The `serve` block of a guest.
+    pub struct Serve {
+        /// `true`: a line on stderr for each request.
+        pub access_log: bool = "false",
+        /// How many requests an instance answers at the same time (`--max-instance-concurrent-reuse-count`). Not given: 16, and with WASI 0.2 always 1.
+        pub concurrency: Option<u32>,
+        /// How long an instance without requests is kept (`--idle-instance-timeout`).
+        pub idle_timeout: String = "\"1s\"",
+        /// How many requests it works on at the same time; others wait.
+        pub max_concurrent_requests: u32 = "1000",
+        /// The label of the port of Nomad's that it serves on. systemd opens it, so that it may be below 1024, and the guest needs no network.
+        pub port: Option<String>,
+        /// How many requests an instance answers before a new one takes its place (`--max-instance-reuse-count`). Not given: 1 with WASI 0.2, 128 with 0.3.
+        pub reuse: Option<u32>,
+        /// How long after its `kill_signal`, which is `SIGTERM` unless the job says otherwise, the requests that it has may take to be finished. To be less than the task's `kill_timeout`.
+        pub shutdown_timeout: String = "\"4s\"",
+        /// Or the name of a `socket` block.
+        pub socket: Option<String>,
+        /// How long each request may take, such as `"30s"`, before it is answered with 504 (`-W timeout`).
+        pub timeout: Option<String>,
     }
 }
 

@@ -10,6 +10,8 @@
 //! A started and a recovered task go through the same constructor and cannot differ. Only the owner changes the phase,
 //! and only because systemd said so: a stop asks systemd to end the processes and then waits like everybody else.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,7 @@ use super::cgroup::Cgroup;
 use super::config::{Known, TaskId};
 use super::events::Events;
 use super::exec::{self, Report, Session};
+use super::outcome::{Outcome, Served, Trouble};
 use super::signal::Signal;
 use super::{Error, spec};
 use crate::enter::{Identity, Plan};
@@ -54,6 +57,7 @@ pub struct Exit {
 
 /// What Nomad keeps for us, to find the task again after the driver was restarted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "earlier drivers have written some of them")]
 pub struct Saved {
     /// The unit's name.
     pub unit: String,
@@ -67,13 +71,17 @@ pub struct Saved {
     /// It has sockets that were open before it started, in a unit of their own.
     #[serde(default)]
     pub listens: bool,
-    /// Its job has a `notify` block.
+    /// Its job has a `notify` block, and it is no guest.
     #[serde(default)]
     pub speaks: bool,
+    /// It is a guest that serves.
+    #[serde(default)]
+    pub serves: bool,
 }
 
 /// What units a task has beside its own.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "as in what is saved")]
 pub(super) struct Beside {
     /// Those that copy its output.
     pub(super) copied: bool,
@@ -81,11 +89,14 @@ pub(super) struct Beside {
     pub(super) listens: bool,
     /// None, but what it says of itself is its own word, and not that of the runner of WebAssembly.
     pub(super) speaks: bool,
+    /// None, but it is a guest that serves.
+    pub(super) serves: bool,
 }
 
 impl Saved {
     pub(super) fn beside(&self) -> Beside {
-        Beside { copied: self.copied, listens: self.listens, speaks: self.speaks }
+        let Self { copied, listens, speaks, serves, .. } = *self;
+        Beside { copied, listens, speaks, serves }
     }
 }
 
@@ -98,7 +109,11 @@ pub struct Handle {
     pid: u32,
     started_at: SystemTime,
     phase: watch::Receiver<Phase>,
+    /// Of a guest that serves, since it has said so.
+    served: watch::Receiver<Option<Served>>,
     cgroup: OnceCell<Cgroup>,
+    /// We have sent it a signal, so that it may end.
+    is_asked: Arc<AtomicBool>,
     systemd: Systemd,
     events: Events,
 }
@@ -106,12 +121,14 @@ pub struct Handle {
 impl Handle {
     /// Follows the unit from now on.
     pub(super) fn follow(known: Known, unit: Unit, beside: Beside, systemd: Systemd, events: Events) -> Self {
-        let Beside { copied, listens, speaks } = beside;
+        let Beside { copied, listens, speaks, serves } = beside;
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
         if let Some(exit) = Exit::of(&state) {
             sender.send_replace(Phase::Exited(exit));
         }
+        let served_before = if serves { Served::of(&state.status_text) } else { None };
+        let (served_sender, served) = watch::channel(served_before);
         let handle = Self {
             saved: Saved {
                 unit: unit.name().to_string(),
@@ -120,25 +137,45 @@ impl Handle {
                 copied,
                 listens,
                 speaks,
+                serves,
             },
             unit: unit.name().clone(),
             pid: state.main_pid,
             started_at: state.started_at().unwrap_or_else(SystemTime::now),
             phase,
+            served,
             cgroup: OnceCell::new(),
+            is_asked: Arc::default(),
             systemd: systemd.clone(),
             events: events.clone(),
             known: known.clone(),
         };
+        let is_asked = Arc::clone(&handle.is_asked);
         let mut ended = unit;
         let unit = ended.name().clone();
         tokio::spawn(async move {
-            let state = tokio::select! {
-                state = ended.main_ended() => state,
-                // Nobody looks on any more: the task was destroyed, or was never handed out.
-                () = sender.closed() => return,
-            };
             let tell = |(message, details): Word| events.tell(&known, message, &details);
+            let mut trouble = Trouble::since(served_before.unwrap_or_default());
+            let mut said = state.status_text;
+            let state = loop {
+                tokio::select! {
+                    state = ended.main_ended() => break state,
+                    text = ended.says_other_than(&said), if serves => {
+                        said = text;
+                        if let Some(served) = Served::of(&said) {
+                            trouble.note(served);
+                            served_sender.send_replace(Some(served));
+                        }
+                    }
+                    () = trouble.is_due() => {
+                        if let Some(word) = trouble.tell() {
+                            tell(word_of_trouble(&word, &said));
+                        }
+                    }
+                    // Nobody looks on any more: the task was destroyed, or was never handed out.
+                    () = sender.closed() => return,
+                }
+            };
             let kill_the_rest = async || {
                 let killed = systemd.kill(&unit, Whom::All, Signal::KILL.number()).await;
                 if let Err(error) = killed {
@@ -159,7 +196,7 @@ impl Handle {
                 // As long as nobody has been told of the end, the unit is there to be asked.
                 tell(out_of_memory(&systemd.service(&unit).await.unwrap_or_default()));
             }
-            if let Some(word) = word_of_the_end(&state, &exit, speaks) {
+            if let Some(word) = word_of_the_end(&state, &exit, speaks, is_asked.load(Ordering::Relaxed)) {
                 tell(word);
             }
             sender.send_replace(Phase::Exited(exit));
@@ -186,6 +223,7 @@ impl Handle {
         let word = "Its unit was stopped from outside (systemctl stop?) while the driver was away";
         events.tell(&known, word.to_owned(), &[("unit", saved.unit.clone())]);
         let (sender, phase) = watch::channel(Phase::Exited(exit));
+        let (_, served) = watch::channel(None);
         // Nothing will ever change.
         drop(sender);
         Self {
@@ -195,7 +233,9 @@ impl Handle {
             pid: 0,
             started_at: SystemTime::now(),
             phase,
+            served,
             cgroup: OnceCell::new(),
+            is_asked: Arc::default(),
             systemd,
             events,
         }
@@ -236,6 +276,17 @@ impl Handle {
         self.phase.borrow().clone()
     }
 
+    /// The requests that it has had, if it is a guest that serves.
+    pub fn served(&self) -> Option<Served> {
+        *self.served.borrow()
+    }
+
+    /// The signal that asks it to end, if its job names none.
+    pub(super) fn usual_signal(&self) -> Signal {
+        // The runner of a server finishes its requests then; for others it is what Nomad's own drivers send.
+        if self.saved.serves { Signal::TERM } else { Signal::INT }
+    }
+
     /// Waits for its end. Everybody who asks gets the same answer, also long after.
     pub async fn wait(&self) -> Exit {
         let mut phase = self.phase.clone();
@@ -251,6 +302,7 @@ impl Handle {
 
     /// Sends a signal to the main process.
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
+        self.is_asked.store(true, Ordering::Relaxed);
         self.systemd.kill(&self.unit, Whom::Main, signal.number()).await.map_err(Error::Systemd)
     }
 
@@ -409,11 +461,11 @@ fn out_of_memory(service: &Service) -> Word {
 }
 
 /// What its exit code does not say of a task's end.
-fn word_of_the_end(state: &UnitState, exit: &Exit, speaks: bool) -> Option<Word> {
+fn word_of_the_end(state: &UnitState, exit: &Exit, speaks: bool, is_asked: bool) -> Option<Word> {
     if let Some(unknown) = &exit.unknown {
         return Some((unknown.clone(), vec![]));
     }
-    if state.was_stopped() {
+    if state.was_stopped() && !is_asked {
         return Some(("Its unit was stopped from outside (systemctl stop?)".to_owned(), vec![]));
     }
     match state.result.as_str() {
@@ -428,8 +480,15 @@ fn word_of_the_end(state: &UnitState, exit: &Exit, speaks: bool) -> Option<Word>
         return None;
     }
     // Only our runner of WebAssembly is listened to then, and it says so when a guest did not end by itself.
-    let said = &state.status_text;
-    (!said.is_empty()).then(|| (format!("WebAssembly: {said}"), vec![("wasm_outcome", said.clone())]))
+    let outcome = Outcome::of(&state.status_text)?;
+    let message = format!("WebAssembly: {}", outcome.message());
+    Some((message, vec![("wasm_outcome", outcome.kind.to_owned()), ("wasm_message", outcome.text)]))
+}
+
+/// That requests of a server went wrong.
+fn word_of_trouble(word: &str, said: &str) -> Word {
+    let details = Served::of(said).map(|served| served.attributes().into()).unwrap_or_default();
+    (format!("WebAssembly: {word}"), details)
 }
 
 /// Which boot of the machine this is, 36 characters.

@@ -4,22 +4,26 @@
 //!   TaskConfig ──► TaskSpec ──► Program ──► TransientUnit ──► Handle
 //!   said           meant        found       told systemd      followed
 //!   config.rs      spec.rs      program.rs  unit.rs           handle.rs
-//!                               wasm.rs     view.rs env.rs logs.rs    events.rs stats.rs exec.rs
+//!                  guest.rs     wasm.rs     view.rs env.rs logs.rs    events.rs stats.rs exec.rs
+//!                               cache.rs                              outcome.rs
 //! ```
 //!
 //! [`Tasks`] is the table of live tasks, by Nomad's ids, and the only way to make, find and remove one.
 
 pub mod activation;
+pub mod cache;
 pub mod cgroup;
 pub mod config;
 pub mod env;
 pub mod events;
 pub mod exec;
 pub mod files;
+pub mod guest;
 pub mod handle;
 pub mod logs;
 mod lost;
 pub mod options;
+pub mod outcome;
 mod place;
 mod policy;
 pub mod preset;
@@ -48,9 +52,11 @@ use handle::Beside;
 pub use handle::{Exit, Handle, Phase, Saved};
 
 use self::activation::Readiness;
+use self::cache::Lease;
 use self::config::{Credential, Known, NetworkMode, PluginConfig, TaskConfig, TaskId};
 use self::events::Events;
 use self::exec::{Report, Session};
+use self::outcome::Outcome;
 use self::place::Place;
 use self::program::Program;
 use self::signal::Signal;
@@ -59,10 +65,14 @@ use self::spec::{Identity, NodeSpec, Sink, TaskSpec};
 use self::stats::{Stats, Usage};
 use self::unit::{Command, Made, Streams};
 use self::view::View;
+use self::wasm::Code;
 use crate::systemd::{self, Features, Manager, Stream, Systemd, TransientUnit, Unit, UnitName};
 
 /// How long the copiers of a task may take over its last words: as long as Nomad's log collector waits for them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long compiled code that is opened by its path stays there at least.
+const LAST_LOOK: Duration = Duration::from_secs(10);
 
 /// Why something could not be done with a task. The message is meant for the job's author.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +116,14 @@ pub enum Error {
     NotReady {
         /// In which way.
         how: String,
+    },
+    /// A guest that serves ended before it did.
+    #[error("`command`: {command} does not come to serve: {}", outcome.message())]
+    Guest {
+        /// As the job says it.
+        command: String,
+        /// How.
+        outcome: Outcome,
     },
     /// systemd could not set up the process as the job wants it.
     #[error("{advice}")]
@@ -161,6 +179,7 @@ impl Error {
             Self::Systemd(error) => error.may_pass(),
             Self::Logs(logs::Error::NoReader { .. }) | Self::View { .. } | Self::NotReady { .. } => true,
             Self::Env(error) => matches!(error, env::Error::Write { .. }),
+            Self::Guest { outcome, .. } => outcome.may_pass(),
             Self::Wasm(error) => error.may_pass(),
             _ => false,
         }
@@ -177,6 +196,8 @@ struct Shared {
     systemd: Systemd,
     node: RwLock<Option<Arc<NodeSpec>>>,
     compiler: wasm::Compiler,
+    /// The runner of WebAssembly, when it was made, and what it says of its version.
+    runner: Mutex<Option<(PathBuf, SystemTime, String)>>,
     table: Mutex<HashMap<TaskId, Slot>>,
     events: Events,
     stats: Stats,
@@ -202,6 +223,7 @@ impl Tasks {
             systemd,
             node: RwLock::default(),
             compiler: wasm::Compiler::default(),
+            runner: Mutex::default(),
             table: Mutex::default(),
             events: Events::default(),
             stats: Stats::default(),
@@ -244,9 +266,19 @@ impl Tasks {
         self.node().is_ok_and(|node| node.dynamic_workload_users)
     }
 
-    /// Can WebAssembly be run here?
-    pub fn can_run_wasm(&self) -> bool {
-        self.node().is_ok_and(|node| node.wasm.shim().is_ok())
+    /// The version of wasmtime by which WebAssembly is run here, empty if its runner does not say it; nothing if there is
+    /// no runner.
+    pub async fn wasmtime(&self) -> Option<String> {
+        let shim = self.node().ok()?.wasm.shim().ok()?;
+        let made = std::fs::metadata(&shim).and_then(|metadata| metadata.modified()).ok()?;
+        if let Some((.., version)) =
+            lock(&self.shared.runner).as_ref().filter(|(path, at, _)| (path, at) == (&shim, &made))
+        {
+            return Some(version.clone());
+        }
+        let version = guest::wasmtime(&shim).await.unwrap_or_default();
+        *lock(&self.shared.runner) = Some((shim, made, version.clone()));
+        Some(version)
     }
 
     /// Starts a task, whoever asks for it waits or not: once begun, a start is finished or undone.
@@ -311,12 +343,12 @@ impl Tasks {
 
     /// Ends a task. One that nobody knows has ended already, which is all the caller wants.
     pub async fn stop(&self, id: &TaskId, signal: &str, patience: Duration) -> Result<(), Error> {
-        let signal = match signal {
-            "" => Signal::INT,
-            name => Signal::parse(name).map_err(Error::Signal)?,
+        let said = match signal {
+            "" => None,
+            name => Some(Signal::parse(name).map_err(Error::Signal)?),
         };
         match self.get(id) {
-            Ok(handle) => handle.stop(signal, patience).await,
+            Ok(handle) => handle.stop(said.unwrap_or_else(|| handle.usual_signal()), patience).await,
             Err(_) => Ok(()),
         }
     }
@@ -414,7 +446,8 @@ impl Shared {
         let beside = Beside {
             copied: task.output.sink == Sink::Both,
             listens: !task.sockets.is_empty(),
-            speaks: task.readiness != Readiness::default(),
+            speaks: task.readiness != Readiness::default() && !task.guest.serves,
+            serves: task.guest.serves,
         };
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
         let handle = Handle::follow(config.known, unit, beside, systemd, events);
@@ -446,7 +479,7 @@ impl Shared {
         let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
         // A compilation sees the host on it, too.
         view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
-        let command = self.command(task, node).await?;
+        let (command, lease) = self.command(task, node).await?;
         let place = Place::of(&node.runtime_dir, &task.unit);
         let started = self.begin_at(&place, command, task, node, id).await;
         if started.is_ok() {
@@ -454,6 +487,13 @@ impl Shared {
         } else {
             place.remove();
             self.slices.release(&self.systemd).await;
+        }
+        if let (View::Host, Some(lease)) = (&task.view, lease) {
+            // The runner opens the code by its path, a moment after systemd says that it runs. Elsewhere it is mounted.
+            tokio::spawn(async move {
+                tokio::time::sleep(LAST_LOOK).await;
+                drop(lease);
+            });
         }
         started
     }
@@ -610,14 +650,21 @@ impl Shared {
         self.earlier.get_or_try_init(ask).await.map_err(Error::Systemd)
     }
 
-    /// What the unit will run. Everything that can be known to be wrong with it is an error now.
-    async fn command(&self, task: &TaskSpec, node: &NodeSpec) -> Result<Command, Error> {
+    /// What the unit will run, and the lease of compiled code, to be kept until it does. Everything that can be known to
+    /// be wrong with it is an error now.
+    async fn command(&self, task: &TaskSpec, node: &NodeSpec) -> Result<(Command, Option<Lease>), Error> {
         match program::find(&task.command, &task.view, &task.dirs).map_err(Error::Program)? {
-            Program::Native(path) => Ok(Command::Native(path)),
+            Program::Native(path) => {
+                task.guest.check_native().map_err(Error::Spec)?;
+                Ok((Command::Native(path), None))
+            }
             Program::Wasm { module, name } => {
+                task.guest.check(task).map_err(Error::Spec)?;
                 let shim = node.wasm.shim().map_err(Error::Wasm)?;
-                let code = self.compiler.code_of(&self.systemd, &node.wasm, module, &name).await;
-                Ok(Command::Wasm { shim, code: code.map_err(Error::Wasm)?, name })
+                let flags = &task.guest.flags;
+                let code = self.compiler.code_of(&self.systemd, &node.wasm, module, &name, flags).await;
+                let Code { path: code, lease } = code.map_err(Error::Wasm)?;
+                Ok((Command::Wasm { shim, code, name }, Some(lease)))
             }
         }
     }
@@ -629,7 +676,8 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
     let node = NodeSpec::resolve(plugin).map_err(Error::Spec)?;
     let task = TaskSpec::resolve(config, &node, &Features::everything(node.manager)).map_err(Error::Spec)?;
     let path = program::path_in_view(&task.command, &task.view, &task.dirs);
-    let is_guest = path.extension().is_some_and(|extension| extension == "wasm");
+    let is_guest =
+        config.driver.wasm.is_some() || path.extension().is_some_and(|extension| extension == "wasm");
     let command = if is_guest {
         let shim =
             node.wasm.shim().unwrap_or_else(|_| "/usr/local/libexec/nomad-driver-systemd/wasm-shim".into());
@@ -706,7 +754,11 @@ fn make(place: &Place, task: &TaskSpec, node: &NodeSpec, is_guest: bool) -> Resu
 
 fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
     match source {
-        systemd::Error::NotReady { how, .. } => Error::NotReady { how },
+        systemd::Error::NotReady { how, said, .. } => {
+            let outcome = Outcome::of(&said).filter(|_| task.guest.serves);
+            let command = task.command.clone();
+            outcome.map_or(Error::NotReady { how }, |outcome| Error::Guest { command, outcome })
+        }
         systemd::Error::Step { status, .. } => Error::SetUp { advice: advice(status, task), source },
         other => Error::Systemd(other),
     }

@@ -104,7 +104,7 @@ macro_rules! plain {
     )+ };
 }
 
-plain!(String => "string", Vec<String> => "list(string)", u32 => "number", i64 => "number", bool => "bool");
+plain!(String => "string", Vec<String> => "list(string)", u32 => "number", u64 => "number", i64 => "number", bool => "bool");
 
 /// A block of names that the job chooses.
 impl OptionType for BTreeMap<String, String> {

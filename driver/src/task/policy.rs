@@ -59,11 +59,16 @@ impl Policy {
         })
     }
 
+    /// Does the operator deny this property to jobs, whatever the value? Gives the pattern that says so.
+    pub fn denies(&self, name: &str) -> Option<&String> {
+        self.denied.iter().find(|pattern| matches(pattern, name))
+    }
+
     /// May a job say this? `option` is how it said it.
     pub fn check(&self, option: &str, assignment: &Assignment) -> Result<(), Error> {
         let name = assignment.name();
         let refused = |reason: String| Error::Refused { option: option.to_owned(), reason };
-        if let Some(pattern) = self.denied.iter().find(|pattern| matches(pattern, name)) {
+        if let Some(pattern) = self.denies(name) {
             return Err(refused(format!(
                 "the operator of this node denies {name} (`deny_properties` has `{pattern}`)"
             )));

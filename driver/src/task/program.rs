@@ -76,6 +76,15 @@ pub enum Error {
         /// The architecture, or its number in the file's header.
         theirs: String,
     },
+    /// It would run in its own right, and not as a guest.
+    #[error(
+        "`command`: {path} is precompiled WebAssembly; precompiled native code is not accepted from jobs, fetch the `.wasm` \
+         that it was made from: it is compiled here, once"
+    )]
+    Precompiled {
+        /// As the task would say it.
+        path: PathBuf,
+    },
     /// Named as WebAssembly, and is not.
     #[error("`command`: {path} is not WebAssembly although its name says so: it begins with {begins}")]
     NotWasm {
@@ -165,9 +174,16 @@ enum Kind {
     Wasm,
 }
 
+/// Wasmtime's number in an ELF header.
+const WASMTIME: u8 = 200;
+
 fn kind(head: &[u8], path: &Path) -> Result<Kind, Error> {
     if head.starts_with(b"\0asm") {
         return Ok(Kind::Wasm);
+    }
+    // What wasmtime makes of a module is a file of its own "operating system" (elf(5), `e_ident[EI_OSABI]`).
+    if head.starts_with(b"\x7fELF") && head.get(7) == Some(&WASMTIME) {
+        return Err(Error::Precompiled { path: path.to_owned() });
     }
     if path.extension().is_some_and(|extension| extension == "wasm") {
         return Err(Error::NotWasm { path: path.to_owned(), begins: readable(head) });
@@ -370,6 +386,16 @@ mod tests {
         assert!(matches!(task.find("plain-name"), Ok(Program::Wasm { name, .. }) if name == "plain-name"));
         let error = task.find("text.wasm").unwrap_err().to_string();
         assert!(error.contains("not WebAssembly") && error.contains("(module)"), "{error}");
+    }
+
+    #[test]
+    fn code_that_wasmtime_has_compiled_is_refused_whatever_its_name() {
+        let mut code = elf(if cfg!(target_arch = "aarch64") { 183 } else { 62 });
+        code[7] = 200;
+        for name in ["x.cwasm", "x.wasm", "server"] {
+            let error = Task::new().with(name, &code).find(name).unwrap_err().to_string();
+            assert!(error.contains("not accepted from jobs") && error.contains(name), "{error}");
+        }
     }
 
     #[test]

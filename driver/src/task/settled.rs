@@ -115,9 +115,11 @@ fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> 
         .collect()
 }
 
-/// What the task's unit has of everything that has a name of systemd's.
+/// What the task's unit has of everything that has a name of systemd's. `granted` stands after the preset and before what
+/// the job says.
 pub(super) fn settled(
     preset: Preset,
+    granted: &[Assignment],
     said: &[Assignment],
     config: &TaskConfig,
     view: &View,
@@ -160,7 +162,8 @@ pub(super) fn settled(
         .assignments()
         .iter()
         .filter(|line| is_known(line) && (*view != View::Host || line.name() != "ProtectHome"));
-    let mut settled = Assignment::folded(base.chain(preset.cloned()).chain(said.iter().cloned()));
+    let later = granted.iter().chain(said).cloned();
+    let mut settled = Assignment::folded(base.chain(preset.cloned()).chain(later));
     let is_shared = matches!(view, View::Private { .. });
     let is_strict = |line: &Assignment| line.name() == "ProtectSystem" && line.text() == "strict";
     if is_shared && !settled.iter().any(is_strict) {

@@ -23,6 +23,8 @@ pub struct Unknown {
 impl Signal {
     /// What Nomad's `exec` and `raw_exec` drivers send when the job has no `kill_signal`.
     pub const INT: Self = Self(2);
+    /// Asks a process to end, and to finish what it has.
+    pub const TERM: Self = Self(15);
     /// Ends a process, whatever it does.
     pub const KILL: Self = Self(9);
 

@@ -10,6 +10,7 @@ use super::config::{
     Credential, Device, Dns, DriverConfig, Known, Logging, MemoryMax, Mount, NetworkMode, PluginConfig,
     Resources, Sandbox, TaskConfig, TaskId,
 };
+use super::guest::{self, Guest};
 use super::options;
 use super::policy::Policy;
 use super::preset::Preset;
@@ -151,6 +152,7 @@ impl NodeSpec {
             sandbox,
             shim_dir,
             state_dir,
+            wasm_cache_size,
         } = config;
         let plain = |option, path: &str| match PathBuf::from(path) {
             path if is_plain(&path) => Ok(path),
@@ -175,6 +177,9 @@ impl NodeSpec {
         };
         let wrong = |option, value| move |wanted| Error::Plugin { option, value, wanted };
         let lost_after = duration(&lost_after).map_err(wrong("lost_after", lost_after.clone()))?;
+        let wanted = "a size such as \"512M\" or \"1G\"";
+        let cache_size = systemd::bytes(&wasm_cache_size)
+            .map_err(|_| wrong("wasm_cache_size", wasm_cache_size.clone())(wanted))?;
         let log_sink = Sink::parse(&log_driver).map_err(wrong("log_driver", log_driver.clone()))?;
         let preset = Preset::parse(&sandbox).map_err(wrong("sandbox", sandbox.clone()))?;
         let said_manager = match manager.as_deref() {
@@ -204,6 +209,7 @@ impl NodeSpec {
             wasm: wasm::Places {
                 shim_dir: shim_dir.map(|path| plain("shim_dir", &path)).transpose()?,
                 state_dir,
+                cache_size,
                 host_paths,
                 manager,
                 root: view::shared_root(&runtime_dir),
@@ -401,6 +407,8 @@ pub struct TaskSpec {
     pub sockets: Vec<Listener>,
     /// What it says of itself.
     pub readiness: Readiness,
+    /// What it is granted if it is WebAssembly.
+    pub guest: Guest,
     /// Everything that has a name of systemd's, for a native program.
     settings: Vec<Assignment>,
     /// The same for WebAssembly, whose runner needs less.
@@ -471,7 +479,16 @@ impl TaskSpec {
                     .to_owned(),
             });
         }
-        let settle = |preset| settled::settled(preset, &said, config, &view, node, features);
+        let memory = Memory::resolve(*memory_mb, *memory_max_mb);
+        let etc = etc(config, extra_hosts)?;
+        let guest = Guest::resolve(config, &view, &dirs, &env, memory.ceiling)?;
+        // A job that names a preset wants that one, for whatever it runs.
+        let fence = match preset {
+            Some(_) => Vec::new(),
+            None => guest.fence(&config.network, &view, etc.get("resolv.conf"), &node.policy, features)?,
+        };
+        let settle =
+            |preset, fence: &[_]| settled::settled(preset, fence, &said, config, &view, node, features);
         Ok(Self {
             unit: unit_name(&config.known.alloc_id, &config.known.name, &config.known.id),
             description: on_one_line(&format!(
@@ -482,8 +499,8 @@ impl TaskSpec {
                 "task-{}",
                 digest(&format!("{}/{}", config.known.alloc_id, config.known.name), 12)
             ),
-            settings: settle(preset.unwrap_or(node.preset))?,
-            guest_settings: settle(preset.unwrap_or(Preset::Wasm))?,
+            settings: settle(preset.unwrap_or(node.preset), &[])?,
+            guest_settings: settle(preset.unwrap_or(Preset::Wasm), &fence)?,
             identity,
             groups: settled::groups(&said),
             view,
@@ -497,14 +514,15 @@ impl TaskSpec {
             stderr_path: config.stderr_path.clone(),
             cpu_weight: cpu_weight(*cpu_shares),
             cores: (!cores.is_empty()).then(|| cores.clone()),
-            memory: Memory::resolve(*memory_mb, *memory_max_mb),
+            memory,
             mounts: config.mounts.clone(),
             devices: config.devices.clone(),
             network: config.network.clone(),
-            etc: etc(config, extra_hosts)?,
+            etc,
             credentials: credential.clone(),
             sockets,
-            readiness: activation::readiness(config.driver.notify.as_ref())?,
+            readiness: activation::readiness(config)?,
+            guest,
         })
     }
 }
@@ -529,7 +547,9 @@ fn identity(user: &str, node: &NodeSpec) -> Result<Identity, Error> {
         (user, None) => Identity::User(user.to_owned()),
     })
 }
-/// The task's variables: Nomad's, without those that the operator denies, and the names of its sockets.
+
+/// The task's variables: Nomad's, without those that the operator denies, the names of its sockets, and what the runner
+/// of a guest takes from there.
 fn environment(
     config: &TaskConfig,
     node: &NodeSpec,
@@ -546,12 +566,13 @@ fn environment(
         let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();
         env.insert("LISTEN_FDNAMES".to_owned(), names.join(":"));
     }
+    env.extend(guest::variables(config));
     env::check(&env).map_err(Error::Env)?;
     Ok(env)
 }
 
 /// Would the kernel take such an argument?
-fn check_length(option: &'static str, text: &str) -> Result<(), Error> {
+pub(super) fn check_length(option: &'static str, text: &str) -> Result<(), Error> {
     if text.contains('\0') {
         return Err(Error::Nul { option });
     }

@@ -82,7 +82,7 @@ pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -
             Property::WorkingDirectory(task.working_directory.clone()),
         ],
         task.cores.iter().map(|cores| Property::AllowedCPUs(cores.clone())).collect(),
-        network(task, made.etc),
+        network(task, is_guest, &made.settings, made.etc),
         mounts(task),
         credentials(made.credentials, made.encrypted),
         images(&made.settings),
@@ -93,8 +93,18 @@ pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -
     TransientUnit { name: task.unit.clone(), properties, sockets, patience }
 }
 
-fn network(task: &TaskSpec, etc: Vec<(PathBuf, PathBuf)>) -> Vec<Property> {
+fn network(
+    task: &TaskSpec,
+    is_guest: bool,
+    settings: &[Assignment],
+    etc: Vec<(PathBuf, PathBuf)>,
+) -> Vec<Property> {
+    let is_private = |line: &Assignment| {
+        line.name() == "PrivateNetwork" && line.meaning() == Meaning::Text("yes".to_owned())
+    };
     let mut properties = match &task.network {
+        // systemd would prefer it to the network of its own of a guest that is granted none.
+        NetworkMode::Group { .. } if is_guest && settings.iter().any(is_private) => vec![],
         NetworkMode::Group { namespace, .. } => vec![Property::NetworkNamespacePath(namespace.clone())],
         NetworkMode::Host | NetworkMode::None => vec![],
     };
@@ -228,38 +238,17 @@ fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
 }
 
 fn run_guest(task: &TaskSpec, shim: &Path, code: &Path, name: &str) -> Vec<Property> {
+    let argv = |code: &Path| task.guest.command_line(code, name, &task.args);
     match task.view {
         View::Private { .. } | View::Own => {
             let mount = |source: &Path, target: &str| Bind::new(source, target);
             vec![
                 Property::BindReadOnlyPaths(vec![mount(shim, view::SHIM), mount(code, view::GUEST)]),
-                Property::ExecStart {
-                    path: view::SHIM.into(),
-                    argv: shim_argv(task, view::GUEST.as_ref(), name),
-                },
+                Property::ExecStart { path: view::SHIM.into(), argv: argv(view::GUEST.as_ref()) },
             ]
         }
-        View::Host => vec![Property::ExecStart { path: shim.to_owned(), argv: shim_argv(task, code, name) }],
+        View::Host => vec![Property::ExecStart { path: shim.to_owned(), argv: argv(code) }],
     }
-}
-
-/// The shim's command line: the guest gets the task's three directories under the names that its environment says, the
-/// task's variables and nothing else of the process's, and the job's arguments.
-fn shim_argv(task: &TaskSpec, code: &Path, name: &str) -> Vec<String> {
-    let mut argv = vec!["wasm-shim".to_owned(), "run".to_owned(), "--allow-precompiled".to_owned()];
-    for (host, inside) in task.dirs.pairs() {
-        let directory = match task.view {
-            View::Private { .. } | View::Own => inside.to_owned(),
-            View::Host => host.display().to_string(),
-        };
-        argv.extend(["--dir".to_owned(), format!("{directory}::{directory}")]);
-    }
-    for variable in task.env.keys() {
-        argv.extend(["--env".to_owned(), variable.clone()]);
-    }
-    argv.extend([format!("--argv0={name}"), "--".to_owned(), code.display().to_string()]);
-    argv.extend(task.args.iter().cloned());
-    argv
 }
 
 fn identity(task: &TaskSpec) -> Vec<Property> {

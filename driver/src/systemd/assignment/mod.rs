@@ -81,6 +81,11 @@ pub fn all() -> impl Iterator<Item = &'static Known> {
     TABLE.iter()
 }
 
+/// Reads a number of bytes as the manual writes it, such as `512M`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    grammar::size(text, 1024)
+}
+
 impl Assignment {
     /// Reads `text` in the grammar of the property `name`.
     pub fn parse(name: &str, text: &str) -> Result<Self, Error> {

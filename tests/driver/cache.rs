@@ -1,0 +1,358 @@
+//! The node's cache of compiled WebAssembly: made once, never run unless it is ours and whole, and never too large.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use futures_util::future::join_all;
+use proto::driver::TaskState;
+use tests::{Exit, Host, Job, Node, SOON, eventually, exiting_guest, programs};
+
+use crate::guest;
+
+/// All files below a directory.
+fn files_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_in(&path) } else { vec![path] }).collect()
+}
+
+/// All files of a cache but that of the leases, which stays.
+fn entries(state_dir: &Path) -> Vec<PathBuf> {
+    let mut entries = files_in(&state_dir.join("wasm"));
+    entries.retain(|path| !path.ends_with("leases"));
+    entries
+}
+
+/// How often the plugin has had something compiled.
+fn compilations(node: &Node) -> usize {
+    node.records().iter().filter(|record| record.message == "compiling WebAssembly").count()
+}
+
+/// Runs a guest to its end.
+async fn exit_of(node: &Node, guest: &[u8]) -> Exit {
+    let task = node.run(Job::artifact("guest.wasm", guest)).await;
+    node.finish(task).await.0
+}
+
+/// A guest that ends with this code and takes a while to compile.
+fn slow_guest(code: i32) -> Vec<u8> {
+    let step = "(local.set 0 (i32.rotl (i32.mul (local.get 0) (i32.const 7)) (local.get 0)))";
+    let function = format!("(func (param i32) (result i32) {} (local.get 0))", step.repeat(100));
+    tests::wasm(&format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            {}
+            (func (export "_start") (call $exit (i32.const {code}))))"#,
+        function.repeat(600)
+    ))
+}
+
+#[tokio::test]
+async fn one_module_is_compiled_once_however_many_tasks_want_it() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let start = || node.run(Job::artifact("exit.wasm", &exiting_guest(9)));
+    let tasks = join_all((0..8).map(|_| start())).await;
+    for task in &tasks {
+        assert_eq!(node.wait(task).await, Exit::status(9));
+    }
+    assert_eq!(compilations(&node), 1);
+    let entries = entries(&node.state_dir());
+    assert_eq!(entries.len(), 1, "one file, and none left from the compilation: {entries:?}");
+    assert_eq!(entries[0].extension().unwrap(), "cwasm");
+    node.restart().await;
+    assert_eq!(exit_of(&node, &exiting_guest(9)).await, Exit::status(9));
+    assert_eq!(compilations(&node), 0, "the next driver has it, too");
+}
+
+#[tokio::test]
+async fn compiled_code_cannot_be_written_by_a_task_nor_seen_by_a_native_one() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    exit_of(&node, &exiting_guest(0)).await;
+    let cache = node.state_dir().join("wasm").display().to_string();
+    let modes = host.run("find", &[&cache, "-perm", "/022"]);
+    assert_eq!(modes, "", "nothing in the cache may be written by others");
+    let output = node.output_of(Job::shell("find / -name '*.cwasm' -size +0 2>/dev/null; echo done")).await;
+    assert_eq!(output, "done\n");
+}
+
+/// Changes an entry; beside it there is one of another content.
+type Spoil = fn(&Path, &Path);
+
+#[tokio::test]
+async fn code_that_is_damaged_or_not_ours_is_made_anew_and_never_run() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let (guest, other) = (exiting_guest(3), exiting_guest(4));
+    assert_eq!(exit_of(&node, &guest).await, Exit::status(3));
+    let entry = entries(&node.state_dir()).remove(0);
+    assert_eq!(exit_of(&node, &other).await, Exit::status(4));
+    let foreign = entries(&node.state_dir()).into_iter().find(|path| *path != entry).unwrap();
+
+    let damage = |entry: &Path, _: &Path| {
+        let mut bytes = fs::read(entry).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xff;
+        fs::write(entry, bytes).unwrap();
+    };
+    let truncate = |entry: &Path, _: &Path| {
+        let bytes = fs::read(entry).unwrap();
+        fs::write(entry, &bytes[..bytes.len() / 2]).unwrap();
+    };
+    // Each of the last three would end with 4 if it were run.
+    let copy = |entry: &Path, foreign: &Path| {
+        fs::copy(foreign, entry).unwrap();
+    };
+    let rename = |entry: &Path, foreign: &Path| {
+        let new = entry.with_extension("new");
+        fs::copy(foreign, &new).unwrap();
+        fs::rename(new, entry).unwrap();
+    };
+    let link = |entry: &Path, foreign: &Path| {
+        fs::remove_file(entry).unwrap();
+        symlink(foreign, entry).unwrap();
+    };
+    let spoils: [(&str, Spoil); 5] =
+        [("damage", damage), ("truncate", truncate), ("copy", copy), ("rename", rename), ("link", link)];
+    for (what, spoil) in spoils {
+        for is_another_life in [false, true] {
+            if is_another_life {
+                node.restart().await;
+            }
+            let before = compilations(&node);
+            spoil(&entry, &foreign);
+            assert_eq!(exit_of(&node, &guest).await, Exit::status(3), "{what}");
+            assert_eq!(compilations(&node), before + 1, "{what} is noticed");
+            let warned = node.records().iter().any(|record| record.message.contains("made anew"));
+            assert!(warned, "{what} is told to the operator");
+        }
+    }
+    assert_eq!(exit_of(&node, &other).await, Exit::status(4));
+    assert_eq!(entries(&node.state_dir()).len(), 2);
+}
+
+#[tokio::test]
+async fn what_was_not_used_for_the_longest_time_goes_and_a_task_that_runs_it_does_not_notice() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    exit_of(&node, &exiting_guest(5)).await;
+    let size = fs::metadata(&entries(&node.state_dir())[0]).unwrap().len();
+
+    let node = Node::configured(&host, &format!("wasm_cache_size = \"{}\"", size * 3 / 2)).await;
+    let spinning = node.run(Job::artifact("spin.wasm", &guest("spin.wat"))).await;
+    let older = entries(&node.state_dir());
+    assert_eq!(exit_of(&node, &exiting_guest(5)).await, Exit::status(5));
+    let newer = entries(&node.state_dir());
+    assert!(older.len() == 1 && newer.len() == 1 && older != newer, "{older:?} {newer:?}");
+    assert_eq!(exit_of(&node, &exiting_guest(5)).await, Exit::status(5));
+    assert_eq!(compilations(&node), 2, "what was kept is not made again");
+
+    assert_eq!(node.state(&spinning).await, TaskState::Running);
+    let again = node.run(Job::artifact("spin.wasm", &guest("spin.wat"))).await;
+    assert_eq!(compilations(&node), 3);
+    for task in [spinning, again] {
+        node.stop(&task, "SIGTERM", SOON).await.unwrap();
+        assert_eq!(node.wait(&task).await.code, 143);
+    }
+}
+
+#[tokio::test]
+async fn without_room_for_it_code_is_kept_no_longer_than_a_task_needs_it_to_start() {
+    let host = host!();
+    for isolation in ["image", "none"] {
+        let options = format!("wasm_cache_size = \"0\"\nfs_isolation = \"{isolation}\"");
+        let node = Node::configured(&host, &options).await;
+        let tasks = join_all((0..4).map(|_| node.run(Job::artifact("exit.wasm", &exiting_guest(6))))).await;
+        for task in &tasks {
+            assert_eq!(node.wait(task).await, Exit::status(6), "{isolation}");
+        }
+        eventually("the cache is empty", async || (files_in(&node.state_dir()).len() == 1).then_some(()))
+            .await;
+        assert_eq!(exit_of(&node, &exiting_guest(6)).await, Exit::status(6));
+    }
+}
+
+/// A small disk of its own for what the driver keeps.
+struct Disk<'a> {
+    host: &'a Host,
+    directory: tempfile::TempDir,
+}
+
+impl<'a> Disk<'a> {
+    fn new(host: &'a Host) -> Self {
+        let directory = tempfile::tempdir_in("/var/lib").unwrap();
+        host.run(
+            "mount",
+            &["-t", "tmpfs", "-o", "size=256k,mode=755", "none", directory.path().to_str().unwrap()],
+        );
+        Self { host, directory }
+    }
+
+    fn path(&self) -> String {
+        self.directory.path().display().to_string()
+    }
+
+    /// Leaves no room on it.
+    fn fill(&self) -> PathBuf {
+        let path = self.directory.path().join("filler");
+        let mut file = fs::File::create(&path).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        path
+    }
+
+    fn remount(&self, how: &str) {
+        self.host.run("mount", &["-o", &format!("remount,{how}"), &self.path()]);
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").args(["--lazy", &self.path()]).status();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_or_read_only_is_an_error_that_says_what_to_do_and_leaves_nothing() {
+    let host = host!();
+    let disk = Disk::new(&host);
+    let node = Node::configured(&host, &format!("state_dir = {:?}", disk.path())).await;
+    let refused = async |why: &str| {
+        let refusal = node.try_run(Job::artifact("exit.wasm", &exiting_guest(2))).await.unwrap_err();
+        assert!(refusal.message.contains(&disk.path()), "{refusal}");
+        assert!(refusal.message.contains("`state_dir`") && refusal.message.contains(why), "{refusal}");
+        assert!(refusal.recoverable, "it may be mended: {refusal}");
+        assert_eq!(entries(Path::new(&disk.path())), Vec::<PathBuf>::new());
+        assert_eq!(host.units("nomad-wasm-compile"), Vec::<String>::new());
+    };
+    let filler = disk.fill();
+    refused("No space left on device").await;
+    disk.remount("ro");
+    refused("Read-only file system").await;
+    disk.remount("rw");
+    fs::remove_file(filler).unwrap();
+    assert_eq!(exit_of(&node, &exiting_guest(2)).await, Exit::status(2));
+}
+
+#[tokio::test]
+async fn what_others_may_write_to_is_no_cache() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let cache = node.state_dir().join("wasm");
+    fs::create_dir_all(&cache).unwrap();
+    host.run("chmod", &["777", cache.to_str().unwrap()]);
+    let refusal = node.try_run(Job::artifact("exit.wasm", &exiting_guest(2))).await.unwrap_err();
+    assert!(refusal.message.contains("others than its owner may write to it"), "{refusal}");
+    assert!(refusal.message.contains("make it so"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_module_that_cannot_be_compiled_is_not_tried_again_at_once() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let truncated = &exiting_guest(0)[..20];
+    let start = || node.try_run(Job::artifact("cut.wasm", truncated));
+    let refusals = join_all((0..4).map(|_| start())).await;
+    let again = start().await;
+    for refusal in refusals.into_iter().chain([again]) {
+        let refusal = refusal.unwrap_err();
+        assert!(refusal.message.contains("cut.wasm cannot be compiled: "), "{refusal}");
+    }
+    assert_eq!(compilations(&node), 1);
+    assert_eq!(entries(&node.state_dir()), Vec::<PathBuf>::new());
+    assert_eq!(exit_of(&node, &exiting_guest(0)).await, Exit::status(0), "another one is not refused");
+}
+
+/// The programs for WebAssembly in a directory where a test can replace them.
+struct Shim(tempfile::TempDir);
+
+impl Shim {
+    fn new() -> Self {
+        let directory = tempfile::tempdir_in("/var/lib").unwrap();
+        let shim = Self(directory);
+        fs::copy(programs().join("wasm-shim"), shim.0.path().join("wasm-shim")).unwrap();
+        shim.install(shim.compiler());
+        shim
+    }
+
+    fn option(&self) -> String {
+        format!("shim_dir = {:?}", self.0.path().display().to_string())
+    }
+
+    /// As a package manager does it: complete, and in the place of the other at once.
+    fn install(&self, new: PathBuf) {
+        fs::rename(new, self.0.path().join("wasm-shim-compile")).unwrap();
+    }
+
+    /// The compiler, as it is. It is copied by a process of its own: what one of ours has open for writing, also a child
+    /// that another test is just starting, cannot be run.
+    fn compiler(&self) -> PathBuf {
+        let new = self.0.path().join("new");
+        let real = programs().join("wasm-shim-compile");
+        assert!(std::process::Command::new("cp").arg(real).arg(&new).status().unwrap().success());
+        new
+    }
+
+    /// A compiler of another version, which refuses everything.
+    fn other_compiler(&self, host: &Host) -> PathBuf {
+        let new = self.0.path().join("new");
+        let script =
+            "case $* in --engine-key) echo 0123456789abcdef ;; *) echo another compiler >&2; exit 1 ;; esac";
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$0\"; chmod 755 \"$0\"";
+        host.run("sh", &["-c", write, new.to_str().unwrap(), script]);
+        new
+    }
+}
+
+#[tokio::test]
+async fn code_of_one_compiler_is_not_run_under_another_and_an_upgrade_needs_no_restart() {
+    let host = host!();
+    let shim = Shim::new();
+    let node = Node::configured(&host, &shim.option()).await;
+    assert_eq!(exit_of(&node, &exiting_guest(7)).await, Exit::status(7));
+    shim.install(shim.other_compiler(&host));
+    let refusal = node.try_run(Job::artifact("exit.wasm", &exiting_guest(7))).await.unwrap_err();
+    assert!(refusal.message.contains("cannot be compiled: another compiler"), "{refusal}");
+    shim.install(shim.compiler());
+    assert_eq!(exit_of(&node, &exiting_guest(7)).await, Exit::status(7));
+    assert_eq!(compilations(&node), 2, "one by each");
+}
+
+#[tokio::test]
+async fn a_compiler_that_is_replaced_while_it_compiles_leaves_no_code_under_the_others_key() {
+    let host = host!();
+    let shim = Shim::new();
+    let node = Node::configured(&host, &shim.option()).await;
+    let (guest, new) = (slow_guest(8), shim.compiler());
+    let replace = async {
+        eventually("it compiles", async || (compilations(&node) == 1).then_some(())).await;
+        shim.install(new);
+    };
+    let (refused, ()) = tokio::join!(node.try_run(Job::artifact("slow.wasm", &guest)), replace);
+    let refusal = refused.unwrap_err();
+    assert!(refusal.message.contains("the compiler was replaced meanwhile"), "{refusal}");
+    assert!(refusal.recoverable, "{refusal}");
+    assert_eq!(entries(&node.state_dir()), Vec::<PathBuf>::new());
+    assert_eq!(exit_of(&node, &guest).await, Exit::status(8));
+}
+
+#[tokio::test]
+async fn a_driver_that_is_killed_while_it_compiles_leaves_nothing_and_the_next_one_compiles() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let guest = slow_guest(9);
+    let pid = node.plugin().pid().to_string();
+    let kill = async {
+        eventually("it compiles", async || (compilations(&node) == 1).then_some(())).await;
+        host.run("kill", &["-KILL", &pid]);
+    };
+    let (refused, ()) = tokio::join!(node.try_run(Job::artifact("slow.wasm", &guest)), kill);
+    refused.expect_err("nobody is left to answer");
+    assert_eq!(entries(&node.state_dir()), Vec::<PathBuf>::new());
+    node.restart().await;
+    assert_eq!(exit_of(&node, &guest).await, Exit::status(9));
+    assert_eq!(entries(&node.state_dir()).len(), 1);
+    assert_eq!(host.units(&format!("nomad-wasm-compile-{pid}")), Vec::<String>::new());
+}
