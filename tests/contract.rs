@@ -84,7 +84,7 @@ fn the_readme_shows_an_example_letter_for_letter_and_names_them_all() {
 /// The examples fetch them as they are, so that trying them needs no tool that makes them.
 #[test]
 fn the_examples_guests_are_made_of_the_text_beside_them() {
-    for name in ["echo", "greet"] {
+    for name in ["echo", "greet", "serve"] {
         let path = repository().join("examples/guests").join(name);
         let made = tests::wasm(&read(&path.with_extension("wat")));
         assert!(std::fs::read(path.with_extension("wasm")).unwrap() == made, "{name}.wasm is not {name}.wat");
@@ -224,5 +224,22 @@ fn the_conformance_list_names_tests_that_exist() {
             tests.contains(&format!("fn {name}()")),
             "tests/conformance.md names `{name}`, which is no test"
         );
+    }
+}
+
+/// Operators read them in the README, and the driver's events speak of them.
+#[test]
+fn the_exit_codes_of_the_readme_are_those_of_the_shim() {
+    let (readme, shim) =
+        (read(&repository().join("README.md")), read(&repository().join("shim/src/outcome.rs")));
+    let row = |line: &str| -> Option<(u8, String)> {
+        let mut cells = line.trim_start_matches("//!").trim().strip_prefix('|')?.split('|').map(str::trim);
+        Some((cells.next()?.parse().ok()?, cells.next().filter(|word| !word.is_empty())?.to_owned()))
+    };
+    let ours: Vec<_> = shim.lines().filter_map(row).collect();
+    let told: Vec<_> = readme.lines().filter_map(row).collect();
+    assert!(ours.len() > 5, "{ours:?}");
+    for end in ours {
+        assert!(told.contains(&end), "{end:?} is not in the README's table");
     }
 }

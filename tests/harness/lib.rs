@@ -11,8 +11,10 @@
 )]
 
 mod agent;
+mod desk;
 mod exec;
 mod host;
+mod manager;
 mod node;
 mod user;
 
@@ -20,8 +22,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use agent::{Agent, Alloc, Event, Said, Spec};
+pub use desk::{Desk, End, Running, built_guest, end_of, within};
 pub use exec::Session;
 pub use host::{DropIn, Host, Need};
+pub use manager::{Manager, with_sockets};
 pub use node::{Events, Exit, Job, Node, Refusal, Task};
 pub use user::User;
 

@@ -1,0 +1,373 @@
+//! `wasm-shim serve`, driven from outside as clients and systemd do. Runs anywhere, without root.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tests::{Desk, Manager, SOON, end_of, with_sockets, within};
+
+#[test]
+fn requests_are_answered_one_after_the_other_on_one_connection() {
+    let desk = Desk::new();
+    let server = Server::start(&desk, &[]);
+    let mut client = server.connect();
+    for _ in 0..3 {
+        assert_eq!(client.get("/"), (200, "hello\n".to_owned()));
+    }
+}
+
+#[test]
+fn http_2_is_spoken_with_who_begins_with_it() {
+    let desk = Desk::new();
+    let server = Server::start(&desk, &[]);
+    let mut stream = server.connect().0;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    const SETTINGS: u8 = 4;
+    const HEADERS: u8 = 1;
+    const END: u8 = 0x5; // of the stream, and of its headers
+    // GET, http, "/" and an authority, by their places in HPACK's table (RFC 7541, appendix A).
+    let head = [0x82, 0x86, 0x84, 0x41, 1, b'x'];
+    stream.write_all(&[frame(SETTINGS, 0, 0, &[]), frame(HEADERS, END, 1, &head)].concat()).unwrap();
+    loop {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).unwrap();
+        let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
+        stream.read_exact(&mut payload).unwrap();
+        if header[3] == HEADERS {
+            assert_eq!(payload[0], 0x88, "`:status: 200`, by its place");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_trap_ends_its_own_request_and_no_other() {
+    let desk = Desk::new();
+    let mut server = Server::start(&desk, &[]);
+    let slow = server.get_meanwhile("/slow");
+    assert_eq!(server.get("/trap").0, 500);
+    assert_eq!(server.get("/exit").0, 500);
+    assert_eq!(server.get("/"), (200, "hello\n".to_owned()));
+    assert_eq!(slow.recv_timeout(SOON).unwrap().0, 200);
+    server.says("trap: wasm `unreachable` instruction executed");
+    server.says("error: GET /trap is not answered");
+}
+
+#[test]
+fn a_request_that_computes_for_ever_starves_nobody_and_is_ended_in_time() {
+    let desk = Desk::new();
+    let mut server = Server::start(&desk, &["-W", "timeout=2s"]);
+    // More of them than there are threads.
+    let spinning: Vec<_> = (0..20).map(|_| server.get_meanwhile("/spin")).collect();
+    assert_eq!(server.get("/"), (200, "hello\n".to_owned()));
+    for one in spinning {
+        assert_eq!(one.recv_timeout(SOON).unwrap().0, 504);
+    }
+    server.says("timeout: GET /spin took longer");
+    assert_eq!(server.get("/").0, 200);
+}
+
+#[test]
+fn not_more_requests_than_allowed_are_worked_on_at_the_same_time() {
+    let desk = Desk::new();
+    let server =
+        Server::start(&desk, &["--max-concurrent-requests", "1", "-W", "timeout=1s", "--access-log"]);
+    let spinning = server.get_meanwhile("/spin");
+    let mut server = server;
+    // It is in the place when another one comes: the log says who went first.
+    let waiting = server.get_meanwhile("/");
+    assert_eq!(spinning.recv_timeout(SOON).unwrap().0, 504);
+    let answered = waiting.recv_timeout(SOON).unwrap();
+    assert!(answered.0 == 200 || answered.0 == 504, "{answered:?}");
+    server.says("access: GET /spin 504");
+    server.says("access: GET / ");
+}
+
+#[test]
+fn sigterm_lets_it_finish_what_it_has_begun() {
+    let desk = Desk::new();
+    let manager = Manager::new(&desk);
+    let server = Server::told(&desk, &["--access-log"], &manager);
+    let slow = server.get_meanwhile("/slow");
+    manager.hears_of("active=1");
+    server.signal(Signal::TERM);
+    manager.hears_of("stopping=1");
+    assert!(TcpStream::connect(server.address).is_err(), "it takes no more connections");
+    assert_eq!(slow.recv_timeout(SOON).unwrap().0, 200);
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+fn what_is_not_finished_in_time_is_cut_off() {
+    let desk = Desk::new();
+    for (patience, signals, said) in
+        [("100ms", 1, "when --shutdown-timeout was over"), ("1000s", 2, "by a second SIGTERM")]
+    {
+        let manager = Manager::new(&desk);
+        let mut server = Server::told(&desk, &["--shutdown-timeout", patience], &manager);
+        let _spinning = server.get_meanwhile("/spin");
+        manager.hears_of("active=1");
+        server.signal(Signal::TERM);
+        if signals == 2 {
+            manager.hears_of("stopping=1");
+            server.signal(Signal::TERM);
+        }
+        server.says(&format!("ended {said}, with 1 requests unfinished"));
+        assert_eq!(server.wait(), Some(143));
+    }
+}
+
+#[test]
+fn a_socket_that_is_passed_is_served_by_its_name() {
+    let desk = Desk::new();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = desk.path("web.sock");
+    let unix = UnixListener::bind(&path).unwrap();
+    let address = tcp.local_addr().unwrap();
+    let sockets = |names: [&'static str; 2]| {
+        vec![(names[0], tcp.try_clone().unwrap().into()), (names[1], unix.try_clone().unwrap().into())]
+    };
+    let web = desk.guest("web");
+
+    let shim = desk.shim(&["serve", &web]);
+    let _first = Server::of(with_sockets(&shim, sockets(["public", "local"])), address);
+    assert_eq!(Connection(TcpStream::connect(address).unwrap()).get("/").0, 200);
+
+    let shim = desk.shim(&["serve", "--listen-fd", "local", &web]);
+    let _local = Server::of(with_sockets(&shim, sockets(["public", "local"])), address);
+    assert_eq!(Connection(UnixStream::connect(&path).unwrap()).get("/").0, 200);
+
+    let shim = desk.shim(&["serve", "--listen-fd", "absent", &web]);
+    let end = end_of(&mut with_sockets(&shim, sockets(["public", "local"])));
+    assert_eq!(end.code(), 125);
+    end.says("no socket of the name `absent` was passed");
+
+    let (no_listener, _) = UnixStream::pair().unwrap();
+    let shim = desk.shim(&["serve", &web]);
+    let end = end_of(&mut with_sockets(&shim, vec![("x", no_listener.into())]));
+    assert_eq!(end.code(), 125);
+    end.says("is no socket that listens for connections");
+}
+
+#[test]
+fn it_is_ready_when_nothing_can_fail_any_more_and_not_before() {
+    let desk = Desk::new();
+    for (guest, code, told) in [
+        ("component_import", 127, "STATUS=missing import: serve `"),
+        ("run_ok", 126, "it is a command, for `wasm-shim run`"),
+        ("hello", 126, "it is a core module"),
+        ("http", 126, "STATUS=bad module: serve `"),
+    ] {
+        let manager = Manager::new(&desk);
+        let guest = desk.guest(guest);
+        let end = end_of(manager.listen_to(&mut desk.shim(&["serve", "--addr", "127.0.0.1:0", &guest])));
+        assert_eq!(end.code(), code, "{end:?}");
+        let word = manager.hears();
+        assert!(word.contains(told), "{word}");
+        assert!(manager.hears_nothing(), "it never said that it was ready");
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let end = desk.run(&["serve", "--addr", &address, &desk.guest("web")]);
+    assert_eq!(end.code(), 125);
+    end.says(&format!("listen on {address}: Address already in use"));
+
+    let manager = Manager::new(&desk);
+    let _server = Server::told(&desk, &[], &manager);
+    assert!(manager.hears().starts_with("READY=1\n"));
+}
+
+#[test]
+fn systemd_hears_that_it_lives_and_what_it_has_served() {
+    let desk = Desk::new();
+    let manager = Manager::new(&desk);
+    let mut shim = Server::command(&desk, &[]);
+    shim.env("WATCHDOG_USEC", "200000");
+    manager.listen_to(&mut shim);
+    let server = Server::of(shim, "127.0.0.1:0".parse().unwrap());
+    for _ in 0..3 {
+        manager.hears_of("WATCHDOG=1");
+    }
+    server.get("/");
+    server.get("/trap");
+    let told = manager.hears_of("requests=2");
+    assert!(told.starts_with("STATUS=serving: requests=2 traps=1 timeouts=0 active="), "{told}");
+}
+
+#[test]
+fn what_is_no_http_is_refused_and_harms_nobody() {
+    let desk = Desk::new();
+    let server = Server::start(&desk, &[]);
+    let huge = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(1 << 20));
+    for (sent, status) in [
+        ("GET / HTTP/1.1\r\n\r\n", "400"),
+        ("GET / HTTP/1.0\r\n\r\n", "200"),
+        ("nonsense\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "400"),
+        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "400"),
+        (&huge, "431"),
+    ] {
+        let mut stream = server.connect().0;
+        // The server may hang up before all was said.
+        let _ = stream.write_all(sent.as_bytes());
+        let mut answer = String::new();
+        let _ = BufReader::new(stream).read_line(&mut answer);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} "))
+                || answer.starts_with(&format!("HTTP/1.0 {status} ")),
+            "{answer}: {}",
+            &sent[..20.min(sent.len())]
+        );
+    }
+    let _half = server.connect().0.write_all(b"GET / HT");
+    assert_eq!(server.get("/").0, 200);
+}
+
+#[test]
+fn a_file_alone_is_served_if_it_is_a_server() {
+    let desk = Desk::new();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let shim = desk.shim(&[&desk.guest("web")]);
+    let server = Server::of(with_sockets(&shim, vec![("", socket.into())]), address);
+    assert_eq!(server.get("/").0, 200);
+}
+
+/// A server that does not outlive its test.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+    log: mpsc::Receiver<String>,
+}
+
+impl Server {
+    fn command(desk: &Desk, line: &[&str]) -> Command {
+        let web = desk.guest("web");
+        desk.shim(&[&["serve", "--addr", "127.0.0.1:0"], line, &[&web]].concat())
+    }
+
+    fn start(desk: &Desk, line: &[&str]) -> Self {
+        Self::of(Self::command(desk, line), "127.0.0.1:0".parse().unwrap())
+    }
+
+    fn told(desk: &Desk, line: &[&str], manager: &Manager) -> Self {
+        let mut shim = Self::command(desk, line);
+        manager.listen_to(&mut shim);
+        Self::of(shim, "127.0.0.1:0".parse().unwrap())
+    }
+
+    /// Waits until it serves. The address is known already if the socket was passed.
+    fn of(mut command: Command, address: SocketAddr) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, log) = mpsc::channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut server = Self { child, address, log };
+        let line = server.says("serving on ");
+        if let Some((_, rest)) = line.split_once("http://") {
+            server.address = rest.trim_end_matches('/').parse().unwrap();
+        }
+        server
+    }
+
+    /// Waits for a line of its log.
+    #[track_caller]
+    fn says(&mut self, part: &str) -> String {
+        let end = Instant::now() + SOON;
+        let mut said = Vec::new();
+        loop {
+            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(line) => said.push(line),
+                Err(_) => panic!("it does not say `{part}`, but: {said:#?}"),
+            }
+        }
+    }
+
+    fn connect(&self) -> Connection<TcpStream> {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        Connection(stream)
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.connect().get(path)
+    }
+
+    /// The answer comes through the channel. The request has been sent when this returns.
+    fn get_meanwhile(&self, path: &str) -> mpsc::Receiver<(u16, String)> {
+        let (sender, receiver) = mpsc::channel();
+        let mut connection = self.connect();
+        connection.ask(path);
+        thread::spawn(move || sender.send(connection.answer()));
+        receiver
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn wait(mut self) -> Option<i32> {
+        let mut child = std::mem::replace(&mut self.child, Command::new("true").spawn().unwrap());
+        within(SOON, "the end of the server", move || child.wait().unwrap()).code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail if the test has waited for it already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client's connection.
+struct Connection<S>(S);
+
+impl<S: Read + Write> Connection<S> {
+    fn get(&mut self, path: &str) -> (u16, String) {
+        self.ask(path);
+        self.answer()
+    }
+
+    fn ask(&mut self, path: &str) {
+        self.0.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).unwrap();
+    }
+
+    /// The status and the body, whose length is given or which comes in chunks.
+    fn answer(&mut self) -> (u16, String) {
+        let mut reader = BufReader::with_capacity(1, &mut self.0);
+        let mut line = || {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            line.trim_end().to_ascii_lowercase()
+        };
+        let status = line().split(' ').nth(1).unwrap().parse().unwrap();
+        let head: Vec<_> = std::iter::from_fn(|| Some(line()).filter(|line| !line.is_empty())).collect();
+        let given = head.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        let mut body = vec![0; given.unwrap_or(0)];
+        reader.read_exact(&mut body).unwrap();
+        while given.is_none() {
+            let mut size = String::new();
+            reader.read_line(&mut size).unwrap();
+            let mut chunk = vec![0; usize::from_str_radix(size.trim(), 16).unwrap() + 2];
+            reader.read_exact(&mut chunk).unwrap();
+            match chunk.strip_suffix(b"\r\n").unwrap() {
+                [] => break,
+                chunk => body.extend_from_slice(chunk),
+            }
+        }
+        (status, String::from_utf8(body).unwrap())
+    }
+}
