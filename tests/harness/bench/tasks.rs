@@ -1,18 +1,9 @@
-//! What it costs to start, end and run a task, beside the floor, in one run.
+//! What it costs to start, end and run a task, beside the floor.
 //!
 //! The floor of a start is the very unit that the driver makes of the task, started over D-Bus by a client that does
-//! nothing else. Both are measured in turn, so that a machine that gets slower does so for both. Medians and their
-//! ratios; an absolute time says more about the machine than about us.
-#![forbid(unsafe_code)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "a bench that cannot go on panics, and its table goes to stdout"
-)]
+//! nothing else. That of a guest is a native program.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
@@ -26,8 +17,10 @@ use nomad_driver_systemd::task::stats::Reading;
 use nomad_driver_systemd::task::unit::{self, Streams};
 use nomad_driver_systemd::task::{env, logs, view};
 use proto::driver::WaitTaskRequest;
-use tests::{Host, Job, Need, Node, Task, exiting_guest, program};
+use tests::{Exit, Host, Job, Need, Node, Task};
 use zbus::{MessageStream, OwnedObjectPath, Variant};
+
+use crate::{hello_guest, median, milliseconds};
 
 /// Starts measured one at a time.
 const ONE_BY_ONE: usize = 100;
@@ -39,25 +32,16 @@ const FULL: usize = 1000;
 /// How long nothing happens.
 const IDLE: Duration = Duration::from_secs(20);
 
+/// Measures them; `native` is a static C program that says hello.
 #[tokio::main]
-async fn main() {
-    match std::env::args().nth(1).as_deref() {
-        // On a host with systemd.
-        Some("tasks") => {
-            let Some(host) = Host::alone(Need::Systemd).await else { std::process::exit(1) };
-            println!("| what | ours | floor | ratio | to reach |");
-            println!("|---|---|---|---|---|");
-            starts(&host).await;
-            exits(&host).await;
-            many(&host).await;
-        }
-        // Where the C compiler is.
-        Some("shim") => hello(),
-        _ => {
-            eprintln!("usage: bench tasks|shim (tests/bench runs both)");
-            std::process::exit(2);
-        }
-    }
+pub async fn measure(native: &Path) {
+    let Some(host) = Host::alone(Need::Systemd).await else { std::process::exit(1) };
+    println!("| what | ours | floor | ratio | to reach |");
+    println!("|---|---|---|---|---|");
+    starts(&host).await;
+    hello(&host, native).await;
+    exits(&host).await;
+    many(&host).await;
 }
 
 /// `StartTask` beside the same unit started bare, and the private view beside the plain one.
@@ -216,6 +200,41 @@ where
     connection.call_method(Some("org.freedesktop.systemd1"), path, manager, method, body).await.unwrap()
 }
 
+/// A guest that says hello beside a native program that does so, from `StartTask` to `WaitTask`'s answer.
+async fn hello(host: &Host, native: &Path) {
+    let node = Node::start(host).await;
+    let (guest, native) = (hello_guest(), std::fs::read(native).unwrap());
+    let (mut with_guest, mut bare) = (Vec::new(), Vec::new());
+    for round in 0..ONE_BY_ONE + 3 {
+        let ended = [
+            timed_life(&node, &Job::artifact("hello.wasm", &guest)).await,
+            timed_life(&node, &Job::artifact("hello", &native)).await,
+        ];
+        // The first rounds warm up; and the very first one compiles.
+        if round >= 3 {
+            with_guest.push(ended[0]);
+            bare.push(ended[1]);
+        }
+    }
+    row(
+        "WASM hello beside a static C hello, start to end",
+        median(&mut with_guest),
+        median(&mut bare),
+        "1.15",
+    );
+}
+
+async fn timed_life(node: &Node, job: &Job) -> Duration {
+    let prepared = node.prepare(job);
+    let began = Instant::now();
+    let task = node.begin(prepared).await.unwrap();
+    let exit = node.wait(&task).await;
+    let took = began.elapsed();
+    assert_eq!(exit, Exit::status(0));
+    destroy(node, task).await;
+    took
+}
+
 /// From the end of the main process to `WaitTask`'s answer: from the moment at which systemd was told of it by the
 /// kernel, and from the signal that ended it. Between the two the kernel takes the task's mounts down.
 async fn exits(host: &Host) {
@@ -353,55 +372,6 @@ async fn readings(node: &Node, tasks: &[Task]) {
         median(&mut bare),
         "1.5",
     );
-}
-
-/// The shim's hello from compiled code beside a static C hello, as whole processes.
-fn hello() {
-    let scratch = tempfile::tempdir().unwrap();
-    let c = scratch.path().join("hello.c");
-    std::fs::write(&c, "#include <stdio.h>\nint main(void) { puts(\"hello\"); return 0; }\n").unwrap();
-    let native = scratch.path().join("hello");
-    let built = Command::new("cc").args(["-O2", "-static", "-o"]).arg(&native).arg(&c).status();
-    if !built.is_ok_and(|status| status.success()) {
-        println!("| wasm-shim hello beside a static C hello | no C compiler here | | | |");
-        return;
-    }
-    let text = tests::repository().join("tests/guests/hello.wat");
-    let guest = scratch.path().join("hello.wasm");
-    std::fs::write(&guest, wat::parse_file(text).unwrap_or_else(|_| exiting_guest(0))).unwrap();
-    let code = scratch.path().join("hello.cwasm");
-    let compiled =
-        Command::new(program("wasm-shim-compile")).arg("-o").arg(&code).arg(&guest).status().unwrap();
-    assert!(compiled.success());
-    let shim = program("wasm-shim");
-    let (mut ours, mut floor) = (Vec::new(), Vec::new());
-    for round in 0..210 {
-        let mut wasm = Command::new(&shim);
-        wasm.args(["run", "--allow-precompiled"]).arg(&code);
-        let (with_wasm, with_c) = (timed_process(wasm), timed_process(Command::new(&native)));
-        if round >= 10 {
-            ours.push(with_wasm);
-            floor.push(with_c);
-        }
-    }
-    row("wasm-shim's hello beside a static C hello", median(&mut ours), median(&mut floor), "2");
-}
-
-fn timed_process(mut command: Command) -> Duration {
-    // With it set, every exit of a guest would look for the reason of an error that is none.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).env_remove("RUST_BACKTRACE");
-    let began = Instant::now();
-    assert!(command.status().unwrap().success());
-    began.elapsed()
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }
 
 fn row(what: &str, ours: Duration, floor: Duration, target: &str) {

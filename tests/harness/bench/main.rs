@@ -1,0 +1,48 @@
+//! What tasks and guests cost, measured beside the floor and, for guests, beside wasmtime's own command line.
+//!
+//! What is compared is measured in turn, so that a machine that gets slower does so for all. Medians and their ratios;
+//! an absolute time says more about the machine than about us.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a bench that cannot go on panics, and its tables go to stdout"
+)]
+
+mod load;
+mod shim;
+mod tasks;
+
+use std::path::Path;
+use std::time::Duration;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        // On a host with systemd.
+        ["tasks", native] => tasks::measure(Path::new(native)),
+        // Anywhere.
+        ["shim", native] => shim::measure(Path::new(native)),
+        _ => {
+            eprintln!(
+                "usage: bench tasks|shim HELLO (tests/bench runs both, and makes the static C program HELLO)"
+            );
+            std::process::exit(2);
+        }
+    }
+}
+
+/// A p1 module that says hello.
+fn hello_guest() -> Vec<u8> {
+    wat::parse_file(tests::repository().join("tests/guests/hello.wat")).unwrap()
+}
+
+fn median<T: PartialOrd + Copy>(values: &mut [T]) -> T {
+    values.sort_unstable_by(|one, other| one.partial_cmp(other).unwrap());
+    values[values.len() / 2]
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

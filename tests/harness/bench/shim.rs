@@ -1,0 +1,424 @@
+//! What a guest costs with `wasm-shim`, beside a static C program and beside wasmtime's own command line.
+//!
+//! All of them start from native code that was compiled before, as the driver has it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tests::{Desk, Manager, SOON, built_guest, program};
+
+use crate::load::{self, Load};
+use crate::{median, milliseconds};
+
+/// Processes measured one after the other.
+const STARTS: usize = 200;
+/// Tasks of one module at the same time.
+const TASKS: usize = 50;
+const COMPILATIONS: usize = 3;
+/// Servers started one after the other.
+const SERVERS: usize = 50;
+/// How many clients ask a server at the same time, how often in turn with the other server, and for how long.
+const CLIENTS: usize = 32;
+const TURNS: usize = 5;
+const TURN: Duration = Duration::from_secs(1);
+
+/// Measures all of it; `native` is a static C program that says hello.
+pub fn measure(native: &Path) {
+    let bench = Bench::new(native);
+    bench.head();
+    bench.hello("p1 hello in WAT", &bench.desk.guest("hello"), "2");
+    for (what, guest, goal) in [
+        ("p1 hello in Rust", built_guest("hello_p1"), "2"),
+        ("p2 hello in Rust", built_guest("hello_p2"), "2.1"),
+    ] {
+        if let Some(guest) = guest {
+            bench.hello(what, &guest, goal);
+            bench.waiting(what, &guest);
+        }
+    }
+    if let Some(guest) = built_guest("sqlite") {
+        bench.compilation("SQLite", &guest);
+    }
+    for (what, guest) in [
+        ("p2 server in WAT", Some(bench.desk.guest("web"))),
+        ("p2 server in Rust", built_guest("server_p2")),
+        ("p3 server in Rust", built_guest("server_p3")),
+    ] {
+        if let Some(guest) = guest {
+            bench.server(what, &guest);
+        }
+    }
+}
+
+/// What is compared.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Shim,
+    Native,
+    Wasmtime,
+}
+
+/// What was measured of each, in turn.
+type Measured<T> = BTreeMap<Side, Vec<T>>;
+
+struct Bench {
+    desk: Desk,
+    programs: BTreeMap<Side, PathBuf>,
+    cores: [usize; 2],
+}
+
+impl Bench {
+    fn new(native: &Path) -> Self {
+        let desk = Desk::new();
+        let mut programs =
+            BTreeMap::from([(Side::Shim, program("wasm-shim")), (Side::Native, native.to_owned())]);
+        match wasmtime() {
+            Some(wasmtime) => drop(programs.insert(Side::Wasmtime, wasmtime)),
+            None => eprintln!(
+                "bench: there is no wasmtime to compare with, in $WASMTIME or PATH: cargo install wasmtime-cli --version \
+                 48.0.8 --locked"
+            ),
+        }
+        // A file that was written by a copy starts faster than the same file as a linker left it.
+        for (number, program) in programs.values_mut().enumerate() {
+            let copy = desk.path(&format!("program-{number}"));
+            fs::copy(&program, &copy).unwrap();
+            *program = copy.into();
+        }
+        let ours = sched_getaffinity(None).unwrap();
+        let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| ours.is_set(*core)).collect();
+        Self { desk, programs, cores: [cores[0], cores[cores.len() - 1]] }
+    }
+
+    /// Measures each of `sides` that is there, in turn, after some rounds that do not count.
+    fn in_turn<T>(&self, sides: &[Side], rounds: usize, mut measure: impl FnMut(Side) -> T) -> Measured<T> {
+        let mut measured = Measured::new();
+        for round in 0..rounds + rounds.div_ceil(20) {
+            for side in sides.iter().filter(|side| self.programs.contains_key(side)) {
+                let value = measure(*side);
+                if round >= rounds.div_ceil(20) {
+                    measured.entry(*side).or_default().push(value);
+                }
+            }
+        }
+        measured
+    }
+
+    fn command(&self, side: Side, args: &[&str]) -> Command {
+        quiet(&self.programs[&side], args)
+    }
+
+    /// Compiles the guest in `file`.
+    fn compile(&self, side: Side, file: &str, code: &str) -> Command {
+        match side {
+            Side::Wasmtime => self.command(side, &["compile", "-o", code, file]),
+            _ => quiet(&program("wasm-shim-compile"), &["-o", code, file]),
+        }
+    }
+
+    /// The native code of the guest in `file`, as each wants it; the shim's servers take turns in loops, too.
+    fn compiled(&self, file: &str, settings: &[&str]) -> BTreeMap<Side, String> {
+        let name = Path::new(file).file_stem().unwrap().to_str().unwrap();
+        let code = |(side, made_by): (Side, &str)| {
+            let code = self.desk.path(&format!("{name}.{made_by}"));
+            let mut compile = self.compile(side, file, &code);
+            if side == Side::Shim {
+                compile.args(settings);
+            }
+            assert!(compile.status().unwrap().success(), "{file} cannot be compiled");
+            (side, code)
+        };
+        let both = [(Side::Shim, "shim"), (Side::Wasmtime, "wasmtime")];
+        both.into_iter().filter(|(side, _)| self.programs.contains_key(side)).map(code).collect()
+    }
+
+    /// Runs a guest, or the native program.
+    fn run(&self, side: Side, codes: &BTreeMap<Side, String>, args: &[&str]) -> Command {
+        match codes.get(&side) {
+            Some(code) => self.command(side, &[&["run", "--allow-precompiled", code], args].concat()),
+            None => self.command(side, &[]),
+        }
+    }
+
+    /// From nothing to the end of a guest that says hello.
+    fn hello(&self, what: &str, guest: &str, goal: &str) {
+        let codes = self.compiled(guest, &[]);
+        let measured = self.in_turn(&[Side::Shim, Side::Native, Side::Wasmtime], STARTS, |side| {
+            let mut command = self.run(side, &codes, &[]);
+            let began = Instant::now();
+            assert!(command.status().unwrap().success());
+            milliseconds(began.elapsed())
+        });
+        let goals = [&format!("{goal} times C"), "4 times"];
+        self.row(&format!("{what}: start to end"), "ms", &medians(measured), goals);
+    }
+
+    /// What each further task of a module takes while all of them wait.
+    fn waiting(&self, what: &str, guest: &str) {
+        let codes = self.compiled(guest, &[]);
+        let measured = self.in_turn(&[Side::Shim, Side::Wasmtime], 1, |side| {
+            let start = || Process(self.run(side, &codes, &["and", "wait"]).spawn().unwrap());
+            let mut tasks = vec![start()];
+            let first = memory_at_rest(&tasks);
+            tasks.resize_with(TASKS, start);
+            (memory_at_rest(&tasks) - first) / (TASKS - 1) as f64
+        });
+        let what = format!("{what}: memory of each further task ({TASKS} of them)");
+        self.row(&what, "MB", &medians(measured), ["0.25 MB", ""]);
+    }
+
+    fn compilation(&self, what: &str, guest: &str) {
+        let measured = self.in_turn(&[Side::Shim, Side::Wasmtime], COMPILATIONS, |side| {
+            let mut command = self.compile(side, guest, &self.desk.path("compiled"));
+            let began = Instant::now();
+            assert!(command.status().unwrap().success());
+            milliseconds(began.elapsed())
+        });
+        self.row(&format!("{what}: compile"), "ms", &medians(measured), ["", ""]);
+    }
+
+    /// Servers are on the first processor, clients on the last one.
+    fn server(&self, what: &str, guest: &str) {
+        let codes = self.compiled(guest, &["-W", "epoch-interruption"]);
+        let sides = [Side::Shim, Side::Wasmtime];
+
+        let began = self.in_turn(&sides, SERVERS, |side| self.beginning_of_a_server(side, &codes));
+        let accepting = began.iter().map(|(side, times)| (*side, times.iter().map(|time| time[0]).collect()));
+        let answering = began.iter().map(|(side, times)| (*side, times.iter().map(|time| time[1]).collect()));
+        self.row(
+            &format!("{what}: start to first connection"),
+            "ms",
+            &medians(accepting.collect()),
+            ["", "5 times"],
+        );
+        self.row(&format!("{what}: start to first answer"), "ms", &medians(answering.collect()), ["", ""]);
+
+        let manager = Manager::new(&self.desk);
+        let told = self.in_turn(&[Side::Shim], SERVERS, |side| {
+            let mut serve = self.serve(side, &codes, free_address());
+            let (_server, began) = self.start(manager.listen_to(&mut serve));
+            manager.hears_of("READY=1");
+            milliseconds(began.elapsed())
+        });
+        self.row(&format!("{what}: start to READY=1"), "ms", &medians(told), ["", ""]);
+
+        let servers: BTreeMap<Side, (Process, SocketAddr)> = codes
+            .keys()
+            .map(|side| {
+                let address = free_address();
+                let (server, _) = self.start(&mut self.serve(*side, &codes, address));
+                drop(connection(address));
+                (*side, (server, address))
+            })
+            .collect();
+        let loads = self.in_turn(&sides, TURNS, |side| {
+            let (server, address) = &servers[&side];
+            let (began, used) = (Instant::now(), server.cpu_time());
+            let load = on(self.cores[1], || load::drive(*address, CLIENTS, TURN));
+            (load, (server.cpu_time() - used).as_secs_f64() / began.elapsed().as_secs_f64())
+        });
+        let of = |value: fn(&Load) -> f64| medians(map(&loads, |(load, _)| value(load)));
+        let each = format!("{what}: GET / of {CLIENTS} clients");
+        self.row(&format!("{each}, a second"), "", &of(|load| load.rate), ["", "1.2 times"]);
+        self.row(&format!("{each}, half of them within"), "ms", &of(|load| load.within(0.5)), ["", ""]);
+        self.row(
+            &format!("{each}, 99 % of them within"),
+            "ms",
+            &of(|load| load.within(0.99)),
+            ["", "1 times"],
+        );
+        let busy = |values: Measured<f64>| {
+            medians(values)
+                .values()
+                .map(|part| format!("{:.0} %", part * 100.0))
+                .collect::<Vec<_>>()
+                .join(" and ")
+        };
+        eprintln!(
+            "bench: {what}: the servers took {} of a processor, their clients {}",
+            busy(map(&loads, |(_, server)| *server)),
+            busy(map(&loads, |(load, _)| load.busy)),
+        );
+    }
+
+    fn serve(&self, side: Side, codes: &BTreeMap<Side, String>, address: SocketAddr) -> Command {
+        let mut serve = self.command(side, &["serve", "--allow-precompiled", "--addr", &address.to_string()]);
+        if side == Side::Wasmtime {
+            // The shim gives a guest all that it imports.
+            serve.arg("-Scli");
+        }
+        serve.arg(&codes[&side]);
+        serve
+    }
+
+    /// Starts a server, and says when.
+    fn start(&self, command: &mut Command) -> (Process, Instant) {
+        on(self.cores[0], || {
+            let began = Instant::now();
+            (Process(command.spawn().unwrap()), began)
+        })
+    }
+
+    /// When a server takes its first connection, and when it has answered the first request.
+    fn beginning_of_a_server(&self, side: Side, codes: &BTreeMap<Side, String>) -> [f64; 2] {
+        let address = free_address();
+        let mut serve = self.serve(side, codes, address);
+        on(self.cores[1], || {
+            let (_server, began) = self.start(&mut serve);
+            let mut connection = connection(address);
+            let connected = began.elapsed();
+            connection.write_all(load::REQUEST).unwrap();
+            let mut answer = Vec::new();
+            while !load::is_complete(&answer) {
+                let mut part = [0; 4096];
+                let length = connection.read(&mut part).unwrap();
+                assert_ne!(length, 0, "the server hangs up");
+                answer.extend(&part[..length]);
+            }
+            [milliseconds(connected), milliseconds(began.elapsed())]
+        })
+    }
+
+    fn head(&self) {
+        let mut cells = vec!["guests", "ours", "static C", "ratio", "to reach"];
+        let version = self.programs.get(&Side::Wasmtime).map(|wasmtime| {
+            let said = Command::new(wasmtime).arg("--version").output().unwrap().stdout;
+            String::from_utf8(said).unwrap().split(' ').take(2).collect::<Vec<_>>().join(" ")
+        });
+        if let Some(version) = &version {
+            cells.extend([version.trim_end(), "better by", "to reach"]);
+        }
+        println!("| {} |\n|{}", cells.join(" | "), "---|".repeat(cells.len()));
+    }
+
+    fn row(&self, what: &str, unit: &str, values: &BTreeMap<Side, f64>, goals: [&str; 2]) {
+        let value = |side| match (values.get(&side), unit) {
+            (Some(value), "") => format!("{value:.0}"),
+            (Some(value), unit) => format!("{value:.2} {unit}"),
+            (None, _) => String::new(),
+        };
+        let ratio = |one, other| match (values.get(&one), values.get(&other)) {
+            (Some(one), Some(other)) => format!("{:.2}", one / other),
+            _ => String::new(),
+        };
+        let mut cells = vec![what.to_owned(), value(Side::Shim), value(Side::Native)];
+        cells.extend([ratio(Side::Shim, Side::Native), goals[0].to_owned()]);
+        if self.programs.contains_key(&Side::Wasmtime) {
+            // Of what has no unit, more is better.
+            let better = match unit {
+                "" => ratio(Side::Shim, Side::Wasmtime),
+                _ => ratio(Side::Wasmtime, Side::Shim),
+            };
+            cells.extend([value(Side::Wasmtime), better, goals[1].to_owned()]);
+        }
+        println!("| {} |", cells.join(" | "));
+    }
+}
+
+fn quiet(program: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    // With RUST_BACKTRACE, every exit of a guest would look for the reason of an error that is none.
+    command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn medians(measured: Measured<f64>) -> BTreeMap<Side, f64> {
+    measured.into_iter().map(|(side, mut values)| (side, median(&mut values))).collect()
+}
+
+fn map<T>(measured: &Measured<T>, value: impl Fn(&T) -> f64) -> Measured<f64> {
+    measured.iter().map(|(side, values)| (*side, values.iter().map(&value).collect())).collect()
+}
+
+/// wasmtime's command line, which nobody needs but who wants to compare.
+fn wasmtime() -> Option<PathBuf> {
+    let named = std::env::var_os("WASMTIME").map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = || {
+        std::env::split_paths(&path).map(|directory| directory.join("wasmtime")).find(|file| file.is_file())
+    };
+    named.or_else(found)
+}
+
+/// What `work` says, done on this processor; what it starts is there, too.
+fn on<T: Send>(core: usize, work: impl FnOnce() -> T + Send) -> T {
+    let pinned = || {
+        let mut only = CpuSet::new();
+        only.set(core);
+        sched_setaffinity(None, &only).unwrap();
+        work()
+    };
+    thread::scope(|scope| scope.spawn(pinned).join().unwrap())
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// As soon as there is one.
+fn connection(address: SocketAddr) -> TcpStream {
+    let began = Instant::now();
+    loop {
+        match TcpStream::connect(address) {
+            Ok(connection) => return connection,
+            Err(error) => assert!(began.elapsed() < SOON, "{address}: {error}"),
+        }
+        thread::yield_now();
+    }
+}
+
+/// A process that ends with its owner.
+struct Process(Child);
+
+impl Process {
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).unwrap()
+    }
+
+    fn is_asleep(&self) -> bool {
+        self.read("stat").rsplit_once(") ").unwrap().1.starts_with('S')
+    }
+
+    /// Its share of the memory, in MB.
+    fn memory(&self) -> f64 {
+        let rollup = self.read("smaps_rollup");
+        let share = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        share.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0 / 1e6
+    }
+
+    fn cpu_time(&self) -> Duration {
+        let stat = self.read("stat");
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What all of them share and have, in MB, when all sleep and it no longer changes.
+fn memory_at_rest(tasks: &[Process]) -> f64 {
+    let began = Instant::now();
+    let mut before = 0.0;
+    loop {
+        let now = tasks.iter().map(Process::memory).sum();
+        if now == before && tasks.iter().all(Process::is_asleep) {
+            return now;
+        }
+        assert!(began.elapsed() < SOON, "the guests do not come to rest");
+        before = now;
+        thread::sleep(Duration::from_millis(50));
+    }
+}
