@@ -25,6 +25,9 @@ fn requests_are_answered_one_after_the_other_on_one_connection() {
 
 #[test]
 fn http_2_is_spoken_with_who_begins_with_it() {
+    const SETTINGS: u8 = 4;
+    const HEADERS: u8 = 1;
+    const END: u8 = 0x5; // of the stream, and of its headers
     let desk = Desk::new();
     let server = Server::start(&desk, &[]);
     let mut stream = server.connect().0;
@@ -33,9 +36,6 @@ fn http_2_is_spoken_with_who_begins_with_it() {
         let length = u8::try_from(payload.len()).unwrap();
         [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
     };
-    const SETTINGS: u8 = 4;
-    const HEADERS: u8 = 1;
-    const END: u8 = 0x5; // of the stream, and of its headers
     // GET, http, "/" and an authority, by their places in HPACK's table (RFC 7541, appendix A).
     let head = [0x82, 0x86, 0x84, 0x41, 1, b'x'];
     stream.write_all(&[frame(SETTINGS, 0, 0, &[]), frame(HEADERS, END, 1, &head)].concat()).unwrap();
@@ -290,7 +290,7 @@ impl Server {
             match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(part) => return line,
                 Ok(line) => said.push(line),
-                Err(_) => panic!("it does not say `{part}`, but: {said:#?}"),
+                Err(over) => panic!("it does not say `{part}` ({over}), but: {said:#?}"),
             }
         }
     }

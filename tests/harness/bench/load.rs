@@ -24,9 +24,9 @@ pub struct Load {
 }
 
 impl Load {
-    /// In how many milliseconds this part of the answers came.
-    pub fn within(&self, part: f64) -> f64 {
-        milliseconds(self.latencies[(self.latencies.len() as f64 * part) as usize])
+    /// In how many milliseconds so many of a hundred answers came.
+    pub fn within(&self, percent: usize) -> f64 {
+        milliseconds(self.latencies[self.latencies.len() * percent / 100])
     }
 }
 
@@ -48,8 +48,8 @@ pub fn drive(address: SocketAddr, clients: usize, lasting: Duration) -> Load {
             load.latencies.append(&mut one.await.unwrap());
         }
         let took = began.elapsed().as_secs_f64();
-        load.rate = load.latencies.len() as f64 / took;
-        load.busy = (cpu_time() - used).as_secs_f64() / took;
+        load.rate = f64::from(u32::try_from(load.latencies.len()).unwrap()) / took;
+        load.busy = (cpu_time() - used) / took;
         load.latencies.sort_unstable();
         load
     })
@@ -83,7 +83,7 @@ pub fn is_complete(answer: &[u8]) -> bool {
     }
 }
 
-/// Of this thread.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
+/// Of this thread, in seconds.
+fn cpu_time() -> f64 {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap().as_secs_f64()
 }
