@@ -29,6 +29,43 @@ pub struct Cli {
     pub run: Run,
 }
 
+/// What this process is asked for.
+#[derive(Debug)]
+pub enum Asked {
+    /// What its first word says.
+    Command(Command),
+    /// The short form, `wasm-shim FILE`.
+    File(Run),
+}
+
+impl Asked {
+    /// The command line of this process.
+    ///
+    /// What tasks are started with is read by itself: to define all the others takes as long as to load a guest.
+    ///
+    /// # Errors
+    /// When it is wrong, or asks for help, which is in the error then.
+    pub fn read() -> Result<Self, clap::Error> {
+        #[derive(Parser)]
+        #[command(
+            name = "wasm-shim run",
+            bin_name = "wasm-shim run",
+            version = RELEASE,
+            about = "Run a command to its end; the word `run` may be left out"
+        )]
+        struct OnlyRun {
+            #[command(flatten)]
+            run: Run,
+        }
+        if std::env::args_os().nth(1).is_some_and(|word| word == "run") {
+            let OnlyRun { run } = OnlyRun::try_parse_from(std::env::args_os().skip(1))?;
+            return Ok(Self::Command(Command::Run(run)));
+        }
+        let Cli { command, run } = Cli::try_parse()?;
+        Ok(command.map_or(Self::File(run), Self::Command))
+    }
+}
+
 /// What the shim can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -184,7 +221,7 @@ pub struct Http {
     #[arg(long, value_name = "NAME")]
     pub listen_fd: Option<String>,
     /// How many requests the guest works on at the same time; others wait
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_1)]
+    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_1)]
     pub max_concurrent_requests: usize,
     /// How many connections are open at the same time; others wait
     #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_1)]

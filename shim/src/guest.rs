@@ -46,8 +46,13 @@ pub fn open(guest: &Guest) -> Result<Code> {
 /// # Errors
 /// When the guest did not begin: an import or export is missing, a directory cannot be opened, no memory is left.
 pub fn run(code: &Code, guest: &Guest) -> Result<Outcome> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time();
+    // Waiting for sockets costs descriptors of the kernel's, so only who could have some does.
+    if wasi::may_have_sockets(code) {
+        runtime.enable_io();
+    }
+    let runtime = runtime.build().context("start the runtime")?;
     if let Some(timeout) = guest.wasm.timeout {
         end_after(timeout)?;
     }

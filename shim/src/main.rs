@@ -2,9 +2,8 @@
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), no_main)]
 
-use clap::Parser;
 use std::io::Write as _;
-use wasm_shim::args::{Cli, Command, Guest, Http};
+use wasm_shim::args::{Asked, Command, Guest, Http};
 use wasm_shim::outcome::{self, Outcome};
 use wasm_shim::world::World;
 use wasm_shim::{artifact, guest, inspect, process, serve};
@@ -26,24 +25,24 @@ extern "C" fn main() -> i32 {
 
 /// Does what the command line says; the process's exit code.
 fn run() -> Result<u8> {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let asked = match Asked::read() {
+        Ok(asked) => asked,
         Err(wrong) if wrong.use_stderr() => bail!("{}", wrong.to_string().trim_start_matches("error: ")),
         Err(help_or_version) => {
             help_or_version.print().context("write to stdout")?;
             return Ok(0);
         }
     };
-    match cli.command {
-        Some(Command::Compile(args)) => artifact::compile(&args).map(|()| 0),
-        Some(Command::Inspect(args)) => {
+    match asked {
+        Asked::Command(Command::Compile(args)) => artifact::compile(&args).map(|()| 0),
+        Asked::Command(Command::Inspect(args)) => {
             let text = inspect::inspect(&args.guest().map_err(Error::msg)?, args.json)?;
             std::io::stdout().write_all(text.as_bytes()).context("write to stdout")?;
             Ok(0)
         }
-        Some(Command::Run(run)) => command(&run.guest().map_err(Error::msg)?),
-        Some(Command::Serve(args)) => serve::serve(args.guest().map_err(Error::msg)?, args.http),
-        None => either(cli.run.guest().map_err(Error::msg)?),
+        Asked::Command(Command::Run(run)) => command(&run.guest().map_err(Error::msg)?),
+        Asked::Command(Command::Serve(args)) => serve::serve(args.guest().map_err(Error::msg)?, args.http),
+        Asked::File(run) => either(run.guest().map_err(Error::msg)?),
     }
 }
 

@@ -36,21 +36,12 @@ pub fn begin() {
 /// WASI has no signals to pass on. A future that waits for one would never be polled while the guest computes on the
 /// only thread, and without a handler process 1 of a namespace ignores them.
 pub fn end_on_signals() {
-    handle_signals(end as *const () as usize);
-}
-
-/// Takes [`end_on_signals`] back, for who has a better way.
-pub fn leave_signals() {
-    handle_signals(libc::SIG_DFL);
-}
-
-fn handle_signals(handler: libc::sighandler_t) {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         // SAFETY: all zeroes are a valid sigaction, and the handler only calls functions that are safe in a handler. It
         // runs on the alternate stack, as the guest may have used up the other one.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = handler;
+            action.sa_sigaction = end as *const () as usize;
             action.sa_flags = libc::SA_ONSTACK;
             libc::sigaction(signal, &raw const action, std::ptr::null_mut());
         }

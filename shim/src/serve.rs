@@ -23,6 +23,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use nix::sys::signal::{SigSet, Signal};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -35,8 +36,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Sleep, sleep};
 use wasmtime::component::{Component, GuestTaskId};
 use wasmtime::error::Context as _;
@@ -70,12 +70,15 @@ const FILE_THREADS: usize = 4;
 /// When it cannot serve: the guest is none for it, an address is in use.
 pub fn serve(mut guest: Guest, http: Http) -> Result<u8> {
     guest.wasm.tuning.epochs = true;
-    process::leave_signals();
     let guest: &'static Guest = Box::leak(Box::new(guest));
     start(guest, http).with_context(|| format!("serve `{}`", guest.label))
 }
 
 fn start(guest: &'static Guest, http: Http) -> Result<u8> {
+    let component = open(guest, &http)?;
+    // Before there are other threads, so that all of them leave signals to the one that waits for them.
+    let signals = signals().context("listen for signals")?;
+    let server = Server::new(component, guest, http)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let mut runtime = match threads {
         // Handing work over to another thread and back only costs time.
@@ -84,7 +87,18 @@ fn start(guest: &'static Guest, http: Http) -> Result<u8> {
     };
     runtime.worker_threads(threads).max_blocking_threads(FILE_THREADS).enable_all();
     let runtime = Box::leak(Box::new(runtime.build().context("start the runtime")?));
-    runtime.block_on(Server::new(guest, http)?.until_told_to_stop())
+    runtime.block_on(server.until_told_to_stop(signals))
+}
+
+/// SIGTERM and SIGINT, at which nothing else happens from now on. tokio has them, too, but its share of every start would
+/// be paid by guests that serve nothing.
+fn signals() -> Result<mpsc::UnboundedReceiver<Signal>> {
+    let both = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    both.thread_block()?;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let wait = move || while both.wait().is_ok_and(|signal| sender.send(signal).is_ok()) {};
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+    Ok(receiver)
 }
 
 /// What all requests share.
@@ -103,8 +117,7 @@ struct Server {
 type Handler = ProxyHandler<Instances>;
 
 impl Server {
-    fn new(guest: &'static Guest, http: Http) -> Result<Arc<Self>> {
-        let component = open(guest, &http)?;
+    fn new(component: Component, guest: &'static Guest, http: Http) -> Result<Arc<Self>> {
         let engine = component.engine().clone();
         let server =
             World::of(&Code::Component(component.clone()))?.into_iter().find_map(|world| match world {
@@ -142,9 +155,7 @@ impl Server {
         }))
     }
 
-    async fn until_told_to_stop(self: Arc<Self>) -> Result<u8> {
-        let told = |kind| signal(kind).context("listen for signals");
-        let (mut terminate, mut interrupt) = (told(SignalKind::terminate())?, told(SignalKind::interrupt())?);
+    async fn until_told_to_stop(self: Arc<Self>, mut signals: mpsc::UnboundedReceiver<Signal>) -> Result<u8> {
         let listener = Listener::open(&self.http).await?;
         let handler = Handler::new(Instances(Arc::clone(&self)));
         let connections = GracefulShutdown::new();
@@ -159,8 +170,7 @@ impl Server {
         };
         tokio::select! {
             never = serving => match never? {},
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = signals.recv() => {}
         }
         drop(listener);
         // Not `STOPPING=1`: systemd would not keep the exit status until somebody asks for it (RemainAfterExit=).
@@ -173,8 +183,7 @@ impl Server {
         tokio::select! {
             () = connections.shutdown() => Ok(0),
             () = sleep(self.http.shutdown_timeout) => cut("when --shutdown-timeout was over"),
-            _ = terminate.recv() => cut("by a second SIGTERM"),
-            _ = interrupt.recv() => cut("by a second SIGINT"),
+            again = signals.recv() => cut(&format!("by a second {}", again.map_or("signal", Signal::as_str))),
         }
     }
 

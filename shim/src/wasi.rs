@@ -2,6 +2,7 @@
 //! the configuration that it was granted. Nothing else.
 
 use crate::args::Guest;
+use crate::code::Code;
 use crate::grants::Network;
 use crate::limits::Limits;
 use crate::outcome::Refusal;
@@ -151,6 +152,14 @@ impl WasiHttpView for Host {
 }
 
 type Linker = wasmtime::component::Linker<Host>;
+
+/// Does `code` import what opens sockets? Core modules have nothing of the kind.
+pub fn may_have_sockets(code: &Code) -> bool {
+    let Code::Component(component) = code else { return false };
+    let ty = component.component_type();
+    ty.imports(component.engine())
+        .any(|(name, _)| name.starts_with("wasi:sockets/") || name.starts_with("wasi:http/"))
+}
 
 /// Provides what `component` imports, and nothing else.
 ///

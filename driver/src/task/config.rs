@@ -204,7 +204,7 @@ options! {
         /// How long an instance without requests is kept (`--idle-instance-timeout`).
         pub idle_timeout: String = "\"1s\"",
         /// How many requests it works on at the same time; others wait.
-        pub max_concurrent_requests: u32 = "1000",
+        pub max_concurrent_requests: u32 = "128",
         /// The label of the port of Nomad's that it serves on. systemd opens it, so that it may be below 1024, and the guest needs no network.
         pub port: Option<String>,
         /// How many requests an instance answers before a new one takes its place (`--max-instance-reuse-count`). Not given: 1 with WASI 0.2, 128 with 0.3.
