@@ -11,7 +11,7 @@ use wasmtime::error::Context as _;
 use wasmtime::{Error, Result, bail};
 
 /// Where the C library begins, in place of the standard library; see [`process::begin`].
-#[expect(unsafe_code, reason = "the name must be the one that the C library calls")]
+#[cfg_attr(not(test), expect(unsafe_code, reason = "the name must be the one that the C library calls"))]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main() -> i32 {
     process::begin();

@@ -78,7 +78,7 @@ fn start(guest: &'static Guest, http: Http) -> Result<u8> {
     let component = open(guest, &http)?;
     // Before there are other threads, so that all of them leave signals to the one that waits for them.
     let signals = signals().context("listen for signals")?;
-    let server = Server::new(component, guest, http)?;
+    let server = Server::new(&component, guest, http)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let mut runtime = match threads {
         // Handing work over to another thread and back only costs time.
@@ -117,14 +117,14 @@ struct Server {
 type Handler = ProxyHandler<Instances>;
 
 impl Server {
-    fn new(component: Component, guest: &'static Guest, http: Http) -> Result<Arc<Self>> {
+    fn new(component: &Component, guest: &'static Guest, http: Http) -> Result<Arc<Self>> {
         let engine = component.engine().clone();
         let server =
             World::of(&Code::Component(component.clone()))?.into_iter().find_map(|world| match world {
                 World::Server(wasi) => Some(wasi),
                 World::Command(_) => None,
             });
-        let linked = wasi::link(&component)?;
+        let linked = wasi::link(component)?;
         let ready = match server {
             Some(Wasi::P3) => ProxyPre::P3(p3::bindings::ServicePre::new(linked)?),
             Some(_) => ProxyPre::P2(p2::bindings::ProxyPre::new(linked)?),
