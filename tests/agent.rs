@@ -10,14 +10,14 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tests::{Agent, Event, Said, Spec, eventually};
+use tests::{Agent, Desk, Event, Said, Spec, eventually};
 
 /// In what a driver may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,18 +106,16 @@ fn ends(events: &[Event]) -> Vec<(i32, i32)> {
 }
 
 /// Serves one file to whoever asks, as long as the test runs, and gives its address.
-fn served(name: &str, content: &'static str) -> String {
+fn served(name: &str, content: impl AsRef<[u8]> + Send + 'static) -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = format!("http://{}/{name}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for mut connection in listener.incoming().flatten() {
             let head = BufReader::new(&connection).lines().map_while(Result::ok);
             let _ = head.take_while(|line| !line.is_empty()).count();
-            let length = content.len();
-            let _ = write!(
-                connection,
-                "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{content}"
-            );
+            let length = content.as_ref().len();
+            let _ = write!(connection, "HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            let _ = connection.write_all(content.as_ref());
         }
     });
     address
@@ -734,6 +732,49 @@ async fn it_outlives_a_restart_of_the_agent() {
 async fn it_outlives_the_agents_violent_death() {
     let agent = agent!(alone);
     outlives(&agent, Signal::KILL).await;
+}
+
+#[tokio::test]
+async fn a_guest_answers_requests_whatever_dies_around_it() {
+    let agent = ours!(Agent::alone());
+    let desk = Desk::new();
+    let address = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let guest = served("web.wasm", fs::read(desk.guest("web")).unwrap());
+    let alloc = agent
+        .run_file(
+            &format!("network {{\n port \"web\" {{\n static = {}\n }}\n}}", address.port()),
+            &format!(
+                "artifact {{\n source = \"{guest}\"\n}}
+                config {{\n command = \"web.wasm\"\n wasm {{\n serve {{\n port = \"web\"\n }}\n }}\n}}"
+            ),
+        )
+        .await;
+    eventually("it answers", async || asked(address, "/").ok().filter(|answer| answer == "hello\n")).await;
+    let unit = agent.host().units(&format!("{}-main", alloc.id())).remove(0);
+    let main = agent.host().property(&unit, "MainPID");
+
+    for signal in [Signal::INT, Signal::KILL] {
+        agent.end(signal).await;
+        assert_eq!(asked(address, "/").unwrap(), "hello\n", "without an agent");
+        agent.start().await;
+        agent.kill_plugin().await;
+        assert_eq!(asked(address, "/").unwrap(), "hello\n", "with another plugin");
+    }
+    assert_eq!(agent.host().property(&unit, "MainPID"), main, "it is the same process");
+    alloc.was_restarted(0).await;
+    // The last plugin has it, too: it hears of what happens to requests, and ends it.
+    asked(address, "/trap").unwrap_err();
+    alloc.tells("1 request trapped").await;
+    alloc.stop().await;
+    assert_eq!(alloc.end().await, (0, 0, false));
+    asked(address, "/").unwrap_err();
+    assert_eq!(agent.host().units(alloc.id()), [""; 0], "its port's unit is gone, too");
+}
+
+/// The answer to a request for `path`, if it is a good one.
+fn asked(address: SocketAddr, path: &str) -> Result<String, ureq::Error> {
+    let agent = ureq::Agent::config_builder().timeout_global(Some(tests::SOON)).build().new_agent();
+    agent.get(format!("http://{address}{path}")).call()?.body_mut().read_to_string()
 }
 
 #[tokio::test]

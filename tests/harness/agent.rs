@@ -291,6 +291,15 @@ impl Agent {
         eventually("the agent ends", async || child.try_wait().expect("our child")).await;
     }
 
+    /// Kills the plugin, and waits until the agent has another one.
+    pub async fn kill_plugin(&self) {
+        let program = self.service.dir.join("plugins/nomad-driver-systemd");
+        let killed = eventually("there is a plugin", async || process_of(&program)).await;
+        kill_process(killed, Signal::KILL).expect("it is the agent's child");
+        eventually("there is another one", async || process_of(&program).filter(|one| *one != killed)).await;
+        self.start().await;
+    }
+
     /// Starts it, if it does not run, and waits until the driver is healthy.
     pub async fn start(&self) {
         let Service { nomad, dir, client, hopeless, driver, .. } = self.service;
@@ -587,6 +596,15 @@ impl Alloc<'_> {
         self.until(&format!("it says {text:?}"), said).await
     }
 
+    /// Waits until an event of its task tells this.
+    pub async fn tells(&self, text: &str) {
+        let told = || match self.events() {
+            events if events.iter().any(|event| event.message.contains(text)) => Ok(()),
+            _ => Err("no event does".to_owned()),
+        };
+        self.until(&format!("an event tells {text:?}"), told).await;
+    }
+
     /// Waits for the end of a task that exits with 0 and prints just this.
     pub async fn prints(&self, text: &str) {
         assert_eq!(self.end().await, (0, 0, false), "{:?}", self.events());
@@ -633,6 +651,17 @@ impl Alloc<'_> {
         })
         .await;
     }
+}
+
+/// Who runs `program`, which stands first on its command line.
+fn process_of(program: &Path) -> Option<Pid> {
+    let listed = fs::read_dir("/proc").expect("/proc can be read");
+    let mut pids = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pid = pids.find(|pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).next() == Some(program.as_os_str().as_encoded_bytes())
+    });
+    pid.and_then(Pid::from_raw)
 }
 
 fn is_end(status: &str) -> bool {
