@@ -29,6 +29,21 @@ pub fn begin() {
             std::env::remove_var(variable);
         }
     }
+    fill_heap();
+}
+
+/// Lets the kernel provide at once what malloc has got from it, which is what the start of a guest takes: page by page,
+/// as it is touched, takes several times as long.
+fn fill_heap() {
+    const PAGE: usize = 4096;
+    /// How much malloc asks for at first, in bytes.
+    const HEAP: usize = 33 * PAGE;
+    // SAFETY: sbrk(0) only tells where the heap ends. What is below has been ours from the start or is nobody's, which is
+    // an error that changes nothing, as is a kernel that does not know the advice (before Linux 5.14).
+    unsafe {
+        let end = libc::sbrk(0).map_addr(|end| end & !(PAGE - 1));
+        libc::madvise(end.wrapping_byte_sub(HEAP), HEAP, libc::MADV_POPULATE_WRITE);
+    }
 }
 
 /// Makes SIGTERM and SIGINT end the process at once, with the exit codes 143 and 130.
