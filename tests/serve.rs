@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tests::{Desk, Manager, SOON, end_of, with_sockets, within};
+use tests::{Desk, Manager, SOON, end_of, repository, with_sockets, within};
 
 #[test]
 fn requests_are_answered_one_after_the_other_on_one_connection() {
@@ -188,6 +189,90 @@ fn it_is_ready_when_nothing_can_fail_any_more_and_not_before() {
 }
 
 #[test]
+fn who_connects_and_asks_nothing_loses_the_connection() {
+    let desk = Desk::new();
+    let server = Server::start(&desk, &["--max-concurrent-connections", "3"]);
+    // Nothing at all, a part of what tells the version, and all of that but no request.
+    let silent = ["", "PRI * HT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"].map(|begun| {
+        let mut connection = server.connect();
+        connection.0.write_all(begun.as_bytes()).unwrap();
+        connection
+    });
+    // All places are taken; the next one is served when they are given up.
+    assert_eq!(server.get("/").0, 200);
+    for mut connection in silent {
+        let rest = connection.0.read_to_end(&mut Vec::new());
+        assert!(rest.is_ok() || rest.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    }
+}
+
+#[test]
+fn numbers_that_nothing_can_count_to_are_refused() {
+    let desk = Desk::new();
+    let web = desk.guest("web");
+    for option in ["--max-concurrent-requests", "--max-concurrent-connections", "--max-instance-reuse-count"]
+    {
+        for number in ["0", "-1", "4294967296", "18446744073709551615", "many"] {
+            let end = desk.run(&["serve", "--addr", "127.0.0.1:0", &format!("{option}={number}"), &web]);
+            assert_eq!(end.code(), 125, "{option}={number}: {end:?}");
+            end.says("a number from 1 to 4294967295 is wanted");
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_computes_for_ever_before_it_is_ready_is_ended_by_sigterm() {
+    let desk = Desk::new();
+    let source = fs::read_to_string(repository().join("tests/guests/web.wat")).unwrap();
+    let module = "(core module $memory";
+    let stuck =
+        source.replace(module, &format!("{module} (func $begin (loop $again (br $again))) (start $begin)"));
+    assert_ne!(stuck, source);
+    let guest = desk.file("stuck.wat", stuck.as_bytes());
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let child = desk.shim(&["serve", "--addr", &address.to_string(), &guest]).spawn().unwrap();
+    let server = Server { child, address, log: mpsc::channel().1 };
+    // It listens when all is done but to make an instance.
+    within(SOON, "it listens", move || while TcpStream::connect(address).is_err() {});
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait(), Some(143));
+}
+
+#[test]
+fn instances_come_from_a_pool_once_a_request_has_been_answered() {
+    let desk = Desk::new();
+    let mut server = Server::start(&desk, &["-W", "timeout=500ms"]);
+    assert_eq!(server.get("/").1, "hello\n");
+    server.has_pool();
+    assert_eq!(server.get("/").1, "hello\n");
+    // Loops in them are interrupted, too.
+    assert_eq!(server.get("/spin").0, 504);
+    server.says("timeout: GET /spin took longer");
+}
+
+#[test]
+fn an_instance_outside_of_the_pool_takes_no_place_in_it() {
+    let desk = Desk::new();
+    let line = ["--max-concurrent-requests", "1", "--max-instance-reuse-count", "9"];
+    let server = Server::start(&desk, &[&line[..], &["--idle-instance-timeout", "1000s"]].concat());
+    assert_eq!(server.get("/").1, "hello\n");
+    server.has_pool();
+    assert_eq!(server.get("/").1, "hello\n");
+}
+
+#[test]
+fn without_addresses_for_a_pool_it_serves_as_it_began() {
+    let desk = Desk::new();
+    let serve = Server::command(&desk, &[]);
+    let mut limited = Command::new("prlimit");
+    limited.arg("--as=100000000000").arg(serve.get_program()).args(serve.get_args());
+    let mut server = Server::of(limited, "127.0.0.1:0".parse().unwrap());
+    assert_eq!(server.get("/").1, "hello\n");
+    server.says("no pool of instances, so that each takes longer: ");
+    assert_eq!(server.get("/").1, "hello\n");
+}
+
+#[test]
 fn systemd_hears_that_it_lives_and_what_it_has_served() {
     let desk = Desk::new();
     let manager = Manager::new(&desk);
@@ -311,6 +396,18 @@ impl Server {
         connection.ask(path);
         thread::spawn(move || sender.send(connection.answer()));
         receiver
+    }
+
+    /// Waits until it has a pool of instances, which takes more addresses than an instance.
+    fn has_pool(&self) {
+        let status = format!("/proc/{}/status", self.child.id());
+        let size = move || {
+            let status = fs::read_to_string(&status).unwrap();
+            let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap().trim();
+            size.trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        // 4 GiB for each of the two memories that one has room for, in a pool.
+        within(SOON, "the pool", move || while size() < 8 << 20 {});
     }
 
     fn signal(&self, signal: Signal) {

@@ -256,7 +256,10 @@ impl Default for Http {
 }
 
 fn at_least_1(said: &str) -> Result<usize, String> {
-    said.parse().ok().filter(|number| *number > 0).ok_or_else(|| "a number from 1 on is wanted".to_owned())
+    let number = said.parse::<u32>().ok().filter(|number| *number > 0);
+    number
+        .and_then(|number| number.try_into().ok())
+        .ok_or_else(|| format!("a number from 1 to {} is wanted", u32::MAX))
 }
 
 /// How to compile a guest.

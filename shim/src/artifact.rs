@@ -20,14 +20,33 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use wasmtime::error::Context as _;
 use wasmtime::{Config, Error, Result, bail};
 
-/// The code of `guest`, in an engine with `config`, which is made for `tuning`.
+/// Native code that was recognised or made, and may be loaded.
+pub struct Artifact(Arc<File>);
+
+impl Artifact {
+    /// Loads it into an engine with `config`.
+    ///
+    /// # Errors
+    /// When it was made for another version, configuration or CPU, or the engine cannot be made.
+    pub fn load(&self, config: &Config) -> Result<Code> {
+        #[expect(unsafe_code, reason = "this is where it is decided whom to trust")]
+        // SAFETY: an artifact comes from our compiler, through memory or through a directory that only the user can
+        // write, where it is replaced and never changed; or from the user, who vouches for it with --allow-precompiled.
+        unsafe {
+            code::load(&self.0, config)
+        }
+    }
+}
+
+/// The code of `guest`, in an engine with `config`, which is made for `tuning`; and where it is from.
 ///
 /// # Errors
 /// When the file cannot be read, is not what the shim runs, or cannot be compiled; each names the file.
-pub fn open(guest: &Guest, tuning: &Tuning, config: &Config) -> Result<Code> {
+pub fn open(guest: &Guest, tuning: &Tuning, config: &Config) -> Result<(Code, Artifact)> {
     let name = &guest.label;
     let mut file = File::open(&guest.file).with_context(|| format!("open `{}`", guest.file.display()))?;
     let mut bytes = Vec::new();
@@ -60,32 +79,28 @@ pub fn compile(args: &Compile) -> Result<()> {
     Err(cannot_start(&compiler, error))
 }
 
-fn compiled(guest: &Guest, wasm: &[u8], tuning: &Tuning, config: &Config) -> Result<Code> {
+fn compiled(guest: &Guest, wasm: &[u8], tuning: &Tuning, config: &Config) -> Result<(Code, Artifact)> {
     let entry = if guest.cached { Entry::of(wasm, tuning)? } else { None };
     // One that does not load, say after a change of CPU, is like none.
-    if let Some(Ok(code)) = entry.as_ref().and_then(Entry::open).map(|file| load(file, config)) {
-        return Ok(code);
+    if let Some(Ok(loaded)) = entry.as_ref().and_then(Entry::open).map(|file| load(file, config)) {
+        return Ok(loaded);
     }
     let mut artifact = run_compiler(&guest.label, wasm, tuning)?;
     // The entry is preferred, as all guests that map it share it; but a full disk must not keep one from running, nor
     // a file system from which nothing may be executed.
     if let Some(entry) = entry
         && let Ok(file) = entry.put(&mut artifact)
-        && let Ok(code) = load(file, config)
+        && let Ok(loaded) = load(file, config)
     {
-        return Ok(code);
+        return Ok(loaded);
     }
     artifact.rewind()?;
     load(artifact, config).with_context(|| format!("load the native code of `{}`", guest.label))
 }
 
-fn load(artifact: File, config: &Config) -> Result<Code> {
-    #[expect(unsafe_code, reason = "this is where it is decided whom to trust")]
-    // SAFETY: an artifact comes from our compiler, through memory or through a directory that only the user can write,
-    // where it is replaced and never changed; or from the user, who vouches for it with --allow-precompiled.
-    unsafe {
-        code::load(artifact, config)
-    }
+fn load(file: File, config: &Config) -> Result<(Code, Artifact)> {
+    let artifact = Artifact(Arc::new(file));
+    Ok((artifact.load(config)?, artifact))
 }
 
 /// The compiler's exit code when its input is at fault.

@@ -28,7 +28,7 @@ pub enum Code {
 ///
 /// # Errors
 /// When it is no artifact, is truncated, or was made for another version, configuration or CPU.
-pub unsafe fn load(file: File, config: &Config) -> Result<Code> {
+pub unsafe fn load(file: &Arc<File>, config: &Config) -> Result<Code> {
     let mut head = [0; HEAD];
     file.read_exact_at(&mut head, 0).context("read its header")?;
     let Content::Precompiled(kind) = recognise(&head)? else {
@@ -36,11 +36,11 @@ pub unsafe fn load(file: File, config: &Config) -> Result<Code> {
     };
 
     let mut config = config.clone();
-    config.with_custom_code_memory(Some(Arc::new(ExecutableFile::new(&file, &head)?)));
+    config.with_custom_code_memory(Some(Arc::new(ExecutableFile::new(file, &head)?)));
     let engine = Engine::new(&config)?;
     Ok(match kind {
         // SAFETY: what this asks for is what our caller promised.
-        Kind::Module => Code::Module(unsafe { Module::deserialize_open_file(&engine, file)? }),
+        Kind::Module => Code::Module(unsafe { Module::deserialize_open_file(&engine, file.try_clone()?)? }),
         Kind::Component => {
             // Only a path is accepted here, but it must lead to the file whose code `ExecutableFile` maps, even if the
             // original path is replaced at this moment.
@@ -58,7 +58,7 @@ pub unsafe fn load(file: File, config: &Config) -> Result<Code> {
 /// be mapped like this too, so that there is no second way, and no call of mprotect that makes anything executable.
 struct ExecutableFile {
     /// The file that was opened and recognised, whatever its path leads to by now.
-    file: File,
+    file: Arc<File>,
     /// Where the code is in the file, in bytes; a multiple of the page size.
     offset: u64,
     /// How long it is, in bytes.
@@ -70,7 +70,7 @@ const PAGE: usize = 4096;
 impl ExecutableFile {
     /// Looks for the executable section, of which an artifact has one: a component keeps the code of all its modules in
     /// it. The numbers are those of a 64-bit ELF file, in this machine's byte order.
-    fn new(file: &File, head: &[u8; HEAD]) -> Result<Self> {
+    fn new(file: &Arc<File>, head: &[u8; HEAD]) -> Result<Self> {
         const SECTION: usize = 64;
         const SHF_EXECINSTR: u64 = 4;
 
@@ -91,7 +91,7 @@ impl ExecutableFile {
             }
         }
         let (offset, len) = code.context("it contains no code")?;
-        Ok(Self { file: file.try_clone()?, offset, len })
+        Ok(Self { file: Arc::clone(file), offset, len })
     }
 
     /// Checks that `code`, which wasmtime took from the file, is what will be mapped in its place: the same length, the

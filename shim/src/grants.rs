@@ -192,11 +192,6 @@ impl Network {
         Self(Arc::new(Inner { connect, listen, everything, asked, denied }))
     }
 
-    /// Is nothing granted at all?
-    pub fn is_none(&self) -> bool {
-        !self.0.everything && self.0.connect.is_empty() && self.0.listen.is_empty()
-    }
-
     /// May the guest use `address` so? A no is remembered, and the first ones are said on stderr.
     pub fn allows(&self, address: SocketAddr, usage: SocketAddrUse) -> bool {
         let allowed = self.0.everything || self.grants(address, usage);
@@ -225,7 +220,9 @@ impl Network {
             // Whoever comes to where it may listen.
             SocketAddrUse::TcpAccept => has(listen, Protocol::Tcp),
             SocketAddrUse::TcpConnect => covered(connect, Protocol::Tcp),
-            SocketAddrUse::UdpBind => unbound || covered(listen, Protocol::Udp),
+            SocketAddrUse::UdpBind if covered(listen, Protocol::Udp) => true,
+            // Who may only listen has the ports that it was given: at another one it could be asked, too.
+            SocketAddrUse::UdpBind => unbound && (has(connect, Protocol::Udp) || !has(listen, Protocol::Udp)),
             SocketAddrUse::UdpSend => covered(connect, Protocol::Udp) || self.has_asked(address),
             SocketAddrUse::UdpReceive if covered(connect, Protocol::Udp) => true,
             SocketAddrUse::UdpReceive if has(listen, Protocol::Udp) => {
@@ -341,6 +338,17 @@ mod tests {
         assert!(server.allows(address("9.9.9.9:1234"), SocketAddrUse::TcpAccept));
         assert!(!server.allows(address("1.1.1.1:80"), SocketAddrUse::TcpConnect));
         assert_eq!(server.first_denial().unwrap(), "connect to tcp:1.1.1.1:80");
+    }
+
+    #[test]
+    fn who_may_listen_at_some_ports_is_not_asked_at_others() {
+        let chosen: SocketAddr = "0.0.0.0:0".parse().unwrap();
+        let rule = |text: &str| vec![Rule::parse(text).unwrap()];
+        let binds =
+            |connect, listen| Network::new(connect, listen, false).allows(chosen, SocketAddrUse::UdpBind);
+        assert!(!binds(vec![], rule("udp:*:53")));
+        assert!(binds(rule("udp:*:53"), vec![]), "a client has a port of its own");
+        assert!(binds(rule("udp:*:53"), rule("udp:*:53")));
     }
 
     #[test]

@@ -156,9 +156,13 @@ impl Outcome {
                 *code
             }
             (Self::Exit(code), _) => *code,
-            (Self::Cut(kind, lines), _) => {
+            (Self::Cut(kind, lines), denied) => {
                 say(&format!("{kind}: {}", lines.join("\n")));
-                systemd::notify_status(&format!("{kind}: {}", lines.first().map_or("", String::as_str)));
+                // Many programs trap of what they were denied.
+                let denied =
+                    denied.map(|what| format!("; before that it was denied: {what}")).unwrap_or_default();
+                let first = lines.first().map_or("", String::as_str);
+                systemd::notify_status(&format!("{kind}: {first}{denied}"));
                 kind.code()
             }
         }

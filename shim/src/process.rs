@@ -4,10 +4,14 @@
     reason = "signal handlers, _exit, memfd_create and descriptors that we inherit are plain system calls"
 )]
 
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::ffi::{CStr, c_int};
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// What the standard library does before `main`, which this program leaves out as it takes a twentieth of a short run: a
 /// broken pipe is an error and no signal, and descriptors 0 to 2 are open, so that no file of ours gets their numbers.
@@ -60,6 +64,44 @@ pub fn end_on_signals() {
             action.sa_flags = libc::SA_ONSTACK;
             libc::sigaction(signal, &raw const action, std::ptr::null_mut());
         }
+    }
+}
+
+/// SIGTERM and SIGINT, for who ends in a way of its own. tokio has them, too, but its share of every start would be paid
+/// by guests that serve nothing.
+pub struct Signals(AsyncFd<SignalFd>);
+
+impl Signals {
+    fn both() -> SigSet {
+        SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT])
+    }
+
+    /// Lets another thread decide what they do.
+    pub fn leave_to_others() {
+        // The signals exist, which is all that is asked for.
+        let _ = Self::both().thread_block();
+    }
+
+    /// From now on they do nothing but to come here, if all other threads have left them to others. To be called in a
+    /// runtime that waits for sockets.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor left.
+    pub fn take_over() -> io::Result<Self> {
+        Self::leave_to_others();
+        let signals = SignalFd::with_flags(&Self::both(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        // SAFETY: a `SignalFd` owns its descriptor, which stays the same and open as long as it lives.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }?))
+    }
+
+    /// Waits for the next one, and gives its name, example `SIGTERM`.
+    ///
+    /// # Errors
+    /// When the kernel does not tell which one came.
+    pub async fn next(&self) -> io::Result<&'static str> {
+        let read = |signals: &SignalFd| signals.read_signal()?.ok_or_else(|| ErrorKind::WouldBlock.into());
+        let came = self.0.async_io(Interest::READABLE, read).await?;
+        Ok(Signal::try_from(came.ssi_signo.cast_signed()).map_or("signal", Signal::as_str))
     }
 }
 

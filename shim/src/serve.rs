@@ -7,15 +7,20 @@
 //!  bound
 //! ```
 //!
+//! Instances are allocated one by one at first, which needs no preparation. A pool of them, from which each is had in
+//! half the time, takes longer to make than all else before the first request: it is made behind the first answer.
+//!
 //! Loops of the guest let others run every few milliseconds (epochs): a request that computes for ever neither starves
 //! other requests, nor its own timeout, nor SIGTERM.
 
 use crate::args::{Guest, Http};
+use crate::artifact::{self, Artifact};
 use crate::code::Code;
 use crate::outcome::{self, Kind, Outcome, Refusal};
+use crate::process::Signals;
 use crate::wasi::{self, Host};
 use crate::world::{Wasi, World};
-use crate::{artifact, guest, process, systemd};
+use crate::{guest, process, systemd};
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -23,26 +28,24 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use nix::sys::signal::{SigSet, Signal};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Sleep, sleep};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep, timeout};
 use wasmtime::component::{Component, GuestTaskId};
 use wasmtime::error::Context as _;
 use wasmtime::{
-    Config, Engine, Error, InstanceAllocationStrategy, PoolingAllocationConfig, Result, Store,
-    StoreContextMut, bail,
+    Engine, Error, InstanceAllocationStrategy, PoolingAllocationConfig, Result, Store, StoreContextMut, bail,
 };
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::WasiHttpView as _;
@@ -70,15 +73,16 @@ const FILE_THREADS: usize = 4;
 /// When it cannot serve: the guest is none for it, an address is in use.
 pub fn serve(mut guest: Guest, http: Http) -> Result<u8> {
     guest.wasm.tuning.epochs = true;
+    // A pool has tables of one size; instances without one get no larger ones.
+    guest.wasm.max_table_elements.get_or_insert(TABLE_ELEMENTS);
     let guest: &'static Guest = Box::leak(Box::new(guest));
     start(guest, http).with_context(|| format!("serve `{}`", guest.label))
 }
 
 fn start(guest: &'static Guest, http: Http) -> Result<u8> {
-    let component = open(guest, &http)?;
-    // Before there are other threads, so that all of them leave signals to the one that waits for them.
-    let signals = signals().context("listen for signals")?;
-    let server = Server::new(&component, guest, http)?;
+    let (code, artifact) = artifact::open(guest, &guest.wasm.tuning, &guest::config(&guest.wasm)?)?;
+    let linked = Linked::new(code, http.max_concurrent_requests)?;
+    let server = Server::new(linked.engine.clone(), artifact, guest, http);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let mut runtime = match threads {
         // Handing work over to another thread and back only costs time.
@@ -86,91 +90,115 @@ fn start(guest: &'static Guest, http: Http) -> Result<u8> {
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     runtime.worker_threads(threads).max_blocking_threads(FILE_THREADS).enable_all();
+    // This thread decides what a signal does.
+    runtime.on_thread_start(Signals::leave_to_others);
     let runtime = Box::leak(Box::new(runtime.build().context("start the runtime")?));
-    runtime.block_on(server.until_told_to_stop(signals))
+    runtime.block_on(server.until_told_to_stop(linked))
 }
 
-/// SIGTERM and SIGINT, at which nothing else happens from now on. tokio has them, too, but its share of every start would
-/// be paid by guests that serve nothing.
-fn signals() -> Result<mpsc::UnboundedReceiver<Signal>> {
-    let both = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-    both.thread_block()?;
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let wait = move || while both.wait().is_ok_and(|signal| sender.send(signal).is_ok()) {};
-    std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
-    Ok(receiver)
-}
-
-/// What all requests share.
-struct Server {
-    guest: &'static Guest,
-    http: Http,
+/// The guest, ready to be instantiated by its engine.
+struct Linked {
     ready: ProxyPre<Host>,
     engine: Engine,
-    counts: Counts,
-    requests: Semaphore,
-    instances: Arc<Semaphore>,
-    /// Lets loops of the guest make room, as long as there are instances.
-    ticker: Thread,
+    /// As many instances as requests at the same time, so that a pool has one for each.
+    places: Arc<Semaphore>,
 }
 
-type Handler = ProxyHandler<Instances>;
-
-impl Server {
-    fn new(component: &Component, guest: &'static Guest, http: Http) -> Result<Arc<Self>> {
+impl Linked {
+    fn new(code: Code, places: usize) -> Result<Arc<Self>> {
+        let Code::Component(component) = code else {
+            return Err(Refusal::bad_module(
+                "it is a core module; a server is a component that exports a handler of `wasi:http`",
+            ));
+        };
         let engine = component.engine().clone();
-        let server =
-            World::of(&Code::Component(component.clone()))?.into_iter().find_map(|world| match world {
-                World::Server(wasi) => Some(wasi),
-                World::Command(_) => None,
-            });
-        let linked = wasi::link(component)?;
+        let imports = wasi::link(&component)?;
+        let server = World::of(&Code::Component(component))?.into_iter().find_map(|world| match world {
+            World::Server(wasi) => Some(wasi),
+            World::Command(_) => None,
+        });
         let ready = match server {
-            Some(Wasi::P3) => ProxyPre::P3(p3::bindings::ServicePre::new(linked)?),
-            Some(_) => ProxyPre::P2(p2::bindings::ProxyPre::new(linked)?),
+            Some(Wasi::P3) => ProxyPre::P3(p3::bindings::ServicePre::new(imports)?),
+            Some(_) => ProxyPre::P2(p2::bindings::ProxyPre::new(imports)?),
             None => {
                 return Err(Refusal::bad_module(
                     "it is a command, for `wasm-shim run`: it exports no handler of `wasi:http`",
                 ));
             }
         };
-        let (requests, instances) = (
-            Semaphore::new(http.max_concurrent_requests),
-            Arc::new(Semaphore::new(http.max_concurrent_requests)),
-        );
-        Ok(Arc::new_cyclic(|server: &std::sync::Weak<Self>| {
-            let (server, engine_of_ticker) = (server.clone(), engine.clone());
-            let tick = move || {
-                // As long as there is no instance, it sleeps.
-                loop {
-                    match server.upgrade().map(|server| server.counts.instances.load(Ordering::Relaxed)) {
-                        Some(1..) => std::thread::sleep(TICK),
-                        Some(0) | None => std::thread::park(),
-                    }
-                    engine_of_ticker.increment_epoch();
-                }
-            };
-            let ticker = std::thread::spawn(tick).thread().clone();
-            Self { guest, http, ready, engine, counts: Counts::default(), requests, instances, ticker }
-        }))
+        Ok(Arc::new(Self { ready, engine, places: Arc::new(Semaphore::new(places)) }))
+    }
+}
+
+/// What all requests share.
+struct Server {
+    guest: &'static Guest,
+    http: Http,
+    artifact: Artifact,
+    engine: Engine,
+    /// The one that has a pool.
+    pooled_engine: OnceLock<Engine>,
+    counts: Counts,
+    requests: Arc<Semaphore>,
+    /// Lets loops of the guest make room, as long as there are instances.
+    ticker: OnceLock<Thread>,
+}
+
+type Handler = ProxyHandler<Instances>;
+
+impl Server {
+    fn new(engine: Engine, artifact: Artifact, guest: &'static Guest, http: Http) -> Arc<Self> {
+        Arc::new(Self {
+            guest,
+            artifact,
+            engine,
+            pooled_engine: OnceLock::new(),
+            counts: Counts::default(),
+            requests: Arc::new(Semaphore::new(http.max_concurrent_requests)),
+            ticker: OnceLock::new(),
+            http,
+        })
     }
 
-    async fn until_told_to_stop(self: Arc<Self>, mut signals: mpsc::UnboundedReceiver<Signal>) -> Result<u8> {
-        let listener = Listener::open(&self.http).await?;
-        let handler = Handler::new(Instances(Arc::clone(&self)));
-        let connections = GracefulShutdown::new();
-        let serving = async {
-            // An instance that cannot be made is an error now, and not at the first request.
-            drop(Instances(Arc::clone(&self)).instantiate().await?);
-            outcome::say(&format!("serving on {listener}"));
-            systemd::notify("READY=1\nSTATUS=serving: no requests yet");
-            tokio::spawn(watchdog());
-            tokio::spawn(report(Arc::clone(&self)));
-            self.accept(&listener, &handler, &connections).await
+    fn instances(self: &Arc<Self>, linked: Arc<Linked>) -> Instances {
+        Instances { server: Arc::clone(self), linked }
+    }
+
+    fn start_ticker(self: &Arc<Self>) -> Result<()> {
+        let server = Arc::clone(self);
+        let tick = move || loop {
+            match server.counts.instances.load(Ordering::Relaxed) {
+                0 => std::thread::park(),
+                _ => std::thread::sleep(TICK),
+            }
+            server.engine.increment_epoch();
+            server.pooled_engine.get().inspect(|engine| engine.increment_epoch());
         };
+        let thread = std::thread::Builder::new().name("ticker".to_owned()).spawn(tick)?;
+        self.ticker.get_or_init(|| thread.thread().clone());
+        Ok(())
+    }
+
+    async fn until_told_to_stop(self: Arc<Self>, linked: Arc<Linked>) -> Result<u8> {
+        let listener = Listener::open(&self.http).await?;
+        // An instance that cannot be made is an error now, and not at the first request. Should the guest compute for
+        // ever already here, a signal still ends the process as it ends a command.
+        let instances = self.instances(linked);
+        let first = instances.instantiate().await?;
+        let signals = Signals::take_over().context("listen for signals")?;
+        systemd::notify("READY=1\nSTATUS=serving: no requests yet");
+        outcome::say(&format!("serving on {listener}"));
+        // It is not kept for a request, which may come much later.
+        drop(first);
+        self.start_ticker().context("start the thread that interrupts loops")?;
+
+        let handler = Arc::new(Current::new(Handler::new(instances)));
+        let connections = GracefulShutdown::new();
+        tokio::spawn(watchdog());
+        tokio::spawn(report(Arc::clone(&self)));
         tokio::select! {
-            never = serving => match never? {},
-            _ = signals.recv() => {}
+            never = self.accept(&listener, &handler, &connections) => match never? {},
+            signal = signals.next() => drop(signal?),
         }
         drop(listener);
         // Not `STOPPING=1`: systemd would not keep the exit status until somebody asks for it (RemainAfterExit=).
@@ -183,33 +211,14 @@ impl Server {
         tokio::select! {
             () = connections.shutdown() => Ok(0),
             () = sleep(self.http.shutdown_timeout) => cut("when --shutdown-timeout was over"),
-            again = signals.recv() => cut(&format!("by a second {}", again.map_or("signal", Signal::as_str))),
-        }
-    }
-
-    /// An instance could not be made, says `error`: in whose fault?
-    async fn why_no_instance(&self, error: Error, mut store: Store<Host>) -> Error {
-        match Outcome::of_error(error, store.data_mut().limits()) {
-            Ok(Outcome::Cut(kind, lines)) => Refusal::ended(kind, &lines),
-            Ok(Outcome::Exit(code)) => Refusal::ended(Kind::Trap, &[format!("it called exit({code})")]),
-            Err(error) => {
-                let bare = match &self.ready {
-                    ProxyPre::P2(ready) => ready.instance_pre(),
-                    ProxyPre::P3(ready) => ready.instance_pre(),
-                };
-                // If it can be made without regard for the type of its handler, it is that type.
-                match bare.instantiate_async(&mut store).await {
-                    Ok(_) => Refusal::wrong_type(&error),
-                    Err(_) => error,
-                }
-            }
+            again = signals.next() => cut(&format!("by a second {}", again?)),
         }
     }
 
     async fn accept(
         self: &Arc<Self>,
         listener: &Listener,
-        handler: &Handler,
+        handler: &Arc<Current>,
         connections: &GracefulShutdown,
     ) -> Result<Infallible> {
         let places = Arc::new(Semaphore::new(self.http.max_concurrent_connections));
@@ -237,35 +246,57 @@ impl Server {
         self: &Arc<Self>,
         stream: S,
         place: OwnedSemaphorePermit,
-        handler: &Handler,
+        handler: &Arc<Current>,
         connections: &GracefulShutdown,
     ) where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (server, handler) = (Arc::clone(self), handler.clone());
+        let (server, handler) = (Arc::clone(self), Arc::clone(handler));
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let asks = Arc::clone(&has_asked);
         let service = service_fn(move |request| {
-            let (server, handler) = (Arc::clone(&server), handler.clone());
+            asks.store(true, Ordering::Relaxed);
+            let (server, handler) = (Arc::clone(&server), Arc::clone(&handler));
             async move { Ok::<_, Infallible>(server.answer(&handler, request).await) }
         });
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
-        http.http2().timer(TokioTimer::new());
+        http.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_PATIENCE);
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service).into_owned());
         tokio::spawn(async move {
-            // What a client does to its connection is its affair.
-            let _ = connection.await;
+            let mut connection = std::pin::pin!(connection);
+            // What a client does to its connection is its affair, but for one that takes a place and asks nothing: hyper
+            // waits for ever for what tells the version of HTTP, and for the first request of HTTP/2.
+            tokio::select! {
+                _ = &mut connection => {}
+                () = sleep(HEAD_PATIENCE) => {
+                    if has_asked.load(Ordering::Relaxed) {
+                        let _ = connection.await;
+                    }
+                }
+            }
             drop(place);
         });
     }
 
-    async fn answer(&self, handler: &Handler, request: Request<Incoming>) -> Response<WasiBody> {
-        let _active = self.begin();
+    async fn answer(
+        self: &Arc<Self>,
+        handler: &Arc<Current>,
+        request: Request<Incoming>,
+    ) -> Response<WasiBody> {
+        let active = self.begin();
         let (began, method, path) =
             (Instant::now(), request.method().clone(), request.uri().path().to_owned());
-        let response = match self.requests.acquire().await {
-            Ok(_place) => self.ask_guest(handler, request, &format!("{method} {path}")).await,
+        let response = match Arc::clone(&self.requests).acquire_owned().await {
+            Ok(place) => {
+                let response = self.ask_guest(&handler.get(), request, &format!("{method} {path}")).await;
+                // It lasts until the last part of the answer.
+                let lasts = (active, place);
+                response.map(|body| body.map_frame(move |frame| (frame, &lasts).0).boxed_unsync())
+            }
             Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE),
         };
+        self.make_pool(handler);
         if self.http.access_log {
             let took = began.elapsed().as_secs_f64() * 1000.0;
             outcome::say(&format!("access: {method} {path} {} {took:.1}ms", response.status().as_u16()));
@@ -273,11 +304,49 @@ impl Server {
         response
     }
 
-    fn begin(&self) -> impl Drop {
+    /// From the first call on, prepares faster instances for the requests to come.
+    fn make_pool(self: &Arc<Self>, handler: &Arc<Current>) {
+        handler.replaced.call_once(|| {
+            let (server, handler) = (Arc::clone(self), Arc::clone(handler));
+            let make = move || match server.pooled() {
+                Ok(Some(linked)) => {
+                    server.pooled_engine.get_or_init(|| linked.engine.clone());
+                    handler.set(Handler::new(server.instances(linked)));
+                }
+                Ok(None) => {}
+                // Address space may be limited.
+                Err(error) => outcome::say(&format!(
+                    "no pool of instances, so that each takes longer: {}",
+                    outcome::causes(&error)
+                )),
+            };
+            tokio::spawn(async {
+                // The answer goes first, also if there is one processor only.
+                sleep(TICK).await;
+                tokio::task::spawn_blocking(make).await
+            });
+        });
+    }
+
+    /// The guest, allocated from a pool, if it fits into one.
+    fn pooled(&self) -> Result<Option<Arc<Linked>>> {
+        let mut config = guest::config(&self.guest.wasm)?;
+        let elements = self.guest.wasm.max_table_elements.unwrap_or(TABLE_ELEMENTS);
+        config.allocation_strategy(pool(&self.http, elements)?);
+        let code = self.artifact.load(&config)?;
+        match &code {
+            Code::Component(component) if fits(component, elements) => {
+                Linked::new(code, self.http.max_concurrent_requests).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn begin(self: &Arc<Self>) -> Active {
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         self.counts.active.fetch_add(1, Ordering::Relaxed);
         self.counts.changed.notify_one();
-        Active(&self.counts)
+        Active(Arc::clone(self))
     }
 
     async fn ask_guest(
@@ -327,31 +396,13 @@ fn plain(status: StatusCode) -> Response<WasiBody> {
     response
 }
 
-/// The engine allocates instances from a pool if the guest fits into one, which makes each request cheaper.
-fn open(guest: &Guest, http: &Http) -> Result<Component> {
-    let config = guest::config(&guest.wasm)?;
-    let load = |config: &Config| match artifact::open(guest, &guest.wasm.tuning, config)? {
-        Code::Component(component) => Ok(component),
-        Code::Module(_) => Err(Refusal::bad_module(
-            "it is a core module; a server is a component that exports a handler of `wasi:http`",
-        )),
-    };
-    let pooled = config.clone().allocation_strategy(pool(http)?).clone();
-    // Address space may be limited, too.
-    if let Ok(component) = load(&pooled)
-        && fits(&component)
-    {
-        return Ok(component);
-    }
-    load(&config)
-}
-
 const MEMORIES: u32 = 2;
 const TABLES: u32 = 8;
 const CORE_INSTANCES: u32 = 20;
+/// If nothing else is said. Large programs have some thousand functions whose address is taken.
 const TABLE_ELEMENTS: usize = 20_000;
 
-fn pool(http: &Http) -> Result<InstanceAllocationStrategy> {
+fn pool(http: &Http, table_elements: usize) -> Result<InstanceAllocationStrategy> {
     /// What of an instance's memory is cleaned instead of given back to the kernel, in bytes.
     const KEEP: usize = 128 << 10;
     let instances =
@@ -362,8 +413,9 @@ fn pool(http: &Http) -> Result<InstanceAllocationStrategy> {
         .total_core_instances(of(CORE_INSTANCES))
         .total_memories(of(MEMORIES))
         .total_tables(of(TABLES))
-        .table_elements(TABLE_ELEMENTS)
-        // What a request leaves running after its answer has one, too.
+        .table_elements(table_elements)
+        // Who waits within the guest has one, and an instance keeps one for who comes next. Each takes a system call
+        // before the server is ready.
         .total_stacks(of(2))
         .total_gc_heaps(of(1))
         .linear_memory_keep_resident(KEEP)
@@ -372,11 +424,11 @@ fn pool(http: &Http) -> Result<InstanceAllocationStrategy> {
     Ok(InstanceAllocationStrategy::Pooling(pool))
 }
 
-fn fits(component: &Component) -> bool {
+fn fits(component: &Component, table_elements: usize) -> bool {
     component.resources_required().is_some_and(|needs| {
         needs.num_memories <= MEMORIES
             && needs.num_tables <= TABLES
-            && needs.max_initial_table_size.is_none_or(|elements| elements <= TABLE_ELEMENTS as u64)
+            && needs.max_initial_table_size.is_none_or(|elements| elements <= table_elements as u64)
     })
 }
 
@@ -468,12 +520,12 @@ impl fmt::Display for Counts {
 }
 
 /// A request that is being answered.
-struct Active<'a>(&'a Counts);
+struct Active(Arc<Server>);
 
-impl Drop for Active<'_> {
+impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-        self.0.changed.notify_one();
+        self.0.counts.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.counts.changed.notify_one();
     }
 }
 
@@ -499,8 +551,52 @@ async fn watchdog() {
     }
 }
 
+/// The handler that requests go to; a better one takes its place once.
+struct Current {
+    handler: RwLock<Handler>,
+    replaced: Once,
+}
+
+impl Current {
+    fn new(handler: Handler) -> Self {
+        Self { handler: RwLock::new(handler), replaced: Once::new() }
+    }
+
+    fn get(&self) -> Handler {
+        self.handler.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, handler: Handler) {
+        *self.handler.write().unwrap_or_else(PoisonError::into_inner) = handler;
+    }
+}
+
 /// Makes instances of the guest.
-struct Instances(Arc<Server>);
+struct Instances {
+    server: Arc<Server>,
+    linked: Arc<Linked>,
+}
+
+impl Instances {
+    /// An instance could not be made, says `error`: in whose fault?
+    async fn why_no_instance(&self, error: Error, mut store: Store<Host>) -> Error {
+        match Outcome::of_error(error, store.data_mut().limits()) {
+            Ok(Outcome::Cut(kind, lines)) => Refusal::ended(kind, &lines),
+            Ok(Outcome::Exit(code)) => Refusal::ended(Kind::Trap, &[format!("it called exit({code})")]),
+            Err(error) => {
+                let bare = match &self.linked.ready {
+                    ProxyPre::P2(ready) => ready.instance_pre(),
+                    ProxyPre::P3(ready) => ready.instance_pre(),
+                };
+                // If it can be made without regard for the type of its handler, it is that type.
+                match bare.instantiate_async(&mut store).await {
+                    Ok(_) => Refusal::wrong_type(&error),
+                    Err(_) => error,
+                }
+            }
+        }
+    }
+}
 
 impl HandlerState for Instances {
     type StoreData = Host;
@@ -508,25 +604,33 @@ impl HandlerState for Instances {
     type WorkerState = Worker;
 
     async fn instantiate(&self) -> Result<Instance<Host, Patience, Worker>> {
-        let server = &self.0;
-        let alive = Alive::begin(server).await?;
-        let mut store = Store::new(&server.engine, wasi::for_server(server.guest)?);
+        let Self { server, linked } = self;
+        let alive = Alive::begin(server, linked).await?;
+        let mut store = Store::new(&linked.engine, wasi::for_server(server.guest)?);
         store.limiter(|host| host.limits());
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         if let Some(fuel) = server.guest.wasm.fuel {
             store.set_fuel(fuel)?;
         }
-        let proxy = match server.ready.instantiate_async(&mut store).await {
-            Ok(proxy) => proxy,
-            Err(error) => return Err(server.why_no_instance(error, store).await),
-        };
         let request = server.guest.wasm.timeout.unwrap_or(Duration::MAX);
+        let proxy = match timeout(request, linked.ready.instantiate_async(&mut store)).await {
+            Ok(Ok(proxy)) => proxy,
+            Ok(Err(error)) => return Err(self.why_no_instance(error, store).await),
+            Err(_) => bail!("an instance is not made within the {request:?} that -W timeout gives a request"),
+        };
+        let is_p3 = matches!(linked.ready, ProxyPre::P3(_));
         let expired = Arc::new(AtomicBool::new(false));
         let idle = server.http.idle_instance_timeout;
         let expiration =
             Patience { idle, request, sleep: Box::pin(sleep(Duration::MAX)), expired: Arc::clone(&expired) };
-        Ok(Instance { store, proxy, view: Host::http, expiration, state: Worker { alive, request, expired } })
+        Ok(Instance {
+            store,
+            proxy,
+            view: Host::http,
+            expiration,
+            state: Worker { alive, is_p3, request, expired },
+        })
     }
 }
 
@@ -537,10 +641,12 @@ struct Alive {
 }
 
 impl Alive {
-    async fn begin(server: &Arc<Server>) -> Result<Self> {
-        let place = Arc::clone(&server.instances).acquire_owned().await?;
-        if server.counts.instances.fetch_add(1, Ordering::Relaxed) == 0 {
-            server.ticker.unpark();
+    async fn begin(server: &Arc<Server>, linked: &Linked) -> Result<Self> {
+        let place = Arc::clone(&linked.places).acquire_owned().await?;
+        if server.counts.instances.fetch_add(1, Ordering::Relaxed) == 0
+            && let Some(ticker) = server.ticker.get()
+        {
+            ticker.unpark();
         }
         Ok(Self { server: Arc::clone(server), _place: place })
     }
@@ -582,6 +688,7 @@ impl WorkerExpiration for Patience {
 /// An instance at work.
 struct Worker {
     alive: Alive,
+    is_p3: bool,
     request: Duration,
     expired: Arc<AtomicBool>,
 }
@@ -592,9 +699,10 @@ impl WorkerState for Worker {
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         let server = &self.alive.server;
-        let (reuse, together) = match server.ready {
-            ProxyPre::P2(_) => (1, 1),
-            ProxyPre::P3(_) => (128, server.http.max_instance_concurrent_reuse_count.unwrap_or(16)),
+        let (reuse, together) = if self.is_p3 {
+            (128, server.http.max_instance_concurrent_reuse_count.unwrap_or(16))
+        } else {
+            (1, 1)
         };
         match () {
             () if total >= server.http.max_instance_reuse_count.unwrap_or(reuse) => ShouldAccept::Never,

@@ -164,9 +164,9 @@ pub fn duration(said: &str) -> Result<Duration, String> {
     let units = [("ms", 1_000_000), ("us", 1_000), ("ns", 1), ("s", 1_000_000_000)];
     let known = units.iter().find_map(|(unit, nanos)| Some((said.strip_suffix(unit)?, *nanos)));
     let (digits, nanos) = known.unwrap_or((said, 1_000_000_000));
-    match digits.parse::<u32>() {
-        Ok(0) | Err(_) => Err(format!("`{said}` is not a length of time, such as `2s` or `100ms`")),
-        Ok(count) => Ok(Duration::from_nanos(nanos) * count),
+    match digits.parse::<u64>().ok().and_then(|count| count.checked_mul(nanos)) {
+        Some(0) | None => Err(format!("`{said}` is not a length of time, such as `2s` or `100ms`")),
+        Some(nanos) => Ok(Duration::from_nanos(nanos)),
     }
 }
 

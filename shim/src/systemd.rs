@@ -26,7 +26,10 @@ pub fn notify(state: &str) {
 /// Tells it how we are, in one line, which it shows beside the unit. Nobody else can say something there, while a guest
 /// can write to stderr what it likes.
 pub fn notify_status(text: &str) {
-    notify(&format!("STATUS={}", text.lines().next().unwrap_or_default()));
+    /// Of a longer message systemd reads nothing (NOTIFY_BUFFER_MAX is 4096 bytes). Names in it may be a guest's.
+    const MAX: usize = 2048;
+    let line = text.lines().next().unwrap_or_default();
+    notify(&format!("STATUS={}", &line[..line.floor_char_boundary(MAX)]));
 }
 
 /// How often it wants to hear that we are alive, if it does.
