@@ -36,7 +36,7 @@ async fn exit_of(node: &Node, guest: &[u8]) -> Exit {
 }
 
 /// A guest that ends with this code and takes a while to compile.
-fn slow_guest(code: i32) -> Vec<u8> {
+fn slow_guest(code: i32, functions: usize) -> Vec<u8> {
     let step = "(local.set 0 (i32.rotl (i32.mul (local.get 0) (i32.const 7)) (local.get 0)))";
     let function = format!("(func (param i32) (result i32) {} (local.get 0))", step.repeat(100));
     tests::wasm(&format!(
@@ -45,7 +45,7 @@ fn slow_guest(code: i32) -> Vec<u8> {
             (memory (export "memory") 1)
             {}
             (func (export "_start") (call $exit (i32.const {code}))))"#,
-        function.repeat(600)
+        function.repeat(functions)
     ))
 }
 
@@ -65,6 +65,23 @@ async fn one_module_is_compiled_once_however_many_tasks_want_it() {
     node.restart().await;
     assert_eq!(exit_of(&node, &exiting_guest(9)).await, Exit::status(9));
     assert_eq!(compilations(&node), 0, "the next driver has it, too");
+}
+
+#[tokio::test]
+async fn a_job_with_many_modules_leaves_others_a_place_at_the_compiler() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let greedy = async |code| {
+        let job = Job::artifact("slow.wasm", &slow_guest(code, 3000));
+        node.run(job.with(|request| request.job_name = "greedy".to_owned())).await
+    };
+    let modest = async {
+        eventually("the greedy job has one compiled", async || (compilations(&node) > 0).then_some(())).await;
+        assert_eq!(exit_of(&node, &exiting_guest(7)).await, Exit::status(7));
+        // Neither has the greedy one got both places, nor had it to be waited for.
+        assert_eq!(compilations(&node), 2);
+    };
+    tokio::join!(greedy(1), greedy(2), modest);
 }
 
 #[tokio::test]
@@ -325,7 +342,7 @@ async fn a_compiler_that_is_replaced_while_it_compiles_leaves_no_code_under_the_
     let host = host!();
     let shim = Shim::new();
     let node = Node::configured(&host, &shim.option()).await;
-    let (guest, new) = (slow_guest(8), shim.compiler());
+    let (guest, new) = (slow_guest(8, 600), shim.compiler());
     let replace = async {
         eventually("it compiles", async || (compilations(&node) == 1).then_some(())).await;
         shim.install(new);
@@ -342,7 +359,7 @@ async fn a_compiler_that_is_replaced_while_it_compiles_leaves_no_code_under_the_
 async fn a_driver_that_is_killed_while_it_compiles_leaves_nothing_and_the_next_one_compiles() {
     let host = host!();
     let mut node = Node::start(&host).await;
-    let guest = slow_guest(9);
+    let guest = slow_guest(9, 600);
     let pid = node.plugin().pid().to_string();
     let kill = async {
         eventually("it compiles", async || (compilations(&node) == 1).then_some(())).await;

@@ -623,7 +623,7 @@ async fn a_server_that_is_stopped_finishes_what_it_has_also_under_a_later_driver
 }
 
 #[tokio::test]
-async fn requests_are_counted_and_those_that_go_wrong_are_told_once_a_minute() {
+async fn requests_are_counted_and_those_that_go_wrong_are_told_once_a_minute_and_at_the_end() {
     let host = host!();
     let node = Node::start(&host).await;
     let mut events = node.events().await;
@@ -643,11 +643,13 @@ async fn requests_are_counted_and_those_that_go_wrong_are_told_once_a_minute() {
     for (name, count) in [("wasm_traps", 2), ("wasm_timeouts", 1), ("wasm_active", 0)] {
         assert_eq!(counted(&node, &task, name).await, Some(count), "{name}");
     }
-    node.stop(&task, "", Duration::from_secs(5)).await.unwrap();
-    assert_eq!(node.wait(&task).await, Exit::status(0));
     let next = node.run(Job::shell("true")).await;
     let told = events.before(&next).await;
     assert!(told.is_empty(), "nothing more was told within the minute: {told:?}");
+    node.stop(&task, "", Duration::from_secs(5)).await.unwrap();
+    assert_eq!(node.wait(&task).await, Exit::status(0));
+    let event = events.until(&task, "WebAssembly: ").await;
+    assert!(event.message.contains("1 request trapped and 1 request took longer"), "{event:?}");
     node.destroy(&next, true).await.unwrap();
     let (_, _, errors) = node.finish(task).await;
     assert!(errors.contains("access: GET / 200") && errors.contains("GET /spin 504"), "{errors}");

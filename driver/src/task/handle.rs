@@ -183,6 +183,14 @@ impl Handle {
                     tracing::debug!(%unit, error, "what the task left running was not ended");
                 }
             };
+            // Its last words may have come with its end.
+            if let Some(served) = Served::of(&state.status_text).filter(|_| serves) {
+                trouble.note(served);
+                served_sender.send_replace(Some(served));
+                if let Some(word) = trouble.tell() {
+                    tell(word_of_trouble(&word, &state.status_text));
+                }
+            }
             // What a program leaves behind holds up the end that systemd tells when it failed, and runs on when it did
             // not, under RemainAfterExit.
             let held_up = !state.removed && state.exit().is_none();
@@ -302,7 +310,6 @@ impl Handle {
 
     /// Sends a signal to the main process.
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
-        self.is_asked.store(true, Ordering::Relaxed);
         self.systemd.kill(&self.unit, Whom::Main, signal.number()).await.map_err(Error::Systemd)
     }
 
@@ -311,6 +318,7 @@ impl Handle {
         if let Phase::Exited(_) = self.phase() {
             return Ok(());
         }
+        self.is_asked.store(true, Ordering::Relaxed);
         if !patience.is_zero() {
             self.signal(signal).await?;
             if timeout(patience, self.wait()).await.is_ok() {
@@ -393,6 +401,7 @@ impl Handle {
 
     /// Ends all its processes at once.
     pub(super) async fn kill(&self) -> Result<(), Error> {
+        self.is_asked.store(true, Ordering::Relaxed);
         self.systemd.kill(&self.unit, Whom::All, Signal::KILL.number()).await.map_err(Error::Systemd)?;
         match timeout(KILL_DEADLINE, self.wait()).await {
             Ok(_) => Ok(()),

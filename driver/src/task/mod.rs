@@ -111,11 +111,14 @@ pub enum Error {
     Files(files::Error),
     /// It ended, or took too long, before it said that it is ready.
     #[error(
-        "the task did not say that it is ready (`READY=1`, sd_notify(3)) {how}; it must, since its job has a `notify` block"
+        "the task did not say that it is ready (`READY=1`, sd_notify(3)) {how}; it must, since its job has a {} block",
+        if *serves { "`wasm.serve`" } else { "`notify`" }
     )]
     NotReady {
         /// In which way.
         how: String,
+        /// Is it a guest that serves, for which the runner says it?
+        serves: bool,
     },
     /// A guest that serves ended before it did.
     #[error("`command`: {command} does not come to serve: {}", outcome.message())]
@@ -662,7 +665,8 @@ impl Shared {
                 task.guest.check(task).map_err(Error::Spec)?;
                 let shim = node.wasm.shim().map_err(Error::Wasm)?;
                 let flags = &task.guest.flags;
-                let code = self.compiler.code_of(&self.systemd, &node.wasm, module, &name, flags).await;
+                let code =
+                    self.compiler.code_of(&self.systemd, &node.wasm, &task.job, module, &name, flags).await;
                 let Code { path: code, lease } = code.map_err(Error::Wasm)?;
                 Ok((Command::Wasm { shim, code, name }, Some(lease)))
             }
@@ -757,7 +761,8 @@ fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
         systemd::Error::NotReady { how, said, .. } => {
             let outcome = Outcome::of(&said).filter(|_| task.guest.serves);
             let command = task.command.clone();
-            outcome.map_or(Error::NotReady { how }, |outcome| Error::Guest { command, outcome })
+            let not_ready = Error::NotReady { how, serves: task.guest.serves };
+            outcome.map_or(not_ready, |outcome| Error::Guest { command, outcome })
         }
         systemd::Error::Step { status, .. } => Error::SetUp { advice: advice(status, task), source },
         other => Error::Systemd(other),

@@ -363,6 +363,8 @@ pub struct TaskSpec {
     pub unit: UnitName,
     /// For people who list units.
     pub description: String,
+    /// Its job, with Nomad's namespace, example `default/web`.
+    pub job: String,
     /// A short name of the task in its allocation, the same at every start.
     pub ephemeral_user: String,
     /// Whom it runs as.
@@ -495,6 +497,7 @@ impl TaskSpec {
                 "Nomad: {}/{}/{}",
                 config.job_name, config.group_name, config.known.name
             )),
+            job: format!("{}/{}", config.namespace, config.job_name),
             ephemeral_user: format!(
                 "task-{}",
                 digest(&format!("{}/{}", config.known.alloc_id, config.known.name), 12)

@@ -15,6 +15,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::Hash;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -189,7 +190,9 @@ pub struct Compiler {
     cache: Mutex<Option<Arc<Cache>>>,
     keys: AsyncMutex<Keys>,
     /// One compilation per content, however many tasks want it at the same moment.
-    running: Mutex<HashMap<Entry, Arc<AsyncMutex<()>>>>,
+    running: Turns<Entry>,
+    /// One compilation per job, so that a job with many that take long leaves others a place.
+    jobs: Turns<String>,
     refusals: Mutex<HashMap<Entry, (Instant, Refusal)>>,
     places: Semaphore,
 }
@@ -197,12 +200,23 @@ pub struct Compiler {
 /// By a program and what it is told: its engine key, and how the program was when it told it.
 type Keys = HashMap<(PathBuf, Vec<String>), (Stamp, String)>;
 
+/// Who does something that only one may do at the same time; the others wait for their turn.
+type Turns<K> = Mutex<HashMap<K, Arc<AsyncMutex<()>>>>;
+
+fn turn<K: Clone + Eq + Hash>(turns: &Turns<K>, of: &K) -> Arc<AsyncMutex<()>> {
+    let mut turns = lock(turns);
+    // Those that nobody holds any more.
+    turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+    Arc::clone(turns.entry(of.clone()).or_default())
+}
+
 impl Default for Compiler {
     fn default() -> Self {
         Self {
             cache: Mutex::default(),
             keys: AsyncMutex::default(),
-            running: Mutex::default(),
+            running: Turns::default(),
+            jobs: Turns::default(),
             refusals: Mutex::default(),
             places: Semaphore::new(COMPILE_AT_ONCE),
         }
@@ -293,11 +307,12 @@ impl Places {
 
 impl Compiler {
     /// The machine code of `module`, compiled now unless it is in the cache. `flags` are what the compiler is told, such
-    /// as `-W` and `epoch-interruption`.
+    /// as `-W` and `epoch-interruption`; `job` is who waits for it, example `default/web`.
     pub async fn code_of(
         &self,
         systemd: &Systemd,
         places: &Places,
+        job: &String,
         module: File,
         name: &str,
         flags: &[String],
@@ -309,8 +324,8 @@ impl Compiler {
             return Err(Error::TooLarge { name: name.to_owned() });
         };
         let entry = Entry { key: made.key.clone(), content };
-        let turn = self.turn(&entry);
-        let _turn = turn.lock().await;
+        let turn_of_content = turn(&self.running, &entry);
+        let _turn = turn_of_content.lock().await;
         if let Some(refusal) = self.refusal_of(&entry) {
             return Err(refusal.error(name));
         }
@@ -328,6 +343,8 @@ impl Compiler {
         if let Some(path) = found {
             return Ok(Code { path, lease });
         }
+        let turn_of_job = turn(&self.jobs, job);
+        let _turn = turn_of_job.lock().await;
         let _place = self.places.acquire().await;
         let mut code =
             compile(systemd, places, &made, module, name, &content).await.inspect_err(|error| {
@@ -369,13 +386,6 @@ impl Compiler {
             Some(cache) if cache.is_of(&directory, size) => Arc::clone(cache),
             _ => Arc::clone(cache.insert(Arc::new(Cache::new(directory, size)))),
         }
-    }
-
-    fn turn(&self, entry: &Entry) -> Arc<AsyncMutex<()>> {
-        let mut running = lock(&self.running);
-        // Those that nobody holds any more.
-        running.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(running.entry(entry.clone()).or_default())
     }
 
     fn refusal_of(&self, entry: &Entry) -> Option<Refusal> {
@@ -444,7 +454,10 @@ async fn compile(
             return Err(Error::Failed { name: name_of(), report: streams.report() });
         }
         (_, "oom-kill") => {
-            return stopped(format!("it needed more than {} MiB of memory", COMPILE_MEMORY >> 20));
+            return stopped(format!(
+                "it was killed for want of memory: it may have {} MiB, unless the slice of all tasks has less left",
+                COMPILE_MEMORY >> 20
+            ));
         }
         (_, "timeout") => return stopped(format!("it took longer than {} s", COMPILE_TIME.as_secs())),
         (_, result) => return stopped(format!("systemd says `{result}`")),
