@@ -11,7 +11,7 @@ use nomad_driver_systemd::task::options::{self, Block as _, Kind, Opt};
 use proto::base::{ConfigSchemaRequest, PluginInfoRequest, PluginType};
 use proto::driver::TaskConfigSchemaRequest;
 use proto::hclspec::{Spec, spec::Block};
-use tests::{program, repository};
+use tests::{Desk, program, repository};
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -241,5 +241,47 @@ fn the_exit_codes_of_the_readme_are_those_of_the_shim() {
     assert!(ours.len() > 5, "{ours:?}");
     for end in ours {
         assert!(told.contains(&end), "{end:?} is not in the README's table");
+    }
+}
+
+/// They share no code: the shim knows nothing of Nomad, and the driver nothing of wasmtime.
+#[test]
+fn driver_and_shim_read_a_grant_alike() {
+    let desk = Desk::new();
+    for (grant, is_one) in [
+        ("tcp:10.0.0.0/8:5432", true),
+        ("[::1]:53", true),
+        ("udp:[fd00::]/8:1-65535", true),
+        ("*:*", true),
+        ("*:0", true),
+        ("10.0.0.0/0:443", true),
+        ("", false),
+        ("*", false),
+        ("tcp:*", false),
+        ("*:+80", false),
+        ("*:80-79", false),
+        ("*:-80", false),
+        ("*: 80", false),
+        ("*:65536", false),
+        ("10.0.0.0/+8:80", false),
+        ("10.0.0.0/33:80", false),
+        ("10.0.0.0/:80", false),
+        ("010.0.0.1:80", false),
+        ("[::1/128]:80", false),
+        ("[10.0.0.1]:80", false),
+        ("::1:80", false),
+        ("localhost:80", false),
+        ("TCP:*:80", false),
+        ("sctp:*:80", false),
+    ] {
+        let config = format!("command = \"/bin/true\"\n wasm {{\n connect = [\"{grant}\"]\n }}");
+        let task = format!("task \"t\" {{\n driver = \"systemd\"\n config {{\n {config}\n }}\n}}");
+        let job = desk.file("job.hcl", format!("job \"j\" {{\n group \"g\" {{\n {task}\n }}\n}}").as_bytes());
+        let unit = Command::new(program("nomad-driver-systemd")).args(["unit", &job]).output().unwrap();
+        let said = String::from_utf8_lossy(&unit.stderr);
+        assert_eq!(!said.contains("`wasm.connect`"), is_one, "the driver of `{grant}`: {said}");
+        let shim = desk.run(&["run", &format!("--connect={grant}"), "/nonexistent"]);
+        let said = String::from_utf8_lossy(&shim.0.stderr);
+        assert_eq!(!said.contains("--connect"), is_one, "the shim of `{grant}`: {said}");
     }
 }

@@ -119,8 +119,8 @@ impl Rule {
         let (address, ports) = rest.rsplit_once(':').ok_or_else(|| wrong("a port is missing"))?;
         let ports = match ports.split_once('-') {
             _ if ports == "*" => Some(0..=u16::MAX),
-            Some((from, to)) => from.parse().ok().zip(to.parse().ok()).map(|(from, to)| from..=to),
-            None => ports.parse().ok().map(|port| port..=port),
+            Some((from, to)) => number(from).zip(number(to)).map(|(from, to)| from..=to),
+            None => number(ports).map(|port| port..=port),
         };
         let ports = ports.filter(|ports| !ports.is_empty()).ok_or_else(|| wrong("the port is no good"))?;
         if address == "*" {
@@ -138,7 +138,7 @@ impl Rule {
         let address =
             address.ok_or_else(|| wrong("the address is neither IPv4, nor IPv6 in brackets, nor `*`"))?;
         let bits = if address.is_ipv4() { 32 } else { 128 };
-        let length = length.map_or(Some(bits), |length| length.parse().ok()).filter(|length| *length <= bits);
+        let length = length.map_or(Some(bits), number).filter(|length| *length <= bits);
         let length = length.ok_or_else(|| wrong("the length of the prefix is no good"))?;
         Ok(Self { protocol, network: Some((address, length)), ports })
     }
@@ -178,6 +178,11 @@ struct Inner {
     /// Those whose packets came in on a socket that listens: an answer goes to them alone.
     asked: Mutex<VecDeque<SocketAddr>>,
     denied: Mutex<Vec<String>>,
+}
+
+/// A number in digits alone: Rust would take a sign, too.
+fn number<N: std::str::FromStr>(said: &str) -> Option<N> {
+    said.starts_with(|c: char| c.is_ascii_digit()).then(|| said.parse().ok()).flatten()
 }
 
 /// How many that asked are remembered; an answer is given soon.

@@ -39,7 +39,8 @@ pub struct Wasm {
     pub timeout: Option<Duration>,
     /// How large each of its memories may become, in bytes.
     pub max_memory_size: Option<usize>,
-    /// How many elements each of its tables may have. Not given: as many as the size of a memory has room for.
+    /// How many elements each of its tables may have. Not given: as many as the size of a memory has room for, but for a
+    /// server; see [`crate::serve`].
     pub max_table_elements: Option<usize>,
     /// How deep its calls may be nested, in bytes of stack. Not given: 512 KiB.
     pub max_wasm_stack: Option<usize>,

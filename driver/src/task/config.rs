@@ -179,7 +179,7 @@ options! {
         pub max_memory: Option<String>,
         /// How deep its calls may be nested, as bytes of stack, such as `"1M"` (`-W max-wasm-stack`).
         pub max_stack: Option<String>,
-        /// How many elements each of its tables may have (`-W max-table-elements`).
+        /// How many elements each of its tables may have (`-W max-table-elements`). Not given: 20000 for one that serves, and for others as many as `max_memory` has room for.
         pub max_table_elements: Option<u64>,
         /// `true`: it may look up the addresses of names (`-S allow-ip-name-lookup`), and with it send HTTP requests to names.
         pub name_lookup: bool = "false",
