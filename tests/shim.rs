@@ -201,6 +201,8 @@ fn a_guest_is_inspected_without_being_run() {
     assert!(file["cannot_run"].is_null());
     let missing = json("component_import");
     assert!(missing["cannot_run"].as_str().unwrap().contains("acme:rocket/engine"), "{missing}");
+    let missing = json("missing_import");
+    assert!(missing["cannot_run"].as_str().unwrap().contains("it imports `"), "{missing}");
     assert_eq!(desk.run(&["inspect", &desk.file("noise", b"MZ\x90")]).code(), BAD_MODULE);
 }
 

@@ -19,10 +19,10 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// Reads `HOST`, `HOST::GUEST`, `HOST::GUEST:ro` or, for a GUEST that itself ends in `:ro`, `HOST::GUEST:rw`.
+    /// Reads `HOST`, `HOST::GUEST`, `HOST::GUEST:ro` or, for a GUEST with a colon in its name, `HOST::GUEST:rw`.
     ///
     /// # Errors
-    /// When one of the two is empty.
+    /// When one of the two is empty, or another word stands where `ro` does.
     pub fn parse(said: &str) -> Result<Self, String> {
         let (host, guest, writable) = match said.split_once("::") {
             None => (said, said, true),
@@ -34,6 +34,10 @@ impl Dir {
         };
         if host.is_empty() || guest.is_empty() {
             return Err("both directories need a name: HOST::GUEST or HOST::GUEST:ro".to_owned());
+        }
+        // A wrong word after the last colon would be a directory that can be written to. Names with one need `:rw`.
+        if guest.contains(':') && !said.ends_with(":rw") {
+            return Err("what follows a single colon is `ro` or `rw`: HOST::GUEST:ro".to_owned());
         }
         Ok(Self { host: host.to_owned(), guest: guest.to_owned(), writable })
     }
@@ -277,8 +281,10 @@ mod tests {
         assert_eq!(Dir::parse("/a::/b").unwrap(), dir("/a", "/b", true));
         assert_eq!(Dir::parse("/a::/b:ro").unwrap(), dir("/a", "/b", false));
         assert_eq!(Dir::parse("/a::/b:ro:rw").unwrap(), dir("/a", "/b:ro", true));
-        assert!(Dir::parse("::/b").is_err());
-        assert!(Dir::parse("/a::").is_err());
+        assert_eq!(Dir::parse("/a:b::/b").unwrap(), dir("/a:b", "/b", true));
+        for wrong in ["::/b", "/a::", "/a::/b:RO", "/a::/b:", "/a::/b:ro:ro", "/a:ro", "/a:/b:ro"] {
+            assert!(Dir::parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

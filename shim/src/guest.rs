@@ -15,7 +15,7 @@ use crate::{artifact, process, systemd};
 use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::error::Context as _;
-use wasmtime::{Config, Error, Linker, Module, Result, Store, format_err};
+use wasmtime::{Config, Error, InstancePre, Linker, Module, Result, Store, format_err};
 use wasmtime_wasi::p2::bindings::Command;
 use wasmtime_wasi::{I32Exit, p0, p1, p3};
 
@@ -88,7 +88,11 @@ fn end_after(timeout: Duration) -> Result<()> {
     Ok(())
 }
 
-async fn run_module(module: &Module, guest: &Guest) -> Result<Outcome> {
+/// Provides what `module` imports.
+///
+/// # Errors
+/// When it imports what the shim does not have.
+pub fn link(module: &Module) -> Result<InstancePre<ModuleHost>> {
     let mut linker = Linker::new(module.engine());
     // Both generations of WASI use the same context; most modules import from one of them.
     for wasi in ["wasi_snapshot_preview1", "wasi_unstable"] {
@@ -103,8 +107,11 @@ async fn run_module(module: &Module, guest: &Guest) -> Result<Outcome> {
             linker.allow_shadowing(false);
         }
     }
-    let ready = linker.instantiate_pre(module).map_err(|error| missing_import(module, &error))?;
+    linker.instantiate_pre(module).map_err(|error| missing_import(module, &error))
+}
 
+async fn run_module(module: &Module, guest: &Guest) -> Result<Outcome> {
+    let ready = link(module)?;
     let store = new_store(module.engine(), wasi::for_module(guest)?, &guest.wasm)?;
     store.limiter(|host| host.limits());
     let ran = async {

@@ -51,7 +51,8 @@ impl Seen {
         match code {
             Code::Module(module) => Self {
                 kind: "module",
-                worlds,
+                // What it exports may be right and what it imports still be missing.
+                worlds: worlds.and_then(|worlds| guest::link(module).map(|_| worlds)),
                 imports: module.imports().map(|i| format!("{}::{}", i.module(), i.name())).collect(),
                 exports: module.exports().map(|export| export.name().to_owned()).collect(),
             },
@@ -59,7 +60,6 @@ impl Seen {
                 let ty = component.component_type();
                 Self {
                     kind: "component",
-                    // What it exports may be right and what it imports still be missing.
                     worlds: worlds.and_then(|worlds| wasi::link(component).map(|_| worlds)),
                     imports: ty.imports(component.engine()).map(|(name, _)| name.to_owned()).collect(),
                     exports: ty.exports(component.engine()).map(|(name, _)| name.to_owned()).collect(),

@@ -287,8 +287,11 @@ struct Shim(tempfile::TempDir);
 
 impl Shim {
     fn new() -> Self {
-        let directory = tempfile::tempdir_in("/var/lib").unwrap();
-        let shim = Self(directory);
+        Self::below("/var/lib")
+    }
+
+    fn below(directory: &str) -> Self {
+        let shim = Self(tempfile::tempdir_in(directory).unwrap());
         fs::copy(programs().join("wasm-shim"), shim.0.path().join("wasm-shim")).unwrap();
         shim.install(shim.compiler());
         shim
@@ -320,6 +323,19 @@ impl Shim {
         let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$0\"; chmod 755 \"$0\"";
         host.run("sh", &["-c", write, new.to_str().unwrap(), script]);
         new
+    }
+}
+
+#[tokio::test]
+async fn programs_and_code_in_tmp_are_found_by_tasks_that_have_a_tmp_of_their_own() {
+    let host = host!();
+    let state = tempfile::tempdir_in("/tmp").unwrap();
+    for isolation in ["image", "none"] {
+        let shim = Shim::below("/tmp");
+        let options =
+            format!("{}\nfs_isolation = \"{isolation}\"\nstate_dir = {:?}", shim.option(), state.path());
+        let node = Node::configured(&host, &options).await;
+        assert_eq!(exit_of(&node, &exiting_guest(7)).await, Exit::status(7), "{isolation}");
     }
 }
 

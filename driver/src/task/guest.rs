@@ -402,11 +402,15 @@ const STACK_MAX: u64 = 1 << 30;
 /// A directory as the runner takes it.
 fn directory(said: &str) -> Result<String, Error> {
     check_length("wasm.dirs", said)?;
-    let (path, name) = said.split_once("::").unwrap_or((said, said));
-    if is_plain(Path::new(path)) && !name.trim_end_matches(":ro").is_empty() {
+    let (path, name) = match said.split_once("::") {
+        Some((path, name)) => (path, name.strip_suffix(":ro").unwrap_or(name)),
+        None => (said, said),
+    };
+    // A wrong word after the last colon would be a directory that can be written to.
+    if is_plain(Path::new(path)) && !name.is_empty() && !name.contains(':') {
         return Ok(said.to_owned());
     }
-    let wanted = "\"PATH\", \"PATH::NAME\" or \"PATH::NAME:ro\" with an absolute path without `..`";
+    let wanted = "\"PATH\", \"PATH::NAME\" or \"PATH::NAME:ro\" with an absolute path without `..`, and no other colon";
     Err(Error::Option { option: "wasm.dirs", value: said.to_owned(), wanted })
 }
 

@@ -237,6 +237,9 @@ fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
     }
 }
 
+/// What `PrivateTmp=` takes away.
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+
 fn run_guest(task: &TaskSpec, shim: &Path, code: &Path, name: &str) -> Vec<Property> {
     let argv = |code: &Path| task.guest.command_line(code, name, &task.args);
     match task.view {
@@ -247,7 +250,18 @@ fn run_guest(task: &TaskSpec, shim: &Path, code: &Path, name: &str) -> Vec<Prope
                 Property::ExecStart { path: view::SHIM.into(), argv: argv(view::GUEST.as_ref()) },
             ]
         }
-        View::Host => vec![Property::ExecStart { path: shim.to_owned(), argv: argv(code) }],
+        View::Host => {
+            // A task of the system's may have a /tmp of its own, in which what runs it must be found, too.
+            let is_hidden = |path: &&Path| {
+                task.identity != Identity::Driver
+                    && TEMPORARY.iter().any(|directory| path.starts_with(directory))
+            };
+            let found = [shim, code].into_iter().filter(is_hidden);
+            let found: Vec<_> = found.map(|path| Bind::new(path, path)).collect();
+            let bound = (!found.is_empty()).then_some(Property::BindReadOnlyPaths(found));
+            let run = Property::ExecStart { path: shim.to_owned(), argv: argv(code) };
+            bound.into_iter().chain([run]).collect()
+        }
     }
 }
 
