@@ -25,6 +25,26 @@ const MISSING_IMPORT: i32 = 127;
 const TRAPPED: i32 = 134;
 
 #[test]
+fn code_that_can_be_interrupted_runs_to_its_end() {
+    let desk = Desk::new();
+    let end = desk.run(&["run", "-W", "epoch-interruption", &desk.guest("hello")]);
+    assert_eq!(end.code(), 0, "{end:?}");
+}
+
+#[test]
+fn systemd_hears_the_begin_of_what_is_too_long_to_be_heard() {
+    let desk = Desk::new();
+    let manager = Manager::new(&desk);
+    // Letters of two bytes, so that the limit is within one.
+    let text =
+        format!("(module (import \"env\" \"x{}\" (func)) (func (export \"_start\")))", "é".repeat(9000));
+    let guest = desk.file("long.wat", text.as_bytes());
+    assert_eq!(end_of(manager.listen_to(&mut desk.shim(&[&guest]))).code(), MISSING_IMPORT);
+    let word = manager.hears();
+    assert!(word.starts_with("STATUS=missing import: ") && (2000..4096).contains(&word.len()), "{word}");
+}
+
+#[test]
 fn the_guests_exit_code_is_exact() {
     let desk = Desk::new();
     let exit = desk.guest("exit");
