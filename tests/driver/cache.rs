@@ -330,7 +330,9 @@ impl Shim {
 async fn programs_and_code_in_tmp_are_found_by_tasks_that_have_a_tmp_of_their_own() {
     let host = host!();
     let state = tempfile::tempdir_in("/tmp").unwrap();
-    for isolation in ["image", "none"] {
+    // systemd 247 makes the way to what it mounts in such a /tmp for root alone.
+    let plain = (super::version(&host) >= 252).then_some("none");
+    for isolation in ["image"].into_iter().chain(plain) {
         let shim = Shim::below("/tmp");
         let options =
             format!("{}\nfs_isolation = \"{isolation}\"\nstate_dir = {:?}", shim.option(), state.path());
