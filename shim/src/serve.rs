@@ -414,8 +414,7 @@ fn pool(http: &Http, table_elements: usize) -> Result<InstanceAllocationStrategy
         .total_memories(of(MEMORIES))
         .total_tables(of(TABLES))
         .table_elements(table_elements)
-        // Who waits within the guest has one, and an instance keeps one for who comes next. Each takes a system call
-        // before the server is ready.
+        // Who waits within the guest has one, and an instance keeps one for who comes next.
         .total_stacks(of(2))
         .total_gc_heaps(of(1))
         .linear_memory_keep_resident(KEEP)
