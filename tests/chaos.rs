@@ -39,7 +39,7 @@ async fn whatever_fails_every_task_runs_once_ends_as_it_should_and_leaves_nothin
         print(panic);
     }));
 
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, "allow_root = \"host\"").await;
     let mut world = World { host, node, dice: Dice(seed), runs: Vec::new(), born: 0, is_shaken: false };
     while FAULT.load(Ordering::Relaxed) < faults {
         world.grow().await;

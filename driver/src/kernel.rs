@@ -2,11 +2,13 @@
 #![allow(unsafe_code, reason = "ptrace, seccomp, bpf, keyctl and personality have no safe wrappers")]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::time::{Duration, Instant};
 
+use rustix::fs::SealFlags;
+use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::Pid;
 
 /// How long another tracer of the task is waited for.
@@ -68,6 +70,99 @@ pub(crate) fn takes_cgroup_programs() -> bool {
         }
         _ => false,
     }
+}
+
+/// Does something where PID 1 sees the mounts that it makes: an agent whose own service hides or mounts something is in a
+/// mount namespace of its own, of whose mounts PID 1 learns nothing.
+pub(crate) fn in_the_mounts_of_systemd<T: Send>(act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt"));
+    // Without the right to look there we are not root, and do not mount.
+    if namespace("1").map_or(true, |theirs| namespace("self").is_ok_and(|ours| ours == theirs)) {
+        return act();
+    }
+    let join = || {
+        let theirs = std::fs::File::open("/proc/1/ns/mnt")?;
+        // SAFETY: the thread is our own, ends after the act, and shares no working directory or root with others from
+        // here on; its descriptors it goes on to share.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS)? };
+        let kind = rustix::thread::LinkNameSpaceType::Mount;
+        rustix::thread::move_into_link_name_space(theirs.as_fd(), Some(kind))?;
+        act()
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(join).join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+    })
+}
+
+/// This process's own program, on a mount that cannot be written to and that is nowhere to be found; on a kernel that cannot
+/// make one (before 5.12) a sealed copy in memory.
+pub(crate) fn read_only_program() -> io::Result<OwnedFd> {
+    /// `struct mount_attr` of mount_setattr(2).
+    #[repr(C)]
+    struct Attributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        user_namespace: u64,
+    }
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let clone = || open_tree(rustix::fs::CWD, std::env::current_exe()?, flags).map_err(io::Error::from);
+    let attributes = Attributes { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, user_namespace: 0 };
+    let is_ours = |tree: &OwnedFd| {
+        let (found, ours) = (rustix::fs::fstat(tree)?, rustix::fs::stat("/proc/self/exe")?);
+        Ok::<_, io::Error>((found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino))
+    };
+    // After an upgrade another program has our name, or none.
+    if let Ok(tree) = clone()
+        && is_ours(&tree)?
+    {
+        // SAFETY: the kernel reads an empty path and the struct, of the size that it is told.
+        let set = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                tree.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                &raw const attributes,
+                size_of::<Attributes>(),
+            )
+        };
+        if set == 0 {
+            return Ok(tree);
+        }
+    }
+    let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+    let mut copy = std::fs::File::from(rustix::fs::memfd_create("nomad-driver-systemd", flags)?);
+    io::copy(&mut std::fs::File::open("/proc/self/exe")?, &mut copy)?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&copy, seals)?;
+    // A writer is no program to be run.
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
+}
+
+/// The user namespace that a namespace belongs to (ioctl_ns(2)).
+pub(crate) fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    related_namespace(namespace, NS_GET_USERNS)
+}
+
+/// The namespace in which a user namespace was made; an error if it is none of this process's to see.
+pub(crate) fn parent_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_PARENT: libc::Ioctl = 0xb702;
+    related_namespace(namespace, NS_GET_PARENT)
+}
+
+fn related_namespace(namespace: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<OwnedFd> {
+    // SAFETY: neither request takes an argument; what they give is a new descriptor, or an error.
+    let related = unsafe { libc::ioctl(namespace.as_raw_fd(), request) };
+    if related < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(related) })
 }
 
 /// Takes on an execution domain, such as that of 32-bit programs.

@@ -160,7 +160,7 @@ async fn what_a_command_leaves_in_the_background_does_not_hold_its_terminal_up_a
 #[tokio::test]
 async fn a_command_is_in_every_respect_where_the_task_is() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, "allow_root = \"host\"").await;
     let script = "
         for kind in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$kind; done
         pwd; ls -A /; cat /tmp/mine; readlink /proc/self/root
@@ -186,7 +186,7 @@ async fn a_command_is_in_every_respect_where_the_task_is() {
 #[tokio::test]
 async fn a_command_is_held_by_the_filters_of_the_task() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, "allow_root = \"host\"").await;
     let job = Job::shell("echo ready; while :; do sleep 0.05; done").user("root");
     // An administrator's drop-in, so that systemd filters this task's system calls.
     let _drop_in = DropIn::new(

@@ -313,8 +313,7 @@ async fn the_unit_around_a_guest_has_the_network_that_the_guest_is_granted_and_n
         ("inherit_network = true", ["no", "AF_INET AF_INET6 AF_UNIX", "", "some"]),
     ] {
         let name = if options.contains("serve") { "web.wat" } else { "spin.wat" };
-        let task =
-            node.run(with(name, options).env("NOMAD_ADDR_http", &format!("127.0.0.1:{}", free_port()))).await;
+        let task = node.run(with(name, options).port("http", free_port())).await;
         let unit = node.unit(&task).await;
         let property = |name| {
             let shown = host.property(&unit, name);
@@ -508,8 +507,7 @@ fn free_port() -> u16 {
 
 /// A server on a port of this machine, with these options in `serve`.
 fn server(port: u16, options: &str) -> Job {
-    with("web.wat", &format!("serve {{\n port = \"http\"\n{options}\n}}"))
-        .env("NOMAD_ADDR_http", &format!("127.0.0.1:{port}"))
+    with("web.wat", &format!("serve {{\n port = \"http\"\n{options}\n}}")).port("http", port)
 }
 
 /// What is answered to a request for a path on a connection of its own: the status, and all that was said.
@@ -586,8 +584,10 @@ async fn a_guest_serves_in_the_network_of_its_group() {
         ioctl(S, 0x8914, $lo) or die $!";
     host.run("nsenter", &[&inside, "perl", "-e", up]);
     let job = with("web.wat", "serve {\n port = \"http\"\n}")
-        .env("NOMAD_PORT_http", "8080")
+        // The job's own variables count for nothing.
+        .env("NOMAD_PORT_http", "1")
         .env("NOMAD_ADDR_http", "127.0.0.1:1")
+        .port("http", 8080)
         .with(|request| request.network = Some(namespace.spec()));
     let task = node.run(job).await;
     let client = "use IO::Socket::INET; my $s = IO::Socket::INET->new(\"127.0.0.1:8080\") or die $!; \
@@ -689,8 +689,7 @@ async fn a_guest_that_cannot_serve_is_a_failed_start_in_the_runners_words() {
     for (name, outcome) in
         [("run_ok.wat", "bad module: "), ("hello.wat", "bad module: "), ("component_import.wat", ": ")]
     {
-        let job = with(name, "serve {\n port = \"http\"\n}")
-            .env("NOMAD_ADDR_http", &format!("127.0.0.1:{}", free_port()));
+        let job = with(name, "serve {\n port = \"http\"\n}").port("http", free_port());
         let alloc = job.request.alloc_id.clone();
         let refusal = node.try_run(job).await.expect_err(name);
         let words = format!("`command`: guest.wasm does not come to serve: {outcome}");
@@ -698,8 +697,8 @@ async fn a_guest_that_cannot_serve_is_a_failed_start_in_the_runners_words() {
         assert!(!refusal.recoverable, "trying again does not help: {name}: {refusal}");
         assert_eq!(host.units(&alloc), Vec::<String>::new(), "{name} leaves no unit");
     }
-    let job = with("web.wat", "dirs = [\"/no/such\"]\nserve {\n port = \"http\"\n}")
-        .env("NOMAD_ADDR_http", &format!("127.0.0.1:{}", free_port()));
+    let job =
+        with("web.wat", "dirs = [\"/no/such\"]\nserve {\n port = \"http\"\n}").port("http", free_port());
     let refusal = node.try_run(job).await.unwrap_err();
     assert!(refusal.message.contains("failed: ") && refusal.message.contains("/no/such"), "{refusal}");
     assert!(refusal.recoverable, "it may be there later: {refusal}");
@@ -740,7 +739,7 @@ async fn what_no_guest_can_be_given_is_refused_by_option_and_value_before_anythi
         (server(1, "timeout = \"never\""), "`wasm.serve.timeout`: `never`"),
         (server(1, "").args(&["x"]), "`args`: a guest that serves"),
         (
-            with("web.wat", "timeout = \"1s\"\nserve {\n port = \"x\"\n}").env("NOMAD_ADDR_x", "127.0.0.1:1"),
+            with("web.wat", "timeout = \"1s\"\nserve {\n port = \"x\"\n}").port("x", 1),
             "`wasm.timeout`: one that serves has no end",
         ),
         (server(1, "").config("notify {\n access = \"all\"\n}"), "`notify.access`"),

@@ -5,10 +5,14 @@ use tests::{Job, Node};
 #[tokio::test]
 async fn a_task_is_in_the_groups_that_its_job_names() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(
+        &host,
+        "allow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"PrivateUsers\"]",
+    )
+    .await;
     let job = Job::shell("id -un; id -gn; id -Gn | tr ' ' '\\n' | sort | tr '\\n' ' '").user("nobody");
-    let output =
-        node.output_of(job.config("group = \"daemon\"\nsupplementary_groups = [\"adm\", \"tape\"]")).await;
+    let groups = "group = \"daemon\"\nsupplementary_groups = [\"adm\", \"tape\"]";
+    let output = node.output_of(job.config(&format!("{groups}\nsandbox {{ private_users = \"no\" }}"))).await;
     assert_eq!(output, "nobody\ndaemon\nadm daemon tape ");
 }
 

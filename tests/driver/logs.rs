@@ -48,7 +48,7 @@ async fn journal(host: &Host, field: &str, count: usize) -> Vec<String> {
 }
 
 fn job_id() -> String {
-    format!("web {}", &nomad_driver_systemd::nomad::task::new_alloc_id()[..8])
+    format!("web-{}", &nomad_driver_systemd::nomad::task::new_alloc_id()[..8])
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn a_task_may_log_to_the_journal_where_it_is_found_by_the_words_of_nomad()
 #[tokio::test]
 async fn a_task_may_log_to_both_and_every_byte_reaches_nomad() {
     let host = host!();
-    let mut node = Node::start(&host).await;
+    let mut node = Node::configured(&host, "allow_properties = [\"@confining\", \"Log*\"]").await;
     let id = job_id();
     let script = "echo first; echo error >&2; while ! test -e go; do sleep 0.05; done; seq 1 30000; printf 'no line end'";
     let job = Job::shell(script)
@@ -125,9 +125,9 @@ async fn the_operator_may_send_all_output_to_the_journal_and_a_job_may_differ() 
 }
 
 #[tokio::test]
-async fn a_journal_namespace_and_its_rate_limit_are_the_jobs_choice() {
+async fn a_journal_namespace_and_its_rate_limit_are_the_jobs_choice_where_the_operator_lets_it() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, "allow_properties = [\"@confining\", \"LogNamespace\"]").await;
     let mut job = Job::shell("seq 1 1000").block("logging", &[]);
     job.options[0].1 = rmpv::Value::Map(vec![
         ("driver".into(), "journald".into()),
@@ -151,7 +151,7 @@ async fn a_journal_namespace_and_its_rate_limit_are_the_jobs_choice() {
 #[tokio::test]
 async fn a_mistake_in_the_logging_block_is_refused_by_name() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, "allow_properties = [\"@confining\", \"Log*\"]").await;
     for (option, value) in [("driver", "syslog"), ("namespace", "a/b"), ("rate_limit_interval", "soon")] {
         let refusal =
             node.try_run(Job::shell("true").block("logging", &[(option, value)])).await.unwrap_err();

@@ -38,7 +38,7 @@ impl Drop for Namespace {
 #[tokio::test]
 async fn tasks_of_a_group_share_its_network_and_its_name() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, "allow_root = \"host\"").await;
     let namespace = Namespace::new(&host, "nomad-test-group");
     let inode = host.run("stat", &["-Lc", "%i", &namespace.path]);
     let script = "readlink /proc/self/ns/net | tr -dc 0-9; echo; getent hosts web-1 | tr -s ' '; cat /proc/net/dev | grep -c :";

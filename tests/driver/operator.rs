@@ -40,6 +40,8 @@ async fn users_groups_capabilities_and_variables_have_bounds() {
         (Job::shell("true").user("root"), "`denied_host_uids`"),
         (Job::shell("true").user("0"), "`denied_host_uids`"),
         (Job::shell("true").user("nomad-1234"), "`denied_host_uids`"),
+        (Job::shell("true").user("task-0123456789ab"), "`user`"),
+        (Job::shell("true").user("61184"), "`user`"),
         (Job::shell("true").user("bin"), "`denied_host_gids`"),
         (Job::shell("true").user("nobody").config("group = \"bin\""), "`denied_host_gids`"),
         (Job::shell("true").user("nobody").config("supplementary_groups = [\"bin\"]"), "`denied_host_gids`"),
@@ -103,7 +105,7 @@ async fn a_controller_that_the_node_lacks_is_told_and_never_passed_over() {
     let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
     let has = |name: &str| controllers.split_whitespace().any(|controller| controller == name);
     for (controller, config) in [
-        ("io", "limits { io_weight = 200 }"),
+        ("io", "limits { io_weight = 50 }"),
         ("cpu", "limits { cpu_quota = \"50%\" }"),
         ("memory", "limits { memory_high = \"32M\" }"),
         ("pids", "limits { tasks_max = \"50\" }"),
@@ -155,7 +157,7 @@ async fn a_hostile_job_gets_no_further_than_a_refusal() {
     }
     assert!(!std::path::Path::new("/etc/nologin").exists());
     let refusal = node.try_run(Job::shell("true").user("nomad-0")).await.unwrap_err();
-    assert!(refusal.message.contains("no user `nomad-0`"), "{refusal}");
+    assert!(refusal.message.contains("`nomad-0` is not a user that a job can ask for"), "{refusal}");
     // A pipe holds nobody up.
     let job = Job::shell("true").config("credential {\n name = \"x\"\n path = \"/alloc/pipe\"\n}");
     let prepared = node.prepare(&job);

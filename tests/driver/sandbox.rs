@@ -7,10 +7,21 @@ use tests::{Exit, Job, Node, exiting_guest};
 const OPTIONS: &[(u32, &str, &str, &str)] = &[
     (0, "", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1\n"),
     (0, "sandbox { preset = \"off\" }", "grep Seccomp: /proc/self/status", "Seccomp:\t0\n"),
-    (0, "sandbox { preset = \"off\" }", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t0\n"),
+    (0, "sandbox { preset = \"off\" }", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1\n"),
+    (
+        0,
+        "sandbox {\n preset = \"off\"\n no_new_privileges = false\n }",
+        "grep NoNewPrivs /proc/self/status",
+        "NoNewPrivs:\t0\n",
+    ),
     (0, "sandbox { preset = \"strict\" }", "grep CapBnd /proc/self/status", "CapBnd:\t0000000000000000\n"),
     (0, "cap_drop = [\"all\"]", "grep CapBnd /proc/self/status", "CapBnd:\t0000000000000000\n"),
-    (0, "cap_add = [\"net_bind_service\"]", "grep CapEff /proc/self/status", "CapEff:\t0000000000000400\n"),
+    (
+        0,
+        "cap_add = [\"net_bind_service\"]\nsandbox { private_users = \"no\" }",
+        "grep CapEff /proc/self/status",
+        "CapEff:\t0000000000000400\n",
+    ),
     (
         0,
         "sandbox { capability_bounding_set = [\"\", \"CAP_CHOWN\", \"CAP_KILL\"] }",
@@ -109,7 +120,11 @@ const OPTIONS: &[(u32, &str, &str, &str)] = &[
 #[tokio::test]
 async fn each_option_is_in_force_or_refused_with_the_version_that_has_it() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(
+        &host,
+        "allow_root = \"host\"\nallow_properties = [\"@confining\", \"PrivateUsers\"]",
+    )
+    .await;
     let here = super::version(&host);
     for (since, config, script, expected) in OPTIONS {
         // Not as an ephemeral user, which systemd gives a sandbox by itself.
@@ -144,7 +159,7 @@ async fn memory_that_is_written_is_not_executed_under_the_strict_preset() {
 #[tokio::test]
 async fn a_task_that_is_root_has_not_the_rights_to_get_around_its_view() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, "allow_root = \"host\"").await;
     let script = "id -u; mount -t tmpfs none /tmp 2>/dev/null || echo no mounts
         chroot /proc/1/root true 2>/dev/null || echo no other root
         cat /proc/1/environ 2>/dev/null || echo no other process

@@ -28,9 +28,7 @@ async fn a_task_serves_on_sockets_that_were_open_before_it_began() {
     let node = Node::start(&host).await;
     let port = free_port();
     let config = "socket {\n name = \"http\"\n port = \"http\"\n}\nsocket {\n name = \"ctl\"\n path = \"/alloc/ctl.sock\"\n}";
-    let job = Job::shell(&format!("exec {SERVER}"))
-        .config(config)
-        .env("NOMAD_ADDR_http", &format!("127.0.0.1:{port}"));
+    let job = Job::shell(&format!("exec {SERVER}")).config(config).port("http", port);
     let mut task = node.run(job).await;
     task.says("2 http:ctl").await;
     let answer = tokio::task::spawn_blocking(move || fetched(port).unwrap()).await.unwrap();
@@ -54,7 +52,7 @@ async fn a_port_that_only_root_may_bind_is_bound_for_a_task_that_is_not() {
     let node = Node::start(&host).await;
     let job = Job::shell(&format!("exec {SERVER} once"))
         .config("socket {\n name = \"low\"\n port = \"low\"\n}")
-        .env("NOMAD_ADDR_low", "127.0.0.1:81");
+        .port("low", 81);
     let mut task = node.run(job).await;
     task.says("1 low").await;
     let answer = tokio::task::spawn_blocking(|| fetched(81).unwrap()).await.unwrap();
@@ -71,7 +69,7 @@ async fn a_task_that_ended_is_never_started_again_by_a_connection() {
         let job =
             Job::shell(&format!("echo begun >> /alloc/data/starts; read x < /alloc/data/end; exit {status}"))
                 .config("socket {\n name = \"http\"\n port = \"http\"\n}")
-                .env("NOMAD_ADDR_http", &format!("127.0.0.1:{port}"));
+                .port("http", port);
         let prepared = node.prepare(&job);
         let pipe = prepared.alloc_dir().join("alloc/data/end");
         host.run("mkfifo", &["-m", "666", pipe.to_str().unwrap()]);
@@ -101,12 +99,9 @@ async fn an_address_that_is_taken_is_named_and_may_be_free_later() {
     let host = host!();
     let node = Node::start(&host).await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    let job = || {
-        Job::shell("true")
-            .config("socket {\n name = \"http\"\n port = \"http\"\n}")
-            .env("NOMAD_ADDR_http", &address)
-    };
+    let port = taken.local_addr().unwrap().port();
+    let job =
+        || Job::shell("true").config("socket {\n name = \"http\"\n port = \"http\"\n}").port("http", port);
     let prepared = job();
     let alloc = prepared.request.alloc_id.clone();
     let refusal = node.try_run(prepared).await.unwrap_err();

@@ -132,7 +132,7 @@ async fn a_restarted_task_owns_what_it_left() {
 #[tokio::test]
 async fn a_task_runs_as_the_jobs_user_by_name_and_by_number() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, "allow_root = \"host\"").await;
     let number = host.run("id", &["-u", "nobody"]);
     assert_eq!(node.output_of(Job::shell("id -u").user("nobody")).await, number);
     assert_eq!(node.output_of(Job::shell("id -u").user(number.trim())).await, number);

@@ -107,7 +107,7 @@ const IN_FORCE: &[(&str, &str, &str)] = &[
     (
         "sandbox { preset = \"off\" }",
         "grep -e NoNewPrivs -e Seccomp: /proc/self/status",
-        "NoNewPrivs:\t0\nSeccomp:\t0\n",
+        "NoNewPrivs:\t1\nSeccomp:\t0\n",
     ),
     ("", "grep -e NoNewPrivs -e Seccomp: /proc/self/status", "NoNewPrivs:\t1\nSeccomp:\t2\n"),
     ("sandbox { preset = \"strict\" }", "grep -e CapBnd /proc/self/status", "CapBnd:\t0000000000000000\n"),

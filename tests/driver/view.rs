@@ -5,7 +5,7 @@ use tests::{Exit, Job, Node, eventually, exiting_guest};
 #[tokio::test]
 async fn a_task_sees_its_own_directories_and_the_operating_system_read_only() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, "allow_root = \"host\"").await;
     let other = node.run(Job::shell("exec sleep infinity")).await;
     let before = host.run("ls", &["-A", "/"]);
     let script = "

@@ -9,6 +9,7 @@ use nomad_driver_systemd::nomad::allocdir::{AllocDir, Logs};
 use nomad_driver_systemd::nomad::node::Node as Machine;
 use nomad_driver_systemd::nomad::plugin::{CallError, Launch, Plugin, Record};
 use nomad_driver_systemd::nomad::task::{TaskRequest, new_alloc_id};
+use nomad_driver_systemd::nomad::taskenv::AllocatedPort;
 use proto::driver::driver_client::DriverClient;
 use proto::driver::{
     DestroyTaskRequest, DriverTaskEvent, ExitResult, InspectTaskRequest, InspectTaskResponse,
@@ -129,6 +130,13 @@ impl Job {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.request.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// With a port that Nomad allocated on this machine.
+    #[must_use]
+    pub fn port(mut self, label: &str, value: u16) -> Self {
+        self.request.ports.push(AllocatedPort { label: label.to_owned(), value, to: 0 });
         self
     }
 

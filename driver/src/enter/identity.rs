@@ -1,7 +1,9 @@
 //! Whom a task runs as, and with which capabilities.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,23 @@ const CAPABILITIES: u32 = 64;
 /// systemd does not look this one up: it has no home.
 const NOBODY: u32 = 65_534;
 
+/// The largest file of users that is read, in bytes.
+const PASSWD_MAX: u64 = 1 << 20;
+
+/// The task's `/etc/passwd`, read as the task's user. In a root of its own it can be anything, such as a pipe.
+fn passwd() -> String {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut text = String::new();
+    if let Ok(file) = rustix::fs::open("/etc/passwd", flags, Mode::empty())
+        && let file = File::from(file)
+        && file.metadata().is_ok_and(|metadata| metadata.is_file())
+    {
+        // What is not text, or cannot be read, names nobody.
+        let _ = file.take(PASSWD_MAX).read_to_string(&mut text);
+    }
+    text
+}
+
 impl Identity {
     /// That of this process, which has no capabilities to pass on.
     pub fn our_own() -> Self {
@@ -38,7 +57,7 @@ impl Identity {
     pub(super) fn home(&self) -> Vec<(&'static str, String)> {
         let mut variables = vec![("PATH", super::DEFAULT_PATH.to_owned())];
         if !self.user.is_empty() {
-            variables.extend(self.variables(&std::fs::read_to_string("/etc/passwd").unwrap_or_default()));
+            variables.extend(self.variables(&passwd()));
         }
         variables
     }

@@ -6,33 +6,38 @@
 //!
 //! ```text
 //!  driver ── Plan ──► child:  the task's cgroup ─► what its main process inherited (inherited.rs)
-//!                             ─► its namespaces and root ─► its user and capabilities (identity.rs)
+//!                             ─► its namespaces and root (namespaces.rs) ─► its user and capabilities (identity.rs)
 //!                             ─► its system call filters (../kernel.rs) ─► execve
 //!         ◄─ Failure, or the end of the socket: it runs ──┘
 //! ```
 //!
 //! Every step takes something away, or makes equal to the task; none may be left out, so any failure is the end.
+//!
+//! The task may want to take the child over, which is root on the way in. So the program of the child lies on a read-only
+//! mount that nobody can change (exec.rs); the child cannot be traced, and nobody but root can look into it; it joins the
+//! namespaces that systemd made, by descriptors, and no others; and nothing that the task controls is opened before the
+//! child is the task's user.
 
 mod identity;
 mod inherited;
+mod namespaces;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use rustix::process::{Pid, PidfdFlags, Signal};
-use rustix::thread::ThreadNameSpaceType;
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
 pub use identity::Identity;
 
 use self::inherited::Inherited;
+use self::namespaces::Namespaces;
 use crate::kernel;
 
 /// The descriptor on which the child gets its [`Plan`] and answers with a [`Failure`].
@@ -58,6 +63,8 @@ pub struct Plan {
     pub cgroup: PathBuf,
     /// Whom the task runs as.
     pub identity: Identity,
+    /// systemd has put the task into a user namespace (`PrivateUsers=`).
+    pub has_user_namespace: bool,
     /// Stdin, stdout and stderr are one terminal, which becomes the command's own.
     pub terminal: bool,
     /// The driver, without which the command shall not run on.
@@ -91,7 +98,7 @@ pub fn become_the_command() -> ExitCode {
         eprintln!("nomad-driver-systemd: `enter` is for the driver itself");
         return ExitCode::FAILURE;
     };
-    let (failure, code) = match read_plan(&mut socket).and_then(|plan| enter(&plan)) {
+    let (failure, code) = match read_plan(&mut socket).and_then(|plan| enter(&plan, &socket)) {
         Ok(code) => return code,
         Err(failure @ Failure::Command { .. }) => (failure, 127),
         Err(failure @ Failure::Join { .. }) => (failure, 125),
@@ -108,12 +115,21 @@ fn read_plan(socket: &mut UnixStream) -> Result<Plan, Failure> {
     step("its plan", || serde_json::from_slice(&bytes).map_err(io::Error::other))
 }
 
-fn enter(plan: &Plan) -> Result<ExitCode, Failure> {
+fn enter(plan: &Plan, socket: &UnixStream) -> Result<ExitCode, Failure> {
+    // Nobody but root may trace this process or look into it from here on. A user's driver has nobody to hide it from, and
+    // could not write its own files in /proc any more.
+    let hide = || {
+        if rustix::process::geteuid().is_root() {
+            rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        }
+        Ok(())
+    };
+    step("its own protection", hide)?;
     let proc = PathBuf::from(format!("/proc/{}", plan.main_pid));
     let task = Pid::from_raw(plan.main_pid)
         .ok_or_else(|| failed("its main process", &io::ErrorKind::NotFound.into()))?;
     // Held from here on, so that the number cannot come to stand for another process after this check.
-    let pidfd = step("its main process", || Ok(rustix::process::pidfd_open(task, PidfdFlags::empty())?))?;
+    let _pidfd = step("its main process", || Ok(rustix::process::pidfd_open(task, PidfdFlags::empty())?))?;
     let cgroups = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
     if !cgroups.lines().any(|line| line.starts_with("0::") && line.ends_with(&plan.unit_cgroup)) {
         return Err(failed("its main process", &io::Error::other("it has ended")));
@@ -127,22 +143,25 @@ fn enter(plan: &Plan) -> Result<ExitCode, Failure> {
         return Err(failed("its system call filters", &io::Error::other(reason)));
     }
     let filters = step("its system call filters", || kernel::filters_of(task, inherited.is_filtered()))?;
-    let namespaces = step("its namespaces", || namespaces_of(&proc))?;
+    let namespaces = step("its namespaces", || Namespaces::of(&proc, plan.has_user_namespace))?;
     let root = step("its root directory", || File::open(proc.join("root")))?;
+    // It lives, so all of this was about it and not about another process of its number.
+    step("its main process", || Ok(rustix::process::test_kill_process(task)?))?;
+    let still_there = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
+    if still_there != cgroups {
+        return Err(failed("its main process", &io::Error::other("it has ended")));
+    }
 
     step("nothing of the driver", kernel::keep_descriptors_from_the_command)?;
     step("its cgroup", || fs::write(plan.cgroup.join("cgroup.procs"), "0"))?;
     inherited.take_on()?;
     step("its groups", || plan.identity.join_groups(&inherited))?;
-    if !namespaces.is_empty() {
-        step("its namespaces", || {
-            Ok(rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), namespaces)?)
-        })?;
-    }
+    step("its namespaces", || namespaces.join())?;
     step("its root directory", || {
         rustix::process::fchdir(&root)?;
         Ok(rustix::process::chroot(".")?)
     })?;
+    step("its user namespace", || namespaces.join_user())?;
     step("a session of its own", || {
         rustix::process::setsid()?;
         if plan.terminal {
@@ -150,8 +169,12 @@ fn enter(plan: &Plan) -> Result<ExitCode, Failure> {
         }
         kernel::join_new_keyring()
     })?;
-    let home = plan.identity.home();
     step("its user", || plan.identity.take_on(&inherited))?;
+    // The change of user undid it.
+    step("its own protection", || {
+        Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+    })?;
+    let home = plan.identity.home();
     // After the change of user, which would undo it.
     step("the driver's life", || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -171,9 +194,13 @@ fn enter(plan: &Plan) -> Result<ExitCode, Failure> {
     }
     // The last: from here on only what the task itself may do.
     step("its system call filters", || filters.install())?;
-    let error = if namespaces.contains(ThreadNameSpaceType::PROCESS_ID) {
-        // This process stays where it is; only its children are in the new one.
-        match process.status() {
+    let error = if namespaces.have_processes() {
+        // This process stays where it is; only its children are in the new one. The driver is told that the command runs.
+        let ran = process.spawn().and_then(|mut command| {
+            socket.shutdown(Shutdown::Both)?;
+            command.wait()
+        });
+        match ran {
             Ok(status) => {
                 let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
                 return Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)));
@@ -184,29 +211,6 @@ fn enter(plan: &Plan) -> Result<ExitCode, Failure> {
         process.exec()
     };
     Err(Failure::Command { command: command.clone(), reason: error.to_string() })
-}
-
-/// The kinds of namespaces in which that process is and we are not.
-fn namespaces_of(proc: &std::path::Path) -> io::Result<ThreadNameSpaceType> {
-    const KINDS: [(&str, ThreadNameSpaceType); 8] = [
-        ("user", ThreadNameSpaceType::USER),
-        ("mnt", ThreadNameSpaceType::MOUNT),
-        ("net", ThreadNameSpaceType::NETWORK),
-        ("ipc", ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
-        ("uts", ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
-        ("pid", ThreadNameSpaceType::PROCESS_ID),
-        ("cgroup", ThreadNameSpaceType::CONTROL_GROUP),
-        ("time", ThreadNameSpaceType::TIME),
-    ];
-    let mut different = ThreadNameSpaceType::empty();
-    for (name, kind) in KINDS {
-        // The kernel may be built without one of them.
-        let Ok(ours) = fs::read_link(format!("/proc/self/ns/{name}")) else { continue };
-        if fs::read_link(proc.join("ns").join(name))? != ours {
-            different |= kind;
-        }
-    }
-    Ok(different)
 }
 
 fn step<T>(step: &str, act: impl FnOnce() -> io::Result<T>) -> Result<T, Failure> {

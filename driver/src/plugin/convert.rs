@@ -2,6 +2,8 @@
 //!
 //! Every message is taken apart by all its fields: one that Nomad adds stops the build instead of being dropped.
 
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -13,12 +15,14 @@ use proto::driver as wire;
 use tonic::{Code, Status};
 
 use crate::enter::Failure;
+use crate::systemd;
 use crate::task::config::{
-    Device, Dns, DriverConfig, Known, MemoryMax, Mount, NetworkMode, Propagation, Resources, TaskConfig,
-    TaskId,
+    Device, Dns, DriverConfig, Known, MemoryMax, Mount, NetworkMode, Port, Propagation, Resources,
+    TaskConfig, TaskId,
 };
 use crate::task::events::Event;
 use crate::task::exec::{self, Input, Output, Report};
+use crate::task::options::{self, Block};
 use crate::task::outcome::Served;
 use crate::task::stats::{Memory, Usage};
 use crate::task::{self, Exit, Handle, Phase, Saved};
@@ -53,7 +57,7 @@ pub(super) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status
         parent_job_id: _,
     } = config;
     let driver = DriverConfig::decode(&msgpack_driver_config)
-        .map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
+        .map_err(|error| Status::invalid_argument(for_a_terminal(&crate::chain(&error))))?;
     Ok(TaskConfig {
         known: Known {
             id: TaskId(id),
@@ -67,9 +71,11 @@ pub(super) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status
         namespace,
         group_name: task_group_name,
         driver,
+        given: options::given(&msgpack_driver_config, DriverConfig::OPTIONS),
         user,
         stdout_path: PathBuf::from(stdout_path),
         stderr_path: PathBuf::from(stderr_path),
+        ports: resources.as_ref().map(ports).transpose()?.unwrap_or_default(),
         resources: resources.map(resources_of).unwrap_or_default(),
         mounts: mounts.into_iter().map(mount).collect::<Result<_, _>>()?,
         devices: devices.into_iter().map(device).collect(),
@@ -118,6 +124,29 @@ fn network(spec: wire::NetworkIsolationSpec) -> Result<NetworkMode, Status> {
             "a `network` block with mode \"driver\": this driver makes no networks, use \"bridge\", \"host\" or \"none\"",
         )),
     }
+}
+
+/// The ports that Nomad allocated. Older jobs have them with a task's networks (`resources.network`) alone.
+fn ports(resources: &wire::Resources) -> Result<BTreeMap<String, Port>, Status> {
+    let networks = resources.allocated_resources.iter().flat_map(|allocated| &allocated.networks);
+    let of_networks = networks.flat_map(|network| {
+        let ports = network.reserved_ports.iter().chain(&network.dynamic_ports);
+        ports.map(|port| (&port.label, port.value, 0, &network.ip))
+    });
+    let of_group = resources.ports.iter().map(|port| (&port.label, port.value, port.to, &port.host_ip));
+    let port = |(label, value, to, host_ip): (&String, i32, i32, &String)| {
+        let wrong = || {
+            let text =
+                format!("the port `{label}`: Nomad sent no usable address (`{host_ip}`, {value}, {to})");
+            Status::invalid_argument(text)
+        };
+        let address =
+            if host_ip.is_empty() { Some(Ipv4Addr::UNSPECIFIED.into()) } else { host_ip.parse().ok() };
+        let value = u16::try_from(value).map_err(|_| wrong())?;
+        let inside = u16::try_from(to).ok().filter(|to| *to != 0).unwrap_or(value);
+        Ok((label.clone(), Port { host: SocketAddr::new(address.ok_or_else(wrong)?, value), inside }))
+    };
+    of_networks.chain(of_group).map(port).collect()
 }
 
 fn resources_of(resources: wire::Resources) -> Resources {
@@ -355,12 +384,21 @@ pub(super) fn duration(duration: Option<prost_types::Duration>) -> Duration {
     duration.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default()
 }
 
+/// The message without what a terminal would obey: it may hold what a job's author wrote.
+fn for_a_terminal(message: &str) -> String {
+    let mut text = String::with_capacity(message.len());
+    for c in message.chars() {
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    text
+}
+
 /// The one table from our errors to gRPC's codes.
 ///
 /// `UNAVAILABLE` and `CANCELLED` are not in it: Nomad takes them for the death of the plugin.
 pub(super) fn status(error: &task::Error) -> Status {
     use task::Error;
-    let message = crate::chain(error);
+    let message = for_a_terminal(&crate::chain(error));
     // One that may succeed at the next try must be this code with this detail, first and alone (Nomad v2.0.5,
     // helper/pluginutils/grpcutils and plugins/drivers/client.go).
     if error.is_recoverable() {
@@ -389,9 +427,14 @@ pub(super) fn status(error: &task::Error) -> Status {
         | Error::Signal(_)
         | Error::Logs(_)
         | Error::Exec(exec::Error::Enter(Failure::Command { .. }))
+        | Error::Systemd(systemd::Error::Unfit { .. })
         | Error::SetUp { .. } => Code::InvalidArgument,
         Error::Exec(exec::Error::TimedOut { .. }) => Code::DeadlineExceeded,
-        Error::View { .. } | Error::Systemd(_) | Error::Immortal { .. } | Error::Exec(_) => Code::Internal,
+        Error::View { .. }
+        | Error::Systemd(_)
+        | Error::Immortal { .. }
+        | Error::Panicked
+        | Error::Exec(_) => Code::Internal,
     };
     Status::new(code, message)
 }

@@ -6,8 +6,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::assignment::{Assignment, Meaning};
+use super::vocabulary::Vocabulary;
 use crate::kernel;
 
 /// Whose systemd.
@@ -52,11 +54,19 @@ pub struct Features {
     pub filters: bool,
     /// systemd was built with what the newer of these programs need (`BPF_FRAMEWORK`).
     pub newer_filters: bool,
+    /// What filters may name.
+    vocabulary: Arc<Vocabulary>,
 }
 
 impl Features {
     /// What a manager of this version, in this cgroup, can do.
-    pub(super) fn new(manager: Manager, version: &str, options: &str, cgroup: &str) -> Self {
+    pub(super) fn new(
+        manager: Manager,
+        version: &str,
+        options: &str,
+        cgroup: &str,
+        vocabulary: Vocabulary,
+    ) -> Self {
         let number: String = version.chars().take_while(char::is_ascii_digit).collect();
         let cgroup = Path::new(CGROUPS).join(cgroup.trim_start_matches('/'));
         let controllers = std::fs::read_to_string(cgroup.join("cgroup.controllers")).unwrap_or_default();
@@ -69,6 +79,7 @@ impl Features {
             controllers: controllers.split_whitespace().map(str::to_owned).collect(),
             filters,
             newer_filters: filters && options.split_whitespace().any(|option| option == "+BPF_FRAMEWORK"),
+            vocabulary: Arc::new(vocabulary),
         }
     }
 
@@ -82,6 +93,7 @@ impl Features {
             controllers: controllers.map(str::to_owned).into(),
             filters: true,
             newer_filters: true,
+            vocabulary: Arc::new(Vocabulary::everything()),
         }
     }
 
@@ -100,6 +112,11 @@ impl Features {
         (self.manager == Manager::User && self.version < ENCRYPTED_OF_A_USER).then(|| {
             format!("a user's systemd needs to be {ENCRYPTED_OF_A_USER}, and here is {}", self.version)
         })
+    }
+
+    /// Does systemd here know every name in a filter? It would pass over the others.
+    pub fn check_names(&self, assignment: &Assignment) -> Result<(), String> {
+        self.vocabulary.check(assignment)
     }
 
     /// Can this be had here? Otherwise why not.

@@ -70,19 +70,21 @@ pub(super) async fn failed_step(
     manager: Manager,
     unit: &UnitName,
     invocation: &InvocationId,
+    main_pid: u32,
 ) -> Result<Option<String>, ()> {
     if manager == Manager::User {
         // Of the whole system's journal a user may see nothing, and is told of no error. What systemd says of the end
         // of a process comes after what the process says of its set-up: without it there is nothing to be concluded.
         let seen = async {
-            while last(manager, PROCESS_EXIT, unit, invocation).await?.is_none() {
+            while last(manager, PROCESS_EXIT, unit, invocation, None).await?.is_none() {
                 tokio::time::sleep(PAUSE).await;
             }
             Ok(())
         };
         tokio::time::timeout(LAG, seen).await.map_err(drop)??;
     }
-    let Some(Entry { message, .. }) = last(manager, SPAWN_FAILED, unit, invocation).await? else {
+    let main_pid = Some(main_pid).filter(|pid| *pid != 0);
+    let Some(Entry { message, .. }) = last(manager, SPAWN_FAILED, unit, invocation, main_pid).await? else {
         return Ok(None);
     };
     // `<unit>: Failed at step EXEC spawning /x: No such file or directory`; the unit is named by whoever tells.
@@ -96,9 +98,11 @@ pub(super) async fn last_words(manager: Manager, unit: &str) -> Option<String> {
     let about = format!("{}={unit}", unit_field(manager));
     // systemd says that it failed, and its child says why.
     sync(manager).await.ok()?;
-    let lines = journalctl(&["--boot", "--output=json", "--reverse", "--lines=8", "--priority=err", &about])
-        .await
-        .ok()?;
+    let from = format!("_UID={}", rustix::process::getuid().as_raw());
+    let lines =
+        journalctl(&["--boot", "--output=json", "--reverse", "--lines=8", "--priority=err", &about, &from])
+            .await
+            .ok()?;
     let said =
         lines.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok()).map(|entry| entry.message);
     let said = said.map(|message| message.strip_prefix(&format!("{unit}: ")).unwrap_or(&message).to_owned());
@@ -116,7 +120,7 @@ pub(super) async fn main_exit(
     unit: &UnitName,
     invocation: &InvocationId,
 ) -> Option<MainExit> {
-    let entry = last(manager, PROCESS_EXIT, unit, invocation).await.ok()??;
+    let entry = last(manager, PROCESS_EXIT, unit, invocation, None).await.ok()??;
     let number = entry.exit_status.parse().ok()?;
     match entry.exit_code.as_str() {
         "exited" => Some(MainExit::Status(number)),
@@ -126,17 +130,29 @@ pub(super) async fn main_exit(
 }
 
 /// The last message of that kind about this run of the unit.
+///
+/// Every process can send any message with any of these fields; the number of the process that sent it comes from the
+/// kernel. So only systemd is believed, which is process 1, and `or_from`, the process that systemd had made for the unit.
 async fn last(
     manager: Manager,
     kind: &str,
     unit: &UnitName,
     invocation: &InvocationId,
+    or_from: Option<u32>,
 ) -> Result<Option<Entry>, ()> {
     sync(manager).await?;
+    let of_systemd = match manager {
+        Manager::System => "_PID=1".to_owned(),
+        // Whoever is this user could as well change the unit.
+        Manager::User => format!("_UID={}", rustix::process::getuid().as_raw()),
+    };
+    let of_process = or_from.filter(|_| manager == Manager::System).map(|pid| format!("_PID={pid}"));
     let of_user = if manager == Manager::User { "USER_" } else { "" };
     let unit = format!("{}={unit}", unit_field(manager));
     let invocation = format!("{of_user}INVOCATION_ID={}", invocation.0);
-    let matches = [kind, &unit, &invocation];
+    let mut matches = vec![kind, &unit, &invocation, &of_systemd];
+    // Two values of one field: either.
+    matches.extend(of_process.as_deref());
     let line =
         journalctl(&[&["--boot", "--output=json", "--reverse", "--lines=1"][..], &matches].concat()).await?;
     if line.trim().is_empty() {

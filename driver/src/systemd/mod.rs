@@ -17,6 +17,8 @@ mod features;
 mod journal;
 mod unit;
 mod unit_file;
+mod unit_text;
+mod vocabulary;
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -29,8 +31,8 @@ use zbus::message::{Message, Type as MessageType};
 use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant, connection, fdo};
 
 pub use assignment::{
-    Assignment, Error as AssignmentError, Hold, Meaning, bytes, capability_mask, known as property,
-    quote as quoted,
+    Assignment, Error as AssignmentError, Meaning, Reach, bytes, capability_mask, capability_names,
+    known as property, quote as quoted,
 };
 pub use features::{Features, Manager};
 use unit::FailedStep;
@@ -38,6 +40,8 @@ pub use unit::{
     Bind, InvocationId, MainExit, Property, Service, SocketUnit, Stream, TransientUnit, UnitName, UnitState,
 };
 pub use unit_file::unit_file;
+pub use unit_text::{Checked, check_text};
+use vocabulary::Vocabulary;
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -139,6 +143,16 @@ pub enum Error {
         /// systemd's own words, such as `Failed to create listening socket (127.0.0.1:80): Address already in use`.
         words: String,
     },
+    /// A value that could become more of the unit than what it is.
+    #[error("unit {unit}, property `{property}`: {why}")]
+    Unfit {
+        /// The unit it was for.
+        unit: String,
+        /// As systemd calls it.
+        property: String,
+        /// A whole clause.
+        why: String,
+    },
     /// systemd took longer than we wait.
     #[error("{act} {unit}: systemd did not finish in time")]
     Slow {
@@ -169,7 +183,11 @@ impl Error {
                     .iter()
                     .any(|refusal| is_named(source, refusal))
             }
-            Self::Denied { .. } | Self::Exists { .. } | Self::Step { .. } | Self::NoSuchUnit { .. } => false,
+            Self::Denied { .. }
+            | Self::Exists { .. }
+            | Self::Step { .. }
+            | Self::Unfit { .. }
+            | Self::NoSuchUnit { .. } => false,
         }
     }
 }
@@ -275,7 +293,8 @@ impl Systemd {
             Manager::System => String::new(),
             Manager::User => self.manager_property("ControlGroup").await?,
         };
-        let features = Features::new(manager, &version, &options, &cgroup);
+        let vocabulary = Vocabulary::ask().await;
+        let features = Features::new(manager, &version, &options, &cgroup, vocabulary);
         *lock(&self.shared.features) = Some(features.clone());
         Ok(features)
     }
@@ -293,8 +312,8 @@ impl Systemd {
 
     /// Changes properties of a unit that may run, or of a slice, until the machine is booted anew.
     pub async fn set(&self, name: &str, properties: Vec<Property>) -> Result<(), Error> {
-        let properties: Vec<_> = properties.into_iter().flat_map(Property::into_wire).collect();
-        let body = (name, true, properties);
+        let properties = Checked::new(properties).map_err(|wrong| unfit(name, wrong))?;
+        let body = (name, true, properties.into_wire());
         self.call("change unit", name, MANAGER_PATH, MANAGER, "SetUnitProperties", &body).await.map(drop)
     }
 
@@ -309,7 +328,7 @@ impl Systemd {
         self.shared.units.update(&name.object_path(), |state| *state = UnitState::default());
         let mut ends = self.job_ends(&name);
         let wire = |properties: Vec<Property>| {
-            properties.into_iter().flat_map(Property::into_wire).collect::<Vec<_>>()
+            Checked::new(properties).map(Checked::into_wire).map_err(|wrong| unfit(name.as_str(), wrong))
         };
         let (mut properties, mut others) = (properties, Vec::new());
         let listens = sockets.is_some();
@@ -322,9 +341,9 @@ impl Systemd {
                 Property::BindsTo(vec![name.to_string()]),
                 Property::CollectMode("inactive-or-failed"),
             ]);
-            others.push((socket, wire(of_sockets)));
+            others.push((socket, wire(of_sockets)?));
         }
-        let body = (name.as_str(), "fail", wire(properties), others);
+        let body = (name.as_str(), "fail", wire(properties)?, others);
         let made =
             self.call("start unit", name.as_str(), MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await;
         drop(body); // our copies of the descriptors, so that their readers see the end of the task
@@ -412,8 +431,8 @@ impl Systemd {
     pub async fn take_in(&self, scope: &UnitName, pid: u32) -> Result<(), Error> {
         let act = "take a process into";
         let mut ends = self.job_ends(scope);
-        let properties = [Property::PIDs(vec![pid]), Property::CollectMode("inactive-or-failed")];
-        let properties: Vec<_> = properties.into_iter().flat_map(Property::into_wire).collect();
+        let properties = vec![Property::PIDs(vec![pid]), Property::CollectMode("inactive-or-failed")];
+        let properties = Checked::new(properties).map_err(|wrong| unfit(scope.as_str(), wrong))?.into_wire();
         let others: Vec<(String, Vec<(String, Variant<'_>)>)> = Vec::new();
         let body = (scope.as_str(), "fail", properties, others);
         let answer =
@@ -449,8 +468,10 @@ impl Systemd {
         // Those that tell of the handoff tell a program that was quick to fail apart as well, from 257 on.
         let surely_failed = job_result == "failed" && state.tells_handoff();
         if let Some(failure) = state.failed_step(matches!(job_result.as_str(), "failed" | ENDED)) {
-            let words = match (journal::failed_step(self.manager(), &name, &state.invocation).await, failure)
-            {
+            let words = match (
+                journal::failed_step(self.manager(), &name, &state.invocation, state.main_pid_ever).await,
+                failure,
+            ) {
                 (Ok(Some(words)), _) => Some(words),
                 // The program ran, and ended with a status that looks like a step.
                 (Ok(None), FailedStep::Perhaps(_)) if !surely_failed => None,
@@ -1048,6 +1069,10 @@ fn job_of(answer: &Message, act: &'static str, unit: &UnitName) -> Result<OwnedO
         thing: unit.to_string(),
         source: Box::new(source),
     })
+}
+
+fn unfit(unit: &str, (property, why): (String, String)) -> Error {
+    Error::Unfit { unit: unit.to_owned(), property, why }
 }
 
 /// Is this the D-Bus error whose name ends so, such as `NoSuchUnit`?

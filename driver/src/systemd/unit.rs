@@ -177,11 +177,14 @@ pub enum Property {
     LoadCredentialEncrypted(Vec<(String, PathBuf)>),
     MountFlags(u64),
     NetworkNamespacePath(PathBuf),
+    ReadOnlyPaths(Vec<PathBuf>),
     ReadWritePaths(Vec<PathBuf>),
     RemainAfterExit(bool),
     RootDirectory(PathBuf),
     RuntimeMax(Duration),
     Slice(&'static str),
+    /// Mount points, and options such as `mode=1777`.
+    TemporaryFileSystem(Vec<(PathBuf, &'static str)>),
     StandardError(Stream),
     StandardInput(Stream),
     StandardOutput(Stream),
@@ -199,7 +202,7 @@ impl Property {
     }
 
     /// The property as it goes over the bus.
-    pub fn into_wire(self) -> Vec<(String, Variant<'static>)> {
+    pub(super) fn into_wire(self) -> Vec<(String, Variant<'static>)> {
         let (name, value): (&str, Variant<'static>) = match self {
             Self::Assigned(assignment) => return assignment.wire(),
             Self::AllowedCPUs(cores) => ("AllowedCPUs", cpu_set(&cores).into()),
@@ -246,10 +249,15 @@ impl Property {
             Self::LoadCredentialEncrypted(files) => ("LoadCredentialEncrypted", credentials(files)),
             Self::MountFlags(flags) => ("MountFlags", flags.into()),
             Self::NetworkNamespacePath(path) => ("NetworkNamespacePath", text(path).into()),
+            Self::ReadOnlyPaths(paths) => ("ReadOnlyPaths", texts(paths)),
             Self::ReadWritePaths(paths) => ("ReadWritePaths", texts(paths)),
             Self::RemainAfterExit(on) => ("RemainAfterExit", on.into()),
             Self::RootDirectory(path) => ("RootDirectory", text(path).into()),
             Self::RuntimeMax(time) => ("RuntimeMaxUSec", microseconds(time).into()),
+            Self::TemporaryFileSystem(mounts) => {
+                let mounts = mounts.into_iter().map(|(path, options)| (text(path), options.to_owned()));
+                ("TemporaryFileSystem", mounts.collect::<Vec<_>>().into())
+            }
             Self::Slice(name) => ("Slice", name.into()),
             Self::StandardError(stream) => stream.into_wire("StandardError", "StandardErrorFileDescriptor"),
             Self::StandardInput(stream) => stream.into_wire("StandardInput", "StandardInputFileDescriptor"),
@@ -387,7 +395,7 @@ pub struct UnitState {
     exited_usec: u64,
     /// When the main process began to run the program itself; systemd tells since version 256.
     handoff_usec: Option<u64>,
-    main_pid_ever: u32,
+    pub(super) main_pid_ever: u32,
 }
 
 impl UnitState {
@@ -516,6 +524,8 @@ pub struct Service {
     pub memory_peak: Option<u64>,
     /// `LogExtraFields=`, such as `NOMAD_JOB_ID=web`.
     pub log_extra_fields: Vec<String>,
+    /// `PrivateUsers=`, in whatever way.
+    pub private_users: bool,
 }
 
 impl Service {
@@ -540,6 +550,7 @@ impl Service {
                     set_text(&mut path, value);
                     service.working_directory = path.into();
                 }
+                "PrivateUsers" => set(&mut service.private_users, value),
                 "MemoryMax" => service.memory_max = number(value),
                 "MemoryPeak" => service.memory_peak = number(value),
                 "LogExtraFields" => {

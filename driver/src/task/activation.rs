@@ -1,5 +1,6 @@
 //! Sockets that are open before a task starts, and tasks that say when they are ready.
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub struct Listener {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// An address and port, such as `127.0.0.1:80`.
-    Port(String),
+    Port(SocketAddr),
     /// A path in the task's view.
     Path(PathBuf),
 }
@@ -83,15 +84,14 @@ fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
     Ok(Listener { name: name.clone(), at, datagrams, mode })
 }
 
-/// Where a port of Nomad's is, by its label.
-pub(super) fn address_of_port(label: &str, config: &TaskConfig) -> Option<String> {
-    let label = label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-    let variable = |kind: &str| config.known.env.get(&format!("NOMAD_{kind}_{label}"));
-    // In a network of its own the group has the address that is not the host's.
-    match &config.network {
-        NetworkMode::Group { .. } => variable("PORT").map(|port| format!("[::]:{port}")),
-        NetworkMode::Host | NetworkMode::None => variable("ADDR").cloned(),
-    }
+/// Where a socket for the port of that label listens: what Nomad allocated, and never what a variable says.
+pub(super) fn address_of_port(label: &str, config: &TaskConfig) -> Option<SocketAddr> {
+    let port = config.ports.get(label)?;
+    Some(match &config.network {
+        // In a network of its own the group has an address that is not the host's.
+        NetworkMode::Group { .. } => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port.inside),
+        NetworkMode::Host | NetworkMode::None => port.host,
+    })
 }
 
 pub(super) fn readiness(config: &TaskConfig) -> Result<Readiness, Error> {

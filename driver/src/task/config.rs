@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::options::options;
+use super::options::{Opt, options};
 pub use super::settings::{Files, Limits, Network, Sandbox};
 
 options! {
@@ -16,6 +17,8 @@ options! {
         pub allow_caps: Vec<String> = "[\"audit_write\", \"chown\", \"dac_override\", \"fowner\", \"fsetid\", \"kill\", \"mknod\", \"net_bind_service\", \"setfcap\", \"setgid\", \"setpcap\", \"setuid\", \"sys_chroot\"]",
         /// Paths of the host that a job may name, with all below them: to bind, as a root, as an image. An image in the task's own directories needs `"local"` here, since a job could have the kernel mount what an `artifact` block fetched.
         pub allow_host_paths: Vec<String> = "[]",
+        /// What a task may be that is root, or could act as root: whose `user` is number 0, that has a capability such as `"setuid"` or `"dac_override"`, or that runs as a named user without `no_new_privileges`. `"no"`: it is refused. `"confined"`: it keeps the preset `"standard"`, in user and process namespaces of its own (systemd 257 or newer). `"host"`: its rights are those of the host's root, within its capabilities and view.
+        pub allow_root: String = "\"no\"",
         /// Properties that a job may set, as options or under `properties`: their names, patterns such as `"Log*"`, and `"@confining"`, which is all that does not reach beyond a task. How tight it must be is another matter: `sandbox_floor`.
         pub allow_properties: Vec<String> = "[\"@confining\"]",
         /// Properties that a job may not set, whatever is allowed.
@@ -265,6 +268,8 @@ pub struct TaskConfig {
     pub group_name: String,
     /// The job's `config` block.
     pub driver: DriverConfig,
+    /// The paths of all options that the job gives in it ([`super::options::given`]).
+    pub given: Vec<(String, Option<&'static Opt>)>,
     /// The job's `user`; empty when there is none.
     pub user: String,
     /// Where Nomad reads the task's output: a FIFO in the allocation, or `/dev/null`.
@@ -279,8 +284,21 @@ pub struct TaskConfig {
     pub devices: Vec<Device>,
     /// The network of its group.
     pub network: NetworkMode,
+    /// The ports that Nomad allocated, by label.
+    pub ports: BTreeMap<String, Port>,
     /// The `dns` block of the group's network.
     pub dns: Option<Dns>,
+}
+
+/// A port that Nomad allocated to the task's group.
+///
+/// Nomad repeats it in the environment (`NOMAD_PORT_http`), but a job can set any variable: only this is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port {
+    /// Address and port on the host, such as `192.168.1.7:23456`.
+    pub host: SocketAddr,
+    /// The port inside the group's own network namespace, if the group has one.
+    pub inside: u16,
 }
 
 /// The job's `resources` block.

@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 
 use super::cgroup::Cgroup;
 use crate::enter::{self, Failure, Plan};
+use crate::kernel;
 use crate::systemd::{self, Manager, Systemd, UnitName};
 
 /// How long the way into the task may take, on a busy machine.
@@ -227,7 +229,8 @@ impl Running {
             _ => Error::Start { source },
         })?;
         let [stdin, stdout, stderr] = streams;
-        let mut command = Command::new("/proc/self/exe");
+        let program = helper_program().map_err(start)?;
+        let mut command = Command::new(program);
         command.arg0("nomad-driver-systemd").arg("enter").env_clear().kill_on_drop(true);
         command.stdin(stdin).stdout(stdout).stderr(stderr);
         let socket = FdMapping { parent_fd: OwnedFd::from(theirs), child_fd: enter::SOCKET };
@@ -317,6 +320,23 @@ impl Drop for Running {
             group.remove_soon();
         }
     }
+}
+
+/// The driver's own binary as nobody can change it, however the process that runs it is found: on a mount of its own, which
+/// is read-only, and which nothing but our descriptor keeps.
+fn helper_program() -> io::Result<PathBuf> {
+    static PROGRAM: OnceLock<OwnedFd> = OnceLock::new();
+    if !rustix::process::geteuid().is_root() {
+        // The tasks are our own user's.
+        return Ok("/proc/self/exe".into());
+    }
+    let path = |program: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), program.as_raw_fd()).into();
+    if let Some(program) = PROGRAM.get() {
+        return Ok(path(program));
+    }
+    // Two at once make two; one of them is kept.
+    let program = kernel::read_only_program()?;
+    Ok(path(PROGRAM.get_or_init(|| program)))
 }
 
 /// Makes sure that this child of ours can join a unit's cgroup. A user may move processes only within what the user's

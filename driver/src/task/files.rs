@@ -1,16 +1,23 @@
 //! Finds what a job names of the host's files, and makes sure that it may.
 //!
-//! Who decides what a path means is systemd, as root, when it mounts; so a path is followed here first, to its end, and
-//! what systemd gets leads over no link any more.
+//! Every path is opened below the directory that allows it, and pinned ([`super::pin`]), so that systemd means the object
+//! that was checked.
 
+use std::fs;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
 use super::activation::{Address, Listener};
+use super::config::Mount;
+use super::pin::{Base, Pins};
 use super::policy::Policy;
 use super::program;
 use super::spec::TaskSpec;
-use super::view::View;
+use super::view::{self, View};
 use crate::systemd::Assignment;
 
 /// Why a file cannot be had.
@@ -65,6 +72,51 @@ pub enum Error {
         /// The property.
         option: &'static str,
     },
+    /// A link in a path that the operator allows leads to one that he does not.
+    #[error(
+        "{option}: {path} leads, by a link or `..`, out of the paths that the operator of this node allows to jobs \
+         (`allow_host_paths` in the plugin's configuration); name the path that it leads to"
+    )]
+    LinkedAway {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
+    /// A mount point in a directory of the group's.
+    #[error(
+        "{option}: {path} is shared with the other tasks of the group, which could put a link in its place; mount it in \
+         `/local`, or anywhere outside of `/alloc`"
+    )]
+    SharedTarget {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// A mount point over a link.
+    #[error(
+        "{option}: the way to {path} leads over a link in the task's own directory; remove the link, or mount it elsewhere"
+    )]
+    LinkedTarget {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// A mount point in what is mounted.
+    #[error(
+        "{option}: {path} lies in {outer}, which is mounted as well, and others can put a link in its place; mount it \
+         outside of {outer}"
+    )]
+    Nested {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What it lies in.
+        outer: PathBuf,
+    },
     /// systemd would make a mount point on the host.
     #[error(
         "{option}: to mount something on {path}, it would have to be made on the host, where the task sees the host's own \
@@ -78,48 +130,127 @@ pub enum Error {
     },
 }
 
-/// The settings with every path of the host followed to its end.
-pub fn resolve(settings: &[Assignment], task: &TaskSpec, policy: &Policy) -> Result<Vec<Assignment>, Error> {
+/// The settings with every path of the host pinned.
+pub fn resolve(
+    settings: &[Assignment],
+    task: &TaskSpec,
+    policy: &Policy,
+    pins: &mut Pins,
+) -> Result<Vec<Assignment>, Error> {
     let mut resolved = Vec::with_capacity(settings.len());
     for line in settings {
-        let targets = line.mount_points();
-        targets.iter().try_for_each(|target| check_target(line.name(), Path::new(target), task))?;
         let extends =
             ["ExtensionImages", "ExtensionDirectories"].contains(&line.name()) && !line.text().is_empty();
         if extends && matches!(task.view, View::Private { .. }) {
             return Err(Error::NoBase { option: line.name() });
         }
-        resolved.push(line.clone().with_host_paths(|path| find(line.name(), Path::new(path), task, policy))?);
+        let pinned =
+            line.clone().with_host_paths(|path| find(line.name(), Path::new(path), task, policy, pins))?;
+        resolved.push(pinned);
     }
     Ok(resolved)
 }
 
-/// May systemd mount something there? What is not there it makes, and in a directory that is the host's it would be made
-/// on the host.
-pub fn check_target(option: &'static str, target: &Path, task: &TaskSpec) -> Result<(), Error> {
-    let is_hosts = match &task.view {
-        View::Host => true,
-        View::Private { host_paths } => host_paths.iter().any(|path| target.starts_with(path)),
-        View::Own => false,
+/// The volumes and what device plugins mount, with every source pinned.
+pub fn mounts(task: &TaskSpec, pins: &mut Pins) -> Result<Vec<Mount>, Error> {
+    let pin = |mount: &Mount| {
+        let failed = |source| Error::Find { option: "volume", path: mount.source.clone(), source };
+        let source = pins.pin(Base::Host(&mount.source), Path::new(""), |_| Ok(())).map_err(failed)?;
+        Ok(Mount { source, ..mount.clone() })
     };
-    if is_hosts && !target.exists() {
-        return Err(Error::NoTarget { option, path: target.to_owned() });
+    task.mounts.iter().map(pin).collect()
+}
+
+/// May systemd mount something at all of these points, each named by an option? What is not there it makes, as root, by
+/// whatever links it meets.
+pub fn check_targets(targets: &[(&'static str, PathBuf)], task: &TaskSpec) -> Result<(), Error> {
+    for (option, target) in targets {
+        check_target(option, target, task)?;
+        // What is mounted there can be changed by others while systemd comes to it.
+        let holds = |other: &&(&'static str, PathBuf)| {
+            other.1 != *target && target.starts_with(&other.1) && other.0 != "TemporaryFileSystem"
+        };
+        if let Some((_, outer)) = targets.iter().find(holds) {
+            return Err(Error::Nested { option, path: target.clone(), outer: outer.clone() });
+        }
     }
     Ok(())
 }
 
-/// Where `path` leads to on the host, for a job that names it in this property.
-pub fn find(option: &'static str, path: &Path, task: &TaskSpec, policy: &Policy) -> Result<PathBuf, Error> {
-    let failed = |source| Error::Find { option, path: path.to_owned(), source };
-    let inside = task.dirs.local.join(path);
+fn check_target(option: &'static str, target: &Path, task: &TaskSpec) -> Result<(), Error> {
+    let failed = |source| Error::Find { option, path: target.to_owned(), source };
+    if !view::is_plain(target) {
+        return Err(failed(io::ErrorKind::InvalidInput.into()));
+    }
+    match &task.view {
+        View::Host if !is_roots_alone(target) => {
+            return Err(Error::NoTarget { option, path: target.to_owned() });
+        }
+        View::Private { host_paths }
+            if host_paths.iter().any(|path| target.starts_with(path)) && !target.exists() =>
+        {
+            return Err(Error::NoTarget { option, path: target.to_owned() });
+        }
+        View::Host => return Ok(()),
+        View::Private { .. } | View::Own => {}
+    }
     let dirs = &task.dirs;
-    let own = dirs.pairs().into_iter().find_map(|(host, target)| {
-        let below =
-            if path.is_absolute() && task.view != View::Host { path.strip_prefix(target).ok() } else { None };
-        below.or_else(|| inside.strip_prefix(host).ok()).map(|below| (host, below.to_owned()))
-    });
-    if let Some((directory, below)) = own {
-        // Another task of the group could put a link there until systemd comes to it.
+    let own =
+        dirs.pairs().into_iter().find_map(|(host, inside)| Some((host, target.strip_prefix(inside).ok()?)));
+    let Some((directory, below)) = own else { return Ok(()) };
+    if directory == dirs.shared {
+        return Err(Error::SharedTarget { option, path: target.to_owned() });
+    }
+    // Nobody else writes there before the task runs, so what is no link now stays none.
+    match over_no_link(Base::Task { alloc_dir: &dirs.alloc_dir, directory }, below) {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            Err(Error::LinkedTarget { option, path: target.to_owned() })
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Does the way to `inside`, as far as it is there, lead over no link?
+fn over_no_link(base: Base<'_>, inside: &Path) -> io::Result<()> {
+    let base = base.open(Path::new(""))?;
+    if inside.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let way = inside.ancestors().filter(|part| !part.as_os_str().is_empty());
+    // From the first part on: one that is missing has nothing below it.
+    for part in way.collect::<Vec<_>>().into_iter().rev() {
+        match rustix::fs::openat2(&base, part, flags, Mode::empty(), resolve) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Is it there, and can nobody but root change the way to it?
+fn is_roots_alone(path: &Path) -> bool {
+    let Ok(real) = path.canonicalize() else { return false };
+    real.ancestors().skip(1).all(|directory| {
+        fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
+    })
+}
+
+/// Pins what is at `path` on the host, for a job that names it in this property.
+fn find(
+    option: &'static str,
+    path: &Path,
+    task: &TaskSpec,
+    policy: &Policy,
+    pins: &mut Pins,
+) -> Result<PathBuf, Error> {
+    let failed = |source| Error::Find { option, path: path.to_owned(), source };
+    let dirs = &task.dirs;
+    if let Some((directory, below)) = in_own_directory(path, &dirs.local, task) {
+        // What another task of the group may change while systemd or the kernel reads it.
         if directory == dirs.shared {
             return Err(Error::Shared { option, path: path.to_owned() });
         }
@@ -127,10 +258,54 @@ pub fn find(option: &'static str, path: &Path, task: &TaskSpec, policy: &Policy)
         if is_image && !policy.allows_images_of_tasks() {
             return Err(Error::OwnImage { option, path: path.to_owned() });
         }
-        return program::path_within(&dirs.alloc_dir, directory, &below).map_err(failed);
+        let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &directory };
+        return pins.pin(base, &below, |_| Ok(())).map_err(failed);
     }
-    let real = path.canonicalize().map_err(failed)?;
-    if policy.allows_path(&real) { Ok(real) } else { Err(Error::NotAllowed { option, path: real }) }
+    let (base, inside) = allowed(option, path, policy)?;
+    let is_root = option == "RootDirectory";
+    pins.pin(base, inside, |object| if is_root { check_root(object) } else { Ok(()) }).map_err(|source| {
+        if source.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) {
+            Error::LinkedAway { option, path: path.to_owned() }
+        } else {
+            failed(source)
+        }
+    })
+}
+
+/// systemd makes mount points in the root of a task: nobody else may be able to put a link in their place.
+fn check_root(object: &OwnedFd) -> io::Result<()> {
+    let found = rustix::fs::fstat(object)?;
+    if found.st_uid == 0 && found.st_mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        "as the root of a task it must belong to root, and nobody else may write to it (mode 0755)",
+    ))
+}
+
+/// The task's own directory in which a path lies, and where in it. A relative one is in `relative_to`.
+fn in_own_directory(path: &Path, relative_to: &Path, task: &TaskSpec) -> Option<(PathBuf, PathBuf)> {
+    if path.is_relative() {
+        return Some((relative_to.to_owned(), path.to_owned()));
+    }
+    task.dirs.pairs().into_iter().find_map(|(host, target)| {
+        let in_view = if task.view == View::Host { None } else { path.strip_prefix(target).ok() };
+        let below = in_view.or_else(|| path.strip_prefix(host).ok())?;
+        Some((host.to_owned(), below.to_owned()))
+    })
+}
+
+/// The path of the operator's that allows this one, and where in it.
+fn allowed<'a>(
+    option: &'static str,
+    path: &'a Path,
+    policy: &'a Policy,
+) -> Result<(Base<'a>, &'a Path), Error> {
+    let allowed = policy.allowed_root(path).and_then(|root| Some((root, path.strip_prefix(root).ok()?)));
+    match allowed {
+        Some((root, inside)) => Ok((Base::Host(root), inside)),
+        None => Err(Error::NotAllowed { option, path: path.to_owned() }),
+    }
 }
 
 /// What is in a file that shall be a credential. A relative path is in the task's `secrets/`.
@@ -140,18 +315,11 @@ pub fn credential(path: &Path, task: &TaskSpec, policy: &Policy) -> Result<Vec<u
     let option = "credential";
     let failed = |source| Error::Find { option, path: path.to_owned(), source };
     let dirs = &task.dirs;
-    let in_own = |(host, target): (&Path, &'static str)| {
-        let inside = path.strip_prefix(target).or_else(|_| path.strip_prefix(host)).ok()?;
-        Some((host.to_owned(), inside.to_owned()))
-    };
-    let own = if path.is_relative() {
-        Some((dirs.secrets.clone(), path.to_owned()))
+    let file = if let Some((directory, inside)) = in_own_directory(path, &dirs.secrets, task) {
+        program::open_within(&dirs.alloc_dir, &directory, &inside)
     } else {
-        dirs.pairs().into_iter().find_map(in_own)
-    };
-    let file = match own {
-        Some((directory, inside)) => program::open_within(&dirs.alloc_dir, &directory, &inside),
-        None => program::open_on_host(&find(option, path, task, policy)?),
+        let (base, inside) = allowed(option, path, policy)?;
+        base.open(inside).and_then(|found| program::reopen_regular(&found))
     };
     let mut content = Vec::new();
     file.and_then(|file| file.take(LARGEST + 1).read_to_end(&mut content)).map_err(failed)?;

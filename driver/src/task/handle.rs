@@ -77,6 +77,9 @@ pub struct Saved {
     /// It is a guest that serves.
     #[serde(default)]
     pub serves: bool,
+    /// It is WebAssembly, so that what it says of itself is the word of its runner. Earlier drivers did not say it.
+    #[serde(default)]
+    pub guest: Option<bool>,
 }
 
 /// What units a task has beside its own.
@@ -87,16 +90,18 @@ pub(super) struct Beside {
     pub(super) copied: bool,
     /// That of its sockets.
     pub(super) listens: bool,
-    /// None, but what it says of itself is its own word, and not that of the runner of WebAssembly.
+    /// None, but it has a `notify` block, and is no guest that serves.
     pub(super) speaks: bool,
     /// None, but it is a guest that serves.
     pub(super) serves: bool,
+    /// None, but it is WebAssembly, whose runner alone is believed when it says how a guest ended.
+    pub(super) guest: bool,
 }
 
 impl Saved {
     pub(super) fn beside(&self) -> Beside {
-        let Self { copied, listens, speaks, serves, .. } = *self;
-        Beside { copied, listens, speaks, serves }
+        let Self { copied, listens, speaks, serves, guest, .. } = *self;
+        Beside { copied, listens, speaks, serves, guest: guest.unwrap_or(!speaks) }
     }
 }
 
@@ -121,7 +126,7 @@ pub struct Handle {
 impl Handle {
     /// Follows the unit from now on.
     pub(super) fn follow(known: Known, unit: Unit, beside: Beside, systemd: Systemd, events: Events) -> Self {
-        let Beside { copied, listens, speaks, serves } = beside;
+        let Beside { copied, listens, speaks, serves, guest } = beside;
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
         if let Some(exit) = Exit::of(&state) {
@@ -138,6 +143,7 @@ impl Handle {
                 listens,
                 speaks,
                 serves,
+                guest: Some(guest),
             },
             unit: unit.name().clone(),
             pid: state.main_pid,
@@ -204,7 +210,7 @@ impl Handle {
                 // As long as nobody has been told of the end, the unit is there to be asked.
                 tell(out_of_memory(&systemd.service(&unit).await.unwrap_or_default()));
             }
-            if let Some(word) = word_of_the_end(&state, &exit, speaks, is_asked.load(Ordering::Relaxed)) {
+            if let Some(word) = word_of_the_end(&state, &exit, guest, is_asked.load(Ordering::Relaxed)) {
                 tell(word);
             }
             sender.send_replace(Phase::Exited(exit));
@@ -334,31 +340,33 @@ impl Handle {
     }
 
     /// Starts a command in the task, with streams or a terminal.
-    pub async fn exec(&self, argv: Vec<String>, terminal: bool) -> Result<Session, Error> {
-        let plan = self.plan(argv, terminal).await?;
+    pub async fn exec(&self, argv: Vec<String>, terminal: bool, denied: &[String]) -> Result<Session, Error> {
+        let plan = self.plan(argv, terminal, denied).await?;
         Session::start(&self.systemd, plan).await.map_err(Error::Exec)
     }
 
     /// Runs a command in the task to its end, for no longer than `limit`; zero is no limit.
-    pub async fn run(&self, argv: Vec<String>, limit: Duration) -> Result<Report, Error> {
-        let plan = self.plan(argv, false).await?;
+    pub async fn run(&self, argv: Vec<String>, limit: Duration, denied: &[String]) -> Result<Report, Error> {
+        let plan = self.plan(argv, false, denied).await?;
         exec::run(&self.systemd, plan, limit).await.map_err(Error::Exec)
     }
 
-    async fn plan(&self, argv: Vec<String>, terminal: bool) -> Result<Plan, Error> {
+    /// `denied` are the variables that no command has.
+    async fn plan(&self, argv: Vec<String>, terminal: bool, denied: &[String]) -> Result<Plan, Error> {
         let service = self.systemd.service(&self.unit).await.map_err(Error::Systemd)?;
         let main_pid = i32::try_from(service.main_pid).ok().filter(|pid| *pid != 0);
         let (Some(main_pid), Some(cgroup)) = (main_pid, Cgroup::of_unit(&service.control_group)) else {
             return Err(Error::Exec(exec::Error::Ended));
         };
         let mut env = self.known.env.clone();
-        env.retain(|name, _| super::env::is_name(name));
+        env.retain(|name, _| super::env::is_name(name) && !denied.contains(name));
         env.entry("INVOCATION_ID".to_owned()).or_insert_with(|| self.saved.invocation.0.clone());
         Ok(Plan {
             argv,
             env,
             directory: service.working_directory,
             main_pid,
+            has_user_namespace: service.private_users,
             unit_cgroup: service.control_group,
             cgroup: exec::new_group(cgroup.path()),
             identity: match self.systemd.manager() {
@@ -470,7 +478,7 @@ fn out_of_memory(service: &Service) -> Word {
 }
 
 /// What its exit code does not say of a task's end.
-fn word_of_the_end(state: &UnitState, exit: &Exit, speaks: bool, is_asked: bool) -> Option<Word> {
+fn word_of_the_end(state: &UnitState, exit: &Exit, is_guest: bool, is_asked: bool) -> Option<Word> {
     if let Some(unknown) = &exit.unknown {
         return Some((unknown.clone(), vec![]));
     }
@@ -485,10 +493,10 @@ fn word_of_the_end(state: &UnitState, exit: &Exit, speaks: bool, is_asked: bool)
         "timeout" => return Some(("Ran longer than `limits.runtime_max` allows: ended".to_owned(), vec![])),
         _ => {}
     }
-    if speaks {
+    if !is_guest {
         return None;
     }
-    // Only our runner of WebAssembly is listened to then, and it says so when a guest did not end by itself.
+    // systemd listens to the runner of WebAssembly alone, which says so when a guest did not end by itself.
     let outcome = Outcome::of(&state.status_text)?;
     let message = format!("WebAssembly: {}", outcome.message());
     Some((message, vec![("wasm_outcome", outcome.kind.to_owned()), ("wasm_message", outcome.text)]))

@@ -20,14 +20,18 @@ pub mod exec;
 pub mod files;
 pub mod guest;
 pub mod handle;
+mod identity;
 pub mod logs;
 mod lost;
 pub mod options;
 pub mod outcome;
+mod pin;
 mod place;
 mod policy;
 pub mod preset;
+mod privilege;
 pub mod program;
+mod reach;
 pub mod settings;
 mod settled;
 pub mod signal;
@@ -35,7 +39,7 @@ mod slices;
 pub mod spec;
 pub mod stats;
 pub mod unit;
-mod users;
+pub mod users;
 pub mod view;
 pub mod wasm;
 
@@ -57,6 +61,7 @@ use self::config::{Credential, Known, NetworkMode, PluginConfig, TaskConfig, Tas
 use self::events::Events;
 use self::exec::{Report, Session};
 use self::outcome::Outcome;
+use self::pin::Pins;
 use self::place::Place;
 use self::program::Program;
 use self::signal::Signal;
@@ -64,6 +69,7 @@ use self::slices::Slices;
 use self::spec::{Identity, NodeSpec, Sink, TaskSpec};
 use self::stats::{Stats, Usage};
 use self::unit::{Command, Made, Streams};
+use self::users::{OfEveryHost, OfHost};
 use self::view::View;
 use self::wasm::Code;
 use crate::systemd::{self, Features, Manager, Stream, Systemd, TransientUnit, Unit, UnitName};
@@ -165,6 +171,9 @@ pub enum Error {
         /// The unit.
         unit: UnitName,
     },
+    /// The driver is at fault.
+    #[error("the driver panicked while it read the task's configuration; please report this")]
+    Panicked,
     /// The unit is not the one we started.
     #[error("task {id} is lost: {reason}")]
     Lost {
@@ -364,12 +373,12 @@ impl Tasks {
 
     /// Starts a command in a running task, with streams or a terminal.
     pub async fn exec(&self, id: &TaskId, argv: Vec<String>, terminal: bool) -> Result<Session, Error> {
-        self.get(id)?.exec(argv, terminal).await
+        self.get(id)?.exec(argv, terminal, &self.node()?.policy.denied_env).await
     }
 
     /// Runs a command in a running task to its end, for no longer than `limit`; zero is no limit.
     pub async fn run(&self, id: &TaskId, argv: Vec<String>, limit: Duration) -> Result<Report, Error> {
-        self.get(id)?.run(argv, limit).await
+        self.get(id)?.run(argv, limit, &self.node()?.policy.denied_env).await
     }
 
     /// What a task uses, now and then again after every such time; nothing of one that has ended.
@@ -439,11 +448,22 @@ impl Shared {
         if let Some(reason) = features.shortfall() {
             return Err(Error::Spec(spec::Error::Node { option: "manager".to_owned(), reason }));
         }
-        let task = TaskSpec::resolve(&config, &node, &features).map_err(Error::Spec)?;
-        self.check_user(&task, &node).await?;
+        let (config, task) = {
+            let node = Arc::clone(&node);
+            // The databases of users may be far away.
+            let resolve = move || {
+                let task = TaskSpec::resolve(&config, &node, &features, &OfHost);
+                (config, task)
+            };
+            tokio::task::spawn_blocking(resolve).await.map_err(|_| Error::Panicked)?
+        };
+        let task = task.map_err(Error::Spec)?;
         self.remove_earlier_runs(&config, &task.unit).await?;
-        let unit = match self.begun_before(&task).await? {
-            Some(unit) => unit,
+        let (unit, is_guest) = match self.begun_before(&task).await? {
+            Some(unit) => {
+                let program = program::find(&task.command, &task.view, &task.dirs);
+                (unit, matches!(program, Ok(Program::Wasm { .. })))
+            }
             None => self.begin(&task, &node, &config.known.id).await?,
         };
         let beside = Beside {
@@ -451,6 +471,7 @@ impl Shared {
             listens: !task.sockets.is_empty(),
             speaks: task.readiness != Readiness::default() && !task.guest.serves,
             serves: task.guest.serves,
+            guest: is_guest,
         };
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
         let handle = Handle::follow(config.known, unit, beside, systemd, events);
@@ -478,11 +499,13 @@ impl Shared {
         }
     }
 
-    async fn begin(&self, task: &TaskSpec, node: &NodeSpec, id: &TaskId) -> Result<Unit, Error> {
+    /// The unit of a new run, and whether it runs WebAssembly.
+    async fn begin(&self, task: &TaskSpec, node: &NodeSpec, id: &TaskId) -> Result<(Unit, bool), Error> {
         let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
         // A compilation sees the host on it, too.
         view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
         let (command, lease) = self.command(task, node).await?;
+        let is_guest = matches!(command, Command::Wasm { .. });
         let place = Place::of(&node.runtime_dir, &task.unit);
         let started = self.begin_at(&place, command, task, node, id).await;
         if started.is_ok() {
@@ -498,7 +521,7 @@ impl Shared {
                 drop(lease);
             });
         }
-        started
+        started.map(|unit| (unit, is_guest))
     }
 
     async fn begin_at(
@@ -509,7 +532,9 @@ impl Shared {
         node: &NodeSpec,
         id: &TaskId,
     ) -> Result<Unit, Error> {
-        let mut made = make(place, task, node, matches!(command, Command::Wasm { .. }))?;
+        // Until the unit has started, or has not.
+        let mut pins = Pins::new(&node.runtime_dir, &task.unit);
+        let mut made = make(place, task, node, matches!(command, Command::Wasm { .. }), &mut pins)?;
         let (stdout, stderr) = tokio::try_join!(
             self.stream(task, id, "stdout", &task.stdout_path),
             self.stream(task, id, "stderr", &task.stderr_path),
@@ -536,31 +561,6 @@ impl Shared {
         }
         self.slices.release(&self.systemd).await;
         Ok(())
-    }
-
-    /// Is the task's user one that the operator lets tasks be?
-    async fn check_user(&self, task: &TaskSpec, node: &NodeSpec) -> Result<(), Error> {
-        if !node.policy.denies_users() {
-            return Ok(());
-        }
-        let (identity, groups) = (task.identity.clone(), task.groups.clone());
-        // The host's databases may be far away.
-        let found = tokio::task::spawn_blocking(move || {
-            let user = match identity {
-                Identity::User(user) => users::find(&user),
-                Identity::Number(number) => Some(users::HostUser::of_number(number)),
-                // Numbers that are nobody else's, and the agent's own.
-                Identity::Ephemeral | Identity::Driver => None,
-            };
-            (user, groups.iter().filter_map(|group| users::group(group)).collect::<Vec<_>>())
-        });
-        // Of whom there is none systemd will say so.
-        let (user, gids) = found.await.unwrap_or_default();
-        let checked = match user {
-            Some(user) => node.policy.check_user(&user.name, Some(user.uid), &[user.gids, gids].concat()),
-            None => node.policy.check_user("the task", None, &gids),
-        };
-        checked.map_err(Error::Spec)
     }
 
     /// One stream of the task. Where it shall reach two places, a copier is started for it, which ends when the last
@@ -647,6 +647,7 @@ impl Shared {
             self.systemd.sweep("nomad");
             if let Ok(node) = self.node() {
                 place::sweep(&node.runtime_dir, &units.iter().map(UnitName::as_str).collect());
+                pin::sweep(&node.runtime_dir);
             }
             Ok(units)
         };
@@ -665,8 +666,10 @@ impl Shared {
                 task.guest.check(task).map_err(Error::Spec)?;
                 let shim = node.wasm.shim().map_err(Error::Wasm)?;
                 let flags = &task.guest.flags;
-                let code =
-                    self.compiler.code_of(&self.systemd, &node.wasm, &task.job, module, &name, flags).await;
+                let code = self
+                    .compiler
+                    .code_of(&self.systemd, &node.wasm, &task.namespace, module, &name, flags)
+                    .await;
                 let Code { path: code, lease } = code.map_err(Error::Wasm)?;
                 Ok((Command::Wasm { shim, code, name }, Some(lease)))
             }
@@ -678,7 +681,8 @@ impl Shared {
 /// content is decided by its name, and paths of the host stand as the job writes them.
 pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit, Error> {
     let node = NodeSpec::resolve(plugin).map_err(Error::Spec)?;
-    let task = TaskSpec::resolve(config, &node, &Features::everything(node.manager)).map_err(Error::Spec)?;
+    let features = Features::everything(node.manager);
+    let task = TaskSpec::resolve(config, &node, &features, &OfEveryHost).map_err(Error::Spec)?;
     let path = program::path_in_view(&task.command, &task.view, &task.dirs);
     let is_guest =
         config.driver.wasm.is_some() || path.extension().is_some_and(|extension| extension == "wasm");
@@ -705,25 +709,28 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
         credentials: of(false).map(copy).collect(),
         encrypted: of(true).map(copy).collect(),
         sockets: task.sockets.clone(),
+        mounts: task.mounts.clone(),
     };
     let streams = Streams { stdout: Stream::Null, stderr: Stream::Null };
     Ok(unit::build(&task, &command, made, streams))
 }
 
 /// Makes what the task needs on the host beside its allocation.
-fn make(place: &Place, task: &TaskSpec, node: &NodeSpec, is_guest: bool) -> Result<Made, Error> {
-    let settings = files::resolve(task.settings(is_guest), task, &node.policy).map_err(Error::Files)?;
-    for mount in &task.mounts {
-        if !view::is_plain(&mount.target) || mount.source.to_string_lossy().contains(char::is_control) {
-            let source = std::io::ErrorKind::InvalidInput.into();
-            return Err(Error::Files(files::Error::Find {
-                option: "volume",
-                path: mount.target.clone(),
-                source,
-            }));
-        }
-        files::check_target("volume", &mount.target, task).map_err(Error::Files)?;
-    }
+fn make(
+    place: &Place,
+    task: &TaskSpec,
+    node: &NodeSpec,
+    is_guest: bool,
+    pins: &mut Pins,
+) -> Result<Made, Error> {
+    let said = task.settings(is_guest);
+    let targets = said
+        .iter()
+        .flat_map(|line| line.mount_points().into_iter().map(|target| (line.name(), PathBuf::from(target))));
+    let volumes = task.mounts.iter().map(|mount| ("volume", mount.target.clone()));
+    files::check_targets(&targets.chain(volumes).collect::<Vec<_>>(), task).map_err(Error::Files)?;
+    let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
+    let mounts = files::mounts(task, pins).map_err(Error::Files)?;
     let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
     let mut root = node.wasm.root.clone();
     if matches!(task.view, View::Private { .. }) && task.needs_a_root_of_its_own(&settings) {
@@ -747,7 +754,8 @@ fn make(place: &Place, task: &TaskSpec, node: &NodeSpec, is_guest: bool) -> Resu
     }
     let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
     let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
-    let mut made = Made { root, settings, etc, sockets: sockets.map_err(Error::Files)?, ..Made::default() };
+    let sockets = sockets.map_err(Error::Files)?;
+    let mut made = Made { root, settings, etc, sockets, mounts, ..Made::default() };
     for Credential { name, path, encrypted } in &task.credentials {
         let content = files::credential(Path::new(path), task, &node.policy).map_err(Error::Files)?;
         let copy = (name.clone(), place.credential(name, &content).map_err(failed)?);

@@ -186,14 +186,60 @@ pub fn block(bytes: &[u8]) -> Result<Vec<(MsgPack, MsgPack)>, Error> {
     }
 }
 
-fn given<'a>(block: &'a [(MsgPack, MsgPack)], option: &Opt) -> Option<&'a MsgPack> {
+/// The paths of all options that a job gives, such as `notify.watchdog` or `properties.Nice`, each with its row in the table
+/// if it has one. What is equal to its default is not given: Nomad repeats defaults.
+pub fn given(bytes: &[u8], options: &'static [Opt]) -> Vec<(String, Option<&'static Opt>)> {
+    let mut paths = Vec::new();
+    if let Ok(block) = block(bytes) {
+        collect_given(&block, options, "", &mut paths);
+    }
+    paths
+}
+
+fn collect_given(
+    block: &[(MsgPack, MsgPack)],
+    options: &'static [Opt],
+    within: &str,
+    paths: &mut Vec<(String, Option<&'static Opt>)>,
+) {
+    for option in options {
+        let Some(value) = self::value_of(block, option) else { continue };
+        let path = format!("{within}{}", option.name);
+        let is_empty = match value {
+            MsgPack::Array(elements) => elements.is_empty() && option.property.is_none(),
+            MsgPack::Map(names) => names.is_empty() && matches!(option.block, Some(Kind::Free)),
+            _ => false,
+        };
+        let default = option.default.and_then(|literal| serde_json::from_str::<MsgPack>(literal).ok());
+        if is_empty || default.is_some_and(|default| default == *value) {
+            continue;
+        }
+        paths.push((path.clone(), Some(option)));
+        match (option.block, value) {
+            (Some(Kind::Once(options)), MsgPack::Map(block)) => {
+                collect_given(block, options, &format!("{path}."), paths);
+            }
+            (Some(Kind::Often(options)), MsgPack::Array(blocks)) => {
+                let blocks = blocks.iter().filter_map(MsgPack::as_map);
+                blocks.for_each(|block| collect_given(block, options, &format!("{path}."), paths));
+            }
+            (Some(Kind::Free), MsgPack::Map(block)) => {
+                let names = block.iter().filter_map(|(name, _)| name.as_str());
+                paths.extend(names.map(|name| (format!("{path}.{name}"), None)));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn value_of<'a>(block: &'a [(MsgPack, MsgPack)], option: &Opt) -> Option<&'a MsgPack> {
     let named = |(name, value): &&(MsgPack, MsgPack)| name.as_str() == Some(option.name) && !value.is_nil();
     block.iter().find(named).map(|(_, value)| value)
 }
 
 /// One option out of a block. Nomad sends every option of the schema: one that was not given is nil.
 pub fn take<T: OptionType>(block: &[(MsgPack, MsgPack)], option: &Opt) -> Result<T, Error> {
-    if let Some(value) = given(block, option) {
+    if let Some(value) = value_of(block, option) {
         return T::given(option, value.clone());
     }
     // HCL's literals of our types are JSON's.
@@ -224,7 +270,7 @@ impl Eq for Setting {}
 pub fn settings_of(block: &[(MsgPack, MsgPack)], options: &'static [Opt]) -> Result<Vec<Setting>, Error> {
     let mut settings = Vec::new();
     for option in options {
-        if let Some(value) = given(block, option) {
+        if let Some(value) = value_of(block, option) {
             settings.push(Setting { option, values: texts(option, value)? });
         }
     }

@@ -6,12 +6,34 @@ use super::config::PluginConfig;
 use super::preset::{self, Looser, Preset};
 use super::spec::Error;
 use super::view::is_plain;
-use crate::systemd::{Assignment, Hold, capability_mask};
+use crate::systemd::{Assignment, Reach, capability_mask};
 
 /// All that can only take from a task, as a pattern of properties.
 const CONFINING: &str = "@confining";
 /// The task's own directories, as a path of the host.
 const LOCAL: &str = "local";
+
+/// What becomes of a task that is root, or could act as root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// It is refused.
+    No,
+    /// It is kept in namespaces of its own, and under the preset "standard".
+    Confined,
+    /// It has the rights of the host's root, within its capabilities and view.
+    Host,
+}
+
+impl Root {
+    fn parse(word: &str) -> Result<Self, &'static str> {
+        match word {
+            "no" => Ok(Self::No),
+            "confined" => Ok(Self::Confined),
+            "host" => Ok(Self::Host),
+            _ => Err("one of \"no\", \"confined\" and \"host\""),
+        }
+    }
+}
 
 /// What jobs may do.
 #[derive(Debug, Clone)]
@@ -27,6 +49,8 @@ pub struct Policy {
     /// Variables that no task has.
     pub denied_env: Vec<String>,
     floor: Preset,
+    /// What of root.
+    pub root: Root,
 }
 
 impl Policy {
@@ -56,6 +80,7 @@ impl Policy {
             denied_env: config.denied_envvars.clone(),
             floor: Preset::parse(&config.sandbox_floor)
                 .map_err(wrong("sandbox_floor", &config.sandbox_floor))?,
+            root: Root::parse(&config.allow_root).map_err(wrong("allow_root", &config.allow_root))?,
         })
     }
 
@@ -64,21 +89,35 @@ impl Policy {
         self.denied.iter().find(|pattern| matches(pattern, name))
     }
 
+    /// Does the operator allow this property by its name, and not only with all that confine?
+    pub fn allows_by_name(&self, name: &str) -> bool {
+        self.allowed.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// May a job use an option that stands for this property? What it says there is another matter ([`Policy::check`]).
+    pub fn check_denied(&self, option: &str, name: &str) -> Result<(), Error> {
+        match self.denies(name) {
+            Some(pattern) => Err(Error::Refused {
+                option: option.to_owned(),
+                reason: format!(
+                    "the operator of this node denies {name} (`deny_properties` has `{pattern}` in the plugin's configuration)"
+                ),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// May a job say this? `option` is how it said it.
     pub fn check(&self, option: &str, assignment: &Assignment) -> Result<(), Error> {
         let name = assignment.name();
         let refused = |reason: String| Error::Refused { option: option.to_owned(), reason };
-        if let Some(pattern) = self.denies(name) {
-            return Err(refused(format!(
-                "the operator of this node denies {name} (`deny_properties` has `{pattern}`)"
-            )));
-        }
-        match assignment.hold() {
+        self.check_denied(option, name)?;
+        match assignment.reach() {
             // Those cannot even be said.
-            Hold::Ours(reason) => Err(refused(reason.to_owned())),
-            Hold::Confines if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
+            Reach::Reserved(reason) => Err(refused(reason.to_owned())),
+            Reach::Confining(_) if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
             // The paths are looked at one by one.
-            Hold::Reaches if assignment.names_host_paths() => {
+            Reach::BeyondTask(_) if assignment.names_host_paths() => {
                 let is_image = name.ends_with("Image") || name.ends_with("Images");
                 if self.host_paths.is_empty() && !(is_image && self.images_of_tasks) {
                     let own =
@@ -91,18 +130,23 @@ impl Policy {
                 }
                 Ok(())
             }
-            _ if self.allowed.iter().any(|pattern| matches(pattern, name)) => Ok(()),
-            _ => Err(refused(format!(
-                "{name}={} reaches beyond the task; the operator of this node allows it with `allow_properties` in the \
+            _ if self.allows_by_name(name) => Ok(()),
+            Reach::Confining(why) => Err(refused(format!(
+                "the operator of this node does not allow {name} (`allow_properties` in the plugin's configuration), although \
+                 {why}"
+            ))),
+            Reach::BeyondTask(why) => Err(refused(format!(
+                "{name}={} reaches beyond the task: {why}; the operator of this node allows it with `allow_properties` in the \
                  plugin's configuration",
                 assignment.text(),
             ))),
         }
     }
 
-    /// May a job name this path of the host? It is absolute, and leads over no links.
-    pub fn allows_path(&self, path: &Path) -> bool {
-        self.host_paths.iter().any(|allowed| path.starts_with(allowed))
+    /// The path of the operator's that allows a job to name this path of the host: the nearest one.
+    pub fn allowed_root(&self, path: &Path) -> Option<&Path> {
+        let allowed = self.host_paths.iter().filter(|allowed| path.starts_with(allowed));
+        allowed.max_by_key(|allowed| allowed.components().count()).map(PathBuf::as_path)
     }
 
     /// May a job have the kernel mount an image that lies in the task's own directories?
@@ -145,11 +189,6 @@ impl Policy {
                 self.floor
             ),
         })
-    }
-
-    /// Is there any user or group that no task may be?
-    pub fn denies_users(&self) -> bool {
-        !self.uids.is_empty() || !self.gids.is_empty()
     }
 
     /// May a task be this user and in these groups?
@@ -263,7 +302,8 @@ mod tests {
         assert_eq!(check(&shut, "CPUQuota=10%"), Ok(()));
         let paths = policy(|config| config.allow_host_paths = vec!["/srv".into()]);
         assert_eq!(check(&paths, "BindPaths=/srv/x"), Ok(()));
-        assert!(paths.allows_path(Path::new("/srv/x")) && !paths.allows_path(Path::new("/srvx")));
+        assert_eq!(paths.allowed_root(Path::new("/srv/x")), Some(Path::new("/srv")));
+        assert_eq!(paths.allowed_root(Path::new("/srvx")), None);
     }
 
     #[test]

@@ -289,14 +289,15 @@ fn directory_of_task(alloc_dir: &Path, directory: &Path) -> io::Result<OwnedFd> 
     )?)
 }
 
-/// Where something in `directory` of a task really is, whatever links there are within it; one that leaves it is an error.
-pub fn path_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<PathBuf> {
-    let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
-    let base = directory_of_task(alloc_dir, directory)?;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let found = rustix::fs::openat2(base, inside, flags, Mode::empty(), resolve)?;
-    std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
+/// Opens for reading what was found by `O_PATH`, if it is a regular file, and nothing else.
+pub fn reopen_regular(found: &OwnedFd) -> io::Result<File> {
+    if FileType::from_raw_mode(rustix::fs::fstat(found)?.st_mode) != FileType::RegularFile {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    // The very object, whatever its name stands for by now.
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
 /// Removes what is directly in `directory` of a task, if anything is.
@@ -306,11 +307,6 @@ pub fn remove_within(alloc_dir: &Path, directory: &Path, name: &Path) -> io::Res
         Err(rustix::io::Errno::NOENT) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Opens a regular file of the host.
-pub fn open_on_host(path: &Path) -> io::Result<File> {
-    open_regular(rustix::fs::CWD, path, ResolveFlags::empty())
 }
 
 /// Opens a regular file, and nothing else: opening a device may do something, and opening a FIFO may last for ever.

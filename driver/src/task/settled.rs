@@ -3,23 +3,24 @@
 //! ```text
 //!  options of the blocks ─┐
 //!  ulimit, groups, …      ├─► assignments ─► may they be said? ─► what the driver, the view and the preset say,
-//!  properties ────────────┘    (said)         (policy, node)      then the job ─► the operator's floor    (settled)
+//!  properties ────────────┘  (requested)      (policy, node)      then the job ─► the operator's floor    (settled)
 //! ```
 
-use super::config::{DriverConfig, MemoryMax, NetworkMode, TaskConfig};
+use super::config::{DriverConfig, MemoryMax, NetworkMode, Notify, TaskConfig};
 use super::options::Setting;
 use super::policy;
 use super::preset::Preset;
+use super::privilege::{self, Facts};
 use super::spec::{Error, NodeSpec};
 use super::view::View;
 use crate::systemd::{self, Assignment, Features, Manager, Meaning};
 
 /// Everything that the job says under the names of systemd's, in the order in which it counts.
-pub(super) fn said(
+pub(super) fn requested(
     driver: &DriverConfig,
     node: &NodeSpec,
     features: &Features,
-) -> Result<Vec<Assignment>, Error> {
+) -> Result<Vec<(String, Assignment)>, Error> {
     let mut said = Vec::new();
     let blocks: [(&str, &[Setting]); 4] = [
         ("sandbox", driver.sandbox.as_ref().map_or(&[], |block| &block.0)),
@@ -50,6 +51,32 @@ pub(super) fn said(
     said.extend(groups.map(|group| {
         ("supplementary_groups".to_owned(), "SupplementaryGroups", systemd::quoted(group).into_owned())
     }));
+    if let Some(logging) = &driver.logging {
+        // They are checked here, and said by `Output`.
+        let burst = logging.rate_limit_burst.map(|burst| ("burst", "LogRateLimitBurst", burst.to_string()));
+        let interval = logging.rate_limit_interval.clone();
+        let interval = interval.map(|time| ("interval", "LogRateLimitIntervalSec", time));
+        for (option, property, text) in burst.into_iter().chain(interval) {
+            if let Ok(assignment) = Assignment::parse(property, &text) {
+                node.policy.check(&format!("logging.rate_limit_{option}"), &assignment)?;
+            }
+        }
+        if let Some(Ok(assignment)) =
+            logging.namespace.as_ref().map(|name| Assignment::parse("LogNamespace", name))
+        {
+            node.policy.check("logging.namespace", &assignment)?;
+        }
+    }
+    if let Some(Notify { access, watchdog, .. }) = &driver.notify {
+        let watchdog = watchdog.as_ref().map(|time| ("notify.watchdog", "WatchdogSec", time));
+        for (option, property, text) in
+            [("notify.access", "NotifyAccess", access)].into_iter().chain(watchdog)
+        {
+            if let Ok(assignment) = Assignment::parse(property, text) {
+                node.policy.check(option, &assignment)?;
+            }
+        }
+    }
     if let Some(name) = &driver.hostname {
         said.push(("hostname".to_owned(), "ProtectHostname", format!("private:{name}")));
     }
@@ -63,26 +90,15 @@ pub(super) fn said(
     for (option, property, text) in said {
         let assignment = Assignment::parse(property, &text)
             .map_err(|source| Error::Property { option: option.clone(), source })?;
-        // Groups have rules of their own.
-        let is_groups = option == "group" || option == "supplementary_groups";
-        if !is_groups {
+        // Groups have rules of their own (`identity::check_groups`).
+        if !["Group", "SupplementaryGroups"].contains(&assignment.name()) {
             node.policy.check(&option, &assignment)?;
         }
-        features.check(&assignment).map_err(|reason| Error::Node { option, reason })?;
-        assignments.push(assignment);
+        let known = features.check(&assignment).and_then(|()| features.check_names(&assignment));
+        known.map_err(|reason| Error::Node { option: option.clone(), reason })?;
+        assignments.push((option, assignment));
     }
     Ok(assignments)
-}
-
-/// The groups that the job names, in whatever way.
-pub(super) fn groups(said: &[Assignment]) -> Vec<String> {
-    let of_groups = said.iter().filter(|line| ["Group", "SupplementaryGroups"].contains(&line.name()));
-    let names = of_groups.flat_map(|line| match line.meaning() {
-        Meaning::Words(names) => names,
-        // As it is written: a name may look like a yes or no.
-        _ => vec![line.text().to_owned()],
-    });
-    names.collect()
 }
 
 /// An option's values as systemd reads them, one for each assignment.
@@ -98,7 +114,7 @@ fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> 
             Some(optional) => format!("-+{optional}"),
             None => format!("+{value}"),
         };
-        if known.takes_words() && !value.is_empty() { systemd::quoted(&value).into_owned() } else { value }
+        if known.takes_paths() && !value.is_empty() { systemd::quoted(&value).into_owned() } else { value }
     };
     let texts: Vec<String> = setting.values.iter().map(text).collect();
     if !known.is_set() {
@@ -115,6 +131,15 @@ fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> 
         .collect()
 }
 
+/// What the task's unit has of everything that has a name of systemd's.
+#[derive(Clone)]
+pub(super) struct Settled {
+    /// One property after the other.
+    pub(super) lines: Vec<Assignment>,
+    /// The task is root, or could act as root, and is confined for that.
+    pub(super) is_confined_root: bool,
+}
+
 /// What the task's unit has of everything that has a name of systemd's. `granted` stands after the preset and before what
 /// the job says.
 pub(super) fn settled(
@@ -122,12 +147,13 @@ pub(super) fn settled(
     granted: &[Assignment],
     said: &[Assignment],
     config: &TaskConfig,
-    view: &View,
+    facts: &Facts<'_>,
     node: &NodeSpec,
     features: &Features,
-) -> Result<Vec<Assignment>, Error> {
+) -> Result<Settled, Error> {
     const BOUNDING: &str = "CapabilityBoundingSet";
     const AMBIENT: &str = "AmbientCapabilities";
+    let view = facts.view;
     let driver = &config.driver;
     let allowed = node.policy.all_capabilities();
     let mut ours = vec![
@@ -135,6 +161,8 @@ pub(super) fn settled(
         ("IgnoreSIGPIPE", "no"),
         // A task that needs more than its ceiling is ended as a whole, and systemd says so (`oom-kill`).
         ("OOMPolicy", "kill"),
+        // Whatever the preset: a set-user-ID program of the host, or one that an `artifact` block brought, is root.
+        ("NoNewPrivileges", "yes"),
     ];
     if config.resources.memory_max_mb != MemoryMax::Unlimited {
         // Swap would let it pass the ceiling.
@@ -200,6 +228,7 @@ pub(super) fn settled(
             settled.extend(Assignment::of_capabilities(name, after));
         }
     }
+    let is_confined_root = privilege::confine(&mut settled, facts, &node.policy, features)?;
     node.policy.check_floor(&settled, is_known)?;
-    Ok(settled)
+    Ok(Settled { lines: settled, is_confined_root })
 }

@@ -11,11 +11,16 @@ use super::config::{
     Resources, Sandbox, TaskConfig, TaskId,
 };
 use super::guest::{self, Guest};
+use super::identity;
+pub use super::identity::Identity;
 use super::options;
 use super::policy::Policy;
 use super::preset::Preset;
+use super::privilege::{Facts, Standing};
+use super::settled::Settled;
+use super::users::Accounts;
 use super::view::{self, TaskDirs, View, is_plain};
-use super::{activation, env, settled, wasm};
+use super::{activation, env, reach, settled, wasm};
 use crate::systemd::{self, Assignment, Features, Manager, UnitName};
 
 /// Why a configuration is refused.
@@ -137,6 +142,7 @@ impl NodeSpec {
             allow_caps: _, // these are the policy's
             allow_host_paths: _,
             allow_properties: _,
+            allow_root: _,
             deny_properties: _,
             denied_host_gids: _,
             denied_host_uids: _,
@@ -327,7 +333,7 @@ impl Output {
             namespace,
             burst,
             interval,
-            fields: fields.map(|(name, value)| format!("{name}={}", on_one_line(value))).collect(),
+            fields: fields.map(|(name, value)| format!("{name}={}", in_one_word(value))).collect(),
             identifier: name.replace(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c), "_"),
         })
     }
@@ -339,21 +345,19 @@ const NO_RATE_LIMIT: u32 = u32::MAX / 8;
 /// The journal field of a unit that says where its allocation's directory is on the host.
 pub const ALLOC_DIR_FIELD: &str = "NOMAD_ALLOC_HOST_DIR";
 
-fn on_one_line(text: &str) -> String {
-    text.replace(char::is_control, " ")
+/// The text as a value of a journal field. After a `daemon-reload` systemd reads what stands behind a space as a field of
+/// its own, so that a job's name could be another job's field.
+fn in_one_word(text: &str) -> String {
+    let means_something = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '"' | '\'' | '\\');
+    text.replace(means_something, "_")
 }
 
-/// Whom a task runs as.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Identity {
-    /// A user that exists as long as the task does, never the same for two tasks at a time.
-    Ephemeral,
-    /// A user of the host, by name or number.
-    User(String),
-    /// A user that Nomad made up, with a group of the same number.
-    Number(u32),
-    /// The driver's own: a user's systemd knows no other.
-    Driver,
+/// The text as it can stand in a unit, for people.
+pub(super) fn on_one_line(text: &str) -> String {
+    let line = text.replace(char::is_control, " ");
+    let line = line.trim();
+    // It would join the next line of the unit's file.
+    line.strip_suffix('\\').map_or_else(|| line.to_owned(), |rest| format!("{rest}/"))
 }
 
 /// A task that can be started, once its program is found.
@@ -363,14 +367,12 @@ pub struct TaskSpec {
     pub unit: UnitName,
     /// For people who list units.
     pub description: String,
-    /// Its job, with Nomad's namespace, example `default/web`.
-    pub job: String,
+    /// Nomad's namespace of its job, example `default`.
+    pub namespace: String,
     /// A short name of the task in its allocation, the same at every start.
     pub ephemeral_user: String,
     /// Whom it runs as.
     pub identity: Identity,
-    /// The groups that its job names.
-    pub groups: Vec<String>,
     /// What it sees of the host.
     pub view: View,
     /// Its directories.
@@ -412,9 +414,9 @@ pub struct TaskSpec {
     /// What it is granted if it is WebAssembly.
     pub guest: Guest,
     /// Everything that has a name of systemd's, for a native program.
-    settings: Vec<Assignment>,
+    settings: Settled,
     /// The same for WebAssembly, whose runner needs less.
-    guest_settings: Vec<Assignment>,
+    guest_settings: Settled,
 }
 
 /// Bytes that a task may use.
@@ -434,11 +436,26 @@ impl TaskSpec {
 
     /// Everything that has a name of systemd's.
     pub fn settings(&self, is_guest: bool) -> &[Assignment] {
+        &self.settled(is_guest).lines
+    }
+
+    /// Is it root, or could it act as root, and is it confined for that?
+    pub fn is_confined_root(&self, is_guest: bool) -> bool {
+        self.settled(is_guest).is_confined_root
+    }
+
+    fn settled(&self, is_guest: bool) -> &Settled {
         if is_guest { &self.guest_settings } else { &self.settings }
     }
 
-    /// What `config` means on this node.
-    pub fn resolve(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Result<Self, Error> {
+    /// What `config` means on this node, whose users and groups `accounts` knows; asking for them may take long.
+    pub fn resolve(
+        config: &TaskConfig,
+        node: &NodeSpec,
+        features: &Features,
+        accounts: &dyn Accounts,
+    ) -> Result<Self, Error> {
+        reach::check_denied(&config.given, &node.policy)?;
         let DriverConfig { command, args, work_dir, extra_hosts, credential, .. } = &config.driver;
         let sockets = activation::listeners(config)?;
         let env = environment(config, node, &sockets)?;
@@ -462,8 +479,11 @@ impl TaskSpec {
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
         check_node(config, features)?;
         credential.iter().try_for_each(|credential| check_name("credential.name", &credential.name))?;
-        let identity = identity(&config.user, node)?;
-        let said = settled::said(&config.driver, node, features)?;
+        let (identity, user) = Identity::of(config, node, accounts)?;
+        let requested = settled::requested(&config.driver, node, features)?;
+        identity::check_groups(&requested, user.as_ref(), node, accounts)?;
+        let said: Vec<Assignment> = requested.into_iter().map(|(_, line)| line).collect();
+        let standing = Standing::of(&identity, user.as_ref());
         let preset = match config.driver.sandbox.as_ref().and_then(Sandbox::preset) {
             Some(name) => Some(Preset::parse(name).map_err(|wanted| Error::Option {
                 option: "sandbox.preset",
@@ -489,23 +509,31 @@ impl TaskSpec {
             Some(_) => Vec::new(),
             None => guest.fence(&config.network, &view, etc.get("resolv.conf"), &node.policy, features)?,
         };
-        let settle =
-            |preset, fence: &[_]| settled::settled(preset, fence, &said, config, &view, node, features);
+        let readiness = activation::readiness(config)?;
+        let settle = |preset, fence: &[_], is_guest: bool| {
+            let facts = Facts {
+                standing,
+                is_ephemeral: identity == Identity::Ephemeral,
+                speaks: !is_guest && readiness != Readiness::default(),
+                view: &view,
+                network: &config.network,
+            };
+            settled::settled(preset, fence, &said, config, &facts, node, features)
+        };
         Ok(Self {
             unit: unit_name(&config.known.alloc_id, &config.known.name, &config.known.id),
             description: on_one_line(&format!(
                 "Nomad: {}/{}/{}",
                 config.job_name, config.group_name, config.known.name
             )),
-            job: format!("{}/{}", config.namespace, config.job_name),
+            namespace: config.namespace.clone(),
             ephemeral_user: format!(
                 "task-{}",
                 digest(&format!("{}/{}", config.known.alloc_id, config.known.name), 12)
             ),
-            settings: settle(preset.unwrap_or(node.preset), &[])?,
-            guest_settings: settle(preset.unwrap_or(Preset::Wasm), &fence)?,
+            settings: settle(preset.unwrap_or(node.preset), &[], false)?,
+            guest_settings: settle(preset.unwrap_or(Preset::Wasm), &fence, true)?,
             identity,
-            groups: settled::groups(&said),
             view,
             dirs,
             working_directory,
@@ -524,31 +552,10 @@ impl TaskSpec {
             etc,
             credentials: credential.clone(),
             sockets,
-            readiness: activation::readiness(config)?,
+            readiness,
             guest,
         })
     }
-}
-
-/// Whom the task runs as. Nomad's dynamic users are numbers: `nomad-80123` is user and group 80123.
-fn identity(user: &str, node: &NodeSpec) -> Result<Identity, Error> {
-    if node.manager == Manager::User && !user.is_empty() {
-        return Err(Error::Refused {
-            option: "user".to_owned(),
-            reason: "a user's own systemd runs every task as that user; leave it out of the job, or have the operator set \
-                     `manager = \"system\"`"
-                .to_owned(),
-        });
-    }
-    // Only where Nomad chooses them: a job could choose somebody's.
-    let number = user.strip_prefix("nomad-").filter(|_| node.dynamic_workload_users);
-    let number = number.and_then(|number| number.parse().ok());
-    Ok(match (user, number) {
-        _ if node.manager == Manager::User => Identity::Driver,
-        ("", _) => node.default_identity.clone(),
-        (_, Some(number)) => Identity::Number(number),
-        (user, None) => Identity::User(user.to_owned()),
-    })
 }
 
 /// The task's variables: Nomad's, without those that the operator denies, the names of its sockets, and what the runner

@@ -7,7 +7,7 @@ use super::activation::{Address, Listener, Readiness};
 use super::config::{Mount, NetworkMode, Propagation};
 use super::place;
 use super::spec::{Identity, Memory, Output, TaskSpec};
-use super::view::{self, View};
+use super::view::{self, Sight, View};
 use crate::systemd::{Assignment, Bind, Meaning, Property, SocketUnit, Stream, TransientUnit, UnitName};
 
 /// The slice of all our units. Nomad makes `nomad.slice` itself, behind systemd's back; this one is apart from it.
@@ -62,6 +62,8 @@ pub struct Made {
     pub encrypted: Vec<(String, PathBuf)>,
     /// Its sockets, with paths of the host.
     pub sockets: Vec<Listener>,
+    /// Its volumes, with their sources pinned.
+    pub mounts: Vec<Mount>,
 }
 
 /// The unit of `task`.
@@ -71,7 +73,7 @@ pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -
     let concerns = [
         lifecycle(task, is_guest),
         run(task, command),
-        task.view.properties(&task.dirs, &made.root),
+        task.view.properties(&task.dirs, &made.root, sight(task, is_guest, &made.settings)),
         identity(task),
         output(streams),
         journal(&task.output),
@@ -83,7 +85,7 @@ pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -
         ],
         task.cores.iter().map(|cores| Property::AllowedCPUs(cores.clone())).collect(),
         network(task, is_guest, &made.settings, made.etc),
-        mounts(task),
+        mounts(task, &made.mounts),
         credentials(made.credentials, made.encrypted),
         images(&made.settings),
         made.settings.into_iter().map(Property::Assigned).collect(),
@@ -99,12 +101,9 @@ fn network(
     settings: &[Assignment],
     etc: Vec<(PathBuf, PathBuf)>,
 ) -> Vec<Property> {
-    let is_private = |line: &Assignment| {
-        line.name() == "PrivateNetwork" && line.meaning() == Meaning::Text("yes".to_owned())
-    };
     let mut properties = match &task.network {
         // systemd would prefer it to the network of its own of a guest that is granted none.
-        NetworkMode::Group { .. } if is_guest && settings.iter().any(is_private) => vec![],
+        NetworkMode::Group { .. } if is_guest && has_own_network(settings) => vec![],
         NetworkMode::Group { namespace, .. } => vec![Property::NetworkNamespacePath(namespace.clone())],
         NetworkMode::Host | NetworkMode::None => vec![],
     };
@@ -115,14 +114,25 @@ fn network(
     properties
 }
 
+fn has_own_network(settings: &[Assignment]) -> bool {
+    let last = settings.iter().rfind(|line| line.name() == "PrivateNetwork");
+    last.is_some_and(|line| line.meaning() == Meaning::Text("yes".to_owned()))
+}
+
+fn sight(task: &TaskSpec, is_guest: bool, settings: &[Assignment]) -> Sight {
+    // The namespace of a group counts more to systemd than one of the task's own.
+    let is_of_group = matches!(task.network, NetworkMode::Group { .. }) && !is_guest;
+    Sight { of_root: task.is_confined_root(is_guest), of_resolver: is_of_group || !has_own_network(settings) }
+}
+
 /// Volumes and devices, as Nomad mounts them for its other drivers: with all that is mounted below.
-fn mounts(task: &TaskSpec) -> Vec<Property> {
+fn mounts(task: &TaskSpec, mounts: &[Mount]) -> Vec<Property> {
     const MS_PRIVATE: u64 = 1 << 18;
     const MS_SLAVE: u64 = 1 << 19;
     const MS_SHARED: u64 = 1 << 20;
     let mut properties = Vec::new();
     let bind = |mount: &Mount| Bind { recursive: true, ..Bind::new(&mount.source, &mount.target) };
-    let (read_only, writable): (Vec<_>, Vec<_>) = task.mounts.iter().partition(|mount| mount.read_only);
+    let (read_only, writable): (Vec<_>, Vec<_>) = mounts.iter().partition(|mount| mount.read_only);
     if !writable.is_empty() {
         properties.push(Property::BindPaths(writable.into_iter().map(bind).collect()));
     }
@@ -171,7 +181,7 @@ fn sockets(task: &TaskSpec, sockets: &[Listener]) -> Option<SocketUnit> {
     let listen = |socket: &Listener| {
         let kind = if socket.datagrams { "Datagram" } else { "Stream" };
         let address = match &socket.at {
-            Address::Port(address) => address.clone(),
+            Address::Port(address) => address.to_string(),
             Address::Path(path) => path.display().to_string(),
         };
         (kind, address)

@@ -18,7 +18,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use crate::systemd::{Assignment, Bind, Manager, Property};
+use crate::systemd::{Assignment, Bind, Manager, Property, check_text};
 
 /// Where units find what of ours need not outlive a boot; a driver that is not root has it among what is its user's.
 pub fn runtime_dir(manager: Manager) -> PathBuf {
@@ -45,11 +45,37 @@ const OWN_DIRS: &[&str] =
     &["alloc", "local", "secrets", "tmp", "var/tmp", "proc", "sys", "dev", "run/systemd", "root", ".wasm"];
 /// Files of the root onto which files are mounted.
 const OWN_FILES: &[&str] = &[".wasm/shim", ".wasm/guest.cwasm", "run/systemd/notify"];
-/// What a task sees of the host's /run: where /etc/resolv.conf may lead to, and the way to the journal, through which
-/// also systemd says why it could not set up a process inside the view.
-const RUNTIME: &[&str] = &["/run/systemd/resolve", "/run/systemd/journal"];
+/// What a task sees of the host's /run: the way to the journal, through which also systemd says why it could not set up a
+/// process inside the view.
+const JOURNAL: &str = "/run/systemd/journal";
+/// Where /etc/resolv.conf may lead to, and the sockets of systemd-resolved. A task without the host's network does not see
+/// them: it could ask for names all the same.
+const RESOLVER: &str = "/run/systemd/resolve";
 /// The agent's configuration, where Nomad's packages put it: it may hold tokens.
 const HIDDEN: &[&str] = &["-+/etc/nomad.d"];
+/// What of the operating system root alone may read, so that one who is root in a task may not.
+const HIDDEN_FROM_ROOT: &[&str] = &[
+    "-+/etc/shadow",
+    "-+/etc/shadow-",
+    "-+/etc/gshadow",
+    "-+/etc/gshadow-",
+    "-+/etc/security/opasswd",
+    "-+/etc/ssh",
+    "-+/etc/ssl/private",
+    "-+/etc/pki/tls/private",
+    "-+/etc/sudoers",
+    "-+/etc/sudoers.d",
+    "-+/etc/krb5.keytab",
+    "-+/etc/crypttab",
+    "-+/etc/cryptsetup-keys.d",
+    "-+/etc/credstore",
+    "-+/etc/credstore.encrypted",
+    "-+/etc/NetworkManager",
+    "-+/etc/wireguard",
+    "-+/etc/ppp",
+];
+/// Shared memory by name (shm_overview(7)): the host's would be everybody's.
+const SHARED_MEMORY: (&str, &str) = ("/dev/shm", "mode=1777,nosuid,nodev");
 
 /// The directories of one task, on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,6 +179,8 @@ impl View {
                 ("PrivateTmp", "yes"),
                 // Not what processes of other users do, nor through them what they see.
                 ("ProtectProc", "invisible"),
+                // Whatever nodes it comes to, by `mknod` or in a `/dev` that is the host's.
+                ("DevicePolicy", "closed"),
             ],
             Self::Host => &[],
         };
@@ -160,21 +188,30 @@ impl View {
     }
 
     /// The properties that make a unit see the host this way, in this root ([`prepare`]).
-    pub fn properties(&self, dirs: &TaskDirs, root: &Path) -> Vec<Property> {
+    pub fn properties(&self, dirs: &TaskDirs, root: &Path, sight: Sight) -> Vec<Property> {
         let mut properties = match self {
-            Self::Private { host_paths } => self::root(root, host_paths),
+            Self::Private { host_paths } => self::root(root, host_paths, sight),
             Self::Own => Vec::new(),
             Self::Host => return Vec::new(),
         };
         let own = dirs.pairs().map(|(host, target)| bind(host, target.as_ref()));
         properties.push(Property::BindPaths(own.into()));
-        // A task that could replace the FIFO of a later start would choose what a root process opens.
-        properties.push(Property::BindReadOnlyPaths(vec![Bind {
-            optional: true,
-            ..bind(&dirs.shared.join("logs"), "/alloc/logs".as_ref())
-        }]));
+        // A task that could replace the FIFO of a later start would choose what a root process opens. By its path in the
+        // view: on the host another task of the group could have put a link there.
+        properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
+        let (path, options) = SHARED_MEMORY;
+        properties.push(Property::TemporaryFileSystem(vec![(path.into(), options)]));
         properties
     }
+}
+
+/// What a task sees less, or more, than others.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sight {
+    /// It is root: what root alone may read of the operating system it does not see.
+    pub of_root: bool,
+    /// Its network is the host's, or one that leads there: it sees the resolver.
+    pub of_resolver: bool,
 }
 
 /// The task's view does not hold the path.
@@ -182,17 +219,19 @@ impl View {
 pub struct NotInView;
 
 /// A unit whose root is this one, with `host_paths` on it.
-pub fn root(root: &Path, host_paths: &[PathBuf]) -> Vec<Property> {
+pub fn root(root: &Path, host_paths: &[PathBuf], sight: Sight) -> Vec<Property> {
     let mut system: Vec<Bind> = host_paths
         .iter()
         .filter(|path| !is_symlink(path))
         .map(|path| Bind { optional: true, ..bind(path, path) })
         .collect();
-    system.extend(RUNTIME.iter().map(|path| Bind { optional: true, ..bind(path.as_ref(), path.as_ref()) }));
+    let runtime = std::iter::once(JOURNAL).chain(sight.of_resolver.then_some(RESOLVER));
+    system.extend(runtime.map(|path| Bind { optional: true, ..bind(path.as_ref(), path.as_ref()) }));
+    let hidden_from_root = if sight.of_root { HIDDEN_FROM_ROOT } else { &[] };
     vec![
         Property::RootDirectory(root.to_owned()),
         Property::BindReadOnlyPaths(system),
-        Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect()),
+        Property::InaccessiblePaths(HIDDEN.iter().chain(hidden_from_root).map(PathBuf::from).collect()),
     ]
 }
 
@@ -231,9 +270,11 @@ pub fn prepare(root: &Path, host_paths: &[PathBuf]) -> io::Result<()> {
 
 /// Is this a path that can stand in `host_paths`: absolute, and without `..`?
 pub fn is_plain(path: &Path) -> bool {
-    // A line end would begin another line in the unit's file.
+    let text = path.to_string_lossy();
     path.is_absolute()
-        && !path.to_string_lossy().contains(char::is_control)
+        && check_text(&text).is_ok()
+        // What reads unit files takes it away.
+        && !text.ends_with(char::is_whitespace)
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 

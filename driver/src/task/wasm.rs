@@ -31,7 +31,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use super::cache::{Cache, Entry, Lease, Stamp, in_pieces};
 use super::lock;
 use super::preset::Preset;
-use super::view::{self, View};
+use super::view::{self, Sight, View};
 use crate::systemd::{
     self, Assignment, Bind, Features, MainExit, Manager, Property, Stream, Systemd, TransientUnit, UnitName,
 };
@@ -39,7 +39,7 @@ use crate::systemd::{
 /// The largest module that is taken; one of 18 MB is a large one.
 const MODULE_MAX: u64 = 256 << 20;
 /// How many modules are compiled at the same time, each with its own limits.
-const COMPILE_AT_ONCE: usize = 2;
+const COMPILE_AT_ONCE: usize = 4;
 /// Compiling a component of 18 MB takes 350 MB.
 const COMPILE_MEMORY: u64 = 2 << 30;
 /// Compiling a component of 18 MB takes 10 s of a processor.
@@ -191,8 +191,8 @@ pub struct Compiler {
     keys: AsyncMutex<Keys>,
     /// One compilation per content, however many tasks want it at the same moment.
     running: Turns<Entry>,
-    /// One compilation per job, so that a job with many that take long leaves others a place.
-    jobs: Turns<String>,
+    /// One compilation per namespace of Nomad's, so that a tenant with many that take long leaves others a place.
+    namespaces: Turns<String>,
     refusals: Mutex<HashMap<Entry, (Instant, Refusal)>>,
     places: Semaphore,
 }
@@ -216,7 +216,7 @@ impl Default for Compiler {
             cache: Mutex::default(),
             keys: AsyncMutex::default(),
             running: Turns::default(),
-            jobs: Turns::default(),
+            namespaces: Turns::default(),
             refusals: Mutex::default(),
             places: Semaphore::new(COMPILE_AT_ONCE),
         }
@@ -307,12 +307,12 @@ impl Places {
 
 impl Compiler {
     /// The machine code of `module`, compiled now unless it is in the cache. `flags` are what the compiler is told, such
-    /// as `-W` and `epoch-interruption`; `job` is who waits for it, example `default/web`.
+    /// as `-W` and `epoch-interruption`; `namespace` is Nomad's namespace of the job that waits, example `default`.
     pub async fn code_of(
         &self,
         systemd: &Systemd,
         places: &Places,
-        job: &String,
+        namespace: &String,
         module: File,
         name: &str,
         flags: &[String],
@@ -324,28 +324,34 @@ impl Compiler {
             return Err(Error::TooLarge { name: name.to_owned() });
         };
         let entry = Entry { key: made.key.clone(), content };
-        let turn_of_content = turn(&self.running, &entry);
-        let _turn = turn_of_content.lock().await;
-        if let Some(refusal) = self.refusal_of(&entry) {
-            return Err(refusal.error(name));
-        }
         let cache = self.cache(places);
         let directory = directory_of(places);
         let cache_error = |source| Error::Cache { directory: directory.clone(), source };
-        let (lease, found) = {
-            let entry = entry.clone();
+        let look = async || {
+            let (cache, entry) = (Arc::clone(&cache), entry.clone());
             let look = move || {
                 let lease = cache.lease(entry)?;
                 lease.find().map(|found| (lease, found))
             };
-            blocking(look).await.map_err(cache_error)?
+            blocking(look).await.map_err(cache_error)
         };
+        if let (lease, Some(path)) = look().await? {
+            return Ok(Code { path, lease });
+        }
+        // In this order: who holds the turn of a content is compiling it, or about to. Nobody of another namespace can
+        // hold it while waiting behind a queue of its own.
+        let turn_of_namespace = turn(&self.namespaces, namespace);
+        let _turn = turn_of_namespace.lock().await;
+        let _place = self.places.acquire().await;
+        let turn_of_content = turn(&self.running, &entry);
+        let _turn_of_content = turn_of_content.lock().await;
+        if let Some(refusal) = self.refusal_of(&entry) {
+            return Err(refusal.error(name));
+        }
+        let (lease, found) = look().await?;
         if let Some(path) = found {
             return Ok(Code { path, lease });
         }
-        let turn_of_job = turn(&self.jobs, job);
-        let _turn = turn_of_job.lock().await;
-        let _place = self.places.acquire().await;
         let mut code =
             compile(systemd, places, &made, module, name, &content).await.inspect_err(|error| {
                 if let Some(refusal) = Refusal::of(error) {
@@ -520,7 +526,7 @@ fn compile_unit(
     streams: &Streams,
 ) -> io::Result<TransientUnit> {
     let fd = |file: &File| file.try_clone().map(|file| Stream::Fd(OwnedFd::from(file)));
-    let mut properties = view::root(&places.root, &places.host_paths);
+    let mut properties = view::root(&places.root, &places.host_paths, Sight::default());
     if places.manager == Manager::System {
         properties.push(Property::DynamicUser(true));
     }
@@ -531,7 +537,7 @@ fn compile_unit(
     properties.extend(known.chain(limits).map(Property::Assigned));
     let argv = std::iter::once("wasm-shim-compile".to_owned()).chain(made.flags.iter().cloned()).collect();
     properties.extend([
-        Property::Description(format!("Nomad: compile {}", on_one_line(name.as_bytes()))),
+        Property::Description(super::spec::on_one_line(&format!("Nomad: compile {name}"))),
         Property::Type("exec"),
         Property::BindReadOnlyPaths(vec![Bind {
             source: made.program.clone(),

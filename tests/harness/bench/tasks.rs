@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
-use nomad_driver_systemd::systemd::{Features, Property, Systemd, UnitName};
+use nomad_driver_systemd::systemd::{Checked, Features, Systemd, UnitName};
 use nomad_driver_systemd::task::cgroup::Cgroup;
 use nomad_driver_systemd::task::config::{
     DriverConfig, Known, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId,
@@ -15,6 +15,7 @@ use nomad_driver_systemd::task::config::{
 use nomad_driver_systemd::task::spec::{NodeSpec, TaskSpec};
 use nomad_driver_systemd::task::stats::Reading;
 use nomad_driver_systemd::task::unit::{self, Streams};
+use nomad_driver_systemd::task::users::OfHost;
 use nomad_driver_systemd::task::{env, logs, view};
 use proto::driver::WaitTaskRequest;
 use tests::{Exit, Host, Job, Need, Node, Task};
@@ -140,8 +141,10 @@ impl Floor {
             devices: Vec::new(),
             network: NetworkMode::Host,
             dns: None,
+            given: Vec::new(),
+            ports: std::collections::BTreeMap::new(),
         };
-        let task = TaskSpec::resolve(&config, &self.node, &self.features).unwrap();
+        let task = TaskSpec::resolve(&config, &self.node, &self.features, &OfHost).unwrap();
         let env_file = env::write(&task.env, &self.node.runtime_dir).unwrap();
         let open = |path: &'static str| logs::open(Path::new("/"), Path::new(path));
         let streams =
@@ -154,8 +157,7 @@ impl Floor {
         };
         let made = unit::build(&task, &unit::Command::Native("/bin/sleep".into()), made, streams);
         let name: UnitName = made.name.clone();
-        let properties: Vec<(String, Variant<'_>)> =
-            made.properties.into_iter().flat_map(Property::into_wire).collect();
+        let properties = Checked::new(made.properties).unwrap().into_wire();
         let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
 
         let mut messages = MessageStream::from(&self.connection);

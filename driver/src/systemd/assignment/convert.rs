@@ -32,7 +32,7 @@ pub(super) fn convert(property: &Known, text: &str) -> Parsed<Wire> {
     let name = property.name;
     let value: Variant<'static> = match property.conv {
         // Two properties, or one of another name.
-        Conv::BoolOrEx => return Ok(bool_or_ex(name, text)),
+        Conv::BoolOrEx(words) => return bool_or_ex(name, text, words),
         Conv::Condition => return Ok(condition(name, text)),
         Conv::CpuAffinity if text == "numa" => return Ok(one("CPUAffinityFromNUMA", true)),
         Conv::CpuQuota => return Ok(one("CPUQuotaPerSecUSec", cpu_quota(text)?)),
@@ -83,7 +83,7 @@ pub(super) fn convert(property: &Known, text: &str) -> Parsed<Wire> {
         Conv::ExitStatus => names::exit_status(text)?.into(),
         Conv::ExtensionImages => extension_images(text)?.into(),
         Conv::Facility => names::number_or_name(text, names::FACILITIES, 127)?.into(),
-        Conv::Filter => filter(text)?.into(),
+        Conv::Filter => filter(name, text)?.into(),
         Conv::Ignorable => {
             let (text, ignore) = leniently(text);
             (ignore, text).into()
@@ -140,7 +140,10 @@ pub(super) fn convert(property: &Known, text: &str) -> Parsed<Wire> {
         .into(),
         Conv::TemporaryFileSystem => temporary_file_systems(text)?.into(),
         Conv::Text => text.to_owned().into(),
+        Conv::Switch(words) => one_of(text, words, true)?.into(),
+        Conv::Word(words) => one_of(text, words, false)?.into(),
         Conv::Unsigned => integer::<u32>(text)?.into(),
+        Conv::Words if name == "SystemCallArchitectures" => architectures(text)?.into(),
         Conv::Words => words(text, LIST)?.into(),
         Conv::WordsOrColons => words(text, Split { separators: ": \t\n\r", ..LIST })?.into(),
         Conv::WordsUnescaped => words(text, Split { backslash: Backslash::Escapes, ..LIST })?.into(),
@@ -191,11 +194,21 @@ fn unless_tilde(text: &str) -> (bool, String) {
     }
 }
 
-fn bool_or_ex(name: &str, text: &str) -> Wire {
+fn bool_or_ex(name: &str, text: &str, words: &[&str]) -> Parsed<Wire> {
     match boolean(text) {
-        Some(on) => one(name, on),
-        None => one(format!("{name}Ex"), text.to_owned()),
+        Some(on) => Ok(one(name, on)),
+        None => Ok(one(format!("{name}Ex"), one_of(text, words, true)?)),
     }
+}
+
+/// The text, if it is one of `words`, or perhaps a yes or no. systemd passes over what it does not know.
+fn one_of(text: &str, words: &[&str], or_switch: bool) -> Parsed<String> {
+    if words.contains(&text) || or_switch && boolean(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    let switch = if or_switch { &["yes", "no"][..] } else { &[] };
+    let words: Vec<String> = switch.iter().chain(words).map(|word| format!("`{word}`")).collect();
+    Err(format!("it must be one of {}", words.join(", ")))
 }
 
 fn hostname(text: &str) -> Parsed<Wire> {
@@ -278,9 +291,31 @@ fn device(text: &str, read: impl FnOnce(&str) -> Parsed<u64>) -> Parsed<Vec<(Str
     })
 }
 
-fn filter(text: &str) -> Parsed<(bool, Vec<String>)> {
+fn filter(name: &str, text: &str) -> Parsed<(bool, Vec<String>)> {
     let (allow, text) = unless_tilde(text);
-    Ok((allow, words(&text, LIST)?))
+    let words = words(&text, LIST)?;
+    // A name that systemd does not know it drops from the list, with nothing but a line in the log. What system calls and
+    // file systems there are the node is asked for (`super::super::vocabulary`).
+    let unknown = words.iter().find(|word| match name {
+        "RestrictAddressFamilies" => !names::is_address_family(word),
+        _ => word.is_empty() || word.contains(is_space) || word.starts_with('~'),
+    });
+    match unknown {
+        Some(word) if name == "RestrictAddressFamilies" => {
+            Err(format!("`{word}` is not an address family such as `AF_INET`, nor `none`"))
+        }
+        Some(word) => Err(format!("`{word}` is not one name; `~` stands once, before all names")),
+        None => Ok((allow, words)),
+    }
+}
+
+/// Architectures by systemd's names for them.
+fn architectures(text: &str) -> Parsed<Vec<String>> {
+    let words = words(text, LIST)?;
+    match words.iter().find(|word| !names::ARCHITECTURES.contains(&word.as_str())) {
+        Some(word) => Err(format!("`{word}` is not an architecture such as `native` or `x86-64`")),
+        None => Ok(words),
+    }
 }
 
 /// The namespaces that are named, or with `restrict` those that stay allowed.

@@ -19,10 +19,21 @@ use zbus::Variant;
 pub use grammar::quote;
 pub use names::{capability_mask, capability_names};
 pub use reading::Meaning;
-pub use table::{Group, Hold, Known};
+pub use table::{Group, Known, Reach};
 pub use text::{lines_of, text_of};
 
+use super::unit_text::{self, check_text};
 use table::{Conv, GONE, TABLE, Unit};
+
+/// systemd's own limit of processes for a unit that says nothing (`DefaultTasksMax=15%`), of all and of the kernel's
+/// smallest number of all.
+const TASKS_MAX_SHARE: u32 = u32::MAX / 20 * 3 + 20;
+/// See [`TASKS_MAX_SHARE`].
+const TASKS_MAX: u64 = 32_768 / 100 * 15;
+/// journald's own limit of messages in an interval, and the length of it in microseconds (journald.conf(5)).
+const LOG_BURST: u32 = 10_000;
+/// See [`LOG_BURST`].
+const LOG_INTERVAL: u64 = 30_000_000;
 
 /// A unit property as its manual writes it: `MemoryHigh` and `1G`.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,15 +101,15 @@ impl Assignment {
     /// Reads `text` in the grammar of the property `name`.
     pub fn parse(name: &str, text: &str) -> Result<Self, Error> {
         let property = known(name).ok_or_else(|| unknown(name))?;
-        if let Hold::Ours(reason) = property.hold {
+        if let Reach::Reserved(reason) = property.reach {
             return Err(Error::Ours { name: property.name, reason });
         }
-        // systemd writes most values to the unit's file as they are, where a line end would begin another line.
-        let wire = if text.contains(|c: char| c.is_control() && c != '\t') {
-            Err("it contains a line end or another control character".to_owned())
-        } else {
-            convert::convert(property, text)
-        };
+        // The text, which may be shown as a unit file; and what becomes of it, since an escape can hide a line end.
+        let wire = check_text(text).map_err(|unfit| unfit.to_string());
+        let wire = wire.and_then(|()| convert::convert(property, text)).and_then(|wire| {
+            let unfit = wire.iter().find_map(|(name, value)| unit_text::check(name, value).err());
+            unfit.map_or(Ok(wire), |unfit| Err(unfit.to_string()))
+        });
         match wire {
             Ok(wire) => Ok(Self { property, text: text.to_owned(), wire }),
             Err(why) => Err(Error::Value { name: property.name, text: text.to_owned(), why }),
@@ -182,33 +193,54 @@ impl Assignment {
         later.fold(self.property.since, u32::max)
     }
 
-    /// What this value can do.
-    pub fn hold(&self) -> Hold {
-        if self.property.hold == Hold::Confines && self.reaches() {
-            Hold::Reaches
-        } else {
-            self.property.hold
+    /// How far this value reaches.
+    pub fn reach(&self) -> Reach {
+        match self.property.reach {
+            Reach::Confining(_) => {
+                let beyond = self.wire.iter().find_map(|(name, value)| self.value_reaches(name, value));
+                beyond.map_or(self.property.reach, Reach::BeyondTask)
+            }
+            other => other,
         }
     }
 
-    /// Does the value reach beyond the task, though the property is one that confines?
-    fn reaches(&self) -> bool {
-        self.wire.iter().any(|(_, value)| self.value_reaches(value))
-    }
-
-    fn value_reaches(&self, value: &Variant<'_>) -> bool {
+    /// Why the value reaches beyond the task though the property is one that confines, if it does.
+    fn value_reaches(&self, name: &str, value: &Variant<'_>) -> Option<&'static str> {
         const REAL_TIME: i32 = 1;
-        match (self.property.conv, value) {
-            (Conv::Nice, Variant::I32(nice)) => *nice < 0,
-            (Conv::Integer, Variant::I32(adjust)) => self.name() == "OOMScoreAdjust" && *adjust < 0,
+        const PRIORITY: &str = "this value puts the task before others";
+        const MORE: &str = "this value is more than every task has by default";
+        const FLOOD: &str = "this value lets the task crowd other log lines out of the journal";
+        let (beyond, why) = match (self.property.conv, value) {
+            (Conv::Nice, Variant::I32(nice)) => (*nice < 0, PRIORITY),
+            (Conv::Integer, Variant::I32(adjust)) => {
+                (self.name() == "OOMScoreAdjust" && *adjust < 0, PRIORITY)
+            }
             // Batch and idle give way to all others.
-            (Conv::Scheduler, Variant::I32(policy)) => !matches!(policy, 0 | 3 | 5),
-            (Conv::IoClass, Variant::I32(class)) => *class == REAL_TIME,
+            (Conv::Scheduler, Variant::I32(policy)) => (!matches!(policy, 0 | 3 | 5), PRIORITY),
+            (Conv::IoClass, Variant::I32(class)) => (*class == REAL_TIME, PRIORITY),
             // 20 stands for the priority that everybody has.
-            (Conv::Limit(Unit::Nice), Variant::U64(limit)) => *limit > 20,
-            (Conv::Limit(_), Variant::U64(limit)) => self.name() == "LimitRTPRIO" && *limit > 0,
-            _ => false,
-        }
+            (Conv::Limit(Unit::Nice), Variant::U64(limit)) => (*limit > 20, PRIORITY),
+            (Conv::Limit(_), Variant::U64(limit)) => (self.name() == "LimitRTPRIO" && *limit > 0, PRIORITY),
+            // The default of all; the empty text is "not set".
+            (Conv::Weight, Variant::U64(weight)) => (*weight > 100 && *weight != u64::MAX, PRIORITY),
+            // Swap is not in what Nomad has allocated, so the default is none.
+            (Conv::Memory(_), Variant::U64(bytes)) => (self.name() == "MemorySwapMax" && *bytes > 0, MORE),
+            (Conv::Memory(_), Variant::U32(share)) => (self.name() == "MemorySwapMax" && *share > 0, MORE),
+            (Conv::Tasks, Variant::U64(count)) => (*count > TASKS_MAX, MORE),
+            (Conv::Tasks, Variant::U32(share)) => (*share > TASKS_MAX_SHARE, MORE),
+            (Conv::Unsigned, Variant::U32(burst)) => {
+                (name == "LogRateLimitBurst" && *burst > LOG_BURST, FLOOD)
+            }
+            (Conv::Seconds, Variant::U64(time)) => {
+                (name == "LogRateLimitIntervalUSec" && *time < LOG_INTERVAL, FLOOD)
+            }
+            (Conv::Word(_), Variant::Str(word)) => {
+                let loosens = self.name() == "DevicePolicy" && word.as_str() == "auto";
+                (loosens, "this value opens every device of the host that the task can reach")
+            }
+            _ => return None,
+        };
+        beyond.then_some(why)
     }
 }
 
@@ -240,7 +272,9 @@ fn unknown(name: &str) -> Error {
     if let Some((_, instead)) = GONE.iter().find(|(gone, _)| *gone == name) {
         return Error::Gone { name: name.to_owned(), instead };
     }
-    let nearest = TABLE.iter().map(|known| known.name).min_by_key(|known| distance(name, known));
+    // No name is longer, and what is would take its time.
+    let start: String = name.chars().take(64).collect();
+    let nearest = TABLE.iter().map(|known| known.name).min_by_key(|known| distance(&start, known));
     Error::Unknown { name: name.to_owned(), nearest: nearest.unwrap_or_default() }
 }
 
@@ -381,11 +415,21 @@ mod tests {
             ("IOSchedulingClass", "idle", "realtime"),
             ("LimitNICE", "+5", "-5"),
             ("LimitRTPRIO", "0", "5"),
+            ("IOWeight", "100", "101"),
+            ("MemorySwapMax", "0", "1"),
+            ("MemorySwapMax", "0", "1%"),
+            ("MemorySwapMax", "0", "infinity"),
+            ("TasksMax", "64", "infinity"),
+            ("TasksMax", "15%", "16%"),
+            ("TasksMax", "4096", "5000"),
+            ("LogRateLimitBurst", "100", "10001"),
+            ("LogRateLimitIntervalSec", "30s", "0"),
+            ("DevicePolicy", "closed", "auto"),
         ] {
-            assert_eq!(parse(name, confines).hold(), Hold::Confines, "{name}={confines}");
-            assert_eq!(parse(name, reaches).hold(), Hold::Reaches, "{name}={reaches}");
+            assert!(matches!(parse(name, confines).reach(), Reach::Confining(_)), "{name}={confines}");
+            assert!(matches!(parse(name, reaches).reach(), Reach::BeyondTask(_)), "{name}={reaches}");
         }
-        assert_eq!(parse("BindPaths", "/a").hold(), Hold::Reaches);
+        assert!(matches!(parse("BindPaths", "/a").reach(), Reach::BeyondTask(_)));
     }
 
     #[test]
@@ -423,7 +467,7 @@ mod tests {
         for property in all() {
             assert_eq!(
                 property.conv == Conv::None,
-                matches!(property.hold, Hold::Ours(_)),
+                matches!(property.reach, Reach::Reserved(_)),
                 "{}",
                 property.name
             );
@@ -498,7 +542,7 @@ mod tests {
             assert_eq!(once, Assignment::parse(name, &text), "{name}={text}");
             if let Ok(assignment) = once {
                 taken += 1;
-                assignment.hold();
+                assignment.reach();
                 assignment.needs();
                 for (name, value) in assignment.wire() {
                     lines_of(&name, &value);

@@ -102,6 +102,27 @@ pub(super) const CAPABILITIES: [&str; 41] = [
     "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
     "CHECKPOINT_RESTORE",
 ];
+/// Architectures of system calls (systemd.exec(5), `SystemCallArchitectures=`).
+#[rustfmt::skip]
+pub(super) const ARCHITECTURES: &[&str] = &[
+    "native", "x86", "x86-64", "x32", "arc-be", "arc-le", "arm", "arm64", "loongarch64", "m68k", "mips", "mips64",
+    "mips64-n32", "mips-le", "mips64-le", "mips64-le-n32", "parisc", "parisc64", "ppc", "ppc64", "ppc64-le", "riscv64",
+    "s390", "s390x", "sh",
+];
+/// Address families (socket(2), address_families(7)), without their `AF_`.
+#[rustfmt::skip]
+const ADDRESS_FAMILIES: &[&str] = &[
+    "UNSPEC", "UNIX", "LOCAL", "INET", "AX25", "IPX", "APPLETALK", "NETROM", "BRIDGE", "ATMPVC", "X25", "INET6", "ROSE",
+    "DECnet", "NETBEUI", "SECURITY", "KEY", "NETLINK", "ROUTE", "PACKET", "ASH", "ECONET", "ATMSVC", "RDS", "SNA",
+    "IRDA", "PPPOX", "WANPIPE", "LLC", "IB", "MPLS", "CAN", "TIPC", "BLUETOOTH", "IUCV", "RXRPC", "ISDN", "PHONET",
+    "IEEE802154", "CAIF", "ALG", "NFC", "VSOCK", "KCM", "QIPCRTR", "SMC", "XDP", "MCTP",
+];
+
+/// Is this an address family, or the word for none of them?
+pub(super) fn is_address_family(word: &str) -> bool {
+    word == "none" || word.strip_prefix("AF_").is_some_and(|name| ADDRESS_FAMILIES.contains(&name))
+}
+
 /// systemd's number for "kill the process" where an errno could stand.
 pub(super) const KILL: i32 = i32::MAX - 1;
 

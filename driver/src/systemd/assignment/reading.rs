@@ -26,9 +26,10 @@ pub enum Meaning {
 }
 
 impl Known {
-    /// Is a value a list of words, of which each may be quoted as a whole?
-    pub fn takes_words(&self) -> bool {
-        matches!(self.conv, Conv::Filter | Conv::Capabilities | Conv::Words)
+    /// Is a value a list of paths, each of which a job writes as one element, spaces included? Elements of other lists
+    /// are read as in a unit file: `"~@chown @ipc"` denies both.
+    pub fn takes_paths(&self) -> bool {
+        self.conv == Conv::Words && (self.name.ends_with("Paths") || self.name == "ExtensionDirectories")
     }
 
     /// Is it a set, so that several values make one?
@@ -213,27 +214,32 @@ fn replace<E>(
     field: usize,
     find: &mut impl FnMut(&str) -> Result<PathBuf, E>,
 ) -> Result<Option<Variant<'static>>, E> {
-    let mut found = |text: &str| {
-        // `-` before a path: it may be missing.
+    let mut found = |text: &str, may_be_missing: bool| {
+        // `-` before a path: it may be missing. Some properties have a field for it.
         let path = text.trim_start_matches('-');
         match find(path) {
             Ok(real) => Ok(real.to_string_lossy().into_owned()),
-            Err(_) if path.len() < text.len() && !Path::new(path).exists() => Ok(text.to_owned()),
+            Err(_) if (may_be_missing || path.len() < text.len()) && !Path::new(path).exists() => {
+                Ok(text.to_owned())
+            }
             Err(error) => Err(error),
         }
     };
     Ok(match value {
-        Variant::Str(text) if !text.is_empty() => Some(found(text)?.into()),
+        Variant::Str(text) if !text.is_empty() => Some(found(text, false)?.into()),
         Variant::Array(array) => {
             let mut replaced = Vec::with_capacity(array.len());
             for element in array.iter() {
                 replaced.push(match element {
-                    Variant::Str(text) => found(text)?.into(),
+                    Variant::Str(text) => found(text, false)?.into(),
                     Variant::Structure(fields) => {
+                        let may_be_missing = fields.fields().contains(&Variant::Bool(true));
                         let mut structure = zbus::wire::StructureBuilder::new();
                         for (at, value) in fields.fields().iter().enumerate() {
                             let value = match value {
-                                Variant::Str(text) if at == field && !text.is_empty() => found(text)?.into(),
+                                Variant::Str(text) if at == field && !text.is_empty() => {
+                                    found(text, may_be_missing)?.into()
+                                }
                                 other => other.try_to_owned().map_or_else(|_| other.clone(), Into::into),
                             };
                             structure = structure.append_field(value);

@@ -1,0 +1,268 @@
+//! Objects of the host that a unit is given, held where no task can change what the path means.
+//!
+//! systemd resolves a path as root, some time after it was checked; a task that can write to a directory on the way puts
+//! a link there in between. So the object is opened once, below the directory that it may not leave, and mounted in a
+//! directory that root alone can enter. systemd gets that path:
+//!
+//! ```text
+//!  /srv/shared/data ── openat2 below /srv ──► the object ── open_tree, move_mount ──► <runtime directory>/pins/<pid>-<unit>/0/data
+//! ```
+//!
+//! A pin is needed until the unit has started: what systemd mounted from it stays in the unit's own namespace.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
+    move_mount, open_tree, unmount,
+};
+
+use crate::kernel;
+use crate::systemd::UnitName;
+
+/// The directory that an object must lie in.
+#[derive(Debug, Clone, Copy)]
+pub enum Base<'a> {
+    /// One of the host's that the operator names, by whatever links.
+    Host(&'a Path),
+    /// One of a task's, reached from its allocation directory without any link: what lies in that is not the agent's.
+    Task {
+        /// The allocation directory.
+        alloc_dir: &'a Path,
+        /// The directory in it.
+        directory: &'a Path,
+    },
+}
+
+impl Base<'_> {
+    /// Opens what is `inside` of it, without the right to read it. No link leads out of the base: that is an error.
+    pub fn open(self, inside: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let base = match self {
+            Self::Host(root) => {
+                rustix::fs::openat2(rustix::fs::CWD, root, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?
+            }
+            Self::Task { alloc_dir, directory } => {
+                let flags = flags | OFlags::DIRECTORY;
+                let alloc = rustix::fs::open(alloc_dir, flags, Mode::empty())?;
+                let way = directory.strip_prefix(alloc_dir).unwrap_or(directory);
+                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+                rustix::fs::openat2(alloc, way, flags, Mode::empty(), resolve)?
+            }
+        };
+        if inside.as_os_str().is_empty() {
+            return Ok(base);
+        }
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        Ok(rustix::fs::openat2(base, inside, flags, Mode::empty(), resolve)?)
+    }
+}
+
+/// What one start has pinned. Dropping it gives all of it up.
+#[derive(Debug)]
+pub struct Pins {
+    directory: PathBuf,
+    count: usize,
+}
+
+impl Pins {
+    /// None yet, for the start of this unit.
+    pub fn new(runtime_dir: &Path, unit: &UnitName) -> Self {
+        let name = format!("{}-{unit}", std::process::id());
+        Self { directory: directory_of(runtime_dir).join(name), count: 0 }
+    }
+
+    /// Opens what is `inside` of the base, has it looked at, and answers with the path by which systemd finds it.
+    ///
+    /// A driver that is not root pins nothing: its tasks are its own user's, and have nothing to gain.
+    pub fn pin(
+        &mut self,
+        base: Base<'_>,
+        inside: &Path,
+        check: impl Fn(&OwnedFd) -> io::Result<()> + Sync,
+    ) -> io::Result<PathBuf> {
+        let is_root = rustix::process::geteuid().is_root();
+        if !is_root {
+            let object = base.open(inside)?;
+            check(&object)?;
+            return fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()));
+        }
+        let place = self.directory.join(self.count.to_string());
+        let pinned = kernel::in_the_mounts_of_systemd(|| {
+            let object = base.open(inside)?;
+            check(&object)?;
+            let real = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+            self.prepare()?;
+            fs::create_dir(&place)?;
+            hold(&object, &place.join(plain_name(real.file_name())))
+        });
+        self.count += 1;
+        pinned
+    }
+
+    /// Makes the directories. The one of all pins is a file system of its own from which no mount spreads: every process
+    /// of the host with a mount namespace would get each of them.
+    fn prepare(&self) -> io::Result<()> {
+        let all = self.directory.parent().unwrap_or(&self.directory);
+        make_private(all)?;
+        match fs::create_dir(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            let released = kernel::in_the_mounts_of_systemd(|| release(&self.directory));
+            if let Err(error) = released {
+                tracing::warn!(path = %self.directory.display(), %error, "failed to release pinned host paths");
+            }
+        }
+    }
+}
+
+/// Gives up what drivers left that were killed.
+pub fn sweep(runtime_dir: &Path) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let swept = kernel::in_the_mounts_of_systemd(|| {
+        for entry in fs::read_dir(directory_of(runtime_dir)).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|name| name.split('-').next()).unwrap_or_default();
+            let is_ours = pid == std::process::id().to_string();
+            if !is_ours && !Path::new("/proc").join(pid).join("stat").exists() {
+                release(&entry.path())?;
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = swept {
+        tracing::warn!(%error, "failed to release the pinned host paths of an earlier driver");
+    }
+}
+
+fn directory_of(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("pins")
+}
+
+fn make_private(all: &Path) -> io::Result<()> {
+    let parent = all.parent().unwrap_or(all);
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    match fs::DirBuilder::new().mode(0o700).create(all) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let is_mounted = || Ok::<_, io::Error>(fs::metadata(all)?.dev() != fs::metadata(parent)?.dev());
+    if is_mounted()? {
+        return Ok(());
+    }
+    // One driver at a time: a second mount would hide the pins on the first.
+    let lock = fs::File::create(parent.join("pins.lock"))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+    if !is_mounted()? {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount(c"tmpfs", all, c"tmpfs", flags, c"mode=0700")?;
+        mount_change(all, MountPropagationFlags::PRIVATE)?;
+    }
+    Ok(())
+}
+
+/// Mounts the object, with all that is mounted below it, at a path that is not there yet.
+fn hold(object: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
+    let is_directory = FileType::from_raw_mode(rustix::fs::fstat(object)?.st_mode) == FileType::Directory;
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if is_directory {
+        fs::create_dir(path)?;
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    } else {
+        fs::File::create_new(path)?;
+    }
+    let tree = open_tree(object, "", flags)?;
+    move_mount(tree, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(path.to_owned())
+}
+
+/// Unmounts what is in a directory of pins, and removes the mount points. Nothing is removed recursively: what is still
+/// mounted is the host's, and a mount point cannot be removed.
+fn release(directory: &Path) -> io::Result<()> {
+    for place in fs::read_dir(directory).into_iter().flatten().flatten() {
+        for pin in fs::read_dir(place.path())?.flatten() {
+            let path = pin.path();
+            // Nothing is mounted on one that was not finished.
+            let _ = unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+            if fs::symlink_metadata(&path)?.is_dir() {
+                fs::remove_dir(&path)?;
+            } else {
+                fs::remove_file(&path)?;
+            }
+        }
+        fs::remove_dir(place.path())?;
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The name of the object, which means something for extension images, if nothing in it could mean something to systemd.
+fn plain_name(name: Option<&OsStr>) -> &str {
+    let is_plain = |name: &&str| {
+        !name.starts_with('.')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'))
+    };
+    name.and_then(OsStr::to_str).filter(is_plain).unwrap_or("object")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn no_link_leads_out_of_a_base() {
+        let directory = tempfile::tempdir().unwrap();
+        let (allowed, outside) = (directory.path().join("allowed"), directory.path().join("outside"));
+        fs::create_dir_all(allowed.join("inner")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        symlink("inner", allowed.join("near")).unwrap();
+        symlink(&outside, allowed.join("away")).unwrap();
+        symlink("../outside", allowed.join("up")).unwrap();
+        symlink("/proc/self/root", allowed.join("magic")).unwrap();
+        let open = |inside: &str| Base::Host(&allowed).open(Path::new(inside));
+        for inside in ["", "inner", "near"] {
+            assert!(open(inside).is_ok(), "{inside}");
+        }
+        for inside in ["away", "up", "..", "../outside", "magic", "magic/etc", "missing"] {
+            assert!(open(inside).is_err(), "{inside}");
+        }
+    }
+
+    #[test]
+    fn the_directory_of_a_task_is_reached_over_no_link() {
+        let alloc = tempfile::tempdir().unwrap();
+        let local = alloc.path().join("web/local");
+        fs::create_dir_all(alloc.path().join("other/local")).unwrap();
+        symlink("other", alloc.path().join("web")).unwrap();
+        let base = Base::Task { alloc_dir: alloc.path(), directory: &local };
+        assert!(base.open(Path::new("")).is_err());
+    }
+
+    #[test]
+    fn only_a_name_that_means_nothing_to_systemd_is_kept() {
+        let name = |name: &str| plain_name(Some(OsStr::new(name))).to_owned();
+        assert_eq!(name("my-ext_1.0.raw"), "my-ext_1.0.raw");
+        for odd in ["a b", "a:b", "a\"b", "a\\", ".hidden", "é", "%n", "$x"] {
+            assert_eq!(name(odd), "object", "{odd}");
+        }
+    }
+}
