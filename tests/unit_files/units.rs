@@ -1,0 +1,89 @@
+//! What systemd knows of a unit.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::Value;
+use tests::Host;
+
+/// The properties of a unit, by name.
+pub type Properties = BTreeMap<String, Value>;
+
+/// All properties of a unit, over the bus.
+pub fn properties(host: &Host, unit: &str) -> Properties {
+    let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
+    for byte in unit.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            path.push(byte.into());
+        } else {
+            write!(path, "_{byte:02x}").unwrap();
+        }
+    }
+    let interface = "org.freedesktop.DBus.Properties";
+    let words = ["--json=short", "call", "org.freedesktop.systemd1", &path, interface, "GetAll", "s", ""];
+    let answer: Value = serde_json::from_str(&host.run("busctl", &words)).unwrap();
+    let all = answer["data"][0].as_object().unwrap();
+    all.iter().map(|(name, value)| (name.clone(), value["data"].clone())).collect()
+}
+
+/// What a unit does, and not what it is.
+fn is_state(name: &str) -> bool {
+    const ENDS: [&str; 8] =
+        ["Timestamp", "TimestampMonotonic", "Bytes", "Packets", "Operations", "Current", "Peak", "NSec"];
+    const NAMES: [&str; 10] = [
+        // What it uses, and what others leave to it.
+        "MemoryAvailable",
+        "EffectiveMemoryMax",
+        "EffectiveMemoryHigh",
+        "EffectiveTasksMax",
+        // A file that was read again is newer than the unit, and then no more.
+        "NeedDaemonReload",
+        "Job",
+        "Markers",
+        "NRestarts",
+        // systemd holds the unit for a client that waits for its start, and no longer.
+        "Refs",
+        "StateChangeTimestamp",
+    ];
+    name != "TimerSlackNSec" && ENDS.iter().any(|end| name.ends_with(end)) || NAMES.contains(&name)
+}
+
+/// What there is to compare: of a command its path, words and flags, and not when it ran.
+fn configured(name: &str, value: &Value) -> Value {
+    match value {
+        Value::Array(commands) if name.starts_with("Exec") && commands.iter().all(Value::is_array) => {
+            let parts = |command: &Value| command.as_array().unwrap().iter().take(3).cloned().collect();
+            commands.iter().map(|command| Value::Array(parts(command))).collect()
+        }
+        // The order in which units are listed has no meaning.
+        Value::Array(all) if is_set(name) => {
+            let mut sorted: Vec<_> = all.iter().map(ToString::to_string).collect();
+            sorted.sort();
+            sorted.into_iter().map(Value::from).collect()
+        }
+        value => value.clone(),
+    }
+}
+
+fn is_set(name: &str) -> bool {
+    ["Requires", "Wants", "After", "Before", "Conflicts", "TriggeredBy", "Triggers", "BindsTo", "BoundBy", "RequiresMountsFor"]
+        .contains(&name)
+}
+
+/// The names of properties that came to be others, and their values.
+pub fn differences(before: &Properties, after: &Properties) -> Vec<String> {
+    let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let mut differences = Vec::new();
+    for name in names.into_iter().filter(|name| !is_state(name)) {
+        let of = |all: &Properties| all.get(name).map(|value| configured(name, value));
+        let (before, after) = (of(before), of(after));
+        if before != after {
+            let said = |value: Option<Value>| value.map_or("nothing".to_owned(), |value| value.to_string());
+            differences.push(format!("{name} was {}, and is {}", said(before), said(after)));
+        }
+    }
+    if after.get("LoadState").and_then(Value::as_str) != Some("loaded") {
+        differences.push("the unit is not loaded".to_owned());
+    }
+    differences
+}
