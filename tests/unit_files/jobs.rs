@@ -36,24 +36,27 @@ enum Part {
     Property(&'static str, String),
 }
 
-pub fn odd_job() -> impl Strategy<Value = OddJob> {
+/// For this release of systemd.
+pub fn odd_job(version: u32) -> impl Strategy<Value = OddJob> {
+    const HOSTNAMES: u32 = 258;
+    let argument = || text().prop_map(|text| text.replace('\0', ""));
     let part = prop_oneof![
-        2 => vec(text(), 1..4).prop_map(Part::Arguments),
-        1 => text().prop_map(Part::Variable),
+        2 => vec(argument(), 1..4).prop_map(Part::Arguments),
+        1 => argument().prop_map(Part::Variable),
         2 => file_name().prop_map(Part::WorkDir),
         1 => text().prop_map(Part::JobName),
         1 => text().prop_map(Part::GroupName),
         2 => file_name().prop_map(Part::TaskName),
         1 => text().prop_map(Part::Namespace),
-        1 => text().prop_map(Part::Hostname),
-        1 => text().prop_map(Part::ExtraHost),
+        1 => text().prop_map(if version >= HOSTNAMES { Part::Hostname } else { Part::JobName }),
+        1 => file_name().prop_map(|name| Part::ExtraHost(name.replace([' ', ':'], ""))),
         2 => file_name().prop_map(Part::Socket),
         2 => file_name().prop_map(Part::Credential),
         2 => file_name().prop_map(Part::Bind),
         2 => file_name().prop_map(Part::Volume),
         1 => (1..u32::MAX, 1..1_000_000_u32).prop_map(|(burst, time)| Part::LogInterval(burst, time)),
-        14 => harmless_property(),
-        3 => any_property(),
+        14 => harmless_property(version),
+        1 => any_property(version),
     ];
     vec(part, 1..4).prop_map(|mut parts| {
         // Each once: two tasks of one name are no job.
@@ -68,39 +71,41 @@ pub fn odd_job() -> impl Strategy<Value = OddJob> {
     })
 }
 
-/// A text that a file can have as its name.
+/// A text that a file can have as its name, most often without control characters.
 fn file_name() -> impl Strategy<Value = String> {
-    text().prop_map(|text| {
-        let name: String = text.chars().filter(|c| !matches!(c, '/' | '\0')).take(40).collect();
+    (text(), proptest::bool::weighted(0.9)).prop_map(|(text, is_plain)| {
+        let is_taken = |c: &char| !matches!(c, '/' | '\0') && !(is_plain && c.is_control());
+        let name: String = text.chars().filter(is_taken).take(40).collect();
         if matches!(name.as_str(), "" | "." | "..") { "x".to_owned() } else { name }
     })
 }
 
+/// Does the grammar take it, and this release of systemd?
+fn is_taken(version: u32, name: &str, text: &str) -> bool {
+    let taken = Assignment::parse(name, text).is_ok_and(|taken| taken.needs() <= version);
+    taken && !text.contains(['\0', '\n', '\r'])
+}
+
 /// Properties that let a task run whatever text they have, as far as it is one of theirs.
-fn harmless_property() -> impl Strategy<Value = Part> {
+fn harmless_property(version: u32) -> impl Strategy<Value = Part> {
     let lists = ["ReadOnlyPaths", "InaccessiblePaths", "NoExecPaths", "ExecPaths", "ReadWritePaths"];
     let path = || text().prop_map(|text| quote(&format!("-/{text}")).into_owned());
-    let word = || text().prop_map(|text| quote(&text).into_owned());
-    let is_taken = |(name, text): &(&'static str, String)| {
-        !text.contains(['\0', '\n', '\r']) && Assignment::parse(name, text).is_ok()
-    };
+    let variable = || text().prop_map(|text| quote(&format!("A={text}")).into_owned());
     let part = prop_oneof![
         5 => (select(lists.to_vec()), vec(path(), 1..3)).prop_map(|(name, paths)| (name, paths.join(" "))),
         2 => text().prop_map(|text| ("SyslogIdentifier", text)),
         2 => text().prop_map(|text| ("UtmpIdentifier", text)),
         2 => text().prop_map(|text| ("LogExtraFields", format!("ODD={text}"))),
         1 => text().prop_map(|text| ("LogExtraFields", text)),
-        2 => vec(text(), 1..3).prop_map(|texts| ("UnsetEnvironment", texts.join(" "))),
-        2 => vec(word(), 1..3).prop_map(|words| ("UnsetEnvironment", words.join(" "))),
-        2 => vec(word(), 1..3).prop_map(|words| ("PassEnvironment", words.join(" "))),
+        1 => text().prop_map(|text| ("UnsetEnvironment", format!("A={text}"))),
+        2 => vec(variable(), 1..3).prop_map(|words| ("UnsetEnvironment", words.join(" "))),
         2 => path().prop_map(|path| ("EnvironmentFile", format!("-{}", path.trim_start_matches(['"', '-'])))),
         2 => text().prop_map(|text| ("EnvironmentFile", format!("-/{text}"))),
         2 => text().prop_map(|text| ("TemporaryFileSystem", quote(&format!("/odd/{}", text.replace(':', ""))).into_owned())),
         2 => (text(), select(vec!["", ":mode=700", ":size=1M,mode=1777"]))
             .prop_map(|(text, options)| ("TemporaryFileSystem", quote(&format!("/odd{text}{options}")).into_owned())),
-        2 => (text(), text()).prop_map(|(from, to)| ("BindReadOnlyPaths", format!("-{}:{}", quote(&format!("/srv/{from}")), quote(&format!("/odd/{to}"))))),
         2 => text().prop_map(|text| ("SourcePath", format!("/{text}"))),
-        2 => word().prop_map(|word| ("Documentation", format!("man:{word}"))),
+        2 => text().prop_map(|text| ("Documentation", quote(&format!("man:a{text}")).into_owned())),
         2 => text().prop_map(|text| ("ConditionPathExists", format!("!/odd{text}"))),
         1 => text().prop_map(|text| ("ConditionEnvironment", format!("!{text}"))),
         1 => text().prop_map(|text| ("ConditionKernelCommandLine", format!("!{text}"))),
@@ -113,23 +118,16 @@ fn harmless_property() -> impl Strategy<Value = Part> {
         2 => text().prop_map(|text| ("OpenFile", format!("/{text}:x:graceful"))),
         1 => text().prop_map(|text| ("OpenFile", format!("/dev/null:{text}"))),
         2 => text().prop_map(|text| ("ImportCredential", text)),
-        2 => text().prop_map(|text| ("MountImages", format!("-/srv/{text}:/odd"))),
-        2 => text().prop_map(|text| ("ExtensionDirectories", quote(&format!("-/srv/{text}")).into_owned())),
         1 => text().prop_map(|text| ("RuntimeDirectory", text)),
         1 => text().prop_map(|text| ("DeviceAllow", format!("/dev/{text} r"))),
-        1 => text().prop_map(|text| ("IOReadBandwidthMax", format!("/{text} 1M"))),
-        1 => text().prop_map(|text| ("SupplementaryGroups", text)),
-        1 => text().prop_map(|text| ("Wants", text)),
     ];
-    part.prop_filter("the grammar takes it", is_taken).prop_map(|(name, text)| Part::Property(name, text))
+    part.prop_filter("it is taken", move |(name, text)| is_taken(version, name, text)).prop_map(|(name, text)| Part::Property(name, text))
 }
 
-fn any_property() -> impl Strategy<Value = Part> {
+fn any_property(version: u32) -> impl Strategy<Value = Part> {
     let settable = assignment::all().filter(|property| !matches!(property.hold, Hold::Ours(_)));
     let names: Vec<_> = settable.map(|property| property.name).collect();
-    let taken = (select(names), text()).prop_filter("the grammar takes it", |(name, text)| {
-        !text.contains(['\0', '\n', '\r']) && Assignment::parse(name, text).is_ok()
-    });
+    let taken = (select(names), text()).prop_filter("it is taken", move |(name, text)| is_taken(version, name, text));
     taken.prop_map(|(name, text)| Part::Property(name, text))
 }
 

@@ -41,6 +41,7 @@ struct Running {
 async fn the_file_of_every_unit_means_what_was_sent() {
     let Some(host) = Host::alone(Need::Systemd).await else { return };
     let node = Node::configured(&host, "allow_properties = [\"*\"]\nallow_host_paths = [\"/srv\"]").await;
+    let odd_job = jobs::odd_job(version(&host));
     let expected = keys_of_a_plain_job(&host, &node).await;
     let seconds: Option<u64> = std::env::var("FUZZ_SECONDS").ok().map(|text| text.parse().unwrap());
     let mut runner = match seconds {
@@ -52,7 +53,7 @@ async fn the_file_of_every_unit_means_what_was_sent() {
     let mut rounds = 0;
     while rounds < ROUNDS || Instant::now() < end {
         rounds += 1;
-        let jobs = (0..AT_ONCE).map(|_| jobs::odd_job().new_tree(&mut runner).unwrap().current());
+        let jobs = (0..AT_ONCE).map(|_| odd_job.new_tree(&mut runner).unwrap().current());
         let started = join_all(jobs.map(|job| start(&host, &node, job))).await;
         let mut running = Vec::new();
         for outcome in started {
@@ -99,6 +100,13 @@ async fn start(host: &Host, node: &Node, job: OddJob) -> Result<Running, (OddJob
     let units = [service].into_iter().chain(socket);
     let units = units.map(|unit| (unit.clone(), properties(host, &unit))).collect();
     Ok(Running { job, task, units })
+}
+
+/// The release of the host's systemd, such as 252.
+fn version(host: &Host) -> u32 {
+    let said = host.run("systemctl", &["--version"]);
+    let number = said.split_whitespace().nth(1).unwrap();
+    number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }
 
 /// What PID 1 said of transient units whose files it could not read.

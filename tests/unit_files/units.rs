@@ -30,7 +30,7 @@ pub fn properties(host: &Host, unit: &str) -> Properties {
 fn is_state(name: &str) -> bool {
     const ENDS: [&str; 8] =
         ["Timestamp", "TimestampMonotonic", "Bytes", "Packets", "Operations", "Current", "Peak", "NSec"];
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 11] = [
         // What it uses, and what others leave to it.
         "MemoryAvailable",
         "EffectiveMemoryMax",
@@ -39,6 +39,8 @@ fn is_state(name: &str) -> bool {
         // A file that was read again is newer than the unit, and then no more.
         "NeedDaemonReload",
         "Job",
+        // systemd 252 has it again when the cgroup changes for the next time.
+        "ControlGroupId",
         "Markers",
         "NRestarts",
         // systemd holds the unit for a client that waits for its start, and no longer.
@@ -55,6 +57,13 @@ fn configured(name: &str, value: &Value) -> Value {
             let parts = |command: &Value| command.as_array().unwrap().iter().take(3).cloned().collect();
             commands.iter().map(|command| Value::Array(parts(command))).collect()
         }
+        // Of a condition all but whether it held, which is not known any more.
+        Value::Array(all) if ["Conditions", "Asserts"].contains(&name) => {
+            let parts = |condition: &Value| condition.as_array().unwrap().iter().take(4).cloned().collect();
+            all.iter().map(|condition| Value::Array(parts(condition))).collect()
+        }
+        // Texts that the bus has as bytes.
+        Value::Array(all) if name == "LogExtraFields" => all.iter().map(|bytes| Value::from(text_of(bytes))).collect(),
         // The order in which units are listed has no meaning.
         Value::Array(all) if is_set(name) => {
             let mut sorted: Vec<_> = all.iter().map(ToString::to_string).collect();
@@ -63,6 +72,11 @@ fn configured(name: &str, value: &Value) -> Value {
         }
         value => value.clone(),
     }
+}
+
+fn text_of(bytes: &Value) -> String {
+    let bytes = bytes.as_array().unwrap().iter().map(|byte| u8::try_from(byte.as_u64().unwrap()).unwrap());
+    String::from_utf8(bytes.collect()).unwrap()
 }
 
 fn is_set(name: &str) -> bool {
@@ -78,8 +92,13 @@ pub fn differences(before: &Properties, after: &Properties) -> Vec<String> {
         let of = |all: &Properties| all.get(name).map(|value| configured(name, value));
         let (before, after) = (of(before), of(after));
         if before != after {
-            let said = |value: Option<Value>| value.map_or("nothing".to_owned(), |value| value.to_string());
-            differences.push(format!("{name} was {}, and is {}", said(before), said(after)));
+            let said = |value: Option<Value>, other: &Option<Value>| match (value, other) {
+                (Some(Value::Array(all)), Some(Value::Array(others))) => {
+                    Value::Array(all.into_iter().filter(|one| !others.contains(one)).collect()).to_string()
+                }
+                (value, _) => value.map_or("nothing".to_owned(), |value| value.to_string()),
+            };
+            differences.push(format!("{name} was {}, and is {}", said(before.clone(), &after), said(after, &before)));
         }
     }
     if after.get("LoadState").and_then(Value::as_str) != Some("loaded") {
