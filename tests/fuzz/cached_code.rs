@@ -44,7 +44,8 @@ fn damage() -> impl Strategy<Value = Damage> {
         (at(), at()).prop_map(|(from, to)| Damage::Copy(from, to)),
         (at(), at()).prop_map(|(from, to)| Damage::LinkTo(from, to)),
         (at(), at()).prop_map(|(from, to)| Damage::SymlinkTo(from, to)),
-        (at(), select(vec![0o400, 0o444, 0o644, 0o664, 0o646, 0o777, 0o000, 0o4755])).prop_map(|(at, mode)| Damage::Mode(at, mode)),
+        (at(), select(vec![0o400, 0o444, 0o644, 0o664, 0o646, 0o777, 0o000, 0o4755]))
+            .prop_map(|(at, mode)| Damage::Mode(at, mode)),
         at().prop_map(Damage::MakeDirectory),
         at().prop_map(Damage::MakePipe),
         at().prop_map(Damage::AppendItself),
@@ -88,14 +89,18 @@ impl Damage {
                 fs::set_permissions(path, Permissions::from_mode(0o444))
             }),
             Self::PutInPlaceOf(from, to) => drop(fs::rename(path(from), path(to))),
-            Self::Copy(from, to) if path(from) != path(to) && fs::metadata(path(from)).is_ok_and(|found| found.is_file()) => {
+            Self::Copy(from, to)
+                if path(from) != path(to) && fs::metadata(path(from)).is_ok_and(|found| found.is_file()) =>
+            {
                 let bytes = fs::read(path(from)).unwrap_or_default();
                 in_place(to, &|path| {
                     fs::write(path, &bytes)?;
                     fs::set_permissions(path, Permissions::from_mode(0o444))
                 });
             }
-            Self::LinkTo(from, to) if path(from) != path(to) => in_place(to, &|there| fs::hard_link(path(from), there)),
+            Self::LinkTo(from, to) if path(from) != path(to) => {
+                in_place(to, &|there| fs::hard_link(path(from), there));
+            }
             Self::SymlinkTo(from, to) => in_place(to, &|there| symlink(path(from), there)),
             Self::Copy(..) | Self::LinkTo(..) => {}
             Self::Mode(at, mode) => drop(fs::set_permissions(path(at), Permissions::from_mode(*mode))),
@@ -138,7 +143,9 @@ fn an_entry_is_found_as_it_was_published_or_not_at_all() {
             entries.iter().zip(&codes).map(|(entry, code)| publish(&first, entry, code)).collect();
         let published: Vec<_> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
         let_a_tick_pass();
-        damages.iter().for_each(|damage| damage.happen(&paths));
+        for damage in &damages {
+            damage.happen(&paths);
+        }
         let cache = if is_another_life { cache() } else { first };
         for (((entry, path), published), code) in entries.iter().zip(&paths).zip(&published).zip(&codes) {
             let is_directory = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());

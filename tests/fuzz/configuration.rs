@@ -42,14 +42,16 @@ fn fitting(option: &'static Opt) -> BoxedStrategy<Value> {
         (Some(Kind::Once(options)), _) => block(options),
         (Some(Kind::Often(options)), _) => vec(block(options), 0..4).prop_map(Value::Array).boxed(),
         (Some(Kind::Free), _) => vec((text(), text()), 0..4)
-            .prop_map(|pairs| Value::Map(pairs.into_iter().map(|(name, text)| (name.into(), text.into())).collect()))
+            .prop_map(|pairs| {
+                Value::Map(pairs.into_iter().map(|(name, text)| (name.into(), text.into())).collect())
+            })
             .boxed(),
         (None, "string") => text().prop_map(Value::from).boxed(),
         (None, "bool") => any::<bool>().prop_map(Value::from).boxed(),
         (None, "number") => any::<u32>().prop_map(Value::from).boxed(),
-        (None, "list(string)") => {
-            vec(text(), 0..4).prop_map(|texts| Value::Array(texts.into_iter().map(Value::from).collect())).boxed()
-        }
+        (None, "list(string)") => vec(text(), 0..4)
+            .prop_map(|texts| Value::Array(texts.into_iter().map(Value::from).collect()))
+            .boxed(),
         (None, other) => panic!("{} is of the type {other}", option.name),
     }
 }
@@ -68,7 +70,9 @@ fn block(options: &'static [Opt]) -> BoxedStrategy<Value> {
         })
         .collect();
     let unknown = vec((value(), value()), 0..2);
-    (each, unknown).prop_map(|(given, unknown)| Value::Map(given.into_iter().chain(unknown).collect())).boxed()
+    (each, unknown)
+        .prop_map(|(given, unknown)| Value::Map(given.into_iter().chain(unknown).collect()))
+        .boxed()
 }
 
 fn bytes_of(value: &Value) -> Vec<u8> {
@@ -128,7 +132,11 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
         &[0xc1],
     ];
     let huge = || select(HUGE).prop_map(<[u8]>::to_vec);
-    let piece = prop_oneof![huge(), vec(any::<u8>(), 1..4), (huge(), 1..3000_usize).prop_map(|(piece, times)| piece.repeat(times))];
+    let piece = prop_oneof![
+        huge(),
+        vec(any::<u8>(), 1..4),
+        (huge(), 1..3000_usize).prop_map(|(piece, times)| piece.repeat(times))
+    ];
     let begin = prop_oneof![
         block(DriverConfig::OPTIONS).prop_map(|config| bytes_of(&config)),
         vec(any::<u8>(), 0..20),
@@ -148,7 +156,9 @@ fn damaged_configurations_cost_no_more_than_their_bytes() {
 
 #[test]
 fn blocks_in_blocks_without_end_are_refused() {
-    for marker in [&[0x91][..], &[0x81, 0xa1, b'a'], &[0xdd, 0xff, 0xff, 0xff, 0xff], &[0xdf, 0xff, 0xff, 0xff, 0xff]] {
+    for marker in
+        [&[0x91][..], &[0x81, 0xa1, b'a'], &[0xdd, 0xff, 0xff, 0xff, 0xff], &[0xdf, 0xff, 0xff, 0xff, 0xff]]
+    {
         let deep = [&[0x81, 0xa5][..], b"files", &marker.repeat(100_000)].concat();
         assert!(matches!(DriverConfig::decode(&deep), Err(Error::Unreadable)));
     }

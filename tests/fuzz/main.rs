@@ -38,7 +38,8 @@ fn for_all<I: Strategy<Value: Debug>>(name: &str, cases: u32, inputs: &I, check:
     let end = Instant::now() + Duration::from_secs(seconds.unwrap_or_default());
     let mut tried = 0;
     loop {
-        let config = Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+        let config =
+            Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
         let mut runner = match seconds {
             Some(_) => TestRunner::new(config),
             None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::XorShift)),
@@ -58,7 +59,7 @@ fn for_all<I: Strategy<Value: Debug>>(name: &str, cases: u32, inputs: &I, check:
             break;
         }
     }
-    println!("{name}: {tried} inputs");
+    eprintln!("{name}: {tried} inputs");
 }
 
 /// Limits the memory of this process, once for all tests.
@@ -72,5 +73,5 @@ fn computing_time(work: impl FnOnce()) -> Duration {
     let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("no time before zero");
     let begin = now();
     work();
-    now() - begin
+    now().saturating_sub(begin)
 }

@@ -34,7 +34,10 @@ fn for_all_accepted(name: &str, check: impl Fn(Assignment)) {
 fn texts(name: &str, value: &Variant<'_>) -> Vec<String> {
     match value {
         Variant::Str(text) => vec![text.to_string()],
-        Variant::Array(bytes) if name == "LogExtraFields" && bytes.inner().iter().any(|byte| matches!(byte, Variant::U8(_))) => {
+        Variant::Array(bytes)
+            if name == "LogExtraFields"
+                && bytes.inner().iter().any(|byte| matches!(byte, Variant::U8(_))) =>
+        {
             let bytes = bytes.inner().iter().filter_map(|byte| u8::try_from(byte).ok()).collect();
             vec![String::from_utf8(bytes).expect("a text of ours")]
         }
@@ -51,14 +54,16 @@ fn holds_no_line_end(text: &str) -> bool {
 
 #[test]
 fn whatever_is_given_is_accepted_or_refused() {
-    for_all("accepted-or-refused", 12_000, &assignments(), |(name, text)| match Assignment::parse(name, &text) {
-        Ok(accepted) => {
-            assert_eq!(accepted.text(), text);
-            let _ = (accepted.meaning(), accepted.hold(), accepted.needs(), accepted.resets());
-            let _ = (accepted.mount_points(), accepted.names_host_paths());
-            let _ = accepted.with_host_paths(|path| Ok::<_, ()>(path.into()));
+    for_all("accepted-or-refused", 12_000, &assignments(), |(name, text)| {
+        match Assignment::parse(name, &text) {
+            Ok(accepted) => {
+                assert_eq!(accepted.text(), text);
+                let _ = (accepted.meaning(), accepted.hold(), accepted.needs(), accepted.resets());
+                let _ = (accepted.mount_points(), accepted.names_host_paths());
+                let _ = accepted.with_host_paths(|path| Ok::<_, ()>(path.into()));
+            }
+            Err(refused) => assert!(refused.to_string().contains(name), "{refused}"),
         }
-        Err(refused) => assert!(refused.to_string().contains(name), "{refused}"),
     });
 }
 
@@ -66,7 +71,9 @@ fn whatever_is_given_is_accepted_or_refused() {
 fn a_name_that_is_unknown_is_refused_with_one_that_is_known() {
     for_all("unknown-names", 300, &text(), |name| {
         let refused = Assignment::parse(&name, "x");
-        assert!(refused.is_err_and(|error| error.to_string().contains(&name)) || names().contains(&name.as_str()));
+        assert!(
+            refused.is_err_and(|error| error.to_string().contains(&name)) || names().contains(&name.as_str())
+        );
     });
 }
 
@@ -119,7 +126,9 @@ fn a_unit_file_says_what_goes_over_the_bus() {
             let lines = lines_of(name, value);
             assert!(!lines.is_empty(), "{name} {value} cannot be said");
             let read: Vec<_> = lines.iter().map(|(name, line)| read(name, line)).collect();
-            let [Ok(read), ..] = read.as_slice() else { panic!("{name} {value} is said {lines:?}: {read:?}") };
+            let [Ok(read), ..] = read.as_slice() else {
+                panic!("{name} {value} is said {lines:?}: {read:?}")
+            };
             assert_eq!(lines.len(), 1, "one assignment needs one line: {lines:?}");
             assert!(
                 read.first() == Some(&(name.clone(), value.clone())),
@@ -160,49 +169,4 @@ fn a_long_text_takes_no_longer_than_its_length() {
 fn a_long_name_is_refused_at_once() {
     let time = computing_time(|| assert!(Assignment::parse(&"Memory".repeat(20_000), "1").is_err()));
     assert!(time.as_millis() < 1000, "{time:?}");
-}
-
-#[test]
-#[ignore]
-fn survey() {
-    use std::cell::RefCell;
-    use std::collections::BTreeMap;
-    let found: RefCell<BTreeMap<(String, &'static str), (String, String)>> = RefCell::default();
-    let tried = RefCell::new(BTreeMap::<&str, u32>::new());
-    for_all("survey", 300_000, &assignments(), |(name, text)| {
-        let text = text.trim().to_owned();
-        let Ok(accepted) = Assignment::parse(name, &text) else { return };
-        *tried.borrow_mut().entry(name).or_default() += 1;
-        let mut note = |kind: &str, what: String| {
-            let mut found = found.borrow_mut();
-            let entry = found.entry((kind.to_owned(), name)).or_insert_with(|| (text.clone(), what.clone()));
-            if text.len() < entry.0.len() {
-                *entry = (text.clone(), what);
-            }
-        };
-        let wire = accepted.wire();
-        for (n, value) in &wire {
-            for t in texts(n, value) {
-                if !holds_no_line_end(&t) { note("control", value.to_string()); }
-                if t.ends_with('\\') { note("backslash", value.to_string()); }
-            }
-        }
-        if name == "LogExtraFields" { return; }
-        let sent = if name.starts_with("Limit") { &wire[..1] } else { &wire[..] };
-        for (n, value) in sent {
-            if texts(n, value).iter().any(|t| !holds_no_line_end(t) || t.ends_with('\\')) { continue; }
-            let lines = lines_of(n, value);
-            if lines.len() != 1 { note("lines", format!("{value} {lines:?}")); continue; }
-            if !holds_no_line_end(&lines[0].1) || lines[0].1.ends_with('\\') { note("line", format!("{lines:?}")); }
-            let again = read(&lines[0].0, &lines[0].1);
-            if again.as_ref().ok().and_then(|w| w.first()) != Some(&(n.clone(), value.clone())) {
-                note("round", format!("{n} {value} -> {lines:?} -> {}", match again { Ok(w) => w.iter().map(|(n, v)| format!("{n} {v}")).collect::<Vec<_>>().join(", "), Err(e) => e.to_string() }));
-            }
-        }
-    });
-    for ((kind, name), (text, what)) in found.into_inner() {
-        println!("{kind}\t{name}={text:?}\t{what}");
-    }
-    let never: Vec<_> = names().into_iter().filter(|n| !tried.borrow().contains_key(n)).collect();
-    println!("never accepted: {never:?}");
 }

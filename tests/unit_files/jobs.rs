@@ -62,7 +62,8 @@ pub fn odd_job(version: u32) -> impl Strategy<Value = OddJob> {
         // Each once: two tasks of one name are no job.
         let mut seen = Vec::new();
         parts.retain(|part| {
-            let kind = (std::mem::discriminant(part), if let Part::Property(name, _) = part { *name } else { "" });
+            let kind =
+                (std::mem::discriminant(part), if let Part::Property(name, _) = part { *name } else { "" });
             let is_new = !seen.contains(&kind);
             seen.push(kind);
             is_new
@@ -89,8 +90,13 @@ fn is_taken(version: u32, name: &str, text: &str) -> bool {
 /// Properties that let a task run whatever text they have, as far as it is one of theirs.
 fn harmless_property(version: u32) -> impl Strategy<Value = Part> {
     let lists = ["ReadOnlyPaths", "InaccessiblePaths", "NoExecPaths", "ExecPaths", "ReadWritePaths"];
+    // systemd tidies paths when it reads them, and refuses those that lead upwards.
+    let text = || text().prop_map(|text| text.replace('/', ""));
     let path = || text().prop_map(|text| quote(&format!("-/{text}")).into_owned());
-    let variable = || text().prop_map(|text| quote(&format!("A={text}")).into_owned());
+    // Of two with the same name the bus keeps one, and the file both.
+    let variable = || (select(vec!["A", "B", "C", "D"]), text());
+    let variable =
+        || variable().prop_map(|(name, text)| quote(&format!("{name}{}={text}", text.len())).into_owned());
     let part = prop_oneof![
         5 => (select(lists.to_vec()), vec(path(), 1..3)).prop_map(|(name, paths)| (name, paths.join(" "))),
         2 => text().prop_map(|text| ("SyslogIdentifier", text)),
@@ -99,7 +105,6 @@ fn harmless_property(version: u32) -> impl Strategy<Value = Part> {
         1 => text().prop_map(|text| ("LogExtraFields", text)),
         1 => text().prop_map(|text| ("UnsetEnvironment", format!("A={text}"))),
         2 => vec(variable(), 1..3).prop_map(|words| ("UnsetEnvironment", words.join(" "))),
-        2 => path().prop_map(|path| ("EnvironmentFile", format!("-{}", path.trim_start_matches(['"', '-'])))),
         2 => text().prop_map(|text| ("EnvironmentFile", format!("-/{text}"))),
         2 => text().prop_map(|text| ("TemporaryFileSystem", quote(&format!("/odd/{}", text.replace(':', ""))).into_owned())),
         2 => (text(), select(vec!["", ":mode=700", ":size=1M,mode=1777"]))
@@ -121,20 +126,22 @@ fn harmless_property(version: u32) -> impl Strategy<Value = Part> {
         1 => text().prop_map(|text| ("RuntimeDirectory", text)),
         1 => text().prop_map(|text| ("DeviceAllow", format!("/dev/{text} r"))),
     ];
-    part.prop_filter("it is taken", move |(name, text)| is_taken(version, name, text)).prop_map(|(name, text)| Part::Property(name, text))
+    part.prop_filter("it is taken", move |(name, text)| is_taken(version, name, text))
+        .prop_map(|(name, text)| Part::Property(name, text))
 }
 
 fn any_property(version: u32) -> impl Strategy<Value = Part> {
     let settable = assignment::all().filter(|property| !matches!(property.hold, Hold::Ours(_)));
     let names: Vec<_> = settable.map(|property| property.name).collect();
-    let taken = (select(names), text()).prop_filter("it is taken", move |(name, text)| is_taken(version, name, text));
+    let taken =
+        (select(names), text()).prop_filter("it is taken", move |(name, text)| is_taken(version, name, text));
     taken.prop_map(|(name, text)| Part::Property(name, text))
 }
 
 impl OddJob {
     /// What the driver is asked.
     pub fn asked(&self) -> Job {
-        let mut job = Job::command("/bin/sh").args(&["-c", "exec sleep infinity", "sh"]);
+        let mut job = Job::command("/bin/sh").args(&["-c", "exec /bin/sleep infinity", "sh"]);
         let mut properties = Vec::new();
         for part in &self.0 {
             match part {
@@ -152,16 +159,20 @@ impl OddJob {
                 }
                 Part::Socket(name) => {
                     let path = format!("/alloc/{name}");
-                    let socket = Value::Map(vec![("name".into(), "odd".into()), ("path".into(), path.into())]);
+                    let socket =
+                        Value::Map(vec![("name".into(), "odd".into()), ("path".into(), path.into())]);
                     job.options.push(("socket".to_owned(), Value::Array(vec![socket])));
                 }
                 Part::Credential(name) => {
-                    let credential =
-                        Value::Map(vec![("name".into(), "odd".into()), ("path".into(), name.as_str().into())]);
+                    let credential = Value::Map(vec![
+                        ("name".into(), "odd".into()),
+                        ("path".into(), name.as_str().into()),
+                    ]);
                     job.options.push(("credential".to_owned(), Value::Array(vec![credential])));
                 }
                 Part::Bind(name) => {
-                    let bind = format!("{}:{}", quote(&format!("/srv/{name}")), quote(&format!("/odd/{name}")));
+                    let bind =
+                        format!("{}:{}", quote(&format!("/srv/{name}")), quote(&format!("/odd/{name}")));
                     let files = Value::Map(vec![("bind_paths".into(), Value::Array(vec![bind.into()]))]);
                     job.options.push(("files".to_owned(), files));
                 }
@@ -171,7 +182,10 @@ impl OddJob {
                 }
                 Part::LogInterval(burst, milliseconds) => {
                     let interval = format!("{milliseconds}ms");
-                    let logging = [("rate_limit_burst".into(), (*burst).into()), ("rate_limit_interval".into(), interval.into())];
+                    let logging = [
+                        ("rate_limit_burst".into(), (*burst).into()),
+                        ("rate_limit_interval".into(), interval.into()),
+                    ];
                     job.options.push(("logging".to_owned(), Value::Map(logging.into())));
                 }
                 Part::Property(name, text) => properties.push(((*name).into(), text.as_str().into())),
@@ -191,7 +205,9 @@ impl OddJob {
             match part {
                 Part::WorkDir(name) => fs::create_dir_all(task.join("local").join(name)).unwrap(),
                 Part::Credential(name) => fs::write(task.join("secrets").join(name), "secret").unwrap(),
-                Part::Bind(name) | Part::Volume(name) => fs::create_dir_all(Path::new("/srv").join(name)).unwrap(),
+                Part::Bind(name) | Part::Volume(name) => {
+                    fs::create_dir_all(Path::new("/srv").join(name)).unwrap()
+                }
                 _ => {}
             }
         }
@@ -206,7 +222,9 @@ impl OddJob {
         let keys = self.0.iter().flat_map(|part| match part {
             Part::Property(name, text) => {
                 let mut keys = vec![(*name).to_owned()];
-                for (name, value) in Assignment::parse(name, text).map(|taken| taken.wire()).unwrap_or_default() {
+                for (name, value) in
+                    Assignment::parse(name, text).map(|taken| taken.wire()).unwrap_or_default()
+                {
                     keys.extend(lines_of(&name, &value).into_iter().map(|(key, _)| key));
                     keys.push(name);
                 }
