@@ -115,8 +115,8 @@ fn read(name: &str, line: &str) -> Result<Wire, assignment::Error> {
 #[test]
 fn a_unit_file_says_what_goes_over_the_bus() {
     for_all_accepted("round-trip", |accepted| {
-        // A unit file takes words here, and a job one field.
-        if accepted.name() == "LogExtraFields" {
+        // A unit file takes words here, and a job one field. The spaces around a job's texts are no part of them either.
+        if accepted.name() == "LogExtraFields" || accepted.text().trim() != accepted.text() {
             return;
         }
         // A hard limit stands for both.

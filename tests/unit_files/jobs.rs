@@ -75,7 +75,7 @@ pub fn odd_job(version: u32) -> impl Strategy<Value = OddJob> {
 /// A text that a file can have as its name, most often without control characters.
 fn file_name() -> impl Strategy<Value = String> {
     (text(), proptest::bool::weighted(0.9)).prop_map(|(text, is_plain)| {
-        let is_taken = |c: &char| !matches!(c, '/' | '\0') && !(is_plain && c.is_control());
+        let is_taken = |c: &char| !(matches!(c, '/' | '\0') || is_plain && c.is_control());
         let name: String = text.chars().filter(is_taken).take(40).collect();
         if matches!(name.as_str(), "" | "." | "..") { "x".to_owned() } else { name }
     })
@@ -206,7 +206,7 @@ impl OddJob {
                 Part::WorkDir(name) => fs::create_dir_all(task.join("local").join(name)).unwrap(),
                 Part::Credential(name) => fs::write(task.join("secrets").join(name), "secret").unwrap(),
                 Part::Bind(name) | Part::Volume(name) => {
-                    fs::create_dir_all(Path::new("/srv").join(name)).unwrap()
+                    fs::create_dir_all(Path::new("/srv").join(name)).unwrap();
                 }
                 _ => {}
             }

@@ -83,7 +83,9 @@ async fn the_file_of_every_unit_means_what_was_sent() {
             }
         }
         join_all(running.iter().map(|running| node.destroy(&running.task, true))).await;
-        running.into_iter().for_each(|running| drop(running.task.ended()));
+        for Running { task, .. } in running {
+            drop(task.ended());
+        }
     }
     let jobs = rounds * AT_ONCE;
     eprintln!("{accepted} of {jobs} jobs were started");
