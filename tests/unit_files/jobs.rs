@@ -91,22 +91,22 @@ fn is_taken(version: u32, name: &str, text: &str) -> bool {
 fn harmless_property(version: u32) -> impl Strategy<Value = Part> {
     let lists = ["ReadOnlyPaths", "InaccessiblePaths", "NoExecPaths", "ExecPaths", "ReadWritePaths"];
     // systemd tidies paths when it reads them, and refuses those that lead upwards.
-    let text = || text().prop_map(|text| text.replace('/', ""));
+    let text = || text().prop_map(|text| text.chars().filter(|c| *c != '/').take(60).collect::<String>());
     let path = || text().prop_map(|text| quote(&format!("-/{text}")).into_owned());
     // Of two with the same name the bus keeps one, and the file both.
     let variable = || (select(vec!["A", "B", "C", "D"]), text());
     let variable =
-        || variable().prop_map(|(name, text)| quote(&format!("{name}{}={text}", text.len())).into_owned());
+        || variable().prop_map(|(name, text)| quote(&format!("{name}{}=x{text}", text.len())).into_owned());
     let part = prop_oneof![
         5 => (select(lists.to_vec()), vec(path(), 1..3)).prop_map(|(name, paths)| (name, paths.join(" "))),
         2 => text().prop_map(|text| ("SyslogIdentifier", text)),
         2 => text().prop_map(|text| ("UtmpIdentifier", text)),
         2 => text().prop_map(|text| ("LogExtraFields", format!("ODD={text}"))),
         1 => text().prop_map(|text| ("LogExtraFields", text)),
-        1 => text().prop_map(|text| ("UnsetEnvironment", format!("A={text}"))),
+        1 => text().prop_map(|text| ("UnsetEnvironment", format!("A=x{text}"))),
         2 => vec(variable(), 1..3).prop_map(|words| ("UnsetEnvironment", words.join(" "))),
         2 => text().prop_map(|text| ("EnvironmentFile", format!("-/{text}"))),
-        2 => text().prop_map(|text| ("TemporaryFileSystem", quote(&format!("/odd/{}", text.replace(':', ""))).into_owned())),
+        2 => text().prop_map(|text| ("TemporaryFileSystem", quote(&format!("/odd/x{}", text.replace(':', ""))).into_owned())),
         2 => (text(), select(vec!["", ":mode=700", ":size=1M,mode=1777"]))
             .prop_map(|(text, options)| ("TemporaryFileSystem", quote(&format!("/odd{text}{options}")).into_owned())),
         2 => text().prop_map(|text| ("SourcePath", format!("/{text}"))),
@@ -118,12 +118,12 @@ fn harmless_property(version: u32) -> impl Strategy<Value = Part> {
         2 => text().prop_map(|text| ("AssertPathExistsGlob", format!("!/odd{text}"))),
         2 => text().prop_map(|text| ("ExecSearchPath", quote(&format!("/{text}")).into_owned())),
         2 => text().prop_map(|text| ("RequiresMountsFor", quote(&format!("/{text}")).into_owned())),
-        2 => text().prop_map(|text| ("AppArmorProfile", format!("-{text}"))),
+        2 => text().prop_map(|text| ("AppArmorProfile", format!("-a{text}"))),
         1 => text().prop_map(|text| ("LogFilterPatterns", text)),
         2 => text().prop_map(|text| ("OpenFile", format!("/{text}:x:graceful"))),
         1 => text().prop_map(|text| ("OpenFile", format!("/dev/null:{text}"))),
         2 => text().prop_map(|text| ("ImportCredential", text)),
-        1 => text().prop_map(|text| ("RuntimeDirectory", text)),
+        1 => text().prop_map(|text| ("RuntimeDirectory", format!("a{text}"))),
         1 => text().prop_map(|text| ("DeviceAllow", format!("/dev/{text} r"))),
     ];
     part.prop_filter("it is taken", move |(name, text)| is_taken(version, name, text))

@@ -105,8 +105,10 @@ fn is_lost(name: &str, sent: &Value) -> bool {
     match name {
         // Nothing is written for a set of none, which stands for all.
         "RestrictNamespaces" => sent.as_u64() == Some(0),
-        // `$` is written as `\$` or twice.
-        "ExecStart" | "ExecStartEx" => has(&|text| text.contains('$')),
+        // `$` is written as `\$` or twice, `;` as `\;`.
+        "ExecStart" | "ExecStartEx" => has(&|text| text.contains(['$', ';'])),
+        // `%` is not written twice.
+        "DeviceAllow" | "Documentation" => has(&|text| special(text) || text.contains('%')),
         "BindPaths" | "BindReadOnlyPaths" => has(&|text| special(text) || text.contains(':')),
         // These are lines of their own, and these are written with escapes.
         "Conditions" | "Asserts" | "EnvironmentFiles" | "UnsetEnvironment" => false,
