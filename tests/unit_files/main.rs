@@ -96,6 +96,51 @@ async fn the_file_of_every_unit_means_what_was_sent() {
     assert!(accepted * 2 >= jobs, "only {accepted} of {jobs} jobs were started");
 }
 
+/// What a path means is found out when the task starts, and what a task wrote before may have any name.
+#[tokio::test]
+async fn a_file_to_which_a_link_leads_adds_no_line() {
+    const LINE: &str = "x\nExecStopPost=+";
+    let Some(host) = Host::with(Need::Systemd).await else { return };
+    let node =
+        Node::configured(&host, "allow_properties = [\"*\"]\nallow_host_paths = [\"local\", \"/srv\"]").await;
+    let mut wrong = Vec::new();
+    for (directory, config) in [
+        ("secrets", "credential {\n name = \"a\"\n path = \"link\"\n}"),
+        ("secrets", "credential {\n name = \"a\"\n path = \"link\"\n encrypted = true\n}"),
+        ("local", "files { bind_paths = [\"link:/odd\"] }"),
+        ("local", "files { bind_read_only_paths = [\"link:/odd\"] }"),
+        ("local", "files { root_directory = \"link\" }"),
+        ("local", "files { root_image = \"link\" }"),
+        ("local", "files { mount_images = [\"link:/odd\"] }"),
+        ("local", "properties { LoadCredential = \"a:link\" }"),
+        ("local", "properties { RootVerity = \"link\" }"),
+    ] {
+        let prepared = node.prepare(&Job::shell("exec /bin/sleep infinity").config(config));
+        let directory = prepared.alloc_dir().join("web").join(directory);
+        let is_directory = config.contains("bind") || config.contains("root_directory");
+        let file = directory.join(LINE).join("bin/true ");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        if is_directory {
+            std::fs::create_dir(&file).unwrap();
+        } else {
+            std::fs::write(&file, "x").unwrap();
+        }
+        std::os::unix::fs::symlink(file.strip_prefix(&directory).unwrap(), directory.join("link")).unwrap();
+        match node.begin(prepared).await {
+            Ok(task) => {
+                let unit = node.unit(&task).await;
+                if file_of(&unit).contains("\nExecStopPost") {
+                    wrong.push(format!("{config} adds a line"));
+                }
+                node.destroy(&task, true).await.unwrap();
+                drop(task.ended());
+            }
+            Err(refusal) => eprintln!("{config}: {refusal}"),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 async fn start(host: &Host, node: &Node, job: OddJob) -> Result<Running, (OddJob, Refusal)> {
     let asked = job.asked();
     let prepared = node.prepare(&asked);
@@ -129,17 +174,17 @@ fn complaints(host: &Host) -> Vec<String> {
 fn is_about(complaint: &str, unit: &str, names: &[&str]) -> bool {
     let number = complaint.split_once(&format!("{unit}:")).and_then(|(_, behind)| behind.split_once(':'));
     let number: usize = number.and_then(|(number, _)| number.parse().ok()).expect("the number of a line");
-    let line = file(unit).lines().nth(number - 1).unwrap_or_default().to_owned();
+    let line = file_of(unit).lines().nth(number - 1).unwrap_or_default().to_owned();
     names.iter().any(|name| line.strip_prefix(name).is_some_and(|behind| behind.starts_with('=')))
 }
 
-fn file(unit: &str) -> String {
+fn file_of(unit: &str) -> String {
     std::fs::read_to_string(Path::new("/run/systemd/transient").join(unit)).unwrap()
 }
 
 /// The sections and keys in a unit's file, such as `[Service] ExecStart`, and lines that are neither.
 fn keys(unit: &str) -> BTreeSet<String> {
-    let text = file(unit);
+    let text = file_of(unit);
     let mut section = String::new();
     let lines = text.split('\n').filter(|line| !line.is_empty() && !line.starts_with('#'));
     let keys = lines.map(|line| {
