@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use hcl::eval::{Context, Evaluate};
-use hcl::expr::{ObjectKey, Operation, TemplateExpr, Traversal, TraversalOperator, Variable};
+use hcl::expr::{FuncCall, ObjectKey, Operation, TemplateExpr, Traversal, TraversalOperator, Variable};
 use hcl::structure::Structure;
 use hcl::template::{Directive, Element, Template};
 use hcl::{Expression, Identifier, Map, Value};
@@ -209,6 +209,12 @@ impl Scope {
                 Operation::Binary(binary) => {
                     self.resolve(&mut binary.lhs_expr, bound)?;
                     self.resolve(&mut binary.rhs_expr, bound)?;
+                    // The evaluator panics where a result is too large or there is none.
+                    if let Some(function) = functions::of_operator(binary.operator) {
+                        let call = FuncCall::builder(Identifier::sanitized(function));
+                        let call = call.arg(binary.lhs_expr.clone()).arg(binary.rhs_expr.clone());
+                        *expression = Expression::from(call.build());
+                    }
                 }
             },
             Expression::ForExpr(each) => {
@@ -336,6 +342,26 @@ mod tests {
         assert_eq!(value(&job(), r#""a $${HOME} b""#).unwrap(), Value::from("a ${HOME} b"));
         assert_eq!(value(&job(), r#""$${HOME} ${var.name}""#).unwrap(), Value::from("${HOME} web"));
         assert_eq!(Scope::of_plugin().text("a $${HOME}").unwrap(), Value::from("a ${HOME}"));
+    }
+
+    #[test]
+    fn arithmetic_has_a_result_or_an_error() {
+        for (text, result) in [
+            ("1 + 2 * 3", Value::from(7)),
+            ("7 % 4 - 5", Value::from(-2)),
+            ("7 / 2", Value::from(3.5)),
+            ("6 / 2", Value::from(3)),
+            ("0.5 + 0.5", Value::from(1)),
+            (r#""1" + 1"#, Value::from(2)),
+            ("\"${1 + 1} of ${[for x in [1] : x * 3][0]}\"", Value::from("2 of 3")),
+        ] {
+            assert_eq!(value(&job(), text).unwrap(), result, "{text}");
+        }
+        for text in ["1 / 0", "1 % 0", "0 / 0", "1e308 * 10", "1 + true"] {
+            assert!(value(&job(), text).is_err(), "{text}");
+        }
+        let most = "18446744073709551615";
+        assert!(value(&job(), &format!("{most} + {most}")).is_ok());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! name.
 
 use hcl::eval::{Context, Func, FuncArgs, FuncDef, ParamType};
+use hcl::expr::BinaryOperator;
 use hcl::{Map, Value};
 
 /// Every function's name, sorted.
@@ -42,15 +43,28 @@ pub(super) const NAMES: &[&str] = &[
 
 type Result = std::result::Result<Value, String>;
 
+/// The function that computes what this operator of arithmetic does. A job file cannot call it.
+pub(super) fn of_operator(operator: BinaryOperator) -> Option<&'static str> {
+    Some(match operator {
+        BinaryOperator::Plus => "plus",
+        BinaryOperator::Minus => "minus",
+        BinaryOperator::Mul => "times",
+        BinaryOperator::Div => "divided_by",
+        BinaryOperator::Mod => "modulo",
+        _ => return None,
+    })
+}
+
 /// Makes all of them callable.
 pub(super) fn declare(context: &mut Context<'_>) {
-    let functions: [(&str, Func); 29] = [
+    let functions: [(&str, Func); 34] = [
         ("abs", abs),
         ("coalesce", coalesce),
         ("compact", compact),
         ("concat", concat),
         ("contains", contains),
         ("distinct", distinct),
+        ("divided_by", divided_by),
         ("flatten", flatten),
         ("format", format),
         ("join", join),
@@ -63,12 +77,16 @@ pub(super) fn declare(context: &mut Context<'_>) {
         ("max", max),
         ("merge", merge),
         ("min", min),
+        ("minus", minus),
+        ("modulo", modulo),
+        ("plus", plus),
         ("replace", replace),
         ("reverse", reverse),
         ("sort", sort),
         ("split", split),
         ("strlen", strlen),
         ("substr", substr),
+        ("times", times),
         ("trimprefix", trimprefix),
         ("trimspace", trimspace),
         ("trimsuffix", trimsuffix),
@@ -130,6 +148,11 @@ fn flatten(args: FuncArgs) -> Result {
     let mut flat = Vec::new();
     into(&mut flat, list_of(list)?);
     Ok(Value::Array(flat))
+}
+
+fn divided_by(args: FuncArgs) -> Result {
+    let [left, right] = numbers(args)?;
+    if right == 0.0 { Err("division by zero".to_owned()) } else { finite(left / right) }
 }
 
 /// Of the verbs those without flags: `%s`, `%v`, `%d`, `%q`, `%t` and `%%`.
@@ -230,6 +253,19 @@ fn min(args: FuncArgs) -> Result {
     numbers?.into_iter().reduce(f64::min).map(number_value).ok_or_else(|| "a number is required".to_owned())
 }
 
+fn minus(args: FuncArgs) -> Result {
+    arithmetic(args, i64::checked_sub, |left, right| left - right)
+}
+
+fn modulo(args: FuncArgs) -> Result {
+    // Of two whole numbers only a division by zero, and the least one by -1, have no result of theirs.
+    arithmetic(args, i64::checked_rem, |left, right| left % right)
+}
+
+fn plus(args: FuncArgs) -> Result {
+    arithmetic(args, i64::checked_add, |left, right| left + right)
+}
+
 fn replace(args: FuncArgs) -> Result {
     let [text, from, to] = exactly(args)?;
     Ok(Value::String(string_of(&text)?.replace(&string_of(&from)?, &string_of(&to)?)))
@@ -269,9 +305,13 @@ fn substr(args: FuncArgs) -> Result {
     let count = i64::try_from(text.len()).map_err(|error| error.to_string())?;
     // A negative offset counts from the end, a negative length means "the rest".
     let start = if offset < 0 { (count + offset).max(0) } else { offset.min(count) };
-    let end = if length < 0 { count } else { (start + length).min(count) };
+    let end = if length < 0 { count } else { start.saturating_add(length).min(count) };
     let range = usize::try_from(start).unwrap_or(0)..usize::try_from(end).unwrap_or(0);
     Ok(Value::String(text[range].iter().collect()))
+}
+
+fn times(args: FuncArgs) -> Result {
+    arithmetic(args, i64::checked_mul, |left, right| left * right)
 }
 
 fn trimprefix(args: FuncArgs) -> Result {
@@ -325,6 +365,33 @@ fn number_of(value: &Value) -> std::result::Result<f64, String> {
         _ => None,
     };
     parsed.ok_or_else(|| "a number is required".to_owned())
+}
+
+fn numbers(args: FuncArgs) -> std::result::Result<[f64; 2], String> {
+    let [left, right] = exactly(args)?;
+    Ok([number_of(&left)?, number_of(&right)?])
+}
+
+/// Exact for whole numbers whose result fits.
+fn arithmetic(
+    args: FuncArgs,
+    of_integers: fn(i64, i64) -> Option<i64>,
+    of_others: fn(f64, f64) -> f64,
+) -> Result {
+    let values: [Value; 2] = exactly(args)?;
+    let whole = values[0].as_i64().zip(values[1].as_i64());
+    match whole.and_then(|(left, right)| of_integers(left, right)) {
+        Some(result) => Ok(Value::from(result)),
+        None => finite(of_others(number_of(&values[0])?, number_of(&values[1])?)),
+    }
+}
+
+fn finite(number: f64) -> Result {
+    if number.is_finite() {
+        Ok(number_value(number))
+    } else {
+        Err("the result is too large, or there is none".to_owned())
+    }
 }
 
 fn integer_of(value: &Value) -> std::result::Result<i64, String> {
@@ -408,6 +475,7 @@ mod tests {
             (r#"strlen("äb")"#, Value::from(2)),
             (r#"substr("hello", 1, 3)"#, "ell".into()),
             (r#"substr("hello", -2, -1)"#, "lo".into()),
+            (r#"substr("hello", 1, 9223372036854775807)"#, "ello".into()),
             (r#"trimprefix("v1", "v")"#, "1".into()),
             (r#"trimspace(" a ")"#, "a".into()),
             (r#"trimsuffix("a.hcl", ".hcl")"#, "a".into()),

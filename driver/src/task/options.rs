@@ -128,7 +128,7 @@ impl<T: Block> OptionType for Vec<T> {
     const BLOCK: Option<Kind> = Some(Kind::Often(T::OPTIONS));
 
     fn given(option: &Opt, value: MsgPack) -> Result<Self, Error> {
-        let MsgPack::Array(blocks) = value else { return Err(Error::Unreadable) };
+        let MsgPack::Array(blocks) = value else { return Err(wrong_type(option, "a list of blocks")) };
         blocks.into_iter().map(|block| nested(option, block)).collect()
     }
 
@@ -148,7 +148,7 @@ pub trait Block: Sized {
 
 /// A block in the block.
 pub fn nested<T: Block>(option: &Opt, value: MsgPack) -> Result<T, Error> {
-    let MsgPack::Map(block) = value else { return Err(Error::Unreadable) };
+    let MsgPack::Map(block) = value else { return Err(wrong_type(option, "a map of its options")) };
     T::of(&block).map_err(|source| Error::Nested { block: option.name, source: Box::new(source) })
 }
 
@@ -166,6 +166,11 @@ impl<T: OptionType> OptionType for Option<T> {
     }
 }
 
+fn wrong_type(option: &Opt, expected: &str) -> Error {
+    let source = rmpv::ext::Error::Syntax(format!("expected {expected}"));
+    Error::WrongType { option: option.name, hcl_type: option.hcl_type, source: Box::new(source) }
+}
+
 fn plain<T: DeserializeOwned>(option: &Opt, value: MsgPack) -> Result<T, Error> {
     rmpv::ext::from_value(value).map_err(|source| Error::WrongType {
         option: option.name,
@@ -174,12 +179,16 @@ fn plain<T: DeserializeOwned>(option: &Opt, value: MsgPack) -> Result<T, Error> 
     })
 }
 
+/// How deep values may be nested. A list of texts in a block of a block needs a dozen levels; the decoder's own limit
+/// is more than the stack of a thread has room for.
+const MAX_DEPTH: usize = 64;
+
 /// The bytes of a block as a map; no bytes at all are an empty block (Nomad sends none after it found us running).
 pub fn block(bytes: &[u8]) -> Result<Vec<(MsgPack, MsgPack)>, Error> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
-    match rmpv::decode::read_value(&mut &*bytes) {
+    match rmpv::decode::read_value_with_max_depth(&mut &*bytes, MAX_DEPTH) {
         Ok(MsgPack::Map(map)) => Ok(map),
         Ok(MsgPack::Nil) => Ok(Vec::new()),
         _ => Err(Error::Unreadable),
