@@ -96,7 +96,7 @@ async fn a_forged_step_of_a_start_is_not_believed() {
     let node = Node::start(&host).await;
     for status in [203, 226, 217] {
         let script = format!(
-            "unit=$(sed 's|.*/||' /proc/self/cgroup)
+            "unit=$(sed -n 's|^0::.*/||p' /proc/self/cgroup)
             perl /local/forge {SPAWN_FAILED} UNIT=$unit INVOCATION_ID=$INVOCATION_ID \
                  MESSAGE=\"$unit: Failed at step EXEC spawning /forged: Forged\" EXECUTABLE=/forged PRIORITY=3
             exit {status}"
@@ -150,6 +150,67 @@ async fn the_words_about_a_failed_start_are_not_another_tasks() {
         assert!(!event.message.contains("orged"), "{event:?}");
     }
     node.destroy(&next, true).await.unwrap();
+}
+
+/// systemd itself writes a unit's fields to what it says of the unit (since 253), and journald to each line of the unit:
+/// no other process can put them there.
+#[tokio::test]
+async fn no_job_has_systemd_write_of_other_units_and_jobs() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let victim = node.run(Job::shell("exec sleep infinity")).await;
+    let unit = node.unit(&victim).await;
+    let invocation = host.property(&unit, "InvocationID");
+    for field in [
+        &format!("UNIT={unit}"),
+        &format!("INVOCATION_ID={invocation}"),
+        &format!("_SYSTEMD_UNIT={unit}"),
+        "MESSAGE_ID=98e322203f7a4ed290d09fe03c09fe15",
+        "EXIT_STATUS=0",
+        "EXIT_CODE=exited",
+        "NOMAD_JOB_ID=victim",
+        "NOMAD_NAMESPACE=victim",
+        "NOMAD_ALLOC_ID=00000000-0000-0000-0000-000000000000",
+        "NOMAD_ALLOC_HOST_DIR=/var/lib/nomad/alloc/victim",
+        // It takes back what the driver said.
+        "",
+    ] {
+        let config =
+            format!("properties {{ LogExtraFields = {field:?} }}\nlogging {{ driver = \"journald\" }}");
+        let message = super::refusal(&host, &node, Job::shell("echo hello").config(&config)).await;
+        assert!(message.contains("LogExtraFields"), "{field:?}: {message}");
+    }
+    node.destroy(&victim, true).await.unwrap();
+}
+
+/// The same to its end: a task that ends well has systemd say so of another one, which did not.
+#[tokio::test]
+async fn an_end_of_one_task_is_not_taken_for_the_end_of_another() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let victim = node.run(Job::shell("exec sleep infinity")).await;
+    let unit = node.unit(&victim).await;
+    let fields = format!("UNIT={unit}\\nINVOCATION_ID={}", host.property(&unit, "InvocationID"));
+    let config = format!("properties {{ LogExtraFields = \"{fields}\" }}");
+    let forger = "until test -e /alloc/data/go; do sleep 0.05; done; exit 3";
+    let Ok(forger) = node.try_run(Job::shell(forger).config(&config)).await else {
+        node.destroy(&victim, true).await.unwrap();
+        return; // refused: the test above
+    };
+    let forgers = node.unit(&forger).await;
+    node.plugin().kill().await;
+    host.run("systemctl", &["kill", "--signal=SEGV", "--", &unit]);
+    eventually("it ended", async || (host.property(&unit, "SubState") == "failed").then_some(())).await;
+    std::fs::write(forger.alloc_dir().join("alloc/data/go"), "").unwrap();
+    eventually("the other one ended", async || {
+        (host.property(&forgers, "SubState") == "failed").then_some(())
+    })
+    .await;
+    host.run("systemctl", &["reset-failed", "--", &unit]);
+    assert_eq!(node_exit(&mut node, &victim).await, Exit::signal(11));
+    node.destroy(&victim, true).await.unwrap();
+    node.recover(&forger).await.unwrap();
+    node.destroy(&forger, true).await.unwrap();
 }
 
 // ---- What the runner of WebAssembly says
