@@ -46,9 +46,6 @@ fn version(host: &Host) -> u32 {
 
 /// The plugin option that lets jobs run as root.
 fn allow_root(word: &str) -> String {
-    if option_env!("ATTACKS_BEFORE").is_some() {
-        return String::new();
-    }
     format!("allow_root = \"{word}\"")
 }
 
@@ -64,6 +61,7 @@ fn perl(script: &str, args: &[&str]) -> Job {
 
 /// The message with which the driver refuses a job, for good. Fails when the job is started.
 #[track_caller]
+#[allow(clippy::needless_pass_by_value, reason = "a job is made for one attack")]
 fn refusal<'a>(host: &'a Host, node: &'a Node, job: Job) -> impl Future<Output = String> + 'a {
     let caller = std::panic::Location::caller();
     let what = format!("{:?} {:?} as {:?}, at {caller}", job.options, job.args, job.request.user);
