@@ -91,7 +91,7 @@ async fn no_option_brings_a_line_of_its_own() {
                     named += usize::from(refusal.message.contains(word));
                     let came_to_systemd = ["start unit", "Failed at step", "org.freedesktop"];
                     if came_to_systemd.iter().any(|words| refusal.message.contains(words))
-                        || refusal.message.contains(char::is_control)
+                        || refusal.message.contains('\n')
                     {
                         through.push(format!("{config}: {}", refusal.message.escape_debug()));
                     }
@@ -286,6 +286,21 @@ async fn a_working_directory_swallows_no_limit() {
     node.destroy(&task, true).await.unwrap();
 }
 
+/// A refusal is an event of the task: `nomad alloc status` prints it to the operator's terminal.
+#[tokio::test]
+async fn no_refusal_speaks_to_the_terminal_of_its_reader() {
+    let host = host!();
+    let node = open_node(&host).await;
+    for text in ["\u{1b}]0;attack\u{7}", "\u{1b}[2J", "\rall is well", "\u{9b}2J", "\u{85}"] {
+        let jobs =
+            [Job::shell("true").user(&format!("games{text}")), Job::command(&format!("/no/such{text}"))];
+        for job in jobs {
+            let message = refusal(&host, &node, job).await;
+            assert!(!message.contains(char::is_control), "{message:?}");
+        }
+    }
+}
+
 /// `user` is no option of the `config` block, and becomes part of the unit all the same.
 #[tokio::test]
 async fn the_name_of_a_user_is_a_name() {
@@ -320,6 +335,6 @@ async fn the_destination_of_a_volume_is_a_path() {
         let job = Job::shell("true").with(|request| request.mounts = vec![mount]);
         let message = refusal(&host, &node, job).await;
         let is_named = message.contains(word) || message.contains("volume");
-        assert!(is_named && !message.contains(char::is_control), "{poison:?}: {message:?}");
+        assert!(is_named && !message.contains('\n'), "{poison:?}: {message:?}");
     }
 }

@@ -5,7 +5,11 @@ use tests::{Host, Job, Node};
 /// Reads a disk, by its own name and by a name that the task gives it. Prints what came of each try.
 const SCRIPT: &str = r#"
     my ($disk, $major, $minor) = @ARGV;
-    my $try = sub { open(my $handle, "<", $_[0]) && sysread($handle, my $data, 512) == 512 ? "read" : $! + 0 };
+    my $try = sub {
+        my ($path, $handle, $data) = @_;
+        open($handle, "<", $path) or return $! + 0;
+        (sysread($handle, $data, 512) // 0) == 512 ? "read" : $! + 0;
+    };
     print "by name: ", $try->($disk), "\n";
     my $node = "/alloc/data/disk-$$";
     # mknod(2); its mode is that of a block device for everybody.
@@ -23,6 +27,8 @@ fn disk(host: &Host) -> [String; 3] {
         listed.lines().find(|line| line.starts_with("nvme")).unwrap_or(&listed).split_whitespace();
     let name = words.next().expect("a disk").to_owned();
     let (major, minor) = words.next().and_then(|numbers| numbers.split_once(':')).expect("its numbers");
+    // As udev has it, which does not run everywhere.
+    host.run("sh", &["-c", &format!("chgrp disk /dev/{name} && chmod 660 /dev/{name}")]);
     [format!("/dev/{name}"), major.to_owned(), minor.to_owned()]
 }
 
