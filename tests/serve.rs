@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tests::{Desk, Manager, SOON, end_of, repository, with_sockets, within};
+use tests::{Desk, Manager, SOON, built_guest, end_of, repository, with_sockets, within};
 
 #[test]
 fn requests_are_answered_one_after_the_other_on_one_connection() {
@@ -287,6 +287,29 @@ fn systemd_hears_that_it_lives_and_what_it_has_served() {
     server.get("/trap");
     let told = manager.hears_of("requests=2");
     assert!(told.starts_with("STATUS=serving: requests=2 traps=1 timeouts=0 active="), "{told}");
+}
+
+#[test]
+fn an_instance_has_the_directory_that_was_granted_whatever_an_earlier_one_put_in_its_place() {
+    let Some(guest) = built_guest("server_p2") else { return };
+    let desk = Desk::new();
+    fs::create_dir_all(desk.path("outer/inner")).unwrap();
+    fs::create_dir(desk.path("outside")).unwrap();
+    desk.file("outer/inner/secret", b"granted");
+    desk.file("outside/secret", b"not granted");
+    let dirs = [format!("{}::/outer", desk.path("outer")), format!("{}::/inner", desk.path("outer/inner"))];
+    let line = ["serve", "--addr", "127.0.0.1:0", "--dir", &dirs[0], "--dir", &dirs[1], &guest];
+    let server = Server::of(desk.shim(&line), "127.0.0.1:0".parse().unwrap());
+    assert_eq!(server.get("/inner/secret"), (200, "granted".to_owned()));
+    assert_eq!(server.get("/swap"), (200, "swapped\n".to_owned()));
+    // Each request has an instance of its own, from the pool or not.
+    assert_eq!(server.get("/inner/secret"), (200, "granted".to_owned()));
+    server.has_pool();
+    assert_eq!(server.get("/inner/secret"), (200, "granted".to_owned()));
+    drop(server);
+    let end = desk.run(&line);
+    assert_eq!(end.code(), 125);
+    end.says(&format!("`{}` is a symbolic link", desk.path("outer/inner")));
 }
 
 #[test]

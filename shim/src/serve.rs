@@ -17,6 +17,7 @@ use crate::args::{Guest, Http};
 use crate::artifact::{self, Artifact};
 use crate::code::Code;
 use crate::outcome::{self, Kind, Outcome, Refusal};
+use crate::preopens::Preopens;
 use crate::process::Signals;
 use crate::wasi::{self, Host};
 use crate::world::{Wasi, World};
@@ -82,7 +83,8 @@ pub fn serve(mut guest: Guest, http: Http) -> Result<u8> {
 fn start(guest: &'static Guest, http: Http) -> Result<u8> {
     let (code, artifact) = artifact::open(guest, &guest.wasm.tuning, &guest::config(&guest.wasm)?)?;
     let linked = Linked::new(code, http.max_concurrent_requests)?;
-    let server = Server::new(linked.engine.clone(), artifact, guest, http);
+    let preopens = Preopens::open(&guest.dirs)?;
+    let server = Server::new(linked.engine.clone(), artifact, guest, preopens, http);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let mut runtime = match threads {
         // Handing work over to another thread and back only costs time.
@@ -133,6 +135,7 @@ impl Linked {
 /// What all requests share.
 struct Server {
     guest: &'static Guest,
+    preopens: Preopens,
     http: Http,
     artifact: Artifact,
     engine: Engine,
@@ -147,9 +150,16 @@ struct Server {
 type Handler = ProxyHandler<Instances>;
 
 impl Server {
-    fn new(engine: Engine, artifact: Artifact, guest: &'static Guest, http: Http) -> Arc<Self> {
+    fn new(
+        engine: Engine,
+        artifact: Artifact,
+        guest: &'static Guest,
+        preopens: Preopens,
+        http: Http,
+    ) -> Arc<Self> {
         Arc::new(Self {
             guest,
+            preopens,
             artifact,
             engine,
             pooled_engine: OnceLock::new(),
@@ -605,7 +615,7 @@ impl HandlerState for Instances {
     async fn instantiate(&self) -> Result<Instance<Host, Patience, Worker>> {
         let Self { server, linked } = self;
         let alive = Alive::begin(server, linked).await?;
-        let mut store = Store::new(&linked.engine, wasi::for_server(server.guest)?);
+        let mut store = Store::new(&linked.engine, wasi::for_server(server.guest, &server.preopens));
         store.limiter(|host| host.limits());
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use wasip2::clocks::monotonic_clock;
+use wasip2::filesystem::{preopens, types::ErrorCode as FileError};
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
     ErrorCode, Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse,
@@ -19,6 +20,15 @@ impl wasip2::exports::http::incoming_handler::Guest for Server {
         match path.as_str() {
             "/" => say(answer, 200, &["hello\n"]),
             "/echo" => echo(&request, answer),
+            "/swap" => say(
+                answer,
+                200,
+                &[swap().map_or_else(|error| format!("{error:?}\n"), |()| "swapped\n".to_owned())],
+            ),
+            "/inner/secret" => match std::fs::read_to_string("/inner/secret") {
+                Ok(secret) => say(answer, 200, &[secret]),
+                Err(error) => say(answer, 403, &[format!("{error}\n")]),
+            },
             "/trap" => panic!("as the request wishes"),
             "/spin" => loop {
                 std::hint::spin_loop();
@@ -82,6 +92,14 @@ fn echo(request: &IncomingRequest, answer: ResponseOutparam) {
     if matches!(end, StreamError::Closed) {
         let _ = OutgoingBody::finish(body, None);
     }
+}
+
+/// Puts a link that leads out of `/outer` in the place of the directory `inner` in it.
+fn swap() -> Result<(), FileError> {
+    let dirs = preopens::get_directories();
+    let (outer, _) = dirs.iter().find(|(_, name)| name == "/outer").ok_or(FileError::NoEntry)?;
+    outer.rename_at("inner", outer, "moved")?;
+    outer.symlink_at("../outside", "inner")
 }
 
 /// What the server at this address answers.
