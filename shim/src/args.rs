@@ -235,6 +235,10 @@ pub struct Http {
     /// How long an idle instance is kept
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = settings::duration)]
     pub idle_instance_timeout: Duration,
+    /// How long a client may stall a request, by not sending its body or not reading the response; each 500 bytes add a
+    /// second, up to this time. Time counts fivefold while other requests wait. `0` is no limit
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = settings::duration_or_0)]
+    pub client_timeout: Duration,
     /// How long after SIGTERM requests may take to be finished
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = settings::duration)]
     pub shutdown_timeout: Duration,

@@ -42,6 +42,8 @@ pub mod outcome;
 #[cfg(feature = "run")]
 pub mod outgoing;
 #[cfg(feature = "run")]
+pub mod pace;
+#[cfg(feature = "run")]
 pub mod preopens;
 #[cfg(feature = "run")]
 pub mod process;

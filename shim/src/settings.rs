@@ -171,6 +171,14 @@ pub fn duration(said: &str) -> Result<Duration, String> {
     }
 }
 
+/// As [`duration`], or `0`, which is no limit.
+///
+/// # Errors
+/// As [`duration`].
+pub fn duration_or_0(said: &str) -> Result<Duration, String> {
+    if said == "0" { Ok(Duration::ZERO) } else { duration(said) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

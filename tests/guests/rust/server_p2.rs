@@ -10,6 +10,13 @@ use wasip2::http::types::{
 };
 use wasip2::io::streams::StreamError;
 
+/// More than the buffers between a server and a client hold.
+const LINES: usize = 512;
+const LINE: &str = match std::str::from_utf8(&[b'x'; 65536]) {
+    Ok(line) => line,
+    Err(_) => unreachable!(),
+};
+
 struct Server;
 
 wasip2::http::proxy::export!(Server);
@@ -20,6 +27,8 @@ impl wasip2::exports::http::incoming_handler::Guest for Server {
         match path.as_str() {
             "/" => say(answer, 200, &["hello\n"]),
             "/echo" => echo(&request, answer),
+            "/count" => say(answer, 200, &[count(&request)]),
+            "/large" => say(answer, 200, &[LINE; LINES]),
             "/swap" => say(
                 answer,
                 200,
@@ -91,6 +100,15 @@ fn echo(request: &IncomingRequest, answer: ResponseOutparam) {
     drop((to, from));
     if matches!(end, StreamError::Closed) {
         let _ = OutgoingBody::finish(body, None);
+    }
+}
+
+/// How many bytes were sent.
+fn count(request: &IncomingRequest) -> String {
+    let body = request.consume().expect("a body is taken once");
+    match read(&body) {
+        Ok(text) => format!("{} bytes\n", text.len()),
+        Err(error) => format!("{error}\n"),
     }
 }
 
