@@ -140,6 +140,58 @@ fn directory() -> Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::holds_for;
+    use proptest::prelude::*;
+    use std::io::Write as _;
+
+    /// What can happen to a file on a disk.
+    fn damage(bytes: &mut Vec<u8>, kind: u8, at: prop::sample::Index, byte: u8) {
+        let at = at.index(bytes.len());
+        match kind {
+            0 => bytes[at] ^= byte,
+            1 => bytes.truncate(at),
+            2 => bytes.insert(at, byte),
+            3 => drop(bytes.remove(at)),
+            4 => bytes[at..].fill(0),
+            5 => bytes.extend([byte; 9]),
+            _ => bytes.clear(),
+        }
+    }
+
+    #[test]
+    fn fuzz_a_damaged_entry_is_removed_and_a_whole_one_is_given_back_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let entry = |name: &str| Entry { directory: directory.path().to_owned(), name: name.to_owned() };
+        let damages = prop::collection::vec((0..7u8, any::<prop::sample::Index>(), any::<u8>()), 0..3);
+        let code = prop::collection::vec(any::<u8>(), 0..200);
+        holds_for(&(code, damages, any::<bool>()), |(code, damages, is_renamed)| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&code).unwrap();
+            entry("a").put(&mut file).unwrap();
+            let whole = fs::read(entry("a").path()).unwrap();
+            let mut bytes = whole.clone();
+            for (kind, at, byte) in damages.into_iter().filter(|_| !whole.is_empty()) {
+                if !bytes.is_empty() {
+                    damage(&mut bytes, kind, at, byte);
+                }
+            }
+            let entry = entry(if is_renamed { "b" } else { "a" });
+            fs::remove_file(directory.path().join("a")).unwrap();
+            fs::write(entry.path(), &bytes).unwrap();
+            let is_whole = bytes == whole && !is_renamed;
+            let opened = entry.open();
+            prop_assert_eq!(opened.is_some(), is_whole);
+            prop_assert_eq!(entry.path().exists(), is_whole, "a damaged one makes room for a new one");
+            if let Some(mut file) = opened {
+                prop_assert_eq!(file.stream_position().unwrap(), 0);
+                let mut read = Vec::new();
+                file.read_to_end(&mut read).unwrap();
+                prop_assert_eq!(read, whole);
+                fs::remove_file(entry.path()).unwrap();
+            }
+            Ok(())
+        });
+    }
 
     #[test]
     fn the_entry_used_last_stays_and_the_oldest_goes_when_all_are_too_large() {

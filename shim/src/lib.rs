@@ -29,6 +29,8 @@ pub mod cache;
 pub mod code;
 pub mod content;
 pub mod engine;
+#[cfg(all(test, feature = "run"))]
+mod fuzz;
 #[cfg(feature = "run")]
 pub mod grants;
 #[cfg(feature = "run")]
