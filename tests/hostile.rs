@@ -163,6 +163,23 @@ fn a_granted_directory_that_a_guest_made_a_link_is_not_opened_at_the_next_start(
 }
 
 #[test]
+fn no_guest_is_granted_the_cache_of_compiled_code() {
+    let scene = Scene::new();
+    let hello = scene.desk.guest("hello");
+    let cache = scene.desk.cache().display().to_string();
+    for granted in [&scene.desk.path(""), &cache, &scene.desk.path("cache")] {
+        for more in [&[][..], &["--no-cache"]] {
+            let end = scene.desk.run(&[&["run", "--dir", granted], more, &[&hello]].concat());
+            assert_eq!(tidy(&end), FAILED, "{granted}: {end:?}");
+            end.says(&format!("the guest could write to `{cache}`"));
+        }
+        let end = scene.desk.run(&["run", "--dir", &format!("{granted}::/x:ro"), &hello]);
+        assert_eq!(tidy(&end), 0, "{granted}, to be read: {end:?}");
+    }
+    scene.must_be_as_it_was();
+}
+
+#[test]
 fn nothing_changes_in_a_read_only_directory() {
     for guest in ["paths_p1", "paths_p3"].into_iter().filter_map(built_guest) {
         let scene = Scene::new();

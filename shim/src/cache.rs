@@ -7,6 +7,7 @@
 //! is not run but replaced. The entries that were not used for longest go when all of them are too large together.
 
 use crate::engine::{self, Tuning};
+use crate::grants::Dir;
 use crate::{process, publish};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -113,13 +114,43 @@ fn evict(directory: &Path, newest: &str) {
     }
 }
 
-/// The cache's directory, or none if there is no place for one.
-fn directory() -> Result<Option<PathBuf>> {
+/// Where the cache is, or would be.
+fn place() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    let Some(directory) = base.map(|base| base.join("wasm-shim")) else {
-        return Ok(None);
-    };
+    base.map(|base| base.join("wasm-shim"))
+}
+
+/// Does nothing if a guest with `dirs` cannot write to the cache.
+///
+/// # Errors
+/// When it can: it could put native code there, which would be run at its next start, or at that of another guest.
+pub fn refuse_grants_of_it(dirs: &[Dir]) -> Result<()> {
+    place().map_or(Ok(()), |place| refuse_grants_of(&place, dirs))
+}
+
+fn refuse_grants_of(place: &Path, dirs: &[Dir]) -> Result<()> {
+    let Some(found) = place.ancestors().find_map(|found| found.canonicalize().ok()) else { return Ok(()) };
+    let who = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    for Dir { host, .. } in dirs.iter().filter(|dir| dir.writable) {
+        let granted = Path::new(host);
+        let is_above =
+            who(granted).is_some_and(|granted| found.ancestors().any(|above| who(above) == Some(granted)));
+        let is_below =
+            granted.canonicalize().is_ok_and(|granted| place.exists() && granted.starts_with(&found));
+        ensure!(
+            !is_above && !is_below,
+            "--dir: with the directory `{host}` the guest could write to `{}`, where wasm-shim keeps compiled code, and \
+             run native code by that; grant another directory, or this one with `:ro`, or move the cache (XDG_CACHE_HOME)",
+            place.display()
+        );
+    }
+    Ok(())
+}
+
+/// The cache's directory, or none if there is no place for one.
+fn directory() -> Result<Option<PathBuf>> {
+    let Some(directory) = place() else { return Ok(None) };
     let found = fs::symlink_metadata(&directory).or_else(|_| {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         fs::symlink_metadata(&directory)
@@ -191,6 +222,33 @@ mod tests {
             }
             Ok(())
         });
+    }
+
+    #[test]
+    fn no_guest_can_write_to_the_cache() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("home/.cache/wasm-shim/inner")).unwrap();
+        fs::create_dir_all(root.join("home/project")).unwrap();
+        std::os::unix::fs::symlink("home", root.join("link")).unwrap();
+        let refused = |place: &str, granted: &str| {
+            let grant = |more| Dir::parse(&format!("{}::/x{more}", root.join(granted).display())).unwrap();
+            assert!(
+                refuse_grants_of(&root.join(place), &[grant(":ro")]).is_ok(),
+                "read-only: {place} {granted}"
+            );
+            refuse_grants_of(&root.join(place), &[grant("")]).is_err()
+        };
+        for place in ["home/.cache/wasm-shim", "link/.cache/wasm-shim"] {
+            for granted in ["", "home", "link", "home/.cache", "home/.cache/wasm-shim"] {
+                assert!(refused(place, granted), "{place} {granted}");
+            }
+            assert!(!refused(place, "home/project"));
+            assert!(!refused(place, "absent"));
+        }
+        assert!(refused("home/.cache/wasm-shim", "home/.cache/wasm-shim/inner"));
+        assert!(refused("home/project/absent/wasm-shim", "home/project"), "it would be made there");
+        assert!(!refused("home/project/absent/wasm-shim", "home/.cache"));
     }
 
     #[test]
