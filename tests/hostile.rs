@@ -139,6 +139,47 @@ fn a_directory_that_becomes_a_link_at_the_wrong_moment_leads_nowhere() {
 }
 
 #[test]
+fn a_granted_directory_that_a_guest_made_a_link_is_not_opened_at_the_next_start() {
+    let Some(guest) = built_guest("paths_p1") else { return };
+    for (target, leads_to) in [("../outside", "outside"), ("../../../../../../../../proc/self", "/proc/self")]
+    {
+        for grant in ["", ":ro"] {
+            let scene = Scene::new();
+            let inner = scene.desk.path("first/inner");
+            let dirs = [format!("{}::/first", scene.desk.path("first")), format!("{inner}::/inner{grant}")];
+            let swap = format!("rename 0 inner 0 moved\nsymlink 0 {target} inner\nopen 1 r file");
+            let end = scene.start(&guest, &dirs, &swap);
+            assert_eq!(end.stdout(), "ok\nok\nok inner\n", "it has the directory that it was granted");
+
+            let end = scene.start(&guest, &dirs, "open 1 r secret\nopen 1 r environ\nopen 1 r status");
+            assert_eq!((end.code(), end.stdout().as_str()), (FAILED, ""), "{leads_to}");
+            end.says(&format!("--dir: open directory `{inner}` for the guest: `{inner}` is a symbolic link"));
+            let below = [dirs[0].clone(), format!("{inner}/deep::/inner{grant}")];
+            let end = scene.start(&guest, &below, "open 1 r file");
+            end.says(&format!("`{inner}` is a symbolic link"));
+            scene.must_be_as_it_was();
+        }
+    }
+}
+
+#[test]
+fn no_guest_is_granted_the_cache_of_compiled_code() {
+    let scene = Scene::new();
+    let hello = scene.desk.guest("hello");
+    let cache = scene.desk.cache().display().to_string();
+    for granted in [&scene.desk.path(""), &cache, &scene.desk.path("cache")] {
+        for more in [&[][..], &["--no-cache"]] {
+            let end = scene.desk.run(&[&["run", "--dir", granted], more, &[&hello]].concat());
+            assert_eq!(tidy(&end), FAILED, "{granted}: {end:?}");
+            end.says(&format!("the guest could write to `{cache}`"));
+        }
+        let end = scene.desk.run(&["run", "--dir", &format!("{granted}::/x:ro"), &hello]);
+        assert_eq!(tidy(&end), 0, "{granted}, to be read: {end:?}");
+    }
+    scene.must_be_as_it_was();
+}
+
+#[test]
 fn nothing_changes_in_a_read_only_directory() {
     for guest in ["paths_p1", "paths_p3"].into_iter().filter_map(built_guest) {
         let scene = Scene::new();
@@ -777,17 +818,25 @@ impl Scene {
             format!("{}::/first{grant}", self.desk.path("first")),
             format!("{}::/second", self.desk.path("second")),
         ];
+        let end = self.start(guest, &dirs, requests);
+        assert_eq!((end.code(), end.stderr().as_str()), (0, ""));
+        let answers: Vec<_> = end.stdout().lines().map(str::to_owned).collect();
+        assert_eq!(answers.len(), requests.lines().count());
+        answers
+    }
+
+    /// How one of the guests `paths_*` ends that is granted two directories and asked for this.
+    fn start(&self, guest: &str, dirs: &[String; 2], requests: &str) -> End {
         let mut shim = self.desk.shim(&["run", "--dir", &dirs[0], "--dir", &dirs[1], guest]);
         let mut child =
             shim.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (mut stdin, text) = (child.stdin.take().unwrap(), requests.to_owned());
+        // One that does not start reads nothing.
         let writing = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
         let end = End(within(SOON, "the answers", move || child.wait_with_output().unwrap()));
-        assert_eq!((end.code(), end.stderr().as_str()), (0, ""));
-        writing.join().unwrap().unwrap();
-        let answers: Vec<_> = end.stdout().lines().map(str::to_owned).collect();
-        assert_eq!(answers.len(), requests.lines().count());
-        answers
+        let written = writing.join().unwrap();
+        assert!(written.is_ok() || end.code() != 0, "{written:?}");
+        end
     }
 
     /// The files outside are unchanged, the neighbour lives its life to the end, and the cache holds code that runs.

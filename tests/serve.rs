@@ -9,10 +9,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tests::{Desk, Manager, SOON, end_of, repository, with_sockets, within};
+use tests::{Desk, Manager, SOON, built_guest, end_of, repository, with_sockets, within};
 
 #[test]
 fn requests_are_answered_one_after_the_other_on_one_connection() {
@@ -26,26 +26,17 @@ fn requests_are_answered_one_after_the_other_on_one_connection() {
 
 #[test]
 fn http_2_is_spoken_with_who_begins_with_it() {
-    const SETTINGS: u8 = 4;
-    const HEADERS: u8 = 1;
-    const END: u8 = 0x5; // of the stream, and of its headers
     let desk = Desk::new();
     let server = Server::start(&desk, &[]);
     let mut stream = server.connect().0;
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
-        let length = u8::try_from(payload.len()).unwrap();
-        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
-    };
-    // GET, http, "/" and an authority, by their places in HPACK's table (RFC 7541, appendix A).
-    let head = [0x82, 0x86, 0x84, 0x41, 1, b'x'];
-    stream.write_all(&[frame(SETTINGS, 0, 0, &[]), frame(HEADERS, END, 1, &head)].concat()).unwrap();
+    let settings = http_2::frame(http_2::SETTINGS, 0, 0, &[]);
+    stream.write_all(&[http_2::PREFACE, &settings, &http_2::get()].concat()).unwrap();
     loop {
         let mut header = [0; 9];
         stream.read_exact(&mut header).unwrap();
         let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
         stream.read_exact(&mut payload).unwrap();
-        if header[3] == HEADERS {
+        if header[3] == http_2::HEADERS {
             assert_eq!(payload[0], 0x88, "`:status: 200`, by its place");
             return;
         }
@@ -191,18 +182,105 @@ fn it_is_ready_when_nothing_can_fail_any_more_and_not_before() {
 #[test]
 fn who_connects_and_asks_nothing_loses_the_connection() {
     let desk = Desk::new();
-    let server = Server::start(&desk, &["--max-concurrent-connections", "3"]);
-    // Nothing at all, a part of what tells the version, and all of that but no request.
-    let silent = ["", "PRI * HT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"].map(|begun| {
+    let server = Server::start(&desk, &["--max-concurrent-connections", "4"]);
+    let settings = http_2::frame(http_2::SETTINGS, 0, 0, &[]);
+    let no_request = [http_2::PREFACE, &settings].concat();
+    let one_request = [&no_request[..], &http_2::get()].concat();
+    // Nothing at all, a part of what tells the version, all of that but no request, and one that is answered.
+    let silent = [&b""[..], b"PRI * HT", &no_request, &one_request].map(|begun| {
         let mut connection = server.connect();
-        connection.0.write_all(begun.as_bytes()).unwrap();
+        connection.0.write_all(begun).unwrap();
         connection
     });
+    let [mut nothing, mut begun, mut no_request, one_request] = silent;
+    let polite = thread::spawn(move || http_2::answer_pings(one_request.0));
     // All places are taken; the next one is served when they are given up.
     assert_eq!(server.get("/").0, 200);
-    for mut connection in silent {
+    within(SOON, "the end of the connection that says no more than that it lives", || polite.join().unwrap());
+    for connection in [&mut nothing, &mut begun, &mut no_request] {
         let rest = connection.0.read_to_end(&mut Vec::new());
         assert!(rest.is_ok() || rest.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    }
+}
+
+#[test]
+fn who_sends_a_request_too_slowly_gives_its_place_to_others() {
+    let desk = Desk::new();
+    for guest in SERVERS.into_iter().filter_map(built_guest) {
+        let mut server =
+            Server::with(&desk, &guest, &["--client-timeout", "1s", "--max-concurrent-requests", "3"]);
+        let begun = "POST /count HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\nbegun";
+        let slow: Vec<_> = (0..6)
+            .map(|number| {
+                let mut client = server.connect();
+                client.0.write_all(begun.as_bytes()).unwrap();
+                // Some say nothing more, the others a byte at a time.
+                thread::spawn(move || if number % 2 == 0 { client.answer().0 } else { client.trickle() })
+            })
+            .collect();
+        assert_eq!(server.get("/"), (200, "hello\n".to_owned()), "{guest}");
+        for client in slow {
+            assert_eq!(within(SOON, "an answer", move || client.join().unwrap()), 408, "{guest}");
+        }
+        server.says("slow: POST /count: its client sent too little of the body");
+    }
+}
+
+#[test]
+fn who_does_not_take_the_answer_gives_its_place_to_others() {
+    let desk = Desk::new();
+    for guest in SERVERS.into_iter().filter_map(built_guest) {
+        let mut server =
+            Server::with(&desk, &guest, &["--client-timeout", "1s", "--max-concurrent-requests", "1"]);
+        let mut slow = server.connect();
+        slow.ask("/large");
+        let first = &mut [0];
+        slow.0.read_exact(first).unwrap();
+        assert_eq!(server.get("/"), (200, "hello\n".to_owned()), "{guest}");
+        server.says("slow: a client took too little of its answer");
+        let mut rest = Vec::new();
+        let end = slow.0.read_to_end(&mut rest);
+        assert!(rest.len() < LARGE, "{guest}: {} bytes and {end:?}", rest.len());
+    }
+}
+
+#[test]
+fn who_gives_no_room_for_an_answer_over_http_2_gives_its_place_to_others() {
+    let desk = Desk::new();
+    let mut server = Server::start(&desk, &["--client-timeout", "1s", "--max-concurrent-requests", "1"]);
+    let mut slow = server.connect().0;
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+    let settings = http_2::frame(http_2::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    slow.write_all(&[http_2::PREFACE, &settings, &http_2::get()].concat()).unwrap();
+    assert_eq!(server.get("/"), (200, "hello\n".to_owned()));
+    server.says("slow: a client took too little of an answer");
+    let end = slow.read_to_end(&mut Vec::new());
+    assert!(end.is_ok() || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn only_the_clients_own_slowness_counts() {
+    let desk = Desk::new();
+    for guest in SERVERS.into_iter().filter_map(built_guest) {
+        // The guest needs half a second.
+        let server = Server::with(&desk, &guest, &["--client-timeout", "100ms"]);
+        assert_eq!(server.get("/slow"), (200, "at last\n".to_owned()), "{guest}");
+        // It is slow when it has the request, whose body is there already.
+        let mut client = server.connect();
+        let sent = "POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody";
+        client.0.write_all(sent.as_bytes()).unwrap();
+        assert_eq!(client.answer().0, 200, "{guest}");
+        let mut client = server.connect();
+        client.ask("/large");
+        assert_eq!(client.answer().1.len(), LARGE, "{guest}");
+
+        // Without a limit a client takes as long as it likes; here, longer than another needs for all it wants.
+        let server = Server::with(&desk, &guest, &["--client-timeout", "0"]);
+        let mut slow = server.connect();
+        slow.0.write_all(b"POST /count HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nslo").unwrap();
+        assert_eq!(server.get("/slow").0, 200);
+        slow.0.write_all(b"ow").unwrap();
+        assert_eq!(slow.answer(), (200, "5 bytes\n".to_owned()), "{guest}");
     }
 }
 
@@ -212,7 +290,7 @@ fn numbers_that_nothing_can_count_to_are_refused() {
     let web = desk.guest("web");
     for option in ["--max-concurrent-requests", "--max-concurrent-connections", "--max-instance-reuse-count"]
     {
-        for number in ["0", "-1", "4294967296", "18446744073709551615", "many"] {
+        for number in ["0", "-1", "+1", "4294967296", "18446744073709551615", "many"] {
             let end = desk.run(&["serve", "--addr", "127.0.0.1:0", &format!("{option}={number}"), &web]);
             assert_eq!(end.code(), 125, "{option}={number}: {end:?}");
             end.says("a number from 1 to 4294967295 is wanted");
@@ -290,6 +368,29 @@ fn systemd_hears_that_it_lives_and_what_it_has_served() {
 }
 
 #[test]
+fn an_instance_has_the_directory_that_was_granted_whatever_an_earlier_one_put_in_its_place() {
+    let Some(guest) = built_guest("server_p2") else { return };
+    let desk = Desk::new();
+    fs::create_dir_all(desk.path("outer/inner")).unwrap();
+    fs::create_dir(desk.path("outside")).unwrap();
+    desk.file("outer/inner/secret", b"granted");
+    desk.file("outside/secret", b"not granted");
+    let dirs = [format!("{}::/outer", desk.path("outer")), format!("{}::/inner", desk.path("outer/inner"))];
+    let line = ["serve", "--addr", "127.0.0.1:0", "--dir", &dirs[0], "--dir", &dirs[1], &guest];
+    let server = Server::of(desk.shim(&line), "127.0.0.1:0".parse().unwrap());
+    assert_eq!(server.get("/inner/secret"), (200, "granted".to_owned()));
+    assert_eq!(server.get("/swap"), (200, "swapped\n".to_owned()));
+    // Each request has an instance of its own, from the pool or not.
+    assert_eq!(server.get("/inner/secret"), (200, "granted".to_owned()));
+    server.has_pool();
+    assert_eq!(server.get("/inner/secret"), (200, "granted".to_owned()));
+    drop(server);
+    let end = desk.run(&line);
+    assert_eq!(end.code(), 125);
+    end.says(&format!("`{}` is a symbolic link", desk.path("outer/inner")));
+}
+
+#[test]
 fn what_is_no_http_is_refused_and_harms_nobody() {
     let desk = Desk::new();
     let server = Server::start(&desk, &[]);
@@ -328,6 +429,49 @@ fn a_file_alone_is_served_if_it_is_a_server() {
     assert_eq!(server.get("/").0, 200);
 }
 
+/// The servers that `tests/guests/build` makes, for WASI 0.2 and 0.3.
+const SERVERS: [&str; 2] = ["server_p2", "server_p3"];
+/// How long a slow client waits for an answer before it sends another byte.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long their page `/large` is, in bytes.
+const LARGE: usize = 32 << 20;
+
+/// As much of HTTP/2 (RFC 9113) as a client needs that is up to no good.
+mod http_2 {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+
+    pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    pub const HEADERS: u8 = 1;
+    pub const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+    const END: u8 = 0x5; // of the stream, and of its headers
+
+    pub fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// Says that it lives whenever it is asked, until the end of the connection.
+    pub fn answer_pings(mut stream: TcpStream) {
+        let mut header = [0; 9];
+        while stream.read_exact(&mut header).is_ok() {
+            let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
+            let got = stream.read_exact(&mut payload);
+            if header[3] == PING && header[4] & ACK == 0 && got.is_ok() {
+                // The next read tells that the connection has ended.
+                let _ = stream.write_all(&frame(PING, ACK, 0, &payload));
+            }
+        }
+    }
+
+    /// GET, http, "/" and an authority, by their places in HPACK's table (RFC 7541, appendix A).
+    pub fn get() -> Vec<u8> {
+        frame(HEADERS, END, 1, &[0x82, 0x86, 0x84, 0x41, 1, b'x'])
+    }
+}
+
 /// A server that does not outlive its test.
 struct Server {
     child: Child,
@@ -336,6 +480,11 @@ struct Server {
 }
 
 impl Server {
+    fn with(desk: &Desk, guest: &str, line: &[&str]) -> Self {
+        let shim = desk.shim(&[&["serve", "--addr", "127.0.0.1:0"], line, &[guest]].concat());
+        Self::of(shim, "127.0.0.1:0".parse().unwrap())
+    }
+
     fn command(desk: &Desk, line: &[&str]) -> Command {
         let web = desk.guest("web");
         desk.shim(&[&["serve", "--addr", "127.0.0.1:0"], line, &[&web]].concat())
@@ -430,6 +579,23 @@ impl Drop for Server {
 
 /// A client's connection.
 struct Connection<S>(S);
+
+impl Connection<TcpStream> {
+    /// Sends a byte now and then until there is an answer, and gives its status; 408 also if the connection was reset
+    /// before it could be read.
+    fn trickle(mut self) -> u16 {
+        self.0.set_read_timeout(Some(PAUSE)).unwrap();
+        let mut head = [0; 12];
+        loop {
+            let sent = self.0.write_all(b"x");
+            match self.0.read_exact(&mut head) {
+                Ok(()) => return std::str::from_utf8(&head[9..]).unwrap().parse().unwrap(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && sent.is_ok() => {}
+                Err(_) => return 408,
+            }
+        }
+    }
+}
 
 impl<S: Read + Write> Connection<S> {
     fn get(&mut self, path: &str) -> (u16, String) {

@@ -454,7 +454,7 @@ fn bad_options_are_refused_before_anything_runs() {
     for (line, named) in [
         (&["--env", "=a=b", hello.as_str()][..], "name is neither empty nor contains `=`"),
         (&["--env", "SURELY_UNSET", &hello], "`SURELY_UNSET` is not in the environment"),
-        (&["--dir", "absent::/data", &hello], "open directory `absent` for the guest: No such file"),
+        (&["--dir", "absent::/data", &hello], "--dir: open directory `absent` for the guest: No such file"),
         (&["--dir", "::/data", &hello], "HOST::GUEST"),
         (&["--fast", &hello], "--fast"),
         (&["-W", "fule=3", &hello], "`-W fule` is nothing that wasm-shim knows"),

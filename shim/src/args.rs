@@ -235,6 +235,10 @@ pub struct Http {
     /// How long an idle instance is kept
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = settings::duration)]
     pub idle_instance_timeout: Duration,
+    /// How long a client may stall a request, by not sending its body or not reading the response; each 500 bytes add a
+    /// second, up to this time. Time counts fivefold while other requests wait. `0` is no limit
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = settings::duration_or_0)]
+    pub client_timeout: Duration,
     /// How long after SIGTERM requests may take to be finished
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = settings::duration)]
     pub shutdown_timeout: Duration,
@@ -256,7 +260,7 @@ impl Default for Http {
 }
 
 fn at_least_1(said: &str) -> Result<usize, String> {
-    let number = said.parse::<u32>().ok().filter(|number| *number > 0);
+    let number = settings::digits::<u32>(said).filter(|number| *number > 0);
     number
         .and_then(|number| number.try_into().ok())
         .ok_or_else(|| format!("a number from 1 to {} is wanted", u32::MAX))
@@ -302,7 +306,9 @@ impl Inspect {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::holds_for;
     use clap::CommandFactory;
+    use proptest::prelude::*;
 
     fn run(line: &[&str]) -> Guest {
         let cli = Cli::try_parse_from([&["wasm-shim"], line].concat()).unwrap();
@@ -356,5 +362,40 @@ mod tests {
         let Some(Command::Serve(serve)) = cli.command else { panic!("no server") };
         assert_eq!(format!("{:?}", serve.http), format!("{:?}", Http::default()));
         assert_eq!(serve.http.addr, "0.0.0.0:8080".parse().unwrap());
+    }
+
+    #[test]
+    fn fuzz_every_command_line_is_read_or_refused_and_what_follows_the_file_is_the_guests() {
+        let word = prop_oneof![
+            "run|serve|inspect|compile|x\\.wasm|--|-|--dir|--env|--connect|--listen|-W|-S|--argv0|--no-cache|-h|-V|-o|--json",
+            "--(dir|env|connect|listen|wasm|wasi|argv0|addr|client-timeout|idle-instance-timeout|config-env)=[^a]{0,6}",
+            "-(W|S|o)(fuel=1|simd|inherit-network|timeout=1)",
+            "/a(::/b(:ro)?)?|A=b|\\*:80|tcp:1\\.2\\.3\\.4:5|0|1s|30s|4294967296|fuel=1|simd=n|inherit-network",
+            any::<String>(),
+        ];
+        holds_for(&proptest::collection::vec(word, 0..8), |line| {
+            let read = Cli::try_parse_from([&["wasm-shim".to_owned()], &line[..]].concat());
+            let Ok(cli) = read else { return Ok(()) };
+            let guest = match &cli.command {
+                None => cli.run.guest(),
+                Some(Command::Run(run)) => run.guest(),
+                Some(Command::Serve(serve)) => serve.guest(),
+                Some(Command::Inspect(inspect)) => inspect.guest(),
+                Some(Command::Compile(_)) => return Ok(()),
+            };
+            let Ok(guest) = guest else { return Ok(()) };
+            prop_assert!(line.ends_with(&guest.args));
+            let own = &line[..line.len() - guest.args.len()];
+            prop_assert!(
+                own.last().is_some_and(|file| Path::new(file) == guest.file) || guest.args.is_empty()
+            );
+            // What the guest is passed grants it nothing.
+            let word = |name: &str| own.iter().any(|word| word.starts_with(name));
+            prop_assert!(guest.dirs.is_empty() || word("--dir"));
+            prop_assert!(guest.env.is_empty() || word("--env"));
+            prop_assert!(!guest.wasi.inherit_network || word("-S") || word("--wasi"));
+            prop_assert!(!guest.allow_precompiled);
+            Ok(())
+        });
     }
 }

@@ -9,7 +9,7 @@
 //! ```
 
 use crate::args::{Compile, Guest};
-use crate::cache::Entry;
+use crate::cache::{self, Entry};
 use crate::code::{self, Code};
 use crate::content::{Content, HEAD, recognise};
 use crate::engine::Tuning;
@@ -80,6 +80,7 @@ pub fn compile(args: &Compile) -> Result<()> {
 }
 
 fn compiled(guest: &Guest, wasm: &[u8], tuning: &Tuning, config: &Config) -> Result<(Code, Artifact)> {
+    cache::refuse_grants_of_it(&guest.dirs)?;
     let entry = if guest.cached { Entry::of(wasm, tuning)? } else { None };
     // One that does not load, say after a change of CPU, is like none.
     if let Some(Ok(loaded)) = entry.as_ref().and_then(Entry::open).map(|file| load(file, config)) {

@@ -7,6 +7,7 @@
 //! is not run but replaced. The entries that were not used for longest go when all of them are too large together.
 
 use crate::engine::{self, Tuning};
+use crate::grants::Dir;
 use crate::{process, publish};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -113,13 +114,43 @@ fn evict(directory: &Path, newest: &str) {
     }
 }
 
-/// The cache's directory, or none if there is no place for one.
-fn directory() -> Result<Option<PathBuf>> {
+/// Where the cache is, or would be.
+fn place() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    let Some(directory) = base.map(|base| base.join("wasm-shim")) else {
-        return Ok(None);
-    };
+    base.map(|base| base.join("wasm-shim"))
+}
+
+/// Does nothing if a guest with `dirs` cannot write to the cache.
+///
+/// # Errors
+/// When it can: it could put native code there, which would be run at its next start, or at that of another guest.
+pub fn refuse_grants_of_it(dirs: &[Dir]) -> Result<()> {
+    place().map_or(Ok(()), |place| refuse_grants_of(&place, dirs))
+}
+
+fn refuse_grants_of(place: &Path, dirs: &[Dir]) -> Result<()> {
+    let Some(found) = place.ancestors().find_map(|found| found.canonicalize().ok()) else { return Ok(()) };
+    let who = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    for Dir { host, .. } in dirs.iter().filter(|dir| dir.writable) {
+        let granted = Path::new(host);
+        let is_above =
+            who(granted).is_some_and(|granted| found.ancestors().any(|above| who(above) == Some(granted)));
+        let is_below =
+            granted.canonicalize().is_ok_and(|granted| place.exists() && granted.starts_with(&found));
+        ensure!(
+            !is_above && !is_below,
+            "--dir: with the directory `{host}` the guest could write to `{}`, where wasm-shim keeps compiled code, and \
+             run native code by that; grant another directory, or this one with `:ro`, or move the cache (XDG_CACHE_HOME)",
+            place.display()
+        );
+    }
+    Ok(())
+}
+
+/// The cache's directory, or none if there is no place for one.
+fn directory() -> Result<Option<PathBuf>> {
+    let Some(directory) = place() else { return Ok(None) };
     let found = fs::symlink_metadata(&directory).or_else(|_| {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         fs::symlink_metadata(&directory)
@@ -140,6 +171,85 @@ fn directory() -> Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::holds_for;
+    use proptest::prelude::*;
+    use std::io::Write as _;
+
+    /// What can happen to a file on a disk.
+    fn damage(bytes: &mut Vec<u8>, kind: u8, at: prop::sample::Index, byte: u8) {
+        let at = at.index(bytes.len());
+        match kind {
+            0 => bytes[at] ^= byte,
+            1 => bytes.truncate(at),
+            2 => bytes.insert(at, byte),
+            3 => drop(bytes.remove(at)),
+            4 => bytes[at..].fill(0),
+            5 => bytes.extend([byte; 9]),
+            _ => bytes.clear(),
+        }
+    }
+
+    #[test]
+    fn fuzz_a_damaged_entry_is_removed_and_a_whole_one_is_given_back_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let entry = |name: &str| Entry { directory: directory.path().to_owned(), name: name.to_owned() };
+        let damages = prop::collection::vec((0..7u8, any::<prop::sample::Index>(), any::<u8>()), 0..3);
+        let code = prop::collection::vec(any::<u8>(), 0..200);
+        holds_for(&(code, damages, any::<bool>()), |(code, damages, is_renamed)| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&code).unwrap();
+            entry("a").put(&mut file).unwrap();
+            let whole = fs::read(entry("a").path()).unwrap();
+            let mut bytes = whole.clone();
+            for (kind, at, byte) in damages.into_iter().filter(|_| !whole.is_empty()) {
+                if !bytes.is_empty() {
+                    damage(&mut bytes, kind, at, byte);
+                }
+            }
+            let entry = entry(if is_renamed { "b" } else { "a" });
+            fs::remove_file(directory.path().join("a")).unwrap();
+            fs::write(entry.path(), &bytes).unwrap();
+            let is_whole = bytes == whole && !is_renamed;
+            let opened = entry.open();
+            prop_assert_eq!(opened.is_some(), is_whole);
+            prop_assert_eq!(entry.path().exists(), is_whole, "a damaged one makes room for a new one");
+            if let Some(mut file) = opened {
+                prop_assert_eq!(file.stream_position().unwrap(), 0);
+                let mut read = Vec::new();
+                file.read_to_end(&mut read).unwrap();
+                prop_assert_eq!(read, whole);
+                fs::remove_file(entry.path()).unwrap();
+            }
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn no_guest_can_write_to_the_cache() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("home/.cache/wasm-shim/inner")).unwrap();
+        fs::create_dir_all(root.join("home/project")).unwrap();
+        std::os::unix::fs::symlink("home", root.join("link")).unwrap();
+        let refused = |place: &str, granted: &str| {
+            let grant = |more| Dir::parse(&format!("{}::/x{more}", root.join(granted).display())).unwrap();
+            assert!(
+                refuse_grants_of(&root.join(place), &[grant(":ro")]).is_ok(),
+                "read-only: {place} {granted}"
+            );
+            refuse_grants_of(&root.join(place), &[grant("")]).is_err()
+        };
+        for place in ["home/.cache/wasm-shim", "link/.cache/wasm-shim"] {
+            for granted in ["", "home", "link", "home/.cache", "home/.cache/wasm-shim"] {
+                assert!(refused(place, granted), "{place} {granted}");
+            }
+            assert!(!refused(place, "home/project"));
+            assert!(!refused(place, "absent"));
+        }
+        assert!(refused("home/.cache/wasm-shim", "home/.cache/wasm-shim/inner"));
+        assert!(refused("home/project/absent/wasm-shim", "home/project"), "it would be made there");
+        assert!(!refused("home/project/absent/wasm-shim", "home/.cache"));
+    }
 
     #[test]
     fn the_entry_used_last_stays_and_the_oldest_goes_when_all_are_too_large() {

@@ -121,6 +121,39 @@ mod tests {
         assert_eq!(recognise(&artifact(2)).unwrap(), Content::Precompiled(Kind::Component));
     }
 
+    #[cfg(feature = "run")]
+    #[test]
+    fn fuzz_native_code_is_told_from_everything_else() {
+        use proptest::prelude::*;
+        let begun = prop_oneof![
+            Just(ELF.to_vec()),
+            Just(MODULE.to_vec()),
+            Just(COMPONENT.to_vec()),
+            Just(artifact(1)),
+            Just(artifact(2)),
+            Just(b"(module".to_vec()),
+            Just(Vec::new()),
+        ];
+        let damage = (any::<(prop::sample::Index, u8)>(), any::<Vec<u8>>(), 0..=HEAD);
+        crate::fuzz::holds_for(&(begun, damage), |(mut head, ((at, byte), more, length))| {
+            head.extend(more);
+            if !head.is_empty() {
+                let at = at.index(head.len());
+                head[at] = byte;
+            }
+            head.truncate(length);
+            let is_native = head.starts_with(ELF) && head.get(7) == Some(&OSABI_WASMTIME);
+            match recognise(&head) {
+                Ok(Content::Precompiled(_)) => prop_assert!(is_native),
+                Ok(Content::Wasm(Kind::Module)) => prop_assert!(head.starts_with(MODULE)),
+                Ok(Content::Wasm(Kind::Component)) => prop_assert!(head.starts_with(COMPONENT)),
+                Ok(Content::Text) => prop_assert!(!head.contains(&0x7f) || !head.starts_with(ELF)),
+                Err(why) => prop_assert!(!why.to_string().contains('\n')),
+            }
+            Ok(())
+        });
+    }
+
     #[test]
     fn text_is_told_by_how_it_begins() {
         for head in [&b"(module)"[..], b";; a comment", b" \n\t(component)"] {

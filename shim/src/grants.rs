@@ -1,5 +1,6 @@
 //! What the user lets the guest touch: directories, variables, addresses.
 
+use crate::settings::digits;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,22 +25,35 @@ impl Dir {
     /// # Errors
     /// When one of the two is empty, or another word stands where `ro` does.
     pub fn parse(said: &str) -> Result<Self, String> {
-        let (host, guest, writable) = match said.split_once("::") {
-            None => (said, said, true),
-            Some((host, rest)) => match (rest.strip_suffix(":ro"), rest.strip_suffix(":rw")) {
-                (Some(guest), _) => (host, guest, false),
-                (_, Some(guest)) => (host, guest, true),
-                (None, None) => (host, rest, true),
-            },
+        let (host, rest) = said.split_once("::").unwrap_or((said, said));
+        let is_pair = host.len() < said.len();
+        let (guest, mode) = match rest.rsplit_once(':') {
+            Some((guest, mode @ ("ro" | "rw"))) if is_pair => (guest, Some(mode)),
+            _ => (rest, None),
         };
         if host.is_empty() || guest.is_empty() {
             return Err("both directories need a name: HOST::GUEST or HOST::GUEST:ro".to_owned());
         }
+        // Whoever writes `/data::ro` wants a directory that is read-only, and not one of the name `ro` that is not.
+        if is_pair && mode.is_none() && ["ro", "rw"].contains(&guest) {
+            return Err(format!(
+                "`{guest}` stands where the guest's name of the directory does; write HOST::GUEST:{guest}"
+            ));
+        }
         // A wrong word after the last colon would be a directory that can be written to. Names with one need `:rw`.
-        if guest.contains(':') && !said.ends_with(":rw") {
+        if guest.contains(':') && mode != Some("rw") {
             return Err("what follows a single colon is `ro` or `rw`: HOST::GUEST:ro".to_owned());
         }
+        let writable = mode != Some("ro");
         Ok(Self { host: host.to_owned(), guest: guest.to_owned(), writable })
+    }
+}
+
+impl fmt::Display for Dir {
+    /// As [`Dir::parse`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, guest, writable } = self;
+        write!(f, "{host}::{guest}:{}", if *writable { "rw" } else { "ro" })
     }
 }
 
@@ -123,8 +137,8 @@ impl Rule {
         let (address, ports) = rest.rsplit_once(':').ok_or_else(|| wrong("a port is missing"))?;
         let ports = match ports.split_once('-') {
             _ if ports == "*" => Some(0..=u16::MAX),
-            Some((from, to)) => number(from).zip(number(to)).map(|(from, to)| from..=to),
-            None => number(ports).map(|port| port..=port),
+            Some((from, to)) => digits(from).zip(digits(to)).map(|(from, to)| from..=to),
+            None => digits(ports).map(|port| port..=port),
         };
         let ports = ports.filter(|ports| !ports.is_empty()).ok_or_else(|| wrong("the port is no good"))?;
         if address == "*" {
@@ -142,7 +156,7 @@ impl Rule {
         let address =
             address.ok_or_else(|| wrong("the address is neither IPv4, nor IPv6 in brackets, nor `*`"))?;
         let bits = if address.is_ipv4() { 32 } else { 128 };
-        let length = length.map_or(Some(bits), number).filter(|length| *length <= bits);
+        let length = length.map_or(Some(bits), digits).filter(|length| *length <= bits);
         let length = length.ok_or_else(|| wrong("the length of the prefix is no good"))?;
         Ok(Self { protocol, network: Some((address, length)), ports })
     }
@@ -156,6 +170,21 @@ impl Rule {
         self.is_for(protocol)
             && self.ports.contains(&address.port())
             && self.network.is_none_or(|(prefix, length)| is_in(ip, prefix, length))
+    }
+}
+
+impl fmt::Display for Rule {
+    /// As [`Rule::parse`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(protocol) = self.protocol {
+            write!(f, "{protocol}:")?;
+        }
+        match self.network {
+            None => f.write_str("*")?,
+            Some((IpAddr::V4(address), length)) => write!(f, "{address}/{length}")?,
+            Some((IpAddr::V6(address), length)) => write!(f, "[{address}]/{length}")?,
+        }
+        write!(f, ":{}-{}", self.ports.start(), self.ports.end())
     }
 }
 
@@ -182,11 +211,6 @@ struct Inner {
     /// Those whose packets came in on a socket that listens: an answer goes to them alone.
     asked: Mutex<VecDeque<SocketAddr>>,
     denied: Mutex<Vec<String>>,
-}
-
-/// A number in digits alone: Rust would take a sign, too.
-fn number<N: std::str::FromStr>(said: &str) -> Option<N> {
-    said.starts_with(|c: char| c.is_ascii_digit()).then(|| said.parse().ok()).flatten()
 }
 
 /// How many that asked are remembered; an answer is given soon.
@@ -272,6 +296,8 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::holds_for;
+    use proptest::prelude::*;
 
     #[test]
     fn directories_are_read_as_in_wasmtime() {
@@ -281,8 +307,22 @@ mod tests {
         assert_eq!(Dir::parse("/a::/b").unwrap(), dir("/a", "/b", true));
         assert_eq!(Dir::parse("/a::/b:ro").unwrap(), dir("/a", "/b", false));
         assert_eq!(Dir::parse("/a::/b:ro:rw").unwrap(), dir("/a", "/b:ro", true));
+        assert_eq!(Dir::parse("/a::ro:rw").unwrap(), dir("/a", "ro", true));
+        assert_eq!(Dir::parse("/a::ro:ro").unwrap(), dir("/a", "ro", false));
         assert_eq!(Dir::parse("/a:b::/b").unwrap(), dir("/a:b", "/b", true));
-        for wrong in ["::/b", "/a::", "/a::/b:RO", "/a::/b:", "/a::/b:ro:ro", "/a:ro", "/a:/b:ro"] {
+        for wrong in [
+            "::/b",
+            "/a::",
+            "/a::/b:RO",
+            "/a::/b:",
+            "/a::/b:ro:ro",
+            "/a:ro",
+            "/a:/b:ro",
+            "/a::ro",
+            "/a::rw",
+            "/a:rw",
+            ":rw",
+        ] {
             assert!(Dir::parse(wrong).is_err(), "{wrong}");
         }
     }
@@ -360,6 +400,123 @@ mod tests {
         assert!(!binds(vec![], rule("udp:*:53")));
         assert!(binds(rule("udp:*:53"), vec![]), "a client has a port of its own");
         assert!(binds(rule("udp:*:53"), rule("udp:*:53")));
+    }
+
+    /// What is only just a grant, and what is only just none.
+    fn nearly(pattern: &'static str) -> impl Strategy<Value = String> {
+        prop_oneof![pattern, any::<String>()]
+    }
+
+    #[test]
+    fn fuzz_a_directory_is_the_one_that_is_written_and_is_not_writable_by_mistake() {
+        holds_for(&nearly("(/|a|b|::|:|ro|rw|RO| |\\.\\.|\n|é){0,12}"), |said| {
+            let Ok(dir) = Dir::parse(&said) else { return Ok(()) };
+            prop_assert_eq!(Dir::parse(&dir.to_string()), Ok(dir.clone()), "{}", dir);
+            // Another way to read it: words between colons.
+            let (host, rest) = said.split_once("::").unwrap_or((&said, &said));
+            prop_assert_eq!(&dir.host, host);
+            prop_assert!(rest.starts_with(&dir.guest), "{dir:?}");
+            let word = &rest[dir.guest.len()..];
+            prop_assert!(["", ":ro", ":rw"].contains(&word), "{dir:?}");
+            prop_assert_eq!(dir.writable, word != ":ro");
+            prop_assert!(!(said.contains("::") && said.ends_with(":ro") && dir.writable), "{dir:?}");
+            // A colon is in a name only if what follows the last one says that it is.
+            prop_assert!(!dir.guest.contains(':') || word == ":rw", "{dir:?}");
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn fuzz_a_variable_is_the_text_before_the_first_equals_sign() {
+        holds_for(&nearly("(A|=|b|\n|\\x00|é){0,8}=(A|=|b|\n|\\x00|é){0,8}"), |said| {
+            let Ok(var) = Var::parse(&said) else { return Ok(()) };
+            prop_assert!(!var.name.is_empty() && !var.name.contains('='));
+            if said.contains('=') {
+                prop_assert_eq!([var.name, var.value].join("="), said);
+            }
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn fuzz_whatever_is_a_rule_means_the_same_when_it_is_printed() {
+        let part = "((tcp|udp|sctp|TCP|):)?(\\*|\\[?[0-9a-f:.]{0,12}\\]?|[0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[::1\\])\
+                    (/[0-9+-]{0,4})?(:(\\*|[0-9+ -]{0,12}))?";
+        holds_for(&nearly(part), |said| {
+            let Ok(rule) = Rule::parse(&said) else { return Ok(()) };
+            prop_assert_eq!(Rule::parse(&rule.to_string()), Ok(rule.clone()), "{}", rule);
+            prop_assert!(!said.contains(['+', ' ']), "numbers are digits alone");
+            Ok(())
+        });
+    }
+
+    fn address() -> impl Strategy<Value = IpAddr> {
+        let v4 = any::<u32>().prop_map(|bits| IpAddr::from(Ipv4Addr::from(bits)));
+        let v6 = any::<u128>().prop_map(|bits| IpAddr::from(Ipv6Addr::from(bits)));
+        let mapped = any::<Ipv4Addr>().prop_map(|v4| IpAddr::from(v4.to_ipv6_mapped()));
+        prop_oneof![v4, v6, mapped]
+    }
+
+    /// The address in bits, written out.
+    fn bits(address: IpAddr) -> String {
+        match address {
+            IpAddr::V4(v4) => format!("{:032b}", v4.to_bits()),
+            IpAddr::V6(v6) => format!("{:0128b}", v6.to_bits()),
+        }
+    }
+
+    /// `address` with one bit flipped, counted from the left.
+    fn flipped(address: IpAddr, bit: u8) -> IpAddr {
+        match address {
+            IpAddr::V4(v4) => Ipv4Addr::from(v4.to_bits() ^ (1 << 31 >> (bit % 32))).into(),
+            IpAddr::V6(v6) => Ipv6Addr::from(v6.to_bits() ^ (1 << 127 >> (bit % 128))).into(),
+        }
+    }
+
+    #[test]
+    fn fuzz_a_grant_allows_what_its_text_says_and_nothing_else() {
+        let protocol = prop_oneof![Just(None), Just(Some(Protocol::Tcp)), Just(Some(Protocol::Udp))];
+        let asked = (prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)], any::<Option<u8>>(), address());
+        let near = (any::<bool>(), any::<i8>());
+        let all = (protocol, address(), any::<u8>(), any::<(u16, u16)>(), asked, near);
+        holds_for(&all, |(protocol, network, length, (a, b), (asked, flip, other), (is_near, port))| {
+            let (is_v4, from, to) = (network.is_ipv4(), a.min(b), a.max(b));
+            let length = length % if is_v4 { 33 } else { 129 };
+            let written = if is_v4 { network.to_string() } else { format!("[{network}]") };
+            let prefix = protocol.map(|protocol| format!("{protocol}:")).unwrap_or_default();
+            let said = format!("{prefix}{written}/{length}:{from}-{to}");
+            let rule = Rule::parse(&said).map_err(TestCaseError::fail)?;
+
+            // Addresses beside the prefix, and ports beside the range, are where mistakes would be.
+            let ip = flip.map_or(if is_near { network } else { other }, |bit| flipped(network, bit));
+            let port = if is_near {
+                from.wrapping_add_signed(port.into())
+            } else {
+                to.wrapping_add_signed(port.into())
+            };
+            // An IPv4 address is the same one when it is written as IPv6, and a prefix of IPv6 has none of them.
+            let canonical = ip.to_canonical();
+            let is_in_network = canonical.is_ipv4() == is_v4
+                && bits(canonical)[..length.into()] == bits(network)[..length.into()];
+            let expected = protocol.is_none_or(|protocol| protocol == asked)
+                && (from..=to).contains(&port)
+                && is_in_network;
+            let address = SocketAddr::new(ip, port);
+            prop_assert_eq!(rule.covers(asked, address), expected, "{} {}", said, address);
+
+            let (connect, send) = (SocketAddrUse::TcpConnect, SocketAddrUse::UdpSend);
+            let usage = if asked == Protocol::Tcp { connect } else { send };
+            let grants = |connect, listen, usage| Network::new(connect, listen, false).grants(address, usage);
+            prop_assert_eq!(grants(vec![rule.clone()], vec![], usage), expected);
+            prop_assert!(!grants(vec![], vec![rule.clone()], usage), "to listen is not to connect");
+            let is_tcp = rule.covers(Protocol::Tcp, address);
+            prop_assert_eq!(grants(vec![], vec![rule.clone()], SocketAddrUse::TcpListen), is_tcp);
+            prop_assert!(
+                !grants(vec![rule], vec![], SocketAddrUse::TcpListen),
+                "to connect is not to listen"
+            );
+            Ok(())
+        });
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub mod cache;
 pub mod code;
 pub mod content;
 pub mod engine;
+#[cfg(all(test, feature = "run"))]
+mod fuzz;
 #[cfg(feature = "run")]
 pub mod grants;
 #[cfg(feature = "run")]
@@ -41,6 +43,10 @@ pub mod limits;
 pub mod outcome;
 #[cfg(feature = "run")]
 pub mod outgoing;
+#[cfg(feature = "run")]
+pub mod pace;
+#[cfg(feature = "run")]
+pub mod preopens;
 #[cfg(feature = "run")]
 pub mod process;
 pub mod publish;

@@ -164,6 +164,16 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// How many of the bytes that were written to the socket `fd` its other end has not taken yet; 0 if that is unknown.
+pub fn untaken(fd: RawFd) -> usize {
+    let mut bytes: c_int = 0;
+    // SAFETY: for a socket, TIOCOUTQ writes one number to where the pointer says, and it fails for what is none.
+    match unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) } {
+        0 => usize::try_from(bytes).unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// Who we are to the file system, example 1000.
 pub fn user() -> u32 {
     // SAFETY: geteuid has no preconditions and cannot fail.

@@ -17,6 +17,8 @@ use crate::args::{Guest, Http};
 use crate::artifact::{self, Artifact};
 use crate::code::Code;
 use crate::outcome::{self, Kind, Outcome, Refusal};
+use crate::pace::{self, Contact, Load, Paced, TooSlow};
+use crate::preopens::Preopens;
 use crate::process::Signals;
 use crate::wasi::{self, Host};
 use crate::world::{Wasi, World};
@@ -30,8 +32,8 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
-use std::os::fd::OwnedFd;
+use std::future::{Future, poll_fn};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
@@ -82,7 +84,8 @@ pub fn serve(mut guest: Guest, http: Http) -> Result<u8> {
 fn start(guest: &'static Guest, http: Http) -> Result<u8> {
     let (code, artifact) = artifact::open(guest, &guest.wasm.tuning, &guest::config(&guest.wasm)?)?;
     let linked = Linked::new(code, http.max_concurrent_requests)?;
-    let server = Server::new(linked.engine.clone(), artifact, guest, http);
+    let preopens = Preopens::open(&guest.dirs)?;
+    let server = Server::new(linked.engine.clone(), artifact, guest, preopens, http);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let mut runtime = match threads {
         // Handing work over to another thread and back only costs time.
@@ -133,12 +136,14 @@ impl Linked {
 /// What all requests share.
 struct Server {
     guest: &'static Guest,
+    preopens: Preopens,
     http: Http,
     artifact: Artifact,
     engine: Engine,
     /// The one that has a pool.
     pooled_engine: OnceLock<Engine>,
     counts: Counts,
+    load: Arc<Load>,
     requests: Arc<Semaphore>,
     /// Lets loops of the guest make room, as long as there are instances.
     ticker: OnceLock<Thread>,
@@ -147,13 +152,24 @@ struct Server {
 type Handler = ProxyHandler<Instances>;
 
 impl Server {
-    fn new(engine: Engine, artifact: Artifact, guest: &'static Guest, http: Http) -> Arc<Self> {
+    fn new(
+        engine: Engine,
+        artifact: Artifact,
+        guest: &'static Guest,
+        preopens: Preopens,
+        http: Http,
+    ) -> Arc<Self> {
         Arc::new(Self {
             guest,
+            preopens,
             artifact,
             engine,
             pooled_engine: OnceLock::new(),
             counts: Counts::default(),
+            load: Arc::new(Load::new(
+                Some(http.client_timeout).filter(|timeout| !timeout.is_zero()),
+                http.max_concurrent_requests,
+            )),
             requests: Arc::new(Semaphore::new(http.max_concurrent_requests)),
             ticker: OnceLock::new(),
             http,
@@ -202,9 +218,9 @@ impl Server {
         }
         drop(listener);
         // Not `STOPPING=1`: systemd would not keep the exit status until somebody asks for it (RemainAfterExit=).
-        systemd::notify_status(&format!("{} stopping=1", self.counts));
+        systemd::notify_status(&format!("{} stopping=1", self.status()));
         let cut = |why: &str| {
-            let left = self.counts.active.load(Ordering::Relaxed);
+            let left = self.load.active();
             outcome::say(&format!("ended {why}, with {left} requests unfinished"));
             Ok(143)
         };
@@ -249,15 +265,17 @@ impl Server {
         handler: &Arc<Current>,
         connections: &GracefulShutdown,
     ) where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: AsyncRead + AsyncWrite + AsRawFd + Send + Unpin + 'static,
     {
         let (server, handler) = (Arc::clone(self), Arc::clone(handler));
-        let has_asked = Arc::new(AtomicBool::new(false));
-        let asks = Arc::clone(&has_asked);
+        let (contact, asks) = (Arc::<Contact>::default(), Arc::<Asks>::default());
+        let stream = Paced::new(stream, &self.load, &contact);
+        let (on_contact, on_asks) = (Arc::clone(&contact), Arc::clone(&asks));
         let service = service_fn(move |request| {
-            asks.store(true, Ordering::Relaxed);
-            let (server, handler) = (Arc::clone(&server), Arc::clone(&handler));
-            async move { Ok::<_, Infallible>(server.answer(&handler, request).await) }
+            let asked = Asked::begin(&on_asks);
+            let (server, handler, contact) =
+                (Arc::clone(&server), Arc::clone(&handler), Arc::clone(&on_contact));
+            async move { Ok::<_, Infallible>(server.answer(&handler, request, &contact, asked).await) }
         });
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
@@ -266,14 +284,19 @@ impl Server {
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
             // What a client does to its connection is its affair, but for one that takes a place and asks nothing: hyper
-            // waits for ever for what tells the version of HTTP, and for the first request of HTTP/2.
-            tokio::select! {
-                _ = &mut connection => {}
-                () = sleep(HEAD_PATIENCE) => {
-                    if has_asked.load(Ordering::Relaxed) {
-                        let _ = connection.await;
-                    }
+            // waits for ever for what tells the version of HTTP, and for the requests of HTTP/2.
+            let mut before = 0;
+            loop {
+                tokio::select! {
+                    _ = &mut connection => break,
+                    () = contact.stalled() => break,
+                    () = sleep(HEAD_PATIENCE) => {}
                 }
+                let asked = asks.all.load(Ordering::Relaxed);
+                if asked == before && asks.open.load(Ordering::Relaxed) == 0 && !contact.is_behind() {
+                    break;
+                }
+                before = asked;
             }
             drop(place);
         });
@@ -283,16 +306,26 @@ impl Server {
         self: &Arc<Self>,
         handler: &Arc<Current>,
         request: Request<Incoming>,
+        contact: &Arc<Contact>,
+        asked: Asked,
     ) -> Response<WasiBody> {
         let active = self.begin();
+        let over_http_2 = (request.version() == Version::HTTP_2).then_some(contact);
         let (began, method, path) =
             (Instant::now(), request.method().clone(), request.uri().path().to_owned());
         let response = match Arc::clone(&self.requests).acquire_owned().await {
             Ok(place) => {
-                let response = self.ask_guest(&handler.get(), request, &format!("{method} {path}")).await;
-                // It lasts until the last part of the answer.
-                let lasts = (active, place);
-                response.map(|body| body.map_frame(move |frame| (frame, &lasts).0).boxed_unsync())
+                let (request, mut too_slow) = self.limit(request);
+                let (what, handler) = (format!("{method} {path}"), handler.get());
+                let response = tokio::select! {
+                    // What the guest answers to half a body is no answer.
+                    biased;
+                    () = poll_fn(|cx| too_slow.poll(cx)) => too_slow_to_send(&what, over_http_2.is_some()),
+                    response = self.ask_guest(&handler, request, &what) => response,
+                };
+                // They last until the last part of the answer.
+                let lasts = (active, place, asked);
+                response.map(|body| pace::taken(body, too_slow, &self.load, over_http_2, lasts))
             }
             Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE),
         };
@@ -342,9 +375,21 @@ impl Server {
         }
     }
 
+    /// The request, whose body the client must send in time, and how it is told that it does not.
+    fn limit(&self, request: Request<Incoming>) -> (Request<WasiBody>, TooSlow) {
+        let (head, body) = request.into_parts();
+        let (body, too_slow) = pace::sent(body, &self.load);
+        (Request::from_parts(head, body), too_slow)
+    }
+
+    /// For systemd.
+    fn status(&self) -> String {
+        format!("{} active={}", self.counts, self.load.active())
+    }
+
     fn begin(self: &Arc<Self>) -> Active {
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
-        self.counts.active.fetch_add(1, Ordering::Relaxed);
+        self.load.begin();
         self.counts.changed.notify_one();
         Active(Arc::clone(self))
     }
@@ -352,7 +397,7 @@ impl Server {
     async fn ask_guest(
         &self,
         handler: &Handler,
-        mut request: Request<Incoming>,
+        mut request: Request<WasiBody>,
         what: &str,
     ) -> Response<WasiBody> {
         // A guest is told the authority that was asked, which HTTP/1.0 need not say.
@@ -362,7 +407,6 @@ impl Server {
             }
             request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
         }
-        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         let began = Instant::now();
         let error = match handler.handle((), request).await {
             Ok(response) => return response,
@@ -393,6 +437,16 @@ fn plain(status: StatusCode) -> Response<WasiBody> {
     let mut response =
         Response::new(Full::from(text).map_err(|never: Infallible| match never {}).boxed_unsync());
     *response.status_mut() = status;
+    response
+}
+
+/// What a client hears that did not send the body of its request.
+fn too_slow_to_send(what: &str, over_http_2: bool) -> Response<WasiBody> {
+    outcome::say(&format!("slow: {what}: its client sent too little of the body (--client-timeout)"));
+    let mut response = plain(StatusCode::REQUEST_TIMEOUT);
+    if !over_http_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
@@ -499,7 +553,6 @@ struct Counts {
     requests: AtomicU64,
     traps: AtomicU64,
     timeouts: AtomicU64,
-    active: AtomicUsize,
     instances: AtomicUsize,
     changed: Notify,
 }
@@ -509,11 +562,10 @@ impl fmt::Display for Counts {
         let seen = |count: &AtomicU64| count.load(Ordering::Relaxed);
         write!(
             f,
-            "serving: requests={} traps={} timeouts={} active={}",
+            "serving: requests={} traps={} timeouts={}",
             seen(&self.requests),
             seen(&self.traps),
-            seen(&self.timeouts),
-            self.active.load(Ordering::Relaxed)
+            seen(&self.timeouts)
         )
     }
 }
@@ -523,8 +575,32 @@ struct Active(Arc<Server>);
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.counts.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.load.end();
         self.0.counts.changed.notify_one();
+    }
+}
+
+/// The requests of one connection: all that there were, and those that are not answered yet.
+#[derive(Default)]
+struct Asks {
+    all: AtomicU64,
+    open: AtomicUsize,
+}
+
+/// A request of a connection.
+struct Asked(Arc<Asks>);
+
+impl Asked {
+    fn begin(asks: &Arc<Asks>) -> Self {
+        asks.all.fetch_add(1, Ordering::Relaxed);
+        asks.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(asks))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -534,7 +610,7 @@ async fn report(server: Arc<Server>) {
         server.counts.changed.notified().await;
         // What belongs together is told together.
         sleep(TICK).await;
-        systemd::notify_status(&server.counts.to_string());
+        systemd::notify_status(&server.status());
         sleep(REPORT).await;
     }
 }
@@ -605,7 +681,7 @@ impl HandlerState for Instances {
     async fn instantiate(&self) -> Result<Instance<Host, Patience, Worker>> {
         let Self { server, linked } = self;
         let alive = Alive::begin(server, linked).await?;
-        let mut store = Store::new(&linked.engine, wasi::for_server(server.guest)?);
+        let mut store = Store::new(&linked.engine, wasi::for_server(server.guest, &server.preopens));
         store.limiter(|host| host.limits());
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);

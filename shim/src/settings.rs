@@ -151,10 +151,15 @@ fn from_env(variable: &str) -> Result<Vec<(String, String)>, String> {
     read.into_iter().map(text).collect()
 }
 
+/// A number in digits alone: Rust would take a sign, too.
+pub fn digits<N: std::str::FromStr>(said: &str) -> Option<N> {
+    said.starts_with(|c: char| c.is_ascii_digit()).then(|| said.parse().ok()).flatten()
+}
+
 fn number<N: std::str::FromStr>(name: &str, value: Option<&str>, option: &str) -> Result<N, String> {
     let said = value.unwrap_or_default();
-    said.parse()
-        .map_err(|_| format!("`{option} {name}={said}`: a whole number is wanted, such as {name}=1000000"))
+    digits(said)
+        .ok_or_else(|| format!("`{option} {name}={said}`: a whole number is wanted, such as {name}=1000000"))
 }
 
 /// Reads a length of time as the wasmtime CLI does: `2` and `2s` are two seconds; `ms`, `us` and `ns` are known too.
@@ -164,16 +169,26 @@ fn number<N: std::str::FromStr>(name: &str, value: Option<&str>, option: &str) -
 pub fn duration(said: &str) -> Result<Duration, String> {
     let units = [("ms", 1_000_000), ("us", 1_000), ("ns", 1), ("s", 1_000_000_000)];
     let known = units.iter().find_map(|(unit, nanos)| Some((said.strip_suffix(unit)?, *nanos)));
-    let (digits, nanos) = known.unwrap_or((said, 1_000_000_000));
-    match digits.parse::<u64>().ok().and_then(|count| count.checked_mul(nanos)) {
+    let (count, nanos) = known.unwrap_or((said, 1_000_000_000));
+    match digits::<u64>(count).and_then(|count| count.checked_mul(nanos)) {
         Some(0) | None => Err(format!("`{said}` is not a length of time, such as `2s` or `100ms`")),
         Some(nanos) => Ok(Duration::from_nanos(nanos)),
     }
 }
 
+/// As [`duration`], or `0`, which is no limit.
+///
+/// # Errors
+/// As [`duration`].
+pub fn duration_or_0(said: &str) -> Result<Duration, String> {
+    if said == "0" { Ok(Duration::ZERO) } else { duration(said) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::holds_for;
+    use proptest::prelude::*;
 
     fn wasm(said: &[&str]) -> Result<Wasm, String> {
         Wasm::resolve(&said.iter().map(|one| parse(one).unwrap()).collect::<Vec<_>>())
@@ -209,5 +224,91 @@ mod tests {
         assert_eq!(wasi.config, [("list".to_owned(), "a,b=c".to_owned())]);
         assert!(Wasi::resolve(&[parse("config-var=x").unwrap()], None).is_err());
         assert!(Wasi::resolve(&[parse("inherit-netwrok").unwrap()], None).is_err());
+    }
+
+    #[test]
+    fn fuzz_a_length_of_time_is_what_its_digits_and_its_unit_say() {
+        let said = prop_oneof!["[+-]?[0-9]{0,21}(s|ms|us|ns|m|h|S| s|)?", any::<String>()];
+        holds_for(&said, |said| {
+            let Ok(read) = duration(&said) else { return Ok(()) };
+            let digits: String = said.chars().take_while(char::is_ascii_digit).collect();
+            let unit = match &said[digits.len()..] {
+                "" | "s" => 1_000_000_000,
+                "ms" => 1_000_000,
+                "us" => 1_000,
+                "ns" => 1,
+                other => return Err(TestCaseError::fail(format!("{said:?} has the unit {other:?}"))),
+            };
+            let count: u128 =
+                digits.parse().map_err(|_| TestCaseError::fail(format!("{said:?} has no digits")))?;
+            prop_assert_eq!(read.as_nanos(), count * unit);
+            prop_assert!(!read.is_zero());
+            prop_assert_eq!(duration(&format!("{}ns", read.as_nanos())), Ok(read));
+            prop_assert_eq!(duration_or_0(&said), Ok(read));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn fuzz_settings_are_what_is_written_and_none_is_lost() {
+        let name =
+            "fuel|timeout|simd|max-memory-size|max-wasm-stack|max-tables|trap-on-grow-failure|threads|gc|x|";
+        let value = "=(y|n|yes|[0-9]{1,20}|[+-]?[0-9]{1,3}|[0-9]{1,3}s|=|a=b)?|";
+        let pattern = format!("({name})({value})(,({name})({value})){{0,3}}");
+        let said = prop_oneof![proptest::string::string_regex(&pattern).unwrap(), any::<String>()];
+        holds_for(&said, |said| {
+            let Ok(read) = parse(&said) else { return Ok(()) };
+            let print = |(name, value): (&str, Option<&str>)| {
+                value.map_or_else(|| name.to_owned(), |value| format!("{name}={value}"))
+            };
+            let printed: Vec<_> = each(std::slice::from_ref(&read)).map(print).collect();
+            prop_assert_eq!(&printed.join(","), &said);
+            let has = |option: &str| said.split(',').any(|one| one.split('=').next() == Some(option));
+            if let Ok(wasm) = Wasm::resolve(std::slice::from_ref(&read)) {
+                prop_assert_eq!(wasm.fuel.is_some(), has("fuel"));
+                prop_assert_eq!(wasm.timeout.is_some(), has("timeout"));
+                prop_assert_eq!(wasm.max_memory_size.is_some(), has("max-memory-size"));
+                prop_assert_eq!(wasm.max_wasm_stack.is_some(), has("max-wasm-stack"));
+                prop_assert!(wasm.max_wasm_stack.is_none_or(|bytes| (1..=STACK_MAX).contains(&bytes)));
+                prop_assert!(!said.contains('+'), "numbers are digits alone");
+                // What the compiler is told makes the same code.
+                let told: Vec<_> = wasm
+                    .tuning
+                    .settings()
+                    .iter()
+                    .map(|one| parse(one))
+                    .collect::<Result<_, _>>()
+                    .map_err(TestCaseError::fail)?;
+                prop_assert_eq!(Wasm::resolve(&told).map(|again| again.tuning), Ok(wasm.tuning));
+            }
+            if let Ok(wasi) = Wasi::resolve(std::slice::from_ref(&read), None) {
+                prop_assert!(!wasi.inherit_network || has("inherit-network"));
+                prop_assert!(!wasi.allow_ip_name_lookup || has("allow-ip-name-lookup"));
+            }
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn fuzz_what_a_guest_may_of_wasi_is_what_is_written() {
+        let said =
+            "(inherit-network|allow-ip-name-lookup|config-var)(=(y|n|no|yes|true|false|a=b|a,b=c|=|))?";
+        holds_for(&proptest::collection::vec(said, 0..4), |said| {
+            let read: Vec<_> =
+                said.iter().map(|one| parse(one)).collect::<Result<_, _>>().map_err(TestCaseError::fail)?;
+            let Ok(wasi) = Wasi::resolve(&read, None) else { return Ok(()) };
+            // The last one counts.
+            let last = |option: &str| {
+                let is_yes =
+                    |one: &String| !one.ends_with("=n") && !one.ends_with("=no") && !one.ends_with("=false");
+                said.iter().rfind(|one| one.split('=').next() == Some(option)).is_some_and(is_yes)
+            };
+            prop_assert_eq!(wasi.inherit_network, last("inherit-network"));
+            prop_assert_eq!(wasi.allow_ip_name_lookup, last("allow-ip-name-lookup"));
+            let vars: Vec<_> = said.iter().filter_map(|one| one.strip_prefix("config-var=")).collect();
+            let read: Vec<_> = wasi.config.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            prop_assert_eq!(vars, read);
+            Ok(())
+        });
     }
 }

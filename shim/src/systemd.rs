@@ -26,10 +26,15 @@ pub fn notify(state: &str) {
 /// Tells it how we are, in one line, which it shows beside the unit. Nobody else can say something there, while a guest
 /// can write to stderr what it likes.
 pub fn notify_status(text: &str) {
-    /// Of a longer message systemd reads nothing (NOTIFY_BUFFER_MAX is 4096 bytes). Names in it may be a guest's.
-    const MAX: usize = 2048;
+    notify(&status(text));
+}
+
+/// Of a longer message systemd reads nothing (NOTIFY_BUFFER_MAX is 4096 bytes). Names in it may be a guest's.
+const STATUS_MAX: usize = 2048;
+
+fn status(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
-    notify(&format!("STATUS={}", &line[..line.floor_char_boundary(MAX)]));
+    format!("STATUS={}", &line[..line.floor_char_boundary(STATUS_MAX)])
 }
 
 /// How often it wants to hear that we are alive, if it does.
@@ -69,6 +74,35 @@ fn passed(pid: &str, count: &str, names: &str, own: u32) -> Vec<Passed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::holds_for;
+    use proptest::prelude::*;
+
+    #[test]
+    fn fuzz_a_status_is_one_assignment_whatever_a_guest_calls_itself() {
+        let text = prop_oneof!["(trap: |\n|\r|READY=1|MAINPID=1|é|\\x00|x{1000}){0,5}", any::<String>()];
+        holds_for(&text, |text| {
+            let told = status(&text);
+            let said = told.strip_prefix("STATUS=").ok_or_else(|| TestCaseError::fail(told.clone()))?;
+            prop_assert!(!said.contains('\n') && said.len() <= STATUS_MAX && text.starts_with(said));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn fuzz_passed_sockets_are_as_many_as_is_said_and_none_of_ours() {
+        let number = || prop_oneof!["-?[0-9]{0,12}", any::<String>()];
+        holds_for(&(number(), number(), ".{0,20}", any::<u32>()), |(pid, count, names, own)| {
+            let sockets = passed(&pid, &count, &names, own);
+            prop_assert!(sockets.is_empty() || pid.parse() == Ok(own));
+            for ours in [pid, own.to_string()] {
+                let sockets = passed(&ours, &count, &names, own);
+                let expected = count.parse::<i64>().unwrap_or(0).clamp(0, 1024);
+                prop_assert!(sockets.is_empty() || i64::try_from(sockets.len()) == Ok(expected));
+                prop_assert!(sockets.iter().zip(FIRST..).all(|(socket, fd)| socket.fd == fd));
+            }
+            Ok(())
+        });
+    }
 
     #[test]
     fn passed_sockets_are_ours_alone_and_keep_their_names() {

@@ -7,14 +7,14 @@ use crate::grants::Network;
 use crate::limits::Limits;
 use crate::outcome::Refusal;
 use crate::outgoing::Outgoing;
+use crate::preopens::{self, Preopens};
 use crate::world::Wasi;
 use wasmtime::Result;
 use wasmtime::component::{Component, InstancePre, ResourceTable};
-use wasmtime::error::Context as _;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random, sockets};
 use wasmtime_wasi::p3::bindings as p3;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi::{
     cli::{WasiCli, WasiCliView},
     clocks::{WasiClocks, WasiClocksView},
@@ -60,35 +60,30 @@ pub fn for_command(guest: &Guest) -> Result<Host> {
     Ok(Host::new(guest, context_of_command(guest)?.build()))
 }
 
-/// The host of an instance of the component `guest` that answers requests.
-///
-/// # Errors
-/// When a directory cannot be opened.
-pub fn for_server(guest: &Guest) -> Result<Host> {
-    let mut wasi = context(guest)?;
+/// The host of an instance of the component `guest` that answers requests, with the directories `preopens`.
+pub fn for_server(guest: &Guest, preopens: &Preopens) -> Host {
+    let mut wasi = context(guest);
     // Nobody types for a server.
     wasi.inherit_stdout().inherit_stderr();
-    Ok(Host::new(guest, wasi.build()))
+    let mut wasi = wasi.build();
+    preopens.give_to(&mut wasi);
+    Host::new(guest, wasi)
 }
 
 fn context_of_command(guest: &Guest) -> Result<WasiCtxBuilder> {
-    let mut wasi = context(guest)?;
+    let mut wasi = context(guest);
     wasi.inherit_stdio();
     // The guest has the only thread; handing its file accesses to another would only cost time.
     wasi.allow_blocking_current_thread(true);
+    preopens::open(&guest.dirs, &mut wasi)?;
     Ok(wasi)
 }
 
-fn context(guest: &Guest) -> Result<WasiCtxBuilder> {
+fn context(guest: &Guest) -> WasiCtxBuilder {
     let mut wasi = WasiCtx::builder();
     wasi.arg(&guest.name).args(&guest.args);
     for var in &guest.env {
         wasi.env(&var.name, &var.value);
-    }
-    for dir in &guest.dirs {
-        let permissions = if dir.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
-        wasi.preopened_dir(&dir.host, &dir.guest, permissions)
-            .with_context(|| format!("open directory `{}` for the guest", dir.host))?;
     }
     // A check of every address says more than refusing all of them.
     let network = guest.network.clone();
@@ -97,7 +92,7 @@ fn context(guest: &Guest) -> Result<WasiCtxBuilder> {
         let allowed = network.allows(address, usage);
         Box::pin(async move { allowed })
     });
-    Ok(wasi)
+    wasi
 }
 
 /// The state behind the interfaces that a component imports.

@@ -2,12 +2,20 @@
 
 use std::io::{self, Write as _};
 use wasip2::clocks::monotonic_clock;
+use wasip2::filesystem::{preopens, types::ErrorCode as FileError};
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
     ErrorCode, Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse,
     ResponseOutparam, Scheme,
 };
 use wasip2::io::streams::StreamError;
+
+/// More than the buffers between a server and a client hold.
+const LINES: usize = 512;
+const LINE: &str = match std::str::from_utf8(&[b'x'; 65536]) {
+    Ok(line) => line,
+    Err(_) => unreachable!(),
+};
 
 struct Server;
 
@@ -19,6 +27,17 @@ impl wasip2::exports::http::incoming_handler::Guest for Server {
         match path.as_str() {
             "/" => say(answer, 200, &["hello\n"]),
             "/echo" => echo(&request, answer),
+            "/count" => say(answer, 200, &[count(&request)]),
+            "/large" => say(answer, 200, &[LINE; LINES]),
+            "/swap" => say(
+                answer,
+                200,
+                &[swap().map_or_else(|error| format!("{error:?}\n"), |()| "swapped\n".to_owned())],
+            ),
+            "/inner/secret" => match std::fs::read_to_string("/inner/secret") {
+                Ok(secret) => say(answer, 200, &[secret]),
+                Err(error) => say(answer, 403, &[format!("{error}\n")]),
+            },
             "/trap" => panic!("as the request wishes"),
             "/spin" => loop {
                 std::hint::spin_loop();
@@ -82,6 +101,23 @@ fn echo(request: &IncomingRequest, answer: ResponseOutparam) {
     if matches!(end, StreamError::Closed) {
         let _ = OutgoingBody::finish(body, None);
     }
+}
+
+/// How many bytes were sent.
+fn count(request: &IncomingRequest) -> String {
+    let body = request.consume().expect("a body is taken once");
+    match read(&body) {
+        Ok(text) => format!("{} bytes\n", text.len()),
+        Err(error) => format!("{error}\n"),
+    }
+}
+
+/// Puts a link that leads out of `/outer` in the place of the directory `inner` in it.
+fn swap() -> Result<(), FileError> {
+    let dirs = preopens::get_directories();
+    let (outer, _) = dirs.iter().find(|(_, name)| name == "/outer").ok_or(FileError::NoEntry)?;
+    outer.rename_at("inner", outer, "moved")?;
+    outer.symlink_at("../outside", "inner")
 }
 
 /// What the server at this address answers.

@@ -6,6 +6,9 @@ use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme};
 use wasip3::wit_bindgen::StreamReader;
 use wasip3::{spawn_local, wit_future, wit_stream};
 
+/// More than the buffers between a server and a client hold.
+const LINES: usize = 512;
+
 struct Server;
 
 wasip3::http::service::export!(Server);
@@ -19,6 +22,16 @@ impl wasip3::exports::http::handler::Guest for Server {
                 let (_, arrived) = wit_future::new(|| Ok(()));
                 answer(200, Request::consume_body(request, arrived).0)
             }
+            "/count" => {
+                let (_, arrived) = wit_future::new(|| Ok(()));
+                let (body, end) = Request::consume_body(request, arrived);
+                let text = body.collect().await;
+                match end.await {
+                    Ok(_) => say(200, [format!("{} bytes\n", text.len())]),
+                    Err(error) => say(200, [format!("{error}\n")]),
+                }
+            }
+            "/large" => say(200, (0..LINES).map(|_| [b'x'; 65536])),
             "/trap" => panic!("as the request wishes"),
             "/spin" => loop {
                 std::hint::spin_loop();

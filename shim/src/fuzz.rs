@@ -1,0 +1,33 @@
+//! Tries properties with arbitrary input: the same cases each time, or as many new ones as there is time for.
+//!
+//! `FUZZ_SECONDS=3600 cargo test -p wasm-shim --lib fuzz_ -- --nocapture` tries each property for an hour. What fails is
+//! made as small as possible and printed, with the seed to try it again.
+
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
+use std::time::{Duration, Instant};
+
+/// How many cases are tried if no time is given.
+const CASES: u32 = 500;
+/// How many cases are tried before the clock is looked at.
+const ROUND: u32 = 2000;
+
+/// Tries `property` with values of `strategy`.
+///
+/// # Panics
+/// When it does not hold for one of them.
+#[track_caller]
+pub fn holds_for<S: Strategy>(strategy: &S, property: impl Fn(S::Value) -> TestCaseResult) {
+    let config = |cases| Config { cases, failure_persistence: None, ..Config::default() };
+    let Some(seconds) = std::env::var("FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok()) else {
+        let always_the_same = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+        let mut runner = TestRunner::new_with_rng(config(CASES), always_the_same);
+        return runner.run(strategy, property).unwrap_or_else(|failure| panic!("{failure}"));
+    };
+    let (begun, mut cases) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        TestRunner::new(config(ROUND)).run(strategy, &property).unwrap_or_else(|failure| panic!("{failure}"));
+        cases += ROUND;
+    }
+    eprintln!("{}: {cases} cases hold", std::thread::current().name().unwrap_or_default());
+}

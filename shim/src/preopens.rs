@@ -1,0 +1,142 @@
+//! Opens the directories that a guest is granted: each once per process, by a path without symbolic links.
+//!
+//! A guest may rename what is in a directory that it can write to, and put a link in its place. A directory that was
+//! granted in there would be another one for whoever opens its path again: at the next start, or for the next instance of
+//! a server. So no link is followed to a granted directory, wherever the link is and whoever made it, and instances share
+//! the descriptors that were opened at the start.
+
+use crate::grants::Dir;
+use rustix::fd::{AsRawFd as _, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use std::path::{Component, Path, PathBuf};
+use wasmtime::error::Context as _;
+use wasmtime::{Error, Result, bail};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
+
+/// Directories that are open, for any number of instances.
+pub struct Preopens(WasiFilesystemCtx);
+
+impl Preopens {
+    /// Opens `dirs`.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(dirs: &[Dir]) -> Result<Self> {
+        let mut wasi = WasiCtx::builder();
+        open(dirs, &mut wasi)?;
+        Ok(Self(wasi.build().filesystem().clone()))
+    }
+
+    /// Gives them, and no others, to the instance that `wasi` is for.
+    pub fn give_to(&self, wasi: &mut WasiCtx) {
+        *wasi.filesystem() = self.0.clone();
+    }
+}
+
+/// Opens `dirs` for the one instance that `wasi` is for.
+///
+/// # Errors
+/// When one of them does not exist, is not a directory, may not be read, or its path has a symbolic link in it; the
+/// message names the option.
+pub fn open(dirs: &[Dir], wasi: &mut WasiCtxBuilder) -> Result<()> {
+    for dir in dirs {
+        let permissions = if dir.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
+        let granted = || format!("--dir: open directory `{}` for the guest", dir.host);
+        let opened = open_without_links(Path::new(&dir.host)).with_context(granted)?;
+        // wasmtime takes paths only. This one names what `opened` is, whatever has happened to the directory's path since.
+        let same = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        wasi.preopened_dir(same, &dir.guest, permissions).with_context(granted)?;
+    }
+    Ok(())
+}
+
+fn open_without_links(path: &Path) -> Result<OwnedFd> {
+    let mut parts = path.components().skip_while(|part| !matches!(part, Component::Normal(_)));
+    // What is above a directory changes when a guest moves the directory.
+    if parts.any(|part| part == Component::ParentDir) {
+        bail!("a path with `..` after a name is not accepted; write the path without `..`");
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(CWD, path, flags, Mode::empty(), resolve).map_err(|error| {
+        // The kernel does not say which one.
+        match link_in(path).filter(|_| error == Errno::LOOP) {
+            Some(link) => Error::msg(format!(
+                "`{}` is a symbolic link, and links to granted directories are not followed; name the directory that \
+                 it leads to, if it is to be granted",
+                link.display()
+            )),
+            None => std::io::Error::from(error).into(),
+        }
+    })
+}
+
+/// The first symbolic link in `path`.
+fn link_in(path: &Path) -> Option<PathBuf> {
+    let mut prefix = PathBuf::new();
+    path.components().find_map(|part| {
+        prefix.push(part);
+        prefix.is_symlink().then(|| prefix.clone())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn refusal(path: &Path) -> String {
+        format!("{:#}", open_without_links(path).unwrap_err())
+    }
+
+    #[test]
+    fn a_link_anywhere_in_the_path_is_refused_and_named() {
+        let root = tempfile::tempdir().unwrap();
+        // The system's own directory for temporary files may lie behind a link.
+        let root = root.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("real/inner")).unwrap();
+        symlink("real", root.join("link")).unwrap();
+        symlink("/proc/self", root.join("real/process")).unwrap();
+        symlink("absent", root.join("dangling")).unwrap();
+        for (path, link) in [
+            ("link", "link"),
+            ("link/", "link"),
+            ("link/.", "link"),
+            ("link/inner", "link"),
+            ("real/process", "real/process"),
+            ("real/process/cwd", "real/process"),
+            ("dangling", "dangling"),
+        ] {
+            let link = root.join(link);
+            let refusal = refusal(&root.join(path));
+            assert!(
+                refusal.contains(&format!("`{}` is a symbolic link", link.display())),
+                "{path}: {refusal}"
+            );
+        }
+        assert!(refusal(Path::new("/proc/self/cwd")).contains("`/proc/self` is a symbolic link"));
+        let magic = format!("/proc/{}/cwd", std::process::id());
+        assert!(refusal(Path::new(&magic)).contains("is a symbolic link"), "also one of the kernel's");
+        for path in ["real/inner", "real/inner/", "./real/./inner", "real//inner"] {
+            assert!(open_without_links(&root.join(path)).is_ok(), "{path}");
+        }
+    }
+
+    #[test]
+    fn only_directories_by_paths_that_only_go_down_are_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        fs::create_dir(root.join("real")).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        assert!(refusal(&root.join("file")).contains("Not a directory"));
+        assert!(refusal(&root.join("absent")).contains("No such file or directory"));
+        assert!(refusal(&root.join("real/../real")).contains("write the path without `..`"));
+        assert!(refusal(Path::new("a/..")).contains("write the path without `..`"));
+        for path in [".", "..", "../..", "./..", "/", "/.."] {
+            assert!(open_without_links(Path::new(path)).is_ok(), "{path}");
+        }
+    }
+}
