@@ -3,18 +3,18 @@
 
 use tests::{Job, Node};
 
-use super::{USER, refusal};
+use super::{USER, allow_root, refusal};
 
 #[tokio::test]
 async fn no_word_of_a_job_opens_the_devices_of_the_host() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, &allow_root("host")).await;
     for config in [
         "",
+        "cap_add = [\"mknod\"]\nsandbox { preset = \"off\" }",
         "sandbox { preset = \"off\" }",
         "sandbox { private_devices = false }",
         "sandbox { preset = \"strict\" }",
-        "cap_add = [\"mknod\"]\nsandbox { preset = \"off\" }",
         "properties { PrivateDevices = \"no\" }",
     ] {
         for user in [USER, ""] {

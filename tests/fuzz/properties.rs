@@ -1,6 +1,6 @@
 //! The grammar of properties: whatever is accepted can be written to a unit's file without meaning more than it says.
 
-use nomad_driver_systemd::systemd::assignment::{self, Assignment, Hold, lines_of};
+use nomad_driver_systemd::systemd::assignment::{self, Assignment, Reach, lines_of};
 use nomad_driver_systemd::systemd::{Property, TransientUnit, UnitName, unit_file};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -13,7 +13,7 @@ type Wire = Vec<(String, Variant<'static>)>;
 
 /// The names of properties that a job may set.
 fn names() -> Vec<&'static str> {
-    let settable = assignment::all().filter(|property| !matches!(property.hold, Hold::Ours(_)));
+    let settable = assignment::all().filter(|property| !matches!(property.reach, Reach::Reserved(_)));
     settable.map(|property| property.name).collect()
 }
 
@@ -58,7 +58,7 @@ fn whatever_is_given_is_accepted_or_refused() {
         match Assignment::parse(name, &text) {
             Ok(accepted) => {
                 assert_eq!(accepted.text(), text);
-                let _ = (accepted.meaning(), accepted.hold(), accepted.needs(), accepted.resets());
+                let _ = (accepted.meaning(), accepted.reach(), accepted.needs(), accepted.resets());
                 let _ = (accepted.mount_points(), accepted.names_host_paths());
                 let _ = accepted.with_host_paths(|path| Ok::<_, ()>(path.into()));
             }

@@ -48,7 +48,7 @@ async fn carried_out(node: &Node, job: Job) -> String {
 async fn no_task_reads_a_disk_of_the_host() {
     let host = host!();
     // Groups and user namespaces are out of the way: only the policy for devices is left.
-    let options = "allow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"PrivateUsers\"]";
+    let options = "allow_root = \"host\"\nallow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"PrivateUsers\"]";
     let node = Node::configured(&host, options).await;
     for config in [
         "cap_add = [\"mknod\", \"dac_override\"]\nsandbox {\n preset = \"off\"\n private_users = \"no\"\n}",
@@ -76,7 +76,7 @@ async fn no_task_reads_a_disk_of_the_host() {
 #[tokio::test]
 async fn the_operators_word_opens_the_disks() {
     let host = host!();
-    let options = "allow_properties = [\"@confining\", \"SupplementaryGroups\", \"DevicePolicy\"]";
+    let options = "allow_root = \"host\"\nallow_properties = [\"@confining\", \"SupplementaryGroups\", \"DevicePolicy\"]";
     let node = Node::configured(&host, options).await;
     let config =
         "supplementary_groups = [\"disk\"]\nsandbox {\n preset = \"off\"\n device_policy = \"auto\"\n}";

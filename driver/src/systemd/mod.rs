@@ -32,7 +32,7 @@ use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, 
 
 pub use assignment::{
     Assignment, Error as AssignmentError, Meaning, Reach, bytes, capability_mask, capability_names,
-    known as property, quote as quoted,
+    known as property, quote as quoted, words,
 };
 pub use features::{Features, Manager};
 use unit::FailedStep;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::config::{NetworkMode, Notify, Socket, TaskConfig};
 use super::guest;
 use super::spec::{Error, check_name, duration};
-use super::view::is_plain;
+use super::view::{PLAIN_PATH, is_plain};
 
 /// A socket of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
             Address::Port(address_of_port(label, config).ok_or_else(|| wrong("socket.port", label, wanted))?)
         }
         (None, Some(path)) if is_plain(Path::new(path)) => Address::Path(path.into()),
-        (None, Some(path)) => return Err(wrong("socket.path", path, "an absolute path without `..`")),
+        (None, Some(path)) => return Err(wrong("socket.path", path, PLAIN_PATH)),
         _ => return Err(wrong("socket", name, "a socket with either a `port` or a `path`")),
     };
     let mode = mode

@@ -202,6 +202,8 @@ options! {
     pub struct Serve {
         /// `true`: a line on stderr for each request.
         pub access_log: bool = "false",
+        /// How long a client may stop sending a request's body, or taking its answer, before it loses its place (`--client-timeout`). Each 500 bytes add a second, up to the whole time; while other requests wait, time counts fivefold. `"0"`: as long as it likes.
+        pub client_timeout: String = "\"30s\"",
         /// How many requests an instance answers at the same time (`--max-instance-concurrent-reuse-count`). Not given: 16, and with WASI 0.2 always 1.
         pub concurrency: Option<u32>,
         /// How long an instance without requests is kept (`--idle-instance-timeout`).

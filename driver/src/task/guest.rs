@@ -326,9 +326,16 @@ fn server(serve: &Serve, config: &TaskConfig) -> Result<Vec<(&'static str, Strin
         ("--max-instance-concurrent-reuse-count", count("wasm.serve.concurrency", serve.concurrency)?),
         ("--idle-instance-timeout", time("wasm.serve.idle_timeout", Some(&serve.idle_timeout))?),
         ("--shutdown-timeout", time("wasm.serve.shutdown_timeout", Some(&serve.shutdown_timeout))?),
+        ("--client-timeout", Some(client_timeout(&serve.client_timeout)?)),
         ("-W", time("wasm.serve.timeout", serve.timeout.as_ref())?.map(|time| format!("timeout={time}"))),
     ];
     Ok(options.into_iter().filter_map(|(option, value)| Some((option, value?))).collect())
+}
+
+/// How long clients are waited for; nothing is for ever.
+fn client_timeout(text: &str) -> Result<String, Error> {
+    const OPTION: &str = "wasm.serve.client_timeout";
+    if duration(text) == Ok(Duration::ZERO) { Ok("0".to_owned()) } else { time(OPTION, text) }
 }
 
 /// A length of time as the runner reads it.
@@ -406,8 +413,8 @@ fn directory(said: &str) -> Result<String, Error> {
         Some((path, name)) => (path, name.strip_suffix(":ro").unwrap_or(name)),
         None => (said, said),
     };
-    // A wrong word after the last colon would be a directory that can be written to.
-    if is_plain(Path::new(path)) && !name.is_empty() && !name.contains(':') {
+    // A wrong word after the last colon would be a directory that can be written to; so would `PATH::ro`.
+    if is_plain(Path::new(path)) && !["", "ro", "rw"].contains(&name) && !name.contains(':') {
         return Ok(said.to_owned());
     }
     let wanted = "\"PATH\", \"PATH::NAME\" or \"PATH::NAME:ro\" with an absolute path without `..`, and no other colon";
@@ -416,9 +423,14 @@ fn directory(said: &str) -> Result<String, Error> {
 
 /// The task's own directories under the names that its environment says, and its volumes.
 fn usual_directories(view: &View, dirs: &TaskDirs, mounts: &[Mount]) -> Vec<String> {
+    // The runner follows no link; the way to the allocation is the agent's, and may have some.
+    let real = dirs.alloc_dir.canonicalize().unwrap_or_else(|_| dirs.alloc_dir.clone());
     let own = dirs.pairs().map(|(host, inside)| match view {
         View::Private { .. } | View::Own => format!("{inside}::{inside}"),
-        View::Host => format!("{0}::{0}", host.display()),
+        View::Host => {
+            let way = host.strip_prefix(&dirs.alloc_dir).unwrap_or(host);
+            format!("{}::{}", real.join(way).display(), host.display())
+        }
     });
     // A plugin of devices may mount files.
     let volumes = mounts.iter().filter(|mount| !mount.source.is_file()).map(|mount| {

@@ -10,6 +10,10 @@ use crate::systemd::{Assignment, Manager, Meaning, Reach};
 const EPHEMERAL: (u32, u32) = (61_184, 65_519);
 /// Numbers that Nomad gives to tasks by default (Nomad v2.0.5, `client.users.dynamic_user_min`).
 const DYNAMIC: (u32, u32) = (80_000, 89_999);
+/// The least number that Nomad can be told to give: those below are the operating system's.
+const FIRST_DYNAMIC: u32 = 1000;
+/// Numbers that stand for no user, in 16 and in 32 bits.
+const NOBODYS: [u32; 3] = [65_535, u32::MAX - 1, u32::MAX];
 /// Begins of names that are not people's and not a job's to ask for: the ephemeral users of our own tasks, Nomad's, and
 /// those of systemd's services.
 const RESERVED: [&str; 3] = ["task-", "nomad-", "systemd-"];
@@ -50,10 +54,14 @@ impl Identity {
         }
         if !user.is_empty() {
             node.policy.check_denied("user", "User")?;
+            check_name(user)?;
         }
         // Only where Nomad chooses them: a job could choose somebody's.
         let number = user.strip_prefix("nomad-").filter(|_| node.dynamic_workload_users);
-        let number = number.and_then(|number| number.parse().ok());
+        let is_nomads = |number: &u32, text: &str| {
+            *number >= FIRST_DYNAMIC && !within(*number, EPHEMERAL) && number.to_string() == text
+        };
+        let number = number.and_then(|text| text.parse().ok().filter(|number| is_nomads(number, text)));
         let identity = match (user, number) {
             ("", _) => node.default_identity.clone(),
             (_, Some(number)) => Self::Number(number),
@@ -71,6 +79,24 @@ impl Identity {
     }
 }
 
+fn within(number: u32, (first, last): (u32, u32)) -> bool {
+    (first..=last).contains(&number)
+}
+
+/// Can this be the name of a user, or the number? systemd takes the same ("User/Group Name Syntax").
+fn check_name(user: &str) -> Result<(), Error> {
+    let is_name = user.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.')
+        && user.chars().all(|c| c.is_ascii_alphanumeric() || "_-.@$".contains(c));
+    if is_name {
+        return Ok(());
+    }
+    let name = user.escape_debug();
+    Err(refused(
+        "user",
+        format!("`{name}` is not the name or number of a user; write one without spaces or colons"),
+    ))
+}
+
 /// Is this a user that no job may ask for?
 fn check_reserved(name: &str, found: Option<&HostUser>) -> Result<(), Error> {
     let taken = |whose: &str| {
@@ -81,13 +107,14 @@ fn check_reserved(name: &str, found: Option<&HostUser>) -> Result<(), Error> {
             ),
         ))
     };
-    let within = |number: u32, (first, last): (u32, u32)| (first..=last).contains(&number);
     let names = [Some(name), found.map(|user| user.name.as_str())];
     if names.into_iter().flatten().any(|name| RESERVED.iter().any(|begin| name.starts_with(begin))) {
         return taken("the name belongs to another task or to a service of systemd's");
     }
     let number = found.map(|user| user.uid).or_else(|| name.parse().ok());
     match number {
+        None if name.chars().all(|c| c.is_ascii_digit()) => taken("the number stands for no user"),
+        Some(number) if NOBODYS.contains(&number) => taken("the number stands for no user"),
         Some(number) if within(number, EPHEMERAL) => {
             taken("systemd gives the numbers 61184 to 65519 to other tasks and services")
         }

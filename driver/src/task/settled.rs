@@ -48,9 +48,9 @@ pub(super) fn requested(
         said.push(("group".to_owned(), "Group", group.clone()));
     }
     let groups = driver.supplementary_groups.iter();
-    said.extend(groups.map(|group| {
-        ("supplementary_groups".to_owned(), "SupplementaryGroups", systemd::quoted(group).into_owned())
-    }));
+    said.extend(
+        groups.map(|group| ("supplementary_groups".to_owned(), "SupplementaryGroups", group.clone())),
+    );
     if let Some(logging) = &driver.logging {
         // They are checked here, and said by `Output`.
         let burst = logging.rate_limit_burst.map(|burst| ("burst", "LogRateLimitBurst", burst.to_string()));
@@ -86,17 +86,22 @@ pub(super) fn requested(
             value.split('\n').map(str::trim).filter(|line| !line.is_empty() || value.trim().is_empty());
         said.extend(lines.map(|line| (format!("properties.{name}"), name.as_str(), line.to_owned())));
     }
-    let mut assignments = Vec::new();
-    for (option, property, text) in said {
-        let assignment = Assignment::parse(property, &text)
-            .map_err(|source| Error::Property { option: option.clone(), source })?;
+    let parse = |(option, property, text): (String, &str, String)| {
+        let parsed = Assignment::parse(property, &text);
+        let assignment = parsed.map_err(|source| Error::Property { option: option.clone(), source })?;
+        Ok((option, assignment))
+    };
+    let assignments = said.into_iter().map(parse).collect::<Result<Vec<_>, Error>>()?;
+    // What the operator says comes before what the node has.
+    for (option, assignment) in &assignments {
         // Groups have rules of their own (`identity::check_groups`).
         if !["Group", "SupplementaryGroups"].contains(&assignment.name()) {
-            node.policy.check(&option, &assignment)?;
+            node.policy.check(option, assignment)?;
         }
-        let known = features.check(&assignment).and_then(|()| features.check_names(&assignment));
+    }
+    for (option, assignment) in &assignments {
+        let known = features.check(assignment).and_then(|()| features.check_names(assignment));
         known.map_err(|reason| Error::Node { option: option.clone(), reason })?;
-        assignments.push((option, assignment));
     }
     Ok(assignments)
 }
@@ -108,13 +113,21 @@ fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> 
     let in_view = matches!(view, View::Private { .. })
         && ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"]
             .contains(&property);
-    let text = |value: &String| {
-        let value = match value.strip_prefix('-') {
-            _ if !in_view || value.is_empty() || value.contains('+') => value.clone(),
+    // As in a unit file an element may be several words, and each of them is a path.
+    let path = |word: String| {
+        let path = match word.strip_prefix('-') {
+            _ if !in_view || word.contains('+') => word,
             Some(optional) => format!("-+{optional}"),
-            None => format!("+{value}"),
+            None => format!("+{word}"),
         };
-        if known.takes_paths() && !value.is_empty() { systemd::quoted(&value).into_owned() } else { value }
+        systemd::quoted(&path).into_owned()
+    };
+    let text = |value: &String| match systemd::words(value) {
+        Ok(words) if known.takes_paths() && !value.is_empty() && systemd::check_text(value).is_ok() => {
+            words.into_iter().map(path).collect::<Vec<_>>().join(" ")
+        }
+        // What cannot be read is refused with the reason.
+        _ => value.clone(),
     };
     let texts: Vec<String> = setting.values.iter().map(text).collect();
     if !known.is_set() {

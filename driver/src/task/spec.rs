@@ -19,7 +19,7 @@ use super::preset::Preset;
 use super::privilege::{Facts, Standing};
 use super::settled::Settled;
 use super::users::Accounts;
-use super::view::{self, TaskDirs, View, is_plain};
+use super::view::{self, PLAIN_PATH, TaskDirs, View, is_plain};
 use super::{activation, env, reach, settled, wasm};
 use crate::systemd::{self, Assignment, Features, Manager, UnitName};
 
@@ -162,9 +162,7 @@ impl NodeSpec {
         } = config;
         let plain = |option, path: &str| match PathBuf::from(path) {
             path if is_plain(&path) => Ok(path),
-            _ => {
-                Err(Error::Plugin { option, value: path.to_owned(), wanted: "an absolute path without `..`" })
-            }
+            _ => Err(Error::Plugin { option, value: path.to_owned(), wanted: PLAIN_PATH }),
         };
         let host_paths: Vec<PathBuf> =
             host_paths.iter().map(|path| plain("host_paths", path)).collect::<Result<_, _>>()?;
@@ -472,8 +470,7 @@ impl TaskSpec {
             None => node.view.working_directory(&dirs),
             Some(path) if is_plain(Path::new(path)) => PathBuf::from(path),
             Some(path) => {
-                let wanted = "an absolute path without `..`";
-                return Err(Error::Option { option: "work_dir", value: path.to_owned(), wanted });
+                return Err(Error::Option { option: "work_dir", value: path.to_owned(), wanted: PLAIN_PATH });
             }
         };
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;

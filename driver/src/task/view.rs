@@ -192,17 +192,21 @@ impl View {
         let mut properties = match self {
             Self::Private { host_paths } => self::root(root, host_paths, sight),
             Self::Own => Vec::new(),
-            Self::Host => return Vec::new(),
+            Self::Host => return vec![shared_memory()],
         };
         let own = dirs.pairs().map(|(host, target)| bind(host, target.as_ref()));
         properties.push(Property::BindPaths(own.into()));
         // A task that could replace the FIFO of a later start would choose what a root process opens. By its path in the
         // view: on the host another task of the group could have put a link there.
         properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
-        let (path, options) = SHARED_MEMORY;
-        properties.push(Property::TemporaryFileSystem(vec![(path.into(), options)]));
+        properties.push(shared_memory());
         properties
     }
+}
+
+fn shared_memory() -> Property {
+    let (path, options) = SHARED_MEMORY;
+    Property::TemporaryFileSystem(vec![(path.into(), options)])
 }
 
 /// What a task sees less, or more, than others.
@@ -267,6 +271,9 @@ pub fn prepare(root: &Path, host_paths: &[PathBuf]) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// What [`is_plain`] wants.
+pub const PLAIN_PATH: &str = "an absolute path without `..`, without control characters, and with neither a backslash nor a space at its end";
 
 /// Is this a path that can stand in `host_paths`: absolute, and without `..`?
 pub fn is_plain(path: &Path) -> bool {

@@ -298,6 +298,10 @@ fn filter(name: &str, text: &str) -> Parsed<(bool, Vec<String>)> {
     // file systems there are the node is asked for (`super::super::vocabulary`).
     let unknown = words.iter().find(|word| match name {
         "RestrictAddressFamilies" => !names::is_address_family(word),
+        // `mkdir:ENOSPC` is a system call and what it gives.
+        "SystemCallFilter" if word.split_once(':').is_some_and(|(_, error)| names::errno(error).is_err()) => {
+            true
+        }
         _ => word.is_empty() || word.contains(is_space) || word.starts_with('~'),
     });
     match unknown {

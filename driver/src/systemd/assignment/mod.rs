@@ -92,6 +92,11 @@ pub fn all() -> impl Iterator<Item = &'static Known> {
     TABLE.iter()
 }
 
+/// Reads words as in a list of a unit file, of which each may be quoted.
+pub fn words(text: &str) -> Result<Vec<String>, String> {
+    grammar::words(text, grammar::LIST)
+}
+
 /// Reads a number of bytes as the manual writes it, such as `512M`.
 pub fn bytes(text: &str) -> Result<u64, String> {
     grammar::size(text, 1024)

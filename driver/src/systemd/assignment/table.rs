@@ -382,7 +382,7 @@ pub(super) static TABLE: &[Known] = &[
     row("NUMAMask", 247, Process, Conv::NumaMask, OWN),
     row("TimerSlackNSec", 247, Process, Conv::Nanoseconds, OWN),
     row("CoredumpFilter", 247, Process, Conv::CoredumpFilter, OWN),
-    row("Personality", 247, Process, Conv::Text, OWN),
+    row("Personality", 247, Process, Conv::Word(&["x86", "x86-64", "arm", "arm64", "ppc", "ppc-le", "ppc64", "ppc64-le", "s390", "s390x"]), OWN),
     row("IgnoreSIGPIPE", 247, Process, Conv::Bool, OWN),
     row("MemoryKSM", 254, Process, Conv::Bool, SHARES),
     row("MemoryTHP", 260, Process, Conv::Text, OWN),
