@@ -146,7 +146,7 @@ options! {
     pub struct Socket {
         /// Its name for the task (`LISTEN_FDNAMES`).
         pub name: String,
-        /// The label of a port of Nomad's.
+        /// The label of a port that Nomad allocated to the group.
         pub port: Option<String>,
         /// Or a path directly in `/alloc`, `/local` or `/secrets`.
         pub path: Option<String>,
@@ -210,7 +210,7 @@ options! {
         pub idle_timeout: String = "\"1s\"",
         /// How many requests it works on at the same time; others wait.
         pub max_concurrent_requests: u32 = "128",
-        /// The label of the port of Nomad's that it serves on. systemd opens it, so that it may be below 1024, and the guest needs no network.
+        /// The label of the port that it serves on, of those that Nomad allocated to the group. systemd opens it, so that it may be below 1024, and the guest needs no network.
         pub port: Option<String>,
         /// How many requests an instance answers before a new one takes its place (`--max-instance-reuse-count`). Not given: 1 with WASI 0.2, 128 with 0.3.
         pub reuse: Option<u32>,
