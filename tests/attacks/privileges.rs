@@ -256,7 +256,7 @@ async fn no_other_kind_of_users_gives_back_what_was_taken() {
     if version(&host) < 257 {
         return; // there is one kind
     }
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, &allow_root("confined")).await;
     let daemon = Daemon::start();
     for kind in ["identity", "full", "managed", "no"] {
         for form in ["sandbox { private_users = KIND }", "properties { PrivateUsers = KIND }"] {

@@ -202,6 +202,21 @@ fn confine_root(
             settings.push(line);
         }
     }
+    // A capability of a file is one for every user namespace in which number 0 is the host's, the host's among them.
+    let files = mask(&["setfcap"]);
+    if set_of(settings, "AmbientCapabilities") & files != 0 {
+        return Err(refused(
+            option,
+            "CAP_SETFCAP cannot be confined: a program that the task gives a capability has it on the host; the operator of \
+             this node allows it with `allow_root = \"host\"`"
+                .to_owned(),
+        ));
+    }
+    let bounding = set_of(settings, "CapabilityBoundingSet");
+    if bounding & files != 0 {
+        settings.retain(|line| line.name() != "CapabilityBoundingSet");
+        settings.extend(Assignment::of_capabilities("CapabilityBoundingSet", bounding & !files));
+    }
     let is_known = |line: &&Assignment| features.check(line).is_ok() && line.name() != "NoNewPrivileges";
     let mut floor: Vec<Assignment> =
         Preset::Standard.assignments().iter().filter(is_known).cloned().collect();
@@ -306,6 +321,9 @@ mod tests {
             settings.contains("PrivateUsers=yes\n") && settings.contains("PrivatePIDs=yes\n"),
             "{settings}"
         );
+        let usual = [("CapabilityBoundingSet", "CAP_CHOWN CAP_SETFCAP")];
+        let settings = confined(&root, &allowed, 257, &usual).unwrap();
+        assert!(settings.contains("CapabilityBoundingSet=CAP_CHOWN\n"), "{settings}");
         let refusal = confined(&root, &allowed, 252, &[]).unwrap_err();
         assert!(refusal.contains("systemd 257") && refusal.contains("allow_root = \"host\""), "{refusal}");
         for looser in [
