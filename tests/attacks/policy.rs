@@ -81,7 +81,7 @@ async fn what_is_denied_is_denied_by_every_name() {
 async fn what_is_not_denied_is_given() {
     let host = host!();
     let here = version(&host);
-    let options = "allow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"Log*\"]";
+    let options = "allow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"Log*\", \"LoadCredentialEncrypted\"]";
     let node = Node::configured(&host, options).await;
     for (_, property, config) in DENIED.iter().filter(|(since, ..)| *since <= here) {
         // What must say that it is ready, or needs a journal of its own or a key of the machine's, is tested elsewhere.

@@ -68,7 +68,8 @@ async fn credentials_reach_the_task_and_nobody_else() {
 #[tokio::test]
 async fn an_encrypted_credential_is_decrypted_for_the_task() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node =
+        Node::configured(&host, "allow_properties = [\"@confining\", \"LoadCredentialEncrypted\"]").await;
     if host.run("sh", &["-c", "command -v systemd-creds || true"]).is_empty() {
         let job = Job::shell("true")
             .file("x", b"")

@@ -307,7 +307,7 @@ const KINDS: &[(&str, &[&str])] = &[
          PAMName UtmpIdentifier UtmpMode SyslogIdentifier LogNamespace Personality MemoryTHP ProtectSystem \
          ProtectHome ProtectProc ProcSubset PrivatePIDs PrivateBPF BPFDelegateCommands BPFDelegateMaps \
          BPFDelegatePrograms BPFDelegateAttachments NetworkNamespacePath IPCNamespacePath UserNamespacePath \
-         KeyringMode SELinuxContext NotifyAccess FileDescriptorStorePreserve SourcePath OnFailureJobMode",
+         KeyringMode SELinuxContext FileDescriptorStorePreserve SourcePath OnFailureJobMode",
         &["a  word"],
     ),
     (

@@ -122,7 +122,7 @@ async fn each_option_is_in_force_or_refused_with_the_version_that_has_it() {
     let host = host!();
     let node = Node::configured(
         &host,
-        "allow_root = \"host\"\nallow_properties = [\"@confining\", \"PrivateUsers\"]",
+        "allow_root = \"host\"\nallow_properties = [\"@confining\", \"PrivateUsers\", \"ProtectProc\"]",
     )
     .await;
     let here = super::version(&host);

@@ -25,6 +25,8 @@ pub enum Unfit {
 
 /// The longest text of a property, in bytes. systemd reads no longer line of a file (`LONG_LINE_MAX`, 1 MiB).
 const TEXT_MAX: usize = 256 << 10;
+/// The longest line of a unit's file that we have systemd write, in bytes.
+const LINE_MAX: usize = 768 << 10;
 /// The most that a unit may be made of, in bytes and in assignments: PID 1 keeps all of it.
 const UNIT_MAX: usize = 4 << 20;
 /// See [`UNIT_MAX`].
@@ -52,6 +54,12 @@ impl Checked {
         let mut size = 0;
         for (name, value) in &wire {
             size += check(name, value).map_err(|unfit| (name.clone(), unfit.to_string()))?;
+            // What stands behind a line that is too long systemd does not read: limits and sandbox would be gone.
+            let line = written(value);
+            if line > LINE_MAX {
+                let why = format!("it takes {line} bytes in the unit's file; the limit is {LINE_MAX}");
+                return Err((name.clone(), why));
+            }
         }
         if wire.len() > PROPERTIES_MAX {
             return Err((
@@ -119,6 +127,22 @@ fn check_bytes(field: &Variant<'_>) -> Result<usize, Unfit> {
     check_text(&String::from_utf8_lossy(&bytes)).map(|()| bytes.len())
 }
 
+/// How long a value is at most in the unit's file, where systemd escapes what is special and puts quotes around words.
+fn written(value: &Variant<'_>) -> usize {
+    let byte = |byte: u8| match byte {
+        b'"' | b'\\' | b'%' | b'$' | b'\'' => 2,
+        b' '..=b'~' => 1,
+        _ => 4,
+    };
+    match value {
+        Variant::Str(text) => text.bytes().map(byte).sum::<usize>() + 3,
+        Variant::Array(values) => values.iter().map(written).sum(),
+        Variant::Structure(fields) => fields.fields().iter().map(written).sum(),
+        Variant::Variant(value) => written(value),
+        _ => 21,
+    }
+}
+
 fn size_of_all(values: &[Variant<'_>]) -> usize {
     values.iter().map(size_of_value).sum()
 }
@@ -165,6 +189,9 @@ mod tests {
         ] {
             assert!(Checked::new(properties).is_err());
         }
+        // The line of it would be longer than systemd reads.
+        let argv = vec!["x".repeat(100_000); 12];
+        assert!(Checked::new(vec![Property::ExecStart { path: "/bin/sh".into(), argv }]).is_err());
         let argv = vec!["sh".to_owned(), "-c".to_owned(), "a\nb\\".to_owned()];
         assert!(Checked::new(vec![Property::ExecStart { path: "/bin/sh".into(), argv }]).is_ok());
     }

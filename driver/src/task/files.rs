@@ -262,8 +262,10 @@ fn find(
         return pins.pin(base, &below, |_| Ok(())).map_err(failed);
     }
     let (base, inside) = allowed(option, path, policy)?;
-    let is_root = option == "RootDirectory";
-    pins.pin(base, inside, |object| if is_root { check_root(object) } else { Ok(()) }).map_err(|source| {
+    // systemd makes mount points in the root of a task, and the kernel reads an image: nobody else may change them.
+    let is_image = option.ends_with("Image") || option.ends_with("Images");
+    let is_roots = option == "RootDirectory" || is_image && !policy.allows_images_of_tasks();
+    pins.pin(base, inside, |object| if is_roots { check_root(object) } else { Ok(()) }).map_err(|source| {
         if source.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) {
             Error::LinkedAway { option, path: path.to_owned() }
         } else {
@@ -272,14 +274,14 @@ fn find(
     })
 }
 
-/// systemd makes mount points in the root of a task: nobody else may be able to put a link in their place.
+/// Does it belong to root alone?
 fn check_root(object: &OwnedFd) -> io::Result<()> {
     let found = rustix::fs::fstat(object)?;
     if found.st_uid == 0 && found.st_mode & 0o022 == 0 {
         return Ok(());
     }
     Err(io::Error::other(
-        "as the root of a task it must belong to root, and nobody else may write to it (mode 0755)",
+        "as the root of a task, or an image, it must belong to root, and nobody else may write to it (such as mode 0755)",
     ))
 }
 

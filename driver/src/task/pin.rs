@@ -189,6 +189,8 @@ fn hold(object: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
     }
     let tree = open_tree(object, "", flags)?;
     move_mount(tree, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    // What the host mounts later on still arrives; but the end of the pin is not the end of the host's own mounts.
+    mount_change(path, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     Ok(path.to_owned())
 }
 

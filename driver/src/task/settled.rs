@@ -67,15 +67,10 @@ pub(super) fn requested(
             node.policy.check("logging.namespace", &assignment)?;
         }
     }
-    if let Some(Notify { access, watchdog, .. }) = &driver.notify {
-        let watchdog = watchdog.as_ref().map(|time| ("notify.watchdog", "WatchdogSec", time));
-        for (option, property, text) in
-            [("notify.access", "NotifyAccess", access)].into_iter().chain(watchdog)
-        {
-            if let Ok(assignment) = Assignment::parse(property, text) {
-                node.policy.check(option, &assignment)?;
-            }
-        }
+    if let Some(Notify { watchdog: Some(time), .. }) = &driver.notify
+        && let Ok(assignment) = Assignment::parse("WatchdogSec", time)
+    {
+        node.policy.check("notify.watchdog", &assignment)?;
     }
     if let Some(name) = &driver.hostname {
         said.push(("hostname".to_owned(), "ProtectHostname", format!("private:{name}")));

@@ -466,6 +466,16 @@ impl TaskSpec {
             return Err(Error::Name { name: config.known.name.clone() });
         }
         let dirs = TaskDirs::new(&config.known.alloc_dir, &config.known.name);
+        if dirs.local.starts_with(&dirs.shared) {
+            return Err(Error::Refused {
+                option: "task".to_owned(),
+                reason: format!(
+                    "a task named `{}` has its own directories in the one that the group shares, where other tasks can put \
+                     links in their place; give the task another name",
+                    config.known.name
+                ),
+            });
+        }
         let working_directory = match work_dir.as_deref() {
             None => node.view.working_directory(&dirs),
             Some(path) if is_plain(Path::new(path)) => PathBuf::from(path),
@@ -476,6 +486,17 @@ impl TaskSpec {
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
         check_node(config, features)?;
         credential.iter().try_for_each(|credential| check_name("credential.name", &credential.name))?;
+        if credential.iter().any(|credential| credential.encrypted)
+            && node.manager == Manager::System
+            && !node.policy.allows_by_name("LoadCredentialEncrypted")
+        {
+            return Err(Error::Refused {
+                option: "credential.encrypted".to_owned(),
+                reason: "systemd decrypts whatever was encrypted for this machine, also for others; the operator of this node \
+                         allows it with \"LoadCredentialEncrypted\" in `allow_properties` in the plugin's configuration"
+                    .to_owned(),
+            });
+        }
         let (identity, user) = Identity::of(config, node, accounts)?;
         let requested = settled::requested(&config.driver, node, features)?;
         identity::check_groups(&requested, user.as_ref(), node, accounts)?;
@@ -489,6 +510,9 @@ impl TaskSpec {
             })?),
             None => None,
         };
+        if let Some(preset) = preset {
+            check_preset(preset, node)?;
+        }
         let has_own_root = said.iter().any(|line| ["RootDirectory", "RootImage"].contains(&line.name()));
         let view = if has_own_root { View::Own } else { node.view.clone() };
         if has_own_root && node.view == View::Host {
@@ -553,6 +577,17 @@ impl TaskSpec {
             guest,
         })
     }
+}
+
+/// Does the preset that a job names leave as it is what jobs may not set?
+fn check_preset(preset: Preset, node: &NodeSpec) -> Result<(), Error> {
+    let of = |preset: Preset, name: &str| -> Vec<String> {
+        let lines = preset.assignments().iter().filter(|line| line.name() == name);
+        lines.map(|line| line.text().to_owned()).collect()
+    };
+    let lines = node.preset.assignments().iter().chain(preset.assignments());
+    let mut changed = lines.map(Assignment::name).filter(|name| of(preset, name) != of(node.preset, name));
+    changed.try_for_each(|name| node.policy.check_denied("sandbox.preset", name))
 }
 
 /// The task's variables: Nomad's, without those that the operator denies, the names of its sockets, and what the runner

@@ -73,7 +73,12 @@ const HIDDEN_FROM_ROOT: &[&str] = &[
     "-+/etc/NetworkManager",
     "-+/etc/wireguard",
     "-+/etc/ppp",
+    // By which root speaks with the journal and the resolver about more than its own lines and questions.
+    "-+/run/systemd/journal/io.systemd.journal",
+    "-+/run/systemd/resolve/io.systemd.Resolve.Monitor",
 ];
+/// How deep, and for how many files, the operating system's configuration is searched for what is closed to others.
+const SEARCH: (usize, usize) = (8, 512);
 /// Shared memory by name (shm_overview(7)): the host's would be everybody's.
 const SHARED_MEMORY: (&str, &str) = ("/dev/shm", "mode=1777,nosuid,nodev");
 
@@ -179,6 +184,8 @@ impl View {
                 ("PrivateTmp", "yes"),
                 // Not what processes of other users do, nor through them what they see.
                 ("ProtectProc", "invisible"),
+                // System V objects and queues, of which the kernel has a number for all.
+                ("PrivateIPC", "yes"),
                 // Whatever nodes it comes to, by `mknod` or in a `/dev` that is the host's.
                 ("DevicePolicy", "closed"),
             ],
@@ -232,11 +239,35 @@ pub fn root(root: &Path, host_paths: &[PathBuf], sight: Sight) -> Vec<Property> 
     let runtime = std::iter::once(JOURNAL).chain(sight.of_resolver.then_some(RESOLVER));
     system.extend(runtime.map(|path| Bind { optional: true, ..bind(path.as_ref(), path.as_ref()) }));
     let hidden_from_root = if sight.of_root { HIDDEN_FROM_ROOT } else { &[] };
+    let mut hidden: Vec<PathBuf> = HIDDEN.iter().chain(hidden_from_root).map(PathBuf::from).collect();
+    if sight.of_root {
+        // Programs and libraries are for all.
+        let of_programs = |path: &&PathBuf| ["/usr", "/bin", "/sbin"].iter().any(|of| path.starts_with(of));
+        let others = host_paths.iter().filter(|path| !of_programs(path) && !path.starts_with("/lib"));
+        others.for_each(|path| closed_to_others(path, SEARCH.0, &mut hidden));
+    }
     vec![
         Property::RootDirectory(root.to_owned()),
         Property::BindReadOnlyPaths(system),
-        Property::InaccessiblePaths(HIDDEN.iter().chain(hidden_from_root).map(PathBuf::from).collect()),
+        Property::InaccessiblePaths(hidden),
     ]
+}
+
+/// What below `path` others than its owner may not read, as paths that are hidden in a view.
+fn closed_to_others(path: &Path, depth: usize, hidden: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        let path = entry.path();
+        let needed = if metadata.is_dir() { 0o005 } else { 0o004 };
+        if metadata.is_symlink() || hidden.len() >= SEARCH.1 || !is_plain(&path) {
+            continue;
+        }
+        if metadata.permissions().mode() & needed != needed {
+            hidden.push(format!("-+{}", path.display()).into());
+        } else if metadata.is_dir() && depth > 0 {
+            closed_to_others(&path, depth - 1, hidden);
+        }
+    }
 }
 
 /// Makes such a root, or completes it. Every process of ours may do so at any time.

@@ -240,8 +240,13 @@ impl Assignment {
                 (name == "LogRateLimitIntervalUSec" && *time < LOG_INTERVAL, FLOOD)
             }
             (Conv::Word(_), Variant::Str(word)) => {
-                let loosens = self.name() == "DevicePolicy" && word.as_str() == "auto";
-                (loosens, "this value opens every device of the host that the task can reach")
+                const OPENS: &str = "this value opens every device of the host that the task can reach";
+                const SHOWS: &str = "this value shows the processes of others, with their command lines";
+                match (self.name(), word.as_str()) {
+                    ("DevicePolicy", "auto") => (true, OPENS),
+                    ("ProtectProc", "default") => (true, SHOWS),
+                    _ => (false, ""),
+                }
             }
             _ => return None,
         };
@@ -430,6 +435,7 @@ mod tests {
             ("LogRateLimitBurst", "100", "10001"),
             ("LogRateLimitIntervalSec", "30s", "0"),
             ("DevicePolicy", "closed", "auto"),
+            ("ProtectProc", "invisible", "default"),
         ] {
             assert!(matches!(parse(name, confines).reach(), Reach::Confining(_)), "{name}={confines}");
             assert!(matches!(parse(name, reaches).reach(), Reach::BeyondTask(_)), "{name}={reaches}");

@@ -193,6 +193,7 @@ const TIMES: Reach = Confining("it only decides when the task itself is ended");
 const DEVICES: Reach = BeyondTask("it gives devices of the host");
 const DIRECTORIES: Reach = BeyondTask("it makes directories on the host that outlive the task");
 const FILES: Reach = BeyondTask("it names files of the host");
+const PATTERNS: Reach = BeyondTask("journald, which all share, evaluates it for each line");
 const FIELDS: Reach =
     BeyondTask("systemd writes the fields into its own log lines as well, which the driver believes");
 const KERNEL: Reach = BeyondTask("it hands programs or labels to the kernel");
@@ -351,7 +352,7 @@ pub(super) static TABLE: &[Known] = &[
     row("LogNamespace", 247, Exec, Conv::Text, UNITS).system(),
     row("LogRateLimitIntervalSec", 247, Exec, Conv::Seconds, LOGS),
     row("LogRateLimitBurst", 247, Exec, Conv::Unsigned, LOGS),
-    row("LogFilterPatterns", 253, Exec, Conv::LogPattern, LOGS),
+    row("LogFilterPatterns", 253, Exec, Conv::LogPattern, PATTERNS),
     row("ExecSearchPath", 250, Exec, Conv::WordsOrColons, OWN),
     row("LimitAS", 247, Process, Conv::Limit(Unit::Size), OWN),
     row("LimitCORE", 247, Process, Conv::Limit(Unit::Size), OWN),
@@ -421,7 +422,7 @@ pub(super) static TABLE: &[Known] = &[
     row("ReadWritePaths", 247, Sandbox, Conv::Words, MOUNTS),
     row("ReadOnlyPaths", 247, Sandbox, Conv::Words, HIDES),
     row("InaccessiblePaths", 247, Sandbox, Conv::Words, HIDES),
-    row("ExecPaths", 248, Sandbox, Conv::Words, HIDES),
+    row("ExecPaths", 248, Sandbox, Conv::Words, MOUNTS),
     row("NoExecPaths", 248, Sandbox, Conv::Words, HIDES),
     row("SystemCallFilter", 247, Sandbox, Conv::Filter, SANDBOX),
     row("SystemCallLog", 247, Sandbox, Conv::Filter, KERNEL_LOG),
@@ -476,7 +477,7 @@ pub(super) static TABLE: &[Known] = &[
     row("RuntimeRandomizedExtraSec", 250, Service, Conv::Seconds, TIMES),
     row("OOMPolicy", 247, Service, Conv::Word(&["continue", "stop", "kill"]), TIMES),
     row("SuccessExitStatus", 247, Service, Conv::ExitStatus, TIMES),
-    row("NotifyAccess", 247, Service, Conv::Word(&["none", "main", "exec", "all"]), OWN),
+    reserved("NotifyAccess", 247, Service, "the driver decides who is listened to: write a `notify` block"),
     row("FileDescriptorStoreMax", 247, Service, Conv::Unsigned, STORES),
     row("FileDescriptorStorePreserve", 254, Service, Conv::Text, STORES),
     reserved("GuessMainPID", 247, Service, OTHER_START),

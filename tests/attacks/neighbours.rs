@@ -1,0 +1,161 @@
+//! What tasks of a group, and jobs beside each other, could do to each other and to the host by what they share.
+
+use proto::driver::Mount;
+use tests::{Exit, Job, Node};
+
+use super::{USER, allow_root, refusal, version};
+
+#[tokio::test]
+async fn no_task_has_its_own_directories_in_the_one_that_is_shared() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    // Its `local/` would be the `local` in `/alloc`, where another task of the group can put a link.
+    let job = Job::shell("ls /local/etc").with(|request| "alloc".clone_into(&mut request.task));
+    let message = refusal(&host, &node, job).await;
+    assert!(message.contains("another name"), "{message}");
+}
+
+/// A file system of the host below a directory that jobs may mount.
+struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    fn new(host: &tests::Host) -> Self {
+        let directory = tempfile::Builder::new().prefix("attack-").tempdir_in("/srv").unwrap();
+        let below = directory.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        host.run("mount", &["-t", "tmpfs", "none", below.to_str().unwrap()]);
+        std::fs::write(below.join("file"), "there\n").unwrap();
+        Self(directory)
+    }
+
+    fn path(&self) -> String {
+        self.0.path().display().to_string()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let below = self.0.path().join("below");
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(below).status();
+    }
+}
+
+#[tokio::test]
+async fn no_start_takes_away_what_the_host_has_mounted() {
+    let host = host!();
+    let node = Node::configured(&host, "allow_host_paths = [\"/srv\"]").await;
+    let mounted = Mounted::new(&host);
+    let volume = Mount { task_path: "/data".into(), host_path: mounted.path(), ..Default::default() };
+    let config = format!("files {{ bind_paths = [\"{}:/data\"] }}", mounted.path());
+    for job in [
+        Job::shell("cat /data/below/file").with(|request| request.mounts = vec![volume]),
+        Job::shell("cat /data/below/file").config(&config),
+    ] {
+        assert_eq!(node.output_of(job).await, "there\n");
+        assert!(mounted.0.path().join("below/file").exists(), "the host has lost its mount");
+    }
+    assert_eq!(host.run("sh", &["-c", "ls -A /run/nomad-driver-systemd/pins"]), "", "no pin is left");
+}
+
+#[tokio::test]
+async fn no_task_fills_the_kernels_tables_for_all() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let ours = host.run("readlink", &["/proc/self/ns/ipc"]);
+    let before = host.run("sh", &["-c", "ipcs -m | wc -l"]);
+    // shmget(2) with a key of nobody's.
+    let script =
+        "my $made = 0; while (syscall(29, 0, 4096, 0600) >= 0) { last if ++$made >= 50 } print \"$made\\n\"";
+    for user in [USER, ""] {
+        let job = Job::shell(&format!("readlink /proc/self/ns/ipc; perl -e '{script}'")).user(user);
+        let output = node.output_of(job).await;
+        assert!(!output.contains(ours.trim()) && output.ends_with("50\n"), "{user:?}: {output}");
+    }
+    assert_eq!(host.run("sh", &["-c", "ipcs -m | wc -l"]), before);
+}
+
+#[tokio::test]
+async fn nothing_that_is_encrypted_for_the_machine_is_decrypted_for_whoever_has_a_copy() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let config = "credential {\n name = \"x\"\n path = \"x\"\n encrypted = true\n }";
+    let message = refusal(&host, &node, Job::shell("true").config(config)).await;
+    assert!(message.contains("`allow_properties`") || version(&host) < 250, "{message}");
+}
+
+#[tokio::test]
+async fn no_argument_pushes_the_limits_out_of_the_units_file() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let long = "x".repeat(100_000);
+    let args: Vec<&str> = ["-c", "exec sleep infinity"].into_iter().chain([long.as_str(); 12]).collect();
+    let message = refusal(&host, &node, Job::command("/bin/sh").args(&args)).await;
+    assert!(message.contains("ExecStart") && message.contains("limit"), "{message}");
+    // What is just short enough is the same after a reload.
+    let args: Vec<&str> = ["-c", "exec sleep infinity"].into_iter().chain([long.as_str(); 7]).collect();
+    let task = node.run(Job::command("/bin/sh").args(&args)).await;
+    let unit = node.unit(&task).await;
+    let read = || {
+        ["LoadState", "MemoryMax", "DevicePolicy", "NoNewPrivileges"].map(|name| host.property(&unit, name))
+    };
+    let before = read();
+    host.run("systemctl", &["daemon-reload"]);
+    assert_eq!(read(), before);
+    assert_eq!(before[0], "loaded");
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_makes_work_for_others_needs_the_operators_word() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for (since, config) in [
+        (253, "properties { LogFilterPatterns = \"^(a+)+$\" }"),
+        (0, "properties { NotifyAccess = \"all\" }"),
+        (0, "properties { SystemCallLog = \"@system-service\" }"),
+        (0, "properties { LogExtraFields = \"UNIT=victim\" }"),
+        (248, "files { exec_paths = [\"/alloc\"] }"),
+        (0, "sandbox { protect_proc = \"default\" }"),
+    ] {
+        if version(&host) >= since {
+            let message = refusal(&host, &node, Job::shell("true").config(config)).await;
+            assert!(
+                message.contains("`allow_properties`") || message.contains("`notify`"),
+                "{config}: {message}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_preset_sets_nothing_that_the_operator_denies() {
+    let host = host!();
+    let denied = "deny_properties = [\"RestrictNamespaces\"]";
+    let node = Node::configured(&host, denied).await;
+    let off = "sandbox { preset = \"off\" }";
+    let message = refusal(&host, &node, Job::shell("true").config(off)).await;
+    assert!(message.contains("`sandbox.preset`") && message.contains("RestrictNamespaces"), "{message}");
+    // The preset that all have by default changes nothing.
+    let standard = Job::shell("true").config("sandbox { preset = \"standard\" }");
+    let task = node.run(standard).await;
+    assert_eq!(node.finish(task).await.0, Exit::status(0));
+}
+
+#[tokio::test]
+async fn a_confined_root_reads_nothing_that_root_alone_may_read() {
+    let host = host!(alone);
+    if version(&host) < 257 {
+        return; // there no root is confined
+    }
+    let node = Node::configured(&host, &allow_root("confined")).await;
+    let secret = tempfile::Builder::new().prefix("attack-").tempdir_in("/etc").unwrap();
+    let path = secret.path().display().to_string();
+    std::fs::write(secret.path().join("key"), "secret\n").unwrap();
+    for mode in ["700", "755"] {
+        host.run("sh", &["-c", &format!("chmod {mode} {path} && chmod 600 {path}/key")]);
+        let script = format!("cat {path}/key /etc/shadow 2>/dev/null; test -e /etc/passwd && echo done");
+        assert_eq!(node.output_of(Job::shell(&script).user("root")).await, "done\n", "{mode}");
+    }
+    let script = "test -w /run/systemd/journal/io.systemd.journal && echo reachable; echo done";
+    assert_eq!(node.output_of(Job::shell(script).user("root")).await, "done\n");
+}
