@@ -61,6 +61,13 @@ use wasmtime_wasi_http::{p2, p3};
 const TICK: Duration = Duration::from_millis(10);
 /// How long a client may take for the head of a request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How many bytes of a connection are held at most, of requests that are not complete: a client that sends heads and never
+/// ends them shall not use up the memory of all.
+const BUFFER: usize = 64 << 10;
+/// The same for each connection of HTTP/2, whose requests wait together.
+const WINDOW: u32 = 64 << 10;
+/// How many requests a connection of HTTP/2 has open at once.
+const STREAMS: u32 = 32;
 /// How often systemd hears what has been served, at most.
 const REPORT: Duration = Duration::from_secs(5);
 /// More threads bring nothing below the limits of a usual unit.
@@ -278,8 +285,14 @@ impl Server {
             async move { Ok::<_, Infallible>(server.answer(&handler, request, &contact, asked).await) }
         });
         let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
-        http.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_PATIENCE);
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(BUFFER);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(HEAD_PATIENCE)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(WINDOW);
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service).into_owned());
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);

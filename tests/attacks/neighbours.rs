@@ -116,6 +116,7 @@ async fn what_makes_work_for_others_needs_the_operators_word() {
         (0, "properties { LogExtraFields = \"UNIT=victim\" }"),
         (248, "files { exec_paths = [\"/alloc\"] }"),
         (0, "sandbox { protect_proc = \"default\" }"),
+        (248, "sandbox { private_ipc = false }"),
     ] {
         if version(&host) >= since {
             let message = refusal(&host, &node, Job::shell("true").config(config)).await;
@@ -125,6 +126,40 @@ async fn what_makes_work_for_others_needs_the_operators_word() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn no_list_keeps_systemd_from_its_work() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let lines = |count: usize| (0..count).map(|n| format!("X{n}")).collect::<Vec<_>>();
+    let unset = |count: usize, between: &str| {
+        Job::shell("true")
+            .config(&format!("properties {{ UnsetEnvironment = {:?} }}", lines(count).join(between)))
+    };
+    let message = refusal(&host, &node, unset(2000, "\n")).await;
+    assert!(message.contains("UnsetEnvironment") && message.contains("the limit is 128"), "{message}");
+    let addresses: Vec<_> = (0..2000).map(|n| format!("10.0.{}.{}", n / 256, n % 256)).collect();
+    let job = Job::shell("true").config(&format!("network {{ ip_address_deny = {addresses:?} }}"));
+    let message = refusal(&host, &node, job).await;
+    assert!(message.contains("the limit is 128") || message.contains("needs a kernel"), "{message}");
+    // On one line it is one list, which systemd reads once.
+    let task = node.run(unset(2000, " ")).await;
+    assert_eq!(node.finish(task).await.0, Exit::status(0));
+}
+
+#[tokio::test]
+async fn no_task_has_systemd_hold_more_sockets_than_a_few() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let sockets = |count: usize| {
+        let block = |n| format!("{{ name = \"s{n}\", path = \"/local/s{n}\" }}");
+        let blocks: Vec<_> = (0..count).map(block).collect();
+        Job::shell("echo $LISTEN_FDS").config(&format!("socket = [{}]", blocks.join(", ")))
+    };
+    let message = refusal(&host, &node, sockets(33)).await;
+    assert!(message.contains("`socket`") && message.contains("32"), "{message}");
+    assert_eq!(node.output_of(sockets(32)).await, "32\n");
 }
 
 #[tokio::test]

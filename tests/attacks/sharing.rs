@@ -25,7 +25,7 @@ async fn no_task_finds_what_another_left_in_shared_memory() {
     let mut found = Vec::new();
     for node in [&isolated, &open] {
         for sandbox in
-            ["", "preset = \"off\"", "preset = \"strict\"", "private_devices = false", "private_ipc = false"]
+            ["", "preset = \"off\"", "preset = \"strict\"", "private_devices = false", "private_ipc = true"]
         {
             // The same user, in two jobs, and users of their own.
             for user in [USER, ""] {

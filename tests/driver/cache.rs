@@ -77,7 +77,9 @@ async fn a_job_with_many_modules_leaves_others_a_place_at_the_compiler() {
     };
     let modest = async {
         eventually("the greedy job has one compiled", async || (compilations(&node) > 0).then_some(())).await;
-        assert_eq!(exit_of(&node, &exiting_guest(7)).await, Exit::status(7));
+        let job = Job::artifact("quick.wasm", &exiting_guest(7));
+        let task = node.run(job.with(|request| request.namespace = "another".to_owned())).await;
+        assert_eq!(node.finish(task).await.0, Exit::status(7));
         // Neither has the greedy one got both places, nor had it to be waited for.
         assert_eq!(compilations(&node), 2);
     };

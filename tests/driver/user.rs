@@ -134,7 +134,9 @@ async fn what_a_users_systemd_can_do_is_in_force() {
     }
     let ours = host.run("readlink", &["/proc/self/ns/net", "/proc/self/ns/ipc"]);
     let job = Job::shell("readlink /proc/self/ns/net /proc/self/ns/ipc");
-    assert_eq!(node.output_of(job.clone()).await, ours);
+    // The network is the host's, and System V objects are nobody else's; both are the job's to change.
+    let usual = node.output_of(job.clone()).await;
+    assert!(usual.lines().next() == ours.lines().next() && usual != ours, "{ours}{usual}");
     let theirs =
         node.output_of(job.config("sandbox { private_ipc = true }\nnetwork { private = true }")).await;
     assert!(ours.lines().zip(theirs.lines()).all(|(ours, theirs)| ours != theirs), "{ours}{theirs}");

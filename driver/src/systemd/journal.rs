@@ -98,6 +98,7 @@ pub(super) async fn last_words(manager: Manager, unit: &str) -> Option<String> {
     let about = format!("{}={unit}", unit_field(manager));
     // systemd says that it failed, and its child says why.
     sync(manager).await.ok()?;
+    // systemd, and the children by which it opens sockets.
     let from = format!("_UID={}", rustix::process::getuid().as_raw());
     let lines =
         journalctl(&["--boot", "--output=json", "--reverse", "--lines=8", "--priority=err", &about, &from])

@@ -28,9 +28,12 @@ const TEXT_MAX: usize = 256 << 10;
 /// The longest line of a unit's file that we have systemd write, in bytes.
 const LINE_MAX: usize = 768 << 10;
 /// The most that a unit may be made of, in bytes and in assignments: PID 1 keeps all of it.
-const UNIT_MAX: usize = 4 << 20;
+const UNIT_MAX: usize = 2 << 20;
 /// See [`UNIT_MAX`].
-const PROPERTIES_MAX: usize = 4096;
+const PROPERTIES_MAX: usize = 1024;
+/// How often a property may be assigned: systemd writes the whole list to the unit's file again each time, and merges some
+/// lists in a time that grows with the third power (thousands of `UnsetEnvironment=` hold PID 1 for a minute).
+const TIMES_MAX: usize = 128;
 
 /// Can this text be a part of a unit's file, and nothing more than that part?
 pub fn check_text(text: &str) -> Result<(), Unfit> {
@@ -58,6 +61,15 @@ impl Checked {
             let line = written(value);
             if line > LINE_MAX {
                 let why = format!("it takes {line} bytes in the unit's file; the limit is {LINE_MAX}");
+                return Err((name.clone(), why));
+            }
+        }
+        for (name, _) in &wire {
+            let times = wire.iter().filter(|(other, _)| other == name).count();
+            if times > TIMES_MAX {
+                let why = format!(
+                    "it is assigned {times} times; the limit is {TIMES_MAX}, and a list may stand on one line"
+                );
                 return Err((name.clone(), why));
             }
         }

@@ -9,6 +9,9 @@ use super::guest;
 use super::spec::{Error, check_name, duration};
 use super::view::{PLAIN_PATH, is_plain};
 
+/// How many sockets a task may have.
+const SOCKETS_MAX: usize = 32;
+
 /// A socket of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
@@ -47,6 +50,11 @@ pub(super) fn listeners(config: &TaskConfig) -> Result<Vec<Listener>, Error> {
     let said = config.driver.socket.iter().map(|socket| listener(socket, config));
     let sockets = guest::listener(config).transpose().into_iter().chain(said);
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+    if sockets.len() > SOCKETS_MAX {
+        let reason =
+            format!("a task may have {SOCKETS_MAX} sockets: systemd itself holds all of them, for all tasks");
+        return Err(Error::Refused { option: "socket".to_owned(), reason });
+    }
     let mut modes = sockets.iter().filter_map(|socket| socket.mode);
     let first = modes.next();
     if modes.any(|mode| Some(mode) != first) {

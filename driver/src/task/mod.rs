@@ -72,7 +72,7 @@ use self::unit::{Command, Made, Streams};
 use self::users::{OfEveryHost, OfHost};
 use self::view::View;
 use self::wasm::Code;
-use crate::systemd::{self, Features, Manager, Stream, Systemd, TransientUnit, Unit, UnitName};
+use crate::systemd::{self, Features, Manager, Stream, Systemd, TransientUnit, Unit, UnitName, Whom};
 
 /// How long the copiers of a task may take over its last words: as long as Nomad's log collector waits for them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -361,7 +361,17 @@ impl Tasks {
         };
         match self.get(id) {
             Ok(handle) => handle.stop(said.unwrap_or_else(|| handle.usual_signal()), patience).await,
-            Err(_) => Ok(()),
+            Err(_) => {
+                // One that is still being started is not waited for: its start has failed then.
+                if matches!(lock(&self.shared.table).get(id), Some(Slot::Starting)) {
+                    let unit = spec::unit_of(id);
+                    let killed = self.shared.systemd.kill(&unit, Whom::All, Signal::KILL.number()).await;
+                    if let Err(error) = killed {
+                        tracing::debug!(%unit, error = crate::chain(&error), "there was nothing to kill yet");
+                    }
+                }
+                Ok(())
+            }
         }
     }
 
@@ -668,7 +678,7 @@ impl Shared {
                 let flags = &task.guest.flags;
                 let code = self
                     .compiler
-                    .code_of(&self.systemd, &node.wasm, &task.namespace, module, &name, flags)
+                    .code_of(&self.systemd, &node.wasm, (&task.namespace, &task.job), module, &name, flags)
                     .await;
                 let Code { path: code, lease } = code.map_err(Error::Wasm)?;
                 Ok((Command::Wasm { shim, code, name }, Some(lease)))

@@ -367,6 +367,8 @@ pub struct TaskSpec {
     pub description: String,
     /// Nomad's namespace of its job, example `default`.
     pub namespace: String,
+    /// The job's name.
+    pub job: String,
     /// A short name of the task in its allocation, the same at every start.
     pub ephemeral_user: String,
     /// Whom it runs as.
@@ -548,6 +550,7 @@ impl TaskSpec {
                 config.job_name, config.group_name, config.known.name
             )),
             namespace: config.namespace.clone(),
+            job: config.job_name.clone(),
             ephemeral_user: format!(
                 "task-{}",
                 digest(&format!("{}/{}", config.known.alloc_id, config.known.name), 12)

@@ -193,6 +193,8 @@ pub struct Compiler {
     running: Turns<Entry>,
     /// One compilation per namespace of Nomad's, so that a tenant with many that take long leaves others a place.
     namespaces: Turns<String>,
+    /// In it one per job, so that a job with many has others wait for one of them at most.
+    jobs: Turns<(String, String)>,
     refusals: Mutex<HashMap<Entry, (Instant, Refusal)>>,
     places: Semaphore,
 }
@@ -217,6 +219,7 @@ impl Default for Compiler {
             keys: AsyncMutex::default(),
             running: Turns::default(),
             namespaces: Turns::default(),
+            jobs: Turns::default(),
             refusals: Mutex::default(),
             places: Semaphore::new(COMPILE_AT_ONCE),
         }
@@ -307,12 +310,13 @@ impl Places {
 
 impl Compiler {
     /// The machine code of `module`, compiled now unless it is in the cache. `flags` are what the compiler is told, such
-    /// as `-W` and `epoch-interruption`; `namespace` is Nomad's namespace of the job that waits, example `default`.
+    /// as `-W` and `epoch-interruption`; `namespace` and `job` are whose task waits, example `default` and
+    /// `web`.
     pub async fn code_of(
         &self,
         systemd: &Systemd,
         places: &Places,
-        namespace: &String,
+        (namespace, job): (&String, &String),
         module: File,
         name: &str,
         flags: &[String],
@@ -340,6 +344,8 @@ impl Compiler {
         }
         // In this order: who holds the turn of a content is compiling it, or about to. Nobody of another namespace can
         // hold it while waiting behind a queue of its own.
+        let turn_of_job = turn(&self.jobs, &(namespace.clone(), job.clone()));
+        let _turn_of_job = turn_of_job.lock().await;
         let turn_of_namespace = turn(&self.namespaces, namespace);
         let _turn = turn_of_namespace.lock().await;
         let _place = self.places.acquire().await;

@@ -239,6 +239,10 @@ impl Assignment {
             (Conv::Seconds, Variant::U64(time)) => {
                 (name == "LogRateLimitIntervalUSec" && *time < LOG_INTERVAL, FLOOD)
             }
+            (Conv::Bool, Variant::Bool(on)) => (
+                self.name() == "PrivateIPC" && !on,
+                "this value shares System V objects and queues with all of the host",
+            ),
             (Conv::Word(_), Variant::Str(word)) => {
                 const OPENS: &str = "this value opens every device of the host that the task can reach";
                 const SHOWS: &str = "this value shows the processes of others, with their command lines";
@@ -436,6 +440,7 @@ mod tests {
             ("LogRateLimitIntervalSec", "30s", "0"),
             ("DevicePolicy", "closed", "auto"),
             ("ProtectProc", "invisible", "default"),
+            ("PrivateIPC", "yes", "no"),
         ] {
             assert!(matches!(parse(name, confines).reach(), Reach::Confining(_)), "{name}={confines}");
             assert!(matches!(parse(name, reaches).reach(), Reach::BeyondTask(_)), "{name}={reaches}");
