@@ -359,20 +359,17 @@ impl Tasks {
             "" => None,
             name => Some(Signal::parse(name).map_err(Error::Signal)?),
         };
-        match self.get(id) {
-            Ok(handle) => handle.stop(said.unwrap_or_else(|| handle.usual_signal()), patience).await,
-            Err(_) => {
-                // One that is still being started is not waited for: its start has failed then.
-                if matches!(lock(&self.shared.table).get(id), Some(Slot::Starting)) {
-                    let unit = spec::unit_of(id);
-                    let killed = self.shared.systemd.kill(&unit, Whom::All, Signal::KILL.number()).await;
-                    if let Err(error) = killed {
-                        tracing::debug!(%unit, error = crate::chain(&error), "there was nothing to kill yet");
-                    }
-                }
-                Ok(())
+        if let Ok(handle) = self.get(id) {
+            return handle.stop(said.unwrap_or_else(|| handle.usual_signal()), patience).await;
+        }
+        // One that is still being started is not waited for: its start has failed then.
+        if matches!(lock(&self.shared.table).get(id), Some(Slot::Starting)) {
+            let unit = spec::unit_of(id);
+            if let Err(error) = self.shared.systemd.kill(&unit, Whom::All, Signal::KILL.number()).await {
+                tracing::debug!(%unit, error = crate::chain(&error), "there was nothing to kill yet");
             }
         }
+        Ok(())
     }
 
     /// Sends a signal to a task.

@@ -461,60 +461,18 @@ impl TaskSpec {
         let env = environment(config, node, &sockets)?;
         check_length("command", command)?;
         args.iter().try_for_each(|arg| check_length("args", arg))?;
-        if !is_plain(&config.known.alloc_dir) {
-            return Err(Error::AllocDir { path: config.known.alloc_dir.clone() });
-        }
-        if !is_file_name(&config.known.name) {
-            return Err(Error::Name { name: config.known.name.clone() });
-        }
-        let dirs = TaskDirs::new(&config.known.alloc_dir, &config.known.name);
-        if dirs.local.starts_with(&dirs.shared) {
-            return Err(Error::Refused {
-                option: "task".to_owned(),
-                reason: format!(
-                    "a task named `{}` has its own directories in the one that the group shares, where other tasks can put \
-                     links in their place; give the task another name",
-                    config.known.name
-                ),
-            });
-        }
-        let working_directory = match work_dir.as_deref() {
-            None => node.view.working_directory(&dirs),
-            Some(path) if is_plain(Path::new(path)) => PathBuf::from(path),
-            Some(path) => {
-                return Err(Error::Option { option: "work_dir", value: path.to_owned(), wanted: PLAIN_PATH });
-            }
-        };
+        let dirs = directories(config)?;
+        let working_directory = working_directory(work_dir.as_deref(), node, &dirs)?;
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
         check_node(config, features)?;
         credential.iter().try_for_each(|credential| check_name("credential.name", &credential.name))?;
-        if credential.iter().any(|credential| credential.encrypted)
-            && node.manager == Manager::System
-            && !node.policy.allows_by_name("LoadCredentialEncrypted")
-        {
-            return Err(Error::Refused {
-                option: "credential.encrypted".to_owned(),
-                reason: "systemd decrypts whatever was encrypted for this machine, also for others; the operator of this node \
-                         allows it with \"LoadCredentialEncrypted\" in `allow_properties` in the plugin's configuration"
-                    .to_owned(),
-            });
-        }
+        check_encrypted(credential, node)?;
         let (identity, user) = Identity::of(config, node, accounts)?;
         let requested = settled::requested(&config.driver, node, features)?;
         identity::check_groups(&requested, user.as_ref(), node, accounts)?;
         let said: Vec<Assignment> = requested.into_iter().map(|(_, line)| line).collect();
         let standing = Standing::of(&identity, user.as_ref());
-        let preset = match config.driver.sandbox.as_ref().and_then(Sandbox::preset) {
-            Some(name) => Some(Preset::parse(name).map_err(|wanted| Error::Option {
-                option: "sandbox.preset",
-                value: name.to_owned(),
-                wanted,
-            })?),
-            None => None,
-        };
-        if let Some(preset) = preset {
-            check_preset(preset, node)?;
-        }
+        let preset = preset(config, node)?;
         let has_own_root = said.iter().any(|line| ["RootDirectory", "RootImage"].contains(&line.name()));
         let view = if has_own_root { View::Own } else { node.view.clone() };
         if has_own_root && node.view == View::Host {
@@ -580,6 +538,69 @@ impl TaskSpec {
             guest,
         })
     }
+}
+
+/// The task's directories, if they are where Nomad puts them, and its own are apart from the group's.
+fn directories(config: &TaskConfig) -> Result<TaskDirs, Error> {
+    if !is_plain(&config.known.alloc_dir) {
+        return Err(Error::AllocDir { path: config.known.alloc_dir.clone() });
+    }
+    if !is_file_name(&config.known.name) {
+        return Err(Error::Name { name: config.known.name.clone() });
+    }
+    let dirs = TaskDirs::new(&config.known.alloc_dir, &config.known.name);
+    if dirs.local.starts_with(&dirs.shared) {
+        return Err(Error::Refused {
+            option: "task".to_owned(),
+            reason: format!(
+                "a task named `{}` has its own directories in the one that the group shares, where other tasks can put \
+                 links in their place; give the task another name",
+                config.known.name
+            ),
+        });
+    }
+    Ok(dirs)
+}
+
+/// Where the task begins, as it sees it.
+fn working_directory(work_dir: Option<&str>, node: &NodeSpec, dirs: &TaskDirs) -> Result<PathBuf, Error> {
+    match work_dir {
+        None => Ok(node.view.working_directory(dirs)),
+        Some(path) if is_plain(Path::new(path)) => Ok(PathBuf::from(path)),
+        Some(path) => Err(Error::Option { option: "work_dir", value: path.to_owned(), wanted: PLAIN_PATH }),
+    }
+}
+
+/// May a job have systemd decrypt a file?
+fn check_encrypted(credential: &[Credential], node: &NodeSpec) -> Result<(), Error> {
+    if credential.iter().any(|credential| credential.encrypted)
+        && node.manager == Manager::System
+        && !node.policy.allows_by_name("LoadCredentialEncrypted")
+    {
+        return Err(Error::Refused {
+            option: "credential.encrypted".to_owned(),
+            reason: "systemd decrypts whatever was encrypted for this machine, also for others; the operator of this node \
+                     allows it with \"LoadCredentialEncrypted\" in `allow_properties` in the plugin's configuration"
+                .to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// The preset that the job names, if it may.
+fn preset(config: &TaskConfig, node: &NodeSpec) -> Result<Option<Preset>, Error> {
+    let preset = match config.driver.sandbox.as_ref().and_then(Sandbox::preset) {
+        Some(name) => Some(Preset::parse(name).map_err(|wanted| Error::Option {
+            option: "sandbox.preset",
+            value: name.to_owned(),
+            wanted,
+        })?),
+        None => None,
+    };
+    if let Some(preset) = preset {
+        check_preset(preset, node)?;
+    }
+    Ok(preset)
 }
 
 /// Does the preset that a job names leave as it is what jobs may not set?
