@@ -124,7 +124,9 @@ fn word(name: &str, text: &str) -> String {
         "Environment" | "PassEnvironment" | "UnsetEnvironment" => command_word(text),
         "ExecSearchPath" => quote(text).into_owned(),
         // A colon separates only where pairs are taken, and a `~` turns a list round.
-        _ if text.is_empty() || text.starts_with('~') => format!("\"{text}\""),
+        _ if text.is_empty() || text.starts_with('~') => {
+            format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+        }
         _ if text.contains(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\')) => {
             quote(text).into_owned()
         }
