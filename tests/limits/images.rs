@@ -112,8 +112,8 @@ async fn a_task_sees_the_images_that_its_job_names() {
             Ok(task) => task,
             Err(refusal) => panic!("{config}: {refusal}"),
         };
-        let (_, output, errors) = node.finish(task).await;
-        assert_eq!(output, expected, "{config}: {errors}");
+        let (exit, output, errors) = node.finish(task).await;
+        assert_eq!(output, expected, "{config}: {exit:?} {errors}");
     }
     // What does not have the hash that the job says is not mounted.
     let other = format!("{}{}", if hash.starts_with('0') { '1' } else { '0' }, &hash[1..]);

@@ -185,7 +185,17 @@ pub(super) fn settled(
         ours.push(("PrivateUsers", "yes"));
     }
     let ours = ours.into_iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
-    let of_view = view.assignments().into_iter().filter(|line| features.check(line).is_ok());
+    // The device of an image with verity is waited for by a semaphore (libdevmapper), which udev finds in the host's own
+    // namespace alone: systemd would hang.
+    let is_image = |line: &Assignment| {
+        let images = ["RootImage", "MountImages", "ExtensionImages"];
+        images.contains(&line.name()) && !line.text().is_empty()
+    };
+    let has_images = said.iter().any(is_image);
+    let of_view = view
+        .assignments()
+        .into_iter()
+        .filter(|line| features.check(line).is_ok() && !(has_images && line.name() == "PrivateIPC"));
     let base = Assignment::of_capabilities(BOUNDING, allowed).into_iter().chain(ours).chain(of_view);
     // A user's systemd has the credentials of a unit, and its own ear for it, among what ProtectHome hides.
     let needs_no_home_hidden = is_of_a_user && view.has_no_home();
