@@ -217,6 +217,12 @@ fn hostname(text: &str) -> Parsed<Wire> {
     }
     match text.split_once(':') {
         Some((_, "")) => Err("no name stands behind the colon".to_owned()),
+        parts
+            if parts.is_none_or(|(mode, _)| mode != "private" && boolean(mode) != Some(true))
+                && text != "private" =>
+        {
+            Err("it must be one of `yes`, `no`, `private`, `private:NAME`".to_owned())
+        }
         parts => Ok(one("ProtectHostnameEx", owned(parts.unwrap_or((text, ""))))),
     }
 }
