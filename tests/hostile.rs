@@ -778,7 +778,7 @@ impl Scene {
             symlink(target, desk.path(link)).unwrap();
         }
         let grant = format!("{}::/", desk.path("neighbour"));
-        let neighbour = Running::start(desk.shim(&[
+        let neighbour = Running::start_speaking(desk.shim(&[
             "run",
             "--dir",
             &grant,
@@ -843,7 +843,9 @@ impl Scene {
     fn must_be_as_it_was(mut self) {
         assert_eq!(self.before, seen(&self.desk.path("outside")));
         self.desk.file("neighbour/go", b"");
-        assert_eq!(self.neighbour.wait(SOON).code(), Some(7), "the neighbour");
+        // Nothing, when it ends as it should.
+        let said = self.neighbour.line();
+        assert_eq!(self.neighbour.wait(SOON).code(), Some(7), "the neighbour says: {said}");
         assert_eq!(fs::read_to_string(self.desk.path("neighbour/life")).unwrap(), "alive and well");
         for entry in self.desk.entries() {
             let complete = entry.extension().is_some_and(|extension| extension == "cwasm");

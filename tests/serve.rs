@@ -204,6 +204,24 @@ fn who_connects_and_asks_nothing_loses_the_connection() {
 }
 
 #[test]
+fn clients_that_hold_all_connections_do_not_shut_others_out() {
+    let desk = Desk::new();
+    let server = Server::start(&desk, &["--max-concurrent-connections", "3"]);
+    let mut holders = [(); 3].map(|()| server.connect());
+    for holder in &mut holders {
+        assert_eq!(holder.get("/").0, 200);
+    }
+    assert_eq!(server.get("/").0, 200, "one more client is answered");
+    // Were it answered because connections are closed that ask nothing for long, all three would be closed.
+    let [first, second, third] = &mut holders;
+    let rest = first.0.read(&mut [0; 1]);
+    assert!(rest.as_ref().is_ok_and(|count| *count == 0), "the one idle for the longest is closed: {rest:?}");
+    for holder in [second, third] {
+        assert_eq!(holder.get("/").0, 200, "the others are kept");
+    }
+}
+
+#[test]
 fn who_sends_a_request_too_slowly_gives_its_place_to_others() {
     let desk = Desk::new();
     for guest in SERVERS.into_iter().filter_map(built_guest) {

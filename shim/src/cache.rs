@@ -130,14 +130,18 @@ pub fn refuse_grants_of_it(dirs: &[Dir]) -> Result<()> {
 }
 
 fn refuse_grants_of(place: &Path, dirs: &[Dir]) -> Result<()> {
-    let Some(found) = place.ancestors().find_map(|found| found.canonicalize().ok()) else { return Ok(()) };
+    // Looked for once: another shim may make it meanwhile.
+    let cache = place.canonicalize().ok();
+    let nearest = || place.ancestors().find_map(|found| found.canonicalize().ok());
+    let Some(found) = cache.clone().or_else(nearest) else { return Ok(()) };
     let who = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
     for Dir { host, .. } in dirs.iter().filter(|dir| dir.writable) {
         let granted = Path::new(host);
         let is_above =
             who(granted).is_some_and(|granted| found.ancestors().any(|above| who(above) == Some(granted)));
-        let is_below =
-            granted.canonicalize().is_ok_and(|granted| place.exists() && granted.starts_with(&found));
+        let is_below = cache
+            .as_ref()
+            .is_some_and(|cache| granted.canonicalize().is_ok_and(|granted| granted.starts_with(cache)));
         ensure!(
             !is_above && !is_below,
             "--dir: with the directory `{host}` the guest could write to `{}`, where wasm-shim keeps compiled code, and \

@@ -27,6 +27,8 @@ pub mod artifact;
 pub mod cache;
 #[cfg(feature = "run")]
 pub mod code;
+#[cfg(feature = "run")]
+pub mod connections;
 pub mod content;
 pub mod engine;
 #[cfg(all(test, feature = "run"))]

@@ -16,6 +16,7 @@
 use crate::args::{Guest, Http};
 use crate::artifact::{self, Artifact};
 use crate::code::Code;
+use crate::connections::{Admitted, Connections, Unanswered};
 use crate::outcome::{self, Kind, Outcome, Refusal};
 use crate::pace::{self, Contact, Load, Paced, TooSlow};
 use crate::preopens::Preopens;
@@ -244,20 +245,21 @@ impl Server {
         handler: &Arc<Current>,
         connections: &GracefulShutdown,
     ) -> Result<Infallible> {
-        let places = Arc::new(Semaphore::new(self.http.max_concurrent_connections));
+        let admission = Arc::new(Connections::new(self.http.max_concurrent_connections));
         loop {
-            let place = Arc::clone(&places).acquire_owned().await?;
             match listener {
                 Listener::Tcp(tcp) => match tcp.accept().await {
                     Ok((stream, _)) => {
                         // An answer in small parts should not wait for the client's acknowledgements.
                         let _ = stream.set_nodelay(true);
-                        self.converse(stream, place, handler, connections);
+                        self.converse(stream, admission.admit().await?, handler, connections);
                     }
                     Err(error) => wait_out(&error).await,
                 },
                 Listener::Unix(unix) => match unix.accept().await {
-                    Ok((stream, _)) => self.converse(stream, place, handler, connections),
+                    Ok((stream, _)) => {
+                        self.converse(stream, admission.admit().await?, handler, connections);
+                    }
                     Err(error) => wait_out(&error).await,
                 },
             }
@@ -268,21 +270,20 @@ impl Server {
     fn converse<S>(
         self: &Arc<Self>,
         stream: S,
-        place: OwnedSemaphorePermit,
+        admitted: Admitted,
         handler: &Arc<Current>,
         connections: &GracefulShutdown,
     ) where
         S: AsyncRead + AsyncWrite + AsRawFd + Send + Unpin + 'static,
     {
         let (server, handler) = (Arc::clone(self), Arc::clone(handler));
-        let (contact, asks) = (Arc::<Contact>::default(), Arc::<Asks>::default());
-        let stream = Paced::new(stream, &self.load, &contact);
-        let (on_contact, on_asks) = (Arc::clone(&contact), Arc::clone(&asks));
+        let stream = Paced::new(stream, &self.load, &admitted.connection.contact);
+        let client = Arc::clone(&admitted.connection);
         let service = service_fn(move |request| {
-            let asked = Asked::begin(&on_asks);
+            let unanswered = client.request();
             let (server, handler, contact) =
-                (Arc::clone(&server), Arc::clone(&handler), Arc::clone(&on_contact));
-            async move { Ok::<_, Infallible>(server.answer(&handler, request, &contact, asked).await) }
+                (Arc::clone(&server), Arc::clone(&handler), Arc::clone(&client.contact));
+            async move { Ok::<_, Infallible>(server.answer(&handler, request, &contact, unanswered).await) }
         });
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(BUFFER);
@@ -296,22 +297,22 @@ impl Server {
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service).into_owned());
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
+            let client = &admitted.connection;
             // What a client does to its connection is its affair, but for one that takes a place and asks nothing: hyper
             // waits for ever for what tells the version of HTTP, and for the requests of HTTP/2.
-            let mut before = 0;
             loop {
-                tokio::select! {
-                    _ = &mut connection => break,
-                    () = contact.stalled() => break,
-                    () = sleep(HEAD_PATIENCE) => {}
-                }
-                let asked = asks.all.load(Ordering::Relaxed);
-                if asked == before && asks.open.load(Ordering::Relaxed) == 0 && !contact.is_behind() {
+                let idle = client.idle_since().map_or(Duration::ZERO, |since| since.elapsed());
+                if idle >= HEAD_PATIENCE {
                     break;
                 }
-                before = asked;
+                tokio::select! {
+                    _ = &mut connection => break,
+                    () = client.contact.stalled() => break,
+                    () = client.told_to_close() => break,
+                    () = sleep(HEAD_PATIENCE.saturating_sub(idle)) => {}
+                }
             }
-            drop(place);
+            drop(admitted);
         });
     }
 
@@ -320,7 +321,7 @@ impl Server {
         handler: &Arc<Current>,
         request: Request<Incoming>,
         contact: &Arc<Contact>,
-        asked: Asked,
+        unanswered: Unanswered,
     ) -> Response<WasiBody> {
         let active = self.begin();
         let over_http_2 = (request.version() == Version::HTTP_2).then_some(contact);
@@ -337,7 +338,7 @@ impl Server {
                     response = self.ask_guest(&handler, request, &what) => response,
                 };
                 // They last until the last part of the answer.
-                let lasts = (active, place, asked);
+                let lasts = (active, place, unanswered);
                 response.map(|body| pace::taken(body, too_slow, &self.load, over_http_2, lasts))
             }
             Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE),
@@ -590,30 +591,6 @@ impl Drop for Active {
     fn drop(&mut self) {
         self.0.load.end();
         self.0.counts.changed.notify_one();
-    }
-}
-
-/// The requests of one connection: all that there were, and those that are not answered yet.
-#[derive(Default)]
-struct Asks {
-    all: AtomicU64,
-    open: AtomicUsize,
-}
-
-/// A request of a connection.
-struct Asked(Arc<Asks>);
-
-impl Asked {
-    fn begin(asks: &Arc<Asks>) -> Self {
-        asks.all.fetch_add(1, Ordering::Relaxed);
-        asks.open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(asks))
-    }
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

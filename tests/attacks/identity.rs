@@ -1,6 +1,6 @@
 //! A task that becomes somebody else: root, another task, a user of the operating system.
 
-use tests::{Exit, Host, Job, Node};
+use tests::{Exit, Host, Job, Node, eventually};
 
 use super::{
     IMPERSONATE, SECRET, USER, Victim, allow_root, carried_out, impersonate, perl, refusal, version,
@@ -309,6 +309,60 @@ async fn whoever_runs_as_the_same_user_is_the_same_user_where_the_operator_says_
     victim.survives(&host, &node).await;
 }
 
+/// A process of the operating system's, of a user of its own.
+struct SystemDaemon<'a>(&'a Host);
+
+impl<'a> SystemDaemon<'a> {
+    const UNIT: &'static str = "attacked-daemon.service";
+    const USER: &'static str = "daemon";
+
+    fn start(host: &'a Host) -> Self {
+        let user = format!("--uid={}", Self::USER);
+        host.run("systemd-run", &["--quiet", "--unit", Self::UNIT, &user, "sleep", "infinity"]);
+        Self(host)
+    }
+
+    fn is_running(&self) -> bool {
+        self.0.property(Self::UNIT, "ActiveState") == "active"
+    }
+}
+
+impl Drop for SystemDaemon<'_> {
+    fn drop(&mut self) {
+        self.0.run(
+            "sh",
+            &["-c", &format!("systemctl stop {0}; systemctl reset-failed {0} || true", Self::UNIT)],
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_job_signals_daemons_of_the_operating_system_by_running_as_their_user() {
+    let host = host!();
+    let daemon = SystemDaemon::start(&host);
+    let node = Node::start(&host).await;
+    let uid = host.run("id", &["-u", SystemDaemon::USER]);
+    // One that counts as process 1 of its own namespace is not hit by its own signal.
+    let attack = |user: &str| Job::shell("trap '' TERM; kill -TERM -1; kill -KILL -1; echo done").user(user);
+    for user in [SystemDaemon::USER, uid.trim()] {
+        if version(&host) < 257 {
+            let message = refusal(&host, &node, attack(user)).await;
+            assert!(message.contains("`user`") && message.contains("\"User\""), "{message}");
+        } else {
+            assert_eq!(node.output_of(attack(user)).await, "done\n", "the attack did not come to its end");
+            let seeing = attack(user).config("sandbox { private_pids = \"no\" }");
+            let message = refusal(&host, &node, seeing).await;
+            assert!(message.contains("`sandbox.private_pids`") && message.contains("\"User\""), "{message}");
+        }
+        assert!(daemon.is_running(), "{user}");
+    }
+    // The control: the operator's word gives the user with all that belongs to it.
+    let node = Node::configured(&host, "allow_properties = [\"@confining\", \"User\"]").await;
+    let task = node.run(attack(SystemDaemon::USER)).await;
+    node.finish(task).await;
+    eventually("the daemon is hit", async || (!daemon.is_running()).then_some(())).await;
+}
+
 #[tokio::test]
 async fn numbers_and_names_that_belong_to_systemd_and_nomad_are_nobodys_to_name() {
     let host = host!();
@@ -390,8 +444,8 @@ async fn no_job_chooses_groups_that_its_user_is_not_in() {
         }
     }
     // Its own group is its own.
-    let own = Job::shell("id -gn").user(USER).config("group = \"games\"");
-    assert_eq!(node.output_of(own).await, "games\n");
+    let own = Job::shell("id -gn").user(USER).config("group = \"nogroup\"");
+    assert_eq!(node.output_of(own).await, "nogroup\n");
 }
 
 /// The control of the test above, and of what is missing.

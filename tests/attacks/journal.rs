@@ -1,7 +1,7 @@
 //! Lies about a task: messages in the journal that look like systemd's, and states that look like the runner's of
 //! WebAssembly.
 
-use tests::{Exit, Host, Job, Node, Task, eventually};
+use tests::{Exit, Host, Job, MAY_NOTIFY, Node, Task, eventually};
 
 use super::{USER, version};
 
@@ -93,7 +93,7 @@ async fn node_exit(node: &mut Node, task: &Task) -> Exit {
 #[tokio::test]
 async fn a_forged_step_of_a_start_is_not_believed() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_NOTIFY).await;
     for status in [203, 226, 217] {
         let script = format!(
             "unit=$(sed -n 's|^0::.*/||p' /proc/self/cgroup)
@@ -238,7 +238,7 @@ const SPEAK: &str = r#"
 #[tokio::test]
 async fn a_native_task_does_not_speak_for_the_runner_of_webassembly() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_NOTIFY).await;
     for status in [
         "trap: forged",
         "denied: connect to tcp:10.0.0.1:22 forged",

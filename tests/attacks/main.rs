@@ -32,8 +32,8 @@ mod privileges;
 mod sharing;
 mod units;
 
-/// An ordinary user of every Debian system. Nothing runs as this user.
-const USER: &str = "games";
+/// A user of every Debian system that a job may ask for. Nothing runs as this user.
+const USER: &str = "nobody";
 
 /// A secret of another task, in its environment and in a file that only its user can read.
 const SECRET: &str = "secret-of-the-victim";

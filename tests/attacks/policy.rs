@@ -1,9 +1,9 @@
 //! The operator's policy: what is denied is denied however a job says it, what reaches beyond a task needs a word, and
 //! what a job asks to have filtered is filtered.
 
-use tests::{Job, Node};
+use tests::{Host, Job, Node};
 
-use super::{USER, refusal, version};
+use super::{USER, guest, refusal, version};
 
 // ---- What the operator denies
 
@@ -81,7 +81,7 @@ async fn what_is_denied_is_denied_by_every_name() {
 async fn what_is_not_denied_is_given() {
     let host = host!();
     let here = version(&host);
-    let options = "allow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"Log*\", \"LoadCredentialEncrypted\"]";
+    let options = "allow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"Log*\", \"LoadCredentialEncrypted\", \"NotifyAccess\"]";
     let node = Node::configured(&host, options).await;
     for (_, property, config) in DENIED.iter().filter(|(since, ..)| *since <= here) {
         // What must say that it is ready, or needs a journal of its own or a key of the machine's, is tested elsewhere.
@@ -119,6 +119,8 @@ async fn what_takes_from_others_needs_the_operators_word() {
         ("TasksMax", "limits { tasks_max = \"4916\" }"),
         ("TasksMax", "properties { TasksMax = \"infinity\" }"),
         ("TasksMax", "properties { TasksMax = \"\" }"),
+        ("NotifyAccess", "notify {}"),
+        ("NotifyAccess", "notify {\n ready_within = \"0\"\n watchdog = \"1m\"\n}"),
     ] {
         // Neither does the pattern for what confines a task, nor one for something else.
         let message = refusal(&host, &node, Job::shell("true").config(config)).await;
@@ -141,18 +143,75 @@ async fn what_takes_from_others_needs_the_operators_word() {
 #[tokio::test]
 async fn the_operators_word_gives_it() {
     let host = host!();
-    let options = "allow_properties = [\"@confining\", \"FileDescriptorStoreMax\", \"IOWeight\", \"TasksMax\", \"Memory*\"]";
+    let options = "allow_properties = [\"@confining\", \"FileDescriptorStoreMax\", \"IOWeight\", \"TasksMax\", \"Memory*\", \"Notify*\"]";
     let node = Node::configured(&host, options).await;
     for config in [
         "properties { FileDescriptorStoreMax = \"10\" }",
         "limits { io_weight = 200 }",
         "limits { tasks_max = \"infinity\" }",
         "limits { memory_swap_max = \"1M\" }",
+        "notify { ready_within = \"0\" }",
     ] {
         match node.try_run(Job::shell("true").config(config)).await {
             Ok(task) => drop(node.finish(task).await),
             Err(refusal) => assert!(refusal.message.contains("controller"), "{config}: {refusal}"),
         }
+    }
+}
+
+/// The operator's filter of addresses in the slice of all tasks, until this is dropped.
+struct SliceFilter<'a>(&'a Host);
+
+impl<'a> SliceFilter<'a> {
+    fn set(host: &'a Host) -> Self {
+        host.run(
+            "systemctl",
+            &["set-property", "--runtime", "nomad_tasks.slice", "IPAddressDeny=10.0.0.0/8"],
+        );
+        Self(host)
+    }
+}
+
+impl Drop for SliceFilter<'_> {
+    fn drop(&mut self) {
+        self.0.run("systemctl", &["set-property", "--runtime", "nomad_tasks.slice", "IPAddressDeny="]);
+    }
+}
+
+/// What a unit allows counts more to systemd than what the slices above it deny.
+#[tokio::test]
+async fn no_job_allows_addresses_that_the_operator_denies_to_all_tasks() {
+    let host = host!();
+    let jobs = [
+        Job::shell("true").config("network { ip_address_allow = [\"10.0.0.0/8\"] }"),
+        Job::shell("true").config("properties { IPAddressAllow = \"any\" }"),
+    ];
+    let connecting =
+        || Job::artifact("spin.wat", &guest("spin.wat")).config("wasm { connect = [\"tcp:10.0.0.0/8:80\"] }");
+    let node = Node::start(&host).await;
+    let can_filter = match node.try_run(jobs[0].clone()).await {
+        Ok(task) => {
+            node.finish(task).await;
+            true
+        }
+        Err(refusal) => {
+            assert!(refusal.message.contains("BPF"), "{refusal}");
+            false
+        }
+    };
+    let _filter = SliceFilter::set(&host);
+    for job in &jobs {
+        let message = refusal(&host, &node, job.clone()).await;
+        assert!(!can_filter || message.contains("nomad_tasks.slice"), "{message}");
+    }
+    let task = node.run(connecting()).await;
+    let unit = node.unit(&task).await;
+    assert_eq!(host.property(&unit, "IPAddressAllow"), "", "its runner filters, and the slice");
+    node.destroy(&task, true).await.unwrap();
+    let node = Node::configured(&host, "allow_properties = [\"@confining\", \"IPAddressAllow\"]").await;
+    for job in jobs.into_iter().filter(|_| can_filter) {
+        let task = node.run(job).await;
+        node.finish(task).await;
     }
 }
 

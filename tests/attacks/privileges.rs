@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use tests::{Host, Job, Node, eventually};
+use tests::{Host, Job, MAY_NOTIFY, Node, eventually};
 
 use super::{IMPERSONATE, SECRET, USER, allow_root, carried_out, perl, refusal, version};
 
@@ -219,7 +219,11 @@ const ADOPT: &str = r#"
 #[tokio::test]
 async fn no_task_has_systemd_end_another_process() {
     let host = host!();
-    for (node, jobs) in attackers(&host).await {
+    let mut attackers = attackers(&host).await;
+    attackers
+        .push((Node::configured(&host, MAY_NOTIFY).await, vec![(String::new(), USER), (String::new(), "")]));
+    let mut tried = 0;
+    for (node, jobs) in attackers {
         for (config, user) in jobs {
             let mut daemon = Daemon::start();
             let config = format!(
@@ -236,6 +240,7 @@ async fn no_task_has_systemd_end_another_process() {
                     continue;
                 }
             };
+            tried += 1;
             task.says("sent\n").await;
             let unit = node.unit(&task).await;
             eventually("systemd has heard it", async || {
@@ -248,6 +253,7 @@ async fn no_task_has_systemd_end_another_process() {
             assert!(daemon.0.try_wait().unwrap().is_none(), "{config} as {user}: the daemon was ended");
         }
     }
+    assert!(tried >= 2, "no attacker could try it");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::driver::NetworkIsolationSpec;
 use proto::driver::network_isolation_spec::NetworkIsolationMode as Mode;
-use tests::{Exit, Job, Node, eventually};
+use tests::{Exit, Job, MAY_NOTIFY, Node, eventually};
 
 use super::{USER, refusal};
 
@@ -87,7 +87,7 @@ const STORE: &str = r#"
 #[tokio::test]
 async fn no_task_fills_systemd_with_descriptors() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_NOTIFY).await;
     let notify = "notify {\n access = \"all\"\n ready_within = \"0\"\n watchdog = \"10m\"\n}";
     for property in [
         "FileDescriptorStoreMax = \"20000\"",
@@ -109,8 +109,11 @@ async fn no_task_fills_systemd_with_descriptors() {
     assert_eq!(host.property(&unit, "NFileDescriptorStore"), "0");
     node.destroy(&task, true).await.unwrap();
     // The control: with the operator's word it does.
-    let node =
-        Node::configured(&host, "allow_properties = [\"@confining\", \"FileDescriptorStoreMax\"]").await;
+    let node = Node::configured(
+        &host,
+        "allow_properties = [\"@confining\", \"FileDescriptorStoreMax\", \"NotifyAccess\"]",
+    )
+    .await;
     let config = format!("{notify}\nproperties {{ FileDescriptorStoreMax = \"5\" }}");
     let mut task = node.run(super::perl(STORE, &["20"]).config(&config)).await;
     task.says("sent 20").await;

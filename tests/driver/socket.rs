@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use tests::{Exit, Job, Node, eventually};
+use tests::{Exit, Job, MAY_NOTIFY, Node, eventually};
 
 /// Serves one connection on the first of the sockets that it was passed, and says what it was passed.
 const SERVER: &str = "perl -MIO::Socket -e '$| = 1; print \"$ENV{LISTEN_FDS} $ENV{LISTEN_FDNAMES}\\n\"; \
@@ -115,7 +115,7 @@ async fn an_address_that_is_taken_is_named_and_may_be_free_later() {
 #[tokio::test]
 async fn a_task_is_started_when_it_says_that_it_is_ready() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_NOTIFY).await;
     let notify = "notify {\n access = \"all\"\n ready_within = \"10s\"\n }";
     let script =
         "test -e /alloc/data/go || sleep 0.3; echo before; systemd-notify --ready; exec sleep infinity";
@@ -138,7 +138,7 @@ async fn a_task_is_started_when_it_says_that_it_is_ready() {
 #[tokio::test]
 async fn a_task_that_stops_answering_its_watchdog_is_ended_and_told_so() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_NOTIFY).await;
     let mut events = node.events().await;
     let config = "notify {\n access = \"all\"\n ready_within = \"0\"\n watchdog = \"1s\"\n }";
     let job = Job::shell(

@@ -205,7 +205,10 @@ fn client(dir: &Path, [_, rpc, _, http]: [u16; 4]) -> Value {
         },
         "plugin": {
             "raw_exec": { "config": { "enabled": true } },
-            "nomad-driver-systemd": { "config": { "shim_dir": programs(), "state_dir": dir.join("state") } },
+            "nomad-driver-systemd": { "config": {
+                "shim_dir": programs(), "state_dir": dir.join("state"),
+                "allow_properties": ["@confining", "NotifyAccess"],
+            } },
         },
         "telemetry": { "publish_allocation_metrics": true, "collection_interval": "1s" },
     })

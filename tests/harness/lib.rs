@@ -32,6 +32,9 @@ pub use user::User;
 /// How long anything that should happen at once may take on a busy machine, or on an emulated one.
 pub const SOON: Duration = Duration::from_mins(1);
 
+/// A plugin configuration in which tasks may have a `notify` block.
+pub const MAY_NOTIFY: &str = r#"allow_properties = ["@confining", "NotifyAccess"]"#;
+
 /// The repository.
 pub fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()

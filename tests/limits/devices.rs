@@ -34,7 +34,7 @@ fn disk(host: &Host) -> [String; 3] {
 
 fn attack(host: &Host, config: &str) -> Job {
     let [name, major, minor] = disk(host);
-    Job::command("/usr/bin/perl").args(&["-e", SCRIPT, &name, &major, &minor]).user("games").config(config)
+    Job::command("/usr/bin/perl").args(&["-e", SCRIPT, &name, &major, &minor]).user("nobody").config(config)
 }
 
 async fn carried_out(node: &Node, job: Job) -> String {

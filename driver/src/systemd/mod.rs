@@ -49,6 +49,7 @@ const UNIT_PATHS: &str = "/org/freedesktop/systemd1/unit";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
+const SLICE: &str = "org.freedesktop.systemd1.Slice";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// A `daemon-reload` with a thousand units blocks PID 1 for seconds; a call that takes longer than this is lost.
@@ -543,6 +544,19 @@ impl Systemd {
             source: Box::new(source),
         })?;
         Ok(Service::of(&all))
+    }
+
+    /// Does this slice deny addresses to the units in it (`IPAddressDeny=`)? Also of one that is not active yet.
+    pub async fn denies_addresses(&self, slice: &str) -> Result<bool, Error> {
+        let act = "read slice";
+        let path = UnitName::known(slice).object_path();
+        let answer = self.call(act, slice, &path, PROPERTIES, "Get", &(SLICE, "IPAddressDeny")).await?;
+        let value: OwnedVariant = answer.body().deserialize().map_err(|source| Error::Call {
+            act,
+            thing: slice.to_owned(),
+            source: Box::new(source),
+        })?;
+        Ok(matches!(&*value, Variant::Array(prefixes) if !prefixes.is_empty()))
     }
 
     /// Sends a signal, or finds that nobody is left to get it, which is no error.

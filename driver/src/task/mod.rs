@@ -63,6 +63,7 @@ use self::exec::{Report, Session};
 use self::outcome::Outcome;
 use self::pin::Pins;
 use self::place::Place;
+use self::policy::Policy;
 use self::program::Program;
 use self::signal::Signal;
 use self::slices::Slices;
@@ -72,7 +73,9 @@ use self::unit::{Command, Made, Streams};
 use self::users::{OfEveryHost, OfHost};
 use self::view::View;
 use self::wasm::Code;
-use crate::systemd::{self, Features, Manager, Stream, Systemd, TransientUnit, Unit, UnitName, Whom};
+use crate::systemd::{
+    self, Assignment, Features, Manager, Stream, Systemd, TransientUnit, Unit, UnitName, Whom,
+};
 
 /// How long the copiers of a task may take over its last words: as long as Nomad's log collector waits for them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -542,6 +545,7 @@ impl Shared {
         // Until the unit has started, or has not.
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
         let mut made = make(place, task, node, matches!(command, Command::Wasm { .. }), &mut pins)?;
+        self.leave_addresses_to_the_operator(task, &node.policy, &mut made.settings).await?;
         let (stdout, stderr) = tokio::try_join!(
             self.stream(task, id, "stdout", &task.stdout_path),
             self.stream(task, id, "stderr", &task.stderr_path),
@@ -557,6 +561,36 @@ impl Shared {
                 self.adopt(task).await?.ok_or_else(|| not_started(error, task))
             }
             Err(error) => Err(not_started(error, task)),
+        }
+    }
+
+    /// A task whose unit allows addresses reaches them whatever the operator denies in the slices above it: a job may not
+    /// do that, and a guest is filtered by its runner alone.
+    async fn leave_addresses_to_the_operator(
+        &self,
+        task: &TaskSpec,
+        policy: &Policy,
+        settings: &mut Vec<Assignment>,
+    ) -> Result<(), Error> {
+        if !settings.iter().any(|line| line.name() == "IPAddressAllow")
+            || policy.allows_by_name("IPAddressAllow")
+        {
+            return Ok(());
+        }
+        let denying = self.slices.that_denies_addresses(&self.systemd).await.map_err(Error::Systemd)?;
+        match denying {
+            Some(slice) if task.allows_addresses => Err(Error::Spec(spec::Error::Refused {
+                option: "network.ip_address_allow".to_owned(),
+                reason: format!(
+                    "it would count more than the addresses that the operator of this node denies to all tasks in {slice}; \
+                     the operator allows that with \"IPAddressAllow\" in `allow_properties` in the plugin's configuration"
+                ),
+            })),
+            Some(_) => {
+                settings.retain(|line| !["IPAddressAllow", "IPAddressDeny"].contains(&line.name()));
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 

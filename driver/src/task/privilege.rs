@@ -6,12 +6,15 @@
 //!  set-user-ID ────┘      │                                                       "confined"  namespaces, "standard"
 //!                         no                                                      "host"      as on the host
 //!                         └─► a named user: a user namespace of its own, so that the other processes of that user do
-//!                             not show it the host (`/proc/PID/root`)
+//!                             not show it the host (`/proc/PID/root`); one of the operating system's, with daemons
+//!                             that it could signal: process numbers of its own (systemd 257), or refused
 //! ```
 //!
 //! A user namespace alone does not hold root: it maps number 0, and for signals, `/proc/sys` and the ownership of files
 //! the kernel compares numbers, not namespaces. So root is confined by more: process numbers of its own, and all that the
 //! preset "standard" write-protects.
+
+use std::ops::RangeInclusive;
 
 use super::config::NetworkMode;
 use super::policy::{Policy, Root};
@@ -40,6 +43,9 @@ const HARMLESS: [&str; 14] = [
 ];
 /// Capabilities over a network, which one in a user namespace of its own does not have over the host's.
 const NETWORK: [&str; 4] = ["net_admin", "net_bind_service", "net_broadcast", "net_raw"];
+
+/// Numbers of the users that daemons of the operating system run as (login.defs(5), SYS_UID_MAX).
+const SYSTEM_USERS: RangeInclusive<u32> = 1..=999;
 
 /// How a task's user stands to other users of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +80,8 @@ impl Standing {
 pub struct Facts<'a> {
     /// Its user.
     pub standing: Standing,
+    /// The number of the host's user that the job asks for; the operator's choice is not the job's.
+    pub asked_for: Option<u32>,
     /// `DynamicUser=`, under which systemd never lets a program gain rights.
     pub is_ephemeral: bool,
     /// It speaks with systemd by itself (`notify`).
@@ -97,6 +105,9 @@ pub fn confine(
     }
     match reason_for_root(settings, facts) {
         None => {
+            if let Some(uid) = facts.asked_for {
+                keep_processes_apart(settings, uid, facts, policy, features)?;
+            }
             if facts.standing == Standing::Named && *facts.view != View::Host {
                 keep_users_apart(settings, facts, policy)?;
             }
@@ -130,6 +141,41 @@ fn reason_for_root(settings: &[Assignment], facts: &Facts<'_>) -> Option<(&'stat
         return Some(("sandbox.no_new_privileges", reason.to_owned()));
     }
     None
+}
+
+/// For signals and limits the kernel compares numbers of users. A task that runs as a user of the operating system's must
+/// not see that user's daemons; other users keep their process numbers, since a process with number 1 is not ended by
+/// signals that it does not handle (pid_namespaces(7)).
+fn keep_processes_apart(
+    settings: &mut Vec<Assignment>,
+    uid: u32,
+    facts: &Facts<'_>,
+    policy: &Policy,
+    features: &Features,
+) -> Result<(), Error> {
+    let requested = text_of(settings, "PrivatePIDs");
+    if !SYSTEM_USERS.contains(&uid) || requested.as_deref() == Some("yes") || policy.allows_by_name("User") {
+        return Ok(());
+    }
+    let own = Assignment::parse("PrivatePIDs", "yes").ok();
+    let own = own.filter(|line| features.check(line).is_ok() && *facts.view != View::Host);
+    let (option, instead) = match (own, requested) {
+        (Some(line), None) => {
+            settings.push(line);
+            return Ok(());
+        }
+        (Some(_), Some(_)) => ("sandbox.private_pids", "leave this option out"),
+        (None, _) => {
+            ("user", "leave `user` out, name a user of number 1000 or more, use a node with systemd 257")
+        }
+    };
+    Err(refused(
+        option,
+        format!(
+            "user {uid} is one of the operating system's, whose daemons the task could signal and limit; {instead}, or have \
+             the operator of this node add \"User\" to `allow_properties`"
+        ),
+    ))
 }
 
 /// A task of a named user has the number of other processes of the host. In a user namespace of its own it may not look
@@ -268,7 +314,14 @@ mod tests {
 
     fn facts(standing: Standing) -> Facts<'static> {
         let is_ephemeral = standing == Standing::Unique;
-        Facts { standing, is_ephemeral, speaks: false, view: &VIEW, network: &NETWORK_OF_HOST }
+        Facts {
+            standing,
+            is_ephemeral,
+            asked_for: None,
+            speaks: false,
+            view: &VIEW,
+            network: &NETWORK_OF_HOST,
+        }
     }
 
     /// The properties afterwards, one on a line, or the refusal.
@@ -342,6 +395,34 @@ mod tests {
         );
         let host = Facts { view: &View::Host, ..facts(Standing::Root) };
         assert!(confined(&host, &allowed, 257, &[]).unwrap_err().contains("allow_root = \"host\""));
+    }
+
+    #[test]
+    fn a_user_of_the_operating_systems_does_not_reach_its_daemons() {
+        let usual = policy("no", &[]);
+        let asking = |uid| Facts { asked_for: Some(uid), ..facts(Standing::Named) };
+        let pids = "PrivatePIDs=yes\n";
+        // systemd 257 gives a task process numbers of its own.
+        for uid in [1, 33, 999] {
+            assert!(confined(&asking(uid), &usual, 257, &[]).unwrap().contains(pids));
+        }
+        for facts in [facts(Standing::Named), asking(1000), asking(65_534)] {
+            assert!(!confined(&facts, &usual, 257, &[]).unwrap().contains(pids));
+        }
+        let seeing = [("PrivatePIDs", "no")];
+        let refusal = confined(&asking(33), &usual, 257, &seeing).unwrap_err();
+        assert!(refusal.contains("`sandbox.private_pids`") && refusal.contains("\"User\""), "{refusal}");
+        assert!(confined(&asking(1000), &usual, 257, &seeing).is_ok());
+        let host = Facts { view: &View::Host, ..asking(33) };
+        assert!(confined(&host, &usual, 257, &[]).unwrap_err().contains("`user`"));
+        // An older one cannot.
+        for uid in [1, 33, 999] {
+            let refusal = confined(&asking(uid), &usual, 252, &[]).unwrap_err();
+            assert!(refusal.contains("`user`") && refusal.contains("systemd 257"), "{refusal}");
+            assert!(confined(&asking(uid), &policy("no", &["User"]), 252, &[]).is_ok());
+        }
+        assert!(confined(&asking(1000), &usual, 252, &[]).is_ok());
+        assert!(confined(&asking(65_534), &usual, 252, &[]).is_ok());
     }
 
     #[test]

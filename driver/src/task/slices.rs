@@ -68,6 +68,20 @@ impl Slices {
         Ok(Some(promise))
     }
 
+    /// The slice above tasks in which the operator denies addresses. What a unit allows counts more than what a slice
+    /// denies (systemd.resource-control(5), "IPAddressAllow=").
+    pub async fn that_denies_addresses(
+        &self,
+        systemd: &Systemd,
+    ) -> Result<Option<&'static str>, systemd::Error> {
+        for slice in ["-.slice", SLICE, SHARE, RESERVE] {
+            if systemd.denies_addresses(slice).await? {
+                return Ok(Some(slice));
+            }
+        }
+        Ok(None)
+    }
+
     /// To be called after one was removed.
     pub async fn release(&self, systemd: &Systemd) {
         if let Err(error) = self.promise(systemd).await {

@@ -413,6 +413,8 @@ pub struct TaskSpec {
     pub readiness: Readiness,
     /// What it is granted if it is WebAssembly.
     pub guest: Guest,
+    /// Its job says which addresses it may reach.
+    pub allows_addresses: bool,
     /// Everything that has a name of systemd's, for a native program.
     settings: Settled,
     /// The same for WebAssembly, whose runner needs less.
@@ -467,10 +469,12 @@ impl TaskSpec {
         check_node(config, features)?;
         credential.iter().try_for_each(|credential| check_name("credential.name", &credential.name))?;
         check_encrypted(credential, node)?;
+        check_notify(config, node)?;
         let (identity, user) = Identity::of(config, node, accounts)?;
         let requested = settled::requested(&config.driver, node, features)?;
         identity::check_groups(&requested, user.as_ref(), node, accounts)?;
         let said: Vec<Assignment> = requested.into_iter().map(|(_, line)| line).collect();
+        let allows_addresses = said.iter().any(|line| line.name() == "IPAddressAllow");
         let standing = Standing::of(&identity, user.as_ref());
         let preset = preset(config, node)?;
         let has_own_root = said.iter().any(|line| ["RootDirectory", "RootImage"].contains(&line.name()));
@@ -494,6 +498,10 @@ impl TaskSpec {
         let settle = |preset, fence: &[_], is_guest: bool| {
             let facts = Facts {
                 standing,
+                asked_for: user
+                    .as_ref()
+                    .filter(|_| standing == Standing::Named && !config.user.is_empty())
+                    .map(|user| user.uid),
                 is_ephemeral: identity == Identity::Ephemeral,
                 speaks: !is_guest && readiness != Readiness::default(),
                 view: &view,
@@ -536,6 +544,7 @@ impl TaskSpec {
             sockets,
             readiness,
             guest,
+            allows_addresses,
         })
     }
 }
@@ -581,6 +590,23 @@ fn check_encrypted(credential: &[Credential], node: &NodeSpec) -> Result<(), Err
             option: "credential.encrypted".to_owned(),
             reason: "systemd decrypts whatever was encrypted for this machine, also for others; the operator of this node \
                      allows it with \"LoadCredentialEncrypted\" in `allow_properties` in the plugin's configuration"
+                .to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// May a program of the job's send messages to systemd? The runner of a guest is not the job's.
+fn check_notify(config: &TaskConfig, node: &NodeSpec) -> Result<(), Error> {
+    if config.driver.notify.is_some()
+        && config.driver.wasm.is_none()
+        && node.manager == Manager::System
+        && !node.policy.allows_by_name("NotifyAccess")
+    {
+        return Err(Error::Refused {
+            option: "notify".to_owned(),
+            reason: "a task that sends messages to systemd without end slows all of the node; the operator of this node \
+                     allows them with \"NotifyAccess\" in `allow_properties` in the plugin's configuration"
                 .to_owned(),
         });
     }
