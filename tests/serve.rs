@@ -222,6 +222,36 @@ fn clients_that_hold_all_connections_do_not_shut_others_out() {
 }
 
 #[test]
+fn a_client_that_never_ends_the_head_of_a_request_fills_no_memory() {
+    let desk = Desk::new();
+    let server = Server::start(&desk, &[]);
+    let mut client = server.connect();
+    let endless = format!("GET / HTTP/1.1\r\nHost: test\r\nX: {}", "x".repeat(100 << 10));
+    let sent = client.0.write_all(endless.as_bytes());
+    let mut answer = [0; 12];
+    // What has been sent too much may reset the connection before the answer is read.
+    match client.0.read_exact(&mut answer) {
+        Ok(()) => assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 431", "{sent:?}"),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{sent:?}"),
+    }
+    assert_eq!(server.get("/").0, 200);
+}
+
+#[test]
+fn what_a_client_may_send_over_http_2_has_a_limit() {
+    let desk = Desk::new();
+    let server = Server::start(&desk, &[]);
+    let mut client = server.connect();
+    client.0.write_all(&[http_2::PREFACE, &http_2::frame(http_2::SETTINGS, 0, 0, &[])].concat()).unwrap();
+    let settings = http_2::settings(&mut client.0);
+    let (streams, window, head) = (3, 4, 6); // RFC 9113, 6.5.2
+    assert_eq!(
+        [streams, window, head].map(|setting| settings.get(&setting)),
+        [Some(&32), Some(&65536), Some(&65536)]
+    );
+}
+
+#[test]
 fn who_sends_a_request_too_slowly_gives_its_place_to_others() {
     let desk = Desk::new();
     for guest in SERVERS.into_iter().filter_map(built_guest) {
@@ -456,6 +486,7 @@ const LARGE: usize = 32 << 20;
 
 /// As much of HTTP/2 (RFC 9113) as a client needs that is up to no good.
 mod http_2 {
+    use std::collections::HashMap;
     use std::io::{Read as _, Write as _};
     use std::net::TcpStream;
 
@@ -469,6 +500,17 @@ mod http_2 {
     pub fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
         let length = u8::try_from(payload.len()).unwrap();
         [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// What the server allows, by number: the first frame that it sends.
+    pub fn settings(stream: &mut TcpStream) -> HashMap<u16, u32> {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(head[3], SETTINGS);
+        let mut settings = vec![0; usize::from(head[2])];
+        stream.read_exact(&mut settings).unwrap();
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+        settings.chunks(6).map(|one| (u16::from_be_bytes([one[0], one[1]]), number(&one[2..]))).collect()
     }
 
     /// Says that it lives whenever it is asked, until the end of the connection.

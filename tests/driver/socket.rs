@@ -4,7 +4,8 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use tests::{Exit, Job, MAY_NOTIFY, Node, eventually};
+use proto::driver::StopTaskRequest;
+use tests::{Exit, Job, MAY_NOTIFY, Node, SOON, eventually};
 
 /// Serves one connection on the first of the sockets that it was passed, and says what it was passed.
 const SERVER: &str = "perl -MIO::Socket -e '$| = 1; print \"$ENV{LISTEN_FDS} $ENV{LISTEN_FDNAMES}\\n\"; \
@@ -133,6 +134,26 @@ async fn a_task_is_started_when_it_says_that_it_is_ready() {
         assert!(refusal.message.contains(reason) && refusal.recoverable, "{script}: {refusal}");
         assert_eq!(host.units(&alloc), Vec::<String>::new());
     }
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_a_task_is_ended_by_a_stop() {
+    let host = host!();
+    let node = Node::configured(&host, MAY_NOTIFY).await;
+    let job = Job::shell("exec sleep infinity").config("notify { ready_within = \"1h\" }");
+    let prepared = node.prepare(&job);
+    let (id, alloc) = (prepared.config.id.clone(), job.request.alloc_id.clone());
+    let stop = async {
+        eventually("the unit is there", async || (!host.units(&alloc).is_empty()).then_some(())).await;
+        let timeout = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+        let request = StopTaskRequest { task_id: id, timeout, signal: String::new() };
+        node.driver().stop_task(request).await.expect("StopTask answers");
+    };
+    let both = async { tokio::join!(node.begin(prepared), stop).0 };
+    let started = tokio::time::timeout(SOON, both).await.expect("the start ends");
+    let refusal = started.expect_err("the task never said that it is ready");
+    assert!(refusal.message.contains("`notify`"), "{refusal}");
+    assert_eq!(host.units(&alloc), Vec::<String>::new());
 }
 
 #[tokio::test]
