@@ -1,7 +1,7 @@
 //! What every task driver owes, told through a real Nomad agent.
 //!
 //! `NOMAD=/path/to/nomad NOMAD_DRIVER=raw_exec cargo test -p tests --test agent` asks the same of another driver;
-//! without `NOMAD_DRIVER` it is ours, and without `NOMAD` nothing is asked. Where a driver differs, [`DIFFERENCES`]
+//! without `NOMAD_DRIVER` it is ours, and without `NOMAD` the tests are ignored. Where a driver differs, [`DIFFERENCES`]
 //! says how, and the test asks for that instead.
 //!
 //! Not here, because Nomad alone cannot: script checks, which need Consul.
@@ -124,6 +124,7 @@ fn served(name: &str, content: impl AsRef<[u8]> + Send + 'static) -> String {
 // ---- How a task ends
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn an_exit_code_arrives_as_it_was() {
     let agent = agent!();
     join_all([0, 1, 42, 255].map(async |code| {
@@ -136,6 +137,7 @@ async fn an_exit_code_arrives_as_it_was() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_death_by_signal_arrives_with_the_signals_number() {
     let agent = agent!();
     join_all([("KILL", 9), ("TERM", 15), ("SEGV", 11)].map(async |(name, number)| {
@@ -146,6 +148,7 @@ async fn a_death_by_signal_arrives_with_the_signals_number() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn with_its_main_process_a_task_ends_and_its_children_too() {
     let agent = agent!();
     let alloc = agent.run(Spec::batch(&format!("{}; exit 3", children(&agent)))).await;
@@ -156,6 +159,7 @@ async fn with_its_main_process_a_task_ends_and_its_children_too() {
 // ---- What it prints
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn stdout_and_stderr_are_kept_apart_and_whole() {
     let agent = agent!();
     let script = "head -c 200000 /dev/zero | tr '\\0' o & head -c 200000 /dev/zero | tr '\\0' e >&2; wait";
@@ -173,6 +177,7 @@ async fn stdout_and_stderr_are_kept_apart_and_whole() {
 // ---- What it finds
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn the_environment_is_the_jobs_and_nomads() {
     let agent = agent!();
     let values = ["", " a  b ", "a \"b\" 'c'", "$HOME $$ %n %%", "\\ \\n", "one\ntwo\n", "ünïcode 🐎", "A=B"];
@@ -199,6 +204,7 @@ async fn the_environment_is_the_jobs_and_nomads() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn its_directories_are_its_own_and_alloc_is_the_groups() {
     let agent = agent!();
     let writer =
@@ -215,6 +221,7 @@ async fn its_directories_are_its_own_and_alloc_is_the_groups() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn an_artifact_and_a_rendered_template_lie_where_the_job_says() {
     let agent = agent!();
     let spec = Spec::batch(". $NOMAD_TASK_DIR/bin/greet; cat $NOMAD_TASK_DIR/plain $NOMAD_SECRETS_DIR/token")
@@ -233,6 +240,7 @@ async fn an_artifact_and_a_rendered_template_lie_where_the_job_says() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn the_jobs_user_runs_it_and_can_write_to_its_directories() {
     let agent = agent!();
     let script = "id -un; for dir in $NOMAD_TASK_DIR $NOMAD_SECRETS_DIR $NOMAD_ALLOC_DIR/data; do
@@ -244,6 +252,7 @@ async fn the_jobs_user_runs_it_and_can_write_to_its_directories() {
 // ---- Signals and stops
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_signal_of_the_operator_reaches_it() {
     let agent = agent!();
     let alloc = agent.run(Spec::service(&waiting("trap 'echo got USR1' USR1"))).await;
@@ -254,6 +263,7 @@ async fn a_signal_of_the_operator_reaches_it() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_changed_template_signals_it() {
     let agent = agent!();
     let spec = Spec::service(&waiting("trap 'cat $NOMAD_TASK_DIR/value' HUP")).task(
@@ -277,6 +287,7 @@ async fn a_changed_template_signals_it() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn asked_by_its_kill_signal_it_ends_in_its_own_way() {
     let agent = agent!();
     // SIGINT is what Nomad's own drivers send when the job names none.
@@ -293,6 +304,7 @@ async fn asked_by_its_kill_signal_it_ends_in_its_own_way() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn one_that_ignores_its_kill_signal_is_killed_with_its_children() {
     let agent = agent!();
     let script = waiting(&format!("trap '' INT; {}", children(&agent)));
@@ -308,6 +320,7 @@ async fn one_that_ignores_its_kill_signal_is_killed_with_its_children() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_purged_job_leaves_nothing() {
     let agent = agent!();
     let alloc = agent.run(Spec::service(&waiting("sleep 1000 &"))).await;
@@ -330,6 +343,7 @@ async fn a_purged_job_leaves_nothing() {
 // ---- Starting again
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_failed_task_is_started_again_in_the_directories_it_had() {
     let agent = agent!();
     let script = "umask 077
@@ -345,6 +359,7 @@ async fn a_failed_task_is_started_again_in_the_directories_it_had() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn an_operator_can_restart_it() {
     let agent = agent!();
     let script = waiting("echo x >> $NOMAD_TASK_DIR/tries; echo try $(wc -l < $NOMAD_TASK_DIR/tries)");
@@ -359,6 +374,7 @@ async fn an_operator_can_restart_it() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_start_that_fails_is_a_driver_failure_that_names_the_reason() {
     let agent = agent!();
     let no_command = Spec::batch("").task("Config", json!({ "command": "/no/such/program" }));
@@ -377,6 +393,7 @@ async fn a_start_that_fails_is_a_driver_failure_that_names_the_reason() {
 // ---- Resources
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn one_that_needs_more_memory_than_it_has_is_killed_and_nomad_told_why() {
     let agent = agent!();
     if !has_controller("memory") {
@@ -390,6 +407,7 @@ async fn one_that_needs_more_memory_than_it_has_is_killed_and_nomad_told_why() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn what_it_uses_is_measured() {
     let agent = agent!();
     let alloc = agent.run(Spec::service("while :; do :; done")).await;
@@ -422,6 +440,7 @@ async fn what_it_uses_is_measured() {
 // ---- Commands in a running task
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_command_in_it_has_streams_and_an_exit_code_of_its_own() {
     let agent = agent!();
     let alloc = agent.run(Spec::service(&waiting(""))).await;
@@ -442,6 +461,7 @@ async fn a_command_in_it_has_streams_and_an_exit_code_of_its_own() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_command_in_it_finds_what_the_task_finds() {
     let agent = agent!();
     let probe = "pwd; id -un; echo $NOMAD_ALLOC_DIR $NOMAD_ALLOC_ID $OWN; cat /proc/self/cgroup";
@@ -457,6 +477,7 @@ async fn a_command_in_it_finds_what_the_task_finds() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_command_on_a_terminal_has_its_size_and_follows_it() {
     let agent = agent!();
     let alloc = agent.run(Spec::service(&waiting(""))).await;
@@ -489,6 +510,7 @@ fn shell(script: &str, options: &str) -> String {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_host_volume_is_mounted_as_the_job_says() {
     let agent = ours!(Agent::shared());
     let volume = |name: &str, more: &str| {
@@ -507,6 +529,7 @@ async fn a_host_volume_is_mounted_as_the_job_says() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_task_without_a_network_has_a_loopback_device() {
     let agent = ours!(Agent::shared());
     let script = "grep : /proc/net/dev | tr -d ' ' | cut -d: -f1";
@@ -526,6 +549,7 @@ async fn a_task_without_a_network_has_a_loopback_device() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn options_arrive_as_a_job_file_has_them() {
     let agent = ours!(Agent::shared());
     // Numbers where texts are wanted, and the other way round.
@@ -588,6 +612,7 @@ async fn options_arrive_as_a_job_file_has_them() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn an_option_that_cannot_be_had_is_named_in_the_events() {
     let agent = ours!(Agent::shared());
     join_all(
@@ -612,6 +637,7 @@ async fn an_option_that_cannot_be_had_is_named_in_the_events() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_template_in_secrets_can_be_a_credential() {
     let agent = ours!(Agent::shared());
     let templates = r#"
@@ -638,6 +664,7 @@ async fn a_template_in_secrets_can_be_a_credential() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_static_port_is_open_before_the_task_starts() {
     let agent = ours!(Agent::shared());
     let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
@@ -660,6 +687,7 @@ async fn a_static_port_is_open_before_the_task_starts() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_task_without_a_user_may_be_one_of_nomads() {
     let agent = ours!(Agent::configured("dynamic_workload_users", json!(true)));
     let script = "id -u; id -g; touch /local/mine /alloc/data/mine && stat -c %u /local/mine /alloc/data/mine
@@ -721,6 +749,7 @@ async fn outlives(agent: &Agent, signal: Signal) {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn it_outlives_a_restart_of_the_agent() {
     let agent = agent!(alone);
     for signal in [Signal::INT, Signal::TERM] {
@@ -729,12 +758,14 @@ async fn it_outlives_a_restart_of_the_agent() {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn it_outlives_the_agents_violent_death() {
     let agent = agent!(alone);
     outlives(&agent, Signal::KILL).await;
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_guest_answers_requests_whatever_dies_around_it() {
     let agent = ours!(Agent::alone());
     let desk = Desk::new();
@@ -778,6 +809,7 @@ fn asked(address: SocketAddr, path: &str) -> Result<String, ureq::Error> {
 }
 
 #[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn an_end_that_no_agent_saw_is_told_by_the_next() {
     let agent = agent!(alone);
     for signal in [Signal::INT, Signal::KILL] {

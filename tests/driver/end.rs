@@ -93,6 +93,20 @@ async fn a_signal_reaches_the_task() {
 }
 
 #[tokio::test]
+async fn a_task_is_stopped_by_every_name_of_a_signal_and_in_spite_of_a_wrong_one() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for (name, exit) in
+        [("SIGIOT", Exit::signal(6)), ("SIGUSR2", Exit::signal(12)), ("SIGNOPE", Exit::signal(2))]
+    {
+        let task = node.run(Job::shell("exec perl -e 'sleep 1000'")).await;
+        node.stop(&task, name, SOON).await.unwrap();
+        assert_eq!(node.wait(&task).await, exit, "{name}");
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn destroy_leaves_nothing() {
     let host = host!();
     let node = Node::start(&host).await;

@@ -259,10 +259,7 @@ impl Agent {
     }
 
     async fn on(host: impl AsyncFnOnce() -> Option<Host>) -> Option<Self> {
-        if named().is_none() {
-            eprintln!("skipped: there is no Nomad; name one: NOMAD=/path/to/nomad");
-            return None;
-        }
+        assert!(named().is_some(), "there is no Nomad; name one: NOMAD=/path/to/nomad");
         let host = host().await?;
         let agent = Self { host, service: SERVICE.get_or_init(Service::start), usual: None };
         // A test that failed may have left it stopped.

@@ -356,11 +356,16 @@ impl Tasks {
         }
     }
 
-    /// Ends a task. One that nobody knows has ended already, which is all the caller wants.
+    /// Ends a task. One that nobody knows has ended already, which is all the caller wants. A signal that nobody knows
+    /// is no reason to leave a task running: it gets the usual one.
     pub async fn stop(&self, id: &TaskId, signal: &str, patience: Duration) -> Result<(), Error> {
         let said = match signal {
             "" => None,
-            name => Some(Signal::parse(name).map_err(Error::Signal)?),
+            name => Signal::parse(name)
+                .inspect_err(
+                    |error| tracing::warn!(task = %id, %error, "stopping the task with the usual signal"),
+                )
+                .ok(),
         };
         if let Ok(handle) = self.get(id) {
             return handle.stop(said.unwrap_or_else(|| handle.usual_signal()), patience).await;

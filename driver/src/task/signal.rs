@@ -9,6 +9,9 @@ const NAMES: &[&str] = &[
     "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
+/// Second names of the same signals (signal(7)); Nomad offers `SIGIOT` on every node.
+const ALIASES: [(&str, i32); 4] = [("IOT", 6), ("CLD", 17), ("POLL", 29), ("UNUSED", 31)];
+
 /// A signal that can be sent to a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signal(i32);
@@ -42,7 +45,8 @@ impl Signal {
             Some(offset) => Some(RTMIN + offset.strip_prefix('+')?.parse::<u8>().ok().map(i32::from)?),
             None => None,
         };
-        let number = by_name().or_else(real_time).or_else(|| name.parse().ok());
+        let alias = || ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, number)| *number);
+        let number = by_name().or_else(alias).or_else(real_time).or_else(|| name.parse().ok());
         match number {
             Some(number @ 1..=LAST) => Ok(Self(number)),
             _ => Err(Unknown { name: text.to_owned() }),
@@ -78,10 +82,24 @@ mod tests {
             ("SigTerm", 15),
             ("USR2", 12),
             ("SIGSYS", 31),
+            ("SIGIOT", 6),
+            ("SIGPOLL", 29),
             ("9", 9),
             ("SIGRTMIN+2", 36),
         ] {
             assert_eq!(Signal::parse(text).unwrap().number(), number, "{text}");
+        }
+    }
+
+    /// What `kill_signal` and a template's `change_signal` may be (Nomad v2.0.6: consul-template's table, `signals`).
+    #[test]
+    fn every_signal_that_nomad_offers_is_known() {
+        for name in [
+            "ABRT", "ALRM", "BUS", "CHLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE",
+            "PROF", "QUIT", "SEGV", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",
+            "USR2", "WINCH", "XCPU", "XFSZ",
+        ] {
+            assert!(Signal::parse(&format!("SIG{name}")).is_ok(), "{name}");
         }
     }
 
