@@ -341,7 +341,7 @@ fn numbers_that_nothing_can_count_to_are_refused() {
         for number in ["0", "-1", "+1", "4294967296", "18446744073709551615", "many"] {
             let end = desk.run(&["serve", "--addr", "127.0.0.1:0", &format!("{option}={number}"), &web]);
             assert_eq!(end.code(), 125, "{option}={number}: {end:?}");
-            end.says("a number from 1 to 4294967295 is wanted");
+            end.says("expected a number from 1 to 4294967295");
         }
     }
 }

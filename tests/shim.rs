@@ -457,7 +457,7 @@ fn bad_options_are_refused_before_anything_runs() {
         (&["--dir", "absent::/data", &hello], "--dir: open directory `absent` for the guest: No such file"),
         (&["--dir", "::/data", &hello], "HOST::GUEST"),
         (&["--fast", &hello], "--fast"),
-        (&["-W", "fule=3", &hello], "`-W fule` is nothing that wasm-shim knows"),
+        (&["-W", "fule=3", &hello], "`-W fule` is not a known setting"),
         (&["-W", "fuel=much", &hello], "a whole number is wanted"),
         (&["-S", "inherit-netwrok", &hello], "`-S inherit-netwrok`"),
         (&["--connect", "example.com:80", &hello], "the address is neither IPv4, nor IPv6 in brackets"),

@@ -39,7 +39,7 @@ pub fn panic_is_the_end() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let reason = panic.payload_as_str().unwrap_or("no reason given");
-        tracing::error!(place, reason, "the driver has a bug and ends; tasks run on");
+        tracing::error!(place, reason, "the driver panicked and is exiting; tasks keep running");
         std::process::abort();
     }));
 }

@@ -131,7 +131,7 @@ pub struct Guest {
     pub env: Vec<Var>,
     /// Its directories.
     pub dirs: Vec<Dir>,
-    /// Whom it may speak with.
+    /// Network access.
     pub network: Network,
     /// Limits and features.
     pub wasm: Wasm,
@@ -242,7 +242,7 @@ pub struct Http {
     /// How long after SIGTERM requests may take to be finished
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = settings::duration)]
     pub shutdown_timeout: Duration,
-    /// Say each request on stderr
+    /// Log each request to stderr
     #[arg(long)]
     pub access_log: bool,
 }
@@ -263,7 +263,7 @@ fn at_least_1(said: &str) -> Result<usize, String> {
     let number = settings::digits::<u32>(said).filter(|number| *number > 0);
     number
         .and_then(|number| number.try_into().ok())
-        .ok_or_else(|| format!("a number from 1 to {} is wanted", u32::MAX))
+        .ok_or_else(|| format!("expected a number from 1 to {}", u32::MAX))
 }
 
 /// How to compile a guest.
@@ -285,7 +285,7 @@ pub struct Compile {
 pub struct Inspect {
     #[command(flatten)]
     grants: Grants,
-    /// Say it in JSON
+    /// Print as JSON
     #[arg(long)]
     pub json: bool,
     /// The module or component

@@ -140,7 +140,7 @@ impl Rule {
             Some((from, to)) => digits(from).zip(digits(to)).map(|(from, to)| from..=to),
             None => digits(ports).map(|port| port..=port),
         };
-        let ports = ports.filter(|ports| !ports.is_empty()).ok_or_else(|| wrong("the port is no good"))?;
+        let ports = ports.filter(|ports| !ports.is_empty()).ok_or_else(|| wrong("invalid port"))?;
         if address == "*" {
             return Ok(Self { protocol, network: None, ports });
         }
@@ -157,7 +157,7 @@ impl Rule {
             address.ok_or_else(|| wrong("the address is neither IPv4, nor IPv6 in brackets, nor `*`"))?;
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let length = length.map_or(Some(bits), digits).filter(|length| *length <= bits);
-        let length = length.ok_or_else(|| wrong("the length of the prefix is no good"))?;
+        let length = length.ok_or_else(|| wrong("invalid prefix length"))?;
         Ok(Self { protocol, network: Some((address, length)), ports })
     }
 

@@ -39,10 +39,10 @@ pub struct Wasm {
     pub timeout: Option<Duration>,
     /// How large each of its memories may become, in bytes.
     pub max_memory_size: Option<usize>,
-    /// How many elements each of its tables may have. Not given: as many as the size of a memory has room for, but for a
+    /// How many elements each of its tables may have. Default: as many as the size of a memory has room for, but for a
     /// server; see [`crate::serve`].
     pub max_table_elements: Option<usize>,
-    /// How deep its calls may be nested, in bytes of stack. Not given: 512 KiB.
+    /// How deep its calls may be nested, in bytes of stack. Default: 512 KiB.
     pub max_wasm_stack: Option<usize>,
     /// How many core instances it may consist of.
     pub max_instances: Option<usize>,
@@ -79,9 +79,7 @@ impl Wasm {
                 "trap-on-grow-failure" => wasm.trap_on_grow_failure = is_yes(name, value)?,
                 _ if tuned => {}
                 _ => {
-                    return Err(format!(
-                        "`-W {name}` is nothing that wasm-shim knows; see `wasm-shim run --help`"
-                    ));
+                    return Err(format!("`-W {name}` is not a known setting; see `wasm-shim run --help`"));
                 }
             }
         }
@@ -128,9 +126,7 @@ impl Wasi {
                     wasi.config.push((name.to_owned(), value.to_owned()));
                 }
                 _ => {
-                    return Err(format!(
-                        "`-S {name}` is nothing that wasm-shim knows; see `wasm-shim run --help`"
-                    ));
+                    return Err(format!("`-S {name}` is not a known setting; see `wasm-shim run --help`"));
                 }
             }
         }

@@ -291,7 +291,7 @@ async fn a_commands_end_is_told_when_the_task_ends_first() {
     node.stop(&task, "SIGTERM", SOON).await.unwrap();
     assert_eq!(session.finish().await.0, Exit::signal(9));
     let refusal = node.exec_command(&task, &["true"], false).await.unwrap_err();
-    assert!(refusal.message.contains("does not run any more"), "{refusal}");
+    assert!(refusal.message.contains("no longer running"), "{refusal}");
     node.destroy(&task, true).await.unwrap();
     let refusal = node.exec_command(&task, &["true"], false).await.unwrap_err();
     assert_eq!(refusal.code, Code::NotFound);

@@ -170,7 +170,7 @@ async fn a_guest_has_the_name_that_the_job_gives_it() {
     );
 }
 
-// ---- Whom it may speak with
+// ---- Network access
 
 /// A listener on this machine that says hello to whoever comes.
 fn greeter() -> SocketAddr {
@@ -692,7 +692,7 @@ async fn a_guest_that_cannot_serve_is_a_failed_start_in_the_runners_words() {
         let job = with(name, "serve {\n port = \"http\"\n}").port("http", free_port());
         let alloc = job.request.alloc_id.clone();
         let refusal = node.try_run(job).await.expect_err(name);
-        let words = format!("`command`: guest.wasm does not come to serve: {outcome}");
+        let words = format!("`command`: guest.wasm exited before it was ready to serve: {outcome}");
         assert!(refusal.message.contains(words.trim_end_matches(": ")), "{name}: {refusal}");
         assert!(!refusal.recoverable, "trying again does not help: {name}: {refusal}");
         assert_eq!(host.units(&alloc), Vec::<String>::new(), "{name} leaves no unit");

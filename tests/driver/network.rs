@@ -106,7 +106,7 @@ async fn addresses_and_ports_that_are_denied_cannot_be_reached() {
             Ok(task) => assert_eq!(node.finish(task).await.1, expected, "{config}"),
             // What cannot be had is refused, and never passed over.
             Err(refusal) => assert!(
-                refusal.message.contains("this node cannot give it"),
+                refusal.message.contains("not supported on this node"),
                 "{config}: {refusal}; {filters}"
             ),
         }

@@ -240,7 +240,7 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
         (Job::shell("true").env("A", "x\0y"), "NUL"),
         (Job::command("/bin/echo").args(&["a\0b"]), "`args` holds a NUL"),
         (Job::command("/etc/shadow").user("nobody"), "cannot be executed"),
-        (Job::command("/bin/echo").args(&[&"x".repeat(200_000)]), "`args` holds a text of 200000 bytes"),
+        (Job::command("/bin/echo").args(&[&"x".repeat(200_000)]), "`args` is 200000 bytes long"),
         (Job::shell("true").env("BIG", &"x".repeat(200_000)), "`env`: `BIG` is longer than"),
     ];
     for (job, reason) in cases {

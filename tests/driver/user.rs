@@ -148,11 +148,11 @@ const NOT_THERE: &[(&str, &str)] = &[
     ("sandbox { proc_subset = \"pid\" }", "ProcSubset does not exist"),
     ("sandbox { private_users = \"no\" }", "PrivateUsers=no does not exist"),
     ("sandbox { ambient_capabilities = [\"CAP_CHOWN\"] }", "AmbientCapabilities does not exist"),
-    ("cap_add = [\"net_bind_service\"]", "`cap_add`: this node cannot give it"),
+    ("cap_add = [\"net_bind_service\"]", "`cap_add`: not supported on this node"),
     ("properties = { IPAddressDeny = \"any\" }", "IPAddressDeny does not exist"),
     ("properties = { DevicePolicy = \"strict\" }", "DevicePolicy does not exist"),
     ("properties = { LogNamespace = \"x\" }", "LogNamespace"),
-    ("logging { namespace = \"x\" }", "`logging.namespace`: this node cannot give it"),
+    ("logging { namespace = \"x\" }", "`logging.namespace`: not supported on this node"),
     ("group = \"adm\"", "Group does not exist"),
     ("supplementary_groups = [\"adm\"]", "SupplementaryGroups does not exist"),
 ];

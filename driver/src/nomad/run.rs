@@ -224,7 +224,7 @@ async fn ready(asked: &Asked) -> Result<(Plugin, Node), Error> {
 /// Says once what means something to an agent and nothing here.
 fn tell_differences(job: &Job) {
     if !job.ignored.is_empty() {
-        note(&format!("job {}: without effect at the desk: {}", job.id, job.ignored.join(", ")));
+        note(&format!("job {}: ignored when running locally: {}", job.id, job.ignored.join(", ")));
     }
     if job.kind != "batch" {
         note(&format!(

@@ -254,13 +254,13 @@ impl Driver for Systemds {
         &self,
         _: Request<CreateNetworkRequest>,
     ) -> Result<Response<CreateNetworkResponse>, Status> {
-        Err(Status::unimplemented("the systemd driver leaves the making of networks to Nomad"))
+        Err(Status::unimplemented("the systemd driver does not create networks; Nomad does"))
     }
 
     async fn destroy_network(
         &self,
         _: Request<DestroyNetworkRequest>,
     ) -> Result<Response<DestroyNetworkResponse>, Status> {
-        Err(Status::unimplemented("the systemd driver leaves the making of networks to Nomad"))
+        Err(Status::unimplemented("the systemd driver does not create networks; Nomad does"))
     }
 }

@@ -68,7 +68,10 @@ fn health(features: &Features) -> String {
     if missing.is_empty() {
         return "Healthy".to_owned();
     }
-    format!("Healthy, but limits nobody's {}: this node lacks the cgroup controller", missing.join(" and "))
+    format!(
+        "Healthy, but {} limits are not enforced: this node lacks the cgroup controller",
+        missing.join(" and ")
+    )
 }
 
 /// The speed of a core in MHz as the kernel says it, for an agent that does not; zero when it is nowhere to be read.

@@ -163,7 +163,7 @@ pub enum Error {
         unit: UnitName,
     },
     /// There is no such unit.
-    #[error("find unit {unit}: systemd does not know it (it was removed, or the machine was booted since)")]
+    #[error("find unit {unit}: systemd does not know it (it was removed, or the machine has rebooted)")]
     NoSuchUnit {
         /// The name that is not there.
         unit: UnitName,
@@ -1045,7 +1045,7 @@ fn read(shared: Weak<Shared>, mut messages: MessageStream) -> Pin<Box<dyn Future
                 tracing::warn!(error = crate::chain(&error), "a signal of systemd could not be read");
             }
         }
-        tracing::warn!("the bus of systemd went away; tasks run on, connecting again");
+        tracing::warn!("lost the connection to systemd; reconnecting (tasks keep running)");
         reconnect(shared).await;
     })
 }

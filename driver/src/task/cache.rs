@@ -278,7 +278,7 @@ impl Lease {
             let good = match good {
                 Ok(good) => good,
                 Err(reason) => {
-                    tracing::warn!(path = %path.display(), reason, "code that is not as we left it is made anew");
+                    tracing::warn!(path = %path.display(), reason, "cached code failed verification; recompiling");
                     remove(&path)?;
                     return Ok(None);
                 }

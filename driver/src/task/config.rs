@@ -13,46 +13,46 @@ pub use super::settings::{Files, Limits, Network, Sandbox};
 options! {
     /// The `config` block of the agent's `plugin "nomad-driver-systemd"` block.
     pub struct PluginConfig {
-        /// Capabilities that a job may add (`cap_add`), or have in its `sandbox`: those of Nomad's `exec` driver. `"all"` is all.
+        /// Capabilities that a job may add (`cap_add`) or set in its `sandbox`; the default is that of Nomad's `exec` driver. `"all"` allows every capability.
         pub allow_caps: Vec<String> = "[\"audit_write\", \"chown\", \"dac_override\", \"fowner\", \"fsetid\", \"kill\", \"mknod\", \"net_bind_service\", \"setfcap\", \"setgid\", \"setpcap\", \"setuid\", \"sys_chroot\"]",
-        /// Paths of the host that a job may name, with all below them: to bind, as a root, as an image. An image in the task's own directories needs `"local"` here, since a job could have the kernel mount what an `artifact` block fetched.
+        /// Host paths that a job may bind, or use as a root or an image, with everything below them. `"local"` allows images in the task's own directories, which makes the kernel mount file systems that an `artifact` block fetched.
         pub allow_host_paths: Vec<String> = "[]",
-        /// What a task may be that is root, or could act as root: whose `user` is number 0, that has a capability such as `"setuid"` or `"dac_override"`, or that runs as a named user without `no_new_privileges`. `"no"`: it is refused. `"confined"`: it keeps the preset `"standard"`, in user and process namespaces of its own (systemd 257 or newer). `"host"`: its rights are those of the host's root, within its capabilities and view.
+        /// Tasks that are root, or could act as root: with UID 0, with a capability such as `"setuid"` or `"dac_override"`, or with a named user and without `no_new_privileges`. `"no"`: refused. `"confined"`: allowed under the preset `"standard"`, in user and PID namespaces of their own (systemd 257 or newer). `"host"`: allowed with the rights of the host's root, limited by their capabilities and view.
         pub allow_root: String = "\"no\"",
-        /// Properties that a job may set, as options or under `properties`: their names, patterns such as `"Log*"`, and `"@confining"`, which is all that does not reach beyond a task. How tight it must be is another matter: `sandbox_floor`.
+        /// systemd properties that a job may set, as options or in `properties`: names, patterns such as `"Log*"`, and `"@confining"` for all that do not reach beyond the task. See also `sandbox_floor`.
         pub allow_properties: Vec<String> = "[\"@confining\"]",
-        /// Properties that a job may not set, whatever is allowed.
+        /// systemd properties that a job may not set, even if `allow_properties` has them.
         pub deny_properties: Vec<String> = "[]",
-        /// Groups that no task runs as, by number, such as `"0,100-199"`.
+        /// GIDs that no task may run with, such as `"0,100-199"`.
         pub denied_host_gids: String = "\"\"",
-        /// Users that no task runs as, by number.
+        /// UIDs that no task may run as, such as `"0,1000-59999"`.
         pub denied_host_uids: String = "\"\"",
-        /// Variables that no task has, whoever sets them.
+        /// Environment variables that are removed from every task.
         pub denied_envvars: Vec<String> = "[]",
-        /// User of a task whose job names none, by name or number. Not given: an ephemeral user per task (`DynamicUser=`).
+        /// User of tasks whose job sets no `user`, by name or UID. Default: an ephemeral user per task (`DynamicUser=`).
         pub default_user: Option<String>,
-        /// `true`: Nomad gives each task without a `user` a number of its own (`users` in the agent's `client` block) instead of the ephemeral user.
+        /// `true`: Nomad allocates a UID to each task without a `user` (`users` in the agent's `client` block), in place of the ephemeral user.
         pub dynamic_workload_users: bool = "false",
-        /// `"image"`: a task sees `/local`, `/alloc`, `/secrets` and `host_paths`, nothing else of the host.
-        /// `"none"`: it sees the host as it is, and Nomad tells it host paths.
+        /// `"image"`: a task sees `/local`, `/alloc`, `/secrets` and `host_paths`, and nothing else of the host.
+        /// `"none"`: a task sees the whole host, and `NOMAD_TASK_DIR` and the like are host paths.
         pub fs_isolation: String = "\"image\"",
-        /// What of the host every task sees, read-only, under `fs_isolation = "image"`. A path that is not there is passed over.
+        /// Host paths that every task sees, read-only, with `fs_isolation = "image"`. Paths that do not exist are skipped.
         pub host_paths: Vec<String> = "[\"/usr\", \"/etc\", \"/bin\", \"/sbin\", \"/lib\", \"/lib32\", \"/lib64\", \"/libx32\"]",
-        /// Where the output of tasks goes whose job does not say in `logging`.
+        /// Log driver of tasks whose job sets no `logging.driver`.
         pub log_driver: String = "\"nomad\"",
-        /// How long after a start of the driver a task that Nomad does not ask for is left alone. Then it is taken for lost by an agent that died at a bad moment, and is ended. `"0"`: never.
+        /// Time after the start of the driver after which running tasks that Nomad has not recovered are stopped: an agent that died at a bad moment has lost them. `"0"`: never.
         pub lost_after: String = "\"10m\"",
-        /// `"system"`, or `"user"`: the systemd of the user whom the agent runs as. Not given: `"system"`.
+        /// `"system"`, or `"user"` for the user manager of the user that the agent runs as. Default: `"system"`.
         pub manager: Option<String>,
-        /// The preset of a task whose job names none: `"strict"`, `"standard"` or `"off"`.
+        /// Sandbox preset of tasks whose job sets none: `"strict"`, `"standard"` or `"off"`.
         pub sandbox: String = "\"standard\"",
-        /// The least that every task has, whatever its job says, as the name of a preset.
+        /// Preset that no task may be looser than, whatever its job sets.
         pub sandbox_floor: String = "\"off\"",
-        /// Directory of `wasm-shim` and `wasm-shim-compile`. Not given: beside the driver, else `/usr/local/libexec/nomad-driver-systemd`, else `/usr/libexec/nomad-driver-systemd`.
+        /// Directory of `wasm-shim` and `wasm-shim-compile`. Default: beside the driver, else `/usr/local/libexec/nomad-driver-systemd`, else `/usr/libexec/nomad-driver-systemd`.
         pub shim_dir: Option<String>,
-        /// Directory for what outlives the driver: the code compiled from WebAssembly. Not given: `/var/lib/nomad-driver-systemd`, or with `manager = "user"` the user's `~/.local/state/nomad-driver-systemd`.
+        /// Directory for the cache of compiled WebAssembly. Default: `/var/lib/nomad-driver-systemd`, or with `manager = "user"` the user's `~/.local/state/nomad-driver-systemd`.
         pub state_dir: Option<String>,
-        /// How much compiled code is kept in `state_dir`, such as `"512M"`: of more, what was not used for the longest time is removed, and made anew when a task needs it. `"0"`: none longer than a task needs it to start.
+        /// Size of the cache of compiled WebAssembly in `state_dir`, such as `"512M"`; beyond that, the least recently used entries are evicted. `"0"`: nothing is kept.
         pub wasm_cache_size: String = "\"1G\"",
     }
 }
@@ -60,45 +60,45 @@ options! {
 options! {
     /// The `config` block of a task.
     pub struct DriverConfig {
-        /// Program to run: a native binary, a script, or WebAssembly, which is told by its content. A relative path is looked up in the task's `local/`, an absolute one is taken as it is.
+        /// Program to run: a native binary, a script, or WebAssembly (recognized by its content). A relative path is looked up in the task's `local/`; an absolute path is a path in the task's view.
         pub command: String,
-        /// Arguments of the program, passed as they are.
+        /// Arguments of the program, passed unchanged.
         pub args: Vec<String> = "[]",
-        /// Capabilities beside those of the preset, such as `"net_bind_service"`; the task has them without being root, too.
+        /// Capabilities to add to those of the preset, such as `"net_bind_service"`. They are ambient: the task need not be root.
         pub cap_add: Vec<String> = "[]",
-        /// Capabilities that it shall not have; `"all"` is all.
+        /// Capabilities to drop; `"all"` drops every capability.
         pub cap_drop: Vec<String> = "[]",
-        /// Files handed over as systemd's credentials, in `$CREDENTIALS_DIRECTORY`.
+        /// Credentials, as files in `$CREDENTIALS_DIRECTORY` (systemd.exec(5), `LoadCredential=`).
         pub credential: Vec<Credential>,
-        /// Lines for the task's `/etc/hosts`, each as `"name:address"`.
+        /// Entries of the task's `/etc/hosts`, each as `"name:address"`.
         pub extra_hosts: Vec<String> = "[]",
-        /// What it sees of files.
+        /// File system of the task.
         pub files: Option<Files>,
-        /// Group, by name or number. Not given: its user's.
+        /// Group of the task, by name or GID. Default: the user's group.
         pub group: Option<String>,
-        /// Its own name of the machine.
+        /// Hostname that the task sees.
         pub hostname: Option<String>,
-        /// What it may use of the machine beside `resources`.
+        /// Resource limits beyond those of the `resources` block.
         pub limits: Option<Limits>,
-        /// Where the task's output goes.
+        /// Logging of the task's output.
         pub logging: Option<Logging>,
-        /// Whom it may speak with.
+        /// Network access.
         pub network: Option<Network>,
-        /// The task says itself when it is ready, and that it is well.
+        /// Readiness and watchdog messages of the task (sd_notify(3)). The operator must allow `"NotifyAccess"` (`allow_properties`).
         pub notify: Option<Notify>,
-        /// Any other property of a service, by the name and with the value that it has in a unit file; each line of a value is one assignment.
+        /// Other systemd properties, with the name and value of a unit file; each line of a value is one assignment.
         pub properties: BTreeMap<String, String>,
-        /// What it may do.
+        /// Sandbox of the task.
         pub sandbox: Option<Sandbox>,
-        /// Sockets that are open before the task starts, and are passed to it (sd_listen_fds(3)).
+        /// Sockets that systemd opens before the task starts and passes to it (sd_listen_fds(3)).
         pub socket: Vec<Socket>,
-        /// Groups beside its own.
+        /// Supplementary groups.
         pub supplementary_groups: Vec<String> = "[]",
-        /// Limits of each process, such as `nofile = "1024:4096"` (`LimitNOFILE=`).
+        /// Resource limits per process, such as `nofile = "1024:4096"` (`LimitNOFILE=`).
         pub ulimit: BTreeMap<String, String>,
-        /// What a WebAssembly guest gets, and its limits. What the wasmtime command line has for it stands in parentheses.
+        /// Grants and limits of a WebAssembly task. In parentheses: the option of the wasmtime command line.
         pub wasm: Option<Wasm>,
-        /// Working directory, an absolute path as the task sees it. Not given: the task's `local/`.
+        /// Working directory: an absolute path in the task's view. Default: the task's `local/`.
         pub work_dir: Option<String>,
     }
 }
@@ -106,13 +106,13 @@ options! {
 options! {
     /// The `logging` block of a task.
     pub struct Logging {
-        /// `"nomad"`: `nomad alloc logs` has it. `"journald"`: the journal has it, each line with fields such as `NOMAD_JOB_ID` and `NOMAD_TASK_NAME`. `"both"`. Not given: as the plugin's `log_driver` says.
+        /// `"nomad"` for `nomad alloc logs`, `"journald"` for the journal, with fields such as `NOMAD_JOB_ID` and `NOMAD_TASK_NAME`, or `"both"`. Default: the plugin's `log_driver`.
         pub driver: Option<String>,
-        /// The journal's namespace (`LogNamespace=`).
+        /// Journal namespace (`LogNamespace=`).
         pub namespace: Option<String>,
-        /// How many lines the journal takes in each interval (`LogRateLimitBurst=`).
+        /// Lines that the journal takes per interval (`LogRateLimitBurst=`).
         pub rate_limit_burst: Option<u32>,
-        /// The length of the interval, such as `"30s"`; `"0"` is no limit (`LogRateLimitIntervalSec=`).
+        /// Length of the interval, such as `"30s"`; `"0"` disables the rate limit (`LogRateLimitIntervalSec=`).
         pub rate_limit_interval: Option<String>,
     }
 }
@@ -120,11 +120,11 @@ options! {
 options! {
     /// A `credential` block of a task.
     pub struct Credential {
-        /// The name of the file in `$CREDENTIALS_DIRECTORY`.
+        /// Name of the file in `$CREDENTIALS_DIRECTORY`.
         pub name: String,
-        /// The file: in the task's `secrets/`, or an absolute path that the operator allows.
+        /// Source file: relative to the task's `secrets/`, or an absolute host path that the operator allows.
         pub path: String,
-        /// `true`: it is encrypted for this machine (systemd-creds(1)).
+        /// `true`: the file is encrypted for this machine (systemd-creds(1)).
         pub encrypted: bool = "false",
     }
 }
@@ -132,11 +132,11 @@ options! {
 options! {
     /// The `notify` block of a task.
     pub struct Notify {
-        /// How long it may take to say that it is ready (`READY=1`, sd_notify(3)); until then Nomad waits. `"0"`: it says nothing.
+        /// Time within which the task must send `READY=1` (sd_notify(3)); StartTask waits for it. `"0"`: do not wait.
         pub ready_within: String = "\"1m\"",
-        /// It must say that it is well (`WATCHDOG=1`) at least as often, or it is killed. Not given: it need not.
+        /// Watchdog interval: a task that does not send `WATCHDOG=1` at least this often is killed. Default: no watchdog.
         pub watchdog: Option<String>,
-        /// Who of the task may speak: `"main"` or `"all"`.
+        /// Processes whose messages count: `"main"` or `"all"`.
         pub access: String = "\"main\"",
     }
 }
@@ -144,15 +144,15 @@ options! {
 options! {
     /// A `socket` block of a task.
     pub struct Socket {
-        /// Its name for the task (`LISTEN_FDNAMES`).
+        /// Name that the task finds in `LISTEN_FDNAMES`.
         pub name: String,
-        /// The label of a port that Nomad allocated to the group.
+        /// Label of a port that Nomad allocated to the group.
         pub port: Option<String>,
-        /// Or a path directly in `/alloc`, `/local` or `/secrets`.
+        /// Or a path of a UNIX socket directly in `/alloc`, `/local` or `/secrets`.
         pub path: Option<String>,
         /// `"stream"` or `"datagram"`.
         pub kind: String = "\"stream\"",
-        /// The mode of the path, such as `"0660"`.
+        /// File mode of the path, such as `"0660"`.
         pub mode: Option<String>,
     }
 }
@@ -160,39 +160,39 @@ options! {
 options! {
     /// The `wasm` block of a task.
     pub struct Wasm {
-        /// Its name for itself and in messages (`--argv0`). Not given: the file's name.
+        /// Value of `argv[0]`, also used in messages (`--argv0`). Default: the file name.
         pub argv0: Option<String>,
-        /// Names and values that it may ask for (`wasi:config`, `-S config-var`). Nobody else can read them.
+        /// Variables of `wasi:config` (`-S config-var`). Other users cannot read them.
         pub config: BTreeMap<String, String>,
-        /// Addresses that it may connect and send to, also by HTTP, each as `"ADDRESS[/PREFIX]:PORT[-PORT]"`, with `tcp:` or `udp:` before it if not both are meant, such as `"tcp:10.0.0.0/8:5432"`, `"[::1]:53"` or `"*:443"`.
+        /// Addresses that the guest may connect and send to, also by HTTP, each as `"ADDRESS[/PREFIX]:PORT[-PORT]"`, optionally with the prefix `tcp:` or `udp:`, such as `"tcp:10.0.0.0/8:5432"`, `"[::1]:53"` or `"*:443"`.
         pub connect: Vec<String> = "[]",
-        /// Directories that it sees, each as `"PATH[::NAME[:ro]]"`, with the path as a native task would see it (`--dir`). Not given: `/local`, `/alloc`, `/secrets` and the volumes, read-only ones as such.
+        /// Preopened directories, each as `"PATH[::NAME[:ro]]"`, with the path in a native task's view (`--dir`). Default: `/local`, `/alloc`, `/secrets` and the volumes, read-only ones read-only.
         pub dirs: Option<Vec<String>>,
-        /// The names of those of the task's variables that it sees (`--env`). Not given: all.
+        /// Names of the task's environment variables that the guest gets (`--env`). Default: all.
         pub env: Option<Vec<String>>,
-        /// How many instructions it may execute (`-W fuel`); counting costs a tenth of its speed.
+        /// Number of instructions that the guest may execute (`-W fuel`); counting costs about a tenth of the speed.
         pub fuel: Option<u64>,
-        /// `true`: it may use the task's network as it likes (`-S inherit-network`).
+        /// `true`: the guest has full access to the task's network (`-S inherit-network`).
         pub inherit_network: bool = "false",
-        /// Addresses that it may bind, listen and accept on, written as in `connect`.
+        /// Addresses that the guest may bind and listen on, written as in `connect`.
         pub listen: Vec<String> = "[]",
-        /// How many core instances it may consist of (`-W max-instances`).
+        /// Maximum number of core instances (`-W max-instances`).
         pub max_instances: Option<u64>,
-        /// How large each of its memories may become, such as `"64M"` (`-W max-memory-size`). Not given: 8 MiB less than the task's `memory_max` or `memory`, if that is at least 16 MiB, so that it is told that there is no more instead of being killed.
+        /// Maximum size of each linear memory, such as `"64M"` (`-W max-memory-size`). Default: 8 MiB less than the task's `memory_max` or `memory`, if that is at least 16 MiB, so that allocations fail instead of the task being OOM-killed.
         pub max_memory: Option<String>,
-        /// How deep its calls may be nested, as bytes of stack, such as `"1M"` (`-W max-wasm-stack`).
+        /// Maximum stack size, such as `"1M"` (`-W max-wasm-stack`).
         pub max_stack: Option<String>,
-        /// How many elements each of its tables may have (`-W max-table-elements`). Not given: 20000 for one that serves, and for others as many as `max_memory` has room for.
+        /// Maximum number of elements of each table (`-W max-table-elements`). Default: 20000 for servers; for commands as many as `max_memory` has room for.
         pub max_table_elements: Option<u64>,
-        /// `true`: it may look up the addresses of names (`-S allow-ip-name-lookup`), and with it send HTTP requests to names.
+        /// `true`: the guest may look up names (`-S allow-ip-name-lookup`), and so send HTTP requests to host names.
         pub name_lookup: bool = "false",
-        /// Parts of the language by their names, such as `simd = false` (`-W`).
+        /// WebAssembly proposals to enable or disable, such as `simd = false` (`-W`).
         pub proposals: BTreeMap<String, String>,
-        /// It is a server of HTTP (`wasi:http`), and answers requests until it is stopped.
+        /// Runs the guest as an HTTP server (`wasi:http`) until it is stopped.
         pub serve: Option<Serve>,
-        /// How long it may run, such as `"30s"` (`-W timeout`).
+        /// Maximum run time, such as `"30s"` (`-W timeout`).
         pub timeout: Option<String>,
-        /// `true`: it ends when it is refused memory, instead of being told (`-W trap-on-grow-failure`).
+        /// `true`: the guest traps when it cannot grow its memory, instead of getting an error (`-W trap-on-grow-failure`).
         pub trap_on_grow_failure: bool = "false",
     }
 }
@@ -200,25 +200,25 @@ options! {
 options! {
     /// The `serve` block of a guest.
     pub struct Serve {
-        /// `true`: a line on stderr for each request.
+        /// `true`: log each request to stderr.
         pub access_log: bool = "false",
-        /// How long a client may stop sending a request's body, or taking its answer, before it loses its place (`--client-timeout`). Each 500 bytes add a second, up to the whole time; while other requests wait, time counts fivefold. `"0"`: as long as it likes.
+        /// Time that a client may stall while it sends a request's body or reads the response (`--client-timeout`). Each 500 bytes earn a second, up to the whole time; while other requests wait, time counts fivefold. `"0"`: no limit.
         pub client_timeout: String = "\"30s\"",
-        /// How many requests an instance answers at the same time (`--max-instance-concurrent-reuse-count`). Not given: 16, and with WASI 0.2 always 1.
+        /// Requests that an instance handles at the same time (`--max-instance-concurrent-reuse-count`). Default: 16; with WASI 0.2 always 1.
         pub concurrency: Option<u32>,
-        /// How long an instance without requests is kept (`--idle-instance-timeout`).
+        /// Time for which an idle instance is kept (`--idle-instance-timeout`).
         pub idle_timeout: String = "\"1s\"",
-        /// How many requests it works on at the same time; others wait.
+        /// Requests that are handled at the same time; others wait.
         pub max_concurrent_requests: u32 = "128",
-        /// The label of the port that it serves on, of those that Nomad allocated to the group. systemd opens it, so that it may be below 1024, and the guest needs no network.
+        /// Label of the port to serve on, of those that Nomad allocated to the group. systemd opens it: it may be below 1024, and the guest needs no network access.
         pub port: Option<String>,
-        /// How many requests an instance answers before a new one takes its place (`--max-instance-reuse-count`). Not given: 1 with WASI 0.2, 128 with 0.3.
+        /// Requests that an instance handles before it is replaced (`--max-instance-reuse-count`). Default: 1 with WASI 0.2, 128 with 0.3.
         pub reuse: Option<u32>,
-        /// How long after its `kill_signal`, which is `SIGTERM` unless the job says otherwise, the requests that it has may take to be finished. To be less than the task's `kill_timeout`.
+        /// Time for open requests to finish after the `kill_signal` (default: `SIGTERM`). Set it below the task's `kill_timeout`.
         pub shutdown_timeout: String = "\"4s\"",
-        /// Or the name of a `socket` block.
+        /// Or the name of a `socket` block to serve on.
         pub socket: Option<String>,
-        /// How long each request may take, such as `"30s"`, before it is answered with 504 (`-W timeout`).
+        /// Maximum time per request, such as `"30s"`; then the response is 504 (`-W timeout`).
         pub timeout: Option<String>,
     }
 }
@@ -383,7 +383,7 @@ pub struct Dns {
 /// The job's `memory_max`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum MemoryMax {
-    /// Not given: `memory` is the ceiling.
+    /// Default: `memory` is the ceiling.
     #[default]
     Memory,
     /// So many MiB.

@@ -66,7 +66,7 @@ pub enum Error {
         limit: Duration,
     },
     /// The task has no processes that one could join.
-    #[error("the task does not run any more")]
+    #[error("the task is no longer running")]
     Ended,
 }
 

@@ -120,7 +120,7 @@ pub enum Error {
     /// systemd would make a mount point on the host.
     #[error(
         "{option}: to mount something on {path}, it would have to be made on the host, where the task sees the host's own \
-         directories: choose a path outside of them, or make it first"
+         directories: choose a path outside of them, or create it first"
     )]
     NoTarget {
         /// The property.

@@ -312,7 +312,7 @@ fn server(serve: &Serve, config: &TaskConfig) -> Result<Vec<(&'static str, Strin
         _ => return refused("wasm.serve", "it needs either a `port` or a `socket`"),
     };
     let count = |option, count: Option<u32>| match count {
-        Some(0) => Err(wrong(option, "0", "a number from 1 on")),
+        Some(0) => Err(wrong(option, "0", "a number of at least 1")),
         count => Ok(count.map(|count| count.to_string())),
     };
     let time = |option, text: Option<&String>| text.map(|text| time(option, text)).transpose();
@@ -358,7 +358,7 @@ fn settings(wasm: &Wasm, ceiling: Option<u64>) -> Result<(Vec<String>, Vec<Strin
         text.map(read).transpose()
     };
     let count = |option, count: Option<u64>| match count {
-        Some(0) => Err(wrong(option, "0", "a number from 1 on")),
+        Some(0) => Err(wrong(option, "0", "a number of at least 1")),
         count => Ok(count),
     };
     let max_stack = size("wasm.max_stack", wasm.max_stack.as_ref())?;
@@ -537,9 +537,9 @@ impl Prefix {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
     said: String,
-    /// Not given: both.
+    /// Default: both.
     protocol: Option<Protocol>,
-    /// Not given: every address.
+    /// Default: every address.
     prefix: Option<Prefix>,
     ports: RangeInclusive<u16>,
 }

@@ -487,10 +487,10 @@ fn word_of_the_end(state: &UnitState, exit: &Exit, is_guest: bool, is_asked: boo
     }
     match state.result.as_str() {
         "watchdog" => {
-            let word = "Did not say in time that it is well (WATCHDOG=1, sd_notify(3)), as `notify.watchdog` wants it: ended";
+            let word = "Missed its watchdog deadline (WATCHDOG=1, sd_notify(3); `notify.watchdog`): stopped";
             return Some((word.to_owned(), vec![]));
         }
-        "timeout" => return Some(("Ran longer than `limits.runtime_max` allows: ended".to_owned(), vec![])),
+        "timeout" => return Some(("Stopped: exceeded `limits.runtime_max`".to_owned(), vec![])),
         _ => {}
     }
     if !is_guest {

@@ -130,7 +130,7 @@ pub enum Error {
         serves: bool,
     },
     /// A guest that serves ended before it did.
-    #[error("`command`: {command} does not come to serve: {}", outcome.message())]
+    #[error("`command`: {command} exited before it was ready to serve: {}", outcome.message())]
     Guest {
         /// As the job says it.
         command: String,
@@ -168,7 +168,7 @@ pub enum Error {
     },
     /// Not even SIGKILL ended it.
     #[error(
-        "processes of unit {unit} do not end, not even by SIGKILL; they may wait for a device (`systemctl status`)"
+        "processes of unit {unit} survived SIGKILL; they may be stuck in uninterruptible I/O (see `systemctl status`)"
     )]
     Immortal {
         /// The unit.
@@ -318,7 +318,7 @@ impl Tasks {
         }
         let claim = Claim::new(&self.shared, &id)?;
         if saved.boot_id != handle::boot_id() {
-            return Err(Error::Lost { id, reason: "the machine was booted since it was started" });
+            return Err(Error::Lost { id, reason: "the machine has rebooted since the task started" });
         }
         self.shared.serves(&known.alloc_dir);
         let (systemd, events) = (self.shared.systemd.clone(), self.shared.events.clone());

@@ -79,8 +79,12 @@ impl Place {
     /// Tells the host of a user that Nomad made up, for as long as the task lives: systemd knows no number that is
     /// nobody's. (A user record, <https://systemd.io/USER_RECORD>, where nss-systemd(8) looks for them.)
     pub fn tell_of_user(&self, number: u32) -> io::Result<()> {
-        let taken =
-            || io::Error::new(io::ErrorKind::AlreadyExists, format!("number {number} is another user's"));
+        let taken = || {
+            io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("UID {number} already belongs to another user"),
+            )
+        };
         if users::find(&number.to_string()).is_some_and(|user| user.name != user_name(number))
             || self.others_have(number)
         {

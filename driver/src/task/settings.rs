@@ -20,33 +20,33 @@ settings! {
         cpu_scheduling_policy: String => "CPUSchedulingPolicy",
         /// 1 to 99, for `"fifo"` and `"rr"`.
         cpu_scheduling_priority: i64 => "CPUSchedulingPriority",
-        /// 19 is the least; below 0 with the operator's leave.
+        /// Nice level, up to 19; below 0 only if the operator allows it.
         nice: i64 => "Nice",
-        /// Memory above which it is slowed down, such as `"96M"`.
+        /// Memory above which the task is throttled, such as `"96M"`.
         memory_high: String => "MemoryHigh",
-        /// Memory that is never taken from it; with the operator's leave.
+        /// Memory that is never reclaimed; only if the operator allows it.
         memory_min: String => "MemoryMin",
-        /// Swap beside its memory, such as `"64M"` or `"infinity"`. Not given: none.
+        /// Maximum swap, such as `"64M"` or `"infinity"`. Default: none.
         memory_swap_max: String => "MemorySwapMax",
         /// Compressed swap.
         memory_zswap_max: String => "MemoryZSwapMax",
-        /// What happens to the others when one process is killed for want of memory: `"kill"` (the default), `"stop"`, `"continue"`.
+        /// What happens when a process of the task is OOM-killed: `"kill"` (the default) kills the whole task, `"stop"`, `"continue"`.
         oom_policy: String => "OOMPolicy",
-        /// 1000 is killed first; below 0 with the operator's leave.
+        /// OOM score adjustment; 1000 is killed first. Below 0 only if the operator allows it.
         oom_score_adjust: i64 => "OOMScoreAdjust",
-        /// `"kill"`: systemd-oomd may kill it when swap runs out.
+        /// `"kill"`: systemd-oomd may kill the task when swap runs out.
         managed_oom_swap: String => "ManagedOOMSwap",
-        /// `"kill"`: systemd-oomd may kill it when it suffers from memory pressure.
+        /// `"kill"`: systemd-oomd may kill the task under memory pressure.
         managed_oom_memory_pressure: String => "ManagedOOMMemoryPressure",
-        /// From which pressure on, such as `"60%"`.
+        /// Memory pressure limit of systemd-oomd, such as `"60%"`.
         managed_oom_memory_pressure_limit: String => "ManagedOOMMemoryPressureLimit",
         /// For how long.
         managed_oom_memory_pressure_duration: String => "ManagedOOMMemoryPressureDurationSec",
-        /// `"on"`: the task is told of memory pressure (`MEMORY_PRESSURE_WATCH`).
+        /// `"on"`: the task can watch its memory pressure (`MEMORY_PRESSURE_WATCH`).
         memory_pressure_watch: String => "MemoryPressureWatch",
-        /// How much pressure in two seconds it is told of.
+        /// Pressure within two seconds from which the task is notified.
         memory_pressure_threshold: String => "MemoryPressureThresholdSec",
-        /// 1 to 10000; 100 is everybody's.
+        /// I/O weight, 1 to 10000; the default is 100.
         io_weight: i64 => "IOWeight",
         /// The same for a device, such as `"/dev/sda 200"`.
         io_device_weight: Vec<String> => "IODeviceWeight",
@@ -60,19 +60,19 @@ settings! {
         io_read_iops_max: Vec<String> => "IOReadIOPSMax",
         /// The same for writing.
         io_write_iops_max: Vec<String> => "IOWriteIOPSMax",
-        /// `"best-effort"`, `"idle"`, or with the operator's leave `"realtime"`.
+        /// `"best-effort"`, `"idle"`, or, if the operator allows it, `"realtime"`.
         io_scheduling_class: String => "IOSchedulingClass",
         /// 7 is the least.
         io_scheduling_priority: i64 => "IOSchedulingPriority",
         /// Processes and threads, such as `"64"` or `"10%"`.
         tasks_max: String => "TasksMax",
-        /// How long it may run, such as `"1h"`; then it is ended, as a failure.
+        /// Maximum run time, such as `"1h"`; then the task is stopped and has failed.
         runtime_max: String => "RuntimeMaxSec",
-        /// Where its memory comes from: `"preferred"`, `"bind"`, `"interleave"`, `"local"`.
+        /// NUMA memory policy: `"preferred"`, `"bind"`, `"interleave"`, `"local"`.
         numa_policy: String => "NUMAPolicy",
-        /// From which nodes, such as `"0-1"`.
+        /// NUMA nodes, such as `"0-1"`.
         numa_mask: String => "NUMAMask",
-        /// How late its timers may be, in nanoseconds or as `"1ms"`.
+        /// Timer slack, in nanoseconds or as `"1ms"`.
         timer_slack: String => "TimerSlackNSec",
     }
 }
@@ -80,35 +80,35 @@ settings! {
 settings! {
     /// The `files` block of a task. A path of the host is taken where the operator allows it (`allow_host_paths`); a relative one is in the task's `local/`.
     pub struct Files {
-        /// Files and directories of the host, as `"SOURCE"` or `"SOURCE:TARGET"`; a target in what the task sees of the host must be there.
+        /// Host files and directories to bind-mount, as `"SOURCE"` or `"SOURCE:TARGET"`; a target inside `host_paths` must exist.
         bind_paths: Vec<String> => "BindPaths",
         /// The same, read-only.
         bind_read_only_paths: Vec<String> => "BindReadOnlyPaths",
-        /// Empty file systems in memory, as `"/path"` or `"/path:size=10M,mode=0700"`.
+        /// tmpfs mounts, as `"/path"` or `"/path:size=10M,mode=0700"`.
         temporary_file_system: Vec<String> => "TemporaryFileSystem",
-        /// Paths that are read-only for it.
+        /// Paths that are read-only for the task.
         read_only_paths: Vec<String> => "ReadOnlyPaths",
-        /// Paths that are writable within such a one; with the operator's leave.
+        /// Paths that are writable inside a read-only one; only if the operator allows it.
         read_write_paths: Vec<String> => "ReadWritePaths",
-        /// Paths that it cannot reach.
+        /// Paths that are inaccessible to the task.
         inaccessible_paths: Vec<String> => "InaccessiblePaths",
         /// Paths from which nothing can be executed.
         no_exec_paths: Vec<String> => "NoExecPaths",
-        /// Paths within such a one from which something can.
+        /// Paths inside a no-exec one from which programs can be executed.
         exec_paths: Vec<String> => "ExecPaths",
-        /// A directory that is its `/` instead of the view; `/alloc`, `/local` and `/secrets` are mounted on it.
+        /// Root directory in place of the view; `/alloc`, `/local` and `/secrets` are mounted in it.
         root_directory: String => "RootDirectory",
-        /// A disk image that is its `/`.
+        /// Disk image used as the root file system.
         root_image: String => "RootImage",
         /// Mount options of the image, such as `"root:ro,nodev"`.
         root_image_options: Vec<String> => "RootImageOptions",
         /// Verity: the root hash in hex, or a file with it.
         root_hash: String => "RootHash",
-        /// Its signature, as `"base64:…"` or a file with it.
+        /// Signature of the root hash, as `"base64:…"` or a file.
         root_hash_signature: String => "RootHashSignature",
         /// The file with the verity data.
         root_verity: String => "RootVerity",
-        /// A copy of the root that is thrown away afterwards.
+        /// Runs from a copy of the root that is removed afterwards.
         root_ephemeral: bool => "RootEphemeral",
         /// Which partitions must be there, and how protected.
         root_image_policy: String => "RootImagePolicy",
@@ -122,7 +122,7 @@ settings! {
         extension_directories: Vec<String> => "ExtensionDirectories",
         /// As `root_image_policy`.
         extension_image_policy: String => "ExtensionImagePolicy",
-        /// Directories that outlive the allocation, below the host's `/var/lib`, where the task sees them too. With the operator's leave, as all of the following.
+        /// Directories below the host's `/var/lib` that outlive the allocation. Only if the operator allows it, like all of the following.
         state_directory: Vec<String> => "StateDirectory",
         /// Their mode, such as `"0700"`.
         state_directory_mode: String => "StateDirectoryMode",
@@ -134,7 +134,7 @@ settings! {
         logs_directory: Vec<String> => "LogsDirectory",
         /// Their mode.
         logs_directory_mode: String => "LogsDirectoryMode",
-        /// Directories below `/run` that go with the task.
+        /// Directories below `/run` that are removed with the task.
         runtime_directory: Vec<String> => "RuntimeDirectory",
         /// Their mode.
         runtime_directory_mode: String => "RuntimeDirectoryMode",
@@ -146,17 +146,17 @@ settings! {
     pub struct Network {
         /// `true`: a network with nothing but a loopback device. (A `network` block of the group with `mode = "none"` is to do the same for all of its tasks; Nomad 2.0.5 fails it for every driver.)
         private: bool => "PrivateNetwork",
-        /// Addresses that it may speak with in spite of `ip_address_deny`, such as `"10.0.0.0/8"` or `"localhost"`.
+        /// Addresses that are allowed although `ip_address_deny` has them, such as `"10.0.0.0/8"` or `"localhost"`.
         ip_address_allow: Vec<String> => "IPAddressAllow",
-        /// Addresses that it may not, such as `"any"`.
+        /// Addresses that are denied, such as `"any"`.
         ip_address_deny: Vec<String> => "IPAddressDeny",
-        /// Ports that it may bind in spite of `socket_bind_deny`, such as `"tcp:8080"`.
+        /// Ports that the task may bind although `socket_bind_deny` has them, such as `"tcp:8080"`.
         socket_bind_allow: Vec<String> => "SocketBindAllow",
-        /// Ports that it may not, such as `"any"`.
+        /// Ports that the task may not bind, such as `"any"`.
         socket_bind_deny: Vec<String> => "SocketBindDeny",
-        /// Network interfaces that it may use, or with `~` before one that it may not.
+        /// Network interfaces that the task may use, or, with the prefix `~`, may not use.
         restrict_network_interfaces: Vec<String> => "RestrictNetworkInterfaces",
-        /// The interface that its sockets are bound to.
+        /// Network interface that all sockets of the task are bound to.
         bind_network_interface: String => "BindNetworkInterface",
     }
 }
@@ -164,95 +164,95 @@ settings! {
 settings! {
     /// The `sandbox` block of a task.
     pub struct Sandbox {
-        /// `"strict"`, `"standard"` or `"off"`: what the other options begin with. Not given: as the plugin's `sandbox` says; for WebAssembly a preset of its own, `"wasm"`.
+        /// Preset that the other options change: `"strict"`, `"standard"` or `"off"`. Default: the plugin's `sandbox`; for WebAssembly the preset `"wasm"`.
         preset: String,
-        /// Nothing that it executes has more rights than itself.
+        /// Programs that the task executes cannot gain privileges.
         no_new_privileges: bool => "NoNewPrivileges",
-        /// Capabilities that it may ever have. An empty text takes back those of the operator, as in `["", "CAP_CHOWN"]`. `cap_add` and `cap_drop` come after.
+        /// Capability bounding set. An empty string resets it, as in `["", "CAP_CHOWN"]`. `cap_add` and `cap_drop` are applied afterwards.
         capability_bounding_set: Vec<String> => "CapabilityBoundingSet",
-        /// Capabilities that it has without being root. They must be in the bounding set.
+        /// Ambient capabilities; they must be in the bounding set.
         ambient_capabilities: Vec<String> => "AmbientCapabilities",
         /// Such as `"noroot-locked"`.
         secure_bits: Vec<String> => "SecureBits",
-        /// System calls that it may make, such as `"@mount"`, or with `~` before one that it may not.
+        /// System calls that are allowed, such as `"@mount"`, or, with the prefix `~`, denied.
         system_call_filter: Vec<String> => "SystemCallFilter",
-        /// What the others get: an error such as `"EPERM"`, or `"kill"`.
+        /// Result of denied system calls: an error such as `"EPERM"`, or `"kill"`.
         system_call_error_number: String => "SystemCallErrorNumber",
         /// Such as `"native"`.
         system_call_architectures: Vec<String> => "SystemCallArchitectures",
-        /// System calls to note in the log.
+        /// System calls to log.
         system_call_log: Vec<String> => "SystemCallLog",
-        /// Kinds of sockets, such as `"AF_INET"`, or `"none"`.
+        /// Address families of sockets that are allowed, such as `"AF_INET"`, or `"none"`.
         restrict_address_families: Vec<String> => "RestrictAddressFamilies",
-        /// Kinds of file systems, such as `"ext4"`.
+        /// File system types that are allowed, such as `"ext4"`.
         restrict_file_systems: Vec<String> => "RestrictFileSystems",
-        /// `"yes"`: it makes no namespaces; or those that it may make, such as `"user mnt"`.
+        /// `"yes"` denies the creation of namespaces; or the types that are allowed, such as `"user mnt"`.
         restrict_namespaces: String => "RestrictNamespaces",
-        /// Namespaces that are its own to manage.
+        /// Namespaces that the task may manage itself.
         delegate_namespaces: String => "DelegateNamespaces",
         /// No real-time scheduling.
         restrict_realtime: bool => "RestrictRealtime",
-        /// It makes no set-user-ID files.
+        /// The task cannot create set-user-ID or set-group-ID files.
         restrict_suid_sgid: bool => "RestrictSUIDSGID",
         /// No memory that is writable and executable.
         memory_deny_write_execute: bool => "MemoryDenyWriteExecute",
-        /// The kernel's personality stays.
+        /// The task cannot change its personality(2).
         lock_personality: bool => "LockPersonality",
         /// Such as `"x86"`.
         personality: String => "Personality",
-        /// `"full"`, `"strict"`, `"yes"` or `"no"`: what of the host is read-only.
+        /// Host directories that are read-only: `"full"`, `"strict"`, `"yes"` or `"no"`.
         protect_system: String => "ProtectSystem",
         /// `"yes"`, `"read-only"`, `"tmpfs"` or `"no"`.
         protect_home: String => "ProtectHome",
         /// `"yes"`, `"no"`, or `"private"` with a name of its own as `"private:NAME"`.
         protect_hostname: String => "ProtectHostname",
-        /// The clock stays as it is.
+        /// The task cannot change the clock.
         protect_clock: bool => "ProtectClock",
         /// `/proc/sys` and `/sys` are read-only.
         protect_kernel_tunables: bool => "ProtectKernelTunables",
-        /// It loads no kernel modules.
+        /// The task cannot load kernel modules.
         protect_kernel_modules: bool => "ProtectKernelModules",
-        /// It reads no kernel log.
+        /// The task cannot read the kernel log.
         protect_kernel_logs: bool => "ProtectKernelLogs",
-        /// `"yes"`: cgroups are read-only; `"private"`, `"strict"`: it sees its own alone.
+        /// `"yes"`: the cgroup tree is read-only; `"private"`, `"strict"`: a cgroup namespace of its own.
         protect_control_groups: String => "ProtectControlGroups",
-        /// `"invisible"`, `"noaccess"`, `"ptraceable"`, `"default"`: what it sees of other processes.
+        /// Visibility of other processes: `"invisible"`, `"noaccess"`, `"ptraceable"`, `"default"`.
         protect_proc: String => "ProtectProc",
-        /// `"pid"`: `/proc` has processes and nothing else.
+        /// `"pid"`: `/proc` shows only processes.
         proc_subset: String => "ProcSubset",
-        /// A `/tmp` of its own.
+        /// Private `/tmp` and `/var/tmp`.
         private_tmp: String => "PrivateTmp",
-        /// A `/dev` with pseudo devices alone.
+        /// Private `/dev` with pseudo devices only.
         private_devices: bool => "PrivateDevices",
-        /// Devices that it may use, as `"/dev/NAME rwm"`.
+        /// Devices that the task may use, as `"/dev/NAME rwm"`.
         device_allow: Vec<String> => "DeviceAllow",
         /// `"closed"`, `"strict"`, `"auto"`.
         device_policy: String => "DevicePolicy",
-        /// System V objects and message queues of its own.
+        /// IPC namespace of its own: System V objects and POSIX message queues.
         private_ipc: bool => "PrivateIPC",
-        /// Process numbers of its own, with its main process as 1.
+        /// PID namespace of its own; the main process is PID 1, which default actions of signals do not end.
         private_pids: String => "PrivatePIDs",
-        /// `"yes"`, `"self"`, `"identity"`, `"full"`, `"managed"`: user numbers of its own.
+        /// User namespace of its own: `"yes"`, `"self"`, `"identity"`, `"full"`, `"managed"`.
         private_users: String => "PrivateUsers",
         /// A BPF file system of its own.
         private_bpf: String => "PrivateBPF",
-        /// Mounts of its own.
+        /// Mount namespace of its own.
         private_mounts: bool => "PrivateMounts",
-        /// `"slave"`, `"private"`, `"shared"`: whether later mounts of the host reach it.
+        /// Mount propagation: `"slave"`, `"private"`, `"shared"`.
         mount_flags: String => "MountFlags",
-        /// System V objects of its user are removed after it.
+        /// IPC objects of the task's user are removed when the task stops.
         remove_ipc: bool => "RemoveIPC",
         /// `"private"`, `"shared"`, `"inherit"`.
         keyring_mode: String => "KeyringMode",
-        /// The mode bits that its files do not have, such as `"0077"`.
+        /// File mode creation mask, such as `"0077"`.
         umask: String => "UMask",
-        /// What of it a core dump holds.
+        /// Memory mappings that a core dump contains.
         coredump_filter: String => "CoredumpFilter",
-        /// A profile of AppArmor.
+        /// AppArmor profile.
         app_armor_profile: String => "AppArmorProfile",
-        /// A context of SELinux.
+        /// SELinux security context.
         selinux_context: String => "SELinuxContext",
-        /// A label of Smack.
+        /// Smack process label.
         smack_process_label: String => "SmackProcessLabel",
     }
 }

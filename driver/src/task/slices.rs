@@ -87,7 +87,7 @@ impl Slices {
         if let Err(error) = self.promise(systemd).await {
             tracing::debug!(
                 error = crate::chain(&error),
-                "the memory that tasks are promised was not told anew"
+                "failed to update the memory protection of the slices"
             );
         }
     }
@@ -95,7 +95,7 @@ impl Slices {
     /// To be called when a task was found again.
     pub async fn follow(&self, systemd: &Systemd) {
         if let Err(error) = self.share_cores(systemd).await {
-            tracing::warn!(error = crate::chain(&error), "the cores that tasks share were not told");
+            tracing::warn!(error = crate::chain(&error), "failed to update the cores that tasks share");
         }
     }
 

@@ -49,7 +49,7 @@ pub enum Error {
         source: Box<options::Error>,
     },
     /// This node cannot give it.
-    #[error("`{option}`: this node cannot give it: {reason}")]
+    #[error("`{option}`: not supported on this node: {reason}")]
     Node {
         /// The option.
         option: String,
@@ -66,7 +66,7 @@ pub enum Error {
         option: &'static str,
     },
     /// The kernel takes no single argument that long (execve(2), `MAX_ARG_STRLEN`).
-    #[error("`{option}` holds a text of {length} bytes, the kernel takes {} at most", env::STRING_MAX)]
+    #[error("`{option}` is {length} bytes long; the kernel's limit is {}", env::STRING_MAX)]
     TooLong {
         /// The option.
         option: &'static str,

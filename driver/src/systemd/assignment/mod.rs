@@ -47,7 +47,7 @@ pub struct Assignment {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// systemd has no such property.
-    #[error("set property `{name}`: systemd has none of this name, did you mean `{nearest}`?")]
+    #[error("set property `{name}`: no such systemd property; did you mean `{nearest}`?")]
     Unknown {
         /// As given.
         name: String,
@@ -55,7 +55,7 @@ pub enum Error {
         nearest: &'static str,
     },
     /// systemd has given up the property.
-    #[error("set property `{name}`: systemd has given it up, write `{instead}` instead")]
+    #[error("set property `{name}`: removed from systemd; use `{instead}`")]
     Gone {
         /// As given.
         name: String,
@@ -452,12 +452,12 @@ mod tests {
     fn a_wrong_name_is_answered_with_a_right_one() {
         assert_eq!(
             refused("MemoryMaximum", "1G"),
-            "set property `MemoryMaximum`: systemd has none of this name, did you mean `MemoryMax`?"
+            "set property `MemoryMaximum`: no such systemd property; did you mean `MemoryMax`?"
         );
         assert!(refused("memorymax", "1G").ends_with("did you mean `MemoryMax`?"));
         assert_eq!(
             refused("MemoryLimit", "1G"),
-            "set property `MemoryLimit`: systemd has given it up, write `MemoryMax` instead"
+            "set property `MemoryLimit`: removed from systemd; use `MemoryMax`"
         );
         assert!(refused("ExecStart", "/bin/true").contains("the driver runs the task's `command`"));
     }
