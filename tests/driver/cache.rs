@@ -145,7 +145,7 @@ async fn code_that_is_damaged_or_not_ours_is_made_anew_and_never_run() {
             spoil(&entry, &foreign);
             assert_eq!(exit_of(&node, &guest).await, Exit::status(3), "{what}");
             assert_eq!(compilations(&node), before + 1, "{what} is noticed");
-            let warned = node.records().iter().any(|record| record.message.contains("made anew"));
+            let warned = node.records().iter().any(|record| record.message.contains("failed verification"));
             assert!(warned, "{what} is told to the operator");
         }
     }
