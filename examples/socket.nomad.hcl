@@ -1,7 +1,8 @@
 # A service on a port that only root may bind, although it runs as a user of its own: systemd opens the socket before
 # the task starts, and passes it on as file 3 (sd_listen_fds(3)). Nomad takes the task for started when it says so
 # itself, and it is killed when it no longer says that it is well (sd_notify(3)). The operator's plugin configuration must
-# allow such messages: `allow_properties = ["@confining", "NotifyAccess"]`.
+# allow such messages, and before systemd 255 such sockets: `allow_properties = ["@confining", "ListenStream",
+# "NotifyAccess"]`.
 # Expect: a greeting from a user that is not root, on http://127.0.0.1:80/, for as long as the job runs.
 job "socket" {
   type = "service"

@@ -22,7 +22,7 @@ job "volume" {
 
     task "volume" {
       driver = "systemd"
-      user   = "daemon"
+      user   = "nobody"
 
       volume_mount {
         volume      = "notes"

@@ -247,7 +247,7 @@ fn what_a_client_may_send_over_http_2_has_a_limit() {
     let (streams, window, head) = (3, 4, 6); // RFC 9113, 6.5.2
     assert_eq!(
         [streams, window, head].map(|setting| settings.get(&setting)),
-        [Some(&32), Some(&65536), Some(&65536)]
+        [Some(&32), Some(&65536), Some(&16384)]
     );
 }
 

@@ -62,6 +62,9 @@ use wasmtime_wasi_http::{p2, p3};
 const TICK: Duration = Duration::from_millis(10);
 /// How long a client may take for the head of a request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How large the head of a request may be over HTTP/2, where each field of it counts as 32 bytes more than it has: one that
+/// was sent as a single byte takes 75 in memory.
+const HEAD: u32 = 16 << 10;
 /// How many bytes of a connection are held at most, of requests that are not complete: a client that sends heads and never
 /// ends them shall not use up the memory of all.
 const BUFFER: usize = 64 << 10;
@@ -293,7 +296,7 @@ impl Server {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .max_concurrent_streams(STREAMS)
-            .max_header_list_size(WINDOW);
+            .max_header_list_size(HEAD);
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service).into_owned());
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
@@ -327,8 +330,15 @@ impl Server {
         let over_http_2 = (request.version() == Version::HTTP_2).then_some(contact);
         let (began, method, path) =
             (Instant::now(), request.method().clone(), request.uri().path().to_owned());
-        let response = match Arc::clone(&self.requests).acquire_owned().await {
-            Ok(place) => {
+        // A connection of HTTP/2 brings many requests, and each that waits takes memory: as many wait as connections may.
+        let waiting_max = self.http.max_concurrent_connections.max(self.http.max_concurrent_requests);
+        let place = if self.load.active() > waiting_max {
+            None
+        } else {
+            Arc::clone(&self.requests).acquire_owned().await.ok()
+        };
+        let response = match place {
+            Some(place) => {
                 let (request, mut too_slow) = self.limit(request);
                 let (what, handler) = (format!("{method} {path}"), handler.get());
                 let response = tokio::select! {
@@ -341,7 +351,7 @@ impl Server {
                 let lasts = (active, place, unanswered);
                 response.map(|body| pace::taken(body, too_slow, &self.load, over_http_2, lasts))
             }
-            Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE),
+            None => plain(StatusCode::SERVICE_UNAVAILABLE),
         };
         self.make_pool(handler);
         if self.http.access_log {

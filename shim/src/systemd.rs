@@ -40,8 +40,14 @@ fn status(text: &str) -> String {
 /// How often it wants to hear that we are alive, if it does.
 pub fn watchdog() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
-    let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    let ours = number("WATCHDOG_PID").is_none_or(|pid| is_us(pid, std::process::id()));
     number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0).map(Duration::from_micros)
+}
+
+/// Does systemd mean this process by a number? It knows a process in a PID namespace of its own (`PrivatePIDs=`) by its
+/// number outside.
+fn is_us(pid: u64, own: u32) -> bool {
+    pid == u64::from(own) || own == 1
 }
 
 /// A socket that it has opened for us.
@@ -63,7 +69,7 @@ pub fn passed_sockets() -> Vec<Passed> {
 const FIRST: RawFd = 3;
 
 fn passed(pid: &str, count: &str, names: &str, own: u32) -> Vec<Passed> {
-    if pid.parse() != Ok(own) {
+    if !pid.parse().is_ok_and(|pid: u32| is_us(pid.into(), own)) {
         return Vec::new();
     }
     let names = names.split(':').map(str::to_owned).chain(std::iter::repeat(String::new()));
@@ -89,11 +95,19 @@ mod tests {
     }
 
     #[test]
+    fn sockets_are_ours_by_our_number_and_in_a_pid_namespace_of_our_own_by_any() {
+        assert_eq!(passed("7", "1", "http", 7).len(), 1);
+        assert_eq!(passed("7", "1", "http", 8).len(), 0);
+        assert_eq!(passed("7", "1", "http", 1).len(), 1);
+        assert_eq!(passed("", "1", "http", 1).len(), 0);
+    }
+
+    #[test]
     fn fuzz_passed_sockets_are_as_many_as_is_said_and_none_of_ours() {
         let number = || prop_oneof!["-?[0-9]{0,12}", any::<String>()];
         holds_for(&(number(), number(), ".{0,20}", any::<u32>()), |(pid, count, names, own)| {
             let sockets = passed(&pid, &count, &names, own);
-            prop_assert!(sockets.is_empty() || pid.parse() == Ok(own));
+            prop_assert!(sockets.is_empty() || pid.parse() == Ok(own) || own == 1);
             for ours in [pid, own.to_string()] {
                 let sockets = passed(&ours, &count, &names, own);
                 let expected = count.parse::<i64>().unwrap_or(0).clamp(0, 1024);

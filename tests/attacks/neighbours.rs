@@ -1,7 +1,7 @@
 //! What tasks of a group, and jobs beside each other, could do to each other and to the host by what they share.
 
 use proto::driver::Mount;
-use tests::{Exit, Job, Node};
+use tests::{Exit, Job, MAY_LISTEN, Node};
 
 use super::{USER, allow_root, refusal, version};
 
@@ -151,7 +151,7 @@ async fn no_list_keeps_systemd_from_its_work() {
 #[tokio::test]
 async fn no_task_has_systemd_hold_more_sockets_than_a_few() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     let sockets = |count: usize| {
         let block = |n| format!("{{ name = \"s{n}\", path = \"/local/s{n}\" }}");
         let blocks: Vec<_> = (0..count).map(block).collect();

@@ -4,7 +4,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use proto::driver::Mount;
-use tests::{Exit, Job, Node, Task};
+use tests::{Exit, Job, MAY_LISTEN, Node, Task};
 
 use super::refusal;
 
@@ -300,7 +300,7 @@ async fn no_mount_point_lies_in_a_directory_that_other_tasks_can_write() {
 #[tokio::test]
 async fn a_socket_takes_the_place_of_nothing_outside_of_the_task() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     let prize = tempfile::Builder::new().prefix("prize-").tempdir_in("/srv").unwrap();
     let file = prize.path().join("passwd");
     std::fs::write(&file, "root\n").unwrap();

@@ -81,7 +81,7 @@ async fn what_is_denied_is_denied_by_every_name() {
 async fn what_is_not_denied_is_given() {
     let host = host!();
     let here = version(&host);
-    let options = "allow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"Log*\", \"LoadCredentialEncrypted\", \"NotifyAccess\"]";
+    let options = "allow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"Log*\", \"LoadCredentialEncrypted\", \"NotifyAccess\", \"Listen*\"]";
     let node = Node::configured(&host, options).await;
     for (_, property, config) in DENIED.iter().filter(|(since, ..)| *since <= here) {
         // What must say that it is ready, or needs a journal of its own or a key of the machine's, is tested elsewhere.
@@ -160,14 +160,12 @@ async fn the_operators_word_gives_it() {
 }
 
 /// The operator's filter of addresses in the slice of all tasks, until this is dropped.
-struct SliceFilter<'a>(&'a Host);
+pub struct SliceFilter<'a>(&'a Host);
 
 impl<'a> SliceFilter<'a> {
-    fn set(host: &'a Host) -> Self {
-        host.run(
-            "systemctl",
-            &["set-property", "--runtime", "nomad_tasks.slice", "IPAddressDeny=10.0.0.0/8"],
-        );
+    pub fn set(host: &'a Host, denied: &str) -> Self {
+        let denied = format!("IPAddressDeny={denied}");
+        host.run("systemctl", &["set-property", "--runtime", "nomad_tasks.slice", &denied]);
         Self(host)
     }
 }
@@ -199,7 +197,7 @@ async fn no_job_allows_addresses_that_the_operator_denies_to_all_tasks() {
             false
         }
     };
-    let _filter = SliceFilter::set(&host);
+    let _filter = SliceFilter::set(&host, "10.0.0.0/8");
     for job in &jobs {
         let message = refusal(&host, &node, job.clone()).await;
         assert!(!can_filter || message.contains("nomad_tasks.slice"), "{message}");

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use proto::driver::network_isolation_spec::NetworkIsolationMode as Mode;
 use proto::driver::{NetworkIsolationSpec, PortMapping, TaskConfig};
-use tests::{Host, Job, Node};
+use tests::{Host, Job, MAY_LISTEN, Node};
 
 const SOCKET: &str = "socket {\n name = \"http\"\n port = \"http\"\n}";
 const SERVE: &str = "wasm {\n serve {\n port = \"http\"\n }\n}";
@@ -61,7 +61,7 @@ impl Prize {
 #[tokio::test]
 async fn a_variable_of_the_job_allocates_no_port() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     let prize = Prize::new();
     let free = free_port();
     for address in [
@@ -84,7 +84,7 @@ async fn a_variable_of_the_job_allocates_no_port() {
 #[tokio::test]
 async fn a_variable_of_the_job_moves_no_port_that_nomad_allocated() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     let prize = Prize::new();
     let admin = free_port();
     for address in [prize.path(), format!("127.0.0.1:{admin}")] {
@@ -113,7 +113,7 @@ async fn a_variable_of_the_job_moves_no_port_that_nomad_allocated() {
 async fn a_variable_of_the_job_adds_no_line_to_the_unit_of_its_sockets() {
     // systemd is reloaded.
     let host = host!(alone);
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     let directory = tempfile::Builder::new().prefix("m").rand_bytes(4).tempdir_in("/srv").unwrap();
     let marker = directory.path().join("x");
     // An address of a socket has room for 107 bytes.
@@ -138,7 +138,7 @@ async fn a_variable_of_the_job_adds_no_line_to_the_unit_of_its_sockets() {
 #[tokio::test]
 async fn a_label_stands_for_no_other_label() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     for (asked, allocated) in
         [("my_port", "my-port"), ("HTTP", "http"), ("http ", "http"), ("", "http"), ("http\n", "http")]
     {
@@ -153,7 +153,7 @@ async fn a_label_stands_for_no_other_label() {
 #[tokio::test]
 async fn a_variable_of_the_job_chooses_no_port_in_the_network_of_its_group() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     let path = "/run/netns/attack-on-ports";
     host.run("sh", &["-c", &format!("mkdir -p /run/netns && touch {path} && unshare --net={path} true")]);
     let spec = NetworkIsolationSpec { mode: Mode::Group.into(), path: path.into(), ..Default::default() };
@@ -171,4 +171,50 @@ async fn a_variable_of_the_job_chooses_no_port_in_the_network_of_its_group() {
     host.run("umount", &[path]);
     std::fs::remove_file(path).unwrap();
     prize.is_untouched();
+}
+
+/// Sends to an address by a socket that systemd passed, and by one of its own.
+const SEND: &str = r#"
+    use Socket;
+    open(my $passed, "+<&=", 3) or die "nothing was passed: $!";
+    socket(my $own, PF_INET, SOCK_DGRAM, 0) or die "socket: $!";
+    for ($own, $passed) {
+        print defined send($_, "hello", 0, sockaddr_in(9, inet_aton("127.0.0.2"))) ? "sent " : "refused ";
+    }
+"#;
+
+/// The kernel filters a socket by where it was made: in the slice that the operator filters, and not in the system's.
+#[tokio::test]
+async fn a_passed_socket_reaches_no_address_that_the_operator_denies_to_all_tasks() {
+    let host = host!(alone);
+    let node = Node::configured(&host, MAY_LISTEN).await;
+    let job = || {
+        let socket = "socket {\n name = \"http\"\n port = \"http\"\n kind = \"datagram\"\n}";
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        super::perl(SEND, &[]).config(socket).port("http", free)
+    };
+    assert_eq!(node.output_of(job()).await, "sent sent ", "the control");
+    let _filter = super::policy::SliceFilter::set(&host, "127.0.0.2");
+    assert_eq!(node.output_of(job()).await, "refused refused ");
+}
+
+/// One that is connected elsewhere is readable for ever, and before version 255 systemd looks at nothing else.
+#[tokio::test]
+async fn no_task_is_passed_a_socket_by_a_systemd_that_it_could_stop_with_it() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let job = Job::shell("exit 0").config(SOCKET).port("http", free_port());
+    match node.try_run(job).await {
+        Ok(task) => {
+            assert!(super::version(&host) >= 255, "it could stop all of systemd");
+            node.finish(task).await;
+        }
+        Err(refusal) => {
+            assert!(super::version(&host) < 255, "{refusal}");
+            assert!(
+                refusal.message.contains("`socket`") && refusal.message.contains("\"ListenStream\""),
+                "{refusal}"
+            );
+        }
+    }
 }

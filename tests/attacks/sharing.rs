@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::driver::NetworkIsolationSpec;
 use proto::driver::network_isolation_spec::NetworkIsolationMode as Mode;
-use tests::{Exit, Job, MAY_NOTIFY, Node, eventually};
+use tests::{Exit, Job, MAY_NOTIFY, Node, SOON, eventually};
 
 use super::{USER, refusal};
 
@@ -59,6 +59,36 @@ async fn a_command_in_a_task_shares_its_memory() {
 }
 
 // ---- Descriptors in systemd
+
+/// journald has systemd keep a descriptor for each stream that is connected to it, without asking whose.
+#[tokio::test]
+async fn no_task_opens_streams_to_the_journal() {
+    let host = host!();
+    let connect = "/run/systemd/journal/stdout";
+    let script = "use Socket; socket(my $s, PF_UNIX, SOCK_STREAM, 0); print connect($s, sockaddr_un($ARGV[0])) ? \"open\" : \"shut\"";
+    assert_eq!(host.run("perl", &["-e", script, connect]), "open", "the control");
+    let node = Node::start(&host).await;
+    let own_root = "files { root_directory = \"/\" }";
+    let own = Node::configured(&host, "allow_host_paths = [\"/\"]").await;
+    for (node, config) in [(&node, ""), (&node, "sandbox { preset = \"off\" }"), (&own, own_root)] {
+        let job = super::perl(script, &[connect]).config(config);
+        match node.try_run(job).await {
+            Ok(task) => assert_eq!(node.finish(task).await.1, "shut", "{config}"),
+            Err(refusal) => assert!(config == own_root, "{config}: {refusal}"),
+        }
+    }
+    // Its own output reaches the journal all the same.
+    let job = Job::shell("echo heard; exec sleep infinity").config("logging { driver = \"journald\" }");
+    let task = node.run(job).await;
+    let unit = node.unit(&task).await;
+    eventually("the journal has it", async || {
+        host.run("journalctl", &["--quiet", "--output=cat", &format!("--unit={unit}")])
+            .contains("heard")
+            .then_some(())
+    })
+    .await;
+    node.destroy(&task, true).await.unwrap();
+}
 
 /// Has systemd keep a descriptor, as often as the argument says (sd_pid_notify_with_fds(3)): sendmsg(2) with SCM_RIGHTS.
 const STORE: &str = r#"
@@ -296,5 +326,24 @@ async fn no_name_is_asked_for_out_of_a_network_of_its_own() {
     ] {
         let message = refusal(&host, &node, attack().config(config)).await;
         assert!(message.contains("allow_host_paths"), "{message}");
+    }
+}
+
+/// A command of the job's in the unit of a guest is beside its runner, which speaks with systemd.
+#[tokio::test]
+async fn no_command_of_a_job_is_run_in_the_unit_of_a_guest_without_the_operators_word() {
+    let host = host!();
+    for (options, is_run) in [("", false), (MAY_NOTIFY, true)] {
+        let node = Node::configured(&host, options).await;
+        let task = node.run(Job::artifact("spin.wat", &super::guest("spin.wat"))).await;
+        match node.check(&task, "exit 3", SOON).await {
+            Ok((code, _)) => assert!(is_run && code == 3, "{code}"),
+            Err(refusal) => {
+                assert!(!is_run && refusal.message.contains("\"NotifyAccess\""), "{refusal}");
+            }
+        }
+        // The operator's own (`nomad alloc exec`) is.
+        assert_eq!(node.output_in(&task, "echo entered").await, "entered\n");
+        node.destroy(&task, true).await.unwrap();
     }
 }

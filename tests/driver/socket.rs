@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use proto::driver::StopTaskRequest;
-use tests::{Exit, Job, MAY_NOTIFY, Node, SOON, eventually};
+use tests::{Exit, Job, MAY_LISTEN, MAY_NOTIFY, Node, SOON, eventually};
 
 /// Serves one connection on the first of the sockets that it was passed, and says what it was passed.
 const SERVER: &str = "perl -MIO::Socket -e '$| = 1; print \"$ENV{LISTEN_FDS} $ENV{LISTEN_FDNAMES}\\n\"; \
@@ -26,7 +26,7 @@ fn fetched(port: u16) -> std::io::Result<String> {
 #[tokio::test]
 async fn a_task_serves_on_sockets_that_were_open_before_it_began() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     let port = free_port();
     let config = "socket {\n name = \"http\"\n port = \"http\"\n}\nsocket {\n name = \"ctl\"\n path = \"/alloc/ctl.sock\"\n}";
     let job = Job::shell(&format!("exec {SERVER}")).config(config).port("http", port);
@@ -50,7 +50,7 @@ async fn a_task_serves_on_sockets_that_were_open_before_it_began() {
 #[tokio::test]
 async fn a_port_that_only_root_may_bind_is_bound_for_a_task_that_is_not() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     let job = Job::shell(&format!("exec {SERVER} once"))
         .config("socket {\n name = \"low\"\n port = \"low\"\n}")
         .port("low", 81);
@@ -64,7 +64,7 @@ async fn a_port_that_only_root_may_bind_is_bound_for_a_task_that_is_not() {
 #[tokio::test]
 async fn a_task_that_ended_is_never_started_again_by_a_connection() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     for status in [0, 3] {
         let port = free_port();
         let job =
@@ -98,7 +98,7 @@ async fn a_task_that_ended_is_never_started_again_by_a_connection() {
 #[tokio::test]
 async fn an_address_that_is_taken_is_named_and_may_be_free_later() {
     let host = host!();
-    let node = Node::start(&host).await;
+    let node = Node::configured(&host, MAY_LISTEN).await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let job =

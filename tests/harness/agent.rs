@@ -207,7 +207,7 @@ fn client(dir: &Path, [_, rpc, _, http]: [u16; 4]) -> Value {
             "raw_exec": { "config": { "enabled": true } },
             "nomad-driver-systemd": { "config": {
                 "shim_dir": programs(), "state_dir": dir.join("state"),
-                "allow_properties": ["@confining", "NotifyAccess"],
+                "allow_properties": ["@confining", "ListenStream", "NotifyAccess"],
             } },
         },
         "telemetry": { "publish_allocation_metrics": true, "collection_interval": "1s" },

@@ -35,6 +35,9 @@ pub const SOON: Duration = Duration::from_mins(1);
 /// A plugin configuration in which tasks may have a `notify` block.
 pub const MAY_NOTIFY: &str = r#"allow_properties = ["@confining", "NotifyAccess"]"#;
 
+/// A plugin configuration in which tasks may be passed sockets by any systemd.
+pub const MAY_LISTEN: &str = r#"allow_properties = ["@confining", "Listen*"]"#;
+
 /// The repository.
 pub fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()

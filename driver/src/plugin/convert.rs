@@ -416,7 +416,9 @@ pub(super) fn status(error: &task::Error) -> Status {
     let code = match error {
         Error::Unknown { .. } | Error::Lost { .. } => Code::NotFound,
         Error::Duplicate { .. } => Code::AlreadyExists,
-        Error::StillRunning { .. } | Error::Exec(exec::Error::Ended) => Code::FailedPrecondition,
+        Error::StillRunning { .. } | Error::Exec(exec::Error::Ended | exec::Error::BesideGuest) => {
+            Code::FailedPrecondition
+        }
         Error::Spec(_)
         | Error::Program(_)
         | Error::Files(_)

@@ -65,6 +65,12 @@ pub enum Error {
         /// How long it had.
         limit: Duration,
     },
+    /// The task is WebAssembly, and the command one of its job's.
+    #[error(
+        "a command of the job's (a script check, or `change_mode = \"script\"`) could send messages to systemd in the unit of a \
+         WebAssembly task; check it by HTTP, or have the operator of this node add \"NotifyAccess\" to `allow_properties`"
+    )]
+    BesideGuest,
     /// The task has no processes that one could join.
     #[error("the task is no longer running")]
     Ended,

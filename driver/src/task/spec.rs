@@ -470,6 +470,7 @@ impl TaskSpec {
         credential.iter().try_for_each(|credential| check_name("credential.name", &credential.name))?;
         check_encrypted(credential, node)?;
         check_notify(config, node)?;
+        check_sockets(config, node, features)?;
         let (identity, user) = Identity::of(config, node, accounts)?;
         let requested = settled::requested(&config.driver, node, features)?;
         identity::check_groups(&requested, user.as_ref(), node, accounts)?;
@@ -611,6 +612,30 @@ fn check_notify(config: &TaskConfig, node: &NodeSpec) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+/// The first systemd that limits how often it looks at a socket (systemd.socket(5), `PollLimitIntervalSec=`).
+const LIMITS_POLLING: u32 = 255;
+
+/// May a program of the job's hold a socket that systemd listens on, too? One that it connects elsewhere is readable for
+/// ever: once the task has failed, an older systemd looks at nothing else. The runner of a guest does not do that.
+fn check_sockets(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Result<(), Error> {
+    if config.driver.socket.is_empty()
+        || config.driver.wasm.is_some()
+        || node.manager != Manager::System
+        || features.version >= LIMITS_POLLING
+        || node.policy.allows_by_name("ListenStream")
+    {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        option: "socket".to_owned(),
+        reason: format!(
+            "before version {LIMITS_POLLING} a task can stop all of systemd by a socket that it was passed; use a node with a \
+             newer systemd, or have the operator of this node add \"ListenStream\" to `allow_properties` in the plugin's \
+             configuration"
+        ),
+    })
 }
 
 /// The preset that the job names, if it may.

@@ -189,6 +189,8 @@ fn sockets(task: &TaskSpec, sockets: &[Listener]) -> Option<SocketUnit> {
     let mut properties = vec![
         Property::Description(format!("{}, its sockets", task.description)),
         Property::Listen(sockets.iter().map(listen).collect()),
+        // The kernel filters a socket's addresses by the cgroup in which it was made.
+        Property::Slice(slice(task)),
     ];
     properties.extend(sockets.iter().find_map(|socket| socket.mode).map(Property::SocketMode));
     if let NetworkMode::Group { namespace, .. } = &task.network {
@@ -208,13 +210,16 @@ fn credentials(plain: Vec<(String, PathBuf)>, encrypted: Vec<(String, PathBuf)>)
     properties
 }
 
+fn slice(task: &TaskSpec) -> &'static str {
+    if task.cores.is_some() { RESERVE } else { SHARE }
+}
+
 /// One run, whose exit status stays to be read however long nobody asks for it.
 fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
     let Readiness { ready_within, watchdog, all } = task.readiness;
-    let slice = if task.cores.is_some() { RESERVE } else { SHARE };
     let mut properties = vec![
         Property::Description(task.description.clone()),
-        Property::Slice(slice),
+        Property::Slice(slice(task)),
         // The start is over when the program itself runs, so a program that cannot be run is a failed start; or when it
         // says that it is ready.
         Property::Type(if ready_within.is_some() { "notify" } else { "exec" }),

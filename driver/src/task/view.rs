@@ -51,8 +51,10 @@ const JOURNAL: &str = "/run/systemd/journal";
 /// Where /etc/resolv.conf may lead to, and the sockets of systemd-resolved. A task without the host's network does not see
 /// them: it could ask for names all the same.
 const RESOLVER: &str = "/run/systemd/resolve";
-/// The agent's configuration, where Nomad's packages put it: it may hold tokens.
-const HIDDEN: &[&str] = &["-+/etc/nomad.d"];
+/// The agent's configuration, where Nomad's packages put it: it may hold tokens. And the way to the journal for streams:
+/// journald has systemd keep a descriptor for each of them, and systemd keeps 4096 for the whole host. A task's own output
+/// is opened before the view is made.
+const HIDDEN: &[&str] = &["-+/etc/nomad.d", "-+/run/systemd/journal/stdout"];
 /// What of the operating system root alone may read, so that one who is root in a task may not.
 const HIDDEN_FROM_ROOT: &[&str] = &[
     "-+/etc/shadow",
@@ -198,7 +200,8 @@ impl View {
     pub fn properties(&self, dirs: &TaskDirs, root: &Path, sight: Sight) -> Vec<Property> {
         let mut properties = match self {
             Self::Private { host_paths } => self::root(root, host_paths, sight),
-            Self::Own => Vec::new(),
+            // It may be the host's own.
+            Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
             Self::Host => return vec![shared_memory()],
         };
         let own = dirs.pairs().map(|(host, target)| bind(host, target.as_ref()));
