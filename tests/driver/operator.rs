@@ -128,7 +128,11 @@ async fn a_controller_that_the_node_lacks_is_told_and_never_passed_over() {
 #[tokio::test]
 async fn a_hostile_job_gets_no_further_than_a_refusal() {
     let host = host!();
-    let node = Node::configured(&host, "sandbox_floor = \"standard\"\ndenied_host_gids = \"0-1\"").await;
+    let node = Node::configured(
+        &host,
+        "sandbox_floor = \"standard\"\ndenied_host_gids = \"0-1\"\nallow_properties = [\"@confining\", \"ListenStream\"]",
+    )
+    .await;
     for (config, reason) in [
         // A line end would begin another line of the unit's file, read as root at the next daemon-reload.
         ("properties { SyslogIdentifier = \"x\\rExecStopPost=+/bin/sh\" }", "control character"),

@@ -31,8 +31,8 @@ use zbus::message::{Message, Type as MessageType};
 use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant, connection, fdo};
 
 pub use assignment::{
-    Assignment, Error as AssignmentError, Meaning, Reach, bytes, capability_mask, capability_names,
-    known as property, quote as quoted, words,
+    Assignment, Error as AssignmentError, Meaning, Reach, all as properties, bytes, capability_mask,
+    capability_names, known as property, quote as quoted, words,
 };
 pub use features::{Features, Manager};
 use unit::FailedStep;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::PluginConfig;
 use super::preset::{self, Looser, Preset};
+use super::reach;
 use super::spec::Error;
 use super::view::is_plain;
 use crate::systemd::{Assignment, Reach, capability_mask};
@@ -63,6 +64,20 @@ impl Policy {
         let (local, host): (Vec<_>, Vec<_>) = config.allow_host_paths.iter().partition(|path| *path == LOCAL);
         if let Some(path) = host.iter().find(|path| !is_plain(Path::new(path))) {
             return Err(wrong("allow_host_paths", path)("an absolute path without `..`, or \"local\""));
+        }
+        for (option, patterns) in
+            [("allow_properties", &config.allow_properties), ("deny_properties", &config.deny_properties)]
+        {
+            // A word that is misspelt would allow, or worse deny, nothing.
+            let is_known = |pattern: &String| {
+                (pattern == CONFINING && option == "allow_properties")
+                    || reach::all_properties().any(|name| matches(pattern, name))
+            };
+            if let Some(pattern) = patterns.iter().find(|pattern| !is_known(pattern)) {
+                return Err(wrong(option, pattern)(
+                    "the name of a systemd property such as \"LogNamespace\", or a pattern such as \"Log*\"",
+                ));
+            }
         }
         Ok(Self {
             capabilities: capabilities(&config.allow_caps)
@@ -304,6 +319,35 @@ mod tests {
         assert_eq!(check(&paths, "BindPaths=/srv/x"), Ok(()));
         assert_eq!(paths.allowed_root(Path::new("/srv/x")), Some(Path::new("/srv")));
         assert_eq!(paths.allowed_root(Path::new("/srvx")), None);
+    }
+
+    #[test]
+    fn a_property_that_does_not_exist_is_neither_allowed_nor_denied() {
+        let resolve = |change: &dyn Fn(&mut PluginConfig)| {
+            let mut config = PluginConfig::decode(&[]).unwrap();
+            change(&mut config);
+            Policy::resolve(&config).map(drop).map_err(|error| error.to_string())
+        };
+        for wrong in ["Usr", "@confinig", "Nixe", "Log?", "", "user"] {
+            for option in ["allow_properties", "deny_properties"] {
+                let refusal = resolve(&|config| {
+                    let list = if option.starts_with('a') {
+                        &mut config.allow_properties
+                    } else {
+                        &mut config.deny_properties
+                    };
+                    list.push(wrong.into());
+                });
+                let refusal = refusal.unwrap_err();
+                assert!(refusal.contains(option) && refusal.contains(&format!("`{wrong}`")), "{refusal}");
+            }
+        }
+        assert!(resolve(&|config| config.deny_properties = vec!["@confining".into()]).is_err());
+        for right in
+            ["User", "*", "Log*", "Listen*", "ListenStream", "NotifyAccess", "SocketMode", "PrivatePIDs"]
+        {
+            assert_eq!(resolve(&|config| config.deny_properties = vec![right.into()]), Ok(()), "{right}");
+        }
     }
 
     #[test]

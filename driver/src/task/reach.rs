@@ -8,6 +8,7 @@
 use super::options::Opt;
 use super::policy::Policy;
 use super::spec::Error;
+use crate::systemd;
 
 /// Options that are not properties under another name, and the properties that the driver makes of them.
 const PROPERTIES: &[(&str, &[&str])] = &[
@@ -45,6 +46,12 @@ const PROPERTIES: &[(&str, &[&str])] = &[
 /// Options that say what runs, or hold others: what they do is within what the properties leave.
 const NONE: &[&str] =
     &["command", "args", "files", "limits", "logging", "network", "properties", "sandbox", "ulimit"];
+
+/// The names of all properties that a job can set in some way.
+pub fn all_properties() -> impl Iterator<Item = &'static str> {
+    let of_options = PROPERTIES.iter().flat_map(|(_, properties)| properties.iter().copied());
+    systemd::properties().map(|property| property.name).chain(of_options)
+}
 
 /// The properties that an option stands for, by its path, such as `notify.watchdog` or `limits.nice`.
 pub fn properties_of(path: &str, option: Option<&Opt>) -> Option<Vec<String>> {
@@ -98,7 +105,7 @@ mod tests {
         use rmpv::Value;
         let text = || Value::from("x");
         let mut value = match (option.block, option.hcl_type) {
-            (Some(Kind::Free), _) => Value::Map(vec![("NOFILE".into(), text())]),
+            (Some(Kind::Free), _) => Value::Map(vec![(free(path).into(), text())]),
             (Some(Kind::Often(_)), _) => Value::Array(vec![Value::Map(vec![])]),
             (Some(Kind::Once(_)), _) => Value::Map(vec![]),
             (None, "bool") => true.into(),
@@ -120,6 +127,11 @@ mod tests {
         bytes
     }
 
+    /// A name for a block whose names the job chooses.
+    fn free(path: &str) -> &'static str {
+        if path == "properties" { "LimitNOFILE" } else { "NOFILE" }
+    }
+
     #[test]
     fn no_option_gets_around_what_the_operator_denies() {
         let (mut denied, mut without) = (0, Vec::new());
@@ -129,7 +141,7 @@ mod tests {
             let mut properties = properties_of(&path, Some(option))
                 .unwrap_or_else(|| panic!("`{path}`: say in this file which property it stands for"));
             if option.block.is_some_and(|kind| matches!(kind, Kind::Free)) {
-                properties = properties_of(&format!("{path}.NOFILE"), None).unwrap();
+                properties = properties_of(&format!("{path}.{}", free(&path)), None).unwrap();
             }
             if properties.is_empty() {
                 without.push(path);
