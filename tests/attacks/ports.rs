@@ -185,7 +185,7 @@ const SEND: &str = r#"
 
 /// The kernel filters a socket by where it was made: in the slice that the operator filters, and not in the system's.
 #[tokio::test]
-async fn a_passed_socket_reaches_no_address_that_the_operator_denies_to_all_tasks() {
+async fn a_passed_socket_reaches_no_address_that_the_operator_or_the_job_denies() {
     let host = host!(alone);
     let node = Node::configured(&host, MAY_LISTEN).await;
     let job = || {
@@ -194,6 +194,8 @@ async fn a_passed_socket_reaches_no_address_that_the_operator_denies_to_all_task
         super::perl(SEND, &[]).config(socket).port("http", free)
     };
     assert_eq!(node.output_of(job()).await, "sent sent ", "the control");
+    let denying = job().config("network { ip_address_deny = [\"127.0.0.2\"] }");
+    assert_eq!(node.output_of(denying).await, "refused refused ");
     let _filter = super::policy::SliceFilter::set(&host, "127.0.0.2");
     assert_eq!(node.output_of(job()).await, "refused refused ");
 }

@@ -590,7 +590,7 @@ impl Shared {
         {
             return Ok(());
         }
-        let denying = self.slices.that_denies_addresses(&self.systemd).await.map_err(Error::Systemd)?;
+        let denying = Slices::that_denies_addresses(&self.systemd, task).await.map_err(Error::Systemd)?;
         match denying {
             Some(slice) if task.allows_addresses => Err(Error::Spec(spec::Error::Refused {
                 option: "network.ip_address_allow".to_owned(),

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::lock;
 use super::spec::TaskSpec;
-use super::unit::{RESERVE, SHARE, SLICE};
+use super::unit::{RESERVE, SHARE, SLICE, slice_of};
 use crate::systemd::{self, Property, Systemd};
 
 /// The cores that tasks share (Nomad v2.0.5, client/lib/cgroupslib).
@@ -71,10 +71,10 @@ impl Slices {
     /// The slice above tasks in which the operator denies addresses. What a unit allows counts more than what a slice
     /// denies (systemd.resource-control(5), "IPAddressAllow=").
     pub async fn that_denies_addresses(
-        &self,
         systemd: &Systemd,
+        task: &TaskSpec,
     ) -> Result<Option<&'static str>, systemd::Error> {
-        for slice in ["-.slice", SLICE, SHARE, RESERVE] {
+        for slice in ["-.slice", SLICE, slice_of(task)] {
             if systemd.denies_addresses(slice).await? {
                 return Ok(Some(slice));
             }

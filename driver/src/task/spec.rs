@@ -581,37 +581,36 @@ fn working_directory(work_dir: Option<&str>, node: &NodeSpec, dirs: &TaskDirs) -
     }
 }
 
+/// A job asks for what the operator must allow by the property's name; a user's own systemd is that user's affair.
+fn check_word(option: &str, property: &str, why: &str, node: &NodeSpec) -> Result<(), Error> {
+    if node.manager != Manager::System || node.policy.allows_by_name(property) {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        option: option.to_owned(),
+        reason: format!(
+            "{why}; the operator of this node allows it with \"{property}\" in `allow_properties` in the plugin's \
+             configuration"
+        ),
+    })
+}
+
 /// May a job have systemd decrypt a file?
 fn check_encrypted(credential: &[Credential], node: &NodeSpec) -> Result<(), Error> {
-    if credential.iter().any(|credential| credential.encrypted)
-        && node.manager == Manager::System
-        && !node.policy.allows_by_name("LoadCredentialEncrypted")
-    {
-        return Err(Error::Refused {
-            option: "credential.encrypted".to_owned(),
-            reason: "systemd decrypts whatever was encrypted for this machine, also for others; the operator of this node \
-                     allows it with \"LoadCredentialEncrypted\" in `allow_properties` in the plugin's configuration"
-                .to_owned(),
-        });
+    if !credential.iter().any(|credential| credential.encrypted) {
+        return Ok(());
     }
-    Ok(())
+    let why = "systemd decrypts whatever was encrypted for this machine, also for others";
+    check_word("credential.encrypted", "LoadCredentialEncrypted", why, node)
 }
 
 /// May a program of the job's send messages to systemd? The runner of a guest is not the job's.
 fn check_notify(config: &TaskConfig, node: &NodeSpec) -> Result<(), Error> {
-    if config.driver.notify.is_some()
-        && config.driver.wasm.is_none()
-        && node.manager == Manager::System
-        && !node.policy.allows_by_name("NotifyAccess")
-    {
-        return Err(Error::Refused {
-            option: "notify".to_owned(),
-            reason: "a task that sends messages to systemd without end slows all of the node; the operator of this node \
-                     allows them with \"NotifyAccess\" in `allow_properties` in the plugin's configuration"
-                .to_owned(),
-        });
+    if config.driver.notify.is_none() || config.driver.wasm.is_some() {
+        return Ok(());
     }
-    Ok(())
+    let why = "a task that sends messages to systemd without end slows all of the node";
+    check_word("notify", "NotifyAccess", why, node)
 }
 
 /// The first systemd that limits how often it looks at a socket (systemd.socket(5), `PollLimitIntervalSec=`).
@@ -620,22 +619,12 @@ const LIMITS_POLLING: u32 = 255;
 /// May a program of the job's hold a socket that systemd listens on, too? One that it connects elsewhere is readable for
 /// ever: once the task has failed, an older systemd looks at nothing else. The runner of a guest does not do that.
 fn check_sockets(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Result<(), Error> {
-    if config.driver.socket.is_empty()
-        || config.driver.wasm.is_some()
-        || node.manager != Manager::System
-        || features.version >= LIMITS_POLLING
-        || node.policy.allows_by_name("ListenStream")
-    {
+    let DriverConfig { socket, wasm, .. } = &config.driver;
+    if socket.is_empty() || wasm.is_some() || features.version >= LIMITS_POLLING {
         return Ok(());
     }
-    Err(Error::Refused {
-        option: "socket".to_owned(),
-        reason: format!(
-            "before version {LIMITS_POLLING} a task can stop all of systemd by a socket that it was passed; use a node with a \
-             newer systemd, or have the operator of this node add \"ListenStream\" to `allow_properties` in the plugin's \
-             configuration"
-        ),
-    })
+    let why = "with a socket that it was passed a task can stop a systemd older than 255";
+    check_word("socket", "ListenStream", why, node)
 }
 
 /// The preset that the job names, if it may.

@@ -69,7 +69,8 @@ pub struct Made {
 /// The unit of `task`.
 pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -> TransientUnit {
     let is_guest = matches!(command, Command::Wasm { .. });
-    let sockets = sockets(task, &made.sockets);
+    let filter = if is_guest { Vec::new() } else { address_filter(&made.settings) };
+    let sockets = sockets(task, &made.sockets, filter);
     let concerns = [
         lifecycle(task, is_guest),
         run(task, command),
@@ -177,7 +178,7 @@ fn images(settings: &[Assignment]) -> Vec<Property> {
 
 /// The sockets that are open before the task starts, all in one unit: systemd passes a service those of the unit of its
 /// own name. Each has the name in the environment that its job gives it.
-fn sockets(task: &TaskSpec, sockets: &[Listener]) -> Option<SocketUnit> {
+fn sockets(task: &TaskSpec, sockets: &[Listener], filter: Vec<Property>) -> Option<SocketUnit> {
     let listen = |socket: &Listener| {
         let kind = if socket.datagrams { "Datagram" } else { "Stream" };
         let address = match &socket.at {
@@ -190,13 +191,21 @@ fn sockets(task: &TaskSpec, sockets: &[Listener]) -> Option<SocketUnit> {
         Property::Description(format!("{}, its sockets", task.description)),
         Property::Listen(sockets.iter().map(listen).collect()),
         // The kernel filters a socket's addresses by the cgroup in which it was made.
-        Property::Slice(slice(task)),
+        Property::Slice(slice_of(task)),
     ];
+    properties.extend(filter);
     properties.extend(sockets.iter().find_map(|socket| socket.mode).map(Property::SocketMode));
     if let NetworkMode::Group { namespace, .. } = &task.network {
         properties.push(Property::NetworkNamespacePath(namespace.clone()));
     }
     (!sockets.is_empty()).then_some(SocketUnit { properties })
+}
+
+/// What the job says of the addresses that its task may reach. (The runner of a guest filters connections by itself, and
+/// leaves those that it accepts alone.)
+fn address_filter(settings: &[Assignment]) -> Vec<Property> {
+    let lines = settings.iter().filter(|line| matches!(line.name(), "IPAddressAllow" | "IPAddressDeny"));
+    lines.cloned().map(Property::Assigned).collect()
 }
 
 fn credentials(plain: Vec<(String, PathBuf)>, encrypted: Vec<(String, PathBuf)>) -> Vec<Property> {
@@ -210,7 +219,8 @@ fn credentials(plain: Vec<(String, PathBuf)>, encrypted: Vec<(String, PathBuf)>)
     properties
 }
 
-fn slice(task: &TaskSpec) -> &'static str {
+/// The slice that a task is in.
+pub fn slice_of(task: &TaskSpec) -> &'static str {
     if task.cores.is_some() { RESERVE } else { SHARE }
 }
 
@@ -219,7 +229,7 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
     let Readiness { ready_within, watchdog, all } = task.readiness;
     let mut properties = vec![
         Property::Description(task.description.clone()),
-        Property::Slice(slice(task)),
+        Property::Slice(slice_of(task)),
         // The start is over when the program itself runs, so a program that cannot be run is a failed start; or when it
         // says that it is ready.
         Property::Type(if ready_within.is_some() { "notify" } else { "exec" }),
