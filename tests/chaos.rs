@@ -257,7 +257,7 @@ struct World {
     runs: Vec<Run>,
     /// How many fates were decided.
     born: u64,
-    /// There may be no way to systemd: what was refused for the time being is asked for again.
+    /// There may be no way to systemd: a stop that was refused is asked for again.
     is_shaken: bool,
 }
 
@@ -363,26 +363,23 @@ impl World {
 
     async fn failure_in_start(&mut self) {
         let fate = self.any_fate();
-        let mut prepared = self.node.prepare(&fate.job(1));
+        let prepared = self.node.prepare(&fate.job(1));
         let mut driver = self.node.plugin().driver();
         let request = StartTaskRequest { task: Some(prepared.config.clone()) };
         let call = tokio::spawn(async move { driver.start_task(request).await });
         self.failure_soon().await;
-        let (task, start) = match call.await.unwrap() {
-            Ok(answer) => (self.node.begun(prepared, answer.into_inner().handle.unwrap()), 1),
+        let task = match call.await.unwrap() {
+            Ok(answer) => self.node.begun(prepared, answer.into_inner().handle.unwrap()),
             Err(status) => {
-                assert!(is_of_a_dead_plugin(&status) || self.is_shaken, "{status:?}: {fate:?}");
+                assert!(is_of_a_dead_plugin(&status), "{status:?}: {fate:?}");
                 self.come_to_rest().await;
-                // Nomad asks once more by the same id. What a dead plugin had begun is gone on with; a living one has
-                // undone what it refused, and the task is told that this is another start.
-                let start = if is_of_a_dead_plugin(&status) { 1 } else { 2 };
-                prepared.config.msgpack_driver_config = fate.job(start).msgpack();
-                (self.node.begin(prepared).await.unwrap(), start)
+                // Nomad asks once more by the same id. What a dead plugin had begun is gone on with.
+                self.node.begin(prepared).await.unwrap()
             }
         };
         // It may have been answered by the plugin that died.
         self.node.recover(&task).await.unwrap();
-        self.runs.push(Run::new(&mut self.node, fate, task, start));
+        self.runs.push(Run::new(&mut self.node, fate, task, 1));
     }
 
     async fn failure_in_stop(&mut self) {
@@ -467,14 +464,10 @@ impl World {
         }
     }
 
-    /// Starts a task as Nomad does: one that was refused for the time being is asked for anew.
+    /// Whatever happened to the bus, a start survives it.
     async fn start(&self, fate: &Fate) -> Task {
-        let start = async || match self.node.try_run(fate.job(1)).await {
-            Ok(task) => Some(task),
-            Err(refusal) if self.is_shaken && refusal.recoverable => None,
-            Err(refusal) => panic!("{refusal}: {fate:?}"),
-        };
-        eventually("the task is started", start).await
+        let started = self.node.try_run(fate.job(1)).await;
+        started.unwrap_or_else(|refusal| panic!("{refusal}: {fate:?}"))
     }
 
     /// All grow older, and some come to their end.

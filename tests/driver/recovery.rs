@@ -1,6 +1,8 @@
 //! What outlives the plugin, the agent, the bus and systemd's own restarts.
 
-use tests::{Exit, Host, Job, Need, Node, SOON, eventually};
+use std::time::Duration;
+
+use tests::{Exit, Host, Job, MAY_NOTIFY, Need, Node, SOON, eventually};
 use tonic::Code;
 
 #[tokio::test]
@@ -205,6 +207,67 @@ async fn the_loss_of_the_bus_loses_no_exit() {
     assert_eq!(node.wait(&after).await, Exit::status(8));
     for task in [&long, &after] {
         node.destroy(task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_start_survives_the_loss_of_the_bus_before_systemd_hears_of_it() {
+    let Some(host) = Host::alone(Need::Systemd).await else { return };
+    let node = Node::start(&host).await;
+    // The second one finds its slice and all else prepared, so that the request for its unit is what is lost.
+    for status in [3, 4] {
+        host.run("systemctl", &["kill", "--signal=STOP", "dbus.service"]);
+        let job = Job::shell(&format!("echo begin >>/local/life; exit {status}"));
+        let mut started = Box::pin(node.try_run(job));
+        let answered = tokio::time::timeout(Duration::from_millis(200), &mut started).await;
+        assert!(answered.is_err(), "the bus is frozen");
+        host.run("systemctl", &["kill", "--signal=KILL", "dbus.service"]);
+        let task = started.await.unwrap();
+        assert_eq!(node.wait(&task).await, Exit::status(status));
+        let life = std::fs::read_to_string(task.alloc_dir().join("web/local/life")).unwrap();
+        assert_eq!(life, "begin\n", "it ran once");
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_start_survives_the_loss_of_the_bus_while_systemd_works_at_it() {
+    let Some(host) = Host::alone(Need::Systemd).await else { return };
+    let node = Node::configured(&host, MAY_NOTIFY).await;
+    let script = "echo begin >>/local/life; while ! test -e /local/go; do sleep 0.05; done; \
+         systemd-notify --ready; exec sleep infinity";
+    let job = Job::shell(script).config("notify {\n access = \"all\"\n ready_within = \"30s\"\n}");
+    let prepared = node.prepare(&job);
+    let local = prepared.config.alloc_dir.clone() + "/web/local";
+    let (life, go) = (format!("{local}/life"), format!("{local}/go"));
+    let mut started = Box::pin(node.begin(prepared));
+    let begins = eventually("the task begins", async || std::path::Path::new(&life).exists().then_some(()));
+    tokio::select! {
+        () = begins => {}
+        _ = &mut started => panic!("it is not ready"),
+    }
+    host.run("systemctl", &["kill", "--signal=KILL", "dbus.service"]);
+    std::fs::write(go, "").unwrap();
+    let task = started.await.unwrap();
+    assert_eq!(std::fs::read_to_string(life).unwrap(), "begin\n", "it ran once");
+    node.destroy(&task, true).await.unwrap();
+}
+
+/// A unit that systemd reads from its own file before it starts it has lost quotes, and the descriptors of its output.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_of_systemd_in_the_middle_of_a_start_changes_no_command() {
+    let Some(host) = Host::alone(Need::Systemd).await else { return };
+    let node = Node::start(&host).await;
+    for _ in 0..6 {
+        let job = || Job::shell("x='a;b'; echo \"$x $((1 + 2))\"; exit 5");
+        let starts = futures_util::future::join_all((0..20).map(|_| node.run(job())));
+        let reloads = async { tokio::task::block_in_place(|| host.run("systemctl", &["daemon-reload"])) };
+        for task in tokio::join!(starts, reloads).0 {
+            let (exit, output, errors) = node.finish(task).await;
+            // What was started by what was misread is ended, but it may have said something.
+            assert_eq!(exit, Exit::status(5), "{output}{errors}");
+            assert_eq!(output.lines().filter(|line| *line == "a;b 3").count(), 1, "{output}{errors}");
+        }
     }
 }
 

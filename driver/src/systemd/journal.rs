@@ -11,7 +11,8 @@ use serde::Deserialize;
 use tokio::process::Command;
 
 use super::features::Manager;
-use super::unit::{InvocationId, MainExit, UnitName};
+use super::name::UnitName;
+use super::state::{InvocationId, MainExit};
 
 /// The message of a process that could not be set up (systemd, `sd-messages.h`, `SD_MESSAGE_SPAWN_FAILED`).
 const SPAWN_FAILED: &str = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7";

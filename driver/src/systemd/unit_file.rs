@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::assignment::{lines_of, quote};
-use super::unit::{Property, SocketUnit, TransientUnit};
+use super::transient::{Property, SocketUnit, TransientUnit};
 
 /// The unit as the files of ordinary units, and as a `systemd-run` line.
 ///

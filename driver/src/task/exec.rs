@@ -356,7 +356,7 @@ async fn open_the_way(systemd: &Systemd, pid: u32) -> Result<(), systemd::Error>
     if Cgroup::of_us().is_some_and(|ours| ours.path().starts_with(theirs)) {
         return Ok(());
     }
-    systemd.take_in(&UnitName::known(format!("nomad_exec-{pid}.scope")), pid).await
+    systemd.start_scope(&UnitName::known(format!("nomad_exec-{pid}.scope")), pid).await
 }
 
 /// Tells the child what to become, and hears why it did not.

@@ -1,0 +1,368 @@
+//! What can be asked of systemd: to find, list, change, signal and remove units.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use zbus::message::Message;
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
+
+use super::checked::Checked;
+use super::connection::{
+    DESTINATION, FIRST_PAUSE, LONGEST_PAUSE, MANAGER, MANAGER_PATH, PROPERTIES, SERVICE, Shared,
+};
+use super::error::{Error, is_named, unfit};
+use super::features::{Features, Manager};
+use super::jobs::{JOB_TIMEOUT, JobEnds, job_of};
+use super::journal;
+use super::name::UnitName;
+use super::state::{InvocationId, MainExit, Service};
+use super::transient::Property;
+use super::vocabulary::Vocabulary;
+use super::watch::Unit;
+
+const SLICE: &str = "org.freedesktop.systemd1.Slice";
+
+/// How long the removal of a unit is tried again while systemd cannot be asked.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long after a unit's end journald may still be busy with its last lines.
+const JOURNAL_LAG: Duration = Duration::from_secs(10);
+
+/// Who of a unit a signal is for.
+#[derive(Debug, Clone, Copy)]
+pub enum Whom {
+    /// The main process alone.
+    Main,
+    /// Every process in the unit's cgroup.
+    All,
+}
+
+/// A method of systemd's, and where it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Method<'a> {
+    path: &'a str,
+    interface: &'static str,
+    name: &'static str,
+}
+
+impl<'a> Method<'a> {
+    /// Such as `StartTransientUnit`.
+    pub(super) fn of_manager(name: &'static str) -> Self {
+        Self { path: MANAGER_PATH, interface: MANAGER, name }
+    }
+
+    /// `Get` or `GetAll`, of the object at this path.
+    fn of_properties(path: &'a str, name: &'static str) -> Self {
+        Self { path, interface: PROPERTIES, name }
+    }
+}
+
+/// A manager of units. Cheap to clone; connects when it is first needed.
+#[derive(Debug, Clone, Default)]
+pub struct Systemd {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Systemd {
+    /// Speaks with this manager from now on. To be said before anything is asked.
+    pub fn choose(&self, manager: Manager) {
+        *self.shared.manager.lock() = manager;
+    }
+
+    /// Whose systemd it is.
+    pub fn manager(&self) -> Manager {
+        self.shared.manager()
+    }
+
+    /// What the manager can do.
+    pub async fn features(&self) -> Result<Features, Error> {
+        // Makes sure that somebody is there to ask.
+        drop(self.connection().await?);
+        if let Some(features) = self.shared.features.lock().clone() {
+            return Ok(features);
+        }
+        let manager = self.shared.manager();
+        let version = self.manager_property("Version").await?;
+        let options = self.manager_property("Features").await?;
+        // The machine's own manager has all that the kernel has.
+        let cgroup = match manager {
+            Manager::System => String::new(),
+            Manager::User => self.manager_property("ControlGroup").await?,
+        };
+        let vocabulary = Vocabulary::ask().await;
+        let features = Features::new(manager, &version, &options, &cgroup, vocabulary);
+        *self.shared.features.lock() = Some(features.clone());
+        Ok(features)
+    }
+
+    async fn manager_property(&self, name: &'static str) -> Result<String, Error> {
+        let act = "read the property";
+        let answer =
+            self.call(act, name, Method::of_properties(MANAGER_PATH, "Get"), &(MANAGER, name)).await?;
+        let value: OwnedVariant = answer.body().deserialize().map_err(|source| Error::Call {
+            act,
+            thing: name.into(),
+            source: Box::new(source),
+        })?;
+        Ok(<&str>::try_from(&*value).unwrap_or_default().to_owned())
+    }
+
+    /// When the manager last began to read the files of its units, in microseconds of the monotonic clock; zero where it
+    /// does not tell.
+    pub(super) async fn last_load(&self) -> Result<u64, Error> {
+        let name = "UnitsLoadTimestampMonotonic";
+        let method = Method::of_properties(MANAGER_PATH, "Get");
+        let answer = self.call_patiently("read the property", name, method, &(MANAGER, name)).await?;
+        let value: OwnedVariant = answer.body().deserialize().map_err(|source| Error::Call {
+            act: "read the property",
+            thing: name.into(),
+            source: Box::new(source),
+        })?;
+        Ok(u64::try_from(&*value).unwrap_or_default())
+    }
+
+    /// Changes properties of a unit that may run, or of a slice, until the machine is booted anew.
+    pub async fn set(&self, name: &str, properties: Vec<Property>) -> Result<(), Error> {
+        let properties = Checked::new(properties).map_err(|wrong| unfit(name, wrong))?;
+        let body = (name, true, properties.into_wire());
+        self.call_patiently("change unit", name, Method::of_manager("SetUnitProperties"), &body)
+            .await
+            .map(drop)
+    }
+
+    /// Follows a unit that is there already.
+    pub async fn find(&self, name: &UnitName) -> Result<Unit, Error> {
+        let followed = self.follow(name);
+        self.refresh_patiently(name).await?;
+        if followed.state().removed {
+            return Err(Error::NoSuchUnit { unit: name.clone() });
+        }
+        Ok(followed)
+    }
+
+    /// Removes what an earlier process of ours could not remove of units whose names begin so.
+    pub fn sweep(&self, prefix: &str) {
+        journal::sweep(prefix);
+    }
+
+    /// How the main process of a unit that is no more ended, if systemd wrote of it: it does when the end was not clean.
+    pub async fn exit_in_journal(&self, name: &UnitName, invocation: &InvocationId) -> Option<MainExit> {
+        journal::main_exit(self.manager(), name, invocation).await
+    }
+
+    /// What systemd knows of a service beside its state.
+    pub async fn service(&self, name: &UnitName) -> Result<Service, Error> {
+        let path = name.object_path();
+        let answer = self
+            .call("read unit", name.as_str(), Method::of_properties(&path, "GetAll"), &(SERVICE,))
+            .await?;
+        let all = answer.body().deserialize().map_err(|source| Error::Call {
+            act: "read unit",
+            thing: name.to_string(),
+            source: Box::new(source),
+        })?;
+        Ok(Service::of(&all))
+    }
+
+    /// Does this slice deny addresses to the units in it (`IPAddressDeny=`)? Also of one that is not active yet.
+    pub async fn denies_addresses(&self, slice: &str) -> Result<bool, Error> {
+        let act = "read slice";
+        let path = UnitName::known(slice).object_path();
+        let answer = self
+            .call_patiently(act, slice, Method::of_properties(&path, "Get"), &(SLICE, "IPAddressDeny"))
+            .await?;
+        let value: OwnedVariant = answer.body().deserialize().map_err(|source| Error::Call {
+            act,
+            thing: slice.to_owned(),
+            source: Box::new(source),
+        })?;
+        Ok(matches!(&*value, Variant::Array(prefixes) if !prefixes.is_empty()))
+    }
+
+    /// Sends a signal, or finds that nobody is left to get it, which is no error.
+    pub async fn kill(&self, name: &UnitName, whom: Whom, signal: i32) -> Result<(), Error> {
+        let whom = match whom {
+            Whom::Main => "main",
+            Whom::All => "all",
+        };
+        let body = (name.as_str(), whom, signal);
+        let sent = self.call("signal unit", name.as_str(), Method::of_manager("KillUnit"), &body).await;
+        match sent {
+            Err(Error::Call { source, .. })
+                if is_named(&source, "NoSuchUnit")
+                    || is_named(&source, "NoSuchProcess")
+                    || is_named(&source, "UnixProcessIdUnknown") =>
+            {
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Closes the sockets of a service that has ended, which stays as it is.
+    pub async fn close_sockets(&self, name: &UnitName) -> Result<(), Error> {
+        let socket = name.socket();
+        // In any other mode the service, which requires them, would be stopped too, and forget how it ended.
+        let body = (socket.as_str(), "ignore-dependencies");
+        match self.call("stop unit", &socket, Method::of_manager("StopUnit"), &body).await {
+            Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The names of all units in systemd's memory that begin so.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<UnitName>, Error> {
+        /// What systemd tells of a unit in a list: name, description, load, active and sub state, whom it follows, its
+        /// path, and its job's number, kind and path.
+        type Row =
+            (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+        // A backslash takes the meaning of what follows in a pattern.
+        let pattern = format!("{}*", prefix.replace('\\', "\\\\"));
+        let body = (Vec::<&str>::new(), vec![pattern.as_str()]);
+        let method = Method::of_manager("ListUnitsByPatterns");
+        let answer = self.call_patiently("list units", &pattern, method, &body).await?;
+        let rows: Vec<Row> = answer.body().deserialize().map_err(|source| Error::Call {
+            act: "list units",
+            thing: pattern,
+            source: Box::new(source),
+        })?;
+        Ok(rows.into_iter().filter(|row| row.2 != "not-found").map(|row| UnitName::known(row.0)).collect())
+    }
+
+    /// Ends whatever runs in the unit, at once, and makes systemd forget it. A unit that is not there is fine.
+    ///
+    /// When this returns no process of the unit is left, and its name is free. While systemd cannot be asked it is asked
+    /// again, since nobody else would.
+    pub async fn remove(&self, name: &UnitName) -> Result<(), Error> {
+        let mut patience = Patience::new();
+        while let Err(error) = self.unload(name).await {
+            patience.with(error).await?;
+        }
+        let name = name.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(JOURNAL_LAG).await;
+            journal::forget_fields(&name);
+        });
+        Ok(())
+    }
+
+    async fn unload(&self, name: &UnitName) -> Result<(), Error> {
+        const SIGKILL: i32 = 9;
+        let followed = self.follow(name);
+        let mut ends = self.job_ends(name);
+        self.kill(name, Whom::All, SIGKILL).await?;
+        let body = (name.as_str(), "replace");
+        let stopped = self.call("stop unit", name.as_str(), Method::of_manager("StopUnit"), &body).await;
+        let answer = match stopped {
+            Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => return Ok(()),
+            other => other?,
+        };
+        // Missed or told: what follows finds out.
+        ends.wait_for(&job_of(&answer, "stop unit", name)?, "stop unit", JOB_TIMEOUT).await?;
+        let body = (name.as_str(),);
+        let reset =
+            self.call("reset unit", name.as_str(), Method::of_manager("ResetFailedUnit"), &body).await;
+        match reset {
+            Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => return Ok(()),
+            other => other?,
+        };
+        let gone = followed.wait_for(|state| state.removed);
+        match tokio::time::timeout(JOB_TIMEOUT, gone).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Error::Slow { act: "remove unit", unit: name.clone() }),
+        }
+    }
+
+    pub(super) fn follow(&self, name: &UnitName) -> Unit {
+        self.shared.units.follow(name)
+    }
+
+    pub(super) fn job_ends(&self, name: &UnitName) -> JobEnds {
+        self.shared.jobs.of(name)
+    }
+
+    pub(super) async fn refresh_patiently(&self, name: &UnitName) -> Result<(), Error> {
+        let mut patience = Patience::new();
+        while let Err(error) = self.refresh(name).await {
+            patience.with(error).await?;
+        }
+        Ok(())
+    }
+
+    async fn refresh(&self, name: &UnitName) -> Result<(), Error> {
+        let connection = self.connection().await?;
+        self.shared.refresh(&connection, &name.object_path()).await.map_err(|source| Error::Call {
+            act: "read unit",
+            thing: name.to_string(),
+            source: Box::new(source),
+        })
+    }
+
+    /// A call that does the same when it is made twice: made again while systemd cannot be asked.
+    async fn call_patiently<B>(
+        &self,
+        act: &'static str,
+        thing: &str,
+        method: Method<'_>,
+        body: &B,
+    ) -> Result<Message, Error>
+    where
+        B: serde::Serialize + zbus::DynamicType + Sync,
+    {
+        let mut patience = Patience::new();
+        loop {
+            match self.call(act, thing, method, body).await {
+                Err(error) => patience.with(error).await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// A call, and what to say of it should it fail: what was to be done, and with which unit or property.
+    pub(super) async fn call<B>(
+        &self,
+        act: &'static str,
+        thing: &str,
+        method: Method<'_>,
+        body: &B,
+    ) -> Result<Message, Error>
+    where
+        B: serde::Serialize + zbus::DynamicType + Sync,
+    {
+        let Method { path, interface, name } = method;
+        let connection = self.connection().await?;
+        let _permit = self.shared.calls.acquire().await;
+        let answer = connection.call_method(Some(DESTINATION), path, Some(interface), name, body).await;
+        answer.map_err(|source| Error::Call { act, thing: thing.to_owned(), source: Box::new(source) })
+    }
+
+    /// The living connection, made now if there is none.
+    async fn connection(&self) -> Result<Connection, Error> {
+        let connected = self.shared.connect().await;
+        let manager = self.shared.manager();
+        connected.map_err(|source| Error::Connect { manager, source: Box::new(source) })
+    }
+}
+
+/// For what may be done twice: it is done again while systemd cannot be asked.
+pub(super) struct Patience {
+    until: tokio::time::Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self { until: tokio::time::Instant::now() + PATIENCE, pause: FIRST_PAUSE }
+    }
+
+    /// Waits a little, or gives the error back: it will not pass, or has not in all this time.
+    pub(super) async fn with(&mut self, error: Error) -> Result<(), Error> {
+        let cannot_be_asked = matches!(error, Error::Connect { .. } | Error::Call { .. }) && error.may_pass();
+        if !cannot_be_asked || tokio::time::Instant::now() > self.until {
+            return Err(error);
+        }
+        tracing::debug!(error = crate::chain(&error), "systemd cannot be asked, trying again");
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}

@@ -1,0 +1,261 @@
+//! The one connection to the bus, and the one future that reads it.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use zbus::message::{Message, Type as MessageType};
+use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, connection, fdo};
+
+use super::error::is_named;
+use super::features::{Features, Manager};
+use super::jobs::Jobs;
+use super::reload::Reloads;
+use super::watch::Units;
+
+pub(super) const DESTINATION: &str = "org.freedesktop.systemd1";
+pub(super) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const UNIT_PATHS: &str = "/org/freedesktop/systemd1/unit";
+pub(super) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+pub(super) const SERVICE: &str = "org.freedesktop.systemd1.Service";
+pub(super) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// A `daemon-reload` with a thousand units blocks PID 1 for seconds; a call that takes longer than this is lost.
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long the way to systemd may take to be set up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between two attempts at something that the bus did not let us do; it doubles up to the longest.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// dbus-daemon allows 128 unanswered calls on one connection (`max_replies_per_connection`).
+const CALLS_AT_ONCE: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) manager: Mutex<Manager>,
+    /// What the manager can do, until it may be another one: asked once per connection and reload.
+    pub(super) features: Mutex<Option<Features>>,
+    connection: AsyncMutex<Option<Connection>>,
+    pub(super) units: Arc<Units>,
+    pub(super) jobs: Arc<Jobs>,
+    pub(super) calls: Semaphore,
+    pub(super) reloads: Reloads,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            manager: Mutex::default(),
+            features: Mutex::default(),
+            connection: AsyncMutex::default(),
+            units: Arc::default(),
+            jobs: Arc::default(),
+            calls: Semaphore::new(CALLS_AT_ONCE),
+            reloads: Reloads::default(),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn manager(&self) -> Manager {
+        *self.manager.lock()
+    }
+
+    pub(super) async fn connect(self: &Arc<Self>) -> zbus::Result<Connection> {
+        let mut slot = self.connection.lock().await;
+        if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok(connection.clone());
+        }
+        let hung = || zbus::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        let connection =
+            tokio::time::timeout(CONNECT_TIMEOUT, self.connect_anew()).await.map_err(|_| hung())??;
+        *self.features.lock() = None;
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn connect_anew(self: &Arc<Self>) -> zbus::Result<Connection> {
+        let builder = match self.manager() {
+            Manager::System => connection::Builder::system(),
+            // Where every user's bus is (systemd's `user@.service`), unless the environment says so.
+            Manager::User if std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_none() => {
+                let uid = rustix::process::getuid().as_raw();
+                connection::Builder::address(format!("unix:path=/run/user/{uid}/bus").as_str())
+            }
+            Manager::User => connection::Builder::session(),
+        };
+        let connection = builder.method_timeout(CALL_TIMEOUT).build().await?;
+        self.reloads.note_connection();
+        // One stream for all messages keeps their order. It is read before anything is asked for: a full queue would
+        // hold up the answers.
+        tokio::spawn(read(Arc::downgrade(self), MessageStream::from(&connection)));
+        let bus = fdo::DBusProxy::new(&connection).await?;
+        for rule in rules()? {
+            bus.add_match_rule(rule).await?;
+        }
+        // systemd sends no signals of jobs and units to a connection that did not ask for them.
+        connection.call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "Subscribe", &()).await?;
+        Ok(connection)
+    }
+
+    /// Asks for everything we follow of one unit.
+    pub(super) async fn refresh(&self, connection: &Connection, path: &str) -> zbus::Result<()> {
+        loop {
+            let _permit = self.calls.acquire().await;
+            let changes = self.units.changes(path);
+            let mut all = HashMap::new();
+            for interface in [UNIT, SERVICE] {
+                let answer = connection
+                    .call_method(Some(DESTINATION), path, Some(PROPERTIES), "GetAll", &(interface,))
+                    .await?;
+                let properties: HashMap<String, OwnedVariant> = answer.body().deserialize()?;
+                all.extend(properties);
+            }
+            let taken = self.units.update_unless_changed(path, changes, |state| {
+                state.apply(&all);
+                // Of a unit that is not there systemd says "inactive, success": only this tells.
+                state.removed = state.load_state == "not-found";
+            });
+            if taken {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks for everything we follow of every unit, until it has been told: something may have happened meanwhile.
+    async fn catch_up(self: Arc<Self>) {
+        self.jobs.missed();
+        let mut behind = self.units.paths();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let mut still = Vec::new();
+            for path in behind {
+                let asked = async { self.refresh(&self.connect().await?, &path).await };
+                if let Err(error) = asked.await {
+                    tracing::debug!(
+                        path,
+                        error = crate::chain(&error),
+                        "a unit could not be asked for its state"
+                    );
+                    still.push(path);
+                }
+            }
+            still.retain(|path| self.units.follows(path));
+            if still.is_empty() {
+                return;
+            }
+            behind = still;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// A `daemon-reload` takes all units out of memory and back in: only a unit that cannot be found is gone.
+    async fn confirm_removal(self: Arc<Self>, name: String, path: OwnedObjectPath, changes: u64) {
+        let found = async {
+            let connection = self.connect().await?;
+            let _permit = self.calls.acquire().await;
+            connection.call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "GetUnit", &(name,)).await
+        };
+        match found.await {
+            Err(error) if is_named(&error, "NoSuchUnit") => {
+                self.units.update_unless_changed(path.as_str(), changes, |state| state.removed = true);
+            }
+            // The bus went away: who connects again asks for every unit.
+            Err(error) => {
+                tracing::debug!(%path, error = crate::chain(&error), "a removed unit could not be looked for");
+            }
+            Ok(_) => {}
+        }
+    }
+
+    fn take(self: &Arc<Self>, message: &Message) -> zbus::Result<()> {
+        let header = message.header();
+        let (Some(interface), Some(member), Some(path)) =
+            (header.interface(), header.member(), header.path())
+        else {
+            return Ok(());
+        };
+        match (interface.as_str(), member.as_str()) {
+            (PROPERTIES, "PropertiesChanged") if self.units.follows(path.as_str()) => {
+                let (_, changed, _): (String, HashMap<String, OwnedVariant>, Vec<String>) =
+                    message.body().deserialize()?;
+                self.units.update(path.as_str(), |state| state.apply(&changed));
+            }
+            (MANAGER, "JobRemoved") => {
+                let (_, job, unit, result): (u32, OwnedObjectPath, String, String) =
+                    message.body().deserialize()?;
+                self.jobs.ended(&unit, &job, &result);
+            }
+            (MANAGER, "UnitRemoved") => {
+                let (name, unit): (String, OwnedObjectPath) = message.body().deserialize()?;
+                if self.units.follows(unit.as_str()) {
+                    let changes = self.units.changes(unit.as_str());
+                    tokio::spawn(Arc::clone(self).confirm_removal(name, unit, changes));
+                }
+            }
+            (MANAGER, "Reloading") => {
+                let (begins,): (bool,) = message.body().deserialize()?;
+                if begins {
+                    self.reloads.note(message);
+                } else {
+                    *self.features.lock() = None;
+                    tokio::spawn(Arc::clone(self).catch_up());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Reads the bus until it goes away, then connects again.
+///
+/// Boxed, because connecting starts a reader and a reader connects: the type would contain itself.
+fn read(shared: Weak<Shared>, mut messages: MessageStream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        while let Some(Ok(message)) = messages.next().await {
+            let Some(shared) = shared.upgrade() else { return };
+            if message.message_type() != MessageType::Signal {
+                continue;
+            }
+            if let Err(error) = shared.take(&message) {
+                tracing::warn!(error = crate::chain(&error), "a signal of systemd could not be read");
+            }
+        }
+        tracing::warn!("lost the connection to systemd; reconnecting (tasks keep running)");
+        reconnect(shared).await;
+    })
+}
+
+async fn reconnect(shared: Weak<Shared>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        match shared.connect().await {
+            Ok(_) => {
+                tracing::info!("connected to the bus of systemd again");
+                return shared.catch_up().await;
+            }
+            Err(error) => tracing::debug!(error = crate::chain(&error), "the bus of systemd is not back yet"),
+        }
+        drop(shared);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What we ask the bus to send us: jobs and removals, and the changes of all units. The bus cannot select units by a
+/// part of their name, and allows no rule per unit beyond 512 of them.
+fn rules() -> zbus::Result<[MatchRule<'static>; 2]> {
+    let signals = || MatchRule::builder().msg_type(MessageType::Signal).sender(DESTINATION);
+    Ok([
+        signals().interface(MANAGER).path(MANAGER_PATH).build()?,
+        signals().interface(PROPERTIES).path_namespace(UNIT_PATHS).build()?,
+    ])
+}

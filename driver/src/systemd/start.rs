@@ -1,0 +1,362 @@
+//! The start of a unit, and what the end of a start means.
+
+use std::time::Duration;
+
+use zbus::{OwnedObjectPath, Variant};
+
+use super::checked::Checked;
+use super::client::{Method, Patience, Systemd};
+use super::error::{Error, is_named, unfit};
+use super::jobs::{JOB_TIMEOUT, JobEnds, job_of};
+use super::journal;
+use super::name::UnitName;
+use super::reload::{Moment, may_be_misread};
+use super::state::{FailedStep, MainExit, UnitState};
+use super::transient::{Property, SocketUnit, TransientUnit};
+use super::watch::Unit;
+
+/// What we say of a job whose end we did not wait for, because the main process has ended.
+const ENDED: &str = "ended";
+/// How often a start is tried that systemd spoils by reloading in the middle of it.
+const STARTS_MAX: usize = 8;
+
+/// The properties of a unit and of those that come with it, as `StartTransientUnit` takes them.
+struct Request {
+    properties: Wire,
+    others: Vec<(String, Wire)>,
+    /// See [`TransientUnit::patience`].
+    patience: Duration,
+    /// systemd would read something else in its own file of the unit.
+    may_be_misread: bool,
+}
+
+type Wire = Vec<(String, Variant<'static>)>;
+
+/// What came of a request.
+struct Requested {
+    /// systemd works at it. Nothing where the answer was lost, but the unit is there.
+    job: Option<OwnedObjectPath>,
+    /// When it was answered, or asked for where the answer was lost.
+    at: Moment,
+}
+
+impl Request {
+    fn new(unit: TransientUnit) -> Result<Self, Error> {
+        let TransientUnit { name, mut properties, sockets, patience } = unit;
+        let wire = |properties: Vec<Property>| {
+            Checked::new(properties).map(Checked::into_wire).map_err(|wrong| unfit(name.as_str(), wrong))
+        };
+        let mut others = Vec::new();
+        if let Some(SocketUnit { properties: mut of_sockets }) = sockets {
+            let socket = name.socket();
+            properties
+                .extend([Property::Requires(vec![socket.clone()]), Property::After(vec![socket.clone()])]);
+            of_sockets.extend([
+                // It goes with the service: whoever connected after its end would have it started again.
+                Property::BindsTo(vec![name.to_string()]),
+                Property::CollectMode("inactive-or-failed"),
+            ]);
+            others.push((socket, wire(of_sockets)?));
+        }
+        let properties = wire(properties)?;
+        let may_be_misread = properties.iter().any(|(name, value)| may_be_misread(name, value));
+        Ok(Self { properties, others, patience, may_be_misread })
+    }
+
+    /// The program may have read its input already. A pipe cannot be rewound, and what copies one goes on where it was.
+    fn rewind_input(&self) {
+        for (name, value) in &self.properties {
+            if let ("StandardInputFileDescriptor", Variant::Fd(input)) = (name.as_str(), value) {
+                let _ = rustix::fs::seek(input, rustix::fs::SeekFrom::Start(0));
+            }
+        }
+    }
+}
+
+impl Systemd {
+    /// Makes the unit, starts it, and follows it.
+    ///
+    /// Returns when its program runs, or has run and ended already. When it fails, nothing of the unit remains, or is
+    /// removed as soon as systemd can be asked again.
+    pub async fn start(&self, unit: TransientUnit) -> Result<Unit, Error> {
+        let (name, request) = (unit.name.clone(), Request::new(unit)?);
+        for _ in 0..STARTS_MAX {
+            // Before anything is asked for, so that no signal falls between.
+            let (followed, mut ends) = (self.follow(&name), self.job_ends(&name));
+            let Requested { job, at } = self.request(&name, &request).await?;
+            let started = match job {
+                Some(job) => self.see_through(followed, &mut ends, &job, &request).await,
+                None => self.adopt(&name, request.patience).await,
+            };
+            if !request.may_be_misread || !self.shared.reloads.any_since(&at) {
+                return started;
+            }
+            if let Ok(unit) = started {
+                let (began, loaded) = (self.service(&name).await?.started_at, self.last_load().await?);
+                if !self.shared.reloads.any_between(&at, began, loaded) {
+                    return Ok(unit);
+                }
+            }
+            tracing::warn!(unit = %name, "systemd reloaded before it started the unit; starting it again");
+            self.remove(&name).await?;
+            request.rewind_input();
+        }
+        Err(Error::NotStarted { unit: name, result: "reloading".to_owned() })
+    }
+
+    async fn see_through(
+        &self,
+        followed: Unit,
+        ends: &mut JobEnds,
+        job: &OwnedObjectPath,
+        request: &Request,
+    ) -> Result<Unit, Error> {
+        let name = followed.name();
+        let outcome = self.wait_until_started(&followed, job, ends, request.patience).await;
+        let outcome = match outcome {
+            Err(Error::NotStarted { unit, result })
+                if !request.others.is_empty() && result == "dependency" =>
+            {
+                let words = journal::last_words(self.manager(), &name.socket()).await;
+                let words = words.unwrap_or_else(|| "the journal says no more".to_owned());
+                Err(Error::Sockets { unit, words })
+            }
+            other => other,
+        };
+        if outcome.is_err() {
+            self.remove_surely(name).await;
+        }
+        outcome.map(|()| followed)
+    }
+
+    /// Asks systemd to make and start the unit.
+    async fn request(&self, name: &UnitName, request: &Request) -> Result<Requested, Error> {
+        let unit = name.clone();
+        let requested = self.request_surely(name, request).await;
+        requested.map_err(|error| match error {
+            Error::Call { source, .. } if is_named(&source, "UnitExists") => Error::Exists { unit },
+            Error::Call { source, .. }
+                if is_named(&source, "AccessDenied")
+                    || is_named(&source, "InteractiveAuthorizationRequired") =>
+            {
+                Error::Denied { unit }
+            }
+            error => error,
+        })
+    }
+
+    /// Where the connection is lost before the answer, nobody knows whether the request was read: the unit is looked for,
+    /// and asked for again if it is not there.
+    async fn request_surely(&self, name: &UnitName, request: &Request) -> Result<Requested, Error> {
+        let mut retry = Patience::new();
+        loop {
+            // Somebody may have followed a unit of this name that is no more.
+            self.shared.units.update(&name.object_path(), |state| *state = UnitState::default());
+            let body = (name.as_str(), "fail", &request.properties, &request.others);
+            let answer =
+                self.call("start unit", name.as_str(), Method::of_manager("StartTransientUnit"), &body);
+            let (asked, connection) = (Moment::now(), self.shared.reloads.connection());
+            let error = match answer.await {
+                Ok(answer) => {
+                    let job = Some(job_of(&answer, "start unit", name)?);
+                    let at = self.shared.reloads.moment_of(&answer, connection);
+                    return Ok(Requested { job, at });
+                }
+                Err(error) => error,
+            };
+            if error.is_lost_connection() {
+                retry.with(error).await?;
+                match self.find(name).await {
+                    Err(Error::NoSuchUnit { .. }) => {}
+                    found => return found.map(|_| Requested { job: None, at: asked }),
+                }
+            } else {
+                // A refusal made nothing. Anything else may have: a call that took too long is perhaps obeyed later.
+                if error.may_pass() {
+                    self.remove_surely(name).await;
+                }
+                return Err(error);
+            }
+        }
+    }
+
+    /// Waits for the start job, and decides what its end means; on systemd before 257 `failed` may mean that the
+    /// program ran and was quick to fail.
+    async fn wait_until_started(
+        &self,
+        unit: &Unit,
+        job: &OwnedObjectPath,
+        ends: &mut JobEnds,
+        patience: Duration,
+    ) -> Result<(), Error> {
+        let name = unit.name().clone();
+        let job_result = loop {
+            let end = tokio::select! {
+                end = ends.wait_for(job, "start unit", JOB_TIMEOUT + patience) => end?,
+                // It ended at once, and the job waits for what it left running.
+                () = unit.wait_for(|state| state.main_has_ended() && !state.tells_handoff()) => {
+                    Some(ENDED.to_owned())
+                }
+            };
+            let is_over = match end {
+                Some(result) if result != ENDED => break result,
+                other => other.is_some(),
+            };
+            // It may be late news of a unit that had the name before.
+            self.refresh_patiently(&name).await?;
+            match unit.state() {
+                state if is_over && state.main_has_ended() => break ENDED.to_owned(),
+                state if !is_over && state.has_begun() => break "missed".to_owned(),
+                _ => {}
+            }
+        };
+        if job_result != "done" || !unit.state().has_begun() {
+            self.refresh_patiently(&name).await?;
+        }
+        let says_when_ready = !patience.is_zero();
+        if says_when_ready && (job_result == "failed" || job_result == ENDED || job_result == "timeout") {
+            self.classify_start(unit, job_result).await?;
+            let (state, unit) = (unit.state(), name);
+            let how = match (state.result.as_str(), state.exit()) {
+                ("timeout", _) => format!("within {} s", patience.as_secs_f32()),
+                (_, Some(MainExit::Status(status))) => format!("before it ended with status {status}"),
+                (_, Some(MainExit::Signal(signal))) => format!("before signal {signal} ended it"),
+                (result, None) => format!("and systemd says `{result}`"),
+            };
+            return Err(Error::NotReady { unit, how, said: state.status_text });
+        }
+        self.classify_start(unit, job_result).await
+    }
+
+    /// Makes a process that is not the manager's one of its own, in a scope of this name, until it leaves it.
+    pub async fn start_scope(&self, scope: &UnitName, pid: u32) -> Result<(), Error> {
+        let act = "take a process into";
+        let mut ends = self.job_ends(scope);
+        let properties = vec![Property::PIDs(vec![pid]), Property::CollectMode("inactive-or-failed")];
+        let properties = Checked::new(properties).map_err(|wrong| unfit(scope.as_str(), wrong))?.into_wire();
+        let others: Vec<(String, Vec<(String, Variant<'_>)>)> = Vec::new();
+        let body = (scope.as_str(), "fail", properties, others);
+        let answer = self.call(act, scope.as_str(), Method::of_manager("StartTransientUnit"), &body).await?;
+        match ends.wait_for(&job_of(&answer, act, scope)?, act, JOB_TIMEOUT).await? {
+            Some(result) if result != "done" => Err(Error::NotStarted { unit: scope.clone(), result }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes over a unit whose start somebody else asked for, and did not live to see it through.
+    ///
+    /// Fails as that start would have failed; then nothing of the unit remains.
+    pub async fn adopt(&self, name: &UnitName, patience: Duration) -> Result<Unit, Error> {
+        let unit = self.find(name).await?;
+        let over = |state: &UnitState| state.has_begun() || state.never_forked() || state.removed;
+        let waited = tokio::time::timeout(JOB_TIMEOUT + patience, unit.wait_for(over)).await;
+        let outcome = match waited {
+            Ok(()) if unit.state().removed => return Err(Error::NoSuchUnit { unit: name.clone() }),
+            // Nobody has kept the end of its job: the journal decides.
+            Ok(()) => self.classify_start(&unit, ENDED.to_owned()).await,
+            Err(_) => Err(Error::Slow { act: "start unit", unit: name.clone() }),
+        };
+        if outcome.is_err() {
+            self.remove_surely(name).await;
+        }
+        outcome.map(|()| unit)
+    }
+
+    /// Did the program come to run?
+    async fn classify_start(&self, unit: &Unit, job_result: String) -> Result<(), Error> {
+        let (name, state) = (unit.name().clone(), unit.state());
+        // Those that tell of the handoff tell a program that was quick to fail apart as well, from 257 on.
+        let surely_failed = job_result == "failed" && state.tells_handoff();
+        if let Some(failure) = state.failed_step(matches!(job_result.as_str(), "failed" | ENDED)) {
+            let words = match (
+                journal::failed_step(self.manager(), &name, &state.invocation, state.main_pid_ever).await,
+                failure,
+            ) {
+                (Ok(Some(words)), _) => Some(words),
+                // The program ran, and ended with a status that looks like a step.
+                (Ok(None), FailedStep::Perhaps(_)) if !surely_failed => None,
+                (_, FailedStep::Surely(status) | FailedStep::Perhaps(status)) => {
+                    Some(step_name(status).map_or_else(
+                        || "systemd failed before it ran the program".to_owned(),
+                        |step| format!("systemd failed at step {step}"),
+                    ))
+                }
+            };
+            if let Some(words) = words {
+                return Err(Error::Step { unit: name, status: failure.status(), words });
+            }
+        }
+        if !state.has_begun() {
+            let result = if state.never_forked() { state.result } else { job_result };
+            return Err(Error::NotStarted { unit: name, result });
+        }
+        Ok(())
+    }
+
+    /// Removes a unit that is nobody's, now or, when systemd cannot be asked now, a little later.
+    async fn remove_surely(&self, name: &UnitName) {
+        if self.remove(name).await.is_ok() {
+            return;
+        }
+        let (this, name) = (self.clone(), name.clone());
+        tokio::spawn(async move {
+            for pause in [1, 5, 30, 120].map(Duration::from_secs) {
+                tokio::time::sleep(pause).await;
+                if this.remove(&name).await.is_ok() {
+                    return;
+                }
+            }
+            tracing::error!(unit = %name, "a unit that failed to start could not be removed; run `systemctl stop` on it");
+        });
+    }
+}
+
+/// systemd's word for a step of setting up a process (systemd.exec(5), "Process Exit Codes").
+fn step_name(status: i32) -> Option<&'static str> {
+    let name = match status {
+        200 => "CHDIR",
+        201 => "NICE",
+        202 => "FDS",
+        203 => "EXEC",
+        204 => "MEMORY",
+        205 => "LIMITS",
+        206 => "OOM_ADJUST",
+        207 => "SIGNAL_MASK",
+        208 => "STDIN",
+        209 => "STDOUT",
+        210 => "CHROOT",
+        211 => "IOPRIO",
+        212 => "TIMERSLACK",
+        213 => "SECUREBITS",
+        214 => "SETSCHEDULER",
+        215 => "CPUAFFINITY",
+        216 => "GROUP",
+        217 => "USER",
+        218 => "CAPABILITIES",
+        219 => "CGROUP",
+        220 => "SETSID",
+        222 => "STDERR",
+        224 => "PAM",
+        225 => "NETWORK",
+        226 => "NAMESPACE",
+        227 => "NO_NEW_PRIVILEGES",
+        228 => "SECCOMP",
+        229 => "SELINUX_CONTEXT",
+        230 => "PERSONALITY",
+        231 => "APPARMOR",
+        232 => "ADDRESS_FAMILIES",
+        233 => "RUNTIME_DIRECTORY",
+        235 => "CHOWN",
+        236 => "SMACK",
+        237 => "KEYRING",
+        238 => "STATE_DIRECTORY",
+        239 => "CACHE_DIRECTORY",
+        240 => "LOGS_DIRECTORY",
+        241 => "CONFIGURATION_DIRECTORY",
+        242 => "NUMA_POLICY",
+        243 => "CREDENTIALS",
+        245 => "BPF",
+        _ => return None,
+    };
+    Some(name)
+}
