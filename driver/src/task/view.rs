@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Nothing is copied, and nothing is made on the host outside that one directory. What was measured beside other ways
-//! to build the view stands in the README. A task that mounts more than that (volumes, say) gets such a root for itself,
-//! since systemd makes the mount points in it; so does one that has files of its own in `/etc` or credentials.
+//! to build the view stands in tests/harness/bench/README.md. A task that mounts more than that (volumes, say) gets such a
+//! root for itself, since systemd makes the mount points in it; so does one that has files of its own in `/etc` or
+//! credentials.
 
 use std::fs;
 use std::io;
