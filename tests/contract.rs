@@ -1,4 +1,4 @@
-//! What Nomad, the readers of the README and we ourselves rely on. Runs anywhere, without root.
+//! What Nomad, the readers of the documents and we ourselves rely on. Runs anywhere, without root.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
@@ -17,7 +17,7 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The import rule of the README: arrows point down only.
+/// The import rule of driver/ARCHITECTURE.md: arrows point down only.
 const RULES: &[(&str, &[&str])] = &[
     ("systemd", &["crate::plugin", "crate::task", "crate::nomad", "tonic::", "proto::"]),
     ("task", &["crate::plugin", "crate::nomad", "tonic::", "proto::", "zbus::"]),
@@ -49,11 +49,11 @@ fn imports_go_one_way() {
 }
 
 #[test]
-fn the_readme_shows_every_option() {
-    let readme = read(&repository().join("README.md"));
+fn the_drivers_page_shows_every_option() {
+    let page = read(&repository().join("driver/README.md"));
     for (block, options) in [("task", DriverConfig::OPTIONS), ("plugin", PluginConfig::OPTIONS)] {
         let table = options::table(options);
-        assert!(readme.contains(&table), "the table of {block} options in README.md must be:\n{table}");
+        assert!(page.contains(&table), "the table of {block} options in driver/README.md must be:\n{table}");
     }
     for option in DriverConfig::OPTIONS {
         let Some(Kind::Once(options)) = option.block else { continue };
@@ -61,22 +61,23 @@ fn the_readme_shows_every_option() {
             let table = options::table_of_properties(options);
             let block = option.name;
             assert!(
-                readme.contains(&table),
-                "the table of the `{block}` block in README.md must be:\n{table}"
+                page.contains(&table),
+                "the table of the `{block}` block in driver/README.md must be:\n{table}"
             );
         }
     }
 }
 
 #[test]
-fn the_readme_shows_an_example_letter_for_letter_and_names_them_all() {
+fn the_readme_shows_an_example_letter_for_letter_and_the_examples_page_names_them_all() {
+    let page = read(&repository().join("examples/README.md"));
     let readme = read(&repository().join("README.md"));
     let shown = read(&repository().join("examples/hello.nomad.hcl"));
     assert!(readme.contains(shown.trim_end()), "README.md shows examples/hello.nomad.hcl as it is");
     for entry in std::fs::read_dir(repository().join("examples")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if name.ends_with(".nomad.hcl") {
-            assert!(readme.contains(&name), "README.md names examples/{name}");
+            assert!(page.contains(&name), "examples/README.md names {name}");
         }
     }
 }
@@ -227,20 +228,22 @@ fn the_conformance_list_names_tests_that_exist() {
     }
 }
 
-/// Operators read them in the README, and the driver's events speak of them.
+/// Operators and users read them in the documents, and the driver's events speak of them.
 #[test]
-fn the_exit_codes_of_the_readme_are_those_of_the_shim() {
-    let (readme, shim) =
-        (read(&repository().join("README.md")), read(&repository().join("shim/src/outcome.rs")));
+fn the_exit_codes_of_the_documents_are_those_of_the_shim() {
+    let shim = read(&repository().join("shim/src/outcome.rs"));
     let row = |line: &str| -> Option<(u8, String)> {
         let mut cells = line.trim_start_matches("//!").trim().strip_prefix('|')?.split('|').map(str::trim);
         Some((cells.next()?.parse().ok()?, cells.next().filter(|word| !word.is_empty())?.to_owned()))
     };
     let ours: Vec<_> = shim.lines().filter_map(row).collect();
-    let told: Vec<_> = readme.lines().filter_map(row).collect();
     assert!(ours.len() > 5, "{ours:?}");
-    for end in ours {
-        assert!(told.contains(&end), "{end:?} is not in the README's table");
+    for page in ["driver/README.md", "shim/README.md"] {
+        let text = read(&repository().join(page));
+        let told: Vec<_> = text.lines().filter_map(row).collect();
+        for end in &ours {
+            assert!(told.contains(end), "{end:?} is not in the table of {page}");
+        }
     }
 }
 

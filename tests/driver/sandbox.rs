@@ -199,12 +199,12 @@ async fn a_guest_has_a_preset_of_its_own() {
     assert_eq!(node.finish(task).await.0, Exit::status(3));
 }
 
-/// What `systemd-analyze security` says of a task under each preset, in tenths; the README has the table.
+/// What `systemd-analyze security` says of a task under each preset, in tenths; driver/README.md has the table.
 #[tokio::test]
 async fn each_preset_has_the_score_that_is_published() {
     let host = host!();
-    let readme = std::fs::read_to_string(tests::repository().join("README.md")).unwrap();
-    let (_, presets) = readme.split_once("### Presets").unwrap();
+    let page = std::fs::read_to_string(tests::repository().join("driver/README.md")).unwrap();
+    let (_, presets) = page.split_once("### Presets").unwrap();
     if super::version(&host) != 252 {
         return; // the tool weighs differently from release to release; the table says of which it is
     }
@@ -227,7 +227,10 @@ async fn each_preset_has_the_score_that_is_published() {
             .unwrap();
         let row =
             presets.lines().find(|line| line.starts_with(&format!("| `{preset}` |"))).unwrap_or_default();
-        assert!(row.contains(&format!("| {score:.1} |")), "{preset}: {score:.1}, the README says: {row}");
+        assert!(
+            row.contains(&format!("| {score:.1} |")),
+            "{preset}: {score:.1}, driver/README.md says: {row}"
+        );
         node.destroy(&task, true).await.unwrap();
     }
 }

@@ -1,15 +1,15 @@
 //! One definition per option of a `config` block.
 //!
 //! [`options!`] turns a struct with documented fields into the decoder of that block and into a table of [`Opt`].
-//! The schema that Nomad gets and the table in the README are made from the same table, so no option can exist in one
-//! of them alone.
+//! The schema that Nomad gets and the table in driver/README.md are made from the same table, so no option can exist in
+//! one of them alone.
 
 use std::collections::BTreeMap;
 
 use rmpv::Value as MsgPack;
 use serde::de::DeserializeOwned;
 
-/// One option, as the schema and the README know it.
+/// One option, as the schema and driver/README.md know it.
 #[derive(Debug, Clone, Copy)]
 pub struct Opt {
     /// Its name in the block.
@@ -299,14 +299,14 @@ fn texts(option: &Opt, value: &MsgPack) -> Result<Vec<String>, Error> {
     })
 }
 
-/// The README's table of a block. The options of a block in it come after it, as `block.option`; those of one that is
-/// made of systemd's properties have a table of their own ([`table_of_properties`]).
+/// The table of a block in driver/README.md. The options of a block in it come after it, as `block.option`; those of one
+/// that is made of systemd's properties have a table of their own ([`table_of_properties`]).
 pub fn table(options: &[Opt]) -> String {
     let head = "| option | type | default | what it does |\n|---|---|---|---|".to_owned();
     std::iter::once(head).chain(rows(options, "")).collect::<Vec<_>>().join("\n")
 }
 
-/// The README's table of a block that is made of systemd's properties.
+/// The table in driver/README.md of a block that is made of systemd's properties.
 pub fn table_of_properties(options: &[Opt]) -> String {
     let head = "| option | type | property | what it does |\n|---|---|---|---|".to_owned();
     let row = |Opt { name, hcl_type, property, doc, .. }: &Opt| {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use crate::systemd::{Assignment, Meaning};
 
-/// A named sandbox. What each scores in `systemd-analyze security` stands in the README.
+/// A named sandbox. What each scores in `systemd-analyze security` stands in driver/README.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preset {
     /// Nothing but the view and the user.
