@@ -77,7 +77,7 @@ pub(super) fn convert(property: &Known, text: &str) -> Parsed<Wire> {
         Conv::CpuWeight if text == "idle" => 0_u64.into(),
         Conv::CpuWeight | Conv::Weight => or_unset(text, |text| within(text, 1..=10000))?.into(),
         Conv::DelegateNamespaces => namespaces(text, false)?.into(),
-        Conv::DeviceAllow => each(text, |text| Ok(owned(text.split_once(' ').unwrap_or((text, "")))))?.into(),
+        Conv::DeviceAllow => each(text, device_permissions)?.into(),
         Conv::DirectoryQuota => directory_quota(text)?.into(),
         Conv::Errno => names::errno(text)?.into(),
         Conv::ExitStatus => names::exit_status(text)?.into(),
@@ -290,6 +290,16 @@ fn nice_limit(text: &str) -> Parsed<u64> {
 }
 
 /// `PATH VALUE`.
+/// A device, and what of reading, writing and making it is allowed; systemd looks at neither.
+fn device_permissions(text: &str) -> Parsed<(String, String)> {
+    // Spaces at the end of a line of a unit file do not count.
+    if text.trim_end().ends_with('\\') {
+        return Err("it ends in a backslash".to_owned());
+    }
+    let (path, permissions) = text.split_once(' ').unwrap_or((text, ""));
+    Ok((path.to_owned(), permissions.to_owned()))
+}
+
 fn device(text: &str, read: impl FnOnce(&str) -> Parsed<u64>) -> Parsed<Vec<(String, u64)>> {
     each(text, |text| {
         let (path, value) = text.split_once(' ').ok_or("no value stands behind the path")?;
@@ -424,6 +434,10 @@ fn directories(name: &str, text: &str) -> Parsed<Wire> {
     for word in words(text, LIST)? {
         let parts = fields(&word, Split { quotes: true, ..FIELDS }, 3)?;
         let part = |at: usize| parts.get(at).map_or("", String::as_str);
+        // systemd writes it to the unit's file as it is, and would read a link there after a reload.
+        if [part(0), part(1)].iter().any(|name| name.contains(':')) {
+            return Err(format!("`{word}` has a `:` in a name"));
+        }
         match (part(1), part(2)) {
             ("", "") => plain.push(simple(part(0))),
             (link, "") => linked.push((simple(part(0)), simple(link), 0)),
