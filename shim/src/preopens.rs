@@ -45,9 +45,19 @@ pub fn open(dirs: &[Dir], wasi: &mut WasiCtxBuilder) -> Result<()> {
         let permissions = if dir.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
         let granted = || format!("--dir: open directory `{}` for the guest", dir.host);
         let opened = open_without_links(Path::new(&dir.host)).with_context(granted)?;
+        check_file_system(&opened).with_context(granted)?;
         // wasmtime takes paths only. This one names what `opened` is, whatever has happened to the directory's path since.
         let same = format!("/proc/self/fd/{}", opened.as_raw_fd());
         wasi.preopened_dir(same, &dir.guest, permissions).with_context(granted)?;
+    }
+    Ok(())
+}
+
+/// Through /proc a guest would change the memory of this process, and read its environment.
+fn check_file_system(directory: &OwnedFd) -> Result<()> {
+    let file_system = rustix::fs::fstatfs(directory)?.f_type;
+    if file_system == rustix::fs::PROC_SUPER_MAGIC {
+        bail!("it is in /proc, where a guest could change the process that runs it; grant another directory");
     }
     Ok(())
 }

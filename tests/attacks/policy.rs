@@ -120,12 +120,18 @@ async fn what_takes_from_others_needs_the_operators_word() {
         ("TasksMax", "properties { TasksMax = \"infinity\" }"),
         ("TasksMax", "properties { TasksMax = \"\" }"),
         ("NotifyAccess", "notify {}"),
+        ("RemoveIPC", "sandbox { remove_ipc = true }"),
+        ("RemoveIPC", "properties { RemoveIPC = \"yes\" }"),
         ("NotifyAccess", "notify {\n ready_within = \"0\"\n watchdog = \"1m\"\n}"),
     ] {
         // Neither does the pattern for what confines a task, nor one for something else.
         let message = refusal(&host, &node, Job::shell("true").config(config)).await;
         assert!(message.contains("`allow_properties`") && message.contains(property), "{config}: {message}");
     }
+    // systemd listens to whoever has a watchdog.
+    let job = Job::shell("true").config("properties { WatchdogSec = \"1h\" }");
+    let message = refusal(&host, &node, job).await;
+    assert!(message.contains("properties.WatchdogSec") && message.contains("`notify` block"), "{message}");
     // The control: less than that is the job's to say, where the node can give it at all.
     for config in [
         "limits { io_weight = 100 }",

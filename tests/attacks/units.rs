@@ -338,3 +338,63 @@ async fn the_destination_of_a_volume_is_a_path() {
         assert!(is_named && !message.contains('\n'), "{poison:?}: {message:?}");
     }
 }
+
+/// A volume holds what an earlier job left in it: a link would lead what systemd mounts in there to files of the host.
+#[tokio::test]
+async fn no_volume_holds_what_is_mounted_for_every_task() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let volume = tempfile::Builder::new().prefix("volume-").tempdir_in("/srv").unwrap();
+    let prize = tempfile::Builder::new().prefix("prize-").tempdir_in("/srv").unwrap();
+    for name in ["shim", "guest.cwasm", "tmp", "hosts", "notify", "logs", "shm"] {
+        std::os::unix::fs::symlink(prize.path().join(name), volume.path().join(name)).unwrap();
+    }
+    for target in ["/", "/.wasm", "/var", "/etc", "/run", "/run/systemd", "/alloc", "/dev", "/sys", "/proc"] {
+        for job in [Job::shell("true"), Job::artifact("web.wasm", &super::guest("web.wat"))] {
+            let mount = proto::driver::Mount {
+                task_path: target.into(),
+                host_path: volume.path().display().to_string(),
+                ..Default::default()
+            };
+            let job = job.with(|request| request.mounts = vec![mount]);
+            let message = refusal(&host, &node, job).await;
+            assert!(message.contains("volume") && message.contains(target), "{target}: {message}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(prize.path()).unwrap().count(), 0, "a file of the host was made");
+}
+
+/// systemd merges variables in a time that grows with the square of their number.
+#[tokio::test]
+async fn no_number_of_variables_holds_up_systemd() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let job = |count: usize| (0..count).fold(Job::shell("true"), |job, at| job.env(&format!("V{at}"), "x"));
+    let message = refusal(&host, &node, job(20_000)).await;
+    assert!(message.contains("`env`") && message.contains("limit"), "{message}");
+    let task = node.run(job(1900)).await;
+    node.finish(task).await;
+}
+
+/// Through /proc a guest would reach its own runner.
+#[tokio::test]
+async fn no_directory_of_the_system_is_granted_to_a_guest() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for granted in [
+        "/proc::/p",
+        "/proc/self::/p:ro",
+        "/::/r",
+        "/::/r:ro",
+        "//::/r",
+        "/./::/r",
+        "//proc/./self::/p",
+        "/sys::/s",
+        "/dev::/d",
+    ] {
+        let job = Job::artifact("web.wasm", &super::guest("web.wat"))
+            .config(&format!("wasm {{ dirs = [{granted:?}] }}"));
+        let message = refusal(&host, &node, job).await;
+        assert!(message.contains("wasm.dirs"), "{granted}: {message}");
+    }
+}

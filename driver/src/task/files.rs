@@ -117,6 +117,19 @@ pub enum Error {
         /// What it lies in.
         outer: PathBuf,
     },
+    /// What the driver or systemd mounts would come to lie in what is mounted.
+    #[error(
+        "{option}: {path} would hold {inner}, where something is mounted for every task, and others can put a link in its \
+         place; mount it elsewhere"
+    )]
+    Covers {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What would lie in it.
+        inner: &'static str,
+    },
     /// systemd would make a mount point on the host.
     #[error(
         "{option}: to mount something on {path}, it would have to be made on the host, where the task sees the host's own \
@@ -166,6 +179,15 @@ pub fn mounts(task: &TaskSpec, pins: &mut Pins) -> Result<Vec<Mount>, Error> {
 pub fn check_targets(targets: &[(&'static str, PathBuf)], task: &TaskSpec) -> Result<(), Error> {
     for (option, target) in targets {
         check_target(option, target, task)?;
+        // One that begins empty holds no link.
+        if *option != "TemporaryFileSystem"
+            && let Some(inner) = view::MOUNTED.iter().find(|inner| {
+                let inner = Path::new(inner);
+                inner.starts_with(target) && inner != target
+            })
+        {
+            return Err(Error::Covers { option, path: target.clone(), inner });
+        }
         // What is mounted there can be changed by others while systemd comes to it.
         let holds = |other: &&(&'static str, PathBuf)| {
             other.1 != *target && target.starts_with(&other.1) && other.0 != "TemporaryFileSystem"

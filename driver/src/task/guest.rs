@@ -413,6 +413,17 @@ fn directory(said: &str) -> Result<String, Error> {
         Some((path, name)) => (path, name.strip_suffix(":ro").unwrap_or(name)),
         None => (said, said),
     };
+    // Through /proc a guest would reach the memory of its runner, and its environment.
+    let of_the_system = ["/proc", "/sys", "/dev", "/run/systemd"];
+    if Path::new(path).parent().is_none()
+        || of_the_system.iter().any(|directory| Path::new(path).starts_with(directory))
+    {
+        let reason = format!(
+            "`{path}` belongs to the system, and a guest could change its own runner there; grant a \
+                              directory of the task's, or a volume"
+        );
+        return Err(Error::Refused { option: "wasm.dirs".to_owned(), reason });
+    }
     // A wrong word after the last colon would be a directory that can be written to; so would `PATH::ro`.
     if is_plain(Path::new(path)) && !["", "ro", "rw"].contains(&name) && !name.contains(':') {
         return Ok(said.to_owned());

@@ -76,6 +76,14 @@ pub(super) fn requested(
         said.push(("hostname".to_owned(), "ProtectHostname", format!("private:{name}")));
     }
     for (name, value) in &driver.properties {
+        if name == "WatchdogSec" {
+            // systemd listens to a task with a watchdog (`NotifyAccess=main`), whoever else is to decide that.
+            return Err(Error::Refused {
+                option: format!("properties.{name}"),
+                reason: "systemd would take messages from the task: write a `notify` block with a `watchdog`"
+                    .to_owned(),
+            });
+        }
         // Each line is an assignment; no line at all is one of nothing.
         let lines =
             value.split('\n').map(str::trim).filter(|line| !line.is_empty() || value.trim().is_empty());

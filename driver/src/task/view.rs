@@ -46,6 +46,26 @@ const OWN_DIRS: &[&str] =
     &["alloc", "local", "secrets", "tmp", "var/tmp", "proc", "sys", "dev", "run/systemd", "root", ".wasm"];
 /// Files of the root onto which files are mounted.
 const OWN_FILES: &[&str] = &[".wasm/shim", ".wasm/guest.cwasm", "run/systemd/notify"];
+/// Where the driver and systemd mount something of their own, so that nothing a task can write to may be mounted above.
+pub const MOUNTED: &[&str] = &[
+    SHIM,
+    GUEST,
+    "/alloc",
+    "/alloc/logs",
+    "/local",
+    "/secrets",
+    "/dev/shm",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/proc/sys",
+    "/run/credentials",
+    "/run/systemd/journal",
+    "/run/systemd/notify",
+    "/run/systemd/resolve",
+    "/sys/fs/cgroup",
+    "/tmp",
+    "/var/tmp",
+];
 /// What a task sees of the host's /run: the way to the journal, through which also systemd says why it could not set up a
 /// process inside the view.
 const JOURNAL: &str = "/run/systemd/journal";

@@ -196,6 +196,9 @@ const FILES: Reach = BeyondTask("it names files of the host");
 const PATTERNS: Reach = BeyondTask("journald, which all share, evaluates it for each line");
 const FIELDS: Reach =
     BeyondTask("systemd writes the fields into its own log lines as well, which the driver believes");
+const IPC: Reach = BeyondTask(
+    "it removes objects of the host that belong to the same user or group, although the task has none there",
+);
 const KERNEL: Reach = BeyondTask("it hands programs or labels to the kernel");
 const KERNEL_LOG: Reach = BeyondTask("it writes to the log of the kernel, which all share");
 const MOUNTS: Reach =
@@ -435,7 +438,7 @@ pub(super) static TABLE: &[Known] = &[
     row("RestrictSUIDSGID", 247, Sandbox, Conv::Bool, SANDBOX),
     row("LockPersonality", 247, Sandbox, Conv::Bool, SANDBOX),
     row("MemoryDenyWriteExecute", 247, Sandbox, Conv::Bool, SANDBOX),
-    row("RemoveIPC", 247, Sandbox, Conv::Bool, SANDBOX),
+    row("RemoveIPC", 247, Sandbox, Conv::Bool, IPC),
     row("KeyringMode", 247, Sandbox, Conv::Word(&["inherit", "private", "shared"]), SANDBOX),
     row("AppArmorProfile", 247, Sandbox, Conv::Ignorable, KERNEL).system(),
     row("SmackProcessLabel", 247, Sandbox, Conv::Ignorable, KERNEL).system(),
