@@ -95,14 +95,7 @@ impl Systemd {
     }
 
     async fn manager_property(&self, name: &'static str) -> Result<String, Error> {
-        let act = "read the property";
-        let answer =
-            self.call(act, name, Method::of_properties(MANAGER_PATH, "Get"), &(MANAGER, name)).await?;
-        let value: OwnedVariant = answer.body().deserialize().map_err(|source| Error::Call {
-            act,
-            thing: name.into(),
-            source: Box::new(source),
-        })?;
+        let value = self.property(name, MANAGER_PATH, MANAGER, name).await?;
         Ok(<&str>::try_from(&*value).unwrap_or_default().to_owned())
     }
 
@@ -110,14 +103,26 @@ impl Systemd {
     /// does not tell.
     pub(super) async fn last_load(&self) -> Result<u64, Error> {
         let name = "UnitsLoadTimestampMonotonic";
-        let method = Method::of_properties(MANAGER_PATH, "Get");
-        let answer = self.call_patiently("read the property", name, method, &(MANAGER, name)).await?;
-        let value: OwnedVariant = answer.body().deserialize().map_err(|source| Error::Call {
-            act: "read the property",
-            thing: name.into(),
-            source: Box::new(source),
-        })?;
+        let value = self.property(name, MANAGER_PATH, MANAGER, name).await?;
         Ok(u64::try_from(&*value).unwrap_or_default())
+    }
+
+    /// A property of the object at `path`; `thing` is what an error calls it.
+    async fn property(
+        &self,
+        thing: &str,
+        path: &str,
+        interface: &str,
+        name: &str,
+    ) -> Result<OwnedVariant, Error> {
+        let act = "read the property";
+        let method = Method::of_properties(path, "Get");
+        let answer = self.call_patiently(act, thing, method, &(interface, name)).await?;
+        answer.body().deserialize().map_err(|source| Error::Call {
+            act,
+            thing: thing.to_owned(),
+            source: Box::new(source),
+        })
     }
 
     /// Changes properties of a unit that may run, or of a slice, until the machine is booted anew.
@@ -165,16 +170,8 @@ impl Systemd {
 
     /// Does this slice deny addresses to the units in it (`IPAddressDeny=`)? Also of one that is not active yet.
     pub async fn denies_addresses(&self, slice: &str) -> Result<bool, Error> {
-        let act = "read slice";
         let path = UnitName::known(slice).object_path();
-        let answer = self
-            .call_patiently(act, slice, Method::of_properties(&path, "Get"), &(SLICE, "IPAddressDeny"))
-            .await?;
-        let value: OwnedVariant = answer.body().deserialize().map_err(|source| Error::Call {
-            act,
-            thing: slice.to_owned(),
-            source: Box::new(source),
-        })?;
+        let value = self.property(slice, &path, SLICE, "IPAddressDeny").await?;
         Ok(matches!(&*value, Variant::Array(prefixes) if !prefixes.is_empty()))
     }
 
