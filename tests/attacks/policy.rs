@@ -251,6 +251,7 @@ async fn a_list_means_what_it_means_in_a_unit_file() {
         ("properties { SystemCallFilter = \"~@chown\\n~@ipc\" }", ipc, "refused 1\n"),
         ("sandbox { restrict_address_families = [\"\", \"AF_INET AF_INET6\"] }", &inet6, "done\n"),
         ("sandbox { restrict_address_families = [\"\", \"AF_INET AF_INET6\"] }", &unix, "refused 97\n"),
+        ("sandbox { restrict_address_families = [\"AF_INET\", \"none\"] }", &inet, "refused 97\n"),
         ("sandbox { restrict_address_families = [\"~AF_INET AF_INET6\"] }", &inet, "refused 97\n"),
         ("sandbox { restrict_address_families = [\"~AF_INET AF_INET6\"] }", &inet6, "refused 97\n"),
         ("files { inaccessible_paths = [\"/usr/share /usr/games\"] }", hidden, "1\n1\n"),

@@ -264,6 +264,38 @@ async fn one_tenant_does_not_hold_up_the_compiler_for_all() {
     assert!(*waited < Duration::from_secs(30), "the victim waited for {waited:?}");
 }
 
+// ---- Memory of /run
+
+/// A credential is a copy in `/run`, which all services of the host share.
+#[tokio::test]
+async fn no_job_fills_run_with_credentials() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let runtime = Path::new("/run/nomad-driver-systemd/tasks");
+    for (count, bytes, reason) in [(3, 400 << 10, "1 MiB, together"), (65, 0, "64 credentials")] {
+        let blocks =
+            (0..count).map(|number| format!("credential {{\n name = \"c{number}\"\n path = \"c\"\n}}\n"));
+        let prepared = node.prepare(&Job::shell("true").config(&blocks.collect::<String>()));
+        std::fs::write(prepared.alloc_dir().join("web/secrets/c"), vec![b'x'; bytes]).unwrap();
+        let message = node.begin(prepared).await.err().map(|refusal| refusal.message).unwrap_or_default();
+        assert!(
+            message.contains("credential") && message.contains(reason),
+            "{count} times {bytes}: {message}"
+        );
+        let left = std::fs::read_dir(runtime).into_iter().flatten().flatten();
+        let left = left.filter(|place| place.path().join("credentials").exists()).count();
+        assert_eq!(left, 0, "copies that nobody needs");
+    }
+    // The control: what systemd takes is taken.
+    let blocks = (0..64).map(|number| format!("credential {{\n name = \"c{number}\"\n path = \"c\"\n}}\n"));
+    let count = Job::shell("ls $CREDENTIALS_DIRECTORY | wc -l").config(&blocks.collect::<String>());
+    let prepared = node.prepare(&count);
+    std::fs::write(prepared.alloc_dir().join("web/secrets/c"), vec![b'x'; 15 << 10]).unwrap();
+    let task = node.begin(prepared).await.unwrap();
+    let (exit, output, errors) = node.finish(task).await;
+    assert_eq!((exit, output.as_str()), (Exit::status(0), "64\n"), "{errors}");
+}
+
 // ---- Name resolution
 
 /// A socket of the host's name resolution, as systemd-resolved has some, and a file of its own.

@@ -35,6 +35,12 @@ const OPTIONS: &[(u32, &str, &str, &str)] = &[
         "CapAmb:\t0000000000000001\n",
     ),
     (
+        249,
+        "sandbox { restrict_address_families = [\"none\"] }",
+        "perl -MSocket -e 'socket(S, 2, SOCK_DGRAM, 0); print $!+0; socket(S, 1, SOCK_DGRAM, 0); print $!+0'",
+        "9797",
+    ),
+    (
         0,
         "sandbox { system_call_filter = [\"~sethostname\", \"~@clock\", \"~mkdir\", \"~mkdirat\"] }",
         "perl -e 'mkdir \"x\"; print $!+0'",

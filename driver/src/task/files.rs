@@ -332,10 +332,12 @@ fn allowed<'a>(
     }
 }
 
-/// What is in a file that shall be a credential. A relative path is in the task's `secrets/`.
-pub fn credential(path: &Path, task: &TaskSpec, policy: &Policy) -> Result<Vec<u8>, Error> {
-    /// systemd takes no larger one.
-    const LARGEST: u64 = 1 << 20;
+/// The most that systemd takes as the credentials of one unit, in bytes (systemd.exec(5), `LoadCredential=`).
+const CREDENTIALS_MAX: usize = 1 << 20;
+
+/// What is in a file that shall be a credential, when so many bytes of others were read before. A relative path is in the
+/// task's `secrets/`.
+pub fn credential(path: &Path, before: usize, task: &TaskSpec, policy: &Policy) -> Result<Vec<u8>, Error> {
     let option = "credential";
     let failed = |source| Error::Find { option, path: path.to_owned(), source };
     let dirs = &task.dirs;
@@ -345,10 +347,14 @@ pub fn credential(path: &Path, task: &TaskSpec, policy: &Policy) -> Result<Vec<u
         let (base, inside) = allowed(option, path, policy)?;
         base.open(inside).and_then(|found| program::reopen_regular(&found))
     };
+    let left = CREDENTIALS_MAX.saturating_sub(before);
     let mut content = Vec::new();
-    file.and_then(|file| file.take(LARGEST + 1).read_to_end(&mut content)).map_err(failed)?;
-    if content.len() as u64 > LARGEST {
-        return Err(failed(io::Error::other("it is larger than 1 MiB, the most that systemd takes")));
+    file.and_then(|file| file.take(left as u64 + 1).read_to_end(&mut content)).map_err(failed)?;
+    if content.len() > left {
+        let with = if before == 0 { "" } else { ", together with the credentials before it" };
+        return Err(failed(io::Error::other(format!(
+            "it is larger than 1 MiB{with}, the most that systemd gives a task; put large files in `local/`"
+        ))));
     }
     Ok(content)
 }

@@ -810,8 +810,10 @@ fn make(
     let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
     let sockets = sockets.map_err(Error::Files)?;
     let mut made = Made { root, settings, etc, sockets, mounts, ..Made::default() };
+    let mut read = 0;
     for Credential { name, path, encrypted } in &task.credentials {
-        let content = files::credential(Path::new(path), task, &node.policy).map_err(Error::Files)?;
+        let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;
+        read += content.len();
         let copy = (name.clone(), place.credential(name, &content).map_err(failed)?);
         if *encrypted { made.encrypted.push(copy) } else { made.credentials.push(copy) }
     }

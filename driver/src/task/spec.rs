@@ -467,8 +467,7 @@ impl TaskSpec {
         let working_directory = working_directory(work_dir.as_deref(), node, &dirs)?;
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
         check_node(config, features)?;
-        credential.iter().try_for_each(|credential| check_name("credential.name", &credential.name))?;
-        check_encrypted(credential, node)?;
+        check_credentials(credential, node)?;
         check_notify(config, node)?;
         check_sockets(config, node, features)?;
         let (identity, user) = Identity::of(config, node, accounts)?;
@@ -595,8 +594,21 @@ fn check_word(option: &str, property: &str, why: &str, node: &NodeSpec) -> Resul
     })
 }
 
-/// May a job have systemd decrypt a file?
-fn check_encrypted(credential: &[Credential], node: &NodeSpec) -> Result<(), Error> {
+/// The most credentials of a task: each is a file in memory while the task starts.
+const CREDENTIALS_MAX: usize = 64;
+
+/// Are these credentials that a task can have, and may a job have systemd decrypt a file?
+fn check_credentials(credential: &[Credential], node: &NodeSpec) -> Result<(), Error> {
+    if credential.len() > CREDENTIALS_MAX {
+        return Err(Error::Refused {
+            option: "credential".to_owned(),
+            reason: format!(
+                "a task can have {CREDENTIALS_MAX} credentials, and here are {}; put further files in `local/` or `secrets/`",
+                credential.len()
+            ),
+        });
+    }
+    credential.iter().try_for_each(|credential| check_name("credential.name", &credential.name))?;
     if !credential.iter().any(|credential| credential.encrypted) {
         return Ok(());
     }

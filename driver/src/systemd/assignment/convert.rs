@@ -310,6 +310,14 @@ fn device(text: &str, read: impl FnOnce(&str) -> Parsed<u64>) -> Parsed<Vec<(Str
 fn filter(name: &str, text: &str) -> Parsed<(bool, Vec<String>)> {
     let (allow, text) = unless_tilde(text);
     let words = words(&text, LIST)?;
+    if name == "RestrictAddressFamilies" && allow {
+        match words.as_slice() {
+            // Over the bus a list of none stands for this word, which is none of its families.
+            [only] if only == names::NO_FAMILY => return Ok((true, Vec::new())),
+            [] => return Ok((false, Vec::new())),
+            _ => {}
+        }
+    }
     // A name that systemd does not know it drops from the list, with nothing but a line in the log. What system calls and
     // file systems there are the node is asked for (`super::super::vocabulary`).
     let unknown = words.iter().find(|word| match name {
@@ -321,9 +329,9 @@ fn filter(name: &str, text: &str) -> Parsed<(bool, Vec<String>)> {
         _ => word.is_empty() || word.contains(is_space) || word.starts_with('~'),
     });
     match unknown {
-        Some(word) if name == "RestrictAddressFamilies" => {
-            Err(format!("`{word}` is not an address family such as `AF_INET`, nor `none`"))
-        }
+        Some(word) if name == "RestrictAddressFamilies" => Err(format!(
+            "`{word}` is not an address family such as `AF_INET`, nor is it `none` and nothing else"
+        )),
         Some(word) => Err(format!("`{word}` is not one name; `~` stands once, before all names")),
         None => Ok((allow, words)),
     }

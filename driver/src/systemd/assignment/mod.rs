@@ -267,6 +267,8 @@ fn needs(name: &str, value: &Variant<'_>) -> u32 {
         "PrivateUsersEx" if is("managed") => 260,
         "PrivateUsersEx" if is("full") => 258,
         "ProtectHostnameEx" => 258,
+        // It stands for `none`.
+        "RestrictAddressFamilies" if is_empty_allow_list(value) => 249,
         "PrivateTmpEx" | "PrivateUsersEx" | "ProtectControlGroupsEx" | "ImportCredentialEx" => 257,
         _ if name.ends_with("DirectorySymlink") => match value {
             Variant::Array(links) if links.inner().iter().any(is_read_only) => 257,
@@ -274,6 +276,12 @@ fn needs(name: &str, value: &Variant<'_>) -> u32 {
         },
         _ => 0,
     }
+}
+
+/// Is it a list (allowed or not, names) that allows nothing?
+fn is_empty_allow_list(value: &Variant<'_>) -> bool {
+    let Variant::Structure(list) = value else { return false };
+    matches!(list.fields(), [Variant::Bool(true), Variant::Array(names)] if names.inner().is_empty())
 }
 
 /// Is it a directory (name, link, flags) that the task may only read?

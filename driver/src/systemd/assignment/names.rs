@@ -118,9 +118,12 @@ const ADDRESS_FAMILIES: &[&str] = &[
     "IEEE802154", "CAIF", "ALG", "NFC", "VSOCK", "KCM", "QIPCRTR", "SMC", "XDP", "MCTP",
 ];
 
-/// Is this an address family, or the word for none of them?
+/// What stands in a list of address families that allows none.
+pub(super) const NO_FAMILY: &str = "none";
+
+/// Is this an address family?
 pub(super) fn is_address_family(word: &str) -> bool {
-    word == "none" || word.strip_prefix("AF_").is_some_and(|name| ADDRESS_FAMILIES.contains(&name))
+    word.strip_prefix("AF_").is_some_and(|name| ADDRESS_FAMILIES.contains(&name))
 }
 
 /// systemd's number for "kill the process" where an errno could stand.

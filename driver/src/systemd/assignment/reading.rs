@@ -51,7 +51,7 @@ impl Assignment {
                 if let Some(at) = folded.iter().rposition(|earlier| earlier.name() == line.name()) {
                     line = folded.remove(at).with(line);
                 }
-            } else if !line.is_list() || line.resets() {
+            } else if !line.is_list() || line.resets() || line.allows_nothing() {
                 folded.retain(|earlier| earlier.name() != line.name());
                 if line.resets() {
                     continue;
@@ -116,7 +116,12 @@ impl Assignment {
 
     /// It is `~` and nothing else, which systemd takes for an empty list.
     pub(super) fn is_empty_filter(&self) -> bool {
-        self.property.conv == Conv::Filter && self.texts().is_empty()
+        matches!(self.meaning(), Meaning::Filter { allow: false, names } if names.is_empty())
+    }
+
+    /// It is a list of what is allowed, with nothing in it.
+    fn allows_nothing(&self) -> bool {
+        matches!(self.meaning(), Meaning::Filter { allow: true, names } if names.is_empty())
     }
 
     /// All words of the value.

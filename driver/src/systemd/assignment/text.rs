@@ -202,12 +202,24 @@ fn wide(name: &str, number: u64) -> String {
     }
 }
 
-/// Names for what is in the mask, or for what is not if that is less.
+/// Names for what is in the mask, or for what is not if that is less. Capabilities that are newer than we are have
+/// numbers; those that are not named are all in the mask, or none is.
 fn capabilities(mask: u64) -> String {
     let known = (1_u64 << names::CAPABILITIES.len()) - 1;
-    match mask & known {
-        mask if mask.count_ones() <= known.count_ones() / 2 => names::capability_names(mask),
-        mask => format!("~{}", names::capability_names(known & !mask)),
+    let words = |mask: u64| {
+        let numbers = (0..u64::BITS).filter(|bit| mask & !known & (1 << bit) != 0).map(|bit| bit.to_string());
+        let names = Some(names::capability_names(mask)).filter(|names| !names.is_empty());
+        names.into_iter().chain(numbers).collect::<Vec<_>>().join(" ")
+    };
+    let (newer, is_most) = (mask & !known, (mask & known).count_ones() > known.count_ones() / 2);
+    // systemd takes numbers up to 62.
+    if mask & (1 << 63) != 0 && newer != !known {
+        return format!("~{}", words(!mask));
+    }
+    match (newer == 0 || newer == !known, is_most) {
+        (true, true) => format!("~{}", words(known & !mask)),
+        (true, false) => words(mask & known),
+        (false, _) => words(mask),
     }
 }
 
@@ -268,6 +280,9 @@ fn structure(name: &str, value: &Variant<'_>) -> Option<String> {
             let sign = if at.is_empty() { "" } else { "@" };
             let rest = words.fold(String::new(), |rest, word| rest + " " + &command_word(word));
             format!("{prefix}{sign}{}{at}{rest}", command_word(path))
+        }
+        [Bool(true), Array(all)] if name == "RestrictAddressFamilies" && all.inner().is_empty() => {
+            names::NO_FAMILY.to_owned()
         }
         // A filter.
         [Bool(allow), Array(all)] => {
@@ -486,6 +501,12 @@ mod tests {
     #[test]
     fn masks_and_sets_are_said_by_name_and_number() {
         assert_eq!(said("CapabilityBoundingSet", 1_u64 << 12), "CapabilityBoundingSet=CAP_NET_ADMIN");
+        assert_eq!(
+            said("CapabilityBoundingSet", 1_u64 << 12 | 1 << 62),
+            "CapabilityBoundingSet=CAP_NET_ADMIN 62"
+        );
+        assert_eq!(said("CapabilityBoundingSet", !(1_u64 << 62)), "CapabilityBoundingSet=~62");
+        assert_eq!(said("CapabilityBoundingSet", 0_u64), "CapabilityBoundingSet=");
         assert_eq!(said("CapabilityBoundingSet", !(1_u64 << 12)), "CapabilityBoundingSet=~CAP_NET_ADMIN");
         assert_eq!(said("AllowedCPUs", vec![0b1_0111_u8]), "AllowedCPUs=0-2 4");
         assert_eq!(
