@@ -296,6 +296,34 @@ async fn nobody_looks_into_another_task_of_the_same_user() {
     victim.survives(&host, &node).await;
 }
 
+/// The tasks of a group have one ephemeral user, unless the operator or the job keeps them apart.
+#[tokio::test]
+async fn an_ephemeral_task_is_looked_into_by_its_group_at_most() {
+    let host = host!();
+    let shared = Node::start(&host).await;
+    let apart = Node::configured(&host, "ephemeral_user = \"task\"").await;
+    let own = "sandbox { private_users = \"yes\" }";
+    for (node, group, theirs, config, is_open) in [
+        // The control: a neighbour.
+        (&shared, "web", "", "", true),
+        (&shared, "web", own, "", false),
+        (&shared, "web", "", own, false),
+        (&shared, "other", "", "", false),
+        (&shared, "other", "", "sandbox { preset = \"off\" }", false),
+        (&apart, "web", "", "", false),
+    ] {
+        let in_group = |job: Job, group: &str| job.with(|request| group.clone_into(&mut request.group));
+        let victim = Victim::start(&host, node, in_group(Victim::job(), "web").config(theirs)).await;
+        let attack = in_group(impersonate(&victim), group).config(config);
+        let output = carried_out(node, attack).await;
+        assert_eq!(output.contains("leaked"), is_open, "{group} {theirs} {config}: {output}");
+        // Signals reach whoever is the same user.
+        let is_same = group == "web" && std::ptr::eq(node, &raw const shared);
+        assert_eq!(output.contains("signalled"), is_same, "{group} {theirs} {config}: {output}");
+        victim.survives(&host, node).await;
+    }
+}
+
 /// The control of the test above: who is the same user in the same namespace reads everything.
 #[tokio::test]
 async fn whoever_runs_as_the_same_user_is_the_same_user_where_the_operator_says_so() {

@@ -16,6 +16,7 @@ macro_rules! host {
 
 mod cache;
 mod end;
+mod ephemeral;
 mod events;
 mod exec;
 mod files;

@@ -103,33 +103,6 @@ async fn odd_task_names_work() {
 // ---- Whom it runs as
 
 #[tokio::test]
-async fn tasks_without_a_user_run_as_ephemeral_ones_of_their_own() {
-    let host = host!();
-    let node = Node::start(&host).await;
-    let first: u32 = node.output_of(Job::shell("id -u")).await.trim().parse().unwrap();
-    let second: u32 = node.output_of(Job::shell("id -u")).await.trim().parse().unwrap();
-    // The range that systemd keeps for such users (systemd.exec(5), "DynamicUser=").
-    assert!((61184..=65519).contains(&first) && (61184..=65519).contains(&second), "{first} {second}");
-    assert_ne!(first, second);
-}
-
-#[tokio::test]
-async fn a_restarted_task_owns_what_it_left() {
-    let host = host!();
-    let node = Node::start(&host).await;
-    let job = Job::shell("umask 077; if test -e secret; then cat secret; else echo mine > secret; fi");
-    let prepared = node.prepare(&job);
-    let mut again = prepared.config.clone();
-    let task = node.begin(prepared).await.unwrap();
-    assert_eq!(node.wait(&task).await, Exit::status(0));
-    node.destroy(&task, true).await.unwrap();
-    // As Nomad does it: a new id, the same directories.
-    again.id.replace_range(again.id.len() - 8.., "00000000");
-    let task = node.start_again(task, again).await.unwrap();
-    assert_eq!(node.finish(task).await, (Exit::status(0), "mine\n".into(), String::new()));
-}
-
-#[tokio::test]
 async fn a_task_runs_as_the_jobs_user_by_name_and_by_number() {
     let host = host!();
     let node = Node::configured(&host, "allow_root = \"host\"").await;

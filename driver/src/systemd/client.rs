@@ -225,6 +225,14 @@ impl Systemd {
         Ok(rows.into_iter().filter(|row| row.2 != "not-found").map(|row| UnitName::known(row.0)).collect())
     }
 
+    /// The ephemeral users that there are now, with their numbers.
+    pub async fn ephemeral_users(&self) -> Result<Vec<(u32, String)>, Error> {
+        let (act, thing) = ("list", "ephemeral users");
+        let answer = self.call_patiently(act, thing, Method::of_manager("GetDynamicUsers"), &()).await?;
+        let failed = |source| Error::Call { act, thing: thing.to_owned(), source: Box::new(source) };
+        answer.body().deserialize().map_err(failed)
+    }
+
     /// Ends whatever runs in the unit, at once, and makes systemd forget it. A unit that is not there is fine.
     ///
     /// When this returns no process of the unit is left, and its name is free. While systemd cannot be asked it is asked

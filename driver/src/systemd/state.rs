@@ -162,6 +162,8 @@ pub struct Service {
     pub control_group: String,
     /// `User=` as it was given, empty for root.
     pub user: String,
+    /// `DynamicUser=`: the user is there as long as the unit is.
+    pub dynamic_user: bool,
     /// The number of the user, zero for root.
     pub uid: u32,
     /// The number of the user's group.
@@ -196,6 +198,7 @@ impl Service {
                 "MainPID" => set(&mut service.main_pid, value),
                 "ControlGroup" => set_text(&mut service.control_group, value),
                 "User" => set_text(&mut service.user, value),
+                "DynamicUser" => set(&mut service.dynamic_user, value),
                 "UID" => service.uid = id(value),
                 "GID" => service.gid = id(value),
                 "AmbientCapabilities" => set(&mut service.ambient_capabilities, value),

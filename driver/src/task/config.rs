@@ -29,10 +29,12 @@ options! {
         pub denied_host_uids: String = "\"\"",
         /// Environment variables that are removed from every task.
         pub denied_envvars: Vec<String> = "[]",
-        /// User of tasks whose job sets no `user`, by name or UID. Default: an ephemeral user per task (`DynamicUser=`).
+        /// User of tasks whose job sets no `user`, by name or UID. Default: an ephemeral user (`DynamicUser=`).
         pub default_user: Option<String>,
         /// `true`: Nomad allocates a UID to each task without a `user` (`users` in the agent's `client` block), in place of the ephemeral user.
         pub dynamic_workload_users: bool = "false",
+        /// Tasks that share an ephemeral user: `"group"`, the tasks of a job's group in all its allocations, which can then write each other's files in `/alloc`, on sticky disks and in volumes; or `"task"`, none.
+        pub ephemeral_user: String = "\"group\"",
         /// `"image"`: a task sees `/local`, `/alloc`, `/secrets` and `host_paths`, and nothing else of the host.
         /// `"none"`: a task sees the whole host, and `NOMAD_TASK_DIR` and the like are host paths.
         pub fs_isolation: String = "\"image\"",

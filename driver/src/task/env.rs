@@ -67,6 +67,14 @@ pub fn is_name(name: &str) -> bool {
     first_fits && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
 }
 
+/// Gives an ephemeral user its task's `local/` as home, unless the job names another: systemd knows of none, and many
+/// programs fail without.
+pub fn give_home(env: &mut BTreeMap<String, String>) {
+    if let Some(local) = env.get("NOMAD_TASK_DIR").cloned() {
+        env.entry("HOME".to_owned()).or_insert(local);
+    }
+}
+
 /// Are these variables that a task can have?
 pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
     if env.len() > VARIABLES_MAX {

@@ -360,6 +360,9 @@ impl Handle {
         };
         let mut env = self.known.env.clone();
         env.retain(|name, _| super::env::is_name(name) && !denied.contains(name));
+        if service.dynamic_user {
+            super::env::give_home(&mut env);
+        }
         env.entry("INVOCATION_ID".to_owned()).or_insert_with(|| self.saved.invocation.0.clone());
         Ok(Plan {
             argv,

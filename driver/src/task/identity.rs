@@ -1,13 +1,11 @@
 //! Whom a task runs as, and in which groups: what a job may ask for, and what it may not.
 
 use super::config::TaskConfig;
+use super::ephemeral::NUMBERS as EPHEMERAL;
 use super::spec::{Error, NodeSpec};
 use super::users::{Accounts, HostUser};
 use crate::systemd::{Assignment, Manager, Meaning, Reach};
 
-/// Numbers that systemd gives to the ephemeral users of services, other tasks among them (systemd, "Users, Groups, UIDs
-/// and GIDs on systemd Systems").
-const EPHEMERAL: (u32, u32) = (61_184, 65_519);
 /// Numbers that Nomad gives to tasks by default (Nomad v2.0.5, `client.users.dynamic_user_min`).
 const DYNAMIC: (u32, u32) = (80_000, 89_999);
 /// The least number that Nomad can be told to give: those below are the operating system's.
@@ -21,7 +19,7 @@ const RESERVED: [&str; 3] = ["task-", "nomad-", "systemd-"];
 /// Whom a task runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// A user that exists as long as the task does, never the same for two tasks at a time.
+    /// A user that exists as long as tasks run as that user: those of a group, or one alone.
     Ephemeral,
     /// A user of the host, by name or number.
     User(String),

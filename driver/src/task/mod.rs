@@ -15,6 +15,7 @@ pub mod cache;
 pub mod cgroup;
 pub mod config;
 pub mod env;
+pub mod ephemeral;
 pub mod events;
 pub mod exec;
 pub mod files;
@@ -563,6 +564,10 @@ impl Shared {
             self.stream(task, id, "stdout", &task.stdout_path),
             self.stream(task, id, "stderr", &task.stderr_path),
         )?;
+        if task.identity == spec::Identity::Ephemeral {
+            let chosen = ephemeral::choose(&task.ephemeral_user, &task.dirs, &self.systemd).await;
+            made.ephemeral_user = chosen.map_err(Error::Systemd)?;
+        }
         let env_file = env::write(&task.env, &node.runtime_dir).map_err(Error::Env)?;
         env_file.path().clone_into(&mut made.env_file);
         let _promise = self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
@@ -758,6 +763,7 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
     let made = Made {
         root,
         env_file: node.runtime_dir.join("env/TASK"),
+        ephemeral_user: task.ephemeral_user.name().to_owned(),
         settings,
         etc: task.etc.keys().map(|name| place.etc_path(name)).collect(),
         credentials: of(false).map(copy).collect(),

@@ -10,6 +10,7 @@ use super::config::{
     Credential, Device, Dns, DriverConfig, Known, Logging, MemoryMax, Mount, NetworkMode, PluginConfig,
     Resources, Sandbox, TaskConfig, TaskId,
 };
+use super::ephemeral::{EphemeralUser, Sharing};
 use super::guest::{self, Guest};
 use super::identity;
 pub use super::identity::Identity;
@@ -126,6 +127,8 @@ pub struct NodeSpec {
     pub preset: Preset,
     /// Nomad gives tasks their users.
     pub dynamic_workload_users: bool,
+    /// Which tasks have an ephemeral user together.
+    pub ephemeral_user: Sharing,
     /// Where our own things are that need not outlive a boot.
     pub runtime_dir: PathBuf,
     /// What tasks see of the host.
@@ -150,6 +153,7 @@ impl NodeSpec {
             sandbox_floor: _,
             default_user,
             dynamic_workload_users,
+            ephemeral_user,
             fs_isolation,
             host_paths,
             log_driver,
@@ -185,6 +189,14 @@ impl NodeSpec {
         let cache_size = systemd::bytes(&wasm_cache_size)
             .map_err(|_| wrong("wasm_cache_size", wasm_cache_size.clone())(wanted))?;
         let log_sink = Sink::parse(&log_driver).map_err(wrong("log_driver", log_driver.clone()))?;
+        let ephemeral_user = match ephemeral_user.as_str() {
+            "group" => Sharing::Group,
+            "task" => Sharing::None,
+            _ => {
+                let wanted = "one of \"group\" and \"task\"";
+                return Err(Error::Plugin { option: "ephemeral_user", value: ephemeral_user, wanted });
+            }
+        };
         let preset = Preset::parse(&sandbox).map_err(wrong("sandbox", sandbox.clone()))?;
         let said_manager = match manager.as_deref() {
             None => None,
@@ -203,6 +215,7 @@ impl NodeSpec {
             policy,
             runtime_dir: runtime_dir.clone(),
             preset,
+            ephemeral_user,
             // A user's systemd runs every task as that user.
             dynamic_workload_users: dynamic_workload_users && manager == Manager::System,
             default_identity: match default_user {
@@ -369,8 +382,8 @@ pub struct TaskSpec {
     pub namespace: String,
     /// The job's name.
     pub job: String,
-    /// A short name of the task in its allocation, the same at every start.
-    pub ephemeral_user: String,
+    /// Its user, if it has one of its own.
+    pub ephemeral_user: EphemeralUser,
     /// Whom it runs as.
     pub identity: Identity,
     /// What it sees of the host.
@@ -460,7 +473,6 @@ impl TaskSpec {
         reach::check_denied(&config.given, &node.policy)?;
         let DriverConfig { command, args, work_dir, extra_hosts, credential, .. } = &config.driver;
         let sockets = activation::listeners(config)?;
-        let env = environment(config, node, &sockets)?;
         check_length("command", command)?;
         args.iter().try_for_each(|arg| check_length("args", arg))?;
         let dirs = directories(config)?;
@@ -471,6 +483,10 @@ impl TaskSpec {
         check_notify(config, node)?;
         check_sockets(config, node, features)?;
         let (identity, user) = Identity::of(config, node, accounts)?;
+        let mut env = environment(config, node, &sockets)?;
+        if identity == Identity::Ephemeral {
+            env::give_home(&mut env);
+        }
         let requested = settled::requested(&config.driver, node, features)?;
         identity::check_groups(&requested, user.as_ref(), node, accounts)?;
         let said: Vec<Assignment> = requested.into_iter().map(|(_, line)| line).collect();
@@ -517,10 +533,7 @@ impl TaskSpec {
             )),
             namespace: config.namespace.clone(),
             job: config.job_name.clone(),
-            ephemeral_user: format!(
-                "task-{}",
-                digest(&format!("{}/{}", config.known.alloc_id, config.known.name), 12)
-            ),
+            ephemeral_user: EphemeralUser::of(config, node.ephemeral_user),
             settings: settle(preset.unwrap_or(node.preset), &[], false)?,
             guest_settings: settle(preset.unwrap_or(Preset::Wasm), &fence, true)?,
             identity,
@@ -854,7 +867,8 @@ pub fn mebibytes(bytes: u64) -> String {
     if bytes.is_multiple_of(1 << 20) { format!("{} MiB", bytes >> 20) } else { format!("{bytes} bytes") }
 }
 
-fn digest(text: &str, digits: usize) -> String {
+/// The first hex digits of a hash of the text.
+pub(super) fn digest(text: &str, digits: usize) -> String {
     use sha2::{Digest, Sha256};
     let mut hex = hex::encode(Sha256::digest(text));
     hex.truncate(digits);

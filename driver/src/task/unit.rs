@@ -52,6 +52,8 @@ pub struct Made {
     pub root: PathBuf,
     /// The file with its environment.
     pub env_file: PathBuf,
+    /// The name of its ephemeral user, if it has one.
+    pub ephemeral_user: String,
     /// What it asks for under the names of systemd's, with every path of the host found.
     pub settings: Vec<Assignment>,
     /// Files of its own in `/etc`, and where it sees them.
@@ -75,7 +77,7 @@ pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -
         lifecycle(task, is_guest),
         run(task, command),
         task.view.properties(&task.dirs, &made.root, sight(task, is_guest, &made.settings)),
-        identity(task),
+        identity(task, made.ephemeral_user),
         output(streams),
         journal(&task.output),
         memory(task.memory),
@@ -290,15 +292,13 @@ fn run_guest(task: &TaskSpec, shim: &Path, code: &Path, name: &str) -> Vec<Prope
     }
 }
 
-fn identity(task: &TaskSpec) -> Vec<Property> {
+fn identity(task: &TaskSpec, ephemeral_user: String) -> Vec<Property> {
     match &task.identity {
         Identity::User(user) => vec![Property::User(user.clone())],
         Identity::Number(number) => vec![Property::User(place::user_name(*number))],
         Identity::Driver => vec![],
         Identity::Ephemeral => {
-            // The number is made from the name: a task that is started again owns the files that it left in `local/`.
-            let mut properties =
-                vec![Property::DynamicUser(true), Property::User(task.ephemeral_user.clone())];
+            let mut properties = vec![Property::DynamicUser(true), Property::User(ephemeral_user)];
             if task.view == View::Host {
                 // An ephemeral user implies a read-only host; the task's own directories stay writable.
                 properties.push(Property::ReadWritePaths(
