@@ -59,6 +59,8 @@ pub mod settings;
 #[cfg(feature = "run")]
 pub mod systemd;
 #[cfg(feature = "run")]
+pub mod variables;
+#[cfg(feature = "run")]
 pub mod wasi;
 #[cfg(feature = "run")]
 pub mod world;

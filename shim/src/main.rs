@@ -6,7 +6,7 @@ use std::io::Write as _;
 use wasm_shim::args::{Asked, Command, Guest, Http};
 use wasm_shim::outcome::{self, Outcome};
 use wasm_shim::world::World;
-use wasm_shim::{artifact, guest, inspect, process, serve};
+use wasm_shim::{artifact, guest, inspect, process, serve, variables};
 use wasmtime::error::Context as _;
 use wasmtime::{Error, Result, bail};
 
@@ -14,6 +14,9 @@ use wasmtime::{Error, Result, bail};
 #[cfg_attr(not(test), expect(unsafe_code, reason = "the name must be the one that the C library calls"))]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main() -> i32 {
+    if let Some(code) = variables::hand_over() {
+        process::exit(code);
+    }
     process::begin();
     outcome::report_panics_in_one_line();
     process::end_on_signals();

@@ -159,6 +159,74 @@ async fn the_environment_arrives_byte_for_byte() {
     }
 }
 
+/// Nomad makes such names of port labels and meta keys, and systemd drops them.
+const ODD_NAMES: [&str; 5] =
+    ["NOMAD_ALLOC_PORT_http-admin", "NOMAD_META_team.name", "discovery.type", "1", "a b\u{1b}č"];
+
+/// A job with all of them.
+fn with_odd_names(job: Job) -> Job {
+    ODD_NAMES.iter().fold(job, |job, name| job.env(name, "x=\"y\"\n"))
+}
+
+#[tokio::test]
+async fn variables_of_any_name_reach_a_task_and_its_commands() {
+    let host = host!();
+    // A shell itself passes no such names on.
+    let script =
+        "cat /proc/$$/environ; echo; cat /proc/$$/comm; echo $0; grep -a SigIgn /proc/$$/status | tail -c 9";
+    let usual = Node::start(&host).await.output_of(Job::shell(script)).await;
+    let end = usual.rsplit_once('\0').unwrap().1;
+    for (options, config) in [
+        ("", ""),
+        ("", "sandbox { preset = \"strict\" }"),
+        ("", "sandbox { preset = \"off\" }"),
+        ("", "sandbox { system_call_filter = [\"~@privileged\"] }"),
+        ("fs_isolation = \"none\"", ""),
+    ] {
+        let node = Node::configured(&host, options).await;
+        let job =
+            with_odd_names(Job::shell(&format!("{script}; echo ready; exec sleep infinity")).config(config));
+        let mut task = node.run(job).await;
+        let output = task.read_until("ready\n").await;
+        let command = node.output_in(&task, script).await;
+        for name in ODD_NAMES {
+            let line = format!("\0{name}=x=\"y\"\n\0");
+            assert!(format!("\0{output}").contains(&line), "{options}{config}: {name}: {output:?}");
+            assert!(format!("\0{command}").contains(&line), "{options}{config}: {name}: {command:?}");
+        }
+        assert!(
+            !output.contains("CARRIED") && output.contains(end),
+            "{options}{config}: {output:?}, {end:?}"
+        );
+        let unit = node.unit(&task).await;
+        let shown = host.run("systemctl", &["show", "--all", &unit]);
+        assert!(!shown.contains("http-admin"), "{shown}");
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn variables_of_any_name_reach_a_guest() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let output = node.output_of(with_odd_names(Job::artifact("env.wasm", &guest("echo.wat")))).await;
+    for name in ODD_NAMES {
+        assert!(output.contains(&format!("{name}=x=")), "{name}: {output}");
+    }
+    assert!(!output.contains("CARRIED"), "{output}");
+}
+
+#[tokio::test]
+async fn a_command_that_fails_behind_odd_names_ends_as_it_would_in_a_shell() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let script = b"#!/no/such/interpreter\n";
+    let task = node.run(with_odd_names(Job::artifact("script", script))).await;
+    let (exit, _, errors) = node.finish(task).await;
+    assert_eq!(exit, Exit::status(127));
+    assert!(errors.contains("/local/script cannot be executed"), "{errors}");
+}
+
 #[tokio::test]
 async fn nobody_else_on_the_machine_can_read_the_environment() {
     let host = host!();
@@ -209,7 +277,7 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
         (Job::artifact("foreign", &foreign), "is a program for"),
         (Job::artifact("script", b"#!/no/such/interpreter\n"), "cannot be executed"),
         (Job::shell("true").user("no-such-user"), "`user`: this node has no user `no-such-user`"),
-        (Job::shell("true").env("A-B", "x"), "variable name `A-B`"),
+        (Job::shell("true").env("A=B", "x"), "`A=B` cannot be the name of a variable"),
         (Job::shell("true").env("A", "x\0y"), "NUL"),
         (Job::command("/bin/echo").args(&["a\0b"]), "`args` holds a NUL"),
         (Job::command("/etc/shadow").user("nobody"), "cannot be executed"),

@@ -424,6 +424,7 @@ pub(super) fn status(error: &task::Error) -> Status {
         | Error::Files(_)
         | Error::NotReady { .. }
         | Error::Guest { .. }
+        | Error::Carrier { .. }
         | Error::Wasm(_)
         | Error::Env(_)
         | Error::Signal(_)

@@ -23,10 +23,8 @@ const VARIABLES_MAX: usize = 2048;
 /// Why an environment cannot be handed over.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// systemd would drop such a variable without a word.
-    #[error(
-        "`env`: the variable name `{name}` has characters other than letters, digits and `_`, or begins with a digit"
-    )]
+    /// No process can have such a variable.
+    #[error("`env`: `{name}` cannot be the name of a variable: it is empty, or holds `=` or a NUL byte")]
     Name {
         /// The variable.
         name: String,
@@ -61,10 +59,40 @@ pub enum Error {
     },
 }
 
-/// Is this a name that systemd gives to a process?
+/// Can a process have a variable of that name?
 pub fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0'])
+}
+
+/// Is this a name that systemd passes on? It drops others with a line in its log.
+fn is_passed_on(name: &str) -> bool {
     let first_fits = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
     first_fits && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+}
+
+/// The begin of the names under which variables are carried that systemd does not pass on, such as
+/// `NOMAD_ALLOC_PORT_http-admin`; nothing if there are none. wasm-shim gives them back their names (its variables.rs).
+pub fn carrier(env: &BTreeMap<String, String>) -> Option<String> {
+    if env.keys().all(|name| is_passed_on(name)) {
+        return None;
+    }
+    let mut prefix = "NOMAD_DRIVER_CARRIED_".to_owned();
+    while env.keys().any(|name| name.starts_with(&prefix)) {
+        prefix.push('_');
+    }
+    Some(prefix)
+}
+
+/// The variables as systemd passes all of them on.
+fn carried(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let prefix = carrier(env).unwrap_or_default();
+    let carry = |(index, (name, value)): (usize, (&String, &String))| {
+        if is_passed_on(name) {
+            return (name.clone(), value.clone());
+        }
+        (format!("{prefix}{index}"), format!("{name}={value}"))
+    };
+    env.iter().enumerate().map(carry).collect()
 }
 
 /// Gives an ephemeral user its task's `local/` as home, unless the job names another: systemd knows of none, and many
@@ -87,11 +115,17 @@ pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
         if value.contains('\0') {
             return Err(Error::Nul { name: name.clone() });
         }
-        if name.len() + "=".len() + value.len() > STRING_MAX {
-            return Err(Error::TooLong { name: name.clone() });
-        }
     }
-    Ok(())
+    // Those that are carried under another name are longer by it.
+    let prefix = carrier(env).unwrap_or_default().len() + VARIABLES_MAX.to_string().len() + "=".len();
+    let length = |name: &str, value: &str| {
+        let carried = if is_passed_on(name) { 0 } else { prefix };
+        carried + name.len() + "=".len() + value.len()
+    };
+    match env.iter().find(|(name, value)| length(name, value) > STRING_MAX) {
+        Some((name, _)) => Err(Error::TooLong { name: name.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// Writes the environment for systemd to read; the file goes away with the value returned.
@@ -103,7 +137,7 @@ pub fn write(env: &BTreeMap<String, String>, runtime_dir: &Path) -> Result<Named
         // Made with mode 0600. systemd reads the name as a pattern, so it holds nothing that means something there.
         let prefix = format!("{}-", std::process::id());
         let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(&directory)?;
-        file.write_all(content(env).as_bytes())?;
+        file.write_all(content(&carried(env)).as_bytes())?;
         Ok(file)
     };
     write().map_err(|source| Error::Write { directory: directory.clone(), source })
@@ -155,11 +189,25 @@ mod tests {
     }
 
     #[test]
-    fn names_that_systemd_would_drop_are_refused() {
-        for name in ["", "A.B", "A-B", "1A", "A B", "É"] {
+    fn names_that_no_process_can_have_are_refused() {
+        for name in ["", "A=B", "A\0"] {
             assert!(matches!(check(&env(name, "x")), Err(Error::Name { .. })), "{name}");
         }
         assert!(matches!(check(&env("A", "x\0")), Err(Error::Nul { .. })));
         assert!(check(&env("_a1", "")).is_ok());
+    }
+
+    #[test]
+    fn variables_whose_names_systemd_drops_are_carried_under_others() {
+        assert_eq!((carrier(&env("A", "x")), carried(&env("A", "x"))), (None, env("A", "x")));
+        for name in ["A.B", "A-B", "1A", "A B", "É"] {
+            let expected = env("NOMAD_DRIVER_CARRIED_0", &format!("{name}=x"));
+            assert_eq!(carried(&env(name, "x")), expected);
+        }
+        let mut both = env("A-B", "x");
+        both.insert("NOMAD_DRIVER_CARRIED_0".to_owned(), "a job's own".to_owned());
+        assert_eq!(carrier(&both).as_deref(), Some("NOMAD_DRIVER_CARRIED__"));
+        assert_eq!(carried(&both)["NOMAD_DRIVER_CARRIED_0"], "a job's own");
+        assert_eq!(carried(&both)["NOMAD_DRIVER_CARRIED__0"], "A-B=x");
     }
 }

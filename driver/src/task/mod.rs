@@ -175,6 +175,14 @@ pub enum Error {
         /// The unit.
         unit: UnitName,
     },
+    /// A variable has a name that systemd does not pass on, and nobody else does.
+    #[error(
+        "`env`: wasm-shim passes on variables whose names have other characters than letters, digits and `_`"
+    )]
+    Carrier {
+        /// What is wrong with it.
+        source: wasm::Error,
+    },
     /// The driver is at fault.
     #[error("the driver panicked while it read the task's configuration; please report this")]
     Panicked,
@@ -719,7 +727,9 @@ impl Shared {
         match program::find(&task.command, &task.view, &task.dirs).map_err(Error::Program)? {
             Program::Native(path) => {
                 task.guest.check_native().map_err(Error::Spec)?;
-                Ok((Command::Native(path), None))
+                let carry = |_| node.wasm.shim().map_err(|source| Error::Carrier { source });
+                let shim = env::carrier(&task.env).map(carry).transpose()?;
+                Ok((Command::Native { path, shim }, None))
             }
             Program::Wasm { module, name } => {
                 task.guest.check(task).map_err(Error::Spec)?;
@@ -745,13 +755,13 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
     let path = program::path_in_view(&task.command, &task.view, &task.dirs);
     let is_guest =
         config.driver.wasm.is_some() || path.extension().is_some_and(|extension| extension == "wasm");
+    let shim =
+        node.wasm.shim().unwrap_or_else(|_| "/usr/local/libexec/nomad-driver-systemd/wasm-shim".into());
     let command = if is_guest {
-        let shim =
-            node.wasm.shim().unwrap_or_else(|_| "/usr/local/libexec/nomad-driver-systemd/wasm-shim".into());
         let code = node.wasm.state_dir.join("wasm/ENGINE/MODULE.cwasm");
         Command::Wasm { shim, code, name: task.command.clone() }
     } else {
-        Command::Native(path)
+        Command::Native { path, shim: env::carrier(&task.env).map(|_| shim) }
     };
     let place = Place::of(&node.runtime_dir, &task.unit);
     let settings = task.settings(is_guest).to_vec();

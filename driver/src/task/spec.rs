@@ -688,10 +688,6 @@ fn environment(
 ) -> Result<BTreeMap<String, String>, Error> {
     let mut env = config.known.env.clone();
     env.retain(|name, _| !node.policy.denied_env.contains(name));
-    if node.view == View::Host {
-        // Nomad adds the agent's own environment then, whose odd names (`BASH_FUNC_x%%`) are not the job's fault.
-        env.retain(|name, _| env::is_name(name));
-    }
     if !sockets.is_empty() {
         // All of them are of one unit, which would give all the same name.
         let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();

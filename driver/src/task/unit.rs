@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::activation::{Address, Listener, Readiness};
 use super::config::{Mount, NetworkMode, Propagation};
+use super::env;
 use super::place;
 use super::spec::{Identity, Memory, Output, TaskSpec};
 use super::view::{self, Sight, View};
@@ -23,8 +24,13 @@ const NOTIFY: &str = "/run/systemd/notify";
 /// What the unit runs.
 #[derive(Debug, Clone)]
 pub enum Command {
-    /// A program at this path of the task's view.
-    Native(PathBuf),
+    /// A program.
+    Native {
+        /// Where it is in the task's view.
+        path: PathBuf,
+        /// The runner, on the host, where it must pass on variables that systemd does not.
+        shim: Option<PathBuf>,
+    },
     /// A compiled guest and the runner for it, both on the host.
     Wasm {
         /// The runner.
@@ -255,42 +261,55 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
 }
 
 fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
-    match command {
-        Command::Native(path) => {
+    let ours: Vec<(&Path, &str)> = match command {
+        Command::Native { shim, .. } => shim.iter().map(|shim| (shim.as_path(), view::SHIM)).collect(),
+        Command::Wasm { shim, code, .. } => vec![(shim, view::SHIM), (code, view::GUEST)],
+    };
+    let (binds, inside) = in_view(task, &ours);
+    let (path, argv) = match command {
+        Command::Native { path, .. } => {
             let argv = std::iter::once(task.command.clone()).chain(task.args.iter().cloned()).collect();
-            vec![Property::ExecStart { path: path.clone(), argv }]
+            (path.clone(), argv)
         }
-        Command::Wasm { shim, code, name } => run_guest(task, shim, code, name),
-    }
+        Command::Wasm { name, .. } => {
+            (inside[0].clone(), task.guest.command_line(&inside[1], name, &task.args))
+        }
+    };
+    let (path, argv) = match (env::carrier(&task.env), inside.into_iter().next()) {
+        (Some(prefix), Some(shim)) => {
+            let words = ["wasm-shim", "with-variables", &prefix].map(str::to_owned);
+            let program = path.display().to_string();
+            (shim, words.into_iter().chain([program]).chain(argv).collect())
+        }
+        _ => (path, argv),
+    };
+    binds.into_iter().chain([Property::ExecStart { path, argv }]).collect()
+}
+
+/// What is mounted so that the task sees files of ours, and where it sees each of them. Each is a path of the host and
+/// where it is in a view of the task's own.
+fn in_view(task: &TaskSpec, files: &[(&Path, &str)]) -> (Option<Property>, Vec<PathBuf>) {
+    let (binds, inside): (Vec<_>, Vec<_>) = match task.view {
+        View::Private { .. } | View::Own => {
+            let bind = |(file, target): &(&Path, &str)| (Bind::new(file, target), PathBuf::from(target));
+            files.iter().map(bind).unzip()
+        }
+        View::Host => {
+            // A task of the system's may have a /tmp of its own, in which what runs it must be found, too.
+            let is_hidden = |path: &Path| {
+                task.identity != Identity::Driver
+                    && TEMPORARY.iter().any(|directory| path.starts_with(directory))
+            };
+            let hidden = files.iter().filter(|(file, _)| is_hidden(file));
+            let binds = hidden.map(|(file, _)| Bind::new(file, file)).collect();
+            (binds, files.iter().map(|(file, _)| (*file).to_owned()).collect())
+        }
+    };
+    ((!binds.is_empty()).then_some(Property::BindReadOnlyPaths(binds)), inside)
 }
 
 /// What `PrivateTmp=` takes away.
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
-
-fn run_guest(task: &TaskSpec, shim: &Path, code: &Path, name: &str) -> Vec<Property> {
-    let argv = |code: &Path| task.guest.command_line(code, name, &task.args);
-    match task.view {
-        View::Private { .. } | View::Own => {
-            let mount = |source: &Path, target: &str| Bind::new(source, target);
-            vec![
-                Property::BindReadOnlyPaths(vec![mount(shim, view::SHIM), mount(code, view::GUEST)]),
-                Property::ExecStart { path: view::SHIM.into(), argv: argv(view::GUEST.as_ref()) },
-            ]
-        }
-        View::Host => {
-            // A task of the system's may have a /tmp of its own, in which what runs it must be found, too.
-            let is_hidden = |path: &&Path| {
-                task.identity != Identity::Driver
-                    && TEMPORARY.iter().any(|directory| path.starts_with(directory))
-            };
-            let found = [shim, code].into_iter().filter(is_hidden);
-            let found: Vec<_> = found.map(|path| Bind::new(path, path)).collect();
-            let bound = (!found.is_empty()).then_some(Property::BindReadOnlyPaths(found));
-            let run = Property::ExecStart { path: shim.to_owned(), argv: argv(code) };
-            bound.into_iter().chain([run]).collect()
-        }
-    }
-}
 
 fn identity(task: &TaskSpec, ephemeral_user: String) -> Vec<Property> {
     match &task.identity {

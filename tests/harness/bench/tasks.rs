@@ -155,7 +155,12 @@ impl Floor {
             settings: task.settings(false).to_vec(),
             ..Default::default()
         };
-        let made = unit::build(&task, &unit::Command::Native("/bin/sleep".into()), made, streams);
+        let made = unit::build(
+            &task,
+            &unit::Command::Native { path: "/bin/sleep".into(), shim: None },
+            made,
+            streams,
+        );
         let name: UnitName = made.name.clone();
         let properties = Checked::new(made.properties).unwrap().into_wire();
         let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
