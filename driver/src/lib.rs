@@ -22,12 +22,16 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut line = String::new();
     for text in causes.map(ToString::to_string) {
+        // What the kernel said needs no number for people.
+        let words = text.rsplit_once(" (os error ");
+        let text =
+            words.filter(|(_, number)| number.ends_with(')')).map_or(text.as_str(), |(words, _)| words);
         // zbus repeats a cause in its own message.
-        if !line.ends_with(&text) {
+        if !line.ends_with(text) {
             if !line.is_empty() {
                 line.push_str(": ");
             }
-            line.push_str(&text);
+            line.push_str(text);
         }
     }
     line.replace('\n', " ")

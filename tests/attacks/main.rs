@@ -112,7 +112,9 @@ impl Victim {
 
     /// What it runs.
     fn job() -> Job {
-        Job::shell("umask 077; echo $TOKEN > /local/token; echo ready; exec sleep infinity")
+        let job = Job::shell("umask 077; echo $TOKEN > /local/token; echo ready; exec sleep infinity");
+        // Whose tasks have another ephemeral user.
+        job.with(|request| "victims".clone_into(&mut request.group))
     }
 
     /// It was not ended, and is removed.

@@ -337,3 +337,73 @@ async fn a_socket_takes_the_place_of_nothing_outside_of_the_task() {
         assert_eq!(mode, 0o644, "{path} changed the mode of a file of the host");
     }
 }
+
+/// What a task can write is mounted nowhere that systemd or the driver reads for it.
+#[tokio::test]
+async fn no_file_of_a_task_stands_in_the_place_of_what_runs_or_describes_it() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for target in [
+        "/.wasm",
+        "/.wasm/shim",
+        "/.wasm/guest.cwasm",
+        "/proc",
+        "/proc/self/attr/exec",
+        "/proc/sys/kernel",
+        "/sys",
+        "/sys/fs/cgroup",
+        "/run",
+        "/run/systemd",
+        "/run/systemd/notify",
+        "/run/systemd/journal/socket",
+        "/run/credentials",
+        "/run/credentials/x",
+        "/alloc/logs",
+        "/",
+        "/etc",
+        "/..",
+    ] {
+        for option in ["bind_paths", "bind_read_only_paths"] {
+            let config = format!("files {{ {option} = [\"/local/x:{target}\"] }}");
+            for job in [Job::shell("true"), Job::artifact("x.wasm", &tests::exiting_guest(0))] {
+                let message = refusal(&host, &node, job.file("x", b"#!/bin/sh\n").config(&config)).await;
+                assert!(
+                    message.contains("BindPaths") || message.contains("BindReadOnlyPaths"),
+                    "{config}: {message}"
+                );
+            }
+        }
+    }
+}
+
+/// The pipes of the logs are root's to open: a task that could replace one would choose what root opens.
+#[tokio::test]
+async fn no_task_writes_among_its_logs_by_another_path() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let leave = Job::shell("ln -s ../logs /alloc/data/logs; ln -s .. /alloc/data/up; mkdir /alloc/data/ok");
+    let alloc_id = leave.request.alloc_id.clone();
+    let left = node.run(leave).await;
+    assert_eq!(node.wait(&left).await, Exit::status(0));
+    for (source, is_open) in [
+        ("/alloc/data/ok", true),
+        ("/alloc/data/logs", false),
+        ("/alloc/data/up", false),
+        ("/alloc/data/up/logs", false),
+        ("/alloc/./logs", false),
+    ] {
+        let config = format!("files {{ bind_paths = [\"{source}:/x\"] }}");
+        let job = Job::shell("touch /x/mine && echo written").config(&config).with(|request| {
+            request.alloc_id.clone_from(&alloc_id);
+            "second".clone_into(&mut request.task);
+        });
+        match node.try_run(job).await {
+            Ok(task) => {
+                let (_, output, _) = node.finish(task).await;
+                assert!(is_open && output == "written\n", "{source}: {output}");
+            }
+            Err(refusal) => assert!(!is_open, "{source}: {refusal}"),
+        }
+    }
+    node.destroy(&left, true).await.unwrap();
+}

@@ -165,11 +165,11 @@ async fn a_path_of_the_host_is_followed_to_its_end_before_it_is_allowed() {
     let link = format!("{}/link", shared.path());
     for (source, reason) in [
         (link.as_str(), "out of the paths that the operator"),
-        ("/etc", "/etc is not among the paths"),
+        ("/etc", "/etc is a path of the host, and not among those"),
         ("/srv/../etc", "out of the paths that the operator"),
         ("/srv/no-such-file", "find /srv/no-such-file"),
         ("../secrets", "find"),
-        ("/proc/1/root", "not among the paths"),
+        ("/proc/1/root", "not among those"),
     ] {
         let config = format!("files {{ bind_paths = [\"{source}:/data\"] }}");
         let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(source);
@@ -241,4 +241,107 @@ async fn a_root_of_its_own_holds_the_tasks_directories_and_nothing_of_the_host()
     let task = node.run(job.config(&config)).await;
     let (_, output, errors) = node.finish(task).await;
     assert_eq!(output, "x\nempty\n", "{errors}");
+}
+
+// ---- Files of the task's own under other paths
+
+/// What a task makes of its file under that path.
+const READ: &str = "cat $TARGET; test -w $TARGET && echo writable; ls /etc/hostname";
+
+#[tokio::test]
+async fn a_task_sees_a_file_of_its_own_wherever_its_job_says() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let before = host.run("ls", &["-A", "/", "/etc", "/usr", "/run/nomad-driver-systemd/root"]);
+    for (option, source, target, seen) in [
+        ("bind_paths", "/local/app.conf", "/etc/app.conf", "mine\n/etc/hostname\n"),
+        ("bind_paths", "local/app.conf", "/etc/hostname", "mine\n/etc/hostname\n"),
+        ("bind_paths", "app.conf", "/etc/ssl/new/app.conf", "mine\n/etc/hostname\n"),
+        ("bind_paths", "app.conf", "/usr/share/new/app.conf", "mine\n/etc/hostname\n"),
+        ("bind_read_only_paths", "app.conf", "/opt/app.conf", "mine\n/etc/hostname\n"),
+        ("bind_paths", "/secrets/app.conf", "/app.conf", "mine\n/etc/hostname\n"),
+    ] {
+        let config = format!("files {{ {option} = [\"{source}:{target}\"] }}");
+        let prepared = node.prepare(&Job::shell(READ).env("TARGET", target).config(&config));
+        for directory in ["local", "secrets"] {
+            let file = prepared.alloc_dir().join("web").join(directory).join("app.conf");
+            std::fs::write(&file, "mine\n").unwrap();
+        }
+        let task = node.begin(prepared).await.unwrap_or_else(|refusal| panic!("{config}: {refusal}"));
+        let (_, output, errors) = node.finish(task).await;
+        assert_eq!(output, seen, "{config}: {errors}");
+    }
+    let after = host.run("ls", &["-A", "/", "/etc", "/usr", "/run/nomad-driver-systemd/root"]);
+    assert_eq!(after, before, "no mount point is left on the host, or in what other tasks see");
+}
+
+#[tokio::test]
+async fn a_volume_is_mounted_where_the_operating_system_has_nothing() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let volume = Shared::new();
+    let job = Job::shell(
+        "cat /etc/app/greeting; echo x > /etc/app/new && echo written; touch /etc/x || echo refused",
+    )
+    .with(|request| request.mounts = vec![volume.mounted("/etc/app")]);
+    let (_, output, errors) = node.finish(node.run(job).await).await;
+    assert_eq!(output, "hello\nwritten\nrefused\n", "{errors}");
+    assert!(!std::path::Path::new("/etc/app").exists());
+}
+
+#[tokio::test]
+async fn a_directory_that_is_laid_over_the_hosts_shows_no_more_of_it() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let closed = tempfile::Builder::new().prefix("closed-").tempdir_in("/etc").unwrap();
+    std::fs::write(closed.path().join("listed"), "").unwrap();
+    let owners = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(closed.path(), owners).unwrap();
+    let path = closed.path().display();
+    let config = format!("files {{ bind_paths = [\"/local/f:{path}/f\", \"/local/f:/etc/control\"] }}");
+    let script = format!("cat /etc/control; ls {path} 2>/dev/null || echo refused; stat -c '%a %u' {path}");
+    let job = Job::shell(&script).file("f", b"mine\n").config(&config);
+    assert_eq!(node.output_of(job).await, "mine\nrefused\n700 0\n");
+}
+
+#[tokio::test]
+async fn what_the_group_shares_is_seen_under_other_paths_but_for_its_logs() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let job = |source: &str| {
+        Job::shell("echo x > /data/x && cat /alloc/data/x")
+            .config(&format!("files {{ bind_paths = [\"{source}:/data\"] }}"))
+    };
+    for source in ["/alloc/data", "alloc/data"] {
+        assert_eq!(node.output_of(job(source)).await, "x\n", "{source}");
+    }
+    for source in ["/alloc", "/alloc/logs", "alloc/logs"] {
+        let refusal = node.try_run(job(source)).await.expect_err(source);
+        assert!(refusal.message.contains("but for its logs"), "{source}: {refusal}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_path_that_the_operator_allows_to_read_is_not_written() {
+    let host = host!();
+    let shared = Shared::new();
+    let path = shared.path();
+    let node =
+        Node::configured(&host, &format!("allow_host_paths = [\"{path}:ro\", \"/proc:ro\", \"/:ro\"]")).await;
+    let script = "cat /data/greeting; touch /data/x 2>/dev/null || echo refused";
+    let bind = format!("files {{ bind_read_only_paths = [\"{path}:/data\"] }}");
+    assert_eq!(node.output_of(Job::shell(script).config(&bind)).await, "hello\nrefused\n");
+    for config in [
+        format!("files {{ bind_paths = [\"{path}:/data\"] }}"),
+        format!("files {{ root_directory = \"{path}\" }}"),
+    ] {
+        let refusal = node.try_run(Job::shell(script).config(&config)).await.expect_err(&config);
+        assert!(refusal.message.contains("`bind_read_only_paths`"), "{config}: {refusal}");
+    }
+    // What an agent that looks at the host asks for.
+    let agent = "files { bind_read_only_paths = [\"/proc:/host/proc\", \"/:/host/root\"] }";
+    let script =
+        "cat /host/proc/1/comm; test -d /host/root/etc && echo root; touch /host/root/etc/x || echo refused";
+    let (_, output, errors) = node.finish(node.run(Job::shell(script).config(agent)).await).await;
+    assert_eq!(output, format!("{}root\nrefused\n", host.run("cat", &["/proc/1/comm"])), "{errors}");
 }

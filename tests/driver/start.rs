@@ -265,7 +265,8 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
     foreign[18] = if foreign[18] == 183 { 62 } else { 183 };
     let cases = [
         (Job::command(""), "`command` is empty"),
-        (Job::command("missing"), "/local/missing does not exist"),
+        (Job::command("missing"), "missing is in none of /local, /usr/local/sbin"),
+        (Job::command("bin/missing"), "bin/missing is in none of /local/bin;"),
         (Job::command("/usr/bin/missing"), "/usr/bin/missing does not exist"),
         (Job::command("/home/me/x"), "not in the task's view"),
         (Job::command("/local"), "not a regular file"),

@@ -15,7 +15,7 @@ options! {
     pub struct PluginConfig {
         /// Capabilities that a job may add (`cap_add`) or set in its `sandbox`; the default is that of Nomad's `exec` driver. `"all"` allows every capability.
         pub allow_caps: Vec<String> = "[\"audit_write\", \"chown\", \"dac_override\", \"fowner\", \"fsetid\", \"kill\", \"mknod\", \"net_bind_service\", \"setfcap\", \"setgid\", \"setpcap\", \"setuid\", \"sys_chroot\"]",
-        /// Host paths that a job may bind, or use as a root or an image, with everything below them. `"local"` allows images in the task's own directories, which makes the kernel mount file systems that an `artifact` block fetched.
+        /// Host paths that a job may bind, or use as a root or an image, with everything below them; `"/path:ro"` allows to read them and no more. `"local"` allows images in the task's own directories, which makes the kernel mount file systems that an `artifact` block fetched.
         pub allow_host_paths: Vec<String> = "[]",
         /// Tasks that are root, or could act as root: with UID 0, with a capability such as `"setuid"` or `"dac_override"`, or with a named user and without `no_new_privileges`. `"no"`: refused. `"confined"`: allowed under the preset `"standard"`, in user and PID namespaces of their own (systemd 257 or newer). `"host"`: allowed with the rights of the host's root, limited by their capabilities and view.
         pub allow_root: String = "\"no\"",
@@ -62,7 +62,7 @@ options! {
 options! {
     /// The `config` block of a task.
     pub struct DriverConfig {
-        /// Program to run: a native binary, a script, or WebAssembly (recognized by its content). A relative path is looked up in the task's `local/`; an absolute path is a path in the task's view.
+        /// Program to run: a native binary, a script, or WebAssembly (recognized by its content). A relative path is looked up in the task's `local/`, a name alone also in `PATH`; an absolute path is a path in the task's view.
         pub command: String,
         /// Arguments of the program, passed unchanged.
         pub args: Vec<String> = "[]",

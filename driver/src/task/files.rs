@@ -3,21 +3,18 @@
 //! Every path is opened below the directory that allows it, and pinned ([`super::pin`]), so that systemd means the object
 //! that was checked.
 
-use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::activation::{Address, Listener};
 use super::config::Mount;
 use super::pin::{Base, Pins};
-use super::policy::Policy;
+use super::policy::{BINDS, Policy};
 use super::program;
 use super::spec::TaskSpec;
-use super::view::{self, View};
+use super::targets::{self, Source, Target};
+use super::view::View;
 use crate::systemd::Assignment;
 
 /// Why a file cannot be had.
@@ -25,8 +22,8 @@ use crate::systemd::Assignment;
 pub enum Error {
     /// The operator does not allow it.
     #[error(
-        "{option}: {path} is not among the paths that the operator of this node allows to jobs (`allow_host_paths` in the \
-         plugin's configuration)"
+        "{option}: {path} is a path of the host, and not among those that the operator of this node allows to jobs \
+         (`allow_host_paths` in the plugin's configuration)"
     )]
     NotAllowed {
         /// The property.
@@ -46,13 +43,19 @@ pub enum Error {
         path: PathBuf,
     },
     /// Others can change what is there.
-    #[error("{option}: {path} is shared with other tasks; it must be in the task's own `local/`")]
+    #[error(
+        "{option}: {path} is shared with the other tasks of the group, which can change it; name a file or directory of \
+         the task's own `local/` (`bind_paths` also takes what is in `/alloc`, such as `/alloc/data`, but for its logs)"
+    )]
     Shared {
         /// The property.
         option: &'static str,
         /// As the job says it.
         path: PathBuf,
     },
+    /// Nothing can be mounted there.
+    #[error(transparent)]
+    Target(#[from] targets::Error),
     /// It is not there, or cannot be reached.
     #[error("{option}: find {path}")]
     Find {
@@ -72,6 +75,17 @@ pub enum Error {
         /// The property.
         option: &'static str,
     },
+    /// The operator allows it to be read.
+    #[error(
+        "{option}: the operator of this node allows jobs to read {path}, and no more: use `bind_read_only_paths`, or have the \
+         operator leave out `:ro` (`allow_host_paths` in the plugin's configuration)"
+    )]
+    ReadOnly {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
     /// A link in a path that the operator allows leads to one that he does not.
     #[error(
         "{option}: {path} leads, by a link or `..`, out of the paths that the operator of this node allows to jobs \
@@ -81,64 +95,6 @@ pub enum Error {
         /// The property.
         option: &'static str,
         /// As the job says it.
-        path: PathBuf,
-    },
-    /// A mount point in a directory of the group's.
-    #[error(
-        "{option}: {path} is shared with the other tasks of the group, which could put a link in its place; mount it in \
-         `/local`, or anywhere outside of `/alloc`"
-    )]
-    SharedTarget {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-    },
-    /// A mount point over a link.
-    #[error(
-        "{option}: the way to {path} leads over a link in the task's own directory; remove the link, or mount it elsewhere"
-    )]
-    LinkedTarget {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-    },
-    /// A mount point in what is mounted.
-    #[error(
-        "{option}: {path} lies in {outer}, which is mounted as well, and others can put a link in its place; mount it \
-         outside of {outer}"
-    )]
-    Nested {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-        /// What it lies in.
-        outer: PathBuf,
-    },
-    /// What the driver or systemd mounts would come to lie in what is mounted.
-    #[error(
-        "{option}: {path} would hold {inner}, where something is mounted for every task, and others can put a link in its \
-         place; mount it elsewhere"
-    )]
-    Covers {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-        /// What would lie in it.
-        inner: &'static str,
-    },
-    /// systemd would make a mount point on the host.
-    #[error(
-        "{option}: to mount something on {path}, it would have to be made on the host, where the task sees the host's own \
-         directories: choose a path outside of them, or create it first"
-    )]
-    NoTarget {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
         path: PathBuf,
     },
 }
@@ -174,91 +130,25 @@ pub fn mounts(task: &TaskSpec, pins: &mut Pins) -> Result<Vec<Mount>, Error> {
     task.mounts.iter().map(pin).collect()
 }
 
-/// May systemd mount something at all of these points, each named by an option? What is not there it makes, as root, by
-/// whatever links it meets.
-pub fn check_targets(targets: &[(&'static str, PathBuf)], task: &TaskSpec) -> Result<(), Error> {
-    for (option, target) in targets {
-        check_target(option, target, task)?;
-        // One that begins empty holds no link.
-        if *option != "TemporaryFileSystem"
-            && let Some(inner) = view::MOUNTED.iter().find(|inner| {
-                let inner = Path::new(inner);
-                inner.starts_with(target) && inner != target
-            })
-        {
-            return Err(Error::Covers { option, path: target.clone(), inner });
-        }
-        // What is mounted there can be changed by others while systemd comes to it.
-        let holds = |other: &&(&'static str, PathBuf)| {
-            other.1 != *target && target.starts_with(&other.1) && other.0 != "TemporaryFileSystem"
+/// Everything that is mounted for the task beyond what is for all, by these settings and by its volumes.
+pub fn targets(settings: &[Assignment], task: &TaskSpec) -> Vec<Target> {
+    let of_setting = |line: &Assignment| {
+        let option = line.name();
+        let target = move |(source, path): (Option<String>, String)| {
+            let is_own =
+                |source: &String| in_own_directory(Path::new(source), &task.dirs.local, task).is_some();
+            let source = match source {
+                _ if option == "TemporaryFileSystem" => Source::Empty,
+                Some(source) if is_own(&source) => Source::Tasks,
+                _ => Source::Host,
+            };
+            Target { option, path: path.into(), source }
         };
-        if let Some((_, outer)) = targets.iter().find(holds) {
-            return Err(Error::Nested { option, path: target.clone(), outer: outer.clone() });
-        }
-    }
-    Ok(())
-}
-
-fn check_target(option: &'static str, target: &Path, task: &TaskSpec) -> Result<(), Error> {
-    let failed = |source| Error::Find { option, path: target.to_owned(), source };
-    if !view::is_plain(target) {
-        return Err(failed(io::ErrorKind::InvalidInput.into()));
-    }
-    match &task.view {
-        View::Host if !is_roots_alone(target) => {
-            return Err(Error::NoTarget { option, path: target.to_owned() });
-        }
-        View::Private { host_paths }
-            if host_paths.iter().any(|path| target.starts_with(path)) && !target.exists() =>
-        {
-            return Err(Error::NoTarget { option, path: target.to_owned() });
-        }
-        View::Host => return Ok(()),
-        View::Private { .. } | View::Own => {}
-    }
-    let dirs = &task.dirs;
-    let own =
-        dirs.pairs().into_iter().find_map(|(host, inside)| Some((host, target.strip_prefix(inside).ok()?)));
-    let Some((directory, below)) = own else { return Ok(()) };
-    if directory == dirs.shared {
-        return Err(Error::SharedTarget { option, path: target.to_owned() });
-    }
-    // Nobody else writes there before the task runs, so what is no link now stays none.
-    match over_no_link(Base::Task { alloc_dir: &dirs.alloc_dir, directory }, below) {
-        Ok(()) => Ok(()),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            Err(Error::LinkedTarget { option, path: target.to_owned() })
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
-/// Does the way to `inside`, as far as it is there, lead over no link?
-fn over_no_link(base: Base<'_>, inside: &Path) -> io::Result<()> {
-    let base = base.open(Path::new(""))?;
-    if inside.as_os_str().is_empty() {
-        return Ok(());
-    }
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let way = inside.ancestors().filter(|part| !part.as_os_str().is_empty());
-    // From the first part on: one that is missing has nothing below it.
-    for part in way.collect::<Vec<_>>().into_iter().rev() {
-        match rustix::fs::openat2(&base, part, flags, Mode::empty(), resolve) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Is it there, and can nobody but root change the way to it?
-fn is_roots_alone(path: &Path) -> bool {
-    let Ok(real) = path.canonicalize() else { return false };
-    real.ancestors().skip(1).all(|directory| {
-        fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
-    })
+        line.mount_points().into_iter().map(target)
+    };
+    let volume =
+        |mount: &Mount| Target { option: "volume", path: mount.target.clone(), source: Source::Tasks };
+    settings.iter().flat_map(of_setting).chain(task.mounts.iter().map(volume)).collect()
 }
 
 /// Pins what is at `path` on the host, for a job that names it in this property.
@@ -272,9 +162,8 @@ fn find(
     let failed = |source| Error::Find { option, path: path.to_owned(), source };
     let dirs = &task.dirs;
     if let Some((directory, below)) = in_own_directory(path, &dirs.local, task) {
-        // What another task of the group may change while systemd or the kernel reads it.
         if directory == dirs.shared {
-            return Err(Error::Shared { option, path: path.to_owned() });
+            return shared(option, path, &below, task, pins);
         }
         let is_image = option.ends_with("Image") || option.ends_with("Images");
         if is_image && !policy.allows_images_of_tasks() {
@@ -296,6 +185,26 @@ fn find(
     })
 }
 
+/// Pins what is in the directory that the group shares, to be seen under another path. In any other way systemd or the
+/// kernel would read what another task may change meanwhile.
+fn shared(
+    option: &'static str,
+    path: &Path,
+    below: &Path,
+    task: &TaskSpec,
+    pins: &mut Pins,
+) -> Result<PathBuf, Error> {
+    let mut parts = below.components();
+    // Under another path the pipes of the logs, which root opens, could be replaced.
+    let first = parts.next().filter(|first| first.as_os_str() != "logs" && BINDS.contains(&option));
+    let Some(first) = first else { return Err(Error::Shared { option, path: path.to_owned() }) };
+    let directory = task.dirs.shared.join(first);
+    let failed = |source| Error::Find { option, path: path.to_owned(), source };
+    // No link leads from there to the logs.
+    let base = Base::Task { alloc_dir: &task.dirs.alloc_dir, directory: &directory };
+    pins.pin(base, parts.as_path(), |_| Ok(())).map_err(failed)
+}
+
 /// Does it belong to root alone?
 fn check_root(object: &OwnedFd) -> io::Result<()> {
     let found = rustix::fs::fstat(object)?;
@@ -310,7 +219,14 @@ fn check_root(object: &OwnedFd) -> io::Result<()> {
 /// The task's own directory in which a path lies, and where in it. A relative one is in `relative_to`.
 fn in_own_directory(path: &Path, relative_to: &Path, task: &TaskSpec) -> Option<(PathBuf, PathBuf)> {
     if path.is_relative() {
-        return Some((relative_to.to_owned(), path.to_owned()));
+        // As the task's directory is written for other drivers.
+        let of_task = task.dirs.pairs().into_iter().find_map(|(host, inside)| {
+            let below = path.strip_prefix(inside.trim_start_matches('/')).ok()?;
+            let base = Base::Task { alloc_dir: &task.dirs.alloc_dir, directory: relative_to };
+            let is_in_usual = base.open(Path::new(path.components().next()?.as_os_str())).is_ok();
+            (!is_in_usual).then(|| (host.to_owned(), below.to_owned()))
+        });
+        return Some(of_task.unwrap_or_else(|| (relative_to.to_owned(), path.to_owned())));
     }
     task.dirs.pairs().into_iter().find_map(|(host, target)| {
         let in_view = if task.view == View::Host { None } else { path.strip_prefix(target).ok() };
@@ -319,17 +235,30 @@ fn in_own_directory(path: &Path, relative_to: &Path, task: &TaskSpec) -> Option<
     })
 }
 
+/// What writes nothing to the paths that it names.
+const READING: [&str; 7] = [
+    "BindReadOnlyPaths",
+    "ExtensionDirectories",
+    "ExtensionImages",
+    "RootHash",
+    "RootHashSignature",
+    "RootVerity",
+    "credential",
+];
+
 /// The path of the operator's that allows this one, and where in it.
 fn allowed<'a>(
     option: &'static str,
     path: &'a Path,
     policy: &'a Policy,
 ) -> Result<(Base<'a>, &'a Path), Error> {
-    let allowed = policy.allowed_root(path).and_then(|root| Some((root, path.strip_prefix(root).ok()?)));
-    match allowed {
-        Some((root, inside)) => Ok((Base::Host(root), inside)),
-        None => Err(Error::NotAllowed { option, path: path.to_owned() }),
+    let refused = || Error::NotAllowed { option, path: path.to_owned() };
+    let root = policy.allowed_root(path).ok_or_else(refused)?;
+    if root.read_only && !READING.contains(&option) {
+        return Err(Error::ReadOnly { option, path: path.to_owned() });
     }
+    let inside = path.strip_prefix(&root.path).map_err(|_| refused())?;
+    Ok((Base::Host(&root.path), inside))
 }
 
 /// The most that systemd takes as the credentials of one unit, in bytes (systemd.exec(5), `LoadCredential=`).

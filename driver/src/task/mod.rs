@@ -39,6 +39,7 @@ pub mod signal;
 mod slices;
 pub mod spec;
 pub mod stats;
+mod targets;
 pub mod unit;
 pub mod users;
 pub mod view;
@@ -74,6 +75,7 @@ use self::unit::{Command, Made, Streams};
 use self::users::{OfEveryHost, OfHost};
 use self::view::View;
 use self::wasm::Code;
+use crate::kernel;
 use crate::systemd::{
     self, Assignment, Features, Manager, Stream, Systemd, TransientUnit, Unit, UnitName, Whom,
 };
@@ -174,6 +176,17 @@ pub enum Error {
     Immortal {
         /// The unit.
         unit: UnitName,
+    },
+    /// Mount points cannot be laid over a path of the host's.
+    #[error(
+        "make mount points in {path}, which lacks them, by an overlay (is the kernel's module `overlay` there?); mount \
+         elsewhere, or have the operator create them"
+    )]
+    Overlay {
+        /// The path of the host.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
     },
     /// A variable has a name that systemd does not pass on, and nobody else does.
     #[error(
@@ -493,7 +506,7 @@ impl Shared {
         self.remove_earlier_runs(&config, &task.unit).await?;
         let (unit, is_guest) = match self.begun_before(&task).await? {
             Some(unit) => {
-                let program = program::find(&task.command, &task.view, &task.dirs);
+                let program = program::find(&task.command, sight_of(&task));
                 (unit, matches!(program, Ok(Program::Wasm { .. })))
             }
             None => self.begin(&task, &node, &config.known.id).await?,
@@ -724,7 +737,7 @@ impl Shared {
     /// What the unit will run, and the lease of compiled code, to be kept until it does. Everything that can be known to
     /// be wrong with it is an error now.
     async fn command(&self, task: &TaskSpec, node: &NodeSpec) -> Result<(Command, Option<Lease>), Error> {
-        match program::find(&task.command, &task.view, &task.dirs).map_err(Error::Program)? {
+        match program::find(&task.command, sight_of(task)).map_err(Error::Program)? {
             Program::Native(path) => {
                 task.guest.check_native().map_err(Error::Spec)?;
                 let carry = |_| node.wasm.shim().map_err(|source| Error::Carrier { source });
@@ -780,9 +793,16 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
         encrypted: of(true).map(copy).collect(),
         sockets: task.sockets.clone(),
         mounts: task.mounts.clone(),
+        ..Made::default()
     };
     let streams = Streams { stdout: Stream::Null, stderr: Stream::Null };
     Ok(unit::build(&task, &command, made, streams))
+}
+
+/// What a task's command is looked up in.
+fn sight_of(task: &TaskSpec) -> program::Sight<'_> {
+    let path = task.env.get("PATH").map(String::as_str);
+    program::Sight { view: &task.view, dirs: &task.dirs, mounts: &task.mounts, path }
 }
 
 /// Makes what the task needs on the host beside its allocation.
@@ -794,14 +814,12 @@ fn make(
     pins: &mut Pins,
 ) -> Result<Made, Error> {
     let said = task.settings(is_guest);
-    let targets = said
-        .iter()
-        .flat_map(|line| line.mount_points().into_iter().map(|target| (line.name(), PathBuf::from(target))));
-    let volumes = task.mounts.iter().map(|mount| ("volume", mount.target.clone()));
-    files::check_targets(&targets.chain(volumes).collect::<Vec<_>>(), task).map_err(Error::Files)?;
+    let missing = targets::check(&files::targets(said, task), task)
+        .map_err(|error| Error::Files(files::Error::Target(error)))?;
     let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
     let mounts = files::mounts(task, pins).map_err(Error::Files)?;
     let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
+    let overlays = overlays(place, &missing, &settings, &mounts, pins)?;
     let mut root = node.wasm.root.clone();
     if matches!(task.view, View::Private { .. }) && task.needs_a_root_of_its_own(&settings) {
         root = place.root();
@@ -825,7 +843,7 @@ fn make(
     let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
     let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
     let sockets = sockets.map_err(Error::Files)?;
-    let mut made = Made { root, settings, etc, sockets, mounts, ..Made::default() };
+    let mut made = Made { root, settings, etc, sockets, mounts, overlays, ..Made::default() };
     let mut read = 0;
     for Credential { name, path, encrypted } in &task.credentials {
         let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;
@@ -834,6 +852,35 @@ fn make(
         if *encrypted { made.encrypted.push(copy) } else { made.credentials.push(copy) }
     }
     Ok(made)
+}
+
+/// Makes the mount points that the operating system lacks, each as what is mounted there.
+fn overlays(
+    place: &Place,
+    missing: &targets::Missing,
+    settings: &[Assignment],
+    mounts: &[config::Mount],
+    pins: &mut Pins,
+) -> Result<view::Overlays, Error> {
+    let of_settings = settings.iter().flat_map(Assignment::mount_points);
+    let of_settings = of_settings.map(|(source, target)| (source.map(PathBuf::from), PathBuf::from(target)));
+    let of_volumes = mounts.iter().map(|mount| (Some(mount.source.clone()), mount.target.clone()));
+    let sources: HashMap<PathBuf, Option<PathBuf>> =
+        of_settings.chain(of_volumes).map(|(source, target)| (target, source)).collect();
+    let is_file = |point: &PathBuf| {
+        let source = sources.get(point).and_then(Option::as_ref);
+        source.is_some_and(|source| std::fs::metadata(source).is_ok_and(|metadata| !metadata.is_dir()))
+    };
+    let kinds = |points: &Vec<PathBuf>| points.iter().map(|point| (point.clone(), !is_file(point))).collect();
+    let lay = |(host_path, points): (&PathBuf, &Vec<PathBuf>)| {
+        let failed = |source| Error::Overlay { path: host_path.clone(), source };
+        // Pins are mounts that the driver's own namespace need not have.
+        let points: Vec<_> = kernel::in_the_mounts_of_systemd(|| Ok(kinds(points))).map_err(failed)?;
+        let above = place.points(host_path, &points).map_err(failed)?;
+        let both = pins.overlay(&above, host_path).map_err(failed)?;
+        Ok((host_path.clone(), both))
+    };
+    missing.iter().map(lay).collect()
 }
 
 fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {

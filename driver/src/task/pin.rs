@@ -10,7 +10,7 @@
 //!
 //! A pin is needed until the unit has started: what systemd mounted from it stays in the unit's own namespace.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -104,6 +104,23 @@ impl Pins {
         });
         self.count += 1;
         pinned
+    }
+
+    /// Lays one directory over another, read-only, and answers with the path by which systemd finds both as one.
+    pub fn overlay(&mut self, above: &Path, below: &Path) -> io::Result<PathBuf> {
+        let place = self.directory.join(self.count.to_string());
+        let options = format!("lowerdir={}:{}", above.display(), below.display());
+        let options = CString::new(options)?;
+        let laid = kernel::in_the_mounts_of_systemd(|| {
+            self.prepare()?;
+            fs::create_dir(&place)?;
+            let both = place.join("object");
+            fs::create_dir(&both)?;
+            mount(c"overlay", &both, c"overlay", MountFlags::RDONLY, options.as_c_str())?;
+            Ok(both)
+        });
+        self.count += 1;
+        laid
     }
 
     /// Makes the directories. The one of all pins is a file system of its own from which no mount spreads: every process

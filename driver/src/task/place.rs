@@ -4,6 +4,7 @@
 //! ```text
 //!  <runtime directory>/tasks/<unit>/root/…          mount points, when there are more than everybody's
 //!                                   etc/hosts       and resolv.conf
+//!                                   points/…        mount points that the host's directories lack
 //!                                   credentials/…   until the task has started
 //!                                   maker           the number of the driver's process
 //! ```
@@ -13,7 +14,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use super::users;
@@ -74,6 +75,37 @@ impl Place {
         let path = self.credential_path(name);
         write(&path, content, 0o600)?;
         Ok(path)
+    }
+
+    /// Makes mount points, each of which is a directory or else a file, in a directory that is laid over one of the host's;
+    /// says where. A directory that the host has, too, must not show more of it there than it does here.
+    pub fn points(&self, host_path: &Path, points: &[(PathBuf, bool)]) -> io::Result<PathBuf> {
+        let name = host_path.strip_prefix("/").unwrap_or(host_path);
+        self.directory("points", 0o755)?;
+        let above = self.0.join("points").join(name);
+        let inside = |path: &Path| path.strip_prefix(host_path).map(|path| above.join(path));
+        for (point, is_directory) in points {
+            let mut way: Vec<&Path> =
+                point.ancestors().take_while(|way| way.starts_with(host_path)).collect();
+            // The mount point itself comes last, and is above_it as what is mounted there.
+            way.reverse();
+            for part in way {
+                let above_it = inside(part).map_err(io::Error::other)?;
+                if part == point && !is_directory {
+                    fs::OpenOptions::new().create(true).append(true).mode(0o644).open(&above_it)?;
+                } else {
+                    fs::DirBuilder::new().recursive(true).create(&above_it)?;
+                }
+                let (uid, gid, mode) = match fs::symlink_metadata(part) {
+                    Ok(host) => (host.uid(), host.gid(), host.mode() & 0o7777),
+                    Err(_) if part == point && !is_directory => (0, 0, 0o644),
+                    Err(_) => (0, 0, 0o755),
+                };
+                chown(&above_it, Some(uid), Some(gid))?;
+                fs::set_permissions(&above_it, fs::Permissions::from_mode(mode))?;
+            }
+        }
+        Ok(above)
     }
 
     /// Tells the host of a user that Nomad made up, for as long as the task lives: systemd knows no number that is
@@ -186,7 +218,6 @@ fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_place_holds_what_it_is_given_and_goes_as_a_whole() {

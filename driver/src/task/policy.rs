@@ -9,10 +9,29 @@ use super::spec::Error;
 use super::view::is_plain;
 use crate::systemd::{Assignment, Reach, capability_mask};
 
+/// The properties that show a task files under another path.
+pub const BINDS: [&str; 2] = ["BindPaths", "BindReadOnlyPaths"];
+
 /// All that can only take from a task, as a pattern of properties.
 const CONFINING: &str = "@confining";
 /// The task's own directories, as a path of the host.
 const LOCAL: &str = "local";
+
+/// A path of the host that jobs may name, with all below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPath {
+    /// The path.
+    pub path: PathBuf,
+    /// Only where nothing is written to it.
+    pub read_only: bool,
+}
+
+impl HostPath {
+    fn parse(text: &str) -> Self {
+        let (path, read_only) = text.strip_suffix(":ro").map_or((text, false), |path| (path, true));
+        Self { path: path.into(), read_only }
+    }
+}
 
 /// What becomes of a task that is root, or could act as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +60,7 @@ impl Root {
 pub struct Policy {
     /// Capabilities, one bit each.
     capabilities: u64,
-    host_paths: Vec<PathBuf>,
+    host_paths: Vec<HostPath>,
     images_of_tasks: bool,
     allowed: Vec<String>,
     denied: Vec<String>,
@@ -62,8 +81,10 @@ impl Policy {
             move |wanted| Error::Plugin { option, value, wanted }
         };
         let (local, host): (Vec<_>, Vec<_>) = config.allow_host_paths.iter().partition(|path| *path == LOCAL);
-        if let Some(path) = host.iter().find(|path| !is_plain(Path::new(path))) {
-            return Err(wrong("allow_host_paths", path)("an absolute path without `..`, or \"local\""));
+        let host: Vec<HostPath> = host.into_iter().map(|text| HostPath::parse(text)).collect();
+        if let Some(HostPath { path, .. }) = host.iter().find(|host| !is_plain(&host.path)) {
+            let wanted = "an absolute path without `..`, one with `:ro` at its end, or \"local\"";
+            return Err(wrong("allow_host_paths", &path.display().to_string())(wanted));
         }
         for (option, patterns) in
             [("allow_properties", &config.allow_properties), ("deny_properties", &config.deny_properties)]
@@ -82,7 +103,7 @@ impl Policy {
         Ok(Self {
             capabilities: capabilities(&config.allow_caps)
                 .map_err(|name| wrong("allow_caps", &name)("a capability"))?,
-            host_paths: host.into_iter().map(PathBuf::from).collect(),
+            host_paths: host,
             images_of_tasks: !local.is_empty(),
             allowed: config.allow_properties.clone(),
             denied: config.deny_properties.clone(),
@@ -131,10 +152,11 @@ impl Policy {
             // Those cannot even be said.
             Reach::Reserved(reason) => Err(refused(reason.to_owned())),
             Reach::Confining(_) if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
-            // The paths are looked at one by one.
+            // The paths are looked at one by one: those of the task's own directories may be seen under other paths, too.
             Reach::BeyondTask(_) if assignment.names_host_paths() => {
                 let is_image = name.ends_with("Image") || name.ends_with("Images");
-                if self.host_paths.is_empty() && !(is_image && self.images_of_tasks) {
+                let is_bind = BINDS.contains(&name);
+                if self.host_paths.is_empty() && !is_bind && !(is_image && self.images_of_tasks) {
                     let own =
                         if name.contains("Image") { " (\"local\" for images that jobs bring)" } else { "" };
                     return Err(refused(format!(
@@ -159,9 +181,9 @@ impl Policy {
     }
 
     /// The path of the operator's that allows a job to name this path of the host: the nearest one.
-    pub fn allowed_root(&self, path: &Path) -> Option<&Path> {
-        let allowed = self.host_paths.iter().filter(|allowed| path.starts_with(allowed));
-        allowed.max_by_key(|allowed| allowed.components().count()).map(PathBuf::as_path)
+    pub fn allowed_root(&self, path: &Path) -> Option<&HostPath> {
+        let allowed = self.host_paths.iter().filter(|allowed| path.starts_with(&allowed.path));
+        allowed.max_by_key(|allowed| allowed.path.components().count())
     }
 
     /// May a job have the kernel mount an image that lies in the task's own directories?
@@ -307,7 +329,12 @@ mod tests {
         let usual = policy(|_| {});
         assert_eq!(check(&usual, "MemoryHigh=10M"), Ok(()));
         assert!(check(&usual, "Nice=-5").unwrap_err().contains("`allow_properties`"));
-        assert!(check(&usual, "BindPaths=/etc:/x").unwrap_err().contains("`allow_host_paths`"));
+        assert!(check(&usual, "RootDirectory=/etc").unwrap_err().contains("`allow_host_paths`"));
+        assert_eq!(
+            check(&usual, "BindPaths=/local/x:/etc/x"),
+            Ok(()),
+            "where the paths lead to is another matter"
+        );
         let open = policy(|config| config.allow_properties.push("Nice".into()));
         assert_eq!(check(&open, "Nice=-5"), Ok(()));
         let closed = policy(|config| config.deny_properties = vec!["Memory*".into()]);
@@ -315,10 +342,13 @@ mod tests {
         let shut = policy(|config| config.allow_properties = vec!["CPUQuota".into()]);
         assert!(check(&shut, "MemoryHigh=10M").is_err());
         assert_eq!(check(&shut, "CPUQuota=10%"), Ok(()));
-        let paths = policy(|config| config.allow_host_paths = vec!["/srv".into()]);
+        let paths = policy(|config| config.allow_host_paths = vec!["/srv".into(), "/srv/x/y:ro".into()]);
         assert_eq!(check(&paths, "BindPaths=/srv/x"), Ok(()));
-        assert_eq!(paths.allowed_root(Path::new("/srv/x")), Some(Path::new("/srv")));
-        assert_eq!(paths.allowed_root(Path::new("/srvx")), None);
+        let root =
+            |path: &str| paths.allowed_root(Path::new(path)).map(|root| (root.path.to_str(), root.read_only));
+        assert_eq!(root("/srv/x"), Some((Some("/srv"), false)));
+        assert_eq!(root("/srv/x/y"), Some((Some("/srv/x/y"), true)), "the nearest one");
+        assert_eq!(root("/srvx"), None);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
+use super::config::Mount;
+use super::pin::Base;
 use super::view::{TaskDirs, View};
 
 /// A program that can be started.
@@ -34,12 +36,32 @@ pub enum Error {
     #[error("`command` is empty: name a file of the task's `local/` directory or an absolute path")]
     Empty,
     /// Nothing is there.
-    #[error("`command`: {path} does not exist{hint}")]
+    #[error(
+        "`command`: {path} does not exist in the task's view; fetch it with an `artifact` block, or correct the path"
+    )]
     Missing {
         /// As the task would say it.
         path: PathBuf,
-        /// What else the job may have meant.
-        hint: String,
+    },
+    /// Nothing is at any of the places that a relative path stands for.
+    #[error(
+        "`command`: {command} is in none of {searched}; fetch it into the task's `local/` with an `artifact` block, or name \
+         an absolute path"
+    )]
+    NotFound {
+        /// As the job says it.
+        command: String,
+        /// Directories of the view.
+        searched: String,
+    },
+    /// Text that stands for WebAssembly.
+    #[error(
+        "`command`: {path} is WebAssembly in its text form; fetch the binary form (`wasm-tools parse` makes it), or try the \
+         text with wasm-shim alone"
+    )]
+    Text {
+        /// As the task would say it.
+        path: PathBuf,
     },
     /// The host may have it; the task does not see it.
     #[error(
@@ -106,39 +128,133 @@ pub enum Error {
     },
 }
 
-/// The path of `command` in the task's view: a relative one is in the task's `local/`.
+/// What a command is looked up in.
+#[derive(Debug, Clone, Copy)]
+pub struct Sight<'a> {
+    /// What the task sees of the host.
+    pub view: &'a View,
+    /// Its directories.
+    pub dirs: &'a TaskDirs,
+    /// Its volumes.
+    pub mounts: &'a [Mount],
+    /// Its `PATH`, if the job sets one.
+    pub path: Option<&'a str>,
+}
+
+/// Where a path of a task's view is on the host.
+enum Spot<'a> {
+    /// In a directory of the task's, at this path.
+    Task(&'a Path, PathBuf),
+    /// In a volume, at this path.
+    Volume(&'a Path, PathBuf),
+    /// The host's own, at this path.
+    Host(PathBuf),
+}
+
+/// What systemd has units search, in the order of a `PATH` (systemd.exec(5), `ExecSearchPath=`).
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The path of `command` in the task's view where nothing is looked up: a relative one is in the task's `local/`.
 pub fn path_in_view(command: &str, view: &View, dirs: &TaskDirs) -> PathBuf {
     view.working_directory(dirs).join(command)
 }
 
+impl<'a> Sight<'a> {
+    fn spot(self, path: &'a Path) -> Option<Spot<'a>> {
+        // The one that hides the others. None stands in the place of everything, see `super::targets`.
+        let mounts = self.mounts.iter().filter(|mount| mount.target.parent().is_some());
+        let volumes = mounts.filter_map(|mount| Some((mount, path.strip_prefix(&mount.target).ok()?)));
+        if let Some((mount, inside)) = volumes.max_by_key(|(mount, _)| mount.target.components().count()) {
+            return Some(Spot::Volume(&mount.source, inside.to_owned()));
+        }
+        match self.view.locate(path, self.dirs).ok()? {
+            (Some(directory), inside) => Some(Spot::Task(directory, inside)),
+            (None, path) => Some(Spot::Host(path)),
+        }
+    }
+
+    /// The paths that a job can mean by `command`, in order: an absolute one, a file of the task's directories, and for a
+    /// name alone a program of its `PATH`.
+    fn candidates(self, command: &str) -> Vec<PathBuf> {
+        let local = self.view.working_directory(self.dirs);
+        let mut candidates = vec![local.join(command)];
+        if Path::new(command).is_absolute() {
+            return candidates;
+        }
+        // As the task's directory is written for other drivers.
+        let of_task = self.dirs.pairs().into_iter().find_map(|(host, inside)| {
+            let below = command.strip_prefix(inside.trim_start_matches('/'))?.strip_prefix('/')?;
+            let directory = if *self.view == View::Host { host } else { Path::new(inside) };
+            Some(directory.join(below))
+        });
+        candidates.extend(of_task);
+        // What a root of its own has is not known here.
+        if !command.contains('/') && *self.view != View::Own {
+            let path = self.path.unwrap_or(USUAL_PATH).split(':');
+            candidates
+                .extend(path.map(Path::new).filter(|dir| dir.is_absolute()).map(|dir| dir.join(command)));
+        }
+        candidates
+    }
+}
+
 /// Finds `command` and makes sure that it can run here. A file of the task that nobody may execute is made executable,
 /// since what an `artifact` block downloads is not.
-pub fn find(command: &str, view: &View, dirs: &TaskDirs) -> Result<Program, Error> {
+pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
     if command.is_empty() {
         return Err(Error::Empty);
     }
-    let path = path_in_view(command, view, dirs);
-    let (bounds, inside) = match view.locate(&path, dirs) {
-        Ok(found) => found,
+    let candidates = sight.candidates(command);
+    let (last, others) = candidates.split_last().ok_or(Error::Empty)?;
+    for path in others {
+        match at(path, sight) {
+            Err(Error::Missing { .. } | Error::NotInView { .. }) => {}
+            found => return found,
+        }
+    }
+    match at(last, sight) {
+        Err(Error::Missing { .. } | Error::NotInView { .. }) if !others.is_empty() => {
+            let searched =
+                candidates.iter().filter_map(|path| path.parent()).map(|dir| dir.display().to_string());
+            Err(Error::NotFound {
+                command: command.to_owned(),
+                searched: searched.collect::<Vec<_>>().join(", "),
+            })
+        }
+        Err(Error::Missing { path }) if !Path::new(command).is_absolute() => {
+            let directory = path.parent().unwrap_or(&path).display().to_string();
+            Err(Error::NotFound { command: command.to_owned(), searched: directory })
+        }
+        found => found,
+    }
+}
+
+/// The program at that path of the view.
+fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
+    let path = path.to_owned();
+    let spot = match sight.spot(&path) {
+        Some(spot) => spot,
         // Only systemd will know what is in there.
-        Err(_) if *view == View::Own => return Ok(Program::Native(path)),
-        Err(_) => return Err(Error::NotInView { path }),
+        None if *sight.view == View::Own => return Ok(Program::Native(path)),
+        None => return Err(Error::NotInView { path }),
     };
+    let (Spot::Task(_, inside) | Spot::Volume(_, inside) | Spot::Host(inside)) = &spot;
     if inside.as_os_str().is_empty() {
         return Err(Error::NotAFile { path });
     }
-    let opened = match bounds {
-        Some(directory) => open_within(&dirs.alloc_dir, directory, &inside),
-        None => open_regular(rustix::fs::CWD, &inside, ResolveFlags::empty()),
+    let opened = match &spot {
+        Spot::Task(directory, inside) => open_within(&sight.dirs.alloc_dir, directory, inside),
+        Spot::Volume(source, inside) => {
+            Base::Host(source).open(inside).and_then(|found| reopen_regular(&found))
+        }
+        Spot::Host(path) => open_regular(rustix::fs::CWD, path, ResolveFlags::empty()),
     };
     let mut file = match opened {
         Ok(file) => file,
         // A link of the task leads to the operating system: in the task's view it will be followed, here it is not.
         Err(error) if is_link_out(&error) => return Ok(Program::Native(path)),
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(Error::NotAFile { path }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::Missing { hint: hint(command), path });
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Missing { path }),
         Err(source) => return Err(Error::Open { path, source }),
     };
     let metadata = file.metadata().map_err(|source| Error::Open { path: path.clone(), source })?;
@@ -146,7 +262,8 @@ pub fn find(command: &str, view: &View, dirs: &TaskDirs) -> Result<Program, Erro
         return Err(Error::NotAFile { path });
     }
     // We can read what the task's user may not: neither tell its author what is in there, nor run it for them.
-    if bounds.is_none() && metadata.mode() & 0o004 == 0 {
+    let is_tasks = matches!(spot, Spot::Task(..));
+    if !is_tasks && metadata.mode() & 0o004 == 0 {
         return Ok(Program::Native(path));
     }
     let mut head = [0; 64];
@@ -161,7 +278,7 @@ pub fn find(command: &str, view: &View, dirs: &TaskDirs) -> Result<Program, Erro
             Ok(Program::Wasm { module: file, name })
         }
         Kind::Native => {
-            if bounds.is_some() {
+            if is_tasks {
                 make_executable(&file).map_err(|source| Error::Open { path: path.clone(), source })?;
             }
             Ok(Program::Native(path))
@@ -198,6 +315,9 @@ fn kind(head: &[u8], path: &Path) -> Result<Kind, Error> {
     }
     if head.starts_with(b"#!") || others_can_run() {
         return Ok(Kind::Native);
+    }
+    if head.starts_with(b"(module") || head.starts_with(b"(component") {
+        return Err(Error::Text { path: path.to_owned() });
     }
     Err(Error::Unknown { path: path.to_owned(), begins: readable(head) })
 }
@@ -251,22 +371,6 @@ fn readable(head: &[u8]) -> String {
     }
     let begin = &head[..head.len().min(16)];
     format!("\"{}\"", begin.escape_ascii())
-}
-
-fn hint(command: &str) -> String {
-    let on_path = || {
-        let dirs = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
-        dirs.iter().map(|dir| Path::new(dir).join(command)).find(|path| path.is_file())
-    };
-    if Path::new(command).is_absolute() {
-        return String::new();
-    }
-    match on_path() {
-        Some(path) => format!("; for the system's program write `{}`", path.display()),
-        None => "; a relative `command` is looked up in the task's `local/` directory, where an `artifact` block puts \
-                 its files"
-            .to_owned(),
-    }
 }
 
 /// Opens a file for reading, never leaving `directory`, which is reached from `alloc_dir` without following any link:
@@ -357,7 +461,12 @@ mod tests {
         }
 
         fn find(&self, command: &str) -> Result<Program, Error> {
-            find(command, &View::Private { host_paths: vec!["/usr".into()] }, &self.dirs)
+            self.find_with(command, &[], None)
+        }
+
+        fn find_with(&self, command: &str, mounts: &[Mount], path: Option<&str>) -> Result<Program, Error> {
+            let view = View::Private { host_paths: vec!["/usr".into()] };
+            find(command, Sight { view: &view, dirs: &self.dirs, mounts, path })
         }
     }
 
@@ -401,12 +510,75 @@ mod tests {
         assert!(error.contains("is a program for") && error.contains(std::env::consts::ARCH), "{error}");
     }
 
+    fn path_of(found: Result<Program, Error>) -> String {
+        match found {
+            Ok(Program::Native(path)) => path.display().to_string(),
+            Ok(Program::Wasm { name, .. }) => name,
+            Err(error) => error.to_string(),
+        }
+    }
+
     #[test]
-    fn what_does_not_exist_is_refused_with_a_hint() {
-        let error = Task::new().find("env").unwrap_err().to_string();
-        assert!(error.contains("/local/env does not exist") && error.contains("/usr/bin/env"), "{error}");
-        let error = Task::new().find("no-such-program").unwrap_err().to_string();
-        assert!(error.contains("`local/`"), "{error}");
+    fn what_does_not_exist_is_refused_with_where_it_was_looked_for() {
+        let error = path_of(Task::new().find("no-such-program"));
+        assert!(error.contains("none of /local, /usr/local/sbin, /usr/local/bin"), "{error}");
+        let error = path_of(Task::new().find("bin/no-such-program"));
+        assert!(error.contains("none of /local/bin;"), "{error}");
+        let error = path_of(Task::new().find("/usr/bin/no-such-program"));
+        assert!(error.contains("/usr/bin/no-such-program does not exist"), "{error}");
+    }
+
+    #[test]
+    fn a_name_is_looked_up_in_local_and_then_in_the_path() {
+        let task = Task::new();
+        assert_eq!(path_of(task.find("env")), "/usr/bin/env");
+        assert!(
+            path_of(task.find_with("env", &[], Some("/usr/sbin:relative")))
+                .contains("none of /local, /usr/sbin;")
+        );
+        assert_eq!(path_of(task.with("env", b"#!/bin/sh\n").find("env")), "/local/env");
+    }
+
+    #[test]
+    fn a_path_from_the_tasks_directory_is_understood_unless_local_has_it() {
+        let task = Task::new().with("run", b"#!/bin/sh\n");
+        assert_eq!(path_of(task.find("local/run")), "/local/run");
+        std::fs::create_dir_all(task.dirs.shared.join("bin")).unwrap();
+        std::fs::write(task.dirs.shared.join("bin/x"), b"#!/bin/sh\n").unwrap();
+        assert_eq!(path_of(task.find("alloc/bin/x")), "/alloc/bin/x");
+        std::fs::create_dir(task.dirs.local.join("local")).unwrap();
+        std::fs::write(task.dirs.local.join("local/run"), b"#!/bin/sh\n").unwrap();
+        assert_eq!(path_of(task.find("local/run")), "/local/local/run");
+    }
+
+    #[test]
+    fn a_program_in_a_volume_is_found_and_left_as_it_is() {
+        let (task, volume) = (Task::new(), tempfile::tempdir().unwrap());
+        let program = volume.path().join("run");
+        std::fs::write(&program, b"#!/bin/sh\n").unwrap();
+        symlink("/etc/hostname", volume.path().join("away")).unwrap();
+        let mounts = [Mount {
+            source: volume.path().to_owned(),
+            target: "/opt/tools".into(),
+            read_only: true,
+            propagation: crate::task::config::Propagation::Private,
+        }];
+        let find = |command: &str| task.find_with(command, &mounts, None);
+        assert_eq!(path_of(find("/opt/tools/run")), "/opt/tools/run");
+        let mode = std::fs::metadata(&program).unwrap().permissions().mode();
+        assert_eq!(mode & 0o111, 0, "it is not the task's");
+        assert_eq!(
+            path_of(find("/opt/tools/away")),
+            "/opt/tools/away",
+            "where that leads to is the view's affair"
+        );
+        assert!(path_of(find("/opt/tools/no")).contains("does not exist"));
+    }
+
+    #[test]
+    fn the_text_form_of_webassembly_is_named() {
+        let error = path_of(Task::new().with("x.wat", b"(module)").find("x.wat"));
+        assert!(error.contains("text form"), "{error}");
     }
 
     #[test]
@@ -422,7 +594,8 @@ mod tests {
         let secret = task.dir.path().join("secret");
         std::fs::write(&secret, "root:$6$salt").unwrap();
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o640)).unwrap();
-        let found = find(secret.to_str().unwrap(), &View::Host, &task.dirs);
+        let sight = Sight { view: &View::Host, dirs: &task.dirs, mounts: &[], path: None };
+        let found = find(secret.to_str().unwrap(), sight);
         assert!(matches!(&found, Ok(Program::Native(path)) if *path == secret), "{found:?}");
     }
 

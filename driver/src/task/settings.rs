@@ -80,7 +80,7 @@ settings! {
 settings! {
     /// The `files` block of a task. A path of the host is taken where the operator allows it (`allow_host_paths`); a relative one is in the task's `local/`.
     pub struct Files {
-        /// Host files and directories to bind-mount, as `"SOURCE"` or `"SOURCE:TARGET"`; a target inside `host_paths` must exist.
+        /// Files and directories to bind-mount, as `"SOURCE"` or `"SOURCE:TARGET"`: the task's own, such as `"local/app.conf:/etc/app.conf"`, or of the host.
         bind_paths: Vec<String> => "BindPaths",
         /// The same, read-only.
         bind_read_only_paths: Vec<String> => "BindReadOnlyPaths",

@@ -8,7 +8,7 @@ use super::config::{Mount, NetworkMode, Propagation};
 use super::env;
 use super::place;
 use super::spec::{Identity, Memory, Output, TaskSpec};
-use super::view::{self, Sight, View};
+use super::view::{self, Overlays, Sight, View};
 use crate::systemd::{Assignment, Bind, Meaning, Property, SocketUnit, Stream, TransientUnit, UnitName};
 
 /// The slice of all our units. Nomad makes `nomad.slice` itself, behind systemd's back; this one is apart from it.
@@ -72,6 +72,8 @@ pub struct Made {
     pub sockets: Vec<Listener>,
     /// Its volumes, with their sources pinned.
     pub mounts: Vec<Mount>,
+    /// What it sees in the place of paths of the host.
+    pub overlays: Overlays,
 }
 
 /// The unit of `task`.
@@ -82,7 +84,7 @@ pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -
     let concerns = [
         lifecycle(task, is_guest),
         run(task, command),
-        task.view.properties(&task.dirs, &made.root, sight(task, is_guest, &made.settings)),
+        task.view.properties(&task.dirs, &made.root, &made.overlays, sight(task, is_guest, &made.settings)),
         identity(task, made.ephemeral_user),
         output(streams),
         journal(&task.output),

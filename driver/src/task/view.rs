@@ -14,6 +14,7 @@
 //! root for itself, since systemd makes the mount points in it; so does one that has files of its own in `/etc` or
 //! credentials.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
@@ -218,9 +219,15 @@ impl View {
     }
 
     /// The properties that make a unit see the host this way, in this root ([`prepare`]).
-    pub fn properties(&self, dirs: &TaskDirs, root: &Path, sight: Sight) -> Vec<Property> {
+    pub fn properties(
+        &self,
+        dirs: &TaskDirs,
+        root: &Path,
+        overlays: &Overlays,
+        sight: Sight,
+    ) -> Vec<Property> {
         let mut properties = match self {
-            Self::Private { host_paths } => self::root(root, host_paths, sight),
+            Self::Private { host_paths } => self::root(root, host_paths, overlays, sight),
             // It may be the host's own.
             Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
             Self::Host => return vec![shared_memory()],
@@ -253,12 +260,16 @@ pub struct Sight {
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotInView;
 
+/// What a task sees in the place of a path of the host, see [`super::targets`].
+pub type Overlays = BTreeMap<PathBuf, PathBuf>;
+
 /// A unit whose root is this one, with `host_paths` on it.
-pub fn root(root: &Path, host_paths: &[PathBuf], sight: Sight) -> Vec<Property> {
+pub fn root(root: &Path, host_paths: &[PathBuf], overlays: &Overlays, sight: Sight) -> Vec<Property> {
+    let source = |path: &PathBuf| overlays.get(path).unwrap_or(path).clone();
     let mut system: Vec<Bind> = host_paths
         .iter()
         .filter(|path| !is_symlink(path))
-        .map(|path| Bind { optional: true, ..bind(path, path) })
+        .map(|path| Bind { optional: true, ..bind(&source(path), path) })
         .collect();
     let runtime = std::iter::once(JOURNAL).chain(sight.of_resolver.then_some(RESOLVER));
     system.extend(runtime.map(|path| Bind { optional: true, ..bind(path.as_ref(), path.as_ref()) }));

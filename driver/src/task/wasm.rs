@@ -31,7 +31,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use super::cache::{Cache, Entry, Lease, Stamp, in_pieces};
 use super::lock;
 use super::preset::Preset;
-use super::view::{self, Sight, View};
+use super::view::{self, Overlays, Sight, View};
 use crate::systemd::{
     self, Assignment, Bind, Features, MainExit, Manager, Property, Stream, Systemd, TransientUnit, UnitName,
 };
@@ -532,7 +532,7 @@ fn compile_unit(
     streams: &Streams,
 ) -> io::Result<TransientUnit> {
     let fd = |file: &File| file.try_clone().map(|file| Stream::Fd(OwnedFd::from(file)));
-    let mut properties = view::root(&places.root, &places.host_paths, Sight::default());
+    let mut properties = view::root(&places.root, &places.host_paths, &Overlays::new(), Sight::default());
     if places.manager == Manager::System {
         properties.push(Property::DynamicUser(true));
     }

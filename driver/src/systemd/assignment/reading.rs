@@ -163,11 +163,11 @@ impl Assignment {
         Ok(self)
     }
 
-    /// Where systemd would make mount points, in the task's view.
-    pub fn mount_points(&self) -> Vec<String> {
-        let field = match self.name() {
-            "BindPaths" | "BindReadOnlyPaths" | "MountImages" => 1,
-            "TemporaryFileSystem" => 0,
+    /// Where systemd would make mount points, in the task's view, and the path of the host that it would mount on each.
+    pub fn mount_points(&self) -> Vec<(Option<String>, String)> {
+        let (source, target) = match self.name() {
+            "BindPaths" | "BindReadOnlyPaths" | "MountImages" => (Some(0), 1),
+            "TemporaryFileSystem" => (None, 0),
             name => {
                 let parent = match name {
                     "StateDirectory" => "/var/lib",
@@ -176,21 +176,24 @@ impl Assignment {
                     "RuntimeDirectory" => "/run",
                     _ => return Vec::new(),
                 };
-                return self.texts().iter().map(|name| format!("{parent}/{name}")).collect();
+                return self.texts().iter().map(|name| (None, format!("{parent}/{name}"))).collect();
             }
         };
         let arrays = self
             .wire
             .iter()
             .filter_map(|(_, value)| if let Variant::Array(array) = value { Some(array) } else { None });
-        let targets = arrays.flat_map(|array| array.iter()).filter_map(|element| match element {
-            Variant::Structure(fields) => match fields.fields().get(field) {
-                Some(Variant::Str(target)) => Some(target.to_string()),
+        let text = |element: &Variant<'_>, at: usize| match element {
+            Variant::Structure(fields) => match fields.fields().get(at) {
+                Some(Variant::Str(text)) => Some(text.to_string()),
                 _ => None,
             },
             _ => None,
+        };
+        let mounts = arrays.flat_map(|array| array.iter()).filter_map(|element| {
+            Some((source.and_then(|source| text(element, source)), text(element, target)?))
         });
-        targets.collect()
+        mounts.collect()
     }
 }
 

@@ -1,0 +1,268 @@
+//! Where something is mounted in a task's view: that nobody can turn a mount point into another by a link, that nothing
+//! comes to lie on what the driver and systemd mount, and that a mount point is there.
+//!
+//! systemd makes what is missing, as root. In a root of the task's own that is fine; the operating system is the host's,
+//! and nothing is made there. A task that mounts something on a path of it that is not there, such as
+//! `/etc/app.conf`, sees it through an overlay: the host's directory, and above it one that holds nothing but the mount
+//! points.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use super::pin::Base;
+use super::spec::TaskSpec;
+use super::view::{self, View};
+
+/// Why nothing can be mounted there.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be looked at.
+    #[error("{option}: find {path}")]
+    Find {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A mount point in a directory of the group's.
+    #[error(
+        "{option}: {path} is shared with the other tasks of the group, which could put a link in its place; mount it in \
+         `/local`, or anywhere outside of `/alloc`"
+    )]
+    Shared {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// A mount point over a link.
+    #[error(
+        "{option}: the way to {path} leads over a link in the task's own directory; remove the link, or mount it elsewhere"
+    )]
+    Linked {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// A mount point in what is mounted.
+    #[error(
+        "{option}: {path} lies in {outer}, which is mounted as well, and others can put a link in its place; mount it \
+         outside of {outer}"
+    )]
+    Nested {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What it lies in.
+        outer: PathBuf,
+    },
+    /// What the driver or systemd mounts would come to lie in what is mounted.
+    #[error(
+        "{option}: {path} would hold {inner}, where something is mounted for every task, and others can put a link in its \
+         place; mount it elsewhere"
+    )]
+    Covers {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What would lie in it.
+        inner: &'static str,
+    },
+    /// It would stand in the place of what the driver or systemd mounts, or of what systemd asks the kernel through.
+    #[error("{option}: {path} is in {reserved}, which is systemd's and the driver's; mount it elsewhere")]
+    Reserved {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What it lies in.
+        reserved: &'static str,
+    },
+    /// systemd would make a mount point on the host.
+    #[error(
+        "{option}: {path} is not there, and cannot be made, where the task sees the host's own directories: choose a path \
+         outside of them, or have the operator create it"
+    )]
+    Missing {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing but an empty directory.
+    Empty,
+    /// A path of the host's that the operator allows, or a directory that systemd keeps.
+    Host,
+    /// What tasks can write: a file or directory of the task's, or a volume.
+    Tasks,
+}
+
+/// A mount point.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The property that asks for it, or `volume`.
+    pub option: &'static str,
+    /// Where, in the task's view.
+    pub path: PathBuf,
+    /// What is mounted there.
+    pub source: Source,
+}
+
+/// Where nothing is mounted, whatever it is.
+const RESERVED: [&str; 3] = ["/.wasm", "/run/credentials", "/run/systemd/notify"];
+/// Where nothing is mounted that tasks can write: systemd reads and writes files there for the task, as root.
+const RESERVED_FROM_TASKS: [&str; 3] = ["/proc", "/sys", "/run/systemd"];
+
+/// The mount points that are not there, by the path of the host that lacks them. What is not there otherwise systemd makes.
+pub type Missing = BTreeMap<PathBuf, Vec<PathBuf>>;
+
+/// May systemd mount something at all of these points, each named by an option?
+pub fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
+    let mut missing = Missing::new();
+    for Target { option, path, source } in targets {
+        if let Some(host_path) = check_way(option, path, task)? {
+            missing.entry(host_path).or_default().push(path.clone());
+        }
+        let from_tasks = RESERVED_FROM_TASKS.iter().filter(|_| *source == Source::Tasks);
+        if let Some(reserved) = RESERVED.iter().chain(from_tasks).find(|reserved| path.starts_with(reserved))
+        {
+            return Err(Error::Reserved { option, path: path.clone(), reserved });
+        }
+        // One that begins empty holds no link.
+        let covered = |inner: &&&str| {
+            let inner = Path::new(**inner);
+            *source != Source::Empty && inner.starts_with(path) && inner != path
+        };
+        if let Some(inner) = view::MOUNTED.iter().find(covered) {
+            return Err(Error::Covers { option, path: path.clone(), inner });
+        }
+        // What is mounted there can be changed by others while systemd comes to it.
+        let holds = |other: &&Target| {
+            other.path != *path && path.starts_with(&other.path) && other.source != Source::Empty
+        };
+        if let Some(outer) = targets.iter().find(holds) {
+            return Err(Error::Nested { option, path: path.clone(), outer: outer.path.clone() });
+        }
+    }
+    Ok(missing)
+}
+
+/// Is the way there one that nobody can change? The path of the host that lacks it, if one does.
+fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Option<PathBuf>, Error> {
+    let failed = |source| Error::Find { option, path: target.to_owned(), source };
+    if !view::is_plain(target) {
+        return Err(failed(io::ErrorKind::InvalidInput.into()));
+    }
+    match &task.view {
+        View::Host if !is_roots_alone(target) => {
+            return Err(Error::Missing { option, path: target.to_owned() });
+        }
+        View::Private { host_paths } => {
+            let lacks = host_paths.iter().find(|path| target.starts_with(path) && !target.exists());
+            if let Some(host_path) = lacks {
+                return if can_be_laid_over(host_path, target) {
+                    Ok(Some(host_path.clone()))
+                } else {
+                    Err(Error::Missing { option, path: target.to_owned() })
+                };
+            }
+        }
+        View::Host => return Ok(None),
+        View::Own => {}
+    }
+    let dirs = &task.dirs;
+    let own =
+        dirs.pairs().into_iter().find_map(|(host, inside)| Some((host, target.strip_prefix(inside).ok()?)));
+    let Some((directory, below)) = own else { return Ok(None) };
+    if directory == dirs.shared {
+        return Err(Error::Shared { option, path: target.to_owned() });
+    }
+    // Nobody else writes there before the task runs, so what is no link now stays none.
+    match over_no_link(Base::Task { alloc_dir: &dirs.alloc_dir, directory }, below) {
+        Ok(()) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            Err(Error::Linked { option, path: target.to_owned() })
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Can the mount point be laid over the directory of the host's? A directory of the same name hides a link.
+fn can_be_laid_over(host_path: &Path, target: &Path) -> bool {
+    let is_named_plainly = !host_path.to_string_lossy().contains([',', ':', '\\']);
+    let ways = target.ancestors().skip(1).take_while(|way| way.starts_with(host_path));
+    let is_directory = |way: &Path| match fs::symlink_metadata(way) {
+        Ok(metadata) => metadata.is_dir(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound && way != host_path,
+    };
+    let is_link = fs::symlink_metadata(target).is_ok();
+    rustix::process::geteuid().is_root() && is_named_plainly && !is_link && ways.into_iter().all(is_directory)
+}
+
+/// Does the way to `inside`, as far as it is there, lead over no link?
+fn over_no_link(base: Base<'_>, inside: &Path) -> io::Result<()> {
+    let base = base.open(Path::new(""))?;
+    if inside.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let way = inside.ancestors().filter(|part| !part.as_os_str().is_empty());
+    // From the first part on: one that is missing has nothing below it.
+    for part in way.collect::<Vec<_>>().into_iter().rev() {
+        match rustix::fs::openat2(&base, part, flags, Mode::empty(), resolve) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Is it there, and can nobody but root change the way to it?
+fn is_roots_alone(path: &Path) -> bool {
+    let Ok(real) = path.canonicalize() else { return false };
+    real.ancestors().skip(1).all(|directory| {
+        fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_mount_point_is_laid_over_directories_and_over_no_link() {
+        let host = tempfile::tempdir().unwrap();
+        let etc = host.path();
+        fs::create_dir(etc.join("app")).unwrap();
+        fs::write(etc.join("file"), "").unwrap();
+        symlink("app", etc.join("link")).unwrap();
+        symlink("nowhere", etc.join("dangling")).unwrap();
+        let can = |inside: &str| can_be_laid_over(etc, &etc.join(inside));
+        let is_root = rustix::process::geteuid().is_root();
+        for inside in ["x.conf", "app/x.conf", "new/deep/x.conf"] {
+            assert_eq!(can(inside), is_root, "{inside}");
+        }
+        for inside in ["link/x.conf", "file/x.conf", "dangling", "dangling/x"] {
+            assert!(!can(inside), "{inside}");
+        }
+        assert!(!can_be_laid_over(&etc.join("missing"), &etc.join("missing/x")));
+    }
+}
