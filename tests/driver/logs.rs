@@ -108,7 +108,8 @@ async fn a_task_may_log_to_both_and_every_byte_reaches_nomad() {
     assert!((1..=30_000).all(|number| lines[number] == number.to_string()), "every line, in order");
     let lines = journal(&host, &field, 30_003).await;
     assert_eq!(lines.last().map(String::as_str), Some("no line end"));
-    assert_eq!(host.units("nomad_log"), Vec::<String>::new(), "the copiers are gone");
+    // Those of other tests as well.
+    eventually("the copiers to be gone", async || host.units("nomad_log").is_empty().then_some(())).await;
 }
 
 #[tokio::test]
@@ -157,5 +158,30 @@ async fn a_mistake_in_the_logging_block_is_refused_by_name() {
             node.try_run(Job::shell("true").block("logging", &[(option, value)])).await.unwrap_err();
         let named = format!("`logging.{option}`: `{value}` is not");
         assert!(refusal.message.contains(&named), "{refusal}");
+    }
+}
+
+// ---- By name
+
+#[tokio::test]
+async fn a_task_opens_its_output_by_name() {
+    let host = host!();
+    let node = Node::configured(&host, "allow_root = \"confined\"").await;
+    let script = "echo out > /dev/stdout; echo err > /dev/stderr; echo more >> /proc/self/fd/1";
+    let both = "logging { driver = \"both\" }";
+    let strict = "sandbox { preset = \"strict\" }";
+    for (user, config) in [("", ""), ("", strict), ("", both), ("nobody", ""), ("nobody", both), ("root", "")]
+    {
+        let job = Job::shell(script).user(user).config(config);
+        let task = match node.try_run(job).await {
+            Ok(task) => task,
+            Err(refusal) => {
+                assert!(user == "root" && refusal.message.contains("systemd 257"), "{refusal}");
+                continue;
+            }
+        };
+        let (exit, output, errors) = node.finish(task).await;
+        let said = (exit, output.as_str(), errors.as_str());
+        assert_eq!(said, (Exit::status(0), "out\nmore\n", "err\n"), "{user:?} {config}");
     }
 }

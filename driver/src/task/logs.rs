@@ -82,6 +82,16 @@ pub async fn open(alloc_dir: &Path, path: &Path) -> Result<Stream, Error> {
     }
 }
 
+/// Makes the pipe one that the task's user can open by its name, `/dev/stdout`, as many programs do that were made for
+/// containers. A driver that is not root cannot, and its tasks are its own user's.
+pub fn give_to(stream: &Stream, owner: Option<u32>) {
+    if let (Stream::Fd(pipe), Some(uid)) = (stream, owner)
+        && let Err(error) = rustix::fs::fchown(pipe, Some(rustix::fs::Uid::from_raw(uid)), None)
+    {
+        tracing::debug!(%error, uid, "the task will not be able to open its output by name");
+    }
+}
+
 /// `None` when it is not a FIFO.
 fn open_fifo(alloc_dir: &Path, inside: &Path) -> rustix::io::Result<Option<OwnedFd>> {
     let base =

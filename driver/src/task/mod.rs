@@ -581,13 +581,18 @@ impl Shared {
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
         let mut made = make(place, task, node, matches!(command, Command::Wasm { .. }), &mut pins)?;
         self.leave_addresses_to_the_operator(task, &node.policy, &mut made.settings).await?;
+        let mut owner = task.uid;
+        if task.identity == spec::Identity::Ephemeral {
+            let chosen = ephemeral::choose(&task.ephemeral_user, &task.dirs, &self.systemd).await;
+            made.ephemeral_user = chosen.map_err(Error::Systemd)?;
+            owner = Some(ephemeral::number_of(&made.ephemeral_user));
+        }
         let (stdout, stderr) = tokio::try_join!(
             self.stream(task, id, "stdout", &task.stdout_path),
             self.stream(task, id, "stderr", &task.stderr_path),
         )?;
-        if task.identity == spec::Identity::Ephemeral {
-            let chosen = ephemeral::choose(&task.ephemeral_user, &task.dirs, &self.systemd).await;
-            made.ephemeral_user = chosen.map_err(Error::Systemd)?;
+        for stream in [&stdout, &stderr] {
+            logs::give_to(stream, owner);
         }
         let env_file = env::write(&task.env, &node.runtime_dir).map_err(Error::Env)?;
         env_file.path().clone_into(&mut made.env_file);

@@ -386,6 +386,8 @@ pub struct TaskSpec {
     pub ephemeral_user: EphemeralUser,
     /// Whom it runs as.
     pub identity: Identity,
+    /// The number of that user, as far as it is one of the host's.
+    pub uid: Option<u32>,
     /// What it sees of the host.
     pub view: View,
     /// Its directories.
@@ -537,6 +539,7 @@ impl TaskSpec {
             settings: settle(preset.unwrap_or(node.preset), &[], false)?,
             guest_settings: settle(preset.unwrap_or(Preset::Wasm), &fence, true)?,
             identity,
+            uid: user.map(|user| user.uid),
             view,
             dirs,
             working_directory,
