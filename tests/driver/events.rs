@@ -21,6 +21,34 @@ async fn the_unit_and_the_process_are_told_at_the_start() {
     node.destroy(&task, true).await.unwrap();
 }
 
+/// Nomad keeps ten events of a task.
+#[tokio::test]
+async fn a_restart_is_told_of_by_nomad_alone() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut events = node.events().await;
+    let prepared = node.prepare(&Job::shell("exit 3"));
+    let mut again = prepared.config.clone();
+    let mut task = node.begin(prepared).await.unwrap();
+    assert_eq!(node.wait(&task).await, Exit::status(3));
+    assert!(
+        events.next_of(&task).await.message.starts_with("Ran as unit"),
+        "it had ended when it was told of"
+    );
+    for run in 0..2 {
+        node.destroy(&task, true).await.unwrap();
+        again.id.replace_range(again.id.len() - 8.., &format!("0000000{run}"));
+        task = node.start_again(task, again.clone()).await.unwrap();
+        assert_eq!(node.wait(&task).await, Exit::status(3));
+    }
+    let marker = node.run(Job::shell("exec sleep infinity")).await;
+    let told = events.before(&marker).await;
+    assert!(told.iter().all(|event| !again.id.starts_with(&event.alloc_id)), "{told:?}");
+    for task in [task, marker] {
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_task_that_does_not_end_in_time_is_told_of() {
     let host = host!();

@@ -71,9 +71,7 @@ async fn a_unit_that_was_stopped_from_outside_is_told_from_a_reboot() {
     node.plugin().kill().await;
     host.run("systemctl", &["stop", "--", &unit]);
     node.restart().await;
-    let mut events = node.events().await;
     node.recover(&task).await.unwrap();
-    assert!(events.next_of(&task).await.message.contains("stopped from outside"));
     let exit = node.wait(&task).await;
     assert!(exit.code != 0 && exit.error.contains("systemctl stop"), "{exit:?}");
     node.destroy(&task, true).await.unwrap();
@@ -98,9 +96,39 @@ async fn the_exit_status_survives_even_the_removal_of_the_unit_while_nobody_was_
     host.run("systemctl", &["reset-failed", "--", &unit]);
     assert_eq!(host.property(&unit, "LoadState"), "not-found");
     node.restart().await;
+    let mut events = node.events().await;
     node.recover(&task).await.unwrap();
+    assert!(events.next_of(&task).await.message.contains("stopped from outside"));
     assert_eq!(node.wait(&task).await, Exit::status(7), "systemd wrote it into the journal");
     node.destroy(&task, true).await.unwrap();
+}
+
+/// Nomad recovers tasks that ended, too.
+#[tokio::test]
+async fn a_task_that_had_ended_and_was_destroyed_was_not_stopped_from_outside() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let mut tasks = Vec::new();
+    for code in [0, 3] {
+        let task = node.run(Job::shell(&format!("exit {code}"))).await;
+        assert_eq!(node.wait(&task).await, Exit::status(code));
+        node.destroy(&task, true).await.unwrap();
+        tasks.push((task, code));
+    }
+    node.restart().await;
+    let mut events = node.events().await;
+    for (task, code) in &tasks {
+        node.recover(task).await.unwrap();
+        let exit = node.wait(task).await;
+        assert!(*code == 0 || exit == Exit::status(*code), "{exit:?}");
+    }
+    let marker = node.run(Job::shell("exec sleep infinity")).await;
+    let told = events.before(&marker).await;
+    let is_ours = |id: &str| tasks.iter().any(|(task, _)| task.id == id);
+    assert!(told.iter().all(|event| !is_ours(&event.task_id)), "{told:?}");
+    for task in tasks.iter().map(|(task, _)| task).chain([&marker]) {
+        node.destroy(task, true).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -342,6 +342,9 @@ impl Node {
             Ok(answer) => answer.into_inner().handle.expect("a handle, without which Nomad loses the task"),
             Err(status) => return Err(refused("StartTask", &status)),
         };
+        // As Nomad does, as soon as it has told of the start.
+        let (mut driver, request) = (self.driver(), WaitTaskRequest { task_id: prepared.config.id.clone() });
+        tokio::spawn(async move { driver.wait_task(request).await });
         Ok(self.begun(prepared, handle))
     }
 

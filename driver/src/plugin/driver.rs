@@ -119,7 +119,8 @@ impl Driver for Systemds {
         let config = convert::task_config(task.clone())?;
         let handle = self.tasks.start(config).await.map_err(|error| {
             let status = status(&error);
-            tracing::warn!(task = task.id, error = status.message(), "a task could not be started");
+            // Nomad tells of it by itself.
+            tracing::debug!(task = task.id, error = status.message(), "a task could not be started");
             status
         })?;
         Ok(Response::new(StartTaskResponse {
@@ -135,8 +136,8 @@ impl Driver for Systemds {
         request: Request<WaitTaskRequest>,
     ) -> Result<Response<WaitTaskResponse>, Status> {
         let WaitTaskRequest { task_id } = request.into_inner();
-        let handle = self.tasks.get(&TaskId(task_id)).map_err(|error| status(&error))?;
-        Ok(Response::new(convert::wait_response(&handle.wait().await)))
+        let exit = self.tasks.wait(&TaskId(task_id)).await.map_err(|error| status(&error))?;
+        Ok(Response::new(convert::wait_response(&exit)))
     }
 
     async fn stop_task(

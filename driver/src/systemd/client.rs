@@ -14,8 +14,9 @@ use super::error::{Error, is_named, unfit};
 use super::features::{Features, Manager};
 use super::jobs::{JOB_TIMEOUT, JobEnds, job_of};
 use super::journal;
+use super::journal::Ended;
 use super::name::UnitName;
-use super::state::{InvocationId, MainExit, Service};
+use super::state::{InvocationId, Service};
 use super::transient::Property;
 use super::vocabulary::Vocabulary;
 use super::watch::Unit;
@@ -149,9 +150,9 @@ impl Systemd {
         journal::sweep(prefix);
     }
 
-    /// How the main process of a unit that is no more ended, if systemd wrote of it: it does when the end was not clean.
-    pub async fn exit_in_journal(&self, name: &UnitName, invocation: &InvocationId) -> Option<MainExit> {
-        journal::main_exit(self.manager(), name, invocation).await
+    /// How a unit that is no more ended, if systemd wrote of it: it does when the end of its process was not clean.
+    pub async fn end_in_journal(&self, name: &UnitName, invocation: &InvocationId) -> Option<Ended> {
+        journal::end(self.manager(), name, invocation).await
     }
 
     /// What systemd knows of a service beside its state.

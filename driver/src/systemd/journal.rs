@@ -18,6 +18,8 @@ use super::state::{InvocationId, MainExit};
 const SPAWN_FAILED: &str = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7";
 /// The message of a process of a unit that has ended (`SD_MESSAGE_UNIT_PROCESS_EXIT`).
 const PROCESS_EXIT: &str = "MESSAGE_ID=98e322203f7a4ed290d09fe03c09fe15";
+/// The message that a unit is being stopped (`SD_MESSAGE_UNIT_STOPPING`).
+const STOPPING: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";
 /// Between two looks at what is still being written.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a user's systemd is waited for to have its words in the journal, which no user can ask for.
@@ -62,6 +64,24 @@ struct Entry {
     /// The status, or the number of the signal.
     #[serde(rename = "EXIT_STATUS", default)]
     exit_status: String,
+    /// When it came, in microseconds of the boot.
+    #[serde(rename = "__MONOTONIC_TIMESTAMP", default)]
+    at: String,
+}
+
+impl Entry {
+    fn at(&self) -> u64 {
+        self.at.parse().unwrap_or_default()
+    }
+}
+
+/// The end of a run of a unit that is gone.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// How its main process ended.
+    pub exit: MainExit,
+    /// The unit was stopped while the process ran.
+    pub was_stopped: bool,
 }
 
 /// What the journal says of a failed set-up of this run of the unit.
@@ -116,19 +136,19 @@ pub(super) async fn last_words(manager: Manager, unit: &str) -> Option<String> {
         .cloned()
 }
 
-/// How the main process of this run of the unit ended, if it is written there.
-pub(super) async fn main_exit(
-    manager: Manager,
-    unit: &UnitName,
-    invocation: &InvocationId,
-) -> Option<MainExit> {
-    let entry = last(manager, PROCESS_EXIT, unit, invocation, None).await.ok()??;
-    let number = entry.exit_status.parse().ok()?;
-    match entry.exit_code.as_str() {
-        "exited" => Some(MainExit::Status(number)),
-        "killed" | "dumped" => Some(MainExit::Signal(number)),
-        _ => None,
-    }
+/// How this run of the unit ended, if it is written there.
+pub(super) async fn end(manager: Manager, unit: &UnitName, invocation: &InvocationId) -> Option<Ended> {
+    let ended = last(manager, PROCESS_EXIT, unit, invocation, None).await.ok()??;
+    let number = ended.exit_status.parse().ok()?;
+    let exit = match ended.exit_code.as_str() {
+        "exited" => MainExit::Status(number),
+        "killed" | "dumped" => MainExit::Signal(number),
+        _ => return None,
+    };
+    // That of a task which had ended is stopped by its driver.
+    let stopping = last(manager, STOPPING, unit, invocation, None).await.ok()?;
+    let was_stopped = stopping.is_some_and(|stopping| stopping.at() < ended.at());
+    Some(Ended { exit, was_stopped })
 }
 
 /// The last message of that kind about this run of the unit.

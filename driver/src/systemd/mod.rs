@@ -38,6 +38,7 @@ pub use checked::Checked;
 pub use client::{Systemd, Whom};
 pub use error::Error;
 pub use features::{Features, Manager};
+pub use journal::Ended;
 pub use name::UnitName;
 pub use state::{InvocationId, MainExit, Service, UnitState};
 pub use transient::{Bind, Property, SocketUnit, Stream, TransientUnit};

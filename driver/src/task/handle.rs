@@ -26,7 +26,9 @@ use super::outcome::{Outcome, Served, Trouble};
 use super::signal::Signal;
 use super::{Error, spec};
 use crate::enter::{Identity, Plan};
-use crate::systemd::{InvocationId, MainExit, Manager, Service, Systemd, Unit, UnitName, UnitState, Whom};
+use crate::systemd::{
+    Ended, InvocationId, MainExit, Manager, Service, Systemd, Unit, UnitName, UnitState, Whom,
+};
 
 /// How long after SIGKILL a process may take to be gone; one that waits for a broken disk takes longer.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -225,17 +227,20 @@ impl Handle {
         handle
     }
 
-    /// A task whose unit was removed from outside while no driver was there, and what is known of its end.
+    /// A task whose unit was removed while no driver was there, or by one before this, and what is known of its end.
     pub(super) fn of_one_that_is_gone(
         known: Known,
         saved: Saved,
-        exit: Option<MainExit>,
+        end: Option<Ended>,
         systemd: Systemd,
         events: Events,
     ) -> Self {
-        let exit = exit.map_or_else(Exit::removed, |exit| Exit::by(exit, SystemTime::now()));
-        let word = "Its unit was stopped from outside (systemctl stop?) while the driver was away";
-        events.tell(&known, word.to_owned(), &[("unit", saved.unit.clone())]);
+        let exit = end.map_or_else(Exit::removed, |end| Exit::by(end.exit, SystemTime::now()));
+        // Nomad also asks for tasks that ended long ago and were destroyed.
+        if end.is_some_and(|end| end.was_stopped) {
+            let word = "Its unit was stopped from outside (systemctl stop?) while the driver was away";
+            events.tell(&known, word.to_owned(), &[("unit", saved.unit.clone())]);
+        }
         let (sender, phase) = watch::channel(Phase::Exited(exit));
         let (_, served) = watch::channel(None);
         // Nothing will ever change.
@@ -406,8 +411,13 @@ impl Handle {
 
     /// Tells where it runs.
     pub(super) fn tell_of_its_start(&self) {
-        let details = [("unit", self.unit.to_string()), ("pid", self.pid.to_string())];
-        self.tell(format!("Runs as unit {}, process {}", self.unit, self.pid), &details);
+        let unit = ("unit", self.unit.to_string());
+        if self.pid == 0 {
+            // It has ended by now.
+            return self.tell(format!("Ran as unit {}", self.unit), &[unit]);
+        }
+        let pid = ("pid", self.pid.to_string());
+        self.tell(format!("Runs as unit {}, process {}", self.unit, self.pid), &[unit, pid]);
     }
 
     /// Ends all its processes at once.

@@ -45,8 +45,9 @@ pub mod users;
 pub mod view;
 pub mod wasm;
 
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -244,6 +245,27 @@ struct Shared {
     serves_an_agent: AtomicBool,
     /// Units of tasks that were there before this process: some will be recovered, the others are nobody's.
     earlier: OnceCell<Vec<UnitName>>,
+    beginners: Beginners,
+}
+
+/// Tasks whose first start was told of. Nomad keeps ten events of a task, which restarts would fill with units.
+#[derive(Default)]
+struct Beginners(Mutex<HashSet<u64>>);
+
+impl Beginners {
+    /// So many are remembered before all are forgotten, one of which costs 16 bytes.
+    const MOST: usize = 10_000;
+
+    /// Is this the first run of the task in its allocation, as far as this process knows?
+    fn are_first(&self, known: &Known) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (&known.alloc_id, &known.name).hash(&mut hasher);
+        let mut told = lock(&self.0);
+        if told.len() >= Self::MOST {
+            told.clear();
+        }
+        told.insert(hasher.finish())
+    }
 }
 
 /// A row of the table.
@@ -268,6 +290,7 @@ impl Tasks {
             alloc_parents: Mutex::default(),
             serves_an_agent: AtomicBool::default(),
             earlier: OnceCell::new(),
+            beginners: Beginners::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -326,7 +349,6 @@ impl Tasks {
         let started = tokio::spawn(async move {
             let handle = Arc::new(this.shared.start(config).await?);
             claim.keep(&handle);
-            handle.tell_of_its_start();
             Ok(handle)
         });
         started.await.unwrap_or(Err(Error::Unknown { id }))
@@ -343,6 +365,8 @@ impl Tasks {
             return Err(Error::Lost { id, reason: "the machine has rebooted since the task started" });
         }
         self.shared.serves(&known.alloc_dir);
+        // Whoever started it has told of it.
+        self.shared.beginners.are_first(&known);
         let (systemd, events) = (self.shared.systemd.clone(), self.shared.events.clone());
         let name = UnitName::known(&saved.unit);
         let handle = match systemd.find(&name).await {
@@ -352,8 +376,8 @@ impl Tasks {
             Ok(unit) => Handle::follow(known, unit, saved.beside(), systemd, events),
             // Units do not go by themselves: somebody stopped it. What is still known of its end is better than nothing.
             Err(systemd::Error::NoSuchUnit { .. }) => {
-                let exit = systemd.exit_in_journal(&name, &saved.invocation).await;
-                Handle::of_one_that_is_gone(known, saved, exit, systemd, events)
+                let end = systemd.end_in_journal(&name, &saved.invocation).await;
+                Handle::of_one_that_is_gone(known, saved, end, systemd, events)
             }
             Err(error) => return Err(Error::Systemd(error)),
         };
@@ -437,6 +461,16 @@ impl Tasks {
         Ok(cgroup.map(|cgroup| self.shared.stats.watch(handle, cgroup, every)))
     }
 
+    /// Waits for the end of a task. Everybody who asks gets the same answer, also long after.
+    pub async fn wait(&self, id: &TaskId) -> Result<Exit, Error> {
+        let handle = self.get(id)?;
+        // Nomad asks once it has told of the start itself.
+        if self.shared.beginners.are_first(handle.known()) {
+            handle.tell_of_its_start();
+        }
+        Ok(handle.wait().await)
+    }
+
     /// What happens to tasks from now on.
     pub fn events(&self) -> &Events {
         &self.shared.events
@@ -509,7 +543,7 @@ impl Shared {
                 let program = program::find(&task.command, sight_of(&task));
                 (unit, matches!(program, Ok(Program::Wasm { .. })))
             }
-            None => self.begin(&task, &node, &config.known.id).await?,
+            None => self.begin(&task, &node, &config.known).await?,
         };
         let beside = Beside {
             copied: task.output.sink == Sink::Both,
@@ -545,14 +579,14 @@ impl Shared {
     }
 
     /// The unit of a new run, and whether it runs WebAssembly.
-    async fn begin(&self, task: &TaskSpec, node: &NodeSpec, id: &TaskId) -> Result<(Unit, bool), Error> {
+    async fn begin(&self, task: &TaskSpec, node: &NodeSpec, known: &Known) -> Result<(Unit, bool), Error> {
         let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
         // A compilation sees the host on it, too.
         view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
-        let (command, lease) = self.command(task, node).await?;
+        let (command, lease) = self.command(task, node, known).await?;
         let is_guest = matches!(command, Command::Wasm { .. });
         let place = Place::of(&node.runtime_dir, &task.unit);
-        let started = self.begin_at(&place, command, task, node, id).await;
+        let started = self.begin_at(&place, command, task, node, &known.id).await;
         if started.is_ok() {
             place.forget_credentials();
         } else {
@@ -739,9 +773,25 @@ impl Shared {
         self.earlier.get_or_try_init(ask).await.map_err(Error::Systemd)
     }
 
+    /// Compiles, and tells of it if that is not done at once.
+    async fn told_of_when_slow<T>(&self, compiling: impl Future<Output = T>, name: &str, known: &Known) -> T {
+        let mut compiling = std::pin::pin!(compiling);
+        if let Ok(code) = tokio::time::timeout(SLOW, &mut compiling).await {
+            return code;
+        }
+        let message = format!("Compiling {name} to machine code, once for this node");
+        self.events.tell(known, message, &[("module", name.to_owned())]);
+        compiling.await
+    }
+
     /// What the unit will run, and the lease of compiled code, to be kept until it does. Everything that can be known to
     /// be wrong with it is an error now.
-    async fn command(&self, task: &TaskSpec, node: &NodeSpec) -> Result<(Command, Option<Lease>), Error> {
+    async fn command(
+        &self,
+        task: &TaskSpec,
+        node: &NodeSpec,
+        known: &Known,
+    ) -> Result<(Command, Option<Lease>), Error> {
         match program::find(&task.command, sight_of(task)).map_err(Error::Program)? {
             Program::Native(path) => {
                 task.guest.check_native().map_err(Error::Spec)?;
@@ -753,16 +803,24 @@ impl Shared {
                 task.guest.check(task).map_err(Error::Spec)?;
                 let shim = node.wasm.shim().map_err(Error::Wasm)?;
                 let flags = &task.guest.flags;
-                let code = self
-                    .compiler
-                    .code_of(&self.systemd, &node.wasm, (&task.namespace, &task.job), module, &name, flags)
-                    .await;
+                let code = self.compiler.code_of(
+                    &self.systemd,
+                    &node.wasm,
+                    (&task.namespace, &task.job),
+                    module,
+                    &name,
+                    flags,
+                );
+                let code = self.told_of_when_slow(code, &name, known).await;
                 let Code { path: code, lease } = code.map_err(Error::Wasm)?;
                 Ok((Command::Wasm { shim, code, name }, Some(lease)))
             }
         }
     }
 }
+
+/// After this time somebody may wonder what a task waits for.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// The unit that a task would become on a machine that can do everything. Touches nothing, so what is decided by a file's
 /// content is decided by its name, and paths of the host stand as the job writes them.
