@@ -248,6 +248,44 @@ async fn who_may_gain_privileges_needs_the_operators_word() {
     assert_eq!(node.output_of(job).await, "NoNewPrivs:\t1\n");
 }
 
+/// The kernel counts namespaces within a user namespace that systemd made as root's, of which there are only so many.
+#[tokio::test]
+async fn no_task_in_a_user_namespace_makes_others() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let unshare = "perl -e 'print syscall(272, 0x10000000) == 0 ? \"made\\n\" : \"refused \".($!+0).\"\\n\"'";
+    let off = "sandbox { preset = \"off\" }";
+    // The control: its own user's namespaces are that user's to count.
+    assert_eq!(node.output_of(Job::shell(unshare).config(off)).await, "made\n");
+    for (user, config) in
+        [(USER, off), ("", "sandbox {\n preset = \"off\"\n private_users = \"yes\"\n}"), (USER, "")]
+    {
+        assert_eq!(
+            node.output_of(Job::shell(unshare).user(user).config(config)).await,
+            "refused 1\n",
+            "{user} {config}"
+        );
+    }
+    for (user, config) in [
+        ("", "sandbox {\n private_users = \"yes\"\n restrict_namespaces = \"user mnt\"\n}"),
+        (USER, "properties { RestrictNamespaces = \"no\" }"),
+    ] {
+        let message = refusal(&host, &node, Job::shell(unshare).user(user).config(config)).await;
+        assert!(message.contains("\"RestrictNamespaces\" to `allow_properties`"), "{config}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn no_task_writes_audit_records_without_the_operators_word() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for user in [USER, ""] {
+        let message =
+            refusal(&host, &node, Job::shell("id").user(user).config("cap_add = [\"audit_write\"]")).await;
+        assert!(message.contains("`allow_root`") && message.contains("speak for the kernel"), "{message}");
+    }
+}
+
 // ---- Other tasks' users
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod devices;
 mod entering;
 mod identity;
 mod journal;
+mod lookups;
 mod neighbours;
 mod paths;
 mod policy;

@@ -120,6 +120,11 @@ async fn what_takes_from_others_needs_the_operators_word() {
         ("TasksMax", "properties { TasksMax = \"infinity\" }"),
         ("TasksMax", "properties { TasksMax = \"\" }"),
         ("NotifyAccess", "notify {}"),
+        // What waits for its I/O can hold a transaction of the file system open for everybody.
+        ("IOWriteBandwidthMax", "limits { io_write_bandwidth_max = [\"/ 2\"] }"),
+        ("IOWriteIOPSMax", "limits { io_write_iops_max = [\"/ 2\"] }"),
+        ("IOReadBandwidthMax", "properties { IOReadBandwidthMax = \"/ 2\" }"),
+        ("IOReadIOPSMax", "properties { IOReadIOPSMax = \"/ 2\" }"),
         ("RemoveIPC", "sandbox { remove_ipc = true }"),
         ("RemoveIPC", "properties { RemoveIPC = \"yes\" }"),
         ("NotifyAccess", "notify {\n ready_within = \"0\"\n watchdog = \"1m\"\n}"),

@@ -6,7 +6,12 @@ use tests::{Exit, Job, Node, exiting_guest};
 /// does not have begins with the version that has it.
 const OPTIONS: &[(u32, &str, &str, &str)] = &[
     (0, "", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1\n"),
-    (0, "sandbox { preset = \"off\" }", "grep Seccomp: /proc/self/status", "Seccomp:\t0\n"),
+    (
+        0,
+        "sandbox {\n preset = \"off\"\n private_users = \"no\"\n }",
+        "grep Seccomp: /proc/self/status",
+        "Seccomp:\t0\n",
+    ),
     (0, "sandbox { preset = \"off\" }", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1\n"),
     (
         0,

@@ -60,7 +60,7 @@ fn whatever_is_given_is_accepted_or_refused() {
                 assert_eq!(accepted.text(), text);
                 let _ = (accepted.meaning(), accepted.reach(), accepted.needs(), accepted.resets());
                 let _ = (accepted.mount_points(), accepted.names_host_paths());
-                let _ = accepted.with_host_paths(|path| Ok::<_, ()>(path.into()));
+                let _ = accepted.with_host_paths(|path, _| Ok::<_, ()>(Some(path.into())));
             }
             Err(refused) => assert!(refused.to_string().contains(name), "{refused}"),
         }

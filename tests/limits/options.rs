@@ -20,11 +20,9 @@ fn disk(path: &str) -> String {
 #[tokio::test]
 async fn a_task_has_in_its_cgroup_what_its_job_asks_for() {
     let host = host!();
-    let node = Node::configured(
-        &host,
-        r#"allow_properties = ["@confining", "MemoryMin", "MemorySwapMax", "IOWeight"]"#,
-    )
-    .await;
+    let node =
+        Node::configured(&host, r#"allow_properties = ["@confining", "MemoryMin", "MemorySwapMax", "IO*"]"#)
+            .await;
     let disk = disk("/var/lib");
     let io = format!("{disk} rbps=5000000 wbps=6291456 riops=700 wiops=1000");
     // None of the values is one that a cgroup has by default.

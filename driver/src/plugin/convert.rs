@@ -241,8 +241,8 @@ pub(super) fn task_event(event: Event) -> wire::DriverTaskEvent {
         alloc_id,
         task_name,
         timestamp: Some(at.into()),
-        message,
-        annotations: details.into_iter().collect(),
+        message: for_a_terminal(&message),
+        annotations: details.into_iter().map(|(name, value)| (name, for_a_terminal(&value))).collect(),
     }
 }
 

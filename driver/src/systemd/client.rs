@@ -1,5 +1,6 @@
 //! What can be asked of systemd: to find, list, change, signal and remove units.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 
 use super::checked::Checked;
 use super::connection::{
-    DESTINATION, FIRST_PAUSE, LONGEST_PAUSE, MANAGER, MANAGER_PATH, PROPERTIES, SERVICE, Shared,
+    DESTINATION, FIRST_PAUSE, LONGEST_PAUSE, MANAGER, MANAGER_PATH, PROPERTIES, SERVICE, Shared, UNIT,
 };
 use super::error::{Error, is_named, unfit};
 use super::features::{Features, Manager};
@@ -224,6 +225,27 @@ impl Systemd {
             source: Box::new(source),
         })?;
         Ok(rows.into_iter().filter(|row| row.2 != "not-found").map(|row| UnitName::known(row.0)).collect())
+    }
+
+    /// The file system that systemd would mount for a unit that works at this path of the host, if one is not mounted.
+    pub async fn unmounted(&self, path: &Path) -> Result<Option<PathBuf>, Error> {
+        for part in path.ancestors().filter(|part| part.parent().is_some()) {
+            let name = UnitName::mount(part);
+            // One that is not in systemd's memory may still have a file.
+            let method = Method::of_manager("LoadUnit");
+            let answer = self.call_patiently("load unit", name.as_str(), method, &(name.as_str(),)).await?;
+            let failed =
+                |source| Error::Call { act: "load unit", thing: name.to_string(), source: Box::new(source) };
+            let object: OwnedObjectPath = answer.body().deserialize().map_err(failed)?;
+            let state = async |property| {
+                let value = self.property(name.as_str(), object.as_str(), UNIT, property).await?;
+                Ok::<_, Error>(<&str>::try_from(&*value).unwrap_or_default().to_owned())
+            };
+            if state("LoadState").await? == "loaded" && state("ActiveState").await? != "active" {
+                return Ok(Some(part.to_owned()));
+            }
+        }
+        Ok(None)
     }
 
     /// The ephemeral users that there are now, with their numbers.

@@ -1,6 +1,7 @@
 //! The name of a unit.
 
 use std::fmt;
+use std::path::Path;
 
 /// The longest name that we give a unit, suffix included. systemd takes 255 bytes, but makes the names of a unit's
 /// private directories from it (`systemd-private-<boot>-<unit>-<random>`), which may not be longer than that either.
@@ -26,6 +27,21 @@ impl UnitName {
             name.push_str(&piece);
         }
         Self(name + &tail)
+    }
+
+    /// The mount unit of a path of the host that is not the root, as `systemd-escape --path` writes it.
+    pub fn mount(path: &Path) -> Self {
+        let text = path.to_string_lossy();
+        let mut name = String::new();
+        for (at, byte) in text.trim_matches('/').bytes().enumerate() {
+            match byte {
+                b'/' => name.push('-'),
+                b'-' => name.push_str(r"\x2d"),
+                b'.' if at == 0 => name.push_str(r"\x2e"),
+                other => name.push_str(&escaped(other)),
+            }
+        }
+        Self(name + ".mount")
     }
 
     /// Surely nothing of its words was cut off.
@@ -95,6 +111,18 @@ mod tests {
         let name = UnitName::service(&["nomad", &"%".repeat(300)], "cafe");
         assert!(name.as_str().len() <= NAME_MAX);
         assert!(name.as_str().ends_with(r"\x25-cafe.service"), "{name}");
+    }
+
+    #[test]
+    fn a_path_has_the_mount_unit_that_systemd_escape_names() {
+        for (path, name) in [
+            ("/mnt/backup", "mnt-backup.mount"),
+            ("/proc/sys/fs/binfmt_misc", "proc-sys-fs-binfmt_misc.mount"),
+            ("/a-b/c d", r"a\x2db-c\x20d.mount"),
+            ("/.hidden/.x", r"\x2ehidden-.x.mount"),
+        ] {
+            assert_eq!(UnitName::mount(Path::new(path)).as_str(), name);
+        }
     }
 
     #[test]

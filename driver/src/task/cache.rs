@@ -418,14 +418,18 @@ fn is_hexadecimal(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|digit| digit.is_ascii_hexdigit())
 }
 
-/// Makes a directory that every user may enter and only ours may change, whatever our umask is.
+/// Makes a directory that only our user may list and change, whatever our umask is. Others may enter it: a task that sees
+/// the host finds its own code there, and not what others run.
 fn make_directory(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     }
-    match DirBuilder::new().mode(0o755).create(path) {
-        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_directory(path),
+    match DirBuilder::new().mode(0o711).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o711)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            check_directory(path)?;
+            fs::set_permissions(path, Permissions::from_mode(0o711))
+        }
         Err(error) => Err(error),
     }
 }
@@ -545,7 +549,7 @@ mod tests {
         assert!(there.starts_with(b"code") && there.len() == 4 + 32, "{there:?}");
         assert_eq!(
             (mode(&path), mode(path.parent().unwrap()), mode(&cache.directory)),
-            (0o444, 0o755, 0o755)
+            (0o444, 0o711, 0o711)
         );
         assert_eq!(mode(&cache.directory.join(LEASES)), 0o600);
         assert_eq!(find(&cache, entry(1)), Some(path.clone()));

@@ -113,9 +113,18 @@ pub fn resolve(
         if extends && matches!(task.view, View::Private { .. }) {
             return Err(Error::NoBase { option: line.name() });
         }
-        let pinned =
-            line.clone().with_host_paths(|path| find(line.name(), Path::new(path), task, policy, pins))?;
-        resolved.push(pinned);
+        let pinned = line.clone().with_host_paths(|path, may_be_missing| {
+            match find(line.name(), Path::new(path), task, policy, pins) {
+                // Only where the job may name it: systemd would look again, and by then it may be there.
+                Err(Error::Find { source, .. })
+                    if may_be_missing && source.kind() == io::ErrorKind::NotFound =>
+                {
+                    Ok(None)
+                }
+                found => found.map(Some),
+            }
+        })?;
+        resolved.extend(pinned);
     }
     Ok(resolved)
 }

@@ -73,6 +73,23 @@ impl Identity {
         if let (Self::User(name), false) = (&identity, user.is_empty()) {
             check_reserved(name, found.as_ref())?;
         }
+        // systemd would ask again, and might be told of one that the operator denies.
+        if let (Self::User(name), None) = (&identity, &found)
+            && accounts.know_all()
+            && name.parse::<u32>().is_err()
+        {
+            return Err(if user.is_empty() {
+                Error::Plugin { option: "default_user", value: name.clone(), wanted: "a user of this node" }
+            } else {
+                refused(
+                    "user",
+                    format!(
+                        "this node has no user `{name}`; create the user on the node, name another, or leave `user` out for \
+                         an ephemeral user"
+                    ),
+                )
+            });
+        }
         Ok((identity, found))
     }
 }

@@ -347,7 +347,7 @@ impl Tasks {
         let id = config.known.id.clone();
         let claim = Claim::new(&self.shared, &id)?;
         let started = tokio::spawn(async move {
-            let handle = Arc::new(this.shared.start(config).await?);
+            let handle = Arc::new(Box::pin(this.shared.start(config)).await?);
             claim.keep(&handle);
             Ok(handle)
         });
@@ -615,6 +615,7 @@ impl Shared {
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
         let mut made = make(place, task, node, matches!(command, Command::Wasm { .. }), &mut pins)?;
         self.leave_addresses_to_the_operator(task, &node.policy, &mut made.settings).await?;
+        self.mount_nothing_on_the_host(task).await?;
         let mut owner = task.uid;
         if task.identity == spec::Identity::Ephemeral {
             let chosen = ephemeral::choose(&task.ephemeral_user, &task.dirs, &self.systemd).await;
@@ -639,6 +640,26 @@ impl Shared {
                 self.adopt(task).await?.ok_or_else(|| not_started(error, task))
             }
             Err(error) => Err(not_started(error, task)),
+        }
+    }
+
+    /// systemd mounts what is missing at a unit's working directory, and means the host's (systemd.exec(5),
+    /// `WorkingDirectory=`): a job may not do that.
+    async fn mount_nothing_on_the_host(&self, task: &TaskSpec) -> Result<(), Error> {
+        let path = &task.working_directory;
+        if *path == task.view.working_directory(&task.dirs) || self.systemd.manager() == Manager::User {
+            return Ok(());
+        }
+        match self.systemd.unmounted(path).await.map_err(Error::Systemd)? {
+            Some(mount) => Err(Error::Spec(spec::Error::Refused {
+                option: "work_dir".to_owned(),
+                reason: format!(
+                    "systemd would mount the host's file system at {} for it, which is not mounted; choose a directory below \
+                     `/local`, or have the operator mount the file system",
+                    mount.display()
+                ),
+            })),
+            None => Ok(()),
         }
     }
 

@@ -25,8 +25,7 @@ use super::view::View;
 use crate::systemd::{Assignment, Features, Manager, Meaning, capability_mask, capability_names};
 
 /// Capabilities with which a task can do nothing to what is another user's.
-const HARMLESS: [&str; 14] = [
-    "audit_write",
+const HARMLESS: [&str; 13] = [
     "block_suspend",
     "bpf",
     "ipc_lock",
@@ -134,7 +133,8 @@ fn reason_for_root(settings: &[Assignment], facts: &Facts<'_>) -> Option<(&'stat
     let beyond = set_of(settings, "AmbientCapabilities") & !mask(&HARMLESS);
     if beyond != 0 {
         let names = capability_names(beyond);
-        return Some(("cap_add", format!("{names} would let the task act on what is other users'")));
+        let what = "would let the task act on what is other users', or speak for the kernel";
+        return Some(("cap_add", format!("{names} {what}")));
     }
     if !facts.is_ephemeral && text_of(settings, "NoNewPrivileges").as_deref() != Some("yes") {
         let reason = "without it a set-user-ID program would make the task root";
@@ -207,6 +207,38 @@ fn keep_users_apart(settings: &mut Vec<Assignment>, facts: &Facts<'_>, policy: &
     }
     if said.is_none() {
         settings.extend(Assignment::parse("PrivateUsers", "yes").ok());
+    }
+    Ok(())
+}
+
+/// The kernel counts what a user namespace holds as its maker's, and systemd makes that of a task as root: a task that could
+/// make others in it would leave no namespaces to the services of the host (user_namespaces(7), `max_mnt_namespaces`).
+pub fn keep_namespaces_few(
+    settings: &mut Vec<Assignment>,
+    facts: &Facts<'_>,
+    policy: &Policy,
+    features: &Features,
+) -> Result<(), Error> {
+    const NAME: &str = "RestrictNamespaces";
+    /// `CLONE_NEWUSER` (unshare(2)).
+    const USER: u64 = 1 << 28;
+    let has_namespace = text_of(settings, "PrivateUsers").is_some_and(|users| users != "no");
+    let is_of_a_user = features.manager == Manager::User || facts.standing == Standing::OfDriver;
+    let is_root = policy.root == Root::Host && reason_for_root(settings, facts).is_some();
+    if !has_namespace || is_of_a_user || is_root || policy.allows_by_name(NAME) {
+        return Ok(());
+    }
+    if set_of(settings, NAME) & USER != 0 {
+        return Err(refused(
+            "sandbox.restrict_namespaces",
+            "a task in a user namespace, as of `private_users` or of a named user, could use up the namespaces of the host by \
+             others within; deny them with \"~user\", or have the operator of this node add \"RestrictNamespaces\" to \
+             `allow_properties`"
+                .to_owned(),
+        ));
+    }
+    if !settings.iter().any(|line| line.name() == NAME) {
+        settings.extend(Assignment::parse(NAME, "~user").ok());
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use super::config::Mount;
 use super::pin::Base;
-use super::view::{TaskDirs, View};
+use super::view::{PLAIN_PATH, TaskDirs, View, is_plain};
 
 /// A program that can be started.
 #[derive(Debug)]
@@ -35,6 +35,14 @@ pub enum Error {
     /// An empty text.
     #[error("`command` is empty: name a file of the task's `local/` directory or an absolute path")]
     Empty,
+    /// It may lead anywhere.
+    #[error(
+        "`command`: {command:?} is no path that can be followed; write {PLAIN_PATH}, or a path in `local/`"
+    )]
+    NotPlain {
+        /// As the job says it.
+        command: String,
+    },
     /// Nothing is there.
     #[error(
         "`command`: {path} does not exist in the task's view; fetch it with an `artifact` block, or correct the path"
@@ -145,10 +153,8 @@ pub struct Sight<'a> {
 enum Spot<'a> {
     /// In a directory of the task's, at this path.
     Task(&'a Path, PathBuf),
-    /// In a volume, at this path.
-    Volume(&'a Path, PathBuf),
-    /// The host's own, at this path.
-    Host(PathBuf),
+    /// In this directory of the host, such as a volume's, which is not the task's own.
+    Host(&'a Path, PathBuf),
 }
 
 /// What systemd has units search, in the order of a `PATH` (systemd.exec(5), `ExecSearchPath=`).
@@ -165,12 +171,19 @@ impl<'a> Sight<'a> {
         let mounts = self.mounts.iter().filter(|mount| mount.target.parent().is_some());
         let volumes = mounts.filter_map(|mount| Some((mount, path.strip_prefix(&mount.target).ok()?)));
         if let Some((mount, inside)) = volumes.max_by_key(|(mount, _)| mount.target.components().count()) {
-            return Some(Spot::Volume(&mount.source, inside.to_owned()));
+            return Some(Spot::Host(&mount.source, inside.to_owned()));
         }
-        match self.view.locate(path, self.dirs).ok()? {
-            (Some(directory), inside) => Some(Spot::Task(directory, inside)),
-            (None, path) => Some(Spot::Host(path)),
+        if let (Some(directory), inside) = self.view.locate(path, self.dirs).ok()? {
+            return Some(Spot::Task(directory, inside));
         }
+        let base = match self.view {
+            View::Private { host_paths } => {
+                let bases = host_paths.iter().filter(|base| path.starts_with(base));
+                bases.max_by_key(|base| base.components().count())?
+            }
+            View::Host | View::Own => Path::new("/"),
+        };
+        Some(Spot::Host(base, path.strip_prefix(base).ok()?.to_owned()))
     }
 
     /// The paths that a job can mean by `command`, in order: an absolute one, a file of the task's directories, and for a
@@ -203,6 +216,10 @@ impl<'a> Sight<'a> {
 pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
     if command.is_empty() {
         return Err(Error::Empty);
+    }
+    // What is in a path such as `/usr/../root` is not in `/usr`.
+    if !is_plain(&Path::new("/").join(command)) {
+        return Err(Error::NotPlain { command: command.to_owned() });
     }
     let candidates = sight.candidates(command);
     let (last, others) = candidates.split_last().ok_or(Error::Empty)?;
@@ -238,16 +255,18 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
         None if *sight.view == View::Own => return Ok(Program::Native(path)),
         None => return Err(Error::NotInView { path }),
     };
-    let (Spot::Task(_, inside) | Spot::Volume(_, inside) | Spot::Host(inside)) = &spot;
+    let (Spot::Task(_, inside) | Spot::Host(_, inside)) = &spot;
     if inside.as_os_str().is_empty() {
         return Err(Error::NotAFile { path });
     }
     let opened = match &spot {
         Spot::Task(directory, inside) => open_within(&sight.dirs.alloc_dir, directory, inside),
-        Spot::Volume(source, inside) => {
-            Base::Host(source).open(inside).and_then(|found| reopen_regular(&found))
-        }
-        Spot::Host(path) => open_regular(rustix::fs::CWD, path, ResolveFlags::empty()),
+        Spot::Host(base, inside) => match is_open_to_all(base, inside) {
+            Ok(true) => Base::Host(base).open(inside).and_then(|found| reopen_regular(&found)),
+            // We can read what the task's user may not: neither tell its author what is there, nor run it for them.
+            Ok(false) => return Ok(Program::Native(path)),
+            Err(error) => Err(error),
+        },
     };
     let mut file = match opened {
         Ok(file) => file,
@@ -261,7 +280,6 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
     if !metadata.is_file() {
         return Err(Error::NotAFile { path });
     }
-    // We can read what the task's user may not: neither tell its author what is in there, nor run it for them.
     let is_tasks = matches!(spot, Spot::Task(..));
     if !is_tasks && metadata.mode() & 0o004 == 0 {
         return Ok(Program::Native(path));
@@ -272,7 +290,7 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
         Ok(length) => &head[..length],
         Err(source) => return Err(Error::Open { path, source }),
     };
-    match kind(head, &path)? {
+    match kind(head, &path, is_tasks)? {
         Kind::Wasm => {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             Ok(Program::Wasm { module: file, name })
@@ -294,7 +312,9 @@ enum Kind {
 /// Wasmtime's number in an ELF header.
 const WASMTIME: u8 = 200;
 
-fn kind(head: &[u8], path: &Path) -> Result<Kind, Error> {
+/// What a file is that begins so. Only of the task's own the beginning is shown.
+fn kind(head: &[u8], path: &Path, is_tasks: bool) -> Result<Kind, Error> {
+    let begins = || if is_tasks { readable(head) } else { "something else".to_owned() };
     if head.starts_with(b"\0asm") {
         return Ok(Kind::Wasm);
     }
@@ -303,7 +323,7 @@ fn kind(head: &[u8], path: &Path) -> Result<Kind, Error> {
         return Err(Error::Precompiled { path: path.to_owned() });
     }
     if path.extension().is_some_and(|extension| extension == "wasm") {
-        return Err(Error::NotWasm { path: path.to_owned(), begins: readable(head) });
+        return Err(Error::NotWasm { path: path.to_owned(), begins: begins() });
     }
     if let Some(theirs) = elf_machine(head) {
         let runs_here = OUR_MACHINES.contains(&theirs) || others_can_run();
@@ -319,7 +339,7 @@ fn kind(head: &[u8], path: &Path) -> Result<Kind, Error> {
     if head.starts_with(b"(module") || head.starts_with(b"(component") {
         return Err(Error::Text { path: path.to_owned() });
     }
-    Err(Error::Unknown { path: path.to_owned(), begins: readable(head) })
+    Err(Error::Unknown { path: path.to_owned(), begins: begins() })
 }
 
 /// `e_machine` of an ELF header (elf(5)).
@@ -371,6 +391,30 @@ fn readable(head: &[u8]) -> String {
     }
     let begin = &head[..head.len().min(16)];
     format!("\"{}\"", begin.escape_ascii())
+}
+
+/// Can everybody come to what is `inside` of a directory of the host's, and to where it would be if it is not there?
+fn is_open_to_all(base: &Path, inside: &Path) -> io::Result<bool> {
+    let real = |inside: &Path| {
+        let found = Base::Host(base).open(inside)?;
+        std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
+    };
+    let real_base = real(Path::new(""))?;
+    let mut ways: Vec<&Path> = inside.ancestors().skip(1).collect();
+    ways.reverse();
+    for way in ways {
+        let directory = match real(way) {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        for part in directory.ancestors().take_while(|part| part.starts_with(&real_base)) {
+            if std::fs::symlink_metadata(part)?.mode() & 0o001 == 0 {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Opens a file for reading, never leaving `directory`, which is reached from `alloc_dir` without following any link:
@@ -597,6 +641,36 @@ mod tests {
         let sight = Sight { view: &View::Host, dirs: &task.dirs, mounts: &[], path: None };
         let found = find(secret.to_str().unwrap(), sight);
         assert!(matches!(&found, Ok(Program::Native(path)) if *path == secret), "{found:?}");
+    }
+
+    #[test]
+    fn what_lies_behind_a_closed_directory_is_neither_read_nor_missed() {
+        let (task, volume) = (Task::new(), tempfile::tempdir().unwrap());
+        let closed = volume.path().join("closed");
+        std::fs::create_dir(&closed).unwrap();
+        std::fs::write(closed.join("plain"), "password=hunter2").unwrap();
+        std::fs::write(closed.join("x.wasm"), b"\0asm\x01\0\0\0").unwrap();
+        let mounts = [Mount {
+            source: volume.path().to_owned(),
+            target: "/data".into(),
+            read_only: true,
+            propagation: crate::task::config::Propagation::Private,
+        }];
+        let find = |command: &str| path_of(task.find_with(command, &mounts, None));
+        for (mode, is_open) in [(0o755, true), (0o700, false), (0o754, false)] {
+            std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(mode)).unwrap();
+            for command in ["/data/closed/plain", "/data/closed/x.wasm", "/data/closed/no/such"] {
+                assert_eq!(find(command) == command, !is_open, "{mode:o}: {}", find(command));
+                assert!(!find(command).contains("hunter2"), "{}", find(command));
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_that_leads_back_is_refused() {
+        for command in ["/usr/../etc/passwd", "../../etc/passwd", "/local/../secrets/x", "a/../../b", "x\n"] {
+            assert!(matches!(Task::new().find(command), Err(Error::NotPlain { .. })), "{command}");
+        }
     }
 
     #[test]

@@ -256,5 +256,6 @@ pub(super) fn settled(
     }
     let is_confined_root = privilege::confine(&mut settled, facts, &node.policy, features)?;
     node.policy.check_floor(&settled, is_known)?;
+    privilege::keep_namespaces_few(&mut settled, facts, &node.policy, features)?;
     Ok(Settled { lines: settled, is_confined_root })
 }

@@ -19,6 +19,10 @@ pub trait Accounts {
     fn user(&self, name: &str) -> Option<HostUser>;
     /// The number of the group of that name or number; nothing if it is a name of no group.
     fn group(&self, name: &str) -> Option<u32>;
+    /// Is a user that they do not know no user?
+    fn know_all(&self) -> bool {
+        true
+    }
 }
 
 /// The host's databases, which may be on other machines: asking them may take long.
@@ -46,6 +50,10 @@ impl Accounts for OfEveryHost {
     fn group(&self, name: &str) -> Option<u32> {
         // Any name could be a group's.
         Some(name.parse().unwrap_or(u32::MAX - 1))
+    }
+
+    fn know_all(&self) -> bool {
+        false
     }
 }
 

@@ -1,6 +1,6 @@
 //! What assignments say together, and what they name of the host.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use zbus::Variant;
 
@@ -146,21 +146,26 @@ impl Assignment {
         path_field(self.name()).is_some()
     }
 
-    /// The same with every path of the host replaced by what `find` makes of it.
-    pub fn with_host_paths<E>(mut self, mut find: impl FnMut(&str) -> Result<PathBuf, E>) -> Result<Self, E> {
-        let Some(field) = path_field(self.name()) else { return Ok(self) };
-        for (name, value) in &mut self.wire {
+    /// The same with every path of the host replaced by what `find` makes of it, which is told whether the path may be
+    /// missing: then nothing is an answer, and what names the path is left out. Nothing if nothing is left.
+    pub fn with_host_paths<E>(
+        mut self,
+        mut find: impl FnMut(&str, bool) -> Result<Option<PathBuf>, E>,
+    ) -> Result<Option<Self>, E> {
+        let Some(field) = path_field(self.name()) else { return Ok(Some(self)) };
+        let mut kept = Vec::with_capacity(self.wire.len());
+        for (name, value) in self.wire {
             // A hash or signature itself, and not the file that holds it.
             if self.property.conv == Conv::RootHash && !name.ends_with("Path")
                 || self.property.conv == Conv::RootHashSignature && !name.ends_with("Path")
             {
+                kept.push((name, value));
                 continue;
             }
-            if let Some(replaced) = replace(value, field, &mut find)? {
-                *value = replaced;
-            }
+            kept.extend(replace(value, field, &mut find)?.map(|value| (name, value)));
         }
-        Ok(self)
+        self.wire = kept;
+        Ok((!self.wire.is_empty()).then_some(self))
     }
 
     /// Where systemd would make mount points, in the task's view, and the path of the host that it would mount on each.
@@ -216,54 +221,57 @@ fn path_field(property: &str) -> Option<usize> {
     })
 }
 
-/// The value with the paths in it replaced, if it holds any.
+/// The value with the paths in it replaced; nothing if all that it held is missing.
 fn replace<E>(
-    value: &Variant<'static>,
+    value: Variant<'static>,
     field: usize,
-    find: &mut impl FnMut(&str) -> Result<PathBuf, E>,
+    find: &mut impl FnMut(&str, bool) -> Result<Option<PathBuf>, E>,
 ) -> Result<Option<Variant<'static>>, E> {
     let mut found = |text: &str, may_be_missing: bool| {
         // `-` before a path: it may be missing. Some properties have a field for it.
         let path = text.trim_start_matches('-');
-        match find(path) {
-            Ok(real) => Ok(real.to_string_lossy().into_owned()),
-            Err(_) if (may_be_missing || path.len() < text.len()) && !Path::new(path).exists() => {
-                Ok(text.to_owned())
-            }
-            Err(error) => Err(error),
-        }
+        let real = find(path, may_be_missing || path.len() < text.len())?;
+        Ok(real.map(|real| Variant::from(real.to_string_lossy().into_owned())))
     };
-    Ok(match value {
-        Variant::Str(text) if !text.is_empty() => Some(found(text, false)?.into()),
-        Variant::Array(array) => {
-            let mut replaced = Vec::with_capacity(array.len());
+    match &value {
+        Variant::Str(text) if !text.is_empty() => found(text, false),
+        Variant::Array(array) if !array.inner().is_empty() => {
+            let mut replaced = zbus::Array::new(array.element_signature());
             for element in array.iter() {
-                replaced.push(match element {
-                    Variant::Str(text) => found(text, false)?.into(),
-                    Variant::Structure(fields) => {
-                        let may_be_missing = fields.fields().contains(&Variant::Bool(true));
-                        let mut structure = zbus::wire::StructureBuilder::new();
-                        for (at, value) in fields.fields().iter().enumerate() {
-                            let value = match value {
-                                Variant::Str(text) if at == field && !text.is_empty() => {
-                                    found(text, may_be_missing)?.into()
-                                }
-                                other => other.try_to_owned().map_or_else(|_| other.clone(), Into::into),
-                            };
-                            structure = structure.append_field(value);
-                        }
-                        structure.build().map_or_else(|_| element.clone(), Variant::Structure)
-                    }
-                    other => other.clone(),
-                });
+                let element = match element {
+                    Variant::Str(text) => found(text, false)?,
+                    Variant::Structure(fields) => with_path(fields, field, &mut found)?,
+                    other => Some(other.clone()),
+                };
+                if let Some(element) = element {
+                    // Of the same type as what it replaces.
+                    let _ = replaced.append(element);
+                }
             }
-            let mut array = zbus::Array::new(array.element_signature());
-            for element in replaced {
-                // Of the same type as what it replaces.
-                let _ = array.append(element);
-            }
-            Some(Variant::Array(array))
+            // An empty list would take back what was said before.
+            Ok((!replaced.inner().is_empty()).then_some(Variant::Array(replaced)))
         }
-        _ => None,
-    })
+        _ => Ok(Some(value)),
+    }
+}
+
+/// The structure with the path in this field replaced; nothing if the path is missing.
+fn with_path<E>(
+    fields: &zbus::wire::Structure<'static>,
+    field: usize,
+    found: &mut impl FnMut(&str, bool) -> Result<Option<Variant<'static>>, E>,
+) -> Result<Option<Variant<'static>>, E> {
+    let may_be_missing = fields.fields().contains(&Variant::Bool(true));
+    let mut structure = zbus::wire::StructureBuilder::new();
+    for (at, value) in fields.fields().iter().enumerate() {
+        let value = match value {
+            Variant::Str(text) if at == field && !text.is_empty() => match found(text, may_be_missing)? {
+                Some(path) => path,
+                None => return Ok(None),
+            },
+            other => other.clone(),
+        };
+        structure = structure.append_field(value);
+    }
+    Ok(structure.build().ok().map(Variant::Structure))
 }

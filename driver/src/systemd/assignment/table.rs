@@ -207,6 +207,8 @@ const NAMESPACES: Reach = BeyondTask("it joins namespaces of the host, or makes 
 const NETWORK: Reach = BeyondTask("it changes the network of the host");
 const PROBES: Reach = BeyondTask("its outcome tells the task about the host");
 const SHARES: Reach = BeyondTask("it takes memory, cores or I/O from other tasks");
+const STALLS: Reach =
+    BeyondTask("a task that waits for its I/O can hold up the writes of everybody on the same file system");
 const STORES: Reach = BeyondTask("it has systemd itself keep things for the task");
 const UNITS: Reach = BeyondTask("it acts on other units");
 const USERS: Reach = BeyondTask("it gives the task the rights of further users or groups");
@@ -241,10 +243,10 @@ pub(super) static TABLE: &[Known] = &[
     row("StartupIOWeight", 247, Resource, Conv::Weight, SHARES).on("io"),
     row("IODeviceWeight", 247, Resource, Conv::IoWeight, SHARES).on("io"),
     row("IODeviceLatencyTargetSec", 247, Resource, Conv::IoLatency, SHARES).on("io"),
-    row("IOReadBandwidthMax", 247, Resource, Conv::IoLimit, LOWERS).on("io"),
-    row("IOWriteBandwidthMax", 247, Resource, Conv::IoLimit, LOWERS).on("io"),
-    row("IOReadIOPSMax", 247, Resource, Conv::IoLimit, LOWERS).on("io"),
-    row("IOWriteIOPSMax", 247, Resource, Conv::IoLimit, LOWERS).on("io"),
+    row("IOReadBandwidthMax", 247, Resource, Conv::IoLimit, STALLS).on("io"),
+    row("IOWriteBandwidthMax", 247, Resource, Conv::IoLimit, STALLS).on("io"),
+    row("IOReadIOPSMax", 247, Resource, Conv::IoLimit, STALLS).on("io"),
+    row("IOWriteIOPSMax", 247, Resource, Conv::IoLimit, STALLS).on("io"),
     row("CPUAccounting", 247, Resource, Conv::Bool, COUNTS),
     row("MemoryAccounting", 247, Resource, Conv::Bool, COUNTS).on("memory"),
     row("IOAccounting", 247, Resource, Conv::Bool, COUNTS).on("io"),
