@@ -1,6 +1,6 @@
 # A secret as one of systemd's credentials: a file in memory that the task's user can read and nobody else, which is in
 # no environment and goes with the task. What lies in `secrets/` can be one. Under Nomad a `template` usually puts it
-# there, out of Vault or out of Nomad's variables; here an `artifact` does, so that it can be tried at the desk, too:
+# there, out of Vault or out of Nomad's variables; here an `artifact` does, so that `nomad-driver-systemd run` runs the job, too:
 #
 #   template {
 #     data        = "{{ with nomadVar \"nomad/jobs/credentials\" }}{{ .token }}{{ end }}"

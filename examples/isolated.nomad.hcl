@@ -1,5 +1,5 @@
 # A task without a network, which sees less of the files and may use less of the machine than others.
-# (`network { mode = "none" }` in the group is Nomad's word for the same. It works at the desk, but Nomad 2.0.5 fails such
+# (`network { mode = "none" }` in the group is Nomad's word for the same. It works with `nomad-driver-systemd run`, but Nomad 2.0.5 fails such
 # an allocation itself, whatever its driver: "network already configured but not found in state".)
 # Expect: `lo` as its only network device, an empty `/usr/share`, and its limits; exit status 0.
 job "isolated" {

@@ -2,7 +2,7 @@
 # writes stays when its allocation is gone. The operator names the volume, and what it is:
 #
 #   client { host_volume "notes" { path = "/srv/notes" } }     in the agent's configuration
-#   --volume notes=/srv/notes                                   at the desk
+#   --volume notes=/srv/notes                                   with `nomad-driver-systemd run`
 #
 # Expect: the note, read where it cannot be written, exit status 0; afterwards it is in the volume.
 job "volume" {

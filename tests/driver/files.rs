@@ -167,8 +167,8 @@ async fn a_path_of_the_host_is_followed_to_its_end_before_it_is_allowed() {
         (link.as_str(), "out of the paths that the operator"),
         ("/etc", "/etc is a path of the host, and not among those"),
         ("/srv/../etc", "out of the paths that the operator"),
-        ("/srv/no-such-file", "find /srv/no-such-file"),
-        ("../secrets", "find"),
+        ("/srv/no-such-file", "/srv/no-such-file cannot be opened"),
+        ("../secrets", "cannot be opened"),
         ("/proc/1/root", "not among those"),
     ] {
         let config = format!("files {{ bind_paths = [\"{source}:/data\"] }}");
@@ -192,7 +192,7 @@ async fn a_path_of_the_host_is_followed_to_its_end_before_it_is_allowed() {
         "credential {\n name = \"token\"\n path = \"token\"\n }",
     ] {
         let refusal = node.try_run(again(config)).await.expect_err(config);
-        assert!(refusal.message.contains("find"), "{config}: {refusal}");
+        assert!(refusal.message.contains("cannot be opened"), "{config}: {refusal}");
     }
     node.destroy(&task, true).await.unwrap();
 }
@@ -344,4 +344,21 @@ async fn a_host_path_that_the_operator_allows_to_read_is_not_written() {
         "cat /host/proc/1/comm; test -d /host/root/etc && echo root; touch /host/root/etc/x || echo refused";
     let (_, output, errors) = node.finish(node.run(Job::shell(script).config(agent)).await).await;
     assert_eq!(output, format!("{}root\nrefused\n", host.run("cat", &["/proc/1/comm"])), "{errors}");
+}
+
+#[tokio::test]
+async fn shared_memory_has_the_size_that_its_job_says_and_a_private_tmp_is_not_said_twice() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let script = "df -B1 /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; touch /dev/shm/x && echo written";
+    let config = "files { temporary_file_system = [\"/dev/shm:size=12M,mode=1777\"] }";
+    for preset in ["", "sandbox { preset = \"off\" }", "sandbox { preset = \"strict\" }"] {
+        let output = node.output_of(Job::shell(script).config(&format!("{config}\n{preset}"))).await;
+        assert_eq!(output, "12582912\nwritten\n", "{preset}");
+    }
+    for config in ["temporary_file_system = [\"/tmp:size=1M\"]", "bind_paths = [\"/local:/var/tmp\"]"] {
+        let config = format!("files {{ {config} }}");
+        let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(&config);
+        assert!(refusal.message.contains("`files.") && refusal.message.contains("TMPDIR"), "{refusal}");
+    }
 }

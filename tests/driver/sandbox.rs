@@ -20,6 +20,12 @@ const OPTIONS: &[(u32, &str, &str, &str)] = &[
         "NoNewPrivs:\t0\n",
     ),
     (0, "sandbox { preset = \"strict\" }", "grep CapBnd /proc/self/status", "CapBnd:\t0000000000000000\n"),
+    (
+        0,
+        "cap_drop = [\"all\"]\ncap_add = [\"net_bind_service\"]\nsandbox { private_users = \"no\" }",
+        "grep -E 'Cap(Eff|Bnd)' /proc/self/status",
+        "CapEff:\t0000000000000400\nCapBnd:\t0000000000000400\n",
+    ),
     (0, "cap_drop = [\"all\"]", "grep CapBnd /proc/self/status", "CapBnd:\t0000000000000000\n"),
     (
         0,

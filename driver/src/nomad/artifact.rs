@@ -37,7 +37,7 @@ pub struct Error {
 pub enum Reason {
     /// Such as `git::…` or `s3::…`.
     #[error(
-        "`{scheme}` sources are not fetched at the desk; use http, https or a path, or submit the job to a Nomad agent"
+        "`{scheme}` sources are not fetched by `run`; use http, https or a path, or submit the job to a Nomad agent"
     )]
     Scheme {
         /// Such as `s3`.
@@ -368,7 +368,7 @@ impl Checksum {
             "sha256" => ("sha256", 64),
             "sha512" => ("sha512", 128),
             "md5" | "sha1" => return Err(wrong(&format!("{kind} can be forged"))),
-            "file" => return Err(wrong("a file of checksums is not fetched at the desk")),
+            "file" => return Err(wrong("a file of checksums is not fetched by `run`")),
             _ => return Err(wrong("its kind is not known")),
         };
         if digits.len() != length || hex::decode(digits).is_err() {

@@ -21,7 +21,7 @@ pub enum Error {
         source: hcl::edit::parser::Error,
     },
     /// Nomad knows it and this machine alone cannot honour it.
-    #[error("{place}: `{key}` is not possible at the desk: {advice}")]
+    #[error("{place}: `{key}` is not possible without a Nomad agent: {advice}")]
     NotHere {
         /// Such as `task "web" (line 12)`.
         place: String,

@@ -34,7 +34,7 @@ pub enum Error {
     },
     /// A function that Nomad has and we have not, or that nobody has.
     #[error(
-        "the function `{name}` is not available at the desk (available: {known}); \
+        "the function `{name}` is not available without a Nomad agent (available: {known}); \
          write its result instead, or submit the job to a Nomad agent",
         known = functions::NAMES.join(", ")
     )]

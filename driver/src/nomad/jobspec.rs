@@ -350,7 +350,7 @@ fn constraint(
         wanted |= block.value(key, scope)?.is_some_and(|value| value != Value::Bool(false));
     }
     if wanted && groups > 1 {
-        return Err(block.not_here("distinct_hosts", "the desk is one node; submit the job to a Nomad agent"));
+        return Err(block.not_here("distinct_hosts", "`run` is one node; submit the job to a Nomad agent"));
     }
     let others = [
         "attribute",
@@ -806,7 +806,7 @@ job "web" {
         for lines in cases {
             let error = with_task(lines).unwrap_err().to_string();
             assert!(
-                error.contains("not possible at the desk") && error.contains("(line "),
+                error.contains("not possible without a Nomad agent") && error.contains("(line "),
                 "{lines}: {error}"
             );
         }

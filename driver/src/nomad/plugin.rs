@@ -280,6 +280,8 @@ impl Plugin {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
+            // A signal to everybody on the terminal is for whoever runs the plugin, to end its tasks first.
+            .process_group(0)
             .spawn();
         let mut child = started.map_err(|source| Error::Start { program: program.clone(), source })?;
         let last_words = LastWords::default();

@@ -227,10 +227,7 @@ fn tell_differences(job: &Job) {
         note(&format!("job {}: ignored when running locally: {}", job.id, job.ignored.join(", ")));
     }
     if job.kind != "batch" {
-        note(&format!(
-            "job {}: a {} job runs until its tasks end; nothing is restarted at the desk",
-            job.id, job.kind
-        ));
+        note(&format!("job {}: a {} job runs until its tasks end; `run` restarts nothing", job.id, job.kind));
     }
 }
 

@@ -12,6 +12,7 @@ use super::config::Mount;
 use super::pin::{Base, Pins};
 use super::policy::{BINDS, Policy};
 use super::program;
+use super::settings;
 use super::spec::TaskSpec;
 use super::targets::{self, Source, Target};
 use super::view::View;
@@ -22,9 +23,8 @@ use crate::systemd::Assignment;
 pub enum Error {
     /// The operator does not allow it.
     #[error(
-        "{option}: {path} is a path of the host, and not among those that the operator of this node allows to jobs \
-         (`allow_host_paths` in the plugin's configuration)"
-    )]
+        "{}: {path} is a path of the host, and not among those that the operator of this node allows to jobs \
+         (`allow_host_paths` in the plugin's configuration)", settings::shown(.option))]
     NotAllowed {
         /// The property.
         option: &'static str,
@@ -33,9 +33,8 @@ pub enum Error {
     },
     /// The kernel would read an image that the job brought.
     #[error(
-        "{option}: {path} is the task's own; the operator of this node does not let jobs mount images that they bring \
-         (`allow_host_paths = [\"local\"]` in the plugin's configuration)"
-    )]
+        "{}: {path} is the task's own; the operator of this node does not let jobs mount images that they bring \
+         (`allow_host_paths = [\"local\"]` in the plugin's configuration)", settings::shown(.option))]
     OwnImage {
         /// The property.
         option: &'static str,
@@ -44,9 +43,8 @@ pub enum Error {
     },
     /// Others can change what is there.
     #[error(
-        "{option}: {path} is shared with the other tasks of the group, which can change it; name a file or directory of \
-         the task's own `local/` (`bind_paths` also takes what is in `/alloc`, such as `/alloc/data`, but for its logs)"
-    )]
+        "{}: {path} is shared with the other tasks of the group, which can change it; name a file or directory of \
+         the task's own `local/` (`bind_paths` also takes what is in `/alloc`, such as `/alloc/data`, but for its logs)", settings::shown(.option))]
     Shared {
         /// The property.
         option: &'static str,
@@ -57,7 +55,7 @@ pub enum Error {
     #[error(transparent)]
     Target(#[from] targets::Error),
     /// It is not there, or cannot be reached.
-    #[error("{option}: find {path}")]
+    #[error("{}: {path} cannot be opened", settings::shown(.option))]
     Find {
         /// The property.
         option: &'static str,
@@ -68,18 +66,16 @@ pub enum Error {
     },
     /// systemd would look for an operating system in the root, and there are only mount points.
     #[error(
-        "{option}: there must be a `/usr` of the task's own to lay it over, and the task sees the host's: give it a root of \
-         its own (`files.root_directory`, `files.root_image`), or have the operator set `fs_isolation = \"none\"`"
-    )]
+        "{}: there must be a `/usr` of the task's own to lay it over, and the task sees the host's: give it a root of \
+         its own (`files.root_directory`, `files.root_image`), or have the operator set `fs_isolation = \"none\"`", settings::shown(.option))]
     NoBase {
         /// The property.
         option: &'static str,
     },
     /// The operator allows it to be read.
     #[error(
-        "{option}: the operator of this node allows jobs to read {path}, and no more: use `bind_read_only_paths`, or have the \
-         operator leave out `:ro` (`allow_host_paths` in the plugin's configuration)"
-    )]
+        "{}: the operator of this node allows jobs to read {path}, and no more: bind it with `bind_read_only_paths`, \
+         or have the operator leave out `:ro` (`allow_host_paths` in the plugin's configuration)", settings::shown(.option))]
     ReadOnly {
         /// The property.
         option: &'static str,
@@ -88,9 +84,8 @@ pub enum Error {
     },
     /// A link in a path that the operator allows leads to one that he does not.
     #[error(
-        "{option}: {path} leads, by a link or `..`, out of the paths that the operator of this node allows to jobs \
-         (`allow_host_paths` in the plugin's configuration); name the path that it leads to"
-    )]
+        "{}: {path} leads, by a link or `..`, out of the paths that the operator of this node allows to jobs \
+         (`allow_host_paths` in the plugin's configuration); name the path that it leads to", settings::shown(.option))]
     LinkedAway {
         /// The property.
         option: &'static str,

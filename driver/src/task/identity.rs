@@ -108,7 +108,9 @@ fn check_name(user: &str) -> Result<(), Error> {
     let name = user.escape_debug();
     Err(refused(
         "user",
-        format!("`{name}` is not the name or number of a user; write one without spaces or colons"),
+        format!(
+            "`{name}` is not the name or number of a user; write one without spaces or colons (`group` is an option of its own)"
+        ),
     ))
 }
 

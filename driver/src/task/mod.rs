@@ -1015,6 +1015,11 @@ fn advice(status: i32, task: &TaskSpec) -> String {
             }
             _ => "the task's network cannot be made".to_owned(),
         },
+        (226, _) if task.view == View::Own => {
+            "the root that the job names lacks a directory on which something is mounted: `/local`, `/alloc`, `/secrets`, `/dev`, \
+             `/proc`, `/sys`, `/run`, `/tmp`, `/var/tmp` and the targets of binds and volumes must be there"
+                .to_owned()
+        }
         (226, _) => {
             format!("the task's view of the host cannot be made from {}", task.dirs.alloc_dir.display())
         }

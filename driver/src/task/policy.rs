@@ -157,11 +157,16 @@ impl Policy {
                 let is_image = name.ends_with("Image") || name.ends_with("Images");
                 let is_bind = BINDS.contains(&name);
                 if self.host_paths.is_empty() && !is_bind && !(is_image && self.images_of_tasks) {
-                    let own =
-                        if name.contains("Image") { " (\"local\" for images that jobs bring)" } else { "" };
+                    let own = match name {
+                        "RootDirectory" => {
+                            ", and a directory that the task can change cannot be its root (a disk image can)"
+                        }
+                        _ if name.contains("Image") => " (\"local\" for images that jobs bring)",
+                        _ => "",
+                    };
                     return Err(refused(format!(
-                        "{name}={} is a path of the host; the operator of this node allows some with \
-                         `allow_host_paths`{own} in the plugin's configuration",
+                        "{name}={} needs a path of the host that the operator of this node allows with `allow_host_paths` in \
+                         the plugin's configuration{own}",
                         assignment.text()
                     )));
                 }

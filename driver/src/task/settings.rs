@@ -5,7 +5,7 @@
 //! preset say, as a drop-in would. So a text replaces what was said before, a list adds to it, and an empty list takes
 //! it back.
 
-use super::options::settings;
+use super::options::{Block, Opt, settings};
 
 settings! {
     /// The `limits` block of a task.
@@ -16,7 +16,7 @@ settings! {
         cpu_quota_period: String => "CPUQuotaPeriodSec",
         /// Cores to prefer in the kernel's scheduler, such as `"0-3"`; for cores of its own a job has `cores`.
         cpu_affinity: String => "CPUAffinity",
-        /// `"other"`, `"batch"`, `"idle"`, or with the operator's leave `"fifo"` and `"rr"`.
+        /// `"other"`, `"batch"`, `"idle"`, or, if the operator allows the property, `"fifo"` and `"rr"`.
         cpu_scheduling_policy: String => "CPUSchedulingPolicy",
         /// 1 to 99, for `"fifo"` and `"rr"`.
         cpu_scheduling_priority: i64 => "CPUSchedulingPriority",
@@ -263,4 +263,20 @@ impl Sandbox {
         let named = self.0.iter().find(|setting| setting.option.name == "preset");
         named.and_then(|setting| setting.values.first()).map(String::as_str)
     }
+}
+
+/// What an error calls a property, or an option of another kind: the option that sets the property, if there is one,
+/// such as `` `files.bind_paths` (BindPaths) ``.
+pub(super) fn shown(property: &str) -> String {
+    let blocks: [(&str, &[Opt]); 4] = [
+        ("files", Files::OPTIONS),
+        ("limits", Limits::OPTIONS),
+        ("network", Network::OPTIONS),
+        ("sandbox", Sandbox::OPTIONS),
+    ];
+    let named = |(block, options): (&str, &[Opt])| {
+        let option = options.iter().find(|option| option.property == Some(property))?;
+        Some(format!("`{block}.{}` ({property})", option.name))
+    };
+    blocks.into_iter().find_map(named).unwrap_or_else(|| format!("`{property}`"))
 }

@@ -248,7 +248,8 @@ pub(super) fn settled(
                     .to_owned(),
             });
         }
-        let after = (before | added) & !dropped;
+        // As with Nomad's own drivers, `cap_drop = ["all"]` and `cap_add` leave what is added.
+        let after = (before & !dropped) | added;
         if after != before {
             settled.retain(|line| line.name() != name);
             settled.extend(Assignment::of_capabilities(name, after));

@@ -592,7 +592,12 @@ fn working_directory(work_dir: Option<&str>, node: &NodeSpec, dirs: &TaskDirs) -
     match work_dir {
         None => Ok(node.view.working_directory(dirs)),
         Some(path) if is_plain(Path::new(path)) => Ok(PathBuf::from(path)),
-        Some(path) => Err(Error::Option { option: "work_dir", value: path.to_owned(), wanted: PLAIN_PATH }),
+        Some(path) => {
+            let is_absolute = Path::new(path).is_absolute();
+            let wanted =
+                if is_absolute { PLAIN_PATH } else { "an absolute path, such as \"/local/x\" or \"/\"" };
+            Err(Error::Option { option: "work_dir", value: path.to_owned(), wanted })
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::pin::Base;
+use super::settings;
 use super::spec::TaskSpec;
 use super::view::{self, View};
 
@@ -22,7 +23,7 @@ use super::view::{self, View};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be looked at.
-    #[error("{option}: find {path}")]
+    #[error("{}: {path} cannot be opened", settings::shown(.option))]
     Find {
         /// The property.
         option: &'static str,
@@ -33,9 +34,8 @@ pub enum Error {
     },
     /// A mount point in a directory of the group's.
     #[error(
-        "{option}: {path} is shared with the other tasks of the group, which could put a link in its place; mount it in \
-         `/local`, or anywhere outside of `/alloc`"
-    )]
+        "{}: {path} is shared with the other tasks of the group, which could put a link in its place; mount it in \
+         `/local`, or anywhere outside of `/alloc`", settings::shown(.option))]
     Shared {
         /// The property.
         option: &'static str,
@@ -44,8 +44,7 @@ pub enum Error {
     },
     /// A mount point over a link.
     #[error(
-        "{option}: the way to {path} leads over a link in the task's own directory; remove the link, or mount it elsewhere"
-    )]
+        "{}: the way to {path} leads over a link in the task's own directory; remove the link, or mount it elsewhere", settings::shown(.option))]
     Linked {
         /// The property.
         option: &'static str,
@@ -54,9 +53,8 @@ pub enum Error {
     },
     /// A mount point in what is mounted.
     #[error(
-        "{option}: {path} lies in {outer}, which is mounted as well, and others can put a link in its place; mount it \
-         outside of {outer}"
-    )]
+        "{}: {path} lies in {outer}, which is mounted as well, and others can put a link in its place; mount it \
+         outside of {outer}", settings::shown(.option))]
     Nested {
         /// The property.
         option: &'static str,
@@ -67,9 +65,8 @@ pub enum Error {
     },
     /// What the driver or systemd mounts would come to lie in what is mounted.
     #[error(
-        "{option}: {path} would hold {inner}, where something is mounted for every task, and others can put a link in its \
-         place; mount it elsewhere"
-    )]
+        "{}: {path} would hold {inner}, where something is mounted for every task, and others can put a link in its \
+         place; mount it elsewhere", settings::shown(.option))]
     Covers {
         /// The property.
         option: &'static str,
@@ -79,7 +76,7 @@ pub enum Error {
         inner: &'static str,
     },
     /// It would stand in the place of what the driver or systemd mounts, or of what systemd asks the kernel through.
-    #[error("{option}: {path} is in {reserved}, which is systemd's and the driver's; mount it elsewhere")]
+    #[error("{}: {path} is in {reserved}, which is systemd's and the driver's; mount it elsewhere", settings::shown(.option))]
     Reserved {
         /// The property.
         option: &'static str,
@@ -88,11 +85,20 @@ pub enum Error {
         /// What it lies in.
         reserved: &'static str,
     },
+    /// systemd would pass it over.
+    #[error(
+        "{}: {path} is a directory of the task's own already (`sandbox.private_tmp`), and nothing is mounted on it; mount \
+         elsewhere, and point the program there (`TMPDIR`)", settings::shown(.option))]
+    Temporary {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
     /// systemd would make a mount point on the host.
     #[error(
-        "{option}: {path} is not there, and cannot be made, where the task sees the host's own directories: choose a path \
-         outside of them, or have the operator create it"
-    )]
+        "{}: {path} is not there, and cannot be made, where the task sees the host's own directories: choose a path \
+         outside of them, or have the operator create it", settings::shown(.option))]
     Missing {
         /// The property.
         option: &'static str,
@@ -142,6 +148,10 @@ pub fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
         if let Some(reserved) = RESERVED.iter().chain(from_tasks).find(|reserved| path.starts_with(reserved))
         {
             return Err(Error::Reserved { option, path: path.clone(), reserved });
+        }
+        // systemd mounts the private one in their place.
+        if ["/tmp", "/var/tmp"].iter().any(|temporary| path == Path::new(temporary)) {
+            return Err(Error::Temporary { option, path: path.clone() });
         }
         // One that begins empty holds no link.
         let covered = |inner: &&&str| {

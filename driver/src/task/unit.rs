@@ -133,7 +133,12 @@ fn has_own_network(settings: &[Assignment]) -> bool {
 fn sight(task: &TaskSpec, is_guest: bool, settings: &[Assignment]) -> Sight {
     // The namespace of a group counts more to systemd than one of the task's own.
     let is_of_group = matches!(task.network, NetworkMode::Group { .. }) && !is_guest;
-    Sight { of_root: task.is_confined_root(is_guest), of_resolver: is_of_group || !has_own_network(settings) }
+    let mut targets = settings.iter().flat_map(Assignment::mount_points).map(|(_, target)| target);
+    Sight {
+        of_root: task.is_confined_root(is_guest),
+        of_resolver: is_of_group || !has_own_network(settings),
+        has_shared_memory: targets.any(|target| target == view::SHARED_MEMORY.0),
+    }
 }
 
 /// Volumes and devices, as Nomad mounts them for its other drivers: with all that is mounted below.

@@ -104,7 +104,7 @@ const HIDDEN_FROM_ROOT: &[&str] = &[
 /// How deep, and for how many files, the operating system's configuration is searched for what is closed to others.
 const SEARCH: (usize, usize) = (8, 512);
 /// Shared memory by name (shm_overview(7)): the host's would be everybody's.
-const SHARED_MEMORY: (&str, &str) = ("/dev/shm", "mode=1777,nosuid,nodev");
+pub const SHARED_MEMORY: (&str, &str) = ("/dev/shm", "mode=1777,nosuid,nodev");
 
 /// The directories of one task, on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,21 +230,21 @@ impl View {
             Self::Private { host_paths } => self::root(root, host_paths, overlays, sight),
             // It may be the host's own.
             Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
-            Self::Host => return vec![shared_memory()],
+            Self::Host => return shared_memory(sight).into_iter().collect(),
         };
         let own = dirs.pairs().map(|(host, target)| bind(host, target.as_ref()));
         properties.push(Property::BindPaths(own.into()));
         // A task that could replace the FIFO of a later start would choose what a root process opens. By its path in the
         // view: on the host another task of the group could have put a link there.
         properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
-        properties.push(shared_memory());
+        properties.extend(shared_memory(sight));
         properties
     }
 }
 
-fn shared_memory() -> Property {
+fn shared_memory(sight: Sight) -> Option<Property> {
     let (path, options) = SHARED_MEMORY;
-    Property::TemporaryFileSystem(vec![(path.into(), options)])
+    (!sight.has_shared_memory).then(|| Property::TemporaryFileSystem(vec![(path.into(), options)]))
 }
 
 /// What a task sees less, or more, than others.
@@ -254,6 +254,8 @@ pub struct Sight {
     pub of_root: bool,
     /// Its network is the host's, or one that leads there: it sees the resolver.
     pub of_resolver: bool,
+    /// Its job says what is mounted at `/dev/shm`, such as a tmpfs of another size.
+    pub has_shared_memory: bool,
 }
 
 /// The task's view does not hold the path.

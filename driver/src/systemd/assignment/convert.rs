@@ -257,6 +257,7 @@ fn limit(name: &str, unit: Unit, text: &str) -> Parsed<Wire> {
         match unit {
             Unit::Nice => nice_limit(text),
             _ if text == "infinity" => Ok(u64::MAX),
+            _ if ["-1", "unlimited"].contains(&text) => Err("write `infinity` for no limit".to_owned()),
             Unit::Count => within(text, 0..=u64::MAX - 1),
             Unit::Size => grammar::size(text, 1024).and_then(|size| match size {
                 u64::MAX => Err("write `infinity` for no limit".to_owned()),
@@ -374,7 +375,12 @@ fn binds(text: &str) -> Parsed<Vec<(String, String, bool, u64)>> {
                 flags = match rest.next(LIST)?.map(|word| word.text).as_deref() {
                     None | Some("" | "rbind") => RECURSIVE,
                     Some("norbind") => 0,
-                    Some(other) => return Err(format!("`{other}` is neither `rbind` nor `norbind`")),
+                    Some(other) => {
+                        return Err(format!(
+                            "`{other}` is neither `rbind` nor `norbind` (for a read-only mount there is `BindReadOnlyPaths`, option \
+                             `bind_read_only_paths`)"
+                        ));
+                    }
                 };
             }
         }
