@@ -36,6 +36,7 @@ fn run() -> Result<u8> {
             return Ok(0);
         }
     };
+    process::leave_out_backtraces();
     match asked {
         Asked::Command(Command::Compile(args)) => artifact::compile(&args).map(|()| 0),
         Asked::Command(Command::Inspect(args)) => {

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 
 /// What the standard library does before `main`, which this program leaves out as it takes a twentieth of a short run: a
 /// broken pipe is an error and no signal, and descriptors 0 to 2 are open, so that no file of ours gets their numbers.
-/// Nobody sees the host's stack; looking for it would take longer than most guests. To be called first of all.
+/// To be called first of all.
 pub fn begin() {
     const NONE: libc::pollfd = libc::pollfd { fd: 0, events: 0, revents: 0 };
     let mut standard = [NONE, libc::pollfd { fd: 1, ..NONE }, libc::pollfd { fd: 2, ..NONE }];
@@ -29,11 +29,17 @@ pub fn begin() {
                 libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
             }
         }
-        for variable in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
-            std::env::remove_var(variable);
-        }
     }
     fill_heap();
+}
+
+/// Nobody sees the host's stack; looking for it would take longer than most guests. To be called when the command line,
+/// which may give the guest these variables, has been read.
+pub fn leave_out_backtraces() {
+    for variable in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
+        // SAFETY: nobody else reads the environment, as there is still one thread.
+        unsafe { std::env::remove_var(variable) };
+    }
 }
 
 /// Lets the kernel provide at once what malloc has got from it, which is what the start of a guest takes: page by page,

@@ -161,7 +161,7 @@ async fn capabilities_over_users_need_the_operators_word() {
     for config in OVER_USERS {
         for user in [USER, ""] {
             let message = refusal(&host, &node, Job::shell("id").user(user).config(config)).await;
-            assert!(message.contains("`allow_root`"), "{config} as {user:?}: {message}");
+            assert!(message.contains("`allow_root"), "{config} as {user:?}: {message}");
         }
     }
 }
@@ -215,7 +215,7 @@ async fn each_capability_over_what_is_others_needs_the_operators_word() {
             format!("sandbox {{ ambient_capabilities = [\"CAP_{}\"] }}", capability.to_uppercase()),
         ] {
             let message = refusal(&host, &node, Job::shell(NAMESPACE).config(&config)).await;
-            assert!(message.contains("`allow_root`"), "{config}: {message}");
+            assert!(message.contains("`allow_root"), "{config}: {message}");
         }
     }
     // The control: what only concerns the machine's network must be the host's to be of use.
@@ -237,7 +237,7 @@ async fn who_may_gain_privileges_needs_the_operators_word() {
         "properties { NoNewPrivileges = \"no\" }",
     ] {
         let message = refusal(&host, &node, Job::shell("id").user(USER).config(config)).await;
-        assert!(message.contains("`allow_root`"), "{config}: {message}");
+        assert!(message.contains("`allow_root"), "{config}: {message}");
         // systemd itself does not let an ephemeral user gain any.
         let output = node.output_of(Job::shell("grep NoNewPrivs /proc/self/status").config(config)).await;
         assert_eq!(output, "NoNewPrivs:\t1\n", "{config}");
@@ -282,7 +282,7 @@ async fn no_task_writes_audit_records_without_the_operators_word() {
     for user in [USER, ""] {
         let message =
             refusal(&host, &node, Job::shell("id").user(user).config("cap_add = [\"audit_write\"]")).await;
-        assert!(message.contains("`allow_root`") && message.contains("speak for the kernel"), "{message}");
+        assert!(message.contains("`allow_root") && message.contains("speak for the kernel"), "{message}");
     }
 }
 

@@ -127,7 +127,7 @@ async fn a_forged_step_of_a_start_is_not_believed() {
 async fn a_real_step_of_a_start_is_told() {
     let host = host!();
     let node = Node::start(&host).await;
-    let job = Job::artifact("program", b"#!/no/such/interpreter\n");
+    let job = Job::artifact("program", b"#!no/such/interpreter\n");
     let refusal = node.try_run(job).await.unwrap_err();
     // systemd 257 writes of no failed step where a unit has fields of its own; the bus names the step.
     let words = if version(&host) < 256 { "No such file" } else { "EXEC" };

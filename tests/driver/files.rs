@@ -362,3 +362,23 @@ async fn shared_memory_has_the_size_that_its_job_says_and_a_private_tmp_is_not_s
         assert!(refusal.message.contains("`files.") && refusal.message.contains("TMPDIR"), "{refusal}");
     }
 }
+
+#[tokio::test]
+async fn what_a_job_mounts_in_a_home_is_seen_and_no_home_of_the_host() {
+    let host = host!();
+    let node = Node::configured(&host, "sandbox_floor = \"standard\"").await;
+    let volume = Shared::new();
+    let script =
+        "cat /home/app/greeting; touch /home/app/new && echo written; cat /home/x.conf; ls -A /home /root";
+    for preset in ["", "sandbox { preset = \"strict\" }"] {
+        let job = Job::shell(script)
+            .file("x.conf", b"mine\n")
+            .config(&format!("files {{ bind_paths = [\"x.conf:/home/x.conf\"] }}\n{preset}"))
+            .with(|request| request.mounts = vec![volume.mounted("/home/app")]);
+        let (_, output, errors) = node.finish(node.run(job).await).await;
+        assert!(
+            output.starts_with("hello\nwritten\nmine\n/home:\napp\nx.conf\n"),
+            "{preset}: {output}{errors}"
+        );
+    }
+}

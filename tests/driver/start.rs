@@ -66,6 +66,17 @@ async fn a_guest_gets_the_jobs_arguments_and_environment_and_nothing_else() {
     }
 }
 
+/// What the runner itself would heed.
+#[tokio::test]
+async fn a_guest_gets_variables_that_mean_something_to_its_runner() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let job =
+        Job::artifact("echo.wasm", &guest("echo.wat")).env("RUST_BACKTRACE", "1").env("RUST_LOG", "debug");
+    let output = node.output_of(job).await;
+    assert!(output.contains("RUST_BACKTRACE=1") && output.contains("RUST_LOG=debug"), "{output}");
+}
+
 #[tokio::test]
 async fn a_busy_guest_is_stopped_by_its_signal() {
     let host = host!();
@@ -220,11 +231,11 @@ async fn variables_of_any_name_reach_a_guest() {
 async fn a_command_that_fails_behind_odd_names_ends_as_it_would_in_a_shell() {
     let host = host!();
     let node = Node::start(&host).await;
-    let script = b"#!/no/such/interpreter\n";
-    let task = node.run(with_odd_names(Job::artifact("script", script))).await;
+    // Only root can read it, so nobody looks for what starts it.
+    let task = node.run(with_odd_names(Job::command("/etc/shadow"))).await;
     let (exit, _, errors) = node.finish(task).await;
-    assert_eq!(exit, Exit::status(127));
-    assert!(errors.contains("/local/script cannot be executed"), "{errors}");
+    assert_eq!(exit, Exit::status(126));
+    assert!(errors.contains("/etc/shadow cannot be executed"), "{errors}");
 }
 
 #[tokio::test]
@@ -263,7 +274,7 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
     let truncated = &exiting_guest(0)[..20];
     let mut foreign = std::fs::read("/bin/true").unwrap();
     foreign[18] = if foreign[18] == 183 { 62 } else { 183 };
-    let cases = [
+    let cases = vec![
         (Job::command(""), "`command` is empty"),
         (Job::command("missing"), "missing is in none of /local, /usr/local/sbin"),
         (Job::command("bin/missing"), "bin/missing is in none of /local/bin;"),
@@ -276,7 +287,17 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
         (Job::artifact("empty.wasm", b""), "it is empty"),
         (Job::artifact("page", b"<html>404</html>"), "neither a program"),
         (Job::artifact("foreign", &foreign), "is a program for"),
-        (Job::artifact("script", b"#!/no/such/interpreter\n"), "cannot be executed"),
+        (
+            Job::artifact("script", b"#!/no/such/interpreter\n"),
+            "started by /no/such/interpreter, which is not",
+        ),
+        (
+            Job::artifact("script", b"#!/usr/bin/no-such-interpreter\n"),
+            "started by /usr/bin/no-such-interpreter",
+        ),
+        (Job::artifact("script", b"#!/bin/sh\r\ntrue\r\n"), "ends with a carriage return"),
+        (Job::command("/bin/sh -c true"), "put its arguments into `args`"),
+        (Job::artifact("x.wat", b";; a remark\n(module)"), "text form"),
         (Job::shell("true").user("no-such-user"), "`user`: this node has no user `no-such-user`"),
         (Job::shell("true").env("A=B", "x"), "`A=B` cannot be the name of a variable"),
         (Job::shell("true").env("A", "x\0y"), "NUL"),

@@ -173,7 +173,7 @@ async fn what_it_cannot_do_is_refused_by_name() {
     );
     let refusal = node.try_run(Job::command("/local/no-such")).await.unwrap_err();
     assert!(refusal.message.contains("/local/no-such"), "{refusal}");
-    let refusal = node.try_run(Job::artifact("x", b"#!/no/such\n")).await.unwrap_err();
+    let refusal = node.try_run(Job::artifact("x", b"#!no/such\n")).await.unwrap_err();
     assert!(refusal.message.contains("cannot be executed"), "{refusal}");
 }
 

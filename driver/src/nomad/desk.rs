@@ -32,22 +32,28 @@ const MOST_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the rest of a task's output may take after its end (logmon).
 const LAST_OUTPUT: Duration = Duration::from_secs(2);
 
-/// Ctrl-C and SIGTERM.
+/// Ctrl-C, SIGTERM, and the end of the terminal.
 pub(super) struct Orders {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Orders {
     pub(super) fn watch() -> Result<Self, Error> {
         let watch = |kind| signal(kind).map_err(|source| Error::Signals { source });
-        Ok(Self { interrupt: watch(SignalKind::interrupt())?, terminate: watch(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: watch(SignalKind::interrupt())?,
+            terminate: watch(SignalKind::terminate())?,
+            hangup: watch(SignalKind::hangup())?,
+        })
     }
 
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }
@@ -189,12 +195,19 @@ impl<'a> Desk<'a> {
                 alloc.task(&task.name).map_err(wrong)?;
                 let (mut request, env) = requests.task(&allocation, task).await?;
                 for artifact in &task.artifacts {
-                    let here = self.options.job.file.parent().unwrap_or(Path::new("."));
+                    let here = self.options.job.file.parent();
+                    // A name alone is in the working directory.
+                    let here = here.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
                     let fetched = match Fetch::new(artifact, &env, here) {
                         Ok(fetch) => fetch.run().await,
                         Err(error) => Err(error),
                     };
                     fetched.map_err(|source| Error::Artifact { task: task.name.clone(), source })?;
+                }
+                for template in &task.templates {
+                    let variables = template.write(&env);
+                    let wrong = |source| Error::Template { task: task.name.clone(), source };
+                    request.env.extend(variables.map_err(wrong)?);
                 }
                 let mut output = None;
                 if !task.logs_disabled {

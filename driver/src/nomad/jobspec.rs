@@ -13,6 +13,7 @@ use hcl::{Map, Value};
 use super::block::Block;
 pub use super::block::Error;
 use super::expression::Scope;
+use super::template::Template;
 use super::types::Type;
 
 /// A job, as it was said. Strings may still hold `${…}` for the runtime.
@@ -122,6 +123,8 @@ pub struct Task {
     pub meta: BTreeMap<String, String>,
     /// What to fetch before the task starts.
     pub artifacts: Vec<Artifact>,
+    /// What to render before the task starts.
+    pub templates: Vec<Template>,
     /// The group's volumes that it sees.
     pub volume_mounts: Vec<VolumeMount>,
     /// What the task may use.
@@ -191,9 +194,9 @@ pub fn parse(text: &str, variables: &BTreeMap<String, String>) -> Result<Job, Er
                 "node_pool",
                 "ui",
                 "version_tag",
+                "periodic",
             ],
             &[
-                ("periodic", "remove it to run the job once, or submit it to a Nomad agent"),
                 ("parameterized", "it needs a dispatch; submit the job to a Nomad agent"),
                 ("multiregion", AGENT),
                 ("vault", "it needs a Vault server; submit the job to a Nomad agent"),
@@ -531,6 +534,17 @@ fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resu
         artifacts.push(artifact(&mut inner, scope)?);
         inner.finish(&[], &[], ignored)?;
     }
+    let mut templates = Vec::new();
+    for mut inner in block.blocks("template") {
+        templates.push(template(&mut inner, scope)?);
+        // What changes later is not followed here.
+        let later = ["change_mode", "change_signal", "change_script", "splay", "wait", "once", "uid", "gid"];
+        inner.finish(
+            &[&later[..], &["error_on_missing_key", "vault_grace"]].concat(),
+            &[],
+            &mut Vec::new(),
+        )?;
+    }
     let mut volume_mounts = Vec::new();
     for mut inner in block.blocks("volume_mount") {
         volume_mounts.push(volume_mount(&mut inner, scope)?);
@@ -559,6 +573,7 @@ fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resu
         env: block.map("env", scope)?,
         meta: block.map("meta", scope)?,
         artifacts,
+        templates,
         volume_mounts,
         resources,
         kill_timeout: block.duration("kill_timeout", scope)?.unwrap_or(Duration::from_secs(5)),
@@ -570,13 +585,8 @@ fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resu
 
 fn finish_task(block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error> {
     block.finish(
-        &["restart", "affinity", "shutdown_delay"],
+        &["restart", "affinity", "shutdown_delay", "identity"],
         &[
-            (
-                "template",
-                "it needs Nomad's template engine; put the rendered text into `env` or fetch it as an \
-              `artifact`, or submit the job to a Nomad agent",
-            ),
             ("vault", "it needs a Vault server; submit the job to a Nomad agent"),
             ("consul", "it needs a Consul server; submit the job to a Nomad agent"),
             ("secret", "it needs a secrets provider; submit the job to a Nomad agent"),
@@ -586,7 +596,6 @@ fn finish_task(block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error>
                 "lifecycle",
                 "all tasks start together here; try the tasks one by one, or submit the job to a Nomad agent",
             ),
-            ("identity", "nobody here signs tokens; submit the job to a Nomad agent"),
             ("scaling", AGENT),
             ("schedule", AGENT),
             ("kind", AGENT),
@@ -612,6 +621,28 @@ fn artifact(block: &mut Block<'_>, scope: &Scope) -> Result<Artifact, Error> {
         options: block.map("options", scope)?,
         headers: block.map("headers", scope)?,
     })
+}
+
+fn template(block: &mut Block<'_>, scope: &Scope) -> Result<Template, Error> {
+    let perms = block.string("perms", scope)?.unwrap_or_else(|| "644".to_owned());
+    let mode = u32::from_str_radix(&perms, 8);
+    let mode =
+        mode.map_err(|_| block.wrong("perms", &format!("`{perms}` is not a file mode such as 644")))?;
+    let template = Template {
+        data: block.string("data", scope)?,
+        source: block.string("source", scope)?,
+        destination: block.string("destination", scope)?.ok_or_else(|| block.missing("destination"))?,
+        env: block.bool("env", scope)?.unwrap_or(false),
+        mode,
+        delimiters: (
+            block.string("left_delimiter", scope)?.unwrap_or_else(|| "{{".to_owned()),
+            block.string("right_delimiter", scope)?.unwrap_or_else(|| "}}".to_owned()),
+        ),
+    };
+    if template.data.is_none() == template.source.is_none() {
+        return Err(block.wrong("data", "a template has either `data` or `source`"));
+    }
+    Ok(template)
 }
 
 /// A `volume_mount` block; propagation and label are checked as in nomad/structs/volumes.go.
@@ -795,10 +826,8 @@ job "web" {
     #[test]
     fn what_the_desk_cannot_honour_is_refused_with_its_line() {
         let cases = [
-            "template {\n data = \"\"\n}",
             "vault {}",
             "lifecycle {\n hook = \"prestart\"\n}",
-            "identity {}",
             "dispatch_payload {\n file = \"x\"\n}",
             "service {\n connect {}\n}",
             "resources {\n device \"gpu\" {}\n}",
@@ -810,8 +839,10 @@ job "web" {
                 "{lines}: {error}"
             );
         }
-        let error = with_task("template {}").unwrap_err().to_string();
-        assert!(error.starts_with("task \"t\" (line 3): `template`"), "{error}");
+        for lines in ["template {}", "template {\n destination = \"x\"\n}"] {
+            let error = with_task(lines).unwrap_err().to_string();
+            assert!(error.starts_with("template (line ") && error.contains("`d"), "{error}");
+        }
     }
 
     #[test]

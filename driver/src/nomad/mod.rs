@@ -41,6 +41,7 @@ mod request;
 pub mod run;
 pub mod task;
 pub mod taskenv;
+pub mod template;
 mod terminal;
 mod types;
 pub mod unit;

@@ -23,6 +23,7 @@ use super::jobspec::{self, Job};
 use super::node::Node;
 use super::options::{Asked, DRIVER, JobOptions};
 use super::plugin::{self, Launch, Plugin, Record};
+use super::template;
 use super::terminal::note;
 use super::{allocdir, artifact};
 
@@ -162,6 +163,14 @@ pub enum Error {
     Port {
         /// The port's label.
         label: String,
+    },
+    /// A template.
+    #[error("task {task}")]
+    Template {
+        /// The task.
+        task: String,
+        /// What is wrong.
+        source: template::Error,
     },
     /// An artifact.
     #[error("task {task}")]
@@ -328,6 +337,15 @@ mod tests {
         assert_eq!(played.code, Ok(3));
         assert_eq!(played.result, "fetched");
         assert_eq!(played.calls, ["start t", "destroy t"]);
+    }
+
+    #[tokio::test]
+    async fn templates_are_rendered_before_a_task_starts() {
+        let script = "cat ${NOMAD_TASK_DIR}/made/x.conf > $NOMAD_ALLOC_DIR/data/result; printf '%s' $WORD >> $NOMAD_ALLOC_DIR/data/result";
+        let more = "template {\n data = \"task {{ env \\\"NOMAD_TASK_NAME\\\" }}, \"\n destination = \"local/made/x.conf\"\n}\n\
+                    template {\n data = \"WORD='from a template'\"\n destination = \"secrets/env\"\n env = true\n}";
+        let played = played(&format!("group \"g\" {{\n{}\n}}", shell("t", more, script))).await;
+        assert_eq!((played.code, played.result.as_str()), (Ok(0), "task t, fromatemplate"));
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ options! {
         pub denied_host_gids: String = "\"\"",
         /// UIDs that no task may run as, such as `"0,1000-59999"`.
         pub denied_host_uids: String = "\"\"",
-        /// Environment variables that are removed from every task.
+        /// Names of environment variables that are removed from every task; no patterns.
         pub denied_envvars: Vec<String> = "[]",
         /// User of tasks whose job sets no `user`, by name or UID. Default: an ephemeral user (`DynamicUser=`).
         pub default_user: Option<String>,
@@ -48,7 +48,7 @@ options! {
         pub manager: Option<String>,
         /// Sandbox preset of tasks whose job sets none: `"strict"`, `"standard"` or `"off"`.
         pub sandbox: String = "\"standard\"",
-        /// Preset that no task may be looser than, whatever its job sets.
+        /// Preset that no task may be looser than, whatever its job sets; also the default if `sandbox` is looser.
         pub sandbox_floor: String = "\"off\"",
         /// Directory of `wasm-shim` and `wasm-shim-compile`. Default: beside the driver, else `/usr/local/libexec/nomad-driver-systemd`, else `/usr/libexec/nomad-driver-systemd`.
         pub shim_dir: Option<String>,
@@ -62,7 +62,7 @@ options! {
 options! {
     /// The `config` block of a task.
     pub struct DriverConfig {
-        /// Program to run: a native binary, a script, or WebAssembly (recognized by its content). A relative path is looked up in the task's `local/`, a name alone also in `PATH`; an absolute path is a path in the task's view.
+        /// Program to run: a native binary, a script, or WebAssembly (recognized by its content, in the binary form). A relative path is looked up in the task's `local/`, a name alone also in `PATH`; an absolute path is a path in the task's view.
         pub command: String,
         /// Arguments of the program, passed unchanged.
         pub args: Vec<String> = "[]",
@@ -78,7 +78,7 @@ options! {
         pub files: Option<Files>,
         /// Group of the task, by name or GID. Default: the user's group.
         pub group: Option<String>,
-        /// Hostname that the task sees.
+        /// Hostname that the task sees (systemd 258 or newer).
         pub hostname: Option<String>,
         /// Resource limits beyond those of the `resources` block.
         pub limits: Option<Limits>,

@@ -193,9 +193,9 @@ pub fn check_groups(
         Some((option, line, name, Reach::BeyondTask(why))) => Err(refused(
             option,
             format!(
-                "{}={name} reaches beyond the task: {why}; the operator of this node allows it with `allow_properties` in \
-                 the plugin's configuration",
-                line.name()
+                "{property}={name} reaches beyond the task: {why}; the operator of this node allows it with \"{property}\" in \
+                 `allow_properties` in the plugin's configuration",
+                property = line.name()
             ),
         )),
         _ => Ok(()),

@@ -22,6 +22,7 @@ pub mod files;
 pub mod guest;
 pub mod handle;
 mod identity;
+mod loader;
 pub mod logs;
 mod lost;
 pub mod options;
@@ -886,7 +887,13 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
 /// What a task's command is looked up in.
 fn sight_of(task: &TaskSpec) -> program::Sight<'_> {
     let path = task.env.get("PATH").map(String::as_str);
-    program::Sight { view: &task.view, dirs: &task.dirs, mounts: &task.mounts, path }
+    program::Sight {
+        view: &task.view,
+        dirs: &task.dirs,
+        mounts: &task.mounts,
+        path,
+        settings: task.settings(false),
+    }
 }
 
 /// Makes what the task needs on the host beside its allocation.

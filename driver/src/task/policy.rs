@@ -178,8 +178,8 @@ impl Policy {
                  {why}"
             ))),
             Reach::BeyondTask(why) => Err(refused(format!(
-                "{name}={} reaches beyond the task: {why}; the operator of this node allows it with `allow_properties` in the \
-                 plugin's configuration",
+                "{name}={} reaches beyond the task: {why}; the operator of this node allows it with \"{name}\" in \
+                 `allow_properties` in the plugin's configuration",
                 assignment.text(),
             ))),
         }
@@ -231,6 +231,11 @@ impl Policy {
                 self.floor
             ),
         })
+    }
+
+    /// This preset, or the floor if that is tighter.
+    pub fn at_least(&self, preset: Preset) -> Preset {
+        preset.max(self.floor)
     }
 
     /// May a task be this user and in these groups?

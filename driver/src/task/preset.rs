@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use crate::systemd::{Assignment, Meaning};
 
 /// A named sandbox. What each scores in `systemd-analyze security` stands in driver/README.md.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Preset {
     /// Nothing but the view and the user.
     Off,
@@ -123,7 +123,7 @@ const LADDERS: &[(&str, &[&str])] = &[
     ("PrivateUsers", &["no", "full", "identity", "managed", "self", "yes"]),
     ("ProcSubset", &["all", "pid"]),
     ("ProtectControlGroups", &["no", "private", "yes", "strict"]),
-    ("ProtectHome", &["no", "read-only", "tmpfs", "yes"]),
+    ("ProtectHome", &["no", "read-only", "yes"]),
     ("ProtectProc", &["default", "noaccess", "invisible", "ptraceable"]),
     ("ProtectHostname", &["no", "private", "yes"]),
 ];
@@ -170,7 +170,12 @@ fn is_as_tight(name: &str, wanted: &[Meaning], given: &[Meaning]) -> bool {
         (Some(Meaning::Text(wanted)), given) => {
             let ladder =
                 LADDERS.iter().find(|(of, _)| *of == name).map_or(&["no", "yes"][..], |(_, ladder)| ladder);
-            let step = |word: &str| ladder.iter().position(|step| *step == word);
+            // An empty file system hides homes as well.
+            let hides = |word: &str| name == "ProtectHome" && word == "tmpfs";
+            let step = |word: &str| {
+                let word = if hides(word) { "yes" } else { word };
+                ladder.iter().position(|step| *step == word)
+            };
             let given = match given {
                 Some(Meaning::Text(word)) => step(word.split(':').next().unwrap_or(word)),
                 _ => None,

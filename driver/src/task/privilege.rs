@@ -116,7 +116,8 @@ pub fn confine(
             Root::No => Err(refused(
                 option,
                 format!(
-                    "{reason}; the operator of this node allows it with `allow_root` in the plugin's configuration"
+                    "{reason}; the operator of this node allows it with `allow_root = \"confined\"` (systemd 257) or \"host\" in \
+                     the plugin's configuration"
                 ),
             )),
             Root::Host => Ok(false),
@@ -377,18 +378,18 @@ mod tests {
     fn root_by_any_way_needs_the_operators_word() {
         let no = policy("no", &[]);
         let root = facts(Standing::Root);
-        assert!(confined(&root, &no, 257, &[]).unwrap_err().contains("`allow_root`"));
+        assert!(confined(&root, &no, 257, &[]).unwrap_err().contains("`allow_root"));
         for capability in
             ["CAP_SETUID", "CAP_DAC_OVERRIDE", "CAP_CHOWN", "CAP_KILL", "CAP_SYS_PTRACE", "CAP_MKNOD"]
         {
             let refusal =
                 confined(&facts(Standing::Unique), &no, 257, &[("AmbientCapabilities", capability)]);
             let refusal = refusal.unwrap_err();
-            assert!(refusal.contains("`allow_root`") && refusal.contains(capability), "{refusal}");
+            assert!(refusal.contains("`allow_root") && refusal.contains(capability), "{refusal}");
         }
         let set_user_id = [("NoNewPrivileges", "no")];
         assert!(
-            confined(&facts(Standing::Named), &no, 257, &set_user_id).unwrap_err().contains("`allow_root`")
+            confined(&facts(Standing::Named), &no, 257, &set_user_id).unwrap_err().contains("`allow_root")
         );
         // systemd itself does not let an ephemeral user gain rights.
         assert!(confined(&facts(Standing::Unique), &no, 257, &set_user_id).is_ok());

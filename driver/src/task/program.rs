@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use super::config::Mount;
+use super::loader::{self, Loader};
 use super::pin::Base;
 use super::view::{PLAIN_PATH, TaskDirs, View, is_plain};
+use crate::systemd::Assignment;
 
 /// A program that can be started.
 #[derive(Debug)]
@@ -50,6 +52,31 @@ pub enum Error {
     Missing {
         /// As the task would say it.
         path: PathBuf,
+    },
+    /// A script that was written on another system.
+    #[error(
+        "`command`: the first line of {path} ends with a carriage return (CRLF); save the script with LF line ends"
+    )]
+    CarriageReturn {
+        /// As the task would say it.
+        path: PathBuf,
+    },
+    /// What a script or a binary is started by is not there.
+    #[error(
+        "`command`: {path} is started by {loader}, which is not in the task's view; fetch a program that is made for this \
+         system, or have the operator install {loader}"
+    )]
+    NoLoader {
+        /// As the task would say it.
+        path: PathBuf,
+        /// Its interpreter or loader.
+        loader: PathBuf,
+    },
+    /// It looks like a command line.
+    #[error("`command`: there is no program {command:?}; put its arguments into `args`")]
+    WithArguments {
+        /// As the job says it.
+        command: String,
     },
     /// Nothing is at any of the places that a relative path stands for.
     #[error(
@@ -147,6 +174,8 @@ pub struct Sight<'a> {
     pub mounts: &'a [Mount],
     /// Its `PATH`, if the job sets one.
     pub path: Option<&'a str>,
+    /// What else is mounted for it.
+    pub settings: &'a [Assignment],
 }
 
 /// Where a path of a task's view is on the host.
@@ -166,6 +195,14 @@ pub fn path_in_view(command: &str, view: &View, dirs: &TaskDirs) -> PathBuf {
 }
 
 impl<'a> Sight<'a> {
+    /// Does the job mount something there, of which only systemd will know what it holds?
+    fn is_mounted_over(self, path: &Path) -> bool {
+        let extends = |line: &Assignment| line.name().starts_with("Extension") && path.starts_with("/usr");
+        let holds = |target: &str| path.starts_with(target);
+        let covers = |line: &Assignment| line.mount_points().iter().any(|(_, target)| holds(target));
+        self.settings.iter().any(|line| extends(line) || covers(line))
+    }
+
     fn spot(self, path: &'a Path) -> Option<Spot<'a>> {
         // The one that hides the others. None stands in the place of everything, see `super::targets`.
         let mounts = self.mounts.iter().filter(|mount| mount.target.parent().is_some());
@@ -230,6 +267,9 @@ pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
         }
     }
     match at(last, sight) {
+        Err(Error::Missing { .. } | Error::NotInView { .. }) if command.contains(' ') => {
+            Err(Error::WithArguments { command: command.to_owned() })
+        }
         Err(Error::Missing { .. } | Error::NotInView { .. }) if !others.is_empty() => {
             let searched =
                 candidates.iter().filter_map(|path| path.parent()).map(|dir| dir.display().to_string());
@@ -249,6 +289,9 @@ pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
 /// The program at that path of the view.
 fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
     let path = path.to_owned();
+    if sight.is_mounted_over(&path) {
+        return Ok(Program::Native(path));
+    }
     let spot = match sight.spot(&path) {
         Some(spot) => spot,
         // Only systemd will know what is in there.
@@ -296,10 +339,36 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
             Ok(Program::Wasm { module: file, name })
         }
         Kind::Native => {
+            match loader::of(&file) {
+                Some(Loader::CarriageReturn) => return Err(Error::CarriageReturn { path }),
+                Some(Loader::Interpreter(loader) | Loader::Dynamic(loader)) if is_missing(&loader, sight) => {
+                    return Err(Error::NoLoader { path, loader });
+                }
+                _ => {}
+            }
             if is_tasks {
                 make_executable(&file).map_err(|source| Error::Open { path: path.clone(), source })?;
             }
             Ok(Program::Native(path))
+        }
+    }
+}
+
+/// Is it certain that the task will not find anything at that path of its view?
+fn is_missing(path: &Path, sight: Sight<'_>) -> bool {
+    // What is relative is so to where the task will be by then.
+    if !is_plain(path) || sight.is_mounted_over(path) {
+        return false;
+    }
+    let not_found = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    match sight.spot(path) {
+        None => *sight.view != View::Own,
+        Some(Spot::Task(directory, inside)) => {
+            open_within(&sight.dirs.alloc_dir, directory, &inside).is_err_and(not_found)
+        }
+        Some(Spot::Host(base, inside)) => {
+            let is_open = is_open_to_all(base, &inside).unwrap_or(false);
+            is_open && Base::Host(base).open(&inside).is_err_and(not_found)
         }
     }
 }
@@ -336,7 +405,8 @@ fn kind(head: &[u8], path: &Path, is_tasks: bool) -> Result<Kind, Error> {
     if head.starts_with(b"#!") || others_can_run() {
         return Ok(Kind::Native);
     }
-    if head.starts_with(b"(module") || head.starts_with(b"(component") {
+    let is_text = path.extension().is_some_and(|extension| extension == "wat");
+    if is_text || head.starts_with(b"(module") || head.starts_with(b"(component") {
         return Err(Error::Text { path: path.to_owned() });
     }
     Err(Error::Unknown { path: path.to_owned(), begins: begins() })
@@ -509,8 +579,9 @@ mod tests {
         }
 
         fn find_with(&self, command: &str, mounts: &[Mount], path: Option<&str>) -> Result<Program, Error> {
-            let view = View::Private { host_paths: vec!["/usr".into()] };
-            find(command, Sight { view: &view, dirs: &self.dirs, mounts, path })
+            let host_paths = ["/usr", "/bin", "/lib", "/lib64"].map(PathBuf::from).into();
+            let view = View::Private { host_paths };
+            find(command, Sight { view: &view, dirs: &self.dirs, mounts, path, settings: &[] })
         }
     }
 
@@ -638,7 +709,7 @@ mod tests {
         let secret = task.dir.path().join("secret");
         std::fs::write(&secret, "root:$6$salt").unwrap();
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o640)).unwrap();
-        let sight = Sight { view: &View::Host, dirs: &task.dirs, mounts: &[], path: None };
+        let sight = Sight { view: &View::Host, dirs: &task.dirs, mounts: &[], path: None, settings: &[] };
         let found = find(secret.to_str().unwrap(), sight);
         assert!(matches!(&found, Ok(Program::Native(path)) if *path == secret), "{found:?}");
     }

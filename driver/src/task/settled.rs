@@ -6,13 +6,15 @@
 //!  properties ────────────┘  (requested)      (policy, node)      then the job ─► the operator's floor    (settled)
 //! ```
 
+use std::path::PathBuf;
+
 use super::config::{DriverConfig, MemoryMax, NetworkMode, Notify, TaskConfig};
 use super::options::Setting;
 use super::policy;
 use super::preset::Preset;
 use super::privilege::{self, Facts};
 use super::spec::{Error, NodeSpec};
-use super::view::View;
+use super::view::{self, View};
 use crate::systemd::{self, Assignment, Features, Manager, Meaning};
 
 /// Everything that the job says under the names of systemd's, in the order in which it counts.
@@ -216,6 +218,15 @@ pub(super) fn settled(
         .assignments()
         .iter()
         .filter(|line| is_known(line) && (*view != View::Host || line.name() != "ProtectHome"));
+    // What is mounted below a home is hidden with the home, but not if an empty file system hides it.
+    let targets = said.iter().flat_map(Assignment::mount_points).map(|(_, target)| PathBuf::from(target));
+    let mut targets = targets.chain(config.mounts.iter().map(|mount| mount.target.clone()));
+    let mounts_in_homes = targets.any(|target| view::HOMES.iter().any(|home| target.starts_with(home)));
+    let emptied = if mounts_in_homes { Assignment::parse("ProtectHome", "tmpfs").ok() } else { None };
+    let preset = preset.map(|line| match &emptied {
+        Some(emptied) if line.name() == "ProtectHome" => emptied,
+        _ => line,
+    });
     let later = granted.iter().chain(said).cloned();
     let mut settled = Assignment::folded(base.chain(preset.cloned()).chain(later));
     let is_shared = matches!(view, View::Private { .. });

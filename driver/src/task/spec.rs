@@ -197,7 +197,9 @@ impl NodeSpec {
                 return Err(Error::Plugin { option: "ephemeral_user", value: ephemeral_user, wanted });
             }
         };
+        // Nothing looser than the floor could start.
         let preset = Preset::parse(&sandbox).map_err(wrong("sandbox", sandbox.clone()))?;
+        let preset = policy.at_least(preset);
         let said_manager = match manager.as_deref() {
             None => None,
             Some("system") => Some(Manager::System),

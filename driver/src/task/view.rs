@@ -103,6 +103,8 @@ const HIDDEN_FROM_ROOT: &[&str] = &[
 ];
 /// How deep, and for how many files, the operating system's configuration is searched for what is closed to others.
 const SEARCH: (usize, usize) = (8, 512);
+/// What `ProtectHome=` hides (systemd.exec(5)).
+pub const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 /// Shared memory by name (shm_overview(7)): the host's would be everybody's.
 pub const SHARED_MEMORY: (&str, &str) = ("/dev/shm", "mode=1777,nosuid,nodev");
 
@@ -188,7 +190,6 @@ impl View {
 
     /// Are no homes of users, and no runtime directories of theirs, in it?
     pub fn has_no_home(&self) -> bool {
-        const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
         match self {
             Self::Private { host_paths } => !host_paths.iter().any(|path| {
                 HOMES.iter().any(|home| path.starts_with(home) || Path::new(home).starts_with(path))

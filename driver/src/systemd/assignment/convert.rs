@@ -223,8 +223,22 @@ fn hostname(text: &str) -> Parsed<Wire> {
         {
             Err("it must be one of `yes`, `no`, `private`, `private:NAME`".to_owned())
         }
+        Some((_, name)) if !is_host_name(name) => {
+            Err(format!("`{name}` is not a host name: letters, digits, `-` and `.`, at most 64"))
+        }
         parts => Ok(one("ProtectHostnameEx", owned(parts.unwrap_or((text, ""))))),
     }
+}
+
+/// Is this what systemd takes as a host name (systemd, `hostname_is_valid`)?
+fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
+    name.len() <= 64 && name.split('.').all(is_label)
 }
 
 fn condition(name: &str, text: &str) -> Wire {

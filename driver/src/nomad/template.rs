@@ -1,0 +1,193 @@
+//! Renders the `template` blocks that need no server: text with the functions `env` and `file` (consul-template's
+//! language, as far as most jobs use it). A template that needs more is named, and needs a Nomad agent.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use super::taskenv::TaskEnv;
+
+/// A `template` block.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Template {
+    /// The text itself, or else [`source`](Self::source).
+    pub data: Option<String>,
+    /// A file with the text, relative to the task's directory.
+    pub source: Option<String>,
+    /// Where the result goes, relative to the task's directory.
+    pub destination: String,
+    /// The result also holds variables of the task, `NAME=VALUE` on each line.
+    pub env: bool,
+    /// The mode of the result, such as 0o644.
+    pub mode: u32,
+    /// What stands around an action, such as `{{` and `}}`.
+    pub delimiters: (String, String),
+}
+
+/// Why a template cannot be rendered here.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Only Nomad knows it.
+    #[error(
+        "`template` ({destination}): `{action}` is not available without a Nomad agent (available: env, file); submit the job \
+         to a Nomad agent"
+    )]
+    Action {
+        /// The template's destination.
+        destination: String,
+        /// What it asks for.
+        action: String,
+    },
+    /// An action has no end.
+    #[error("`template` ({destination}): an action that begins with `{left}` has no end")]
+    Open {
+        /// The template's destination.
+        destination: String,
+        /// The left delimiter.
+        left: String,
+    },
+    /// A path leads out of the task's directories.
+    #[error("`template`: {path} is not in the task's or the allocation's directory")]
+    Outside {
+        /// As the job says it.
+        path: String,
+    },
+    /// A file cannot be read or written.
+    #[error("`template`: {path}")]
+    File {
+        /// On this machine.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Template {
+    /// Writes the result where it belongs, and gives the variables in it if it is one for the environment.
+    pub fn write(&self, env: &TaskEnv) -> Result<BTreeMap<String, String>, Error> {
+        let path = |path: &str| env.node_path(path).ok_or_else(|| Error::Outside { path: path.to_owned() });
+        let read = |path: PathBuf| fs::read_to_string(&path).map_err(|source| Error::File { path, source });
+        let text = match (&self.data, &self.source) {
+            (Some(data), _) => data.clone(),
+            (None, source) => read(path(source.as_deref().unwrap_or_default())?)?,
+        };
+        let result =
+            self.render(&text, &|name| env.variables().get(name).cloned(), &|file| read(path(file)?))?;
+        let destination = path(&self.destination)?;
+        let write = || {
+            if let Some(parent) = destination.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(&destination, &result)?;
+            fs::set_permissions(&destination, fs::Permissions::from_mode(self.mode))
+        };
+        write().map_err(|source| Error::File { path: destination.clone(), source })?;
+        Ok(if self.env { variables(&result) } else { BTreeMap::new() })
+    }
+
+    fn render(
+        &self,
+        text: &str,
+        variable: &dyn Fn(&str) -> Option<String>,
+        file: &dyn Fn(&str) -> Result<String, Error>,
+    ) -> Result<String, Error> {
+        let (left, right) = (self.delimiters.0.as_str(), self.delimiters.1.as_str());
+        let mut result = String::new();
+        let mut rest = text;
+        while let Some((before, behind)) = rest.split_once(left) {
+            let open = || Error::Open { destination: self.destination.clone(), left: left.to_owned() };
+            let (action, after) = behind.split_once(right).ok_or_else(open)?;
+            // A dash beside a delimiter takes the space on its other side away.
+            let (action, trims_before) =
+                action.strip_prefix('-').map_or((action, false), |rest| (rest, true));
+            let (action, trims_after) = action.strip_suffix('-').map_or((action, false), |rest| (rest, true));
+            result.push_str(if trims_before { before.trim_end() } else { before });
+            result.push_str(&self.action(action.trim(), variable, file)?);
+            rest = if trims_after { after.trim_start() } else { after };
+        }
+        Ok(result + rest)
+    }
+
+    fn action(
+        &self,
+        action: &str,
+        variable: &dyn Fn(&str) -> Option<String>,
+        file: &dyn Fn(&str) -> Result<String, Error>,
+    ) -> Result<String, Error> {
+        if action.starts_with("/*") && action.ends_with("*/") {
+            return Ok(String::new());
+        }
+        let argument = |function: &str| {
+            let text = action.strip_prefix(function)?.trim();
+            let quoted = |quote: char| {
+                text.strip_prefix(quote)?.strip_suffix(quote).filter(|text| !text.contains(quote))
+            };
+            quoted('"').or_else(|| quoted('`'))
+        };
+        match (argument("env "), argument("file ")) {
+            (Some(name), _) => Ok(variable(name).unwrap_or_default()),
+            (_, Some(path)) => file(path),
+            _ => Err(Error::Action { destination: self.destination.clone(), action: action.to_owned() }),
+        }
+    }
+}
+
+/// The variables of a text, one `NAME=VALUE` a line; quotes around a value are not part of it.
+fn variables(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let pairs = lines.filter_map(|line| line.strip_prefix("export ").unwrap_or(line).split_once('='));
+    let unquoted = |value: &str| {
+        let value = value.trim();
+        let inner = |quote| value.strip_prefix(quote).and_then(|value: &str| value.strip_suffix(quote));
+        match (inner('"'), inner('\'')) {
+            (Some(value), _) => value.replace("\\n", "\n").replace("\\\"", "\""),
+            (_, Some(value)) => value.to_owned(),
+            _ => value.to_owned(),
+        }
+    };
+    pairs.map(|(name, value)| (name.trim().to_owned(), unquoted(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(text: &str) -> Result<String, String> {
+        let template = Template {
+            destination: "local/x".to_owned(),
+            delimiters: ("{{".to_owned(), "}}".to_owned()),
+            ..Template::default()
+        };
+        let variable = |name: &str| (name == "NAME").then(|| "web".to_owned());
+        let file = |path: &str| Ok(format!("<{path}>"));
+        template.render(text, &variable, &file).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn text_variables_and_files_are_rendered() {
+        assert_eq!(render("plain } {"), Ok("plain } {".to_owned()));
+        assert_eq!(render("a {{ env \"NAME\" }} b{{env `NONE`}}c"), Ok("a web bc".to_owned()));
+        assert_eq!(render("{{ file \"local/y\" }}"), Ok("<local/y>".to_owned()));
+        assert_eq!(render("a \n {{- /* a remark */ -}} \n b"), Ok("ab".to_owned()));
+    }
+
+    #[test]
+    fn what_needs_a_server_is_named() {
+        for action in
+            ["key \"x\"", "with secret \"db\"", "range service \"web\"", "env NAME", "env \"A\" | toUpper"]
+        {
+            let error = render(&format!("{{{{ {action} }}}}")).unwrap_err();
+            assert!(error.contains(action) && error.contains("local/x"), "{error}");
+        }
+        assert!(render("{{ env").unwrap_err().contains("no end"));
+    }
+
+    #[test]
+    fn lines_of_a_result_are_variables() {
+        let found = variables("# a remark\nA=b\nexport C = \"d e\"\nF='g=h'\n\nnothing\n");
+        let expected = [("A", "b"), ("C", "d e"), ("F", "g=h")];
+        assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    }
+}
