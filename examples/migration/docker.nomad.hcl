@@ -1,6 +1,6 @@
 # From `docker`: an HTTP service with its program and configuration mounted into an image that only has the interpreter.
-# The interpreter is that of the host. No plugin option is needed; `perl` on the node. `template` and `service` need a
-# Nomad agent.
+# The interpreter is that of the host. No plugin option is needed; `perl` on the node. The
+# check needs a Nomad agent.
 # Expect: a greeting on the port that `nomad alloc status` shows, and a passing check.
 job "docker" {
   type = "service"

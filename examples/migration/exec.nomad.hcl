@@ -1,5 +1,5 @@
 # From `exec`: a script that a template writes. The paths in `args` are relative to the root directory, as with `exec`,
-# so `work_dir` is "/". No plugin option is needed. `template` needs a Nomad agent.
+# so `work_dir` is "/". No plugin option is needed.
 # Expect: the number of certificates that expire soon, exit status 0.
 job "exec" {
   type = "batch"

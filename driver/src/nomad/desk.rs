@@ -4,7 +4,7 @@
 //! ends, every task that was started is destroyed.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::driver::{
     DestroyTaskRequest, StartTaskRequest, StopTaskRequest, TaskEventsRequest, WaitTaskRequest,
@@ -28,6 +28,9 @@ use super::terminal::{Name, Stream, Terminal, note};
 
 /// An agent never waits longer than this for a stopped task (`max_kill_timeout`).
 const MOST_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Signals that come within this time are one.
+const ONE_ORDER: Duration = Duration::from_millis(500);
 
 /// How long the rest of a task's output may take after its end (logmon).
 const LAST_OUTPUT: Duration = Duration::from_secs(2);
@@ -265,10 +268,16 @@ impl<'a> Desk<'a> {
         }
         let mut stops = JoinSet::new();
         let (mut code, mut orders_taken) = (0, 0);
+        let mut last_order: Option<Instant> = None;
         loop {
             let ended = tokio::select! {
                 ended = ends.join_next() => ended,
                 () = orders.next() => {
+                    // timeout(1) and the like send one to us and one to our process group.
+                    if last_order.is_some_and(|last| last.elapsed() < ONE_ORDER) {
+                        continue;
+                    }
+                    last_order = Some(Instant::now());
                     orders_taken += 1;
                     let kill = orders_taken > 1;
                     note(if kill { "killing all tasks" } else { "stopping all tasks; once more to kill them" });
