@@ -154,7 +154,7 @@ options! {
         pub path: Option<String>,
         /// `"stream"` or `"datagram"`.
         pub kind: String = "\"stream\"",
-        /// File mode of the path, such as `"0660"`.
+        /// File mode of the path, such as `"0660"`; of several sockets of a task the first mode counts for all. Default: `"0666"`; the owner is root.
         pub mode: Option<String>,
     }
 }

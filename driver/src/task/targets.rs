@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use super::pin::Base;
 use super::settings;
 use super::spec::TaskSpec;
-use super::view::{self, View};
+use super::view::{self, PLAIN_PATH, View};
 
 /// Why nothing can be mounted there.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,14 @@ pub enum Error {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// It may lead anywhere.
+    #[error("{}: the mount point {path:?} is not {PLAIN_PATH}", settings::shown(.option))]
+    NotPlain {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
     },
     /// A mount point in a directory of the group's.
     #[error(
@@ -176,7 +184,7 @@ pub fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
 fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Option<PathBuf>, Error> {
     let failed = |source| Error::Find { option, path: target.to_owned(), source };
     if !view::is_plain(target) {
-        return Err(failed(io::ErrorKind::InvalidInput.into()));
+        return Err(Error::NotPlain { option, path: target.to_owned() });
     }
     match &task.view {
         View::Host if !is_roots_alone(target) => {
