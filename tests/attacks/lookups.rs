@@ -116,3 +116,88 @@ async fn no_working_directory_mounts_file_systems_of_the_host() {
         assert_eq!(output, format!("{work_dir}\n"));
     }
 }
+
+/// Parts of the operating system are links: what is mounted on one path may lie in what is mounted on another.
+#[tokio::test]
+async fn no_mount_lies_in_another_by_a_link_of_the_hosts() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let bait = std::path::Path::new("/etc/nologin-of-an-attack");
+    let links = ["/bin", "/sbin", "/lib"].map(std::path::Path::new);
+    let merged = links.iter().any(|path| std::fs::symlink_metadata(path).unwrap().is_symlink());
+    assert!(merged, "without a link there is nothing to attack");
+    let leave = Job::shell(&format!("mkdir /alloc/data/d && ln -s {} /alloc/data/d/nologin", bait.display()));
+    let alloc_id = leave.request.alloc_id.clone();
+    let left = node.run(leave).await;
+    assert_eq!(node.wait(&left).await, Exit::status(0));
+    node.destroy(&left, true).await.unwrap();
+    for binds in [
+        "\"alloc/data/d:/usr/sbin\", \"f:/sbin/nologin\"",
+        "\"f:/sbin/nologin\", \"alloc/data/d:/usr/sbin\"",
+        "\"alloc/data/d:/sbin\", \"f:/usr/sbin/nologin\"",
+        "\"f:/etc/mtab\"",
+        "\"alloc/data/d:/dev/fd\"",
+    ] {
+        let job = Job::command("/usr/bin/true")
+            .file("f", b"")
+            .config(&format!("files {{ bind_paths = [{binds}] }}"));
+        let job = job.with(|request| {
+            request.alloc_id.clone_from(&alloc_id);
+            "second".clone_into(&mut request.task);
+        });
+        let message = refusal(&host, &node, job).await;
+        assert!(!bait.exists(), "made on the host by {binds}");
+        assert!(message.contains("`files.bind_paths`"), "{binds}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn no_job_has_systemd_mount_thousands_of_paths() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let binds =
+        |count: usize| (0..count).map(|number| format!("\"f:/d/{number}\"")).collect::<Vec<_>>().join(", ");
+    for count in [129, 20_000] {
+        let began = std::time::Instant::now();
+        let config = format!("files {{ bind_paths = [{}] }}", binds(count));
+        let message = refusal(&host, &node, Job::shell("true").file("f", b"").config(&config)).await;
+        assert!(message.contains("the limit is 128") && began.elapsed() < tests::SOON, "{message}");
+    }
+    let config = format!("files {{ bind_paths = [{}] }}", binds(100));
+    assert_eq!(node.output_of(Job::shell("ls /d | wc -l").file("f", b"").config(&config)).await, "100\n");
+}
+
+/// An overlay has what lies under a mount of the host's, and not the mount.
+#[tokio::test]
+async fn no_mount_point_uncovers_what_the_host_has_covered() {
+    let host = host!();
+    let node =
+        Node::configured(&host, "host_paths = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/srv\"]").await;
+    let directory = tempfile::Builder::new().prefix("covered-").tempdir_in("/srv").unwrap();
+    let path = directory.path().to_str().unwrap();
+    std::fs::write(directory.path().join("under"), super::SECRET).unwrap();
+    host.run("mount", &["-t", "tmpfs", "none", path]);
+    let config = "files { bind_paths = [\"f:/srv/new-of-an-attack\"] }";
+    let job = Job::shell(&format!("cat {path}/under")).file("f", b"").config(config);
+    let started = node.try_run(job).await;
+    host.run("umount", &[path]);
+    assert!(started.unwrap_err().message.contains("is mounted in it"));
+}
+
+/// What is mounted below a home shows no other home that the operator shows and the preset hides.
+#[tokio::test]
+async fn no_mount_uncovers_the_homes_of_the_host() {
+    let host = host!();
+    let host_paths = "host_paths = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/home\"]";
+    let node = Node::configured(&host, host_paths).await;
+    let home = tempfile::Builder::new().prefix("user-").tempdir_in("/home").unwrap();
+    std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(home.path().join("secret"), super::SECRET).unwrap();
+    let script = format!("cat {}/secret", home.path().display());
+    for config in ["", "files { bind_paths = [\"f:/home/f\"] }"] {
+        if let Ok(task) = node.try_run(Job::shell(&script).file("f", b"").config(config)).await {
+            let (_, output, errors) = node.finish(task).await;
+            assert!(!output.contains("secret") && errors.contains("cat"), "{config}: {output}{errors}");
+        }
+    }
+}

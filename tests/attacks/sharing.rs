@@ -354,7 +354,7 @@ async fn no_name_is_asked_for_out_of_a_network_of_its_own() {
     // Nor by naming the directory.
     for config in [
         "files { bind_paths = [\"/run/systemd/resolve\"] }\nnetwork { private = true }",
-        "files { bind_read_only_paths = [\"/run/systemd/resolve:/local/r\"] }\nnetwork { private = true }",
+        "files { bind_read_only_paths = [\"/run/systemd/resolve:/r\"] }\nnetwork { private = true }",
     ] {
         let message = refusal(&host, &node, attack().config(config)).await;
         assert!(message.contains("allow_host_paths"), "{message}");

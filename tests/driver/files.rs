@@ -166,9 +166,9 @@ async fn a_path_of_the_host_is_followed_to_its_end_before_it_is_allowed() {
     for (source, reason) in [
         (link.as_str(), "out of the paths that the operator"),
         ("/etc", "/etc is a path of the host, and not among those"),
-        ("/srv/../etc", "out of the paths that the operator"),
+        ("/srv/../etc", "has `..` in it"),
         ("/srv/no-such-file", "/srv/no-such-file cannot be opened"),
-        ("../secrets", "cannot be opened"),
+        ("../secrets", "has `..` in it"),
         ("/proc/1/root", "not among those"),
     ] {
         let config = format!("files {{ bind_paths = [\"{source}:/data\"] }}");

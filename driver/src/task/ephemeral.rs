@@ -6,12 +6,14 @@
 //! then the group takes the next of its names.
 
 use std::hash::Hasher;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use siphasher::sip::SipHasher24;
 
 use super::config::TaskConfig;
+use super::pin::Base;
 use super::spec::digest;
 use super::view::TaskDirs;
 use crate::systemd::{self, Systemd};
@@ -103,14 +105,17 @@ pub async fn choose(
 ) -> Result<String, systemd::Error> {
     let taken = systemd.ephemeral_users().await?;
     let left = [dirs.shared.join("data"), dirs.local.clone()];
-    let owner = left.iter().find_map(|directory| owner_in(directory));
+    let owner = left.iter().find_map(|directory| owner_in(&dirs.alloc_dir, directory));
     Ok(user.choose(&taken, owner).to_owned())
 }
 
 /// The ephemeral user that owns something directly in the directory, if there is one.
-fn owner_in(directory: &Path) -> Option<u32> {
+fn owner_in(alloc_dir: &Path, directory: &Path) -> Option<u32> {
     let (first, last) = NUMBERS;
-    let files = std::fs::read_dir(directory).into_iter().flatten().flatten().take(FILES);
+    // A task could put a link in the place of the directory.
+    let opened = Base::Task { alloc_dir, directory }.open(Path::new("")).ok()?;
+    let listed = std::fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    let files = listed.into_iter().flatten().flatten().take(FILES);
     // Of a link itself, and not of what it leads to.
     let mut owners = files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.uid());
     owners.find(|owner| (first..=last).contains(owner))

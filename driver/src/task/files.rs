@@ -5,10 +5,10 @@
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::activation::{Address, Listener};
-use super::config::Mount;
+use super::config::{Device, Mount};
 use super::pin::{Base, Pins};
 use super::policy::{BINDS, Policy};
 use super::program;
@@ -46,6 +46,14 @@ pub enum Error {
         "{}: {path} is shared with the other tasks of the group, which can change it; name a file or directory of \
          the task's own `local/` (`bind_paths` also takes what is in `/alloc`, such as `/alloc/data`, but for its logs)", settings::shown(.option))]
     Shared {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
+    /// It leads up.
+    #[error("{}: {path} has `..` in it; name the path that it leads to", settings::shown(.option))]
+    Parent {
         /// The property.
         option: &'static str,
         /// As the job says it.
@@ -152,7 +160,10 @@ pub fn targets(settings: &[Assignment], task: &TaskSpec) -> Vec<Target> {
     };
     let volume =
         |mount: &Mount| Target { option: "volume", path: mount.target.clone(), source: Source::Tasks };
-    settings.iter().flat_map(of_setting).chain(task.mounts.iter().map(volume)).collect()
+    let device =
+        |device: &Device| Target { option: "device", path: device.target.clone(), source: Source::Host };
+    let of_nomad = task.mounts.iter().map(volume).chain(task.devices.iter().map(device));
+    settings.iter().flat_map(of_setting).chain(of_nomad).collect()
 }
 
 /// Pins what is at `path` on the host, for a job that names it in this property.
@@ -165,6 +176,7 @@ fn find(
 ) -> Result<PathBuf, Error> {
     let failed = |source| Error::Find { option, path: path.to_owned(), source };
     let dirs = &task.dirs;
+    check_no_parent(option, path)?;
     if let Some((directory, below)) = in_own_directory(path, &dirs.local, task) {
         if directory == dirs.shared {
             return shared(option, path, &below, task, pins);
@@ -218,6 +230,14 @@ fn check_root(object: &OwnedFd) -> io::Result<()> {
     Err(io::Error::other(
         "as the root of a task, or an image, it must belong to root, and nobody else may write to it (such as mode 0755)",
     ))
+}
+
+/// Does the path lead down only? What it is in by its first parts it could leave by `..`.
+fn check_no_parent(option: &'static str, path: &Path) -> Result<(), Error> {
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(Error::Parent { option, path: path.to_owned() });
+    }
+    Ok(())
 }
 
 /// The task's own directory in which a path lies, and where in it. A relative one is in `relative_to`.
@@ -274,6 +294,7 @@ pub fn credential(path: &Path, before: usize, task: &TaskSpec, policy: &Policy) 
     let option = "credential";
     let failed = |source| Error::Find { option, path: path.to_owned(), source };
     let dirs = &task.dirs;
+    check_no_parent(option, path)?;
     let file = if let Some((directory, inside)) = in_own_directory(path, &dirs.secrets, task) {
         program::open_within(&dirs.alloc_dir, &directory, &inside)
     } else {

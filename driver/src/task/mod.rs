@@ -541,7 +541,8 @@ impl Shared {
         self.remove_earlier_runs(&config, &task.unit).await?;
         let (unit, is_guest) = match self.begun_before(&task).await? {
             Some(unit) => {
-                let program = program::find(&task.command, sight_of(&task));
+                let program =
+                    program::find(&task.command, sight_of(&task, &program::mounted(task.settings(false))));
                 (unit, matches!(program, Ok(Program::Wasm { .. })))
             }
             None => self.begin(&task, &node, &config.known).await?,
@@ -814,7 +815,9 @@ impl Shared {
         node: &NodeSpec,
         known: &Known,
     ) -> Result<(Command, Option<Lease>), Error> {
-        match program::find(&task.command, sight_of(task)).map_err(Error::Program)? {
+        match program::find(&task.command, sight_of(task, &program::mounted(task.settings(false))))
+            .map_err(Error::Program)?
+        {
             Program::Native(path) => {
                 task.guest.check_native().map_err(Error::Spec)?;
                 let carry = |_| node.wasm.shim().map_err(|source| Error::Carrier { source });
@@ -885,15 +888,9 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
 }
 
 /// What a task's command is looked up in.
-fn sight_of(task: &TaskSpec) -> program::Sight<'_> {
+fn sight_of<'a>(task: &'a TaskSpec, mounted: &'a [PathBuf]) -> program::Sight<'a> {
     let path = task.env.get("PATH").map(String::as_str);
-    program::Sight {
-        view: &task.view,
-        dirs: &task.dirs,
-        mounts: &task.mounts,
-        path,
-        settings: task.settings(false),
-    }
+    program::Sight { view: &task.view, dirs: &task.dirs, mounts: &task.mounts, path, mounted }
 }
 
 /// Makes what the task needs on the host beside its allocation.

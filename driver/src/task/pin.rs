@@ -15,9 +15,9 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
     move_mount, open_tree, unmount,
@@ -25,6 +25,9 @@ use rustix::mount::{
 
 use crate::kernel;
 use crate::systemd::UnitName;
+
+/// How many paths of one task are pinned: each is a mount of systemd's while the task starts.
+const MOST: usize = 256;
 
 /// The directory that an object must lie in.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +55,9 @@ impl Base<'_> {
                 let flags = flags | OFlags::DIRECTORY;
                 let alloc = rustix::fs::open(alloc_dir, flags, Mode::empty())?;
                 let way = directory.strip_prefix(alloc_dir).unwrap_or(directory);
+                if way.components().any(|part| !matches!(part, Component::Normal(_))) {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
                 let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
                 rustix::fs::openat2(alloc, way, flags, Mode::empty(), resolve)?
             }
@@ -87,6 +93,11 @@ impl Pins {
         inside: &Path,
         check: impl Fn(&OwnedFd) -> io::Result<()> + Sync,
     ) -> io::Result<PathBuf> {
+        if self.count >= MOST {
+            return Err(io::Error::other(format!(
+                "a task can have {MOST} paths of the host, and this is one more"
+            )));
+        }
         let is_root = rustix::process::geteuid().is_root();
         if !is_root {
             let object = base.open(inside)?;
@@ -112,11 +123,18 @@ impl Pins {
         let options = format!("lowerdir={}:{}", above.display(), below.display());
         let options = CString::new(options)?;
         let laid = kernel::in_the_mounts_of_systemd(|| {
+            // The overlay would not have it, but what it hides.
+            if let Some(inner) = mounts_below(below)? {
+                return Err(io::Error::other(format!("{} is mounted in it", inner.display())));
+            }
+            let flags = rustix::fs::statvfs(below)?.f_flag & INHERITED;
+            let flags =
+                MountFlags::RDONLY | MountFlags::from_bits_truncate(u32::try_from(flags.bits()).unwrap_or(0));
             self.prepare()?;
             fs::create_dir(&place)?;
             let both = place.join("object");
             fs::create_dir(&both)?;
-            mount(c"overlay", &both, c"overlay", MountFlags::RDONLY, options.as_c_str())?;
+            mount(c"overlay", &both, c"overlay", flags, options.as_c_str())?;
             Ok(both)
         });
         self.count += 1;
@@ -165,6 +183,19 @@ pub fn sweep(runtime_dir: &Path) {
     if let Err(error) = swept {
         tracing::warn!(%error, "failed to release the pinned host paths of an earlier driver");
     }
+}
+
+/// What of the flags of the host's mount holds for what is laid over it; they have the same bits as those of mount(2).
+const INHERITED: StatVfsMountFlags =
+    StatVfsMountFlags::NOSUID.union(StatVfsMountFlags::NODEV).union(StatVfsMountFlags::NOEXEC);
+
+/// A mount point below the directory, if there is one.
+fn mounts_below(directory: &Path) -> io::Result<Option<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo")?;
+    // The fifth field; spaces are escaped (proc_pid_mountinfo(5)), which no matter for a prefix of ours.
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    let mut below = points.filter(|point| point.starts_with(directory) && *point != directory);
+    Ok(below.next().map(Path::to_owned))
 }
 
 fn directory_of(runtime_dir: &Path) -> PathBuf {

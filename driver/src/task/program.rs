@@ -174,9 +174,19 @@ pub struct Sight<'a> {
     pub mounts: &'a [Mount],
     /// Its `PATH`, if the job sets one.
     pub path: Option<&'a str>,
-    /// What else is mounted for it.
-    pub settings: &'a [Assignment],
+    /// Where something else is mounted for it, see [`mounted`].
+    pub mounted: &'a [PathBuf],
 }
+
+/// Where these properties mount something, of which only systemd will know what it holds.
+pub fn mounted(settings: &[Assignment]) -> Vec<PathBuf> {
+    let extends = |line: &Assignment| line.name().starts_with("Extension").then(|| PathBuf::from("/usr"));
+    let points = |line: &Assignment| line.mount_points().into_iter().map(|(_, target)| PathBuf::from(target));
+    settings.iter().flat_map(|line| points(line).chain(extends(line))).collect()
+}
+
+/// How many directories of a `PATH` are searched.
+const SEARCHED: usize = 64;
 
 /// Where a path of a task's view is on the host.
 enum Spot<'a> {
@@ -195,12 +205,8 @@ pub fn path_in_view(command: &str, view: &View, dirs: &TaskDirs) -> PathBuf {
 }
 
 impl<'a> Sight<'a> {
-    /// Does the job mount something there, of which only systemd will know what it holds?
     fn is_mounted_over(self, path: &Path) -> bool {
-        let extends = |line: &Assignment| line.name().starts_with("Extension") && path.starts_with("/usr");
-        let holds = |target: &str| path.starts_with(target);
-        let covers = |line: &Assignment| line.mount_points().iter().any(|(_, target)| holds(target));
-        self.settings.iter().any(|line| extends(line) || covers(line))
+        self.mounted.iter().any(|target| path.starts_with(target))
     }
 
     fn spot(self, path: &'a Path) -> Option<Spot<'a>> {
@@ -240,7 +246,7 @@ impl<'a> Sight<'a> {
         candidates.extend(of_task);
         // What a root of its own has is not known here.
         if !command.contains('/') && *self.view != View::Own {
-            let path = self.path.unwrap_or(USUAL_PATH).split(':');
+            let path = self.path.unwrap_or(USUAL_PATH).split(':').take(SEARCHED);
             candidates
                 .extend(path.map(Path::new).filter(|dir| dir.is_absolute()).map(|dir| dir.join(command)));
         }
@@ -581,7 +587,7 @@ mod tests {
         fn find_with(&self, command: &str, mounts: &[Mount], path: Option<&str>) -> Result<Program, Error> {
             let host_paths = ["/usr", "/bin", "/lib", "/lib64"].map(PathBuf::from).into();
             let view = View::Private { host_paths };
-            find(command, Sight { view: &view, dirs: &self.dirs, mounts, path, settings: &[] })
+            find(command, Sight { view: &view, dirs: &self.dirs, mounts, path, mounted: &[] })
         }
     }
 
@@ -709,7 +715,7 @@ mod tests {
         let secret = task.dir.path().join("secret");
         std::fs::write(&secret, "root:$6$salt").unwrap();
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o640)).unwrap();
-        let sight = Sight { view: &View::Host, dirs: &task.dirs, mounts: &[], path: None, settings: &[] };
+        let sight = Sight { view: &View::Host, dirs: &task.dirs, mounts: &[], path: None, mounted: &[] };
         let found = find(secret.to_str().unwrap(), sight);
         assert!(matches!(&found, Ok(Program::Native(path)) if *path == secret), "{found:?}");
     }

@@ -222,7 +222,12 @@ pub(super) fn settled(
     let targets = said.iter().flat_map(Assignment::mount_points).map(|(_, target)| PathBuf::from(target));
     let mut targets = targets.chain(config.mounts.iter().map(|mount| mount.target.clone()));
     let mounts_in_homes = targets.any(|target| view::HOMES.iter().any(|home| target.starts_with(home)));
-    let emptied = if mounts_in_homes { Assignment::parse("ProtectHome", "tmpfs").ok() } else { None };
+    // Where the operator shows homes, an empty one would be covered by them.
+    let emptied = if mounts_in_homes && view.has_no_home() {
+        Assignment::parse("ProtectHome", "tmpfs").ok()
+    } else {
+        None
+    };
     let preset = preset.map(|line| match &emptied {
         Some(emptied) if line.name() == "ProtectHome" => emptied,
         _ => line,

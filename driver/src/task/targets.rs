@@ -12,9 +12,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-
-use super::pin::Base;
 use super::settings;
 use super::spec::TaskSpec;
 use super::view::{self, PLAIN_PATH, View};
@@ -22,16 +19,6 @@ use super::view::{self, PLAIN_PATH, View};
 /// Why nothing can be mounted there.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be looked at.
-    #[error("{}: {path} cannot be opened", settings::shown(.option))]
-    Find {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
     /// It may lead anywhere.
     #[error("{}: the mount point {path:?} is not {PLAIN_PATH}", settings::shown(.option))]
     NotPlain {
@@ -40,20 +27,29 @@ pub enum Error {
         /// The mount point.
         path: PathBuf,
     },
-    /// A mount point in a directory of the group's.
-    #[error(
-        "{}: {path} is shared with the other tasks of the group, which could put a link in its place; mount it in \
-         `/local`, or anywhere outside of `/alloc`", settings::shown(.option))]
-    Shared {
+    /// Nothing needs so many.
+    #[error("{}: {count} files, directories and volumes are to be mounted for the task; the limit is {MOST}", settings::shown(.option))]
+    Many {
+        /// One of the properties.
+        option: &'static str,
+        /// How many.
+        count: usize,
+    },
+    /// A mount point behind a link of the host's: what is compared would not be what systemd mounts on.
+    #[error("{}: {path} leads over a link, to {real}; name that path", settings::shown(.option))]
+    HostLink {
         /// The property.
         option: &'static str,
         /// The mount point.
         path: PathBuf,
+        /// Where it leads to.
+        real: PathBuf,
     },
-    /// A mount point over a link.
+    /// A mount point in a directory that tasks can change.
     #[error(
-        "{}: the way to {path} leads over a link in the task's own directory; remove the link, or mount it elsewhere", settings::shown(.option))]
-    Linked {
+        "{}: {path} is in a directory that the task itself, or others of its group, can change while it is mounted; mount it \
+         outside of `/local`, `/secrets` and `/alloc`, such as on `/data`", settings::shown(.option))]
+    Shared {
         /// The property.
         option: &'static str,
         /// The mount point.
@@ -82,6 +78,16 @@ pub enum Error {
         path: PathBuf,
         /// What would lie in it.
         inner: &'static str,
+    },
+    /// A path of the host that every task sees would come to lie in what is mounted.
+    #[error("{}: {path} would hold {inner}, which the operator shows to every task; mount it elsewhere", settings::shown(.option))]
+    CoversHostPath {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What would lie in it.
+        inner: PathBuf,
     },
     /// It would stand in the place of what the driver or systemd mounts, or of what systemd asks the kernel through.
     #[error("{}: {path} is in {reserved}, which is systemd's and the driver's; mount it elsewhere", settings::shown(.option))]
@@ -139,14 +145,34 @@ pub struct Target {
 
 /// Where nothing is mounted, whatever it is.
 const RESERVED: [&str; 3] = ["/.wasm", "/run/credentials", "/run/systemd/notify"];
-/// Where nothing is mounted that tasks can write: systemd reads and writes files there for the task, as root.
-const RESERVED_FROM_TASKS: [&str; 3] = ["/proc", "/sys", "/run/systemd"];
+/// Where nothing is mounted that tasks can write: systemd reads, writes and mounts files there for the task, as root, or
+/// links of the host's lead there.
+const RESERVED_FROM_TASKS: [&str; 12] = [
+    "/proc",
+    "/sys",
+    "/run/systemd",
+    "/dev/core",
+    "/dev/fd",
+    "/dev/log",
+    "/dev/stderr",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/var/cache/private",
+    "/var/lib/private",
+    "/var/log/private",
+];
+
+/// The most mount points of a task: systemd mounts each, and looks at each beside all others.
+const MOST: usize = 128;
 
 /// The mount points that are not there, by the path of the host that lacks them. What is not there otherwise systemd makes.
 pub type Missing = BTreeMap<PathBuf, Vec<PathBuf>>;
 
 /// May systemd mount something at all of these points, each named by an option?
 pub fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
+    if let Some(target) = targets.get(MOST) {
+        return Err(Error::Many { option: target.option, count: targets.len() });
+    }
     let mut missing = Missing::new();
     for Target { option, path, source } in targets {
         if let Some(host_path) = check_way(option, path, task)? {
@@ -182,15 +208,30 @@ pub fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
 
 /// Is the way there one that nobody can change? The path of the host that lacks it, if one does.
 fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Option<PathBuf>, Error> {
-    let failed = |source| Error::Find { option, path: target.to_owned(), source };
     if !view::is_plain(target) {
         return Err(Error::NotPlain { option, path: target.to_owned() });
+    }
+    // Text is compared with text, so no part of it may stand for another path.
+    let is_of_host = |path: &Path| match &task.view {
+        View::Host => true,
+        View::Private { host_paths } => host_paths.iter().any(|host_path| path.starts_with(host_path)),
+        View::Own => false,
+    };
+    let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    if target.ancestors().any(|part| is_of_host(part) && is_link(part)) {
+        let real = target.canonicalize().unwrap_or_else(|_| target.to_owned());
+        return Err(Error::HostLink { option, path: target.to_owned(), real });
     }
     match &task.view {
         View::Host if !is_roots_alone(target) => {
             return Err(Error::Missing { option, path: target.to_owned() });
         }
+        View::Host => return Ok(None),
         View::Private { host_paths } => {
+            if let Some(inner) = host_paths.iter().find(|path| path.starts_with(target) && *path != target) {
+                let (path, inner) = (target.to_owned(), inner.clone());
+                return Err(Error::CoversHostPath { option, path, inner });
+            }
             let lacks = host_paths.iter().find(|path| target.starts_with(path) && !target.exists());
             if let Some(host_path) = lacks {
                 return if can_be_laid_over(host_path, target) {
@@ -200,24 +241,13 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
                 };
             }
         }
-        View::Host => return Ok(None),
         View::Own => {}
     }
-    let dirs = &task.dirs;
-    let own =
-        dirs.pairs().into_iter().find_map(|(host, inside)| Some((host, target.strip_prefix(inside).ok()?)));
-    let Some((directory, below)) = own else { return Ok(None) };
-    if directory == dirs.shared {
+    // Others may hold such a directory open, and put a link in the place of what was looked at.
+    if task.dirs.pairs().into_iter().any(|(_, inside)| target.starts_with(inside)) {
         return Err(Error::Shared { option, path: target.to_owned() });
     }
-    // Nobody else writes there before the task runs, so what is no link now stays none.
-    match over_no_link(Base::Task { alloc_dir: &dirs.alloc_dir, directory }, below) {
-        Ok(()) => Ok(None),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            Err(Error::Linked { option, path: target.to_owned() })
-        }
-        Err(error) => Err(failed(error)),
-    }
+    Ok(None)
 }
 
 /// Can the mount point be laid over the directory of the host's? A directory of the same name hides a link.
@@ -230,26 +260,6 @@ fn can_be_laid_over(host_path: &Path, target: &Path) -> bool {
     };
     let is_link = fs::symlink_metadata(target).is_ok();
     rustix::process::geteuid().is_root() && is_named_plainly && !is_link && ways.into_iter().all(is_directory)
-}
-
-/// Does the way to `inside`, as far as it is there, lead over no link?
-fn over_no_link(base: Base<'_>, inside: &Path) -> io::Result<()> {
-    let base = base.open(Path::new(""))?;
-    if inside.as_os_str().is_empty() {
-        return Ok(());
-    }
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let way = inside.ancestors().filter(|part| !part.as_os_str().is_empty());
-    // From the first part on: one that is missing has nothing below it.
-    for part in way.collect::<Vec<_>>().into_iter().rev() {
-        match rustix::fs::openat2(&base, part, flags, Mode::empty(), resolve) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 /// Is it there, and can nobody but root change the way to it?
