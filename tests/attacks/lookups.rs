@@ -185,6 +185,27 @@ async fn no_mount_point_uncovers_what_the_host_has_covered() {
     assert!(started.unwrap_err().message.contains("is mounted in it"));
 }
 
+/// A directory that others can write holds a link by the time that systemd comes to it.
+#[tokio::test]
+async fn no_mount_point_lies_where_other_users_can_put_a_link() {
+    let host = host!();
+    let node =
+        Node::configured(&host, "host_paths = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/srv\"]").await;
+    let directory = tempfile::Builder::new().prefix("shared-").tempdir_in("/srv").unwrap();
+    let target = directory.path().join("d/f");
+    std::fs::create_dir(directory.path().join("d")).unwrap();
+    std::fs::write(&target, "").unwrap();
+    let config = format!("files {{ bind_paths = [\"f:{}\"] }}", target.display());
+    let job = || Job::shell(&format!("cat {}", target.display())).file("f", b"mine\n").config(&config);
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(directory.path(), mode(0o777)).unwrap();
+    let message = refusal(&host, &node, job()).await;
+    assert!(message.contains("other users can change"), "{message}");
+    // The control.
+    std::fs::set_permissions(directory.path(), mode(0o755)).unwrap();
+    assert_eq!(node.output_of(job()).await, "mine\n");
+}
+
 /// What is mounted below a home shows no other home that the operator shows and the preset hides.
 #[tokio::test]
 async fn no_mount_uncovers_the_homes_of_the_host() {

@@ -47,8 +47,8 @@ pub enum Error {
     },
     /// A mount point in a directory that tasks can change.
     #[error(
-        "{}: {path} is in a directory that the task itself, or others of its group, can change while it is mounted; mount it \
-         outside of `/local`, `/secrets` and `/alloc`, such as on `/data`", settings::shown(.option))]
+        "{}: {path} is in a directory that tasks or other users can change while something is mounted there; mount it \
+         elsewhere, such as on `/data`, outside of `/local`, `/secrets` and `/alloc`", settings::shown(.option))]
     Shared {
         /// The property.
         option: &'static str,
@@ -232,8 +232,13 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
                 let (path, inner) = (target.to_owned(), inner.clone());
                 return Err(Error::CoversHostPath { option, path, inner });
             }
-            let lacks = host_paths.iter().find(|path| target.starts_with(path) && !target.exists());
-            if let Some(host_path) = lacks {
+            // The one that is mounted over the others.
+            let around = host_paths.iter().filter(|path| target.starts_with(path));
+            let host_path = around.max_by_key(|path| path.components().count());
+            if host_path.is_some() && target.exists() && !is_closed_to_others(target) {
+                return Err(Error::Shared { option, path: target.to_owned() });
+            }
+            if let Some(host_path) = host_path.filter(|_| !target.exists()) {
                 return if can_be_laid_over(host_path, target) {
                     Ok(Some(host_path.clone()))
                 } else {
@@ -260,6 +265,13 @@ fn can_be_laid_over(host_path: &Path, target: &Path) -> bool {
     };
     let is_link = fs::symlink_metadata(target).is_ok();
     rustix::process::geteuid().is_root() && is_named_plainly && !is_link && ways.into_iter().all(is_directory)
+}
+
+/// Can nobody but root, and groups that root lets, change the way to it?
+fn is_closed_to_others(path: &Path) -> bool {
+    path.ancestors().skip(1).all(|directory| {
+        fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o002 == 0)
+    })
 }
 
 /// Is it there, and can nobody but root change the way to it?
