@@ -142,6 +142,8 @@ async fn a_hostile_job_gets_no_further_than_a_refusal() {
         ("files { read_write_paths = [\"-/alloc/x\"] }", "`allow_properties`"),
         ("socket {\n name = \"x\"\n path = \"/alloc/data/passwd\"\n}", "not directly in `/alloc`"),
         ("credential {\n name = \"../../x\"\n path = \"x\"\n}", "`credential.name`"),
+        // The begin of every path.
+        ("files { bind_paths = [\"local/x:/x\", \"x:\"] }", "mount point"),
         // An empty list in disguise, and what was denied allowed again.
         ("properties { SystemCallFilter = \"~\" }", "`sandbox_floor"),
         ("properties { RestrictAddressFamilies = \"~\" }", "`sandbox_floor"),

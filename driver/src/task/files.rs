@@ -243,9 +243,7 @@ fn check_no_parent(option: &'static str, path: &Path) -> Result<(), Error> {
 /// The task's own directory in which a path lies, and where in it. A relative one is in `relative_to`.
 fn in_own_directory(path: &Path, relative_to: &Path, task: &TaskSpec) -> Option<(PathBuf, PathBuf)> {
     if path.is_relative() {
-        // As the task's directory is written for other drivers.
-        let of_task = task.dirs.pairs().into_iter().find_map(|(host, inside)| {
-            let below = path.strip_prefix(inside.trim_start_matches('/')).ok()?;
+        let of_task = task.dirs.named(path).and_then(|(host, _, below)| {
             let base = Base::Task { alloc_dir: &task.dirs.alloc_dir, directory: relative_to };
             let is_in_usual = base.open(Path::new(path.components().next()?.as_os_str())).is_ok();
             (!is_in_usual).then(|| (host.to_owned(), below.to_owned()))

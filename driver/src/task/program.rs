@@ -237,13 +237,12 @@ impl<'a> Sight<'a> {
         if Path::new(command).is_absolute() {
             return candidates;
         }
-        // As the task's directory is written for other drivers.
-        let of_task = self.dirs.pairs().into_iter().find_map(|(host, inside)| {
-            let below = command.strip_prefix(inside.trim_start_matches('/'))?.strip_prefix('/')?;
+        // The name of a directory alone is no program's.
+        let of_task = self.dirs.named(Path::new(command)).filter(|(.., below)| !below.as_os_str().is_empty());
+        candidates.extend(of_task.map(|(host, inside, below)| {
             let directory = if *self.view == View::Host { host } else { Path::new(inside) };
-            Some(directory.join(below))
-        });
-        candidates.extend(of_task);
+            directory.join(below)
+        }));
         // What a root of its own has is not known here.
         if !command.contains('/') && *self.view != View::Own {
             let path = self.path.unwrap_or(USUAL_PATH).split(':').take(SEARCHED);

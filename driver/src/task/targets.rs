@@ -173,6 +173,9 @@ pub fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
     if let Some(target) = targets.get(MOST) {
         return Err(Error::Many { option: target.option, count: targets.len() });
     }
+    if let Some(Target { option, path, .. }) = targets.iter().find(|target| !view::is_plain(&target.path)) {
+        return Err(Error::NotPlain { option, path: path.clone() });
+    }
     let mut missing = Missing::new();
     for Target { option, path, source } in targets {
         if let Some(host_path) = check_way(option, path, task)? {
@@ -208,9 +211,6 @@ pub fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
 
 /// Is the way there one that nobody can change? The path of the host that lacks it, if one does.
 fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Option<PathBuf>, Error> {
-    if !view::is_plain(target) {
-        return Err(Error::NotPlain { option, path: target.to_owned() });
-    }
     // Text is compared with text, so no part of it may stand for another path.
     let is_of_host = |path: &Path| match &task.view {
         View::Host => true,
@@ -223,7 +223,7 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
         return Err(Error::HostLink { option, path: target.to_owned(), real });
     }
     match &task.view {
-        View::Host if !is_roots_alone(target) => {
+        View::Host if !is_roots(target, 0o022) => {
             return Err(Error::Missing { option, path: target.to_owned() });
         }
         View::Host => return Ok(None),
@@ -235,7 +235,7 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
             // The one that is mounted over the others.
             let around = host_paths.iter().filter(|path| target.starts_with(path));
             let host_path = around.max_by_key(|path| path.components().count());
-            if host_path.is_some() && target.exists() && !is_closed_to_others(target) {
+            if host_path.is_some() && target.exists() && !is_roots(target, 0o002) {
                 return Err(Error::Shared { option, path: target.to_owned() });
             }
             if let Some(host_path) = host_path.filter(|_| !target.exists()) {
@@ -267,18 +267,11 @@ fn can_be_laid_over(host_path: &Path, target: &Path) -> bool {
     rustix::process::geteuid().is_root() && is_named_plainly && !is_link && ways.into_iter().all(is_directory)
 }
 
-/// Can nobody but root, and groups that root lets, change the way to it?
-fn is_closed_to_others(path: &Path) -> bool {
-    path.ancestors().skip(1).all(|directory| {
-        fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o002 == 0)
-    })
-}
-
-/// Is it there, and can nobody but root change the way to it?
-fn is_roots_alone(path: &Path) -> bool {
+/// Is it there, is all of the way to it root's, and does no directory of it let these others write?
+fn is_roots(path: &Path, others: u32) -> bool {
     let Ok(real) = path.canonicalize() else { return false };
     real.ancestors().skip(1).all(|directory| {
-        fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
+        fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & others == 0)
     })
 }
 

@@ -133,6 +133,15 @@ impl TaskDirs {
         }
     }
 
+    /// The directory that a relative path names as it is written for drivers whose tasks begin in the task's directory,
+    /// such as `local/x`: on the host and in the private view, and what is left of the path.
+    pub fn named<'p>(&self, path: &'p Path) -> Option<(&Path, &'static str, &'p Path)> {
+        self.pairs().into_iter().find_map(|(host, inside)| {
+            let below = path.strip_prefix(inside.trim_start_matches('/')).ok()?;
+            Some((host, inside, below))
+        })
+    }
+
     /// Each directory on the host beside its name in the private view.
     pub fn pairs(&self) -> [(&Path, &'static str); 3] {
         [(&self.local, "/local"), (&self.shared, "/alloc"), (&self.secrets, "/secrets")]
