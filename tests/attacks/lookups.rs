@@ -103,6 +103,10 @@ async fn no_working_directory_mounts_file_systems_of_the_host() {
         assert!(message.contains("`work_dir`") && message.contains("not mounted"), "{message}");
         assert!(!unmounted.is_mounted(), "{work_dir} was mounted");
     }
+    // Longer than the name of any unit.
+    let long = format!("work_dir = \"/data/{}\"", "x".repeat(250));
+    let message = refusal(&host, &node, Job::shell("pwd").config(&long)).await;
+    assert!(message.contains("`work_dir`") && !message.contains("DBus"), "{message}");
     // The control: systemd mounts for whoever works there.
     let unit = format!("work-{}", nomad_driver_systemd::nomad::task::new_alloc_id());
     host.run(

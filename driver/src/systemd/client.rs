@@ -14,14 +14,15 @@ use super::connection::{
 use super::error::{Error, is_named, unfit};
 use super::features::{Features, Manager};
 use super::jobs::{JOB_TIMEOUT, JobEnds, job_of};
-use super::journal;
-use super::journal::Ended;
+use super::journal::{self, Ended};
 use super::name::UnitName;
 use super::state::{InvocationId, Service};
 use super::transient::Property;
 use super::vocabulary::Vocabulary;
 use super::watch::Unit;
 
+/// The longest name of a unit, in bytes (systemd, `UNIT_NAME_MAX`, with the zero byte).
+const UNIT_NAME_MAX: usize = 255;
 const SLICE: &str = "org.freedesktop.systemd1.Slice";
 
 /// How long the removal of a unit is tried again while systemd cannot be asked.
@@ -231,6 +232,10 @@ impl Systemd {
     pub async fn unmounted(&self, path: &Path) -> Result<Option<PathBuf>, Error> {
         for part in path.ancestors().filter(|part| part.parent().is_some()) {
             let name = UnitName::mount(part);
+            // systemd has no unit of such a name.
+            if name.as_str().len() > UNIT_NAME_MAX {
+                continue;
+            }
             // One that is not in systemd's memory may still have a file.
             let method = Method::of_manager("LoadUnit");
             let answer = self.call_patiently("load unit", name.as_str(), method, &(name.as_str(),)).await?;
