@@ -5,9 +5,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use nomad_driver_systemd::nomad::plugin::{Launch, Plugin};
 use nomad_driver_systemd::task::config::{DriverConfig, PluginConfig};
 use nomad_driver_systemd::task::options::{self, Block as _, Kind, Opt};
+use nomad_local::plugin_client::{Launch, Plugin};
 use proto::base::{ConfigSchemaRequest, PluginInfoRequest, PluginType};
 use proto::driver::TaskConfigSchemaRequest;
 use proto::hclspec::{Spec, spec::Block};
@@ -19,10 +19,10 @@ fn read(path: &Path) -> String {
 
 /// The import rule of driver/ARCHITECTURE.md: arrows point down only.
 const RULES: &[(&str, &[&str])] = &[
-    ("systemd", &["crate::plugin", "crate::task", "crate::nomad", "tonic::", "proto::"]),
-    ("task", &["crate::plugin", "crate::nomad", "tonic::", "proto::", "zbus::"]),
-    ("plugin", &["crate::nomad", "zbus::"]),
-    ("nomad", &["crate::plugin", "crate::task", "crate::systemd", "zbus::"]),
+    ("systemd", &["crate::plugin", "crate::task", "nomad_local", "tonic::", "proto::"]),
+    ("task", &["crate::plugin", "nomad_local", "tonic::", "proto::", "zbus::"]),
+    ("plugin", &["nomad_local", "zbus::"]),
+    ("../local/src", &["nomad_driver_systemd::", "zbus::"]),
 ];
 
 #[test]

@@ -1,10 +1,11 @@
 //! A Nomad task driver that runs every task as a systemd transient unit.
 //!
-//! Three rooms with one-way doors, and beside them Nomad's own part, played at the desk:
+//! Three rooms with one-way doors. `run` and `unit`, which speak to a plugin process as an agent does, are the crate
+//! `nomad-local`, which only `main` uses:
 //!
 //! ```text
-//! main ──► plugin ──► task ──► systemd        proto, tonic: only plugin and nomad
-//!   └────► nomad (speaks to a plugin process over its socket, as an agent does)     zbus: only systemd
+//! main ──► plugin ──► task ──► systemd        proto, tonic: only plugin
+//!   └────► nomad-local                        zbus: only systemd
 //! ```
 #![deny(unsafe_code)] // kernel.rs alone may
 
@@ -12,7 +13,6 @@ pub mod copy;
 pub mod enter;
 mod kernel;
 pub mod log;
-pub mod nomad;
 pub mod plugin;
 pub mod systemd;
 pub mod task;

@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use nomad_driver_systemd::nomad::options::JobOptions;
-use nomad_driver_systemd::nomad::run::{self, RunOptions};
-use nomad_driver_systemd::nomad::unit::{self, Requested};
 use nomad_driver_systemd::plugin::handshake::Terms;
 use nomad_driver_systemd::systemd::Systemd;
 use nomad_driver_systemd::task::Tasks;
 use nomad_driver_systemd::{chain, copy, enter, log, plugin};
+use nomad_local::options::JobOptions;
+use nomad_local::run::{self, RunOptions};
+use nomad_local::unit::{self, Requested};
 
 /// A Nomad task driver that runs every task as a systemd transient unit.
 ///
@@ -85,7 +85,7 @@ fn plugin_process() -> ExitCode {
 }
 
 /// What came of playing Nomad's part. An error has been told.
-fn finished<T>(played: impl Future<Output = Result<T, run::Error>>) -> Option<T> {
+fn finished<T>(played: impl Future<Output = Result<T, nomad_local::error::Error>>) -> Option<T> {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {

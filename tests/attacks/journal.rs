@@ -104,8 +104,7 @@ async fn a_forged_step_of_a_start_is_not_believed() {
         let job = Job::shell(&script).file("forge", FORGE.as_bytes());
         // A start that is not over when the program ends has failed, and somebody has to say why.
         let unready = job.clone().config("notify { ready_within = \"20s\" }");
-        let unready =
-            unready.with(|request| request.alloc_id = nomad_driver_systemd::nomad::task::new_alloc_id());
+        let unready = unready.with(|request| request.alloc_id = nomad_local::task_request::new_alloc_id());
         let failed = node.try_run(unready).await.expect_err("it never said that it is ready");
         assert!(!failed.message.contains("orged"), "a job's own words are told as systemd's: {failed}");
         let alloc = job.request.alloc_id.clone();

@@ -72,7 +72,7 @@ struct Unmounted(PathBuf, PathBuf);
 
 impl Unmounted {
     fn new() -> Self {
-        let id = nomad_driver_systemd::nomad::task::new_alloc_id().replace('-', "");
+        let id = nomad_local::task_request::new_alloc_id().replace('-', "");
         let (path, unit) = (format!("/mnt/{id}"), format!("/run/systemd/system/mnt-{id}.mount"));
         std::fs::create_dir_all(&path).unwrap();
         std::fs::write(&unit, format!("[Mount]\nWhat=tmpfs\nWhere={path}\nType=tmpfs\n")).unwrap();
@@ -108,7 +108,7 @@ async fn no_working_directory_mounts_file_systems_of_the_host() {
     let message = refusal(&host, &node, Job::shell("pwd").config(&long)).await;
     assert!(message.contains("`work_dir`") && !message.contains("DBus"), "{message}");
     // The control: systemd mounts for whoever works there.
-    let unit = format!("work-{}", nomad_driver_systemd::nomad::task::new_alloc_id());
+    let unit = format!("work-{}", nomad_local::task_request::new_alloc_id());
     host.run(
         "systemd-run",
         &["--quiet", "--wait", "--unit", &unit, "-p", &format!("WorkingDirectory={path}"), "true"],

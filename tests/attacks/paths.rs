@@ -83,7 +83,7 @@ async fn no_start_loses_the_race(node: &Node, allowed: &Allowed, hold: &str, job
             break;
         }
         let mut job = job.clone();
-        job.request.alloc_id = nomad_driver_systemd::nomad::task::new_alloc_id();
+        job.request.alloc_id = nomad_local::task_request::new_alloc_id();
         match node.try_run(job).await {
             Err(refusal) => {
                 last = refusal.message;
@@ -198,7 +198,7 @@ struct Absent(PathBuf);
 
 impl Absent {
     fn new() -> Self {
-        let id = nomad_driver_systemd::nomad::task::new_alloc_id();
+        let id = nomad_local::task_request::new_alloc_id();
         Self(Path::new("/etc").join(format!("attack-{id}")))
     }
 

@@ -17,7 +17,7 @@ async fn no_task_finds_what_another_left_in_shared_memory() {
     let host = host!();
     let isolated = Node::start(&host).await;
     let open = Node::configured(&host, "fs_isolation = \"none\"").await;
-    let id = nomad_driver_systemd::nomad::task::new_alloc_id();
+    let id = nomad_local::task_request::new_alloc_id();
     let file = format!("/dev/shm/attack-{id}");
     let leave = format!("umask 0; echo left > {file} && echo ready; exec sleep infinity");
     let look =
@@ -307,7 +307,7 @@ impl Resolved {
     fn new() -> Self {
         use std::os::unix::fs::PermissionsExt;
         std::fs::create_dir_all(Self::DIRECTORY).unwrap();
-        let id = nomad_driver_systemd::nomad::task::new_alloc_id();
+        let id = nomad_local::task_request::new_alloc_id();
         let path = Path::new(Self::DIRECTORY).join(format!("attack-{id}"));
         let listener = UnixListener::bind(&path).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();

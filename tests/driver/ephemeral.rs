@@ -1,7 +1,7 @@
 //! The ephemeral user of tasks whose job names none: which tasks have it together, and which number it has.
 
-use nomad_driver_systemd::nomad::task::new_alloc_id;
 use nomad_driver_systemd::task::ephemeral::number_of;
+use nomad_local::task_request::new_alloc_id;
 use tests::{Exit, Host, Job, Node, Task};
 
 /// A task of a group of that job.

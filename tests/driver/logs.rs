@@ -48,7 +48,7 @@ async fn journal(host: &Host, field: &str, count: usize) -> Vec<String> {
 }
 
 fn job_id() -> String {
-    format!("web-{}", &nomad_driver_systemd::nomad::task::new_alloc_id()[..8])
+    format!("web-{}", &nomad_local::task_request::new_alloc_id()[..8])
 }
 
 #[tokio::test]

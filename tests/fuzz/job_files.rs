@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use nomad_driver_systemd::nomad::expression::Scope;
-use nomad_driver_systemd::nomad::jobspec;
+use nomad_local::jobspec;
+use nomad_local::jobspec::expression::Scope;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nomad_driver_systemd::nomad::allocdir::{AllocDir, Logs};
-use nomad_driver_systemd::nomad::node::Node as Machine;
-use nomad_driver_systemd::nomad::plugin::{CallError, Launch, Plugin, Record};
-use nomad_driver_systemd::nomad::task::{TaskRequest, new_alloc_id};
-use nomad_driver_systemd::nomad::taskenv::AllocatedPort;
+use nomad_local::allocdir::{AllocDir, Logs};
+use nomad_local::node::Node as Machine;
+use nomad_local::plugin_client::{CallError, Launch, Plugin, Record};
+use nomad_local::task_request::{TaskRequest, new_alloc_id};
+use nomad_local::taskenv::AllocatedPort;
 use proto::driver::driver_client::DriverClient;
 use proto::driver::{
     DestroyTaskRequest, DriverTaskEvent, ExitResult, InspectTaskRequest, InspectTaskResponse,
@@ -463,7 +463,7 @@ async fn launch(
     config: &str,
     env: &[(&str, &str)],
     owner: Option<User>,
-) -> Result<Launched, nomad_driver_systemd::nomad::plugin::Error> {
+) -> Result<Launched, nomad_local::plugin_client::Error> {
     let records = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&records);
     let launch = owner

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nomad_driver_systemd::nomad::plugin::Launch;
+use nomad_local::plugin_client::Launch;
 use tokio::sync::OnceCell;
 
 use crate::{Host, program};

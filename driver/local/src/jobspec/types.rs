@@ -7,7 +7,7 @@ use hcl::{Expression, Map, Value};
 
 /// The type of an attribute, as HCL's type expressions write it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Type {
+pub(crate) enum Type {
     String,
     Number,
     Bool,
@@ -21,12 +21,12 @@ pub(super) enum Type {
 
 impl Type {
     /// From text such as `list(map(string))`.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         Self::of(&parse_expression(text)?)
     }
 
     /// From an expression such as `list(map(string))`.
-    pub(super) fn of(expression: &Expression) -> Result<Self, String> {
+    pub(crate) fn of(expression: &Expression) -> Result<Self, String> {
         let unknown = || format!("`{expression}` is not a type");
         match expression {
             Expression::Variable(name) => match name.as_str() {
@@ -63,7 +63,7 @@ impl Type {
     }
 
     /// Converts as go-cty does; null is a value of every type.
-    pub(super) fn convert(&self, value: Value) -> Result<Value, String> {
+    pub(crate) fn convert(&self, value: Value) -> Result<Value, String> {
         let wrong =
             |wanted: &str, value: &Value| Err(format!("{wanted} is required, not {}", described(value)));
         match (self, value) {
@@ -140,7 +140,7 @@ fn digits(number: &hcl::Number) -> String {
 }
 
 /// Reads an expression such as `list(string)` or `"nomad"`.
-pub(super) fn parse_expression(text: &str) -> Result<Expression, String> {
+pub(crate) fn parse_expression(text: &str) -> Result<Expression, String> {
     let parsed = hcl::edit::parser::parse_expr(text);
     parsed
         .map(Expression::from)
@@ -148,7 +148,7 @@ pub(super) fn parse_expression(text: &str) -> Result<Expression, String> {
 }
 
 /// A value in a few words, for an error.
-pub(super) fn described(value: &Value) -> String {
+pub(crate) fn described(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(bool) => format!("{bool}"),

@@ -77,7 +77,7 @@ impl Scope {
     }
 
     /// The scope of a task's `config` just before it starts: names such as `NOMAD_TASK_DIR` or `attr.kernel.name`,
-    /// dots making objects, as [`super::taskenv::TaskEnv::scope`] builds it.
+    /// dots making objects, as [`crate::taskenv::TaskEnv::scope`] builds it.
     pub fn of_task(variables: Map<String, Value>) -> Self {
         Self { variables, unknown: Unknown::IsAnError }
     }

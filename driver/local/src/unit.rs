@@ -7,12 +7,13 @@ use std::path::Path;
 
 use proto::driver::TaskConfig;
 
-use super::desk::Orders;
-use super::node::Node;
-use super::options::{Asked, DRIVER, JobOptions};
-use super::plugin::{Launch, Plugin};
-use super::request::{Ports, Requests};
-use super::run::{Error, tell_warnings};
+use crate::error::Error;
+use crate::node::Node;
+use crate::options::{Asked, DRIVER, JobOptions};
+use crate::plugin_client::{Launch, Plugin};
+use crate::request::{Ports, Requests};
+use crate::run::orders::Orders;
+use crate::run::tell_warnings;
 
 /// Where an agent has its allocations unless told otherwise.
 const ALLOCATIONS: &str = "/var/lib/nomad/alloc";
@@ -71,8 +72,8 @@ mod tests {
     use proto::driver::NetworkIsolationSpec;
     use proto::driver::network_isolation_spec::NetworkIsolationMode;
 
-    use super::super::fake::Fake;
     use super::*;
+    use crate::fake::Fake;
 
     const JOB: &str = r#"
 variable "word" {}

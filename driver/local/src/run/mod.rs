@@ -10,22 +10,28 @@
 //!
 //! Nothing is ever restarted here. Whatever way this ends, every task that was started is destroyed.
 
+mod lifecycle;
+pub(crate) mod orders;
+mod output;
+mod prepare;
+mod tasks;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 
 use proto::driver::FingerprintResponse;
 use proto::driver::fingerprint_response::HealthState;
 use proto::structs::attribute;
 
-use super::desk::{Desk, Orders};
-use super::jobspec::{self, Job};
-use super::node::Node;
-use super::options::{Asked, DRIVER, JobOptions};
-use super::plugin::{self, Launch, Plugin, Record};
-use super::template;
-use super::terminal::note;
-use super::{allocdir, artifact};
+use crate::error::Error;
+use crate::jobspec::Job;
+use crate::node::Node;
+use crate::options::{Asked, DRIVER, JobOptions};
+use crate::plugin_client::{Launch, Plugin, Record};
+use crate::terminal::note;
+
+use self::orders::Orders;
+use self::tasks::Run;
 
 /// Run a Nomad job on this machine, without Nomad.
 ///
@@ -48,154 +54,6 @@ pub struct RunOptions {
     pub plain: bool,
 }
 
-/// Why a job was not run, or not to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file could not be read.
-    #[error("read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The job file is wrong, or asks for what an agent is needed for.
-    #[error("the job {path}")]
-    Job {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: Box<jobspec::Error>,
-    },
-    /// A `--var` without `=`.
-    #[error("`--var {text}` has no `=`; write `--var NAME=VALUE`")]
-    Variable {
-        /// What was given.
-        text: String,
-    },
-    /// A `--volume` without a name or a path.
-    #[error(
-        "`--volume {text}` lacks its name or its path; write `--volume NAME=PATH` or `--volume NAME=PATH:ro`"
-    )]
-    Volume {
-        /// What was given.
-        text: String,
-    },
-    /// A volume of the job that no `--volume` gives.
-    #[error("volume `{name}`: this machine has no host volume `{wanted}`; add `--volume {wanted}=PATH`")]
-    NoVolume {
-        /// The group's name for it.
-        name: String,
-        /// Its `source`.
-        wanted: String,
-    },
-    /// The place of a `--volume` is not there.
-    #[error("find {path}, the host volume `{name}`; make it first")]
-    VolumePath {
-        /// The volume.
-        name: String,
-        /// Its place.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The driver mounts nothing, as it is configured.
-    #[error(
-        "task {task}: the driver takes no volumes; remove `volume_mount` or change the plugin's configuration"
-    )]
-    NoMounts {
-        /// The task.
-        task: String,
-    },
-    /// Ctrl-C, before anything was there to stop.
-    #[error("interrupted")]
-    Interrupted,
-    /// The plugin's configuration is not HCL.
-    #[error("the plugin's configuration `{text}` is neither a file nor HCL")]
-    PluginConfig {
-        /// What was given.
-        text: String,
-        /// The parser's reason.
-        source: Box<hcl::Error>,
-    },
-    /// A task of another driver.
-    #[error("task {task}: its driver is `{driver}`; only `{DRIVER}` runs here")]
-    Driver {
-        /// The task.
-        task: String,
-        /// The driver.
-        driver: String,
-    },
-    /// We do not know our own binary.
-    #[error("find this program's own binary; name the plugin with `--plugin`")]
-    Program {
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The plugin did not start, or did not take its configuration.
-    #[error("the plugin")]
-    Plugin {
-        /// What is wrong.
-        source: Box<plugin::Error>,
-    },
-    /// The driver itself says that it cannot run tasks here.
-    #[error("the driver is not healthy: {description}")]
-    Unhealthy {
-        /// The driver's words.
-        description: String,
-    },
-    /// The allocation's directory.
-    #[error("prepare the allocation")]
-    AllocDir {
-        /// What is wrong.
-        source: allocdir::Error,
-    },
-    /// More cores than there are.
-    #[error("task {task}: it asks for {cores} cores and no more are left on this machine")]
-    Cores {
-        /// The task.
-        task: String,
-        /// How many.
-        cores: u32,
-    },
-    /// No port is free.
-    #[error("port `{label}`: no port between 20000 and 32000 is free")]
-    Port {
-        /// The port's label.
-        label: String,
-    },
-    /// A template.
-    #[error("task {task}")]
-    Template {
-        /// The task.
-        task: String,
-        /// What is wrong.
-        source: template::Error,
-    },
-    /// An artifact.
-    #[error("task {task}")]
-    Artifact {
-        /// The task.
-        task: String,
-        /// What is wrong.
-        source: artifact::Error,
-    },
-    /// A call about one task, or its configuration.
-    #[error("task {task}")]
-    Task {
-        /// The task.
-        task: String,
-        /// What is wrong.
-        source: Box<plugin::Error>,
-    },
-    /// Signals could not be watched.
-    #[error("watch for Ctrl-C")]
-    Signals {
-        /// The system's reason.
-        source: io::Error,
-    },
-}
-
 /// Runs a job until all its tasks have ended; the result is our exit code.
 pub async fn run(options: RunOptions) -> Result<u8, Error> {
     let asked = options.job.read()?;
@@ -210,8 +68,8 @@ pub async fn run(options: RunOptions) -> Result<u8, Error> {
     };
     let (plugin, node) = ready?;
 
-    let desk = Desk { plugin: &plugin, asked: &asked, node: &node, options: &options };
-    let result = desk.play(&mut orders).await;
+    let run = Run { plugin: &plugin, asked: &asked, node: &node, options: &options };
+    let result = run.all(&mut orders).await;
     plugin.shutdown().await;
     result
 }
@@ -240,7 +98,7 @@ fn tell_differences(job: &Job) {
     }
 }
 
-pub(super) fn tell_warnings(record: &Record) {
+pub(crate) fn tell_warnings(record: &Record) {
     match record.level.as_str() {
         "warn" | "error" => {
             let fields = record.fields.iter().filter(|(key, _)| !key.starts_with('@'));
@@ -288,7 +146,7 @@ mod tests {
     /// Runs a job whose groups are given, on a driver that runs plain processes.
     async fn played(groups: &str) -> Played {
         let directory = tempfile::tempdir().unwrap();
-        let fake = super::super::fake::Fake::default();
+        let fake = crate::fake::Fake::default();
         let file = directory.path().join("x.nomad.hcl");
         fs::write(&file, format!("job \"j\" {{\n type = \"batch\"\n{groups}\n}}\n")).unwrap();
         fs::write(directory.path().join("word"), "fetched").unwrap();
@@ -376,6 +234,43 @@ mod tests {
         assert_eq!(played.code, Ok(0));
         assert!(played.calls.contains(&"stop follower".to_owned()), "{:?}", played.calls);
         assert_eq!(played.calls.iter().filter(|call| call.starts_with("destroy")).count(), 2);
+    }
+
+    #[tokio::test]
+    async fn tasks_run_in_the_order_of_their_lifecycles() {
+        let hook = |hook: &str| format!("lifecycle {{\n hook = \"{hook}\"\n}}");
+        let sidecar = "lifecycle {\n hook = \"prestart\"\n sidecar = true\n}";
+        let write = |word: &str| format!("echo {word} >> $NOMAD_ALLOC_DIR/data/result");
+        let template =
+            "template {\n source = \"${NOMAD_ALLOC_DIR}/data/result\"\n destination = \"local/seen\"\n}";
+        let groups = format!(
+            "group \"g\" {{\n{}{}{}{}{}\n}}",
+            shell("clean", &hook("poststop"), &write("clean")),
+            shell("main", template, &format!("grep -q init $NOMAD_TASK_DIR/seen && {}", write("main"))),
+            shell("init", &hook("prestart"), &format!("sleep 0.1; {}", write("init"))),
+            shell("proxy", sidecar, "exec sleep 1000"),
+            shell("after", &hook("poststart"), "exit 0"),
+        );
+        let played = played(&groups).await;
+        assert_eq!((played.code, played.result.as_str()), (Ok(0), "init\nmain\nclean\n"));
+        let starts: Vec<_> = played.calls.iter().filter_map(|call| call.strip_prefix("start ")).collect();
+        assert_eq!(starts, ["init", "proxy", "main", "after", "clean"]);
+        assert!(played.calls.contains(&"stop proxy".to_owned()), "{:?}", played.calls);
+    }
+
+    #[tokio::test]
+    async fn after_a_prestart_task_that_fails_nothing_starts_but_what_cleans_up() {
+        let hook = |hook: &str| format!("lifecycle {{\n hook = \"{hook}\"\n}}");
+        let groups = format!(
+            "group \"g\" {{\n{}{}{}\n}}",
+            shell("init", &hook("prestart"), "exit 4"),
+            shell("main", "", "exit 0"),
+            shell("clean", &hook("poststop"), "exit 0"),
+        );
+        let played = played(&groups).await;
+        assert_eq!(played.code, Ok(4));
+        let starts: Vec<_> = played.calls.iter().filter_map(|call| call.strip_prefix("start ")).collect();
+        assert_eq!(starts, ["init", "clean"]);
     }
 
     #[tokio::test]

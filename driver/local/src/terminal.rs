@@ -1,4 +1,4 @@
-//! What a person at the desk sees: the tasks' output with the task's name before each line, and notes of our own.
+//! What the terminal shows: the tasks' output with the task's name before each line, and notes of our own.
 //!
 //! A task's stdout goes to our stdout and its stderr to ours, so that a pipe behind `run` gets what the task writes;
 //! notes go to stderr. A reader that has gone away is no reason to end the tasks: write errors are ignored.
@@ -16,23 +16,23 @@ const COLOURS: [u8; 5] = [36, 32, 35, 33, 34];
 
 /// One of a task's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Stdout,
     Stderr,
 }
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     /// No names before the lines.
-    pub(super) plain: bool,
+    pub(crate) plain: bool,
     /// The width of the longest name.
-    pub(super) width: usize,
+    pub(crate) width: usize,
 }
 
 impl Terminal {
     /// Writes one line of a task; `bytes` may end with a line end or not.
-    pub(super) fn line(&self, task: &Name, stream: Stream, bytes: &[u8]) {
+    pub(crate) fn line(&self, task: &Name, stream: Stream, bytes: &[u8]) {
         match stream {
             Stream::Stdout => self.write(&mut io::stdout().lock(), io::stdout().is_terminal(), task, bytes),
             Stream::Stderr => self.write(&mut io::stderr().lock(), io::stderr().is_terminal(), task, bytes),
@@ -55,7 +55,7 @@ impl Terminal {
     }
 
     /// Writes everything that comes through a pipe, until its end.
-    pub(super) async fn pump(self, reader: pipe::Receiver, task: Name, stream: Stream) {
+    pub(crate) async fn pump(self, reader: pipe::Receiver, task: Name, stream: Stream) {
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
         while matches!((&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line).await, Ok(1..)) {
@@ -66,20 +66,20 @@ impl Terminal {
 }
 
 /// A note of our own.
-pub(super) fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// A task's name with its colour.
 #[derive(Debug, Clone)]
-pub(super) struct Name {
+pub(crate) struct Name {
     name: String,
     colour: u8,
 }
 
 impl Name {
     /// The colour goes by the number of the task.
-    pub(super) fn new(name: &str, number: usize) -> Self {
+    pub(crate) fn new(name: &str, number: usize) -> Self {
         Self { name: name.to_owned(), colour: COLOURS[number % COLOURS.len()] }
     }
 }

@@ -11,7 +11,7 @@ use proto::driver::{
     LinuxResources, Mount, NetworkIsolationSpec, PortMapping, Resources, TaskConfig,
 };
 
-use super::taskenv::{AllocatedPort, HOST_IP};
+use crate::taskenv::{AllocatedPort, HOST_IP};
 
 /// What is asked for one task. Everything has a harmless default; set what the test or job is about.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct TaskRequest {
     pub user: String,
     /// The whole environment of the task.
     pub env: BTreeMap<String, String>,
-    /// The `config` block, decoded, see [`super::hclspec::decode`].
+    /// The `config` block, decoded, see [`crate::hclspec::decode`].
     pub config: Vec<u8>,
     /// The allocation's directory on the node.
     pub alloc_dir: PathBuf,

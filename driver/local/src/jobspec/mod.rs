@@ -1,20 +1,27 @@
-//! Reads a Nomad job file (HCL2) into what the desk can run.
+//! Reads a Nomad job file (HCL2) into what can be run on this machine.
 //!
 //! A job means here what it means under Nomad, or it is refused: a block that needs servers, other nodes or other
 //! services is an error that names the block and its line. What merely tells Nomad *when* and *where* to run
 //! (`restart`, `update`, `constraint`, `service` …) changes nothing about how a task runs; it is accepted and listed in
 //! [`Job::ignored`]. Facts from Nomad v2.0.5, jobspec2/ and the API structures behind it.
 
+pub(crate) mod block;
+pub mod expression;
+mod functions;
+mod group;
+mod task;
+pub(crate) mod types;
+
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use hcl::{Map, Value};
 
-use super::block::Block;
-pub use super::block::Error;
-use super::expression::Scope;
-use super::template::Template;
-use super::types::Type;
+use self::block::Block;
+pub use self::block::Error;
+use self::expression::Scope;
+pub use self::group::{Dns, Group, Port, Volume};
+pub use self::task::{Artifact, Hook, Lifecycle, Resources, Task, VolumeMount};
+use self::types::Type;
 
 /// A job, as it was said. Strings may still hold `${…}` for the runtime.
 #[derive(Debug, Clone)]
@@ -23,7 +30,7 @@ pub struct Job {
     pub id: String,
     /// The id unless `name` says otherwise.
     pub name: String,
-    /// `service`, `batch`, `system` or `sysbatch`; at the desk they all run until their tasks end.
+    /// `service`, `batch`, `system` or `sysbatch`; here they all run until their tasks end.
     pub kind: String,
     /// Such as `default`.
     pub namespace: String,
@@ -37,134 +44,6 @@ pub struct Job {
     pub groups: Vec<Group>,
     /// Names of blocks that were accepted and change nothing here, such as `restart`.
     pub ignored: Vec<String>,
-}
-
-/// A group of tasks that share an allocation.
-#[derive(Debug, Clone)]
-pub struct Group {
-    /// Such as `web`.
-    pub name: String,
-    /// The group's `meta`.
-    pub meta: BTreeMap<String, String>,
-    /// The ports of its `network` block.
-    pub ports: Vec<Port>,
-    /// The `dns` block of its network.
-    pub dns: Option<Dns>,
-    /// The `mode` of its network is `none`; else it is the host's.
-    pub without_network: bool,
-    /// Its `volume` blocks.
-    pub volumes: Vec<Volume>,
-    /// At least one.
-    pub tasks: Vec<Task>,
-}
-
-/// A port of a group's network, which is the host's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Port {
-    /// Such as `http`; part of `NOMAD_PORT_http`.
-    pub label: String,
-    /// The number to use, or none for a free one.
-    pub fixed: Option<u16>,
-    /// The number that the task sees, or none for the same.
-    pub to: Option<u16>,
-}
-
-/// Name resolution of a group's tasks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dns {
-    /// Such as `192.0.2.1`.
-    pub servers: Vec<String>,
-    /// Such as `example.org`.
-    pub searches: Vec<String>,
-    /// Such as `ndots:2`.
-    pub options: Vec<String>,
-}
-
-/// A host volume that a group may mount.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
-    /// The label, by which tasks mount it.
-    pub name: String,
-    /// The node's name for it.
-    pub source: String,
-    /// Nobody in the group may write to it.
-    pub read_only: bool,
-}
-
-/// A `volume_mount` block.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeMount {
-    /// The label of one of the group's volumes.
-    pub volume: String,
-    /// Where the task sees it.
-    pub destination: String,
-    /// The task may not write to it.
-    pub read_only: bool,
-    /// `private`, `host-to-task` or `bidirectional`.
-    pub propagation_mode: String,
-    /// `z`, `Z` or empty.
-    pub selinux_label: String,
-}
-
-/// One task.
-#[derive(Debug, Clone)]
-pub struct Task {
-    /// Such as `web`.
-    pub name: String,
-    /// Such as `systemd`.
-    pub driver: String,
-    /// Empty when the job gives none.
-    pub user: String,
-    /// The driver's own block, see [`Scope::body`].
-    pub config: Map<String, Value>,
-    /// The job's `env`.
-    pub env: BTreeMap<String, String>,
-    /// The task's `meta`.
-    pub meta: BTreeMap<String, String>,
-    /// What to fetch before the task starts.
-    pub artifacts: Vec<Artifact>,
-    /// What to render before the task starts.
-    pub templates: Vec<Template>,
-    /// The group's volumes that it sees.
-    pub volume_mounts: Vec<VolumeMount>,
-    /// What the task may use.
-    pub resources: Resources,
-    /// How long a stopped task may take; 5 s unless given.
-    pub kill_timeout: Duration,
-    /// Such as `SIGTERM`; empty for the driver's default.
-    pub kill_signal: String,
-    /// When it ends, the group's other tasks are stopped.
-    pub leader: bool,
-    /// `logs { disabled = true }`: its output goes nowhere.
-    pub logs_disabled: bool,
-}
-
-/// An `artifact` block.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Artifact {
-    /// A URL or a path.
-    pub source: String,
-    /// Relative to the task's directory; `local/` unless given.
-    pub destination: String,
-    /// `any`, `file` or `dir`.
-    pub mode: String,
-    /// Such as `checksum` and `archive`.
-    pub options: BTreeMap<String, String>,
-    /// Headers of the HTTP request.
-    pub headers: BTreeMap<String, String>,
-}
-
-/// A task's `resources` with Nomad's defaults (api/resources.go).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resources {
-    /// MHz; 100 unless given, not used when `cores` is.
-    pub cpu: i64,
-    /// Whole cores, or zero.
-    pub cores: u32,
-    /// MiB; 300 unless given.
-    pub memory: i64,
-    /// MiB; zero for `memory`, -1 for no ceiling.
-    pub memory_max: i64,
 }
 
 const AGENT: &str = "submit the job to a Nomad agent";
@@ -287,7 +166,7 @@ fn job(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resul
     let datacenters = block.strings("datacenters", scope)?;
     let mut groups = Vec::new();
     for mut inner in block.blocks("group") {
-        groups.push(group(&mut inner, scope, ignored)?);
+        groups.push(group::group(&mut inner, scope, ignored)?);
         inner.finish(
             &[
                 "restart", "reschedule", "update", "migrate", "ephemeral_disk", "affinity", "spread", "disconnect",
@@ -304,9 +183,9 @@ fn job(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resul
     }
     // A task straight in the job is a group of its own (jobspec2/parse_job.go).
     for mut inner in block.blocks("task") {
-        let task = task(&mut inner, scope, ignored)?;
-        finish_task(inner, ignored)?;
-        check_mounts(block, &task, &[])?;
+        let task = task::task(&mut inner, scope, ignored)?;
+        task::finish_task(inner, ignored)?;
+        group::check_mounts(block, &task, &[])?;
         groups.push(Group {
             name: task.name.clone(),
             meta: BTreeMap::new(),
@@ -391,304 +270,6 @@ fn service(mut block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error>
     Ok(())
 }
 
-fn group(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Group, Error> {
-    let name = name(block)?;
-    match block.integer("count", scope)? {
-        None | Some(1) => {}
-        Some(count) => {
-            let advice = format!("one instance runs here, not {count}; set it to 1 or {AGENT}");
-            return Err(block.not_here("count", &advice));
-        }
-    }
-    let (mut ports, mut dns, mut without_network) = (Vec::new(), None, false);
-    if let Some(mut network) = block.block("network")? {
-        without_network = without(&mut network, scope)?;
-        (ports, dns) = self::network(&mut network, scope)?;
-        network.finish(
-            &["mbits"],
-            &[
-                ("hostname", "the network is the host's; remove it or submit the job to a Nomad agent"),
-                ("cni", AGENT),
-                ("device", AGENT),
-                ("cidr", AGENT),
-            ],
-            ignored,
-        )?;
-    }
-    let volumes = volumes(block, scope, ignored)?;
-    let mut tasks: Vec<Task> = Vec::new();
-    for mut inner in block.blocks("task") {
-        let task = task(&mut inner, scope, ignored)?;
-        check_mounts(&inner, &task, &volumes)?;
-        if tasks.iter().any(|other| other.name == task.name) {
-            return Err(block.wrong("task", &format!("two tasks are named `{}`", task.name)));
-        }
-        tasks.push(task);
-        finish_task(inner, ignored)?;
-    }
-    if tasks.is_empty() {
-        return Err(block.missing("task"));
-    }
-    for inner in block.blocks("constraint") {
-        // Within one group of one instance nothing can be kept apart.
-        constraint(inner, scope, 1, ignored)?;
-    }
-    for inner in block.blocks("service") {
-        service(inner, ignored)?;
-    }
-    Ok(Group { name, meta: block.map("meta", scope)?, ports, dns, without_network, volumes, tasks })
-}
-
-/// The group's `volume` blocks (nomad/structs/volumes.go).
-fn volumes(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Vec<Volume>, Error> {
-    let mut volumes: Vec<Volume> = Vec::new();
-    for mut inner in block.blocks("volume") {
-        let name = inner.label()?.to_owned();
-        match inner.string("type", scope)?.ok_or_else(|| inner.missing("type"))?.as_str() {
-            "host" => {}
-            "csi" => {
-                let advice = format!("a CSI volume needs Nomad's servers; use \"host\" or {AGENT}");
-                return Err(inner.not_here("type", &advice));
-            }
-            other => return Err(inner.wrong("type", &format!("`{other}` is neither host nor csi"))),
-        }
-        let mut source = inner
-            .string("source", scope)?
-            .filter(|source| !source.is_empty())
-            .ok_or_else(|| inner.missing("source"))?;
-        if inner.bool("per_alloc", scope)?.unwrap_or(false) {
-            // The desk has one allocation of each group, the first.
-            source.push_str("[0]");
-        }
-        if volumes.iter().any(|other| other.name == name) {
-            return Err(inner.wrong("label", &format!("two volumes are named `{name}`")));
-        }
-        volumes.push(Volume { name, source, read_only: inner.bool("read_only", scope)?.unwrap_or(false) });
-        inner.finish(
-            &["sticky", "access_mode", "attachment_mode"],
-            &[("mount_options", "a host volume has none; remove it")],
-            ignored,
-        )?;
-    }
-    Ok(volumes)
-}
-
-/// A mount names a volume of its group.
-fn check_mounts(block: &Block<'_>, task: &Task, volumes: &[Volume]) -> Result<(), Error> {
-    let unknown = |mount: &&VolumeMount| !volumes.iter().any(|volume| volume.name == mount.volume);
-    match task.volume_mounts.iter().find(unknown) {
-        Some(VolumeMount { volume, .. }) => {
-            let reason =
-                format!("the group has no volume `{volume}`; add `volume \"{volume}\"` to the group");
-            Err(block.wrong("volume_mount", &reason))
-        }
-        None => Ok(()),
-    }
-}
-
-/// Is the network's mode `none`?
-fn without(block: &mut Block<'_>, scope: &Scope) -> Result<bool, Error> {
-    match block.string("mode", scope)?.as_deref() {
-        None | Some("" | "host") => Ok(false),
-        Some("none") => Ok(true),
-        Some(mode) => {
-            let advice = format!("`{mode}` needs Nomad's network plugins; use \"host\", \"none\" or {AGENT}");
-            Err(block.not_here("mode", &advice))
-        }
-    }
-}
-
-fn network(block: &mut Block<'_>, scope: &Scope) -> Result<(Vec<Port>, Option<Dns>), Error> {
-    let mut ports = Vec::new();
-    for mut port in block.blocks("port") {
-        let label = port.label()?.to_owned();
-        let mut number = |key: &str| match port.integer(key, scope)? {
-            // Minus one stands for the host's number, as when nothing is given.
-            None | Some(-1 | 0) => Ok(None),
-            Some(given) => match u16::try_from(given) {
-                Ok(number) => Ok(Some(number)),
-                Err(_) => Err(port.wrong(key, &format!("{given} is not a port number"))),
-            },
-        };
-        let (fixed, to) = (number("static")?, number("to")?);
-        ports.push(Port { label, fixed, to });
-        port.finish(&["ignore_collision"], &[("host_network", AGENT)], &mut Vec::new())?;
-    }
-    let mut dns = None;
-    if let Some(mut inner) = block.block("dns")? {
-        dns = Some(Dns {
-            servers: inner.strings("servers", scope)?,
-            searches: inner.strings("searches", scope)?,
-            options: inner.strings("options", scope)?,
-        });
-        inner.finish(&[], &[], &mut Vec::new())?;
-    }
-    Ok((ports, dns))
-}
-
-fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Task, Error> {
-    let name = name(block)?;
-    let driver = block.string("driver", scope)?.ok_or_else(|| block.missing("driver"))?;
-    let mut artifacts = Vec::new();
-    for mut inner in block.blocks("artifact") {
-        artifacts.push(artifact(&mut inner, scope)?);
-        inner.finish(&[], &[], ignored)?;
-    }
-    let mut templates = Vec::new();
-    for mut inner in block.blocks("template") {
-        templates.push(template(&mut inner, scope)?);
-        // What changes later is not followed here.
-        let later = ["change_mode", "change_signal", "change_script", "splay", "wait", "once", "uid", "gid"];
-        inner.finish(
-            &[&later[..], &["error_on_missing_key", "vault_grace"]].concat(),
-            &[],
-            &mut Vec::new(),
-        )?;
-    }
-    let mut volume_mounts = Vec::new();
-    for mut inner in block.blocks("volume_mount") {
-        volume_mounts.push(volume_mount(&mut inner, scope)?);
-        inner.finish(&[], &[], ignored)?;
-    }
-    let mut logs_disabled = false;
-    if let Some(mut logs) = block.block("logs")? {
-        logs_disabled = logs.bool("disabled", scope)?.unwrap_or(false);
-        logs.finish(&["max_files", "max_file_size", "enabled"], &[], &mut Vec::new())?;
-    }
-    let resources = match block.block("resources")? {
-        Some(inner) => resources(inner, scope, ignored)?,
-        None => Resources { cpu: 100, cores: 0, memory: 300, memory_max: 0 },
-    };
-    for inner in block.blocks("service") {
-        service(inner, ignored)?;
-    }
-    for inner in block.blocks("constraint") {
-        constraint(inner, scope, 1, ignored)?;
-    }
-    Ok(Task {
-        name,
-        driver,
-        user: block.string("user", scope)?.unwrap_or_default(),
-        config: block.free("config", scope)?,
-        env: block.map("env", scope)?,
-        meta: block.map("meta", scope)?,
-        artifacts,
-        templates,
-        volume_mounts,
-        resources,
-        kill_timeout: block.duration("kill_timeout", scope)?.unwrap_or(Duration::from_secs(5)),
-        kill_signal: block.string("kill_signal", scope)?.unwrap_or_default(),
-        leader: block.bool("leader", scope)?.unwrap_or(false),
-        logs_disabled,
-    })
-}
-
-fn finish_task(block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error> {
-    block.finish(
-        &["restart", "affinity", "shutdown_delay", "identity"],
-        &[
-            ("vault", "it needs a Vault server; submit the job to a Nomad agent"),
-            ("consul", "it needs a Consul server; submit the job to a Nomad agent"),
-            ("secret", "it needs a secrets provider; submit the job to a Nomad agent"),
-            ("csi_plugin", AGENT),
-            ("dispatch_payload", "it needs a dispatch; submit the job to a Nomad agent"),
-            (
-                "lifecycle",
-                "all tasks start together here; try the tasks one by one, or submit the job to a Nomad agent",
-            ),
-            ("scaling", AGENT),
-            ("schedule", AGENT),
-            ("kind", AGENT),
-        ],
-        ignored,
-    )
-}
-
-fn artifact(block: &mut Block<'_>, scope: &Scope) -> Result<Artifact, Error> {
-    for key in ["insecure", "chown"] {
-        if block.bool(key, scope)? == Some(true) {
-            return Err(block.not_here(key, "remove it or submit the job to a Nomad agent"));
-        }
-    }
-    let mode = block.string("mode", scope)?.unwrap_or_else(|| "any".to_owned());
-    if !["any", "file", "dir"].contains(&mode.as_str()) {
-        return Err(block.wrong("mode", &format!("`{mode}` is none of any, file, dir")));
-    }
-    Ok(Artifact {
-        source: block.string("source", scope)?.ok_or_else(|| block.missing("source"))?,
-        destination: block.string("destination", scope)?.unwrap_or_else(|| "local/".to_owned()),
-        mode,
-        options: block.map("options", scope)?,
-        headers: block.map("headers", scope)?,
-    })
-}
-
-fn template(block: &mut Block<'_>, scope: &Scope) -> Result<Template, Error> {
-    let perms = block.string("perms", scope)?.unwrap_or_else(|| "644".to_owned());
-    let mode = u32::from_str_radix(&perms, 8);
-    let mode =
-        mode.map_err(|_| block.wrong("perms", &format!("`{perms}` is not a file mode such as 644")))?;
-    let template = Template {
-        data: block.string("data", scope)?,
-        source: block.string("source", scope)?,
-        destination: block.string("destination", scope)?.ok_or_else(|| block.missing("destination"))?,
-        env: block.bool("env", scope)?.unwrap_or(false),
-        mode,
-        delimiters: (
-            block.string("left_delimiter", scope)?.unwrap_or_else(|| "{{".to_owned()),
-            block.string("right_delimiter", scope)?.unwrap_or_else(|| "}}".to_owned()),
-        ),
-    };
-    if template.data.is_none() == template.source.is_none() {
-        return Err(block.wrong("data", "a template has either `data` or `source`"));
-    }
-    Ok(template)
-}
-
-/// A `volume_mount` block; propagation and label are checked as in nomad/structs/volumes.go.
-fn volume_mount(block: &mut Block<'_>, scope: &Scope) -> Result<VolumeMount, Error> {
-    let mode = block.string("propagation_mode", scope)?.unwrap_or_default();
-    let propagation_mode = if mode.is_empty() { "private".to_owned() } else { mode };
-    if !["private", "host-to-task", "bidirectional"].contains(&propagation_mode.as_str()) {
-        let reason = format!("`{propagation_mode}` is none of private, host-to-task, bidirectional");
-        return Err(block.wrong("propagation_mode", &reason));
-    }
-    let selinux_label = block.string("selinux_label", scope)?.unwrap_or_default();
-    if !["", "z", "Z"].contains(&selinux_label.as_str()) {
-        return Err(block.wrong("selinux_label", &format!("`{selinux_label}` is neither z nor Z")));
-    }
-    Ok(VolumeMount {
-        volume: block.string("volume", scope)?.ok_or_else(|| block.missing("volume"))?,
-        destination: block.string("destination", scope)?.ok_or_else(|| block.missing("destination"))?,
-        read_only: block.bool("read_only", scope)?.unwrap_or(false),
-        propagation_mode,
-        selinux_label,
-    })
-}
-
-fn resources(mut block: Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Resources, Error> {
-    let cores = block.integer("cores", scope)?.unwrap_or(0);
-    let cores = u32::try_from(cores).map_err(|_| block.wrong("cores", "a number of cores is required"))?;
-    let cpu = block.integer("cpu", scope)?;
-    if cores > 0 && cpu.is_some() {
-        return Err(block.wrong("cpu", "only one of `cpu` and `cores` may be given"));
-    }
-    let memory = block.integer("memory", scope)?.unwrap_or(300);
-    let memory_max = block.integer("memory_max", scope)?.unwrap_or(0);
-    if memory_max > 0 && memory_max < memory {
-        return Err(block.wrong("memory_max", "is less than `memory`"));
-    }
-    block.finish(
-        &["disk", "iops", "secrets", "numa"],
-        &[
-            ("network", "write the `network` block in the group, where Nomad wants it since 0.12"),
-            ("device", "it needs Nomad's device plugins; submit the job to a Nomad agent"),
-        ],
-        ignored,
-    )?;
-    Ok(Resources { cpu: cpu.unwrap_or(100), cores, memory, memory_max })
-}
-
 /// The label of a group or task, which becomes a directory's name.
 fn name(block: &Block<'_>) -> Result<String, Error> {
     let name = block.label()?;
@@ -700,6 +281,8 @@ fn name(block: &Block<'_>) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const JOB: &str = r#"
@@ -824,10 +407,9 @@ job "web" {
     }
 
     #[test]
-    fn what_the_desk_cannot_honour_is_refused_with_its_line() {
+    fn what_this_machine_cannot_honour_is_refused_with_its_line() {
         let cases = [
             "vault {}",
-            "lifecycle {\n hook = \"prestart\"\n}",
             "dispatch_payload {\n file = \"x\"\n}",
             "service {\n connect {}\n}",
             "resources {\n device \"gpu\" {}\n}",
@@ -839,6 +421,8 @@ job "web" {
                 "{lines}: {error}"
             );
         }
+        let error = with_task("lifecycle {\n hook = \"before\"\n}").unwrap_err().to_string();
+        assert!(error.contains("`before` is none of prestart, poststart, poststop"), "{error}");
         for lines in ["template {}", "template {\n destination = \"x\"\n}"] {
             let error = with_task(lines).unwrap_err().to_string();
             assert!(error.starts_with("template (line ") && error.contains("`d"), "{error}");

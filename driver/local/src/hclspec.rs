@@ -12,8 +12,8 @@ use hcl::{Map, Value};
 use proto::hclspec::spec::Block as Piece;
 use proto::hclspec::{Block, BlockAttrs, BlockList, BlockMap, Spec};
 
-use super::expression::{self, Scope};
-use super::types::{Type, described, parse_expression};
+use crate::jobspec::expression::{self, Scope};
+use crate::jobspec::types::{Type, described, parse_expression};
 
 /// Why a configuration does not fit its schema. The first two name what the person wrote, the others the schema.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use super::taskenv::TaskEnv;
+use crate::taskenv::TaskEnv;
 
 /// A `template` block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

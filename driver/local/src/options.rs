@@ -1,4 +1,4 @@
-//! What a person at the desk asks for on the command line, read and checked: the job, the plugin's configuration and
+//! What is asked for on the command line, read and checked: the job, the plugin's configuration and
 //! the volumes of this machine.
 
 use std::collections::BTreeMap;
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use hcl::{Attribute, Body, Expression};
 use proto::driver::Mount;
 
-use super::jobspec::{self, Group, Job, Task};
-use super::run::Error;
-use super::taskenv::TaskEnv;
-use super::terminal::note;
+use crate::error::Error;
+use crate::jobspec::{self, Group, Job, Task};
+use crate::taskenv::TaskEnv;
+use crate::terminal::note;
 
 /// The name that a job gives as its `driver`.
-pub(super) const DRIVER: &str = "systemd";
+pub(crate) const DRIVER: &str = "systemd";
 
 /// The plugin's option that says whose systemd runs the tasks.
 const MANAGER: &str = "manager";
@@ -42,20 +42,20 @@ pub struct JobOptions {
 
 /// What was asked for. Everything in it fits together.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) job: Job,
+pub(crate) struct Asked {
+    pub(crate) job: Job,
     /// The body of the plugin's `config` block.
-    pub(super) config: Body,
-    pub(super) volumes: Volumes,
+    pub(crate) config: Body,
+    pub(crate) volumes: Volumes,
     /// The plugin's binary.
-    pub(super) program: PathBuf,
+    pub(crate) program: PathBuf,
     /// Tasks run under the systemd of whoever asks, and as the same user.
-    pub(super) own_manager: bool,
+    pub(crate) own_manager: bool,
 }
 
 impl JobOptions {
     /// Reads everything, and says it when the configuration is not as it was given.
-    pub(super) fn read(&self) -> Result<Asked, Error> {
+    pub(crate) fn read(&self) -> Result<Asked, Error> {
         let job = self.job()?;
         let volumes = Volumes::parse(&self.volumes)?;
         volumes.check(&job)?;
@@ -119,7 +119,7 @@ fn with_manager(config: Body, root: bool) -> (Body, bool) {
 
 /// The host volumes of this node, by their names.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Volumes(BTreeMap<String, HostVolume>);
+pub(crate) struct Volumes(BTreeMap<String, HostVolume>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct HostVolume {
@@ -153,7 +153,7 @@ impl Volumes {
     }
 
     /// Are they there? An agent looks when it starts.
-    pub(super) fn must_exist(&self) -> Result<(), Error> {
+    pub(crate) fn must_exist(&self) -> Result<(), Error> {
         for (name, HostVolume { path, .. }) in &self.0 {
             let wrong = |source| Error::VolumePath { name: name.clone(), path: path.clone(), source };
             fs::metadata(path).map_err(wrong)?;
@@ -162,7 +162,7 @@ impl Volumes {
     }
 
     /// What a task's `volume_mount` blocks mount (client/allocrunner/taskrunner/volume_hook.go).
-    pub(super) fn mounts(&self, group: &Group, task: &Task, env: &TaskEnv) -> Vec<Mount> {
+    pub(crate) fn mounts(&self, group: &Group, task: &Task, env: &TaskEnv) -> Vec<Mount> {
         let mount = |mount: &jobspec::VolumeMount| {
             let volume = group.volumes.iter().find(|volume| volume.name == mount.volume)?;
             let host = self.0.get(&volume.source)?;

@@ -10,20 +10,20 @@ use proto::driver::driver_capabilities::MountConfigs;
 use proto::driver::network_isolation_spec::NetworkIsolationMode;
 use proto::driver::{DnsConfig, DriverCapabilities, NetworkIsolationSpec};
 
-use super::allocdir::TaskDir;
-use super::jobspec::{Group, Job, Port, Task};
-use super::node::Node;
-use super::options::Asked;
-use super::plugin::Plugin;
-use super::run::Error;
-use super::task::TaskRequest;
-use super::taskenv::{AllocatedPort, Facts, TaskEnv};
+use crate::allocdir::TaskDir;
+use crate::error::Error;
+use crate::jobspec::{Group, Job, Port, Task};
+use crate::node::Node;
+use crate::options::Asked;
+use crate::plugin_client::Plugin;
+use crate::task_request::TaskRequest;
+use crate::taskenv::{AllocatedPort, Facts, TaskEnv};
 
 /// Dynamic ports come from here, as on an agent.
 const DYNAMIC_PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Makes the requests of one job. What one task was given, no other gets.
-pub(super) struct Requests<'a> {
+pub(crate) struct Requests<'a> {
     plugin: &'a Plugin,
     asked: &'a Asked,
     node: &'a Node,
@@ -33,16 +33,16 @@ pub(super) struct Requests<'a> {
 }
 
 /// What the tasks of one group share.
-pub(super) struct Allocation<'a> {
-    pub(super) group: &'a Group,
-    pub(super) id: String,
+pub(crate) struct Allocation<'a> {
+    pub(crate) group: &'a Group,
+    pub(crate) id: String,
     /// Its directory.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     ports: Vec<AllocatedPort>,
 }
 
 impl<'a> Requests<'a> {
-    pub(super) async fn new(
+    pub(crate) async fn new(
         plugin: &'a Plugin,
         asked: &'a Asked,
         node: &'a Node,
@@ -54,7 +54,7 @@ impl<'a> Requests<'a> {
     }
 
     /// An allocation of that group, in a directory that may or may not be there.
-    pub(super) fn allocation<'g>(
+    pub(crate) fn allocation<'g>(
         &mut self,
         group: &'g Group,
         id: String,
@@ -64,7 +64,7 @@ impl<'a> Requests<'a> {
     }
 
     /// The request for a task without output, and its environment.
-    pub(super) async fn task(
+    pub(crate) async fn task(
         &mut self,
         allocation: &Allocation<'_>,
         task: &Task,
@@ -156,20 +156,20 @@ fn fraction(part: u64, whole: u64) -> f64 {
 }
 
 /// Numbers for the ports of a job. None is given twice.
-pub(super) struct Ports {
+pub(crate) struct Ports {
     candidates: Box<dyn Iterator<Item = u16> + Send>,
     is_free: fn(u16) -> bool,
 }
 
 impl Ports {
     /// Free ones, found by binding them; the start differs between runs.
-    pub(super) fn free(job: &Job) -> Self {
+    pub(crate) fn free(job: &Job) -> Self {
         let start = u16::try_from(std::process::id() % 6000).unwrap_or(0) * 2;
         Self::from(job, start, |port| TcpListener::bind(("0.0.0.0", port)).is_ok())
     }
 
     /// Always the same ones, free or not.
-    pub(super) fn example(job: &Job) -> Self {
+    pub(crate) fn example(job: &Job) -> Self {
         Self::from(job, 0, |_| true)
     }
 
@@ -192,8 +192,8 @@ impl Ports {
 
 #[cfg(test)]
 mod tests {
-    use super::super::jobspec;
     use super::*;
+    use crate::jobspec;
 
     #[test]
     fn ports_are_fixed_or_free_and_differ_between_groups_too() {

@@ -1,4 +1,4 @@
-//! A driver plugin for the tests of [`super::run`]: a shell script shakes hands, the services live in the test itself
+//! A driver plugin for the tests of [`crate::run`]: a shell script shakes hands, the services live in the test itself
 //! and run a task's `command` as a plain process.
 
 use std::collections::BTreeMap;
@@ -39,19 +39,19 @@ struct Task {
 }
 
 #[derive(Clone, Default)]
-pub(super) struct Fake {
+pub(crate) struct Fake {
     tasks: Arc<Mutex<BTreeMap<String, Task>>>,
     /// Every call about a task, such as `start web`.
-    pub(super) calls: Arc<Mutex<Vec<String>>>,
+    pub(crate) calls: Arc<Mutex<Vec<String>>>,
     /// What all tasks together were given.
-    pub(super) mounts: Arc<Mutex<Vec<Mount>>>,
+    pub(crate) mounts: Arc<Mutex<Vec<Mount>>>,
     /// It says that it takes no volumes.
-    pub(super) no_mounts: bool,
+    pub(crate) no_mounts: bool,
 }
 
 impl Fake {
     /// Serves from now on; the result is the program to launch.
-    pub(super) fn serve(&self, directory: &Path) -> PathBuf {
+    pub(crate) fn serve(&self, directory: &Path) -> PathBuf {
         let socket = directory.join("socket");
         let listener = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
         let server = tonic::transport::Server::builder()

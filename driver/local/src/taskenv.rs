@@ -9,10 +9,10 @@ use std::path::{Component, Path, PathBuf};
 use hcl::{Map, Value};
 use proto::driver::driver_capabilities::FsIsolation;
 
-use super::allocdir::TaskDir;
-use super::expression::Scope;
-use super::jobspec::{Group, Job, Task};
-use super::node::Node;
+use crate::allocdir::TaskDir;
+use crate::jobspec::expression::Scope;
+use crate::jobspec::{Group, Job, Task};
+use crate::node::Node;
 
 /// Of the agent's own environment these never reach a task (command/agent/host/host.go).
 const DENIED: &[&str] = &[
@@ -46,7 +46,7 @@ pub struct AllocatedPort {
     pub to: u16,
 }
 
-/// The address of the host at the desk.
+/// The address of the host: a local run has no other.
 pub const HOST_IP: &str = "127.0.0.1";
 
 /// Everything that the environment of one task is computed from.
@@ -319,8 +319,8 @@ fn ranges(numbers: &[u32]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::jobspec;
     use super::*;
+    use crate::jobspec;
 
     const JOB: &str = r#"
 job "j" {

@@ -1,4 +1,4 @@
-//! The functions that a job file may call at the desk: those of Nomad's list that jobs really use.
+//! The functions that a job file may call: those of Nomad's list that jobs really use.
 //!
 //! Their meaning is that of go-cty's standard library, which Nomad hands to job files (jobspec2/functions.go) and, a
 //! shorter list, to the strings of a `config` block (helper/pluginutils/hclutils/util.go). All others are refused by

@@ -1,0 +1,195 @@
+//! The `group` block: network, volumes and tasks.
+
+use std::collections::BTreeMap;
+
+use super::block::{Block, Error};
+use super::expression::Scope;
+use super::task::{Task, VolumeMount, finish_task, task};
+use super::{AGENT, constraint, name, service};
+
+/// A group of tasks that share an allocation.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Such as `web`.
+    pub name: String,
+    /// The group's `meta`.
+    pub meta: BTreeMap<String, String>,
+    /// The ports of its `network` block.
+    pub ports: Vec<Port>,
+    /// The `dns` block of its network.
+    pub dns: Option<Dns>,
+    /// The `mode` of its network is `none`; else it is the host's.
+    pub without_network: bool,
+    /// Its `volume` blocks.
+    pub volumes: Vec<Volume>,
+    /// At least one.
+    pub tasks: Vec<Task>,
+}
+
+/// A port of a group's network, which is the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Such as `http`; part of `NOMAD_PORT_http`.
+    pub label: String,
+    /// The number to use, or none for a free one.
+    pub fixed: Option<u16>,
+    /// The number that the task sees, or none for the same.
+    pub to: Option<u16>,
+}
+
+/// Name resolution of a group's tasks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Such as `192.0.2.1`.
+    pub servers: Vec<String>,
+    /// Such as `example.org`.
+    pub searches: Vec<String>,
+    /// Such as `ndots:2`.
+    pub options: Vec<String>,
+}
+
+/// A host volume that a group may mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The label, by which tasks mount it.
+    pub name: String,
+    /// The node's name for it.
+    pub source: String,
+    /// Nobody in the group may write to it.
+    pub read_only: bool,
+}
+
+pub(super) fn group(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Group, Error> {
+    let name = name(block)?;
+    match block.integer("count", scope)? {
+        None | Some(1) => {}
+        Some(count) => {
+            let advice = format!("one instance runs here, not {count}; set it to 1 or {AGENT}");
+            return Err(block.not_here("count", &advice));
+        }
+    }
+    let (mut ports, mut dns, mut without_network) = (Vec::new(), None, false);
+    if let Some(mut network) = block.block("network")? {
+        without_network = without(&mut network, scope)?;
+        (ports, dns) = self::network(&mut network, scope)?;
+        network.finish(
+            &["mbits"],
+            &[
+                ("hostname", "the network is the host's; remove it or submit the job to a Nomad agent"),
+                ("cni", AGENT),
+                ("device", AGENT),
+                ("cidr", AGENT),
+            ],
+            ignored,
+        )?;
+    }
+    let volumes = volumes(block, scope, ignored)?;
+    let mut tasks: Vec<Task> = Vec::new();
+    for mut inner in block.blocks("task") {
+        let task = task(&mut inner, scope, ignored)?;
+        check_mounts(&inner, &task, &volumes)?;
+        if tasks.iter().any(|other| other.name == task.name) {
+            return Err(block.wrong("task", &format!("two tasks are named `{}`", task.name)));
+        }
+        tasks.push(task);
+        finish_task(inner, ignored)?;
+    }
+    if tasks.is_empty() {
+        return Err(block.missing("task"));
+    }
+    for inner in block.blocks("constraint") {
+        // Within one group of one instance nothing can be kept apart.
+        constraint(inner, scope, 1, ignored)?;
+    }
+    for inner in block.blocks("service") {
+        service(inner, ignored)?;
+    }
+    Ok(Group { name, meta: block.map("meta", scope)?, ports, dns, without_network, volumes, tasks })
+}
+
+/// The group's `volume` blocks (nomad/structs/volumes.go).
+fn volumes(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Vec<Volume>, Error> {
+    let mut volumes: Vec<Volume> = Vec::new();
+    for mut inner in block.blocks("volume") {
+        let name = inner.label()?.to_owned();
+        match inner.string("type", scope)?.ok_or_else(|| inner.missing("type"))?.as_str() {
+            "host" => {}
+            "csi" => {
+                let advice = format!("a CSI volume needs Nomad's servers; use \"host\" or {AGENT}");
+                return Err(inner.not_here("type", &advice));
+            }
+            other => return Err(inner.wrong("type", &format!("`{other}` is neither host nor csi"))),
+        }
+        let mut source = inner
+            .string("source", scope)?
+            .filter(|source| !source.is_empty())
+            .ok_or_else(|| inner.missing("source"))?;
+        if inner.bool("per_alloc", scope)?.unwrap_or(false) {
+            // There is one allocation of each group, the first.
+            source.push_str("[0]");
+        }
+        if volumes.iter().any(|other| other.name == name) {
+            return Err(inner.wrong("label", &format!("two volumes are named `{name}`")));
+        }
+        volumes.push(Volume { name, source, read_only: inner.bool("read_only", scope)?.unwrap_or(false) });
+        inner.finish(
+            &["sticky", "access_mode", "attachment_mode"],
+            &[("mount_options", "a host volume has none; remove it")],
+            ignored,
+        )?;
+    }
+    Ok(volumes)
+}
+
+/// A mount names a volume of its group.
+pub(super) fn check_mounts(block: &Block<'_>, task: &Task, volumes: &[Volume]) -> Result<(), Error> {
+    let unknown = |mount: &&VolumeMount| !volumes.iter().any(|volume| volume.name == mount.volume);
+    match task.volume_mounts.iter().find(unknown) {
+        Some(VolumeMount { volume, .. }) => {
+            let reason =
+                format!("the group has no volume `{volume}`; add `volume \"{volume}\"` to the group");
+            Err(block.wrong("volume_mount", &reason))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Is the network's mode `none`?
+fn without(block: &mut Block<'_>, scope: &Scope) -> Result<bool, Error> {
+    match block.string("mode", scope)?.as_deref() {
+        None | Some("" | "host") => Ok(false),
+        Some("none") => Ok(true),
+        Some(mode) => {
+            let advice = format!("`{mode}` needs Nomad's network plugins; use \"host\", \"none\" or {AGENT}");
+            Err(block.not_here("mode", &advice))
+        }
+    }
+}
+
+fn network(block: &mut Block<'_>, scope: &Scope) -> Result<(Vec<Port>, Option<Dns>), Error> {
+    let mut ports = Vec::new();
+    for mut port in block.blocks("port") {
+        let label = port.label()?.to_owned();
+        let mut number = |key: &str| match port.integer(key, scope)? {
+            // Minus one stands for the host's number, as when nothing is given.
+            None | Some(-1 | 0) => Ok(None),
+            Some(given) => match u16::try_from(given) {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(port.wrong(key, &format!("{given} is not a port number"))),
+            },
+        };
+        let (fixed, to) = (number("static")?, number("to")?);
+        ports.push(Port { label, fixed, to });
+        port.finish(&["ignore_collision"], &[("host_network", AGENT)], &mut Vec::new())?;
+    }
+    let mut dns = None;
+    if let Some(mut inner) = block.block("dns")? {
+        dns = Some(Dns {
+            servers: inner.strings("servers", scope)?,
+            searches: inner.strings("searches", scope)?,
+            options: inner.strings("options", scope)?,
+        });
+        inner.finish(&[], &[], &mut Vec::new())?;
+    }
+    Ok((ports, dns))
+}

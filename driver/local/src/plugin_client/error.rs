@@ -1,0 +1,154 @@
+//! Why a plugin could not be started, configured or asked.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use prost::Message;
+use proto::structs::RecoverableError;
+use tonic::{Code, Status};
+
+use super::handshake::START;
+use crate::hclspec;
+use crate::jobspec::expression;
+
+/// Why a plugin could not be started, configured or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The binary could not be executed.
+    #[error("start the plugin {program}; is it there and executable?")]
+    Start {
+        /// The binary.
+        program: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The process ended before its handshake line.
+    #[error("the plugin {program} ended ({status}) before its handshake; its last words:\n{last_words}")]
+    Died {
+        /// The binary.
+        program: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its stderr.
+        last_words: String,
+    },
+    /// No handshake line within a minute.
+    #[error("the plugin {program} has not shaken hands within {START:?}; its last words:\n{last_words}")]
+    Silent {
+        /// The binary.
+        program: PathBuf,
+        /// The end of its stderr.
+        last_words: String,
+    },
+    /// The handshake line is not what go-plugin expects.
+    #[error("the plugin's handshake `{line}` is wrong: {reason}")]
+    Handshake {
+        /// The line, without its end.
+        line: String,
+        /// Such as ``the protocol is `netrpc`, not `grpc` ``.
+        reason: String,
+    },
+    /// The socket of the handshake does not answer.
+    #[error("connect to the plugin at {address}")]
+    Connect {
+        /// The socket or address.
+        address: String,
+        /// The transport's reason.
+        source: tonic::transport::Error,
+    },
+    /// There is no process of that number to reattach to.
+    #[error("find the plugin process {pid}")]
+    Reattach {
+        /// The number.
+        pid: u32,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The plugin has answered with an error.
+    #[error(transparent)]
+    Call(CallError),
+    /// The plugin left something out that its answer must have.
+    #[error("the plugin's answer to {call} lacks its {part}; report this to the driver's authors")]
+    Incomplete {
+        /// Such as `TaskConfigSchema`.
+        call: &'static str,
+        /// Such as `spec`.
+        part: &'static str,
+    },
+    /// The plugin takes no configuration and one is given.
+    #[error("the plugin takes no configuration; remove it")]
+    NoConfiguration,
+    /// An expression of the configuration has no value.
+    #[error("the plugin's configuration")]
+    Expression {
+        /// What was wrong with it.
+        source: expression::Error,
+    },
+    /// A configuration does not fit the plugin's schema.
+    #[error("the {whose} configuration")]
+    Config {
+        /// `plugin's` or `task's`.
+        whose: &'static str,
+        /// What does not fit.
+        source: hclspec::Error,
+    },
+}
+
+/// A call that the plugin has answered with an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{call}: {message}")]
+pub struct CallError {
+    /// Such as `StartTask`.
+    pub call: &'static str,
+    /// Such as `InvalidArgument`.
+    pub code: Code,
+    /// The plugin's own words.
+    pub message: String,
+    /// The plugin says that trying again may help.
+    pub recoverable: bool,
+}
+
+impl CallError {
+    /// Reads the status and, from its details, whether to try again (Nomad v2.0.5, helper/pluginutils/grpcutils/).
+    pub fn new(call: &'static str, status: &Status) -> Self {
+        let details = proto::rpc::Status::decode(status.details()).unwrap_or_default();
+        // Nomad looks at the first detail only.
+        let first = details.details.first().filter(|any| any.type_url.ends_with(".RecoverableError"));
+        let recoverable = first.and_then(|any| RecoverableError::decode(any.value.as_slice()).ok());
+        Self {
+            call,
+            code: status.code(),
+            message: status.message().to_owned(),
+            recoverable: recoverable.is_some_and(|error| error.recoverable),
+        }
+    }
+}
+
+/// Makes the error of a failed call: `client.stop_task(…).await.map_err(failed("StopTask"))`.
+#[allow(clippy::result_large_err, reason = "it makes the error, it does not return one")]
+pub fn failed(call: &'static str) -> impl FnOnce(Status) -> Error {
+    move |status| Error::Call(CallError::new(call, &status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recoverable_error_is_recognised() {
+        let value = RecoverableError { recoverable: true }.encode_to_vec();
+        let type_url =
+            "type.googleapis.com/hashicorp.nomad.plugins.shared.structs.RecoverableError".to_owned();
+        let details = proto::rpc::Status {
+            code: 9,
+            message: "busy".to_owned(),
+            details: vec![prost_types::Any { type_url, value }],
+        };
+        let status = Status::with_details(Code::FailedPrecondition, "busy", details.encode_to_vec().into());
+        let error = CallError::new("StartTask", &status);
+        assert!(error.recoverable);
+        assert_eq!(error.to_string(), "StartTask: busy");
+        assert!(!CallError::new("StartTask", &Status::internal("x")).recoverable);
+    }
+}

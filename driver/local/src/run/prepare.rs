@@ -1,0 +1,102 @@
+//! Makes the tasks of a job ready: directories, pipes, artifacts, templates. None has run when this fails.
+
+use std::path::Path;
+
+use crate::allocdir::AllocDir;
+use crate::artifact::Fetch;
+use crate::error::Error;
+use crate::jobspec::{Group, Hook, Task};
+use crate::request::{Ports, Requests};
+use crate::task_request::{TaskRequest, new_alloc_id};
+use crate::taskenv::TaskEnv;
+use crate::terminal::{Name, Terminal};
+
+use super::Run;
+use super::output::Output;
+
+/// A task that can be started.
+pub(super) struct Prepared<'a> {
+    /// The number of its group.
+    pub(super) group: usize,
+    pub(super) task: &'a Task,
+    pub(super) request: TaskRequest,
+    pub(super) output: Option<Output>,
+    /// What its templates still need, where they can only be rendered at the start.
+    pub(super) env: Option<TaskEnv>,
+}
+
+impl Prepared<'_> {
+    /// Renders the templates of a task.
+    pub(super) fn render(&mut self, env: &TaskEnv) -> Result<(), Error> {
+        for template in &self.task.templates {
+            let variables = template.write(env);
+            let wrong = |source| Error::Template { task: self.task.name.clone(), source };
+            self.request.env.extend(variables.map_err(wrong)?);
+        }
+        Ok(())
+    }
+}
+
+/// Whether other tasks of the group run before this one, and may make what its templates read.
+fn comes_later(task: &Task, group: &Group) -> bool {
+    match task.lifecycle.hook {
+        Hook::Prestart => false,
+        Hook::Main => group.tasks.iter().any(|task| task.lifecycle.hook == Hook::Prestart),
+        Hook::Poststart | Hook::Poststop => true,
+    }
+}
+
+/// All tasks of the job, in its order. Directories that were made are in `allocs`, also when this fails.
+pub(super) async fn prepare<'a>(
+    run: &Run<'a>,
+    base: &Path,
+    allocs: &mut Vec<AllocDir>,
+) -> Result<Vec<Prepared<'a>>, Error> {
+    let wrong = |source| Error::AllocDir { source };
+    let job = &run.asked.job;
+    let names = job.groups.iter().flat_map(|group| &group.tasks).map(|task| task.name.chars().count());
+    let terminal = Terminal { plain: run.options.plain, width: names.max().unwrap_or(0) };
+    let mut requests = Requests::new(run.plugin, run.asked, run.node, Ports::free(job)).await?;
+    let mut tasks = Vec::new();
+    for (number, group) in job.groups.iter().enumerate() {
+        let id = new_alloc_id();
+        let alloc = AllocDir::create(base, &id).map_err(wrong)?;
+        allocs.push(alloc);
+        let Some(alloc) = allocs.last() else { continue };
+        let allocation = requests.allocation(group, id, alloc.path().to_owned())?;
+        for task in &group.tasks {
+            alloc.task(&task.name).map_err(wrong)?;
+            let (request, env) = requests.task(&allocation, task).await?;
+            fetch(run, task, &env).await?;
+            let mut prepared = Prepared { group: number, task, request, output: None, env: None };
+            if comes_later(task, group) {
+                prepared.env = Some(env);
+            } else {
+                prepared.render(&env)?;
+            }
+            if !task.logs_disabled {
+                let logs = alloc.logs(&task.name).map_err(wrong)?;
+                prepared.request.stdout.clone_from(&logs.stdout.path);
+                prepared.request.stderr.clone_from(&logs.stderr.path);
+                prepared.output = Some(Output::write(logs, terminal, Name::new(&task.name, tasks.len())));
+            }
+            tasks.push(prepared);
+        }
+    }
+    Ok(tasks)
+}
+
+/// Fetches the artifacts of a task; relative ones are beside the job file.
+async fn fetch(run: &Run<'_>, task: &Task, env: &TaskEnv) -> Result<(), Error> {
+    let here = run.options.job.file.parent();
+    // A name alone is in the working directory.
+    let here = here.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for artifact in &task.artifacts {
+        let fetched = match Fetch::new(artifact, env, here) {
+            Ok(fetch) => fetch.run().await,
+            Err(error) => Err(error),
+        };
+        fetched.map_err(|source| Error::Artifact { task: task.name.clone(), source })?;
+    }
+    Ok(())
+}
