@@ -153,7 +153,7 @@ fn a_granted_directory_that_a_guest_made_a_link_is_not_opened_at_the_next_start(
 
             let end = scene.start(&guest, &dirs, "open 1 r secret\nopen 1 r environ\nopen 1 r status");
             assert_eq!((end.code(), end.stdout().as_str()), (FAILED, ""), "{leads_to}");
-            end.says(&format!("--dir: open directory `{inner}` for the guest: `{inner}` is a symbolic link"));
+            end.says(&format!("--dir (in a job `wasm.dirs`): open directory `{inner}` for the guest: `{inner}` is a symbolic link"));
             let below = [dirs[0].clone(), format!("{inner}/deep::/inner{grant}")];
             let end = scene.start(&guest, &below, "open 1 r file");
             end.says(&format!("`{inner}` is a symbolic link"));

@@ -448,17 +448,31 @@ fn only_the_given_variables_arrive_and_exactly() {
 }
 
 #[test]
+fn a_guest_may_come_on_standard_input_with_what_the_wasmtime_cli_says_of_it() {
+    let desk = Desk::new();
+    let guest = std::fs::File::open(desk.guest("hello")).unwrap();
+    let line = ["run", "-S", "cli,http,tcp=y", "-W", "component-model,max-memory-size=64MiB", "-"];
+    assert_eq!(end_of(desk.shim(&line).stdin(guest)).stdout(), "hello\n");
+}
+
+#[test]
 fn bad_options_are_refused_before_anything_runs() {
     let desk = Desk::new();
     let hello = desk.guest("hello");
     for (line, named) in [
         (&["--env", "=a=b", hello.as_str()][..], "name is neither empty nor contains `=`"),
         (&["--env", "SURELY_UNSET", &hello], "`SURELY_UNSET` is not in the environment"),
-        (&["--dir", "absent::/data", &hello], "--dir: open directory `absent` for the guest: No such file"),
+        (
+            &["--dir", "absent::/data", &hello],
+            "--dir (in a job `wasm.dirs`): open directory `absent` for the guest: No such file",
+        ),
         (&["--dir", "::/data", &hello], "HOST::GUEST"),
         (&["--fast", &hello], "--fast"),
         (&["-W", "fule=3", &hello], "`-W fule` is not a known setting"),
         (&["-W", "fuel=much", &hello], "a whole number is wanted"),
+        (&["-S", "inherit-env", &hello], "name each variable that the guest gets"),
+        (&["-W", "max-memory-size=64Q", &hello], "max-memory-size=64M"),
+        (&["serve", "--addr", "localhost", &hello], "such as 127.0.0.1:8080"),
         (&["-S", "inherit-netwrok", &hello], "`-S inherit-netwrok`"),
         (&["--connect", "example.com:80", &hello], "the address is neither IPv4, nor IPv6 in brackets"),
         (&["--config-env", "SURELY_UNSET", &hello], "no such variable"),

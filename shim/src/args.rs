@@ -4,7 +4,7 @@ use crate::engine::RELEASE;
 use crate::grants::{Dir, Network, Rule, Var};
 use crate::settings::{self, Said, Wasi, Wasm};
 use clap::{Args, Parser, Subcommand};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ pub struct Grants {
     /// object of texts: nobody else can see it there
     #[arg(long, value_name = "NAME")]
     pub config_env: Option<String>,
-    /// Limits and features: fuel=N, timeout=TIME, max-memory-size=BYTES, max-table-elements=N, max-wasm-stack=BYTES,
+    /// Limits and features: fuel=N, timeout=TIME, max-memory-size=SIZE, max-table-elements=N, max-wasm-stack=SIZE,
     /// max-instances=N, max-tables=N, max-memories=N, trap-on-grow-failure, and proposals such as simd=n
     #[arg(short = 'W', long = "wasm", value_name = "KEY[=VALUE][,..]", value_parser = settings::parse)]
     pub wasm: Vec<Said>,
@@ -172,7 +172,8 @@ impl Guest {
 pub struct Run {
     #[command(flatten)]
     grants: Grants,
-    /// The guest: a module for WASI 0.1, or a component for WASI 0.2 or 0.3; what follows are its arguments
+    /// The guest: a module for WASI 0.1, or a component for WASI 0.2 or 0.3; `-` is standard input. What follows are its
+    /// arguments
     #[arg(value_names = ["FILE", "ARGS"], required = true, trailing_var_arg = true)]
     file_and_args: Vec<String>,
 }
@@ -215,7 +216,7 @@ impl Serve {
 #[derive(Clone, Debug, Args)]
 pub struct Http {
     /// Where to listen, if no socket was passed by systemd (LISTEN_FDS)
-    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8080", value_parser = address)]
     pub addr: SocketAddr,
     /// Which of the passed sockets to serve, by its name (LISTEN_FDNAMES)
     #[arg(long, value_name = "NAME")]
@@ -257,6 +258,13 @@ impl Default for Http {
         }
         Only::parse_from(["wasm-shim"]).http
     }
+}
+
+/// Reads an address with a port; a name, such as `localhost:8080`, is looked up.
+fn address(said: &str) -> Result<SocketAddr, String> {
+    let found = said.to_socket_addrs().map(|mut addresses| addresses.next());
+    let wanted = "an address and a port are wanted, such as 127.0.0.1:8080, [::1]:8080 or localhost:8080";
+    found.map_err(|error| format!("{wanted} ({error})"))?.ok_or_else(|| wanted.to_owned())
 }
 
 fn at_least_1(said: &str) -> Result<usize, String> {

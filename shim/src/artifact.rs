@@ -48,7 +48,7 @@ impl Artifact {
 /// When the file cannot be read, is not what the shim runs, or cannot be compiled; each names the file.
 pub fn open(guest: &Guest, tuning: &Tuning, config: &Config) -> Result<(Code, Artifact)> {
     let name = &guest.label;
-    let mut file = File::open(&guest.file).with_context(|| format!("open `{}`", guest.file.display()))?;
+    let mut file = content_of(&guest.file).with_context(|| format!("open `{}`", guest.file.display()))?;
     let mut bytes = Vec::new();
     (&mut file).take(HEAD as u64).read_to_end(&mut bytes).with_context(|| format!("read `{name}`"))?;
 
@@ -65,6 +65,17 @@ pub fn open(guest: &Guest, tuning: &Tuning, config: &Config) -> Result<(Code, Ar
             compiled(guest, &bytes, tuning, config)
         }
     }
+}
+
+/// The file of that path, or what comes on standard input for `-`.
+fn content_of(path: &Path) -> io::Result<File> {
+    if path != Path::new("-") {
+        return File::open(path);
+    }
+    let mut whole = process::memory_file()?;
+    io::copy(&mut io::stdin().lock(), &mut whole)?;
+    whole.rewind()?;
+    Ok(whole)
 }
 
 /// Becomes `wasm-shim-compile` and compiles as `args` say.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use wasm_shim::content::{Content, HEAD, Kind, recognise};
 use wasm_shim::engine::{self, Tuning};
-use wasm_shim::publish;
+use wasm_shim::{imports, publish};
 use wasmtime::error::Context as _;
 use wasmtime::{Engine, Error, Result, bail, ensure, format_err};
 
@@ -37,6 +37,9 @@ struct Args {
     /// What changes code: fuel=1, epoch-interruption=y, and proposals such as simd=n, as the wasmtime CLI has them
     #[arg(short = 'W', long = "wasm", value_name = "KEY[=VALUE]", value_delimiter = ',')]
     wasm: Vec<String>,
+    /// Refuse what imports something that wasm-shim does not provide
+    #[arg(long)]
+    check_imports: bool,
     /// Accept the text form, too
     #[arg(long)]
     text: bool,
@@ -120,8 +123,7 @@ fn compile(args: &Args, tuning: &Tuning) -> Result<(), End> {
     let wasm = read(input).with_context(|| format!("read `{name}`"))?;
     let engine =
         engine::config(tuning).and_then(|config| Engine::new(&config)).context("configure the compiler")?;
-    let native =
-        translate(&engine, &name, &wasm, args.text).map_err(|error| End { code: BAD_INPUT, error })?;
+    let native = translate(&engine, &name, &wasm, args).map_err(|error| End { code: BAD_INPUT, error })?;
     Ok(write(&native, args.output.as_deref().filter(|path| *path != Path::new("-")))?)
 }
 
@@ -134,14 +136,26 @@ fn read(input: Option<&Path>) -> io::Result<Vec<u8>> {
     Ok(wasm)
 }
 
-fn translate(engine: &Engine, name: &str, wasm: &[u8], text: bool) -> Result<Vec<u8>> {
+fn translate(engine: &Engine, name: &str, wasm: &[u8], args: &Args) -> Result<Vec<u8>> {
     let head = &wasm[..wasm.len().min(HEAD)];
     match recognise(head).map_err(|verdict| format_err!("`{name}` {verdict}"))? {
-        Content::Wasm(Kind::Module) => engine.precompile_module(wasm),
-        Content::Wasm(Kind::Component) => engine.precompile_component(wasm),
-        Content::Text if text => {
+        Content::Wasm(kind) => {
+            let native = match kind {
+                Kind::Module => engine.precompile_module(wasm),
+                Kind::Component => engine.precompile_component(wasm),
+            };
+            // Of what is valid only: the reason of what is not says more.
+            match imports::missing(wasm, kind).filter(|_| args.check_imports && native.is_ok()) {
+                Some(import) => bail!(
+                    "it imports `{import}`, which wasm-shim does not have and no grant would provide; build it for \
+                     wasm32-wasip1 or wasm32-wasip2, or compose it with a component that exports this"
+                ),
+                None => native,
+            }
+        }
+        Content::Text if args.text => {
             let wasm = wat::parse_bytes(wasm).with_context(|| format!("read the text of `{name}`"))?;
-            return translate(engine, name, &wasm, false);
+            return translate(engine, name, &wasm, args);
         }
         Content::Text => {
             bail!("`{name}` is WebAssembly text (or another text); translate it with `wat2wasm` first")

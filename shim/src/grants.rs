@@ -236,7 +236,8 @@ impl Network {
                 SocketAddrUse::UdpBind => (Protocol::Udp, "bind", "listen"),
                 SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => (Protocol::Udp, "send to", "connect"),
             };
-            self.deny(format!("{act} {protocol}:{address}"), &format!("--{option} {protocol}:{address}"));
+            let grant = format!("--{option} {protocol}:{address} (in a job `wasm.{option}`)");
+            self.deny(format!("{act} {protocol}:{address}"), &grant);
         }
         allowed
     }

@@ -37,6 +37,8 @@ mod fuzz;
 pub mod grants;
 #[cfg(feature = "run")]
 pub mod guest;
+#[cfg(any(feature = "compile", test))]
+pub mod imports;
 #[cfg(feature = "run")]
 pub mod inspect;
 #[cfg(feature = "run")]

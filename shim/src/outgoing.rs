@@ -102,7 +102,7 @@ async fn connect(host: &str, port: u16, network: &Network, lookup: bool) -> Resu
     let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
         Ok(address) => vec![(address, port).into()],
         Err(_) if !lookup => {
-            network.deny(format!("look up {host}"), "-S allow-ip-name-lookup");
+            network.deny(format!("look up {host}"), "-S allow-ip-name-lookup (in a job `wasm.name_lookup`)");
             return Err(Error::HttpRequestDenied);
         }
         Err(_) => {

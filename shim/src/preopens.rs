@@ -43,14 +43,28 @@ impl Preopens {
 pub fn open(dirs: &[Dir], wasi: &mut WasiCtxBuilder) -> Result<()> {
     for dir in dirs {
         let permissions = if dir.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
-        let granted = || format!("--dir: open directory `{}` for the guest", dir.host);
+        let granted = || format!("--dir (in a job `wasm.dirs`): open directory `{}` for the guest", dir.host);
         let opened = open_without_links(Path::new(&dir.host)).with_context(granted)?;
         check_file_system(&opened).with_context(granted)?;
         // wasmtime takes paths only. This one names what `opened` is, whatever has happened to the directory's path since.
         let same = format!("/proc/self/fd/{}", opened.as_raw_fd());
         wasi.preopened_dir(same, &dir.guest, permissions).with_context(granted)?;
     }
+    if let Some(name) = working_directory(dirs) {
+        wasi.initial_cwd(name);
+    }
     Ok(())
+}
+
+/// What the directory that was granted as `.`, in which relative paths begin, is called otherwise.
+fn working_directory(dirs: &[Dir]) -> Option<String> {
+    let here = Path::new(&dirs.iter().find(|dir| dir.guest == ".")?.host);
+    let named = dirs.iter().filter(|dir| dir.guest.starts_with('/')).filter_map(|dir| {
+        let rest = here.strip_prefix(&dir.host).ok()?;
+        Some((dir.host.len(), Path::new(&dir.guest).join(rest)))
+    });
+    let (_, name) = named.max_by_key(|(length, _)| *length)?;
+    Some(name.to_str()?.trim_end_matches('/').to_owned()).filter(|name| !name.is_empty())
 }
 
 /// Through /proc a guest would change the memory of this process, and read its environment.

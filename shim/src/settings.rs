@@ -62,7 +62,8 @@ impl Wasm {
     pub fn resolve(said: &[Said]) -> Result<Self, String> {
         let mut wasm = Self::default();
         for (name, value) in each(said) {
-            let size = || number(name, value, "-W").map(Some);
+            let count = || number(name, value, "-W").map(Some);
+            let bytes = || size(name, value);
             let tuned = wasm.tuning.take(name, value)?;
             match name {
                 "fuel" => wasm.fuel = Some(number(name, value, "-W")?),
@@ -70,14 +71,16 @@ impl Wasm {
                     let read = duration(value.unwrap_or_default());
                     wasm.timeout = Some(read.map_err(|wrong| format!("`-W timeout`: {wrong}"))?);
                 }
-                "max-memory-size" => wasm.max_memory_size = size()?,
-                "max-table-elements" => wasm.max_table_elements = size()?,
-                "max-wasm-stack" => wasm.max_wasm_stack = Some(stack(number(name, value, "-W")?)?),
-                "max-instances" => wasm.max_instances = size()?,
-                "max-tables" => wasm.max_tables = size()?,
-                "max-memories" => wasm.max_memories = size()?,
+                "max-memory-size" => wasm.max_memory_size = Some(bytes()?),
+                "max-table-elements" => wasm.max_table_elements = count()?,
+                "max-wasm-stack" => wasm.max_wasm_stack = Some(stack(bytes()?)?),
+                "max-instances" => wasm.max_instances = count()?,
+                "max-tables" => wasm.max_tables = count()?,
+                "max-memories" => wasm.max_memories = count()?,
                 "trap-on-grow-failure" => wasm.trap_on_grow_failure = is_yes(name, value)?,
                 _ if tuned => {}
+                // On in any case.
+                "component-model" if is_yes(name, value)? => {}
                 _ => {
                     return Err(format!("`-W {name}` is not a known setting; see `wasm-shim run --help`"));
                 }
@@ -125,6 +128,15 @@ impl Wasi {
                     let (name, value) = var.ok_or("`-S config-var`: write config-var=NAME=VALUE")?;
                     wasi.config.push((name.to_owned(), value.to_owned()));
                 }
+                // What the wasmtime CLI switches on with them is there in any case, within the grants.
+                "cli" | "common" | "config" | "http" | "p3" | "tcp" | "udp" | "cli-exit-with-code"
+                    if is_yes(name, value)? => {}
+                "inherit-env" => {
+                    return Err(
+                        "`-S inherit-env`: name each variable that the guest gets, with `--env NAME`"
+                            .to_owned(),
+                    );
+                }
                 _ => {
                     return Err(format!("`-S {name}` is not a known setting; see `wasm-shim run --help`"));
                 }
@@ -156,6 +168,19 @@ fn number<N: std::str::FromStr>(name: &str, value: Option<&str>, option: &str) -
     let said = value.unwrap_or_default();
     digits(said)
         .ok_or_else(|| format!("`{option} {name}={said}`: a whole number is wanted, such as {name}=1000000"))
+}
+
+/// Reads a number of bytes, example `64M`: K, M and G are powers of 1024, as in systemd; `MiB` and the like are the same.
+fn size(name: &str, value: Option<&str>) -> Result<usize, String> {
+    let said = value.unwrap_or_default();
+    let bare = said.strip_suffix("iB").unwrap_or(said);
+    let units = [("K", 1_usize << 10), ("M", 1 << 20), ("G", 1 << 30)];
+    let known = units.iter().find_map(|(unit, bytes)| Some((bare.strip_suffix(unit)?, *bytes)));
+    let (count, unit) = known.unwrap_or((said, 1));
+    let bytes = digits::<usize>(count).and_then(|count| count.checked_mul(unit));
+    bytes.ok_or_else(|| {
+        format!("`-W {name}={said}`: a number of bytes is wanted, such as {name}=1048576 or {name}=64M")
+    })
 }
 
 /// Reads a length of time as the wasmtime CLI does: `2` and `2s` are two seconds; `ms`, `us` and `ns` are known too.
@@ -215,6 +240,34 @@ mod tests {
     }
 
     #[test]
+    fn sizes_have_units() {
+        for (said, bytes) in
+            [("65536", 65536), ("64K", 1 << 16), ("3M", 3 << 20), ("2GiB", 2 << 30), ("1MiB", 1 << 20)]
+        {
+            assert_eq!(wasm(&[&format!("max-memory-size={said}")]).unwrap().max_memory_size, Some(bytes));
+        }
+        for said in ["", "M", "iB", "1 M", "1m", "1MB", "-1K", "99999999999G", "1TiB"] {
+            let wrong = wasm(&[&format!("max-memory-size={said}")]).unwrap_err();
+            assert!(wrong.contains(&format!("max-memory-size={said}`: a number of bytes")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_the_wasmtime_cli_switches_on_and_is_there_anyway_is_taken() {
+        let said = ["cli,http,tcp=y,udp,config", "common=yes"].map(|one| parse(one).unwrap());
+        let wasi = Wasi::resolve(&said, None).unwrap();
+        assert!(!wasi.inherit_network && !wasi.allow_ip_name_lookup);
+        assert!(wasm(&["component-model"]).is_ok());
+        for wrong in ["tcp=n", "inherit-env", "nn"] {
+            assert!(
+                Wasi::resolve(&[parse(wrong).unwrap()], None)
+                    .unwrap_err()
+                    .contains(wrong.split('=').next().unwrap())
+            );
+        }
+    }
+
+    #[test]
     fn configuration_keeps_its_commas_and_equal_signs() {
         let wasi = Wasi::resolve(&[parse("config-var=list=a,b=c").unwrap()], None).unwrap();
         assert_eq!(wasi.config, [("list".to_owned(), "a,b=c".to_owned())]);
@@ -249,7 +302,7 @@ mod tests {
     fn fuzz_settings_are_what_is_written_and_none_is_lost() {
         let name =
             "fuel|timeout|simd|max-memory-size|max-wasm-stack|max-tables|trap-on-grow-failure|threads|gc|x|";
-        let value = "=(y|n|yes|[0-9]{1,20}|[+-]?[0-9]{1,3}|[0-9]{1,3}s|=|a=b)?|";
+        let value = "=(y|n|yes|[0-9]{1,20}|[+-]?[0-9]{1,3}|[0-9]{1,3}(s|K|MiB)|=|a=b)?|";
         let pattern = format!("({name})({value})(,({name})({value})){{0,3}}");
         let said = prop_oneof![proptest::string::string_regex(&pattern).unwrap(), any::<String>()];
         holds_for(&said, |said| {

@@ -332,63 +332,7 @@ impl wasmtime::component::HasData for Io {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// All that wasmtime itself provides to a command, as it would be linked without regard for what is imported.
-    const STOCK_P2: [&str; 29] = [
-        "wasi:cli/environment",
-        "wasi:cli/exit",
-        "wasi:cli/stderr",
-        "wasi:cli/stdin",
-        "wasi:cli/stdout",
-        "wasi:cli/terminal-input",
-        "wasi:cli/terminal-output",
-        "wasi:cli/terminal-stderr",
-        "wasi:cli/terminal-stdin",
-        "wasi:cli/terminal-stdout",
-        "wasi:clocks/monotonic-clock",
-        "wasi:clocks/wall-clock",
-        "wasi:filesystem/preopens",
-        "wasi:filesystem/types",
-        "wasi:http/outgoing-handler",
-        "wasi:http/types",
-        "wasi:io/error",
-        "wasi:io/poll",
-        "wasi:io/streams",
-        "wasi:random/insecure",
-        "wasi:random/insecure-seed",
-        "wasi:random/random",
-        "wasi:sockets/instance-network",
-        "wasi:sockets/ip-name-lookup",
-        "wasi:sockets/network",
-        "wasi:sockets/tcp",
-        "wasi:sockets/tcp-create-socket",
-        "wasi:sockets/udp",
-        "wasi:sockets/udp-create-socket",
-    ];
-
-    const STOCK_P3: [&str; 21] = [
-        "wasi:cli/environment",
-        "wasi:cli/exit",
-        "wasi:cli/stderr",
-        "wasi:cli/stdin",
-        "wasi:cli/stdout",
-        "wasi:cli/terminal-input",
-        "wasi:cli/terminal-output",
-        "wasi:cli/terminal-stderr",
-        "wasi:cli/terminal-stdin",
-        "wasi:cli/terminal-stdout",
-        "wasi:clocks/monotonic-clock",
-        "wasi:clocks/system-clock",
-        "wasi:filesystem/preopens",
-        "wasi:filesystem/types",
-        "wasi:http/client",
-        "wasi:http/types",
-        "wasi:random/insecure",
-        "wasi:random/insecure-seed",
-        "wasi:random/random",
-        "wasi:sockets/ip-name-lookup",
-        "wasi:sockets/types",
-    ];
+    use crate::imports;
 
     fn linker() -> Linker {
         let config = crate::engine::config(&crate::engine::Tuning::default()).unwrap();
@@ -398,11 +342,11 @@ mod tests {
     #[test]
     fn every_stock_interface_is_linked_and_none_twice() {
         let mut linker = linker();
-        for name in STOCK_P2 {
+        for name in imports::P2 {
             // An interface that was linked before, under another name, is an error here.
             assert!(link_p2(name, &mut linker).unwrap(), "{name} 0.2 is missing");
         }
-        for name in STOCK_P3 {
+        for name in imports::P3 {
             assert!(link_p3(name, &mut linker).unwrap(), "{name} 0.3 is missing");
         }
     }

@@ -1,6 +1,6 @@
 //! What runs, as whom, with which environment; and what is refused.
 
-use tests::{Exit, Job, Node, SOON, exiting_guest};
+use tests::{Exit, Job, Node, SOON, exiting_guest, wasm};
 
 use crate::guest;
 
@@ -283,6 +283,14 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
         (Job::command("/local"), "not a regular file"),
         (Job::artifact("cut.wasm", truncated), "cut.wasm cannot be compiled"),
         (Job::artifact("four.wasm", b"\0asm"), "four.wasm cannot be compiled"),
+        (
+            Job::artifact("guest.wasm", &wasm(include_str!("../guests/missing_import.wat"))),
+            "it imports `env::launch`, which",
+        ),
+        (
+            Job::artifact("guest.wasm", &wasm(include_str!("../guests/component_import.wat"))),
+            "it imports `acme:rocket/engine",
+        ),
         (Job::artifact("text.wasm", b"(module)"), "not WebAssembly"),
         (Job::artifact("empty.wasm", b""), "it is empty"),
         (Job::artifact("page", b"<html>404</html>"), "neither a program"),

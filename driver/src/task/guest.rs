@@ -77,11 +77,13 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// What the job's `wasm` block means for a task with this `view`, these variables, and so many bytes of memory at most.
+    /// What the job's `wasm` block means for a task with this `view`, these variables, and so many bytes of memory at
+    /// most.
     pub(super) fn resolve(
         config: &TaskConfig,
         view: &View,
         dirs: &TaskDirs,
+        working_directory: &Path,
         env: &BTreeMap<String, String>,
         ceiling: Option<u64>,
     ) -> Result<Self, Error> {
@@ -89,10 +91,11 @@ impl Guest {
         let wasm = config.driver.wasm.as_ref().unwrap_or(&nothing);
         let mut options = Vec::new();
         let mut option = |name: &str, value: String| options.extend([name.to_owned(), value]);
-        let dirs = match &wasm.dirs {
+        let mut dirs: Vec<String> = match &wasm.dirs {
             Some(said) => said.iter().map(|said| directory(said)).collect::<Result<_, _>>()?,
             None => usual_directories(view, dirs, &config.mounts),
         };
+        dirs.extend(here(&dirs, working_directory));
         for dir in dirs {
             option("--dir", dir);
         }
@@ -451,6 +454,28 @@ fn usual_directories(view: &View, dirs: &TaskDirs, mounts: &[Mount]) -> Vec<Stri
     own.into_iter().chain(volumes).collect()
 }
 
+/// The directory in which relative paths of a guest begin, `.` in WASI: where the task begins, if that is granted, and
+/// with no more rights than it is granted with. None where the job says itself what `.` or `/` is.
+fn here(dirs: &[String], working_directory: &Path) -> Option<String> {
+    let parts = dirs.iter().map(|dir| {
+        let (path, name) = dir.split_once("::").unwrap_or((dir, dir));
+        let (name, mode) = name.strip_suffix(":ro").map_or((name, ""), |name| (name, ":ro"));
+        (path, name, mode)
+    });
+    let parts: Vec<_> = parts.collect();
+    if parts.iter().any(|(_, name, _)| [".", "/"].contains(name)) {
+        return None;
+    }
+    let within = parts.iter().filter_map(|(path, name, mode)| {
+        // The name is how the task itself calls it, where the path is the runner's.
+        let rest =
+            working_directory.strip_prefix(path).or_else(|_| working_directory.strip_prefix(name)).ok()?;
+        let here = Path::new(path).join(rest);
+        Some((path.len(), format!("{}::.{mode}", here.display().to_string().trim_end_matches('/'))))
+    });
+    within.max_by_key(|(length, _)| *length).map(|(_, here)| here)
+}
+
 /// Whom a guest may speak with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Network {
@@ -753,6 +778,24 @@ mod tests {
         assert_eq!(limits(Some(32 << 20)), [format!("max-memory-size={}", 24 << 20)]);
         assert_eq!(limits(Some(15 << 20)), Vec::<String>::new());
         assert_eq!(limits(None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn relative_paths_begin_where_the_task_does_if_that_is_granted() {
+        let here = |dirs: &[&str], work_dir: &str| {
+            let dirs: Vec<String> = dirs.iter().map(|dir| (*dir).to_owned()).collect();
+            super::here(&dirs, Path::new(work_dir))
+        };
+        let usual = ["/local::/local", "/alloc::/alloc", "/srv::/srv:ro"];
+        assert_eq!(here(&usual, "/local").as_deref(), Some("/local::."));
+        assert_eq!(here(&usual, "/alloc/data").as_deref(), Some("/alloc/data::."));
+        assert_eq!(here(&usual, "/srv/www").as_deref(), Some("/srv/www::.:ro"));
+        assert_eq!(here(&usual, "/etc"), None);
+        assert_eq!(here(&["/local::/data:ro"], "/local").as_deref(), Some("/local::.:ro"));
+        assert_eq!(here(&["/local", "/local/x::/x:ro"], "/local/x").as_deref(), Some("/local/x::.:ro"));
+        assert_eq!(here(&["/run/real/local::/a/local"], "/a/local").as_deref(), Some("/run/real/local::."));
+        assert_eq!(here(&["/alloc::/", "/local"], "/local"), None);
+        assert_eq!(here(&[], "/local"), None);
     }
 
     #[test]

@@ -508,7 +508,7 @@ impl TaskSpec {
         }
         let memory = Memory::resolve(*memory_mb, *memory_max_mb);
         let etc = etc(config, extra_hosts)?;
-        let guest = Guest::resolve(config, &view, &dirs, &env, memory.ceiling)?;
+        let guest = Guest::resolve(config, &view, &dirs, &working_directory, &env, memory.ceiling)?;
         // A job that names a preset wants that one, for whatever it runs.
         let fence = match preset {
             Some(_) => Vec::new(),

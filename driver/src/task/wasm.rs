@@ -510,6 +510,7 @@ impl Streams {
         let mut report = Vec::new();
         let read = self.report.rewind().and_then(|()| self.report.take(REPORT_MAX).read_to_end(&mut report));
         let report = read.map(|_| on_one_line(&report)).unwrap_or_default();
+        let report = report.trim_start_matches("wasm-shim-compile: ").to_owned();
         if report.is_empty() { "the compiler gave no reason".to_owned() } else { report }
     }
 }
@@ -541,7 +542,8 @@ fn compile_unit(
     let limits = LIMITS.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
     let known = sandbox.filter(|line| features.check(line).is_ok());
     properties.extend(known.chain(limits).map(Property::Assigned));
-    let argv = std::iter::once("wasm-shim-compile".to_owned()).chain(made.flags.iter().cloned()).collect();
+    let words = ["wasm-shim-compile", "--check-imports"].map(str::to_owned);
+    let argv = words.into_iter().chain(made.flags.iter().cloned()).collect();
     properties.extend([
         Property::Description(super::spec::on_one_line(&format!("Nomad: compile {name}"))),
         Property::Type("exec"),
