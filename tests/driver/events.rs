@@ -21,6 +21,32 @@ async fn the_unit_and_the_process_are_told_at_the_start() {
     node.destroy(&task, true).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_file_in_args_that_is_not_where_the_task_begins_is_told_of() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut events = node.events().await;
+    let script = b"#!/bin/sh\nexit 3\n";
+    let told = |args: &[&str], more: &str| Job::artifact("run.sh", script).args(args).config(more);
+    let task = node.run(told(&["local/run.sh"], "")).await;
+    assert_eq!(node.wait(&task).await, Exit::status(3));
+    let event = events.until(&task, "`args`: ").await;
+    assert!(event.message.starts_with("`args`: local/run.sh is looked up in"), "{event:?}");
+    node.destroy(&task, true).await.unwrap();
+    for (args, more) in
+        [(&["/local/run.sh"], ""), (&["local/none"], ""), (&["local/run.sh"], "work_dir = \"/\"")]
+    {
+        let task = node.run(told(args, more)).await;
+        node.wait(&task).await;
+        assert!(events.next_of(&task).await.message.contains(" as unit "));
+        node.destroy(&task, true).await.unwrap();
+        let next = node.run(Job::shell("true")).await;
+        node.wait(&next).await;
+        let others = events.before(&next).await;
+        assert!(!others.iter().any(|event| event.message.contains("`args`")), "{args:?} {more}: {others:?}");
+    }
+}
+
 /// Nomad keeps ten events of a task.
 #[tokio::test]
 async fn a_restart_is_told_of_by_nomad_alone() {

@@ -33,7 +33,7 @@ async fn users_groups_capabilities_and_variables_have_bounds() {
     let host = host!();
     let node = Node::configured(
         &host,
-        "denied_host_uids = \"0,1000-1999\"\ndenied_host_gids = \"2\"\nallow_caps = [\"chown\"]\ndenied_envvars = [\"LD_PRELOAD\"]\ndynamic_workload_users = true",
+        "denied_host_uids = \"0,1000-1999\"\ndenied_host_gids = \"2\"\nallow_caps = [\"chown\"]\ndenied_envvars = [\"LD_*\"]\ndynamic_workload_users = true",
     )
     .await;
     for (job, reason) in [

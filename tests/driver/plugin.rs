@@ -92,6 +92,24 @@ async fn a_node_says_what_it_is() {
 }
 
 #[tokio::test]
+async fn a_configuration_that_cannot_work_here_is_told_by_the_node() {
+    let host = host!();
+    for (option, reason) in [
+        (
+            "default_user = \"nobody-here\"",
+            "plugin option `default_user`: this node has no user `nobody-here`",
+        ),
+        ("shim_dir = \"/usr/share\"", "plugin option `shim_dir`: /usr/share has no wasm-shim;"),
+        ("state_dir = \"/proc/state\"", "plugin option `state_dir`: /proc/state cannot be used"),
+    ] {
+        let mut node = Node::configured(&host, option).await;
+        let found = node.plugin().fingerprint().await.unwrap();
+        assert_eq!(found.health(), proto::driver::fingerprint_response::HealthState::Unhealthy, "{option}");
+        assert!(found.health_description.contains(reason), "{option}: {}", found.health_description);
+    }
+}
+
+#[tokio::test]
 async fn without_systemd_the_node_says_so_and_so_does_a_start() {
     let host = host!();
     let mut node = Node::without_systemd(&host).await;

@@ -19,7 +19,7 @@ use crate::jobspec::types::{Type, described, parse_expression};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A key that the schema does not know, almost always a typing error.
-    #[error("unknown key `{key}`; known here: {known}")]
+    #[error("unknown key `{key}`; {}known here: {known}", meant(key, known))]
     UnknownKey {
         /// Such as `comand`.
         key: String,
@@ -295,6 +295,14 @@ fn name_of<'a>(given: &'a str, implied: &'a str) -> Result<&'a str, Error> {
     }
 }
 
+/// The known key that almost has these letters.
+fn meant(key: &str, known: &str) -> String {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let near = known.split(", ").map(|known| (strsim::levenshtein(name, known), known));
+    let near = near.filter(|(distance, _)| *distance <= 2).min();
+    near.map(|(_, known)| format!("did you mean `{known}`? ")).unwrap_or_default()
+}
+
 fn schema(reason: &str) -> Error {
     Error::Schema { reason: reason.to_owned() }
 }
@@ -445,7 +453,7 @@ mod tests {
     fn an_unknown_key_is_refused_with_the_known_ones() {
         let spec = object([("command", attr("string")), ("args", attr("list(string)"))]);
         let error = decoded(&spec, "comand = \"x\"\n").unwrap_err().to_string();
-        assert_eq!(error, "unknown key `comand`; known here: args, command");
+        assert_eq!(error, "unknown key `comand`; did you mean `command`? known here: args, command");
     }
 
     #[test]
@@ -539,7 +547,7 @@ mod tests {
             r#"{"free": {"k": "1"}, "many": [{"path": nil}, {"path": "/b"}], "named": {"n": {"path": nil}}, "one": {"path": "/a"}, "set": []}"#
         );
         let error = decoded(&spec, "many {\n pth = 1\n}\n").unwrap_err().to_string();
-        assert_eq!(error, "unknown key `many.pth`; known here: path");
+        assert_eq!(error, "unknown key `many.pth`; did you mean `path`? known here: path");
         assert!(decoded(&spec, "many {}\nmany {}\nmany {}\n").is_err());
         assert!(decoded(&spec, "one {}\none {}\n").is_err());
     }

@@ -34,6 +34,9 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
             "this node has no unified cgroup hierarchy (cgroup v2), which the driver needs",
         );
     }
+    if let Some(why) = tasks.unfit().await {
+        return unfit(HealthState::Unhealthy, &why);
+    }
     let controllers: Vec<&str> = features.controllers.iter().map(String::as_str).collect();
     let text =
         |value: &str| Attribute { value: Some(Value::StringVal(value.to_owned())), ..Attribute::default() };

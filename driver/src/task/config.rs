@@ -27,7 +27,7 @@ options! {
         pub denied_host_gids: String = "\"\"",
         /// UIDs that no task may run as, such as `"0,1000-59999"`.
         pub denied_host_uids: String = "\"\"",
-        /// Names of environment variables that are removed from every task; no patterns.
+        /// Names of environment variables that are removed from every task, or patterns such as `"LD_*"`.
         pub denied_envvars: Vec<String> = "[]",
         /// User of tasks whose job sets no `user`, by name or UID. Default: an ephemeral user (`DynamicUser=`).
         pub default_user: Option<String>,

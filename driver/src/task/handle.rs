@@ -23,6 +23,7 @@ use super::config::{Known, TaskId};
 use super::events::Events;
 use super::exec::{self, Report, Session};
 use super::outcome::{Outcome, Served, Trouble};
+use super::policy::Policy;
 use super::signal::Signal;
 use super::{Error, spec};
 use crate::enter::{Identity, Plan};
@@ -345,26 +346,26 @@ impl Handle {
     }
 
     /// Starts a command in the task, with streams or a terminal.
-    pub async fn exec(&self, argv: Vec<String>, terminal: bool, denied: &[String]) -> Result<Session, Error> {
-        let plan = self.plan(argv, terminal, denied).await?;
+    pub async fn exec(&self, argv: Vec<String>, terminal: bool, policy: &Policy) -> Result<Session, Error> {
+        let plan = self.plan(argv, terminal, policy).await?;
         Session::start(&self.systemd, plan).await.map_err(Error::Exec)
     }
 
     /// Runs a command in the task to its end, for no longer than `limit`; zero is no limit.
-    pub async fn run(&self, argv: Vec<String>, limit: Duration, denied: &[String]) -> Result<Report, Error> {
-        let plan = self.plan(argv, false, denied).await?;
+    pub async fn run(&self, argv: Vec<String>, limit: Duration, policy: &Policy) -> Result<Report, Error> {
+        let plan = self.plan(argv, false, policy).await?;
         exec::run(&self.systemd, plan, limit).await.map_err(Error::Exec)
     }
 
-    /// `denied` are the variables that no command has.
-    async fn plan(&self, argv: Vec<String>, terminal: bool, denied: &[String]) -> Result<Plan, Error> {
+    /// `policy` says which variables no command has.
+    async fn plan(&self, argv: Vec<String>, terminal: bool, policy: &Policy) -> Result<Plan, Error> {
         let service = self.systemd.service(&self.unit).await.map_err(Error::Systemd)?;
         let main_pid = i32::try_from(service.main_pid).ok().filter(|pid| *pid != 0);
         let (Some(main_pid), Some(cgroup)) = (main_pid, Cgroup::of_unit(&service.control_group)) else {
             return Err(Error::Exec(exec::Error::Ended));
         };
         let mut env = self.known.env.clone();
-        env.retain(|name, _| super::env::is_name(name) && !denied.contains(name));
+        env.retain(|name, _| super::env::is_name(name) && !policy.denies_variable(name));
         if service.dynamic_user {
             super::env::give_home(&mut env);
         }

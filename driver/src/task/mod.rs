@@ -11,6 +11,7 @@
 //! [`Tasks`] is the table of live tasks, by Nomad's ids, and the only way to make, find and remove one.
 
 pub mod activation;
+mod beginners;
 pub mod cache;
 pub mod cgroup;
 pub mod config;
@@ -25,6 +26,7 @@ mod identity;
 mod loader;
 pub mod logs;
 mod lost;
+mod misplaced;
 pub mod options;
 pub mod outcome;
 mod pin;
@@ -41,14 +43,14 @@ mod slices;
 pub mod spec;
 pub mod stats;
 mod targets;
+mod unfit;
 pub mod unit;
 pub mod users;
 pub mod view;
 pub mod wasm;
 
-use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -60,6 +62,7 @@ use handle::Beside;
 pub use handle::{Exit, Handle, Phase, Saved};
 
 use self::activation::Readiness;
+use self::beginners::Beginners;
 use self::cache::Lease;
 use self::config::{Credential, Known, NetworkMode, PluginConfig, TaskConfig, TaskId};
 use self::events::Events;
@@ -249,26 +252,6 @@ struct Shared {
     beginners: Beginners,
 }
 
-/// Tasks whose first start was told of. Nomad keeps ten events of a task, which restarts would fill with units.
-#[derive(Default)]
-struct Beginners(Mutex<HashSet<u64>>);
-
-impl Beginners {
-    /// So many are remembered before all are forgotten, one of which costs 16 bytes.
-    const MOST: usize = 10_000;
-
-    /// Is this the first run of the task in its allocation, as far as this process knows?
-    fn are_first(&self, known: &Known) -> bool {
-        let mut hasher = DefaultHasher::new();
-        (&known.alloc_id, &known.name).hash(&mut hasher);
-        let mut told = lock(&self.0);
-        if told.len() >= Self::MOST {
-            told.clear();
-        }
-        told.insert(hasher.finish())
-    }
-}
-
 /// A row of the table.
 enum Slot {
     /// The id is taken, the task is not there yet.
@@ -320,6 +303,12 @@ impl Tasks {
     /// Whose systemd runs the tasks, if the operator says it.
     pub fn manager(&self) -> Option<Manager> {
         self.node().ok().and_then(|node| node.said_manager)
+    }
+
+    /// Why no task could start with this configuration, if it names what is not there.
+    pub async fn unfit(&self) -> Option<String> {
+        let node = self.node().ok()?;
+        tokio::task::spawn_blocking(move || unfit::reason(&node, &OfHost)).await.ok()?
     }
 
     /// Does Nomad give each task its user?
@@ -435,7 +424,7 @@ impl Tasks {
 
     /// Starts a command in a running task, with streams or a terminal.
     pub async fn exec(&self, id: &TaskId, argv: Vec<String>, terminal: bool) -> Result<Session, Error> {
-        self.get(id)?.exec(argv, terminal, &self.node()?.policy.denied_env).await
+        self.get(id)?.exec(argv, terminal, &self.node()?.policy).await
     }
 
     /// Runs a command in a running task to its end, for no longer than `limit`; zero is no limit.
@@ -448,7 +437,7 @@ impl Tasks {
         {
             return Err(Error::Exec(exec::Error::BesideGuest));
         }
-        handle.run(argv, limit, &node.policy.denied_env).await
+        handle.run(argv, limit, &node.policy).await
     }
 
     /// What a task uses, now and then again after every such time; nothing of one that has ended.
@@ -466,8 +455,12 @@ impl Tasks {
     pub async fn wait(&self, id: &TaskId) -> Result<Exit, Error> {
         let handle = self.get(id)?;
         // Nomad asks once it has told of the start itself.
+        let advice = self.shared.beginners.take_advice(id);
         if self.shared.beginners.are_first(handle.known()) {
             handle.tell_of_its_start();
+            if let Some(advice) = advice {
+                handle.tell(advice, &[]);
+            }
         }
         Ok(handle.wait().await)
     }
@@ -479,6 +472,7 @@ impl Tasks {
 
     /// Forgets a task and removes all that is left of it, also one that this process never saw.
     pub async fn destroy(&self, id: &TaskId, force: bool) -> Result<(), Error> {
+        self.shared.beginners.take_advice(id);
         let (unit, copied) = match self.get(id) {
             Ok(handle) => {
                 if handle.phase() == Phase::Running {
@@ -539,6 +533,7 @@ impl Shared {
         };
         let task = task.map_err(Error::Spec)?;
         self.remove_earlier_runs(&config, &task.unit).await?;
+        let advice = misplaced::advice(&task);
         let (unit, is_guest) = match self.begun_before(&task).await? {
             Some(unit) => {
                 let program =
@@ -547,6 +542,9 @@ impl Shared {
             }
             None => self.begin(&task, &node, &config.known).await?,
         };
+        if let Some(advice) = advice {
+            self.beginners.advise(&config.known.id, advice);
+        }
         let beside = Beside {
             copied: task.output.sink == Sink::Both,
             listens: !task.sockets.is_empty(),

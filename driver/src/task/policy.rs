@@ -66,8 +66,8 @@ pub struct Policy {
     denied: Vec<String>,
     uids: Vec<(u32, u32)>,
     gids: Vec<(u32, u32)>,
-    /// Variables that no task has.
-    pub denied_env: Vec<String>,
+    /// Patterns of variables that no task has.
+    denied_env: Vec<String>,
     floor: Preset,
     /// What of root.
     pub root: Root,
@@ -82,7 +82,10 @@ impl Policy {
         };
         let (local, host): (Vec<_>, Vec<_>) = config.allow_host_paths.iter().partition(|path| *path == LOCAL);
         let host: Vec<HostPath> = host.into_iter().map(|text| HostPath::parse(text)).collect();
-        if let Some(HostPath { path, .. }) = host.iter().find(|host| !is_plain(&host.path)) {
+        if let Some(HostPath { path, .. }) = host
+            .iter()
+            .find(|host| !is_plain(&host.path) || host.path.as_os_str().as_encoded_bytes().ends_with(b":rw"))
+        {
             let wanted = "an absolute path without `..`, one with `:ro` at its end, or \"local\"";
             return Err(wrong("allow_host_paths", &path.display().to_string())(wanted));
         }
@@ -123,6 +126,11 @@ impl Policy {
     /// Does the operator deny this property to jobs, whatever the value? Gives the pattern that says so.
     pub fn denies(&self, name: &str) -> Option<&String> {
         self.denied.iter().find(|pattern| matches(pattern, name))
+    }
+
+    /// Does the operator keep this variable from tasks?
+    pub fn denies_variable(&self, name: &str) -> bool {
+        self.denied_env.iter().any(|pattern| matches(pattern, name))
     }
 
     /// Does the operator allow this property by its name, and not only with all that confine?

@@ -129,7 +129,7 @@ pub fn confine(
 /// Why the task is root, or could act as root, and the option that says so.
 fn reason_for_root(settings: &[Assignment], facts: &Facts<'_>) -> Option<(&'static str, String)> {
     if facts.standing == Standing::Root {
-        return Some(("user", "number 0 is root".to_owned()));
+        return Some(("user", "UID 0 is root".to_owned()));
     }
     let beyond = set_of(settings, "AmbientCapabilities") & !mask(&HARMLESS);
     if beyond != 0 {

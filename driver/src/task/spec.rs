@@ -697,7 +697,7 @@ fn environment(
     sockets: &[Listener],
 ) -> Result<BTreeMap<String, String>, Error> {
     let mut env = config.known.env.clone();
-    env.retain(|name, _| !node.policy.denied_env.contains(name));
+    env.retain(|name, _| !node.policy.denies_variable(name));
     if !sockets.is_empty() {
         // All of them are of one unit, which would give all the same name.
         let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();

@@ -542,7 +542,11 @@ fn compile_unit(
     let limits = LIMITS.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
     let known = sandbox.filter(|line| features.check(line).is_ok());
     properties.extend(known.chain(limits).map(Property::Assigned));
-    let words = ["wasm-shim-compile", "--check-imports"].map(str::to_owned);
+    let words = [
+        "wasm-shim-compile".to_owned(),
+        "--check-imports".to_owned(),
+        format!("--name={}", super::spec::on_one_line(name)),
+    ];
     let argv = words.into_iter().chain(made.flags.iter().cloned()).collect();
     properties.extend([
         Property::Description(super::spec::on_one_line(&format!("Nomad: compile {name}"))),

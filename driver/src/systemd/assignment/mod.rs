@@ -295,25 +295,12 @@ fn unknown(name: &str) -> Error {
         return Error::Gone { name: name.to_owned(), instead };
     }
     // No name is longer, and what is would take its time.
-    let start: String = name.chars().take(64).collect();
-    let nearest = TABLE.iter().map(|known| known.name).min_by_key(|known| distance(&start, known));
+    let start: String = name.chars().take(64).collect::<String>().to_ascii_lowercase();
+    let nearest = TABLE
+        .iter()
+        .map(|known| known.name)
+        .min_by_key(|known| strsim::levenshtein(&start, &known.to_ascii_lowercase()));
     Error::Unknown { name: name.to_owned(), nearest: nearest.unwrap_or_default() }
-}
-
-/// How many letters are to be put in, taken out or changed to make `a` of `b`, whatever their case.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    // One row of the table of all beginnings of `a` and of `b`.
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let change = diagonal + usize::from(!from.eq_ignore_ascii_case(to));
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -207,6 +207,13 @@ const NAMESPACES: Reach = BeyondTask("it joins namespaces of the host, or makes 
 const NETWORK: Reach = BeyondTask("it changes the network of the host");
 const PROBES: Reach = BeyondTask("its outcome tells the task about the host");
 const SHARES: Reach = BeyondTask("it takes memory, cores or I/O from other tasks");
+const MEMORY: Reach = BeyondTask(
+    "it takes memory from other tasks (`memory` and `memory_max` in the job's `resources` set it)",
+);
+const CPU: Reach =
+    BeyondTask("it takes processor time from other tasks (`cpu` in the job's `resources` sets it)");
+const CORES: Reach =
+    BeyondTask("it takes cores from other tasks (`cores` in the job's `resources` reserves them)");
 const STALLS: Reach =
     BeyondTask("a task that waits for its I/O can hold up the writes of everybody on the same file system");
 const STORES: Reach = BeyondTask("it has systemd itself keep things for the task");
@@ -222,7 +229,7 @@ pub(super) static TABLE: &[Known] = &[
     row("StartupMemoryLow", 254, Resource, Conv::Memory(u64::MAX), SHARES).on("memory"),
     row("MemoryHigh", 247, Resource, Conv::Memory(u64::MAX), LOWERS).on("memory"),
     row("StartupMemoryHigh", 254, Resource, Conv::Memory(u64::MAX), LOWERS).on("memory"),
-    row("MemoryMax", 247, Resource, Conv::Memory(u64::MAX), SHARES).on("memory"),
+    row("MemoryMax", 247, Resource, Conv::Memory(u64::MAX), MEMORY).on("memory"),
     row("MemorySwapMax", 247, Resource, Conv::Memory(u64::MAX), LOWERS).on("memory"),
     row("StartupMemoryMax", 254, Resource, Conv::Memory(u64::MAX), SHARES).on("memory"),
     row("StartupMemorySwapMax", 254, Resource, Conv::Memory(u64::MAX), SHARES).on("memory"),
@@ -230,11 +237,11 @@ pub(super) static TABLE: &[Known] = &[
     row("MemoryZSwapMax", 253, Resource, Conv::Memory(u64::MAX), SHARES).on("memory"),
     row("MemoryZSwapWriteback", 256, Resource, Conv::Bool, LOWERS).on("memory"),
     row("TasksMax", 247, Resource, Conv::Tasks, LOWERS).on("pids"),
-    row("CPUWeight", 247, Resource, Conv::CpuWeight, SHARES).on("cpu"),
+    row("CPUWeight", 247, Resource, Conv::CpuWeight, CPU).on("cpu"),
     row("StartupCPUWeight", 247, Resource, Conv::CpuWeight, SHARES).on("cpu"),
     row("CPUQuota", 247, Resource, Conv::CpuQuota, LOWERS).on("cpu"),
     row("CPUQuotaPeriodSec", 247, Resource, Conv::SecondsOrInfinity, LOWERS).on("cpu"),
-    row("AllowedCPUs", 247, Resource, Conv::BitSet, SHARES).on("cpuset"),
+    row("AllowedCPUs", 247, Resource, Conv::BitSet, CORES).on("cpuset"),
     row("AllowedMemoryNodes", 247, Resource, Conv::BitSet, LOWERS).on("cpuset"),
     row("StartupAllowedCPUs", 250, Resource, Conv::BitSet, SHARES).on("cpuset"),
     row("StartupAllowedMemoryNodes", 250, Resource, Conv::BitSet, LOWERS).on("cpuset"),
