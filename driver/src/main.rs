@@ -9,6 +9,7 @@ use nomad_driver_systemd::plugin::handshake::Terms;
 use nomad_driver_systemd::systemd::Systemd;
 use nomad_driver_systemd::task::Tasks;
 use nomad_driver_systemd::{chain, copy, enter, log, plugin};
+use nomad_local::doctor::{self, DoctorOptions};
 use nomad_local::options::JobOptions;
 use nomad_local::run::{self, RunOptions};
 use nomad_local::unit::{self, Requested};
@@ -29,6 +30,7 @@ enum Command {
     Run(RunOptions),
     /// Prints the unit that each task of a job file would become; runs nothing, and needs no systemd.
     Unit(JobOptions),
+    Doctor(DoctorOptions),
     /// Becomes a command inside a running task; the driver itself asks for it.
     #[command(hide = true)]
     Enter,
@@ -44,6 +46,9 @@ fn main() -> ExitCode {
         Some(Command::Run(options)) => finished(run::run(options)).map_or(ExitCode::FAILURE, ExitCode::from),
         Some(Command::Unit(options)) => {
             finished(unit::requests(&options)).map_or(ExitCode::FAILURE, print_units)
+        }
+        Some(Command::Doctor(options)) => {
+            finished(doctor::run(options)).map_or(ExitCode::FAILURE, ExitCode::from)
         }
         Some(Command::Enter) => enter::become_the_command(),
         Some(Command::Copy) => copy::stdin_to_both(),

@@ -27,6 +27,7 @@
 
 pub mod allocdir;
 pub mod artifact;
+pub mod doctor;
 pub mod error;
 #[cfg(test)]
 mod fake;

@@ -1,0 +1,300 @@
+//! The agent of this node and what its configuration says of plugins. Facts from Nomad v2.0.5, command/agent/.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hcl::{Body, Expression};
+
+use super::finding::Finding;
+
+/// The label of the plugin's block: the name of its file.
+pub(super) const PLUGIN: &str = "nomad-driver-systemd";
+
+/// Where packages put the agent's configuration.
+const USUAL: &str = "etc/nomad.d";
+
+/// What is known of the agent.
+#[derive(Debug, Default)]
+pub(super) struct Agent {
+    /// Its process, if one runs.
+    pub(super) pid: Option<u32>,
+    /// Its user's number.
+    pub(super) uid: Option<u32>,
+    /// The files that were read.
+    pub(super) files: Vec<PathBuf>,
+    /// Said on its command line or in a file.
+    pub(super) plugin_dir: Option<PathBuf>,
+    data_dir: Option<PathBuf>,
+    /// The body of `config` in the plugin's block, if there is such a block.
+    pub(super) plugin: Option<Body>,
+    /// Labels of plugin blocks that mean no file of ours, such as `systemd`.
+    misnamed: Option<String>,
+    is_dev: bool,
+    /// Files that could not be read, and why.
+    unreadable: Vec<(PathBuf, String)>,
+}
+
+impl Agent {
+    /// Looks for a running agent below `root`, and reads the files `given`, or else those that it was started with, or
+    /// else the usual ones.
+    pub(super) fn find(root: &Path, given: &[PathBuf]) -> Self {
+        let mut agent = Self::default();
+        let mut paths = given.to_vec();
+        if let Some((pid, args)) = running(root) {
+            agent.pid = Some(pid);
+            let status = fs::read_to_string(root.join(format!("proc/{pid}/status"))).unwrap_or_default();
+            agent.uid = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+            agent.is_dev = args.iter().any(|arg| arg.trim_start_matches('-').starts_with("dev"));
+            let cwd = fs::read_link(root.join(format!("proc/{pid}/cwd"))).unwrap_or_default();
+            let said = |option: &str| values(&args, option).map(|path| cwd.join(path)).collect::<Vec<_>>();
+            agent.plugin_dir = said("plugin-dir").pop();
+            agent.data_dir = said("data-dir").pop();
+            if paths.is_empty() {
+                paths = said("config");
+            }
+        }
+        if paths.is_empty() {
+            paths.extend(Some(root.join(USUAL)).filter(|path| path.is_dir()));
+        }
+        for file in paths.iter().flat_map(|path| files(path)) {
+            agent.read(file);
+        }
+        agent
+    }
+
+    fn read(&mut self, file: PathBuf) {
+        let body = fs::read_to_string(&file).map_err(|error| error.to_string()).and_then(|text| {
+            if file.extension().is_some_and(|extension| extension == "json") {
+                return serde_json::from_str::<hcl::Value>(&text)
+                    .map(from_json)
+                    .map_err(|error| error.to_string());
+            }
+            hcl::parse(&text).map_err(|error| error.to_string())
+        });
+        match body {
+            Ok(body) => self.take(&body),
+            Err(why) => self.unreadable.push((file.clone(), why)),
+        }
+        self.files.push(file);
+    }
+
+    /// Of two files that say something, the later one counts; what the command line says counts more.
+    fn take(&mut self, body: &Body) {
+        let text = |key: &str| {
+            body.attributes().filter(|attribute| attribute.key() == key).find_map(|attribute| match attribute
+                .expr()
+            {
+                Expression::String(text) => Some(PathBuf::from(text)),
+                _ => None,
+            })
+        };
+        let is_said = self.pid.is_some() && self.files.is_empty();
+        if let Some(directory) = text("plugin_dir").filter(|_| !is_said || self.plugin_dir.is_none()) {
+            self.plugin_dir = Some(directory);
+        }
+        if let Some(directory) = text("data_dir").filter(|_| !is_said || self.data_dir.is_none()) {
+            self.data_dir = Some(directory);
+        }
+        for block in body.blocks().filter(|block| block.identifier() == "plugin") {
+            let label = block.labels().first().map(hcl::BlockLabel::as_str).unwrap_or_default();
+            match label {
+                PLUGIN => {
+                    let config = block.body().blocks().find(|block| block.identifier() == "config");
+                    self.plugin = Some(config.map(|config| config.body().clone()).unwrap_or_default());
+                }
+                "systemd" | "wasm-shim" | "nomad-systemd-driver" => self.misnamed = Some(label.to_owned()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Where the agent looks for plugins.
+    pub(super) fn plugin_directory(&self) -> Option<PathBuf> {
+        self.plugin_dir.clone().or_else(|| self.data_dir.as_ref().map(|data| data.join("plugins")))
+    }
+
+    /// What is to say of it.
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        let mut findings = vec![self.process()];
+        let names: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
+        findings.push(if let Some((file, why)) = self.unreadable.first() {
+            Finding::failed(
+                "agent configuration",
+                format!("{}: {why}", file.display()),
+                "The agent does not start with this file, or what it says is not known here.",
+                "Mend the file; `nomad config validate` tells the agent's opinion.",
+            )
+        } else if let Some(label) = &self.misnamed {
+            Finding::failed(
+                "agent configuration",
+                format!("plugin \"{label}\""),
+                "The label of the block is the name of the plugin's file, so the options in it go to no plugin.",
+                format!("Write `plugin \"{PLUGIN}\"`."),
+            )
+        } else if self.files.is_empty() && !self.is_dev {
+            Finding::warning(
+                "agent configuration",
+                "none found",
+                "Where the agent looks for plugins, and the plugin's options, are not known here.",
+                "Name it: nomad-driver-systemd doctor --config /etc/nomad.d",
+            )
+        } else {
+            let plugin = if self.plugin.is_some() { "" } else { "; the plugin has its defaults" };
+            Finding::ok("agent configuration", format!("{}{plugin}", if names.is_empty() { "-dev".to_owned() } else { names.join(", ") }))
+        });
+        findings
+    }
+
+    fn process(&self) -> Finding {
+        let us = rustix::process::geteuid().as_raw();
+        match (self.pid, self.uid) {
+            (None, _) => Finding::ok("agent", "no agent runs; checked for the user that runs this command"),
+            (Some(pid), Some(uid)) if uid != us => Finding::warning(
+                "agent",
+                format!("process {pid} of user {uid}, and this command runs as user {us}"),
+                "The agent may have other rights than this command.",
+                "Run this command as the user of the agent.",
+            ),
+            (Some(pid), _) => Finding::ok("agent", format!("process {pid}")),
+        }
+    }
+}
+
+/// The process of an agent and its arguments.
+fn running(root: &Path) -> Option<(u32, Vec<String>)> {
+    let processes = fs::read_dir(root.join("proc")).ok()?.flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| {
+        let line = fs::read_to_string(root.join(format!("proc/{pid}/cmdline"))).ok()?;
+        let args: Vec<String> = line.split('\0').map(str::to_owned).collect();
+        let is_agent = Path::new(args.first()?).file_name()? == "nomad" && args.get(1)? == "agent";
+        is_agent.then_some((pid, args))
+    })
+    .min_by_key(|(pid, _)| *pid)
+}
+
+/// The values of an option of the agent: `-config x`, `-config=x`, with one or two dashes.
+fn values<'a>(args: &'a [String], option: &'a str) -> impl Iterator<Item = &'a str> {
+    args.iter().enumerate().filter_map(move |(index, arg)| {
+        let word = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-'))?;
+        match word.split_once('=') {
+            Some((name, value)) => (name == option).then_some(value),
+            None if word == option => args.get(index + 1).map(String::as_str),
+            None => None,
+        }
+    })
+}
+
+/// The file, or the files of the directory that an agent reads, in its order.
+fn files(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_owned()];
+    }
+    let read = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_read = |path: &PathBuf| {
+        path.is_file() && path.extension().is_some_and(|extension| extension == "hcl" || extension == "json")
+    };
+    let mut files: Vec<PathBuf> = read.filter(is_read).collect();
+    files.sort();
+    files
+}
+
+/// The JSON form of the configuration, as far as we read it: in it blocks are objects, or lists of them.
+fn from_json(value: hcl::Value) -> Body {
+    let hcl::Value::Object(map) = value else { return Body::default() };
+    let mut builder = Body::builder();
+    for (key, value) in map {
+        if key != "plugin" {
+            builder = builder.add_attribute(hcl::Attribute::new(key, value));
+            continue;
+        }
+        for (label, plugin) in objects(value) {
+            let config = objects(plugin).into_iter().filter(|(key, _)| key == "config");
+            let mut block = hcl::Block::builder("plugin").add_label(label);
+            for (_, config) in config {
+                let attributes =
+                    objects(config).into_iter().map(|(key, value)| hcl::Attribute::new(key, value));
+                block = block.add_block(hcl::Block::builder("config").add_attributes(attributes).build());
+            }
+            builder = builder.add_block(block.build());
+        }
+    }
+    builder.build()
+}
+
+/// The keys and values of an object, or of all objects in a list.
+fn objects(value: hcl::Value) -> Vec<(String, hcl::Value)> {
+    match value {
+        hcl::Value::Object(map) => map.into_iter().collect(),
+        hcl::Value::Array(list) => list.into_iter().flat_map(objects).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Status;
+
+    fn with(files: &[(&str, &str)]) -> Agent {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join(USUAL);
+        fs::create_dir_all(&directory).unwrap();
+        for (name, text) in files {
+            fs::write(directory.join(name), text).unwrap();
+        }
+        Agent::find(root.path(), &[])
+    }
+
+    fn verdict(agent: &Agent) -> (Status, String) {
+        let finding = agent.findings().pop().unwrap();
+        (finding.status, finding.found)
+    }
+
+    #[test]
+    fn directories_and_options_are_found_in_all_files() {
+        let agent = with(&[
+            ("a.hcl", "data_dir = \"/opt/nomad\"\nclient {\n enabled = true\n}"),
+            ("b.hcl", "plugin \"nomad-driver-systemd\" {\n config {\n allow_root = \"confined\"\n }\n}"),
+            ("c.txt", "not read"),
+        ]);
+        assert_eq!(agent.plugin_directory().unwrap(), Path::new("/opt/nomad/plugins"));
+        assert_eq!(agent.plugin.as_ref().unwrap().attributes().count(), 1);
+        assert_eq!(verdict(&agent).0, Status::Ok);
+
+        let json = r#"{"plugin_dir": "/p", "plugin": [{"nomad-driver-systemd": [{"config": [{"a": 1, "b": ["x"]}]}]}]}"#;
+        let agent = with(&[("a.json", json)]);
+        assert_eq!(agent.plugin_directory().unwrap(), Path::new("/p"));
+        assert_eq!(agent.plugin.unwrap().attributes().count(), 2);
+    }
+
+    #[test]
+    fn what_the_agent_would_not_take_is_named() {
+        assert_eq!(verdict(&with(&[])).0, Status::Warning);
+        let (status, found) = verdict(&with(&[("a.hcl", "plugin {")]));
+        assert_eq!(status, Status::Failed);
+        assert!(found.contains("a.hcl: "), "{found}");
+        let (status, found) = verdict(&with(&[("a.hcl", "plugin \"systemd\" {}")]));
+        assert_eq!((status, found.as_str()), (Status::Failed, "plugin \"systemd\""));
+    }
+
+    #[test]
+    fn a_running_agent_says_where_its_files_are() {
+        let root = tempfile::tempdir().unwrap();
+        let process = root.path().join("proc/42");
+        fs::create_dir_all(&process).unwrap();
+        fs::write(process.join("status"), "Name:\tnomad\nUid:\t0\t0\t0\t0\n").unwrap();
+        fs::write(
+            process.join("cmdline"),
+            "/usr/bin/nomad\0agent\0-config=/none.hcl\0--plugin-dir\0/plugins\0",
+        )
+        .unwrap();
+        let agent = Agent::find(root.path(), &[]);
+        assert_eq!((agent.pid, agent.uid), (Some(42), Some(0)));
+        assert_eq!(agent.plugin_directory().unwrap(), Path::new("/plugins"));
+        assert_eq!(agent.files, [PathBuf::from("/none.hcl")]);
+        assert!(verdict(&agent).1.starts_with("/none.hcl: No such file"));
+    }
+}

@@ -1,0 +1,101 @@
+//! Processes and units of drivers that are gone: an agent that failed at its start may leave them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::agent::PLUGIN;
+use super::finding::Finding;
+
+/// Looks below `root`. With an agent, units are the agent's affair.
+pub(super) fn findings(root: &Path, has_agent: bool) -> Vec<Finding> {
+    let orphans = orphans(root);
+    let processes = match orphans.first() {
+        Some(pid) => Finding::warning(
+            "driver processes",
+            format!("process {pid} and {} others have no agent", orphans.len() - 1),
+            "They follow tasks that another driver process follows as well.",
+            format!("kill {}", orphans.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
+        ),
+        None => Finding::ok("driver processes", "none without an agent"),
+    };
+    vec![processes, units(has_agent)]
+}
+
+/// Plugin processes whose agent has died: their parent is the first process of the machine.
+fn orphans(root: &Path) -> Vec<u32> {
+    let processes = fs::read_dir(root.join("proc")).into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut orphans: Vec<u32> = pids
+        .filter(|pid| {
+            let file =
+                |name: &str| fs::read_to_string(root.join(format!("proc/{pid}/{name}"))).unwrap_or_default();
+            let line = file("cmdline");
+            let mut words = line.split('\0').filter(|word| !word.is_empty());
+            // Without a word it is the plugin; with one it copies the output of a task, or is a command.
+            let is_plugin = words
+                .next()
+                .is_some_and(|first| Path::new(first).file_name().is_some_and(|name| name == PLUGIN))
+                && words.next().is_none();
+            is_plugin
+                && file("status")
+                    .lines()
+                    .any(|line| line.strip_prefix("PPid:").is_some_and(|pid| pid.trim() == "1"))
+        })
+        .collect();
+    orphans.sort_unstable();
+    orphans
+}
+
+fn units(has_agent: bool) -> Finding {
+    let listed = Command::new("systemctl")
+        .args([
+            "list-units",
+            "--plain",
+            "--no-legend",
+            "--no-pager",
+            "--type=service",
+            "--state=active",
+            "nomad-*",
+        ])
+        .output();
+    let Ok(listed) = listed else { return Finding::ignored("units", "no systemctl") };
+    let text = String::from_utf8_lossy(&listed.stdout);
+    let units: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|unit| unit.starts_with("nomad-") && unit.len() > 45)
+        .collect();
+    match units.first() {
+        Some(first) if !has_agent => Finding::warning(
+            "units",
+            format!("{first} and {} others run, and no agent does", units.len() - 1),
+            "Tasks go on without an agent, for as long as `lost_after` says.",
+            "Start the agent, which finds its tasks again; or end them: systemctl stop 'nomad-*.service'",
+        ),
+        Some(_) => Finding::ok("units", format!("{} tasks run", units.len())),
+        None => Finding::ok("units", "no task runs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plugins_whose_parent_is_gone_are_orphans() {
+        let root = tempfile::tempdir().unwrap();
+        for (pid, line, parent) in [
+            (10, "/p/nomad-driver-systemd\0", 1),
+            (11, "/p/nomad-driver-systemd\0", 10),
+            (12, "/p/nomad-driver-systemd\0copy\0", 1),
+            (13, "/usr/bin/nomad\0agent\0", 1),
+        ] {
+            let process = root.path().join(format!("proc/{pid}"));
+            fs::create_dir_all(&process).unwrap();
+            fs::write(process.join("cmdline"), line).unwrap();
+            fs::write(process.join("status"), format!("Name:\tx\nPPid:\t{parent}\n")).unwrap();
+        }
+        assert_eq!(orphans(root.path()), [10]);
+    }
+}

@@ -1,0 +1,81 @@
+//! `nomad-driver-systemd doctor`: why the driver is not loaded, or what of a job has no effect on this node.
+//!
+//! ```text
+//! agent ──► the agent's process and configuration files ──► plugin_dir, data_dir, the body of `config`
+//! host ───► systemd, cgroups, the kernel: what tasks need of the machine
+//! plugin_dir ► is the plugin where the agent looks, and can it be executed there?
+//! plugin ─► the plugin itself: does it take the configuration, is it healthy, what does it find?
+//! left_over ► processes and units of drivers that are gone
+//! ```
+//!
+//! Nothing is changed on the node. (A `state_dir` that is not there is made, as by every driver that starts.)
+
+mod agent;
+mod finding;
+mod host;
+mod left_over;
+mod plugin;
+mod plugin_dir;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+use self::finding::{Finding, Status};
+
+/// Check whether this node can run tasks of the driver, and say what to mend.
+///
+/// Needs no agent. Finds the configuration of a running agent, or reads /etc/nomad.d. Run it as the user that the agent
+/// runs as. The exit code is 0 if nothing failed, also with warnings, and 1 otherwise.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DoctorOptions {
+    /// A configuration file of the agent, or a directory of them; may be given several times.
+    #[arg(long, value_name = "PATH")]
+    pub config: Vec<PathBuf>,
+    /// Another plugin binary than this one.
+    #[arg(long, value_name = "BINARY")]
+    pub plugin: Option<PathBuf>,
+    /// Print a JSON array of objects with `check`, `status` (ok, warning, failed, ignored), `found`, `means` and `mend`.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs all checks and prints them; the result is our exit code.
+pub async fn run(options: DoctorOptions) -> Result<u8, Error> {
+    let program = options.plugin.clone().map_or_else(std::env::current_exe, Ok);
+    let program = program.map_err(|source| Error::Program { source })?;
+    let agent = agent::Agent::find(Path::new("/"), &options.config);
+    let mut findings = agent.findings();
+    findings.extend(host::findings(Path::new("/")));
+    findings.extend(plugin_dir::findings(&agent, &program));
+    findings.extend(plugin::findings(&agent, &program).await);
+    findings.extend(left_over::findings(Path::new("/"), agent.pid.is_some()));
+    let failed = findings.iter().any(|finding| finding.status == Status::Failed);
+    // A reader that has gone away has read enough.
+    let _ = if options.json { print_json(&findings) } else { print(&findings) };
+    Ok(u8::from(failed))
+}
+
+fn print_json(findings: &[Finding]) -> io::Result<()> {
+    writeln!(io::stdout(), "{:#}", serde_json::json!(findings))
+}
+
+fn print(findings: &[Finding]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let coloured = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
+    for finding in findings {
+        let Finding { check, status, found, means, mend } = finding;
+        let word = format!("{:7}", status.word());
+        let word = if coloured { format!("\x1b[{}m{word}\x1b[0m", status.colour()) } else { word };
+        writeln!(out, "{word}  {check:width$}  {found}")?;
+        for (title, text) in [("", means), ("mend: ", mend)] {
+            if !text.is_empty() {
+                writeln!(out, "{:9}{:width$}  {title}{text}", "", "")?;
+            }
+        }
+    }
+    let count = |status| findings.iter().filter(|finding| finding.status == status).count();
+    writeln!(out, "\n{} failed, {} warnings", count(Status::Failed), count(Status::Warning))
+}

@@ -1,0 +1,106 @@
+//! Asks the plugin itself, as an agent does: does it take the configuration, is it healthy, what does it find?
+
+use std::path::Path;
+
+use proto::driver::FingerprintResponse;
+use proto::driver::fingerprint_response::HealthState;
+use proto::structs::attribute::Value;
+
+use super::agent::Agent;
+use super::finding::Finding;
+use crate::node::Node;
+use crate::plugin_client::{self, Launch, Plugin};
+
+/// Starts `program` as the agent would, with the options of the agent's configuration.
+pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
+    let unstarted = |error: &plugin_client::Error| {
+        vec![Finding::failed(
+            "plugin",
+            causes(error),
+            "The agent cannot start the driver.",
+            format!("Install {} again.", program.display()),
+        )]
+    };
+    let plugin = match Plugin::launch(Launch::new(program)).await {
+        Ok(plugin) => plugin,
+        Err(error) => return unstarted(&error),
+    };
+    let config = agent.plugin.clone().unwrap_or_default();
+    let findings = match plugin.configure(&config, &Node::of_this_machine()).await {
+        Ok(()) => healthy(&plugin).await,
+        Err(error) => vec![Finding::failed(
+            "plugin options",
+            causes(&error),
+            "The agent does not start: it ends when a plugin refuses its options.",
+            "Correct the option in the plugin's block of the agent's configuration; driver/README.md lists all.",
+        )],
+    };
+    plugin.shutdown().await;
+    findings
+}
+
+async fn healthy(plugin: &Plugin) -> Vec<Finding> {
+    let mut findings = vec![Finding::ok("plugin options", "accepted")];
+    match plugin.fingerprint().await {
+        Ok(found) if found.health() == HealthState::Healthy => findings.extend(of_attributes(&found)),
+        Ok(found) => findings.push(Finding::failed(
+            "health",
+            found.health_description,
+            "No task of the driver is placed on this node.",
+            "As it says; `journalctl -u nomad` may have more.",
+        )),
+        Err(error) => findings.push(Finding::failed(
+            "health",
+            causes(&error),
+            "No task of the driver is placed on this node.",
+            "Look into `journalctl -u nomad`.",
+        )),
+    }
+    findings
+}
+
+fn of_attributes(found: &FingerprintResponse) -> Vec<Finding> {
+    let attribute =
+        |name: &str| found.attributes.get(&format!("driver.systemd.{name}")).and_then(|a| a.value.clone());
+    let text = |name: &str| match attribute(name) {
+        Some(Value::StringVal(text)) => text,
+        _ => String::new(),
+    };
+    let is_set = |name: &str| attribute(name) == Some(Value::BoolVal(true));
+    let version = Finding::ok(
+        "health",
+        format!(
+            "{}; driver {}, systemd {}, manager {}",
+            found.health_description,
+            text("version"),
+            text("systemd"),
+            text("manager")
+        ),
+    );
+    let filters = if is_set("filters") {
+        Finding::ok("BPF", "network and device filters are enforced")
+    } else {
+        Finding::warning(
+            "BPF",
+            "network and device filters are not enforced",
+            "`ip_address_deny`, `socket_bind_deny` and the like are refused, and only the modes of device nodes protect them.",
+            "Use a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL; in a container the host's owner must allow BPF.",
+        )
+    };
+    let wasm = if is_set("wasm") {
+        Finding::ok("WebAssembly", format!("wasm-shim with wasmtime {}", text("wasmtime")))
+    } else {
+        Finding::warning(
+            "WebAssembly",
+            "wasm-shim and wasm-shim-compile are not found",
+            "Tasks with a WebAssembly `command` do not start.",
+            "Install both in /usr/local/libexec/nomad-driver-systemd, or name their directory as `shim_dir`.",
+        )
+    };
+    vec![version, filters, wasm]
+}
+
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ").replace('\n', " ")
+}

@@ -1,0 +1,140 @@
+//! Is the plugin where the agent looks for it, and can it be executed there? Facts from Nomad v2.0.5,
+//! helper/pluginutils/loader/: every executable file of the directory is started as a plugin, by the name of its file.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::fs::StatVfsMountFlags;
+
+use super::agent::{Agent, PLUGIN};
+use super::finding::Finding;
+
+const CHECK: &str = "plugin_dir";
+
+/// Looks at the directory of the agent; `program` is the plugin that should be there.
+pub(super) fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
+    let Some(directory) = agent.plugin_directory() else {
+        return vec![Finding::warning(
+            CHECK,
+            "not known",
+            "Without `plugin_dir` or `data_dir` in its configuration the agent looks for no plugins.",
+            "Set `plugin_dir` in the agent's configuration, or name that with --config.",
+        )];
+    };
+    vec![look(&directory, program)]
+}
+
+fn look(directory: &Path, program: &Path) -> Finding {
+    const NOT_LOADED: &str = "The agent does not load the driver, and says nothing.";
+    let there = directory.join(PLUGIN);
+    let install = format!("ln -s {} {}", program.display(), there.display());
+    let shown = directory.display();
+    if !directory.is_dir() {
+        return Finding::failed(
+            CHECK,
+            format!("{shown} is not there"),
+            NOT_LOADED,
+            format!("mkdir -p {shown} && {install}"),
+        );
+    }
+    let metadata = match fs::metadata(&there) {
+        Ok(metadata) => metadata,
+        Err(_) if fs::symlink_metadata(&there).is_ok() => {
+            return Finding::failed(
+                CHECK,
+                format!("{} is a link to nothing", there.display()),
+                NOT_LOADED,
+                format!("rm {} && {install}", there.display()),
+            );
+        }
+        Err(_) => return Finding::failed(CHECK, format!("{shown} has no {PLUGIN}"), NOT_LOADED, install),
+    };
+    if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
+        return Finding::failed(
+            CHECK,
+            format!("{} is not executable", there.display()),
+            NOT_LOADED,
+            format!("chmod 755 {}", there.display()),
+        );
+    }
+    let target = there.canonicalize().unwrap_or_else(|_| there.clone());
+    if rustix::fs::statvfs(&target).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOEXEC)) {
+        return Finding::failed(
+            CHECK,
+            format!("{} is on a file system that is mounted noexec", target.display()),
+            NOT_LOADED,
+            "Install the plugin elsewhere and make plugin_dir a directory there, or remount without noexec.",
+        );
+    }
+    match others(directory) {
+        Some(other) if other == "wasm-shim" || other == "wasm-shim-compile" => Finding::failed(
+            CHECK,
+            format!("{shown} has {other}"),
+            "The agent starts it as a plugin, and fails to start.",
+            format!(
+                "mkdir -p /usr/local/libexec/nomad-driver-systemd && mv {shown}/wasm-shim* \
+                 /usr/local/libexec/nomad-driver-systemd/"
+            ),
+        ),
+        Some(other) => Finding::failed(
+            CHECK,
+            format!("{shown} has {other}, a second plugin for the driver `systemd`"),
+            "Which of the two the agent uses is not defined.",
+            format!("rm {shown}/{other}"),
+        ),
+        None => Finding::ok(CHECK, there.display().to_string()),
+    }
+}
+
+/// An executable of ours that should not be there.
+fn others(directory: &Path) -> Option<String> {
+    let entries = fs::read_dir(directory).ok()?.flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| {
+            fs::metadata(entry.path())
+                .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+        })
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name != PLUGIN && (name.starts_with(PLUGIN) || name.starts_with("wasm-shim")))
+        .collect();
+    names.sort();
+    names.into_iter().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Status;
+
+    #[test]
+    fn each_reason_why_no_plugin_is_loaded_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("plugins");
+        let look = || look(&directory, Path::new("/usr/bin/nomad-driver-systemd"));
+        let file = |name: &str, mode: u32| {
+            let path = directory.join(name);
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        assert!(look().found.ends_with("plugins is not there"));
+        fs::create_dir(&directory).unwrap();
+        assert!(look().found.ends_with("has no nomad-driver-systemd"));
+        std::os::unix::fs::symlink("/nowhere", directory.join(PLUGIN)).unwrap();
+        assert!(look().found.ends_with("is a link to nothing"));
+        fs::remove_file(directory.join(PLUGIN)).unwrap();
+        file(PLUGIN, 0o644);
+        assert!(look().found.ends_with("is not executable"));
+        assert!(look().mend.starts_with("chmod 755 "));
+        file(PLUGIN, 0o755);
+        assert_eq!(look().status, Status::Ok);
+        file("nomad-driver-systemd.old", 0o644);
+        file("README", 0o755);
+        assert_eq!(look().status, Status::Ok);
+        file("nomad-driver-systemd.old", 0o755);
+        assert!(look().found.contains("nomad-driver-systemd.old, a second plugin"));
+        fs::remove_file(directory.join("nomad-driver-systemd.old")).unwrap();
+        file("wasm-shim", 0o755);
+        assert!(look().found.ends_with("has wasm-shim"));
+    }
+}

@@ -1,0 +1,131 @@
+//! `nomad-driver-systemd doctor` on a real systemd: what is broken on purpose is found by its name, with what mends it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tests::program;
+
+/// An agent's configuration with the plugin in place.
+struct Installed {
+    place: tempfile::TempDir,
+}
+
+impl Installed {
+    fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let new = Self { place };
+        fs::create_dir_all(new.plugins()).unwrap();
+        symlink(program("nomad-driver-systemd"), new.plugin()).unwrap();
+        new.configure("");
+        new
+    }
+
+    fn plugins(&self) -> PathBuf {
+        self.place.path().join("plugins")
+    }
+
+    fn plugin(&self) -> PathBuf {
+        self.plugins().join("nomad-driver-systemd")
+    }
+
+    /// Writes the agent's configuration with these options of the plugin.
+    fn configure(&self, options: &str) {
+        self.write(&format!(
+            "data_dir = {:?}\nplugin \"nomad-driver-systemd\" {{\n config {{\n{options}\n }}\n}}\n",
+            self.place.path()
+        ));
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.place.path().join("agent.hcl"), text).unwrap();
+    }
+
+    /// The exit code, and what has failed: the check, and what was found.
+    fn examined(&self, more: &[&str]) -> (i32, Vec<(String, String)>) {
+        let mut doctor = Command::new(program("nomad-driver-systemd"));
+        doctor.args(["doctor", "--json", "--config"]).arg(self.place.path().join("agent.hcl")).args(more);
+        let output = doctor.output().unwrap();
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let failed = findings.iter().filter(|finding| finding["status"] == "failed").map(|finding| {
+            let text = |key: &str| finding[key].as_str().unwrap().to_owned();
+            assert!(!text("means").is_empty() && !text("mend").is_empty(), "{finding}");
+            (text("check"), text("found"))
+        });
+        (output.status.code().unwrap(), failed.collect())
+    }
+
+    /// One thing fails, and its words hold this text.
+    fn fails(&self, more: &[&str], check: &str, words: &str) {
+        let (code, failed) = self.examined(more);
+        assert_eq!(code, 1, "{check}: {words}");
+        assert!(
+            matches!(&failed[..], [(name, found)] if name == check && found.contains(words)),
+            "{words}: {failed:?}"
+        );
+    }
+}
+
+fn write(path: &Path, mode: u32) {
+    fs::write(path, "").unwrap();
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[tokio::test]
+async fn a_healthy_node_is_called_healthy() {
+    let _host = host!();
+    assert_eq!(Installed::new().examined(&[]), (0, Vec::new()));
+}
+
+#[tokio::test]
+async fn why_the_plugin_is_not_loaded_is_told() {
+    let host = host!();
+    let installed = Installed::new();
+    let (plugins, plugin) = (installed.plugins(), installed.plugin());
+    for name in ["wasm-shim", "nomad-driver-systemd_0.0.9"] {
+        write(&plugins.join(name), 0o755);
+        installed.fails(&[], "plugin_dir", name);
+        fs::remove_file(plugins.join(name)).unwrap();
+    }
+    fs::remove_file(&plugin).unwrap();
+    installed.fails(&[], "plugin_dir", "has no nomad-driver-systemd");
+    symlink("/nowhere", &plugin).unwrap();
+    installed.fails(&[], "plugin_dir", "is a link to nothing");
+    fs::remove_file(&plugin).unwrap();
+    write(&plugin, 0o644);
+    installed.fails(&[], "plugin_dir", "is not executable");
+    fs::remove_dir_all(&plugins).unwrap();
+    installed.fails(&[], "plugin_dir", "is not there");
+    fs::create_dir(&plugins).unwrap();
+    let shown = plugins.display().to_string();
+    host.run("mount", &["-t", "tmpfs", "-o", "noexec", "none", &shown]);
+    write(&plugin, 0o755);
+    let (_, failed) = installed.examined(&[]);
+    host.run("umount", &[&shown]);
+    assert!(failed[0].1.ends_with("is on a file system that is mounted noexec"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_the_configuration_is_told() {
+    let _host = host!();
+    let installed = Installed::new();
+    installed.fails(&["--plugin", "/bin/false"], "plugin", "ended (exit status: 1) before its handshake");
+    for (options, check, words) in [
+        ("allow_rot = \"no\"", "plugin options", "did you mean `allow_root`?"),
+        ("sandbox = \"strong\"", "plugin options", "`sandbox`"),
+        ("default_user = \"nobody-here\"", "health", "`default_user`"),
+        ("shim_dir = \"/usr/share\"", "health", "`shim_dir`"),
+        ("state_dir = \"/proc/state\"", "health", "`state_dir`"),
+    ] {
+        installed.configure(options);
+        installed.fails(&[], check, words);
+    }
+    let data = format!("data_dir = {:?}\n", installed.place.path());
+    installed.write(&format!("{data}plugin \"systemd\" {{\n}}\n"));
+    installed.fails(&[], "agent configuration", "plugin \"systemd\"");
+    installed.write("plugin {");
+    let (code, failed) = installed.examined(&[]);
+    assert_eq!((code, failed[0].0.as_str()), (1, "agent configuration"));
+}
