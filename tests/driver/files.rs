@@ -276,6 +276,21 @@ async fn a_task_sees_a_file_of_its_own_wherever_its_job_says() {
 }
 
 #[tokio::test]
+async fn mount_points_are_made_for_a_task_of_any_name() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for name in ["my task", "a:b", "a,b", "a%n", "\u{fc}"] {
+        let job = Job::shell(READ).env("TARGET", "/etc/app.conf");
+        let job = job.config("files { bind_paths = [\"local/app.conf:/etc/app.conf\"] }");
+        let prepared = node.prepare(&job.with(|request| request.task = name.to_owned()));
+        std::fs::write(prepared.alloc_dir().join(name).join("local/app.conf"), "mine\n").unwrap();
+        let task = node.begin(prepared).await.unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+        let (_, output, errors) = node.finish(task).await;
+        assert_eq!(output, "mine\n/etc/hostname\n", "{name}: {errors}");
+    }
+}
+
+#[tokio::test]
 async fn a_volume_is_mounted_where_the_operating_system_has_nothing() {
     let host = host!();
     let node = Node::start(&host).await;

@@ -239,6 +239,30 @@ async fn the_loss_of_the_bus_loses_no_exit() {
 }
 
 #[tokio::test]
+async fn a_task_is_stopped_also_while_systemd_does_not_answer() {
+    let Some(host) = Host::alone(Need::Systemd).await else { return };
+    let node = Node::start(&host).await;
+    // One obeys its signal, the other has to be killed, with its child.
+    for (trap, end) in [("exit 3", Exit::status(3)), ("", Exit::signal(9))] {
+        let script = format!("trap '{trap}' INT; sleep 1000 & echo ready; while :; do wait; done");
+        let mut task = node.run(Job::shell(&script)).await;
+        task.says("ready").await;
+        let pid = host.property(&node.unit(&task).await, "MainPID");
+        host.run("systemctl", &["kill", "--signal=STOP", "dbus.service"]);
+        let stopped = node.stop(&task, "SIGINT", std::time::Duration::from_secs(2));
+        let freed = async {
+            let process = format!("/proc/{pid}/cwd");
+            eventually("the task has ended", async || std::fs::metadata(&process).is_err().then_some(()))
+                .await;
+            host.run("systemctl", &["kill", "--signal=CONT", "dbus.service"]);
+        };
+        tokio::join!(stopped, freed).0.unwrap();
+        assert_eq!(node.wait(&task).await, end);
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_start_survives_the_loss_of_the_bus_before_systemd_hears_of_it() {
     let Some(host) = Host::alone(Need::Systemd).await else { return };
     let node = Node::start(&host).await;

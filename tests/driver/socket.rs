@@ -140,11 +140,13 @@ async fn a_task_is_started_when_it_says_that_it_is_ready() {
 async fn a_start_that_waits_for_a_task_is_ended_by_a_stop() {
     let host = host!();
     let node = Node::configured(&host, MAY_NOTIFY).await;
-    let job = Job::shell("exec sleep infinity").config("notify { ready_within = \"1h\" }");
+    let job =
+        Job::shell("touch /alloc/data/up; exec sleep infinity").config("notify { ready_within = \"1h\" }");
     let prepared = node.prepare(&job);
     let (id, alloc) = (prepared.config.id.clone(), job.request.alloc_id.clone());
+    let up = prepared.alloc_dir().join("alloc/data/up");
     let stop = async {
-        eventually("the unit is there", async || (!host.units(&alloc).is_empty()).then_some(())).await;
+        eventually("the program runs", async || up.exists().then_some(())).await;
         let timeout = Some(prost_types::Duration { seconds: 1, nanos: 0 });
         let request = StopTaskRequest { task_id: id, timeout, signal: String::new() };
         node.driver().stop_task(request).await.expect("StopTask answers");

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use proto::driver::FingerprintResponse;
 use proto::driver::fingerprint_response::HealthState;
@@ -10,6 +11,9 @@ use proto::structs::attribute::Value;
 
 use crate::systemd::{Features, Systemd};
 use crate::task::Tasks;
+
+/// How long systemd may take to answer on a node that can run tasks.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Looks at the node. Nothing that changes by itself is published, since every change goes to Nomad's servers.
 pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintResponse {
@@ -25,6 +29,14 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
         Ok(features) => features,
         Err(error) => return unfit(HealthState::Unhealthy, &crate::chain(&error)),
     };
+    if !systemd.answers(ANSWER).await {
+        return unfit(
+            HealthState::Unhealthy,
+            &format!(
+                "systemd does not answer within {ANSWER:?}; `systemd-cgtop` may show the task that keeps it busy"
+            ),
+        );
+    }
     if let Some(why) = features.shortfall() {
         return unfit(HealthState::Undetected, &why);
     }

@@ -97,6 +97,13 @@ impl Systemd {
         Ok(features)
     }
 
+    /// Does systemd answer? What it has said before is remembered, and tells nothing of now.
+    pub async fn answers(&self, within: Duration) -> bool {
+        tokio::time::timeout(within, self.manager_property("Version"))
+            .await
+            .is_ok_and(|answer| answer.is_ok())
+    }
+
     async fn manager_property(&self, name: &'static str) -> Result<String, Error> {
         let value = self.property(name, MANAGER_PATH, MANAGER, name).await?;
         Ok(<&str>::try_from(&*value).unwrap_or_default().to_owned())

@@ -23,6 +23,15 @@ impl Cgroup {
         Some(Self(Path::new(MOUNT).join(inside)))
     }
 
+    /// The group of a unit one of whose processes has this number, without asking systemd; none if the process is of
+    /// another unit by now.
+    pub(super) fn of_process(pid: u32, unit: &str) -> Option<Self> {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = Path::new(groups.lines().find_map(|line| line.strip_prefix("0::"))?);
+        let own = path.ancestors().find(|path| path.file_name().is_some_and(|name| name == unit))?;
+        Self::of_unit(own.to_str()?).filter(|group| group.0.is_dir())
+    }
+
     /// The group in which we are.
     pub(super) fn of_us() -> Option<Self> {
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;

@@ -20,6 +20,10 @@ pub const STRING_MAX: usize = 32 * 4096 - 1;
 /// three seconds, 60,000 for half a minute (seen on 252 and 257).
 const VARIABLES_MAX: usize = 2048;
 
+/// The most bytes of all variables. The kernel takes a quarter of the stack's usual limit of 8 MiB, arguments included
+/// (execve(2)); a larger environment costs systemd seconds and memory before the kernel refuses it.
+const TOTAL_MAX: usize = 2 << 20;
+
 /// Why an environment cannot be handed over.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -42,6 +46,14 @@ pub enum Error {
     TooLong {
         /// The variable.
         name: String,
+    },
+    /// No program could be executed with it.
+    #[error(
+        "`env`: all variables together are {length} bytes long, with those of Nomad; the limit is {TOTAL_MAX}"
+    )]
+    TooMuch {
+        /// All names and values.
+        length: usize,
     },
     /// systemd would be busy with them alone.
     #[error("`env`: there are {count} variables, with those of Nomad; the limit is {VARIABLES_MAX}")]
@@ -122,10 +134,11 @@ pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
         let carried = if is_passed_on(name) { 0 } else { prefix };
         carried + name.len() + "=".len() + value.len()
     };
-    match env.iter().find(|(name, value)| length(name, value) > STRING_MAX) {
-        Some((name, _)) => Err(Error::TooLong { name: name.clone() }),
-        None => Ok(()),
+    if let Some((name, _)) = env.iter().find(|(name, value)| length(name, value) > STRING_MAX) {
+        return Err(Error::TooLong { name: name.clone() });
     }
+    let length = env.iter().map(|(name, value)| length(name, value)).sum();
+    if length > TOTAL_MAX { Err(Error::TooMuch { length }) } else { Ok(()) }
 }
 
 /// Writes the environment for systemd to read; the file goes away with the value returned.
@@ -186,6 +199,13 @@ mod tests {
     fn what_has_a_meaning_in_quotes_is_escaped_and_nothing_else() {
         let content = content(&env("A", "a\"b\\c`d$e\n%f 'g' #h\té"));
         assert_eq!(content, "A=\"a\\\"b\\\\c\\`d\\$e\n%f 'g' #h\té\"\n");
+    }
+
+    #[test]
+    fn what_no_program_could_be_executed_with_is_refused() {
+        let many = |count: usize| (0..count).map(|n| (format!("A{n}"), "x".repeat(100_000))).collect();
+        assert!(check(&many(20)).is_ok());
+        assert!(matches!(check(&many(21)), Err(Error::TooMuch { .. })));
     }
 
     #[test]

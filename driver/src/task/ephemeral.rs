@@ -57,7 +57,7 @@ impl EphemeralUser {
         };
         Self(std::array::from_fn(|index| {
             let whose = if index == 0 { whose.clone() } else { format!("{whose}\0{index}") };
-            format!("task-{}", digest(&whose, 12))
+            name_of(&whose)
         }))
     }
 
@@ -76,6 +76,11 @@ impl EphemeralUser {
         let found = names().find(runs).or_else(|| names().filter(is_free).find(is_owner));
         found.or_else(|| names().find(is_free)).map_or(self.name(), String::as_str)
     }
+}
+
+/// As long as systemd lets the name of a user be: whoever finds another group of the same name is its user.
+fn name_of(whose: &str) -> String {
+    format!("task-{}", digest(whose, 26))
 }
 
 /// The job whose runs belong together: children of a periodic or parameterized job have its id and one of their own
@@ -134,6 +139,15 @@ mod tests {
         // As systemd 247, 252 and 262 gave them.
         assert_eq!(number_of("task-0123456789ab"), 63_726);
         assert_eq!(number_of("foo"), 63_016);
+    }
+
+    #[test]
+    fn no_group_can_be_found_that_has_the_name_of_another() {
+        // A minute's search for two groups with the same first 48 bits.
+        let [one, other] = ["prod\0shop\0web1764461", "evil\0x\0g16023971"].map(name_of);
+        assert_eq!(one.get(..17), other.get(..17));
+        assert_ne!(one, other);
+        assert_eq!(one.len(), 31, "the longest that systemd takes");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
@@ -30,6 +31,9 @@ use crate::enter::{Identity, Plan};
 use crate::systemd::{
     Ended, InvocationId, MainExit, Manager, Service, Systemd, Unit, UnitName, UnitState, Whom,
 };
+
+/// How long systemd may take to answer before a task is signalled without it.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long after SIGKILL a process may take to be gone; one that waits for a broken disk takes longer.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -153,7 +157,8 @@ impl Handle {
             started_at: state.started_at().unwrap_or_else(SystemTime::now),
             phase,
             served,
-            cgroup: OnceCell::new(),
+            // Asked of the kernel, so that it is known while systemd does not answer.
+            cgroup: OnceCell::new_with(Cgroup::of_process(state.main_pid, unit.name().as_str())),
             is_asked: Arc::default(),
             systemd: systemd.clone(),
             events: events.clone(),
@@ -322,7 +327,36 @@ impl Handle {
 
     /// Sends a signal to the main process.
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
-        self.systemd.kill(&self.unit, Whom::Main, signal.number()).await.map_err(Error::Systemd)
+        let asked = self.systemd.kill(&self.unit, Whom::Main, signal.number());
+        if let Ok(answer) = timeout(ANSWER, asked).await {
+            return answer.map_err(Error::Systemd);
+        }
+        self.signal_at_once(signal);
+        Ok(())
+    }
+
+    /// The same without systemd, which does not answer.
+    fn signal_at_once(&self, signal: Signal) {
+        tracing::warn!(unit = %self.unit, %signal, "systemd does not answer, sending the signal without it");
+        let process = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let Some(process) = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+            return;
+        };
+        // The number may be another process's since; the descriptor is of one process.
+        if Cgroup::of_process(self.pid, self.unit.as_str()).is_some()
+            && let Some(signal) = rustix::process::Signal::from_named_raw(signal.number())
+        {
+            let _ = pidfd_send_signal(process, signal);
+        }
+    }
+
+    /// Ends all processes without systemd, which does not answer: a task can keep it from doing so (SECURITY.md), and must
+    /// not be safe by that.
+    pub(super) fn kill_at_once(&self) {
+        tracing::warn!(unit = %self.unit, "systemd does not answer, killing the task without it");
+        if let Some(cgroup) = self.cgroup.get() {
+            cgroup.kill();
+        }
     }
 
     /// Asks the task to end, and ends all its processes when it has not within `patience`.
@@ -424,7 +458,10 @@ impl Handle {
     /// Ends all its processes at once.
     pub(super) async fn kill(&self) -> Result<(), Error> {
         self.is_asked.store(true, Ordering::Relaxed);
-        self.systemd.kill(&self.unit, Whom::All, Signal::KILL.number()).await.map_err(Error::Systemd)?;
+        match timeout(ANSWER, self.systemd.kill(&self.unit, Whom::All, Signal::KILL.number())).await {
+            Ok(answer) => answer.map_err(Error::Systemd)?,
+            Err(_) => self.kill_at_once(),
+        }
         match timeout(KILL_DEADLINE, self.wait()).await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::Immortal { unit: self.unit.clone() }),

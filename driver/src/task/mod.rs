@@ -473,8 +473,9 @@ impl Tasks {
     /// Forgets a task and removes all that is left of it, also one that this process never saw.
     pub async fn destroy(&self, id: &TaskId, force: bool) -> Result<(), Error> {
         self.shared.beginners.take_advice(id);
-        let (unit, copied) = match self.get(id) {
-            Ok(handle) => {
+        let handle = self.get(id).ok();
+        let (unit, copied) = match &handle {
+            Some(handle) => {
                 if handle.phase() == Phase::Running {
                     if !force {
                         return Err(Error::StillRunning { id: id.clone() });
@@ -486,9 +487,19 @@ impl Tasks {
                 }
                 (handle.unit().clone(), handle.saved().copied)
             }
-            Err(_) => (spec::unit_of(id), true),
+            None => (spec::unit_of(id), true),
         };
-        self.shared.remove(&unit).await?;
+        let mut removal = Box::pin(self.shared.remove(&unit));
+        match (tokio::time::timeout(handle::ANSWER, &mut removal).await, handle) {
+            (Ok(removed), _) => removed?,
+            (Err(_), handle) => {
+                // What it left may be what keeps systemd busy.
+                if let Some(handle) = handle {
+                    handle.kill_at_once();
+                }
+                removal.await?;
+            }
+        }
         if copied {
             self.shared.end_copiers(id).await?;
         }

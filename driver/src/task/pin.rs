@@ -120,8 +120,6 @@ impl Pins {
     /// Lays one directory over another, read-only, and answers with the path by which systemd finds both as one.
     pub fn overlay(&mut self, above: &Path, below: &Path) -> io::Result<PathBuf> {
         let place = self.directory.join(self.count.to_string());
-        let options = format!("lowerdir={}:{}", above.display(), below.display());
-        let options = CString::new(options)?;
         let laid = kernel::in_the_mounts_of_systemd(|| {
             // The overlay would not have it, but what it hides.
             if let Some(inner) = mounts_below(below)? {
@@ -134,6 +132,12 @@ impl Pins {
             fs::create_dir(&place)?;
             let both = place.join("object");
             fs::create_dir(&both)?;
+            // By their descriptors: in a path a colon, a comma or a backslash would mean something.
+            let flags_of_layers = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let layer = |path: &Path| rustix::fs::open(path, flags_of_layers, Mode::empty());
+            let (above, below) = (layer(above)?, layer(below)?);
+            let of = |layer: &OwnedFd| format!("/proc/self/fd/{}", layer.as_raw_fd());
+            let options = CString::new(format!("lowerdir={}:{}", of(&above), of(&below)))?;
             mount(c"overlay", &both, c"overlay", flags, options.as_c_str())?;
             Ok(both)
         });

@@ -133,6 +133,8 @@ pub struct NodeSpec {
     pub runtime_dir: PathBuf,
     /// What tasks see of the host.
     pub view: View,
+    /// The operator says where what outlives the driver is. Without it only WebAssembly needs such a place.
+    pub says_state_dir: bool,
     /// Where the WebAssembly tools and their cache are.
     pub wasm: wasm::Places,
 }
@@ -208,6 +210,7 @@ impl NodeSpec {
         };
         let manager = said_manager.unwrap_or_default();
         let runtime_dir = view::runtime_dir(manager);
+        let says_state_dir = state_dir.is_some();
         let state_dir = state_dir.map_or_else(|| state_dir_of(manager), |path| plain("state_dir", &path))?;
         Ok(Self {
             log_sink,
@@ -225,6 +228,7 @@ impl NodeSpec {
                 _ => Identity::Ephemeral,
             },
             view,
+            says_state_dir,
             wasm: wasm::Places {
                 shim_dir: shim_dir.map(|path| plain("shim_dir", &path)).transpose()?,
                 state_dir,

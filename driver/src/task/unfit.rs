@@ -33,7 +33,7 @@ pub fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String> {
             ));
         }
     }
-    let directory = &node.wasm.state_dir;
+    let directory = Some(&node.wasm.state_dir).filter(|_| node.says_state_dir)?;
     let why = usable(directory).err()?;
     Some(format!("plugin option `state_dir`: {} cannot be used: {}", directory.display(), crate::chain(&why)))
 }
@@ -70,6 +70,7 @@ mod tests {
         let node = || {
             let mut node = NodeSpec::resolve(PluginConfig::decode(&[]).unwrap()).unwrap();
             node.wasm.state_dir = place.path().join("new/state");
+            node.says_state_dir = true;
             node
         };
         assert_eq!(reason(&node(), &OnlyRoot), None);
