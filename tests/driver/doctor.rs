@@ -34,8 +34,8 @@ impl Installed {
     /// Writes the agent's configuration with these options of the plugin.
     fn configure(&self, options: &str) {
         self.write(&format!(
-            "data_dir = {:?}\nplugin \"nomad-driver-systemd\" {{\n config {{\n{options}\n }}\n}}\n",
-            self.place.path()
+            "data_dir = \"{}\"\nplugin \"nomad-driver-systemd\" {{\n config {{\n{options}\n }}\n}}\n",
+            self.place.path().display()
         ));
     }
 
@@ -122,7 +122,7 @@ async fn what_is_wrong_in_the_configuration_is_told() {
         installed.configure(options);
         installed.fails(&[], check, words);
     }
-    let data = format!("data_dir = {:?}\n", installed.place.path());
+    let data = format!("data_dir = \"{}\"\n", installed.place.path().display());
     installed.write(&format!("{data}plugin \"systemd\" {{\n}}\n"));
     installed.fails(&[], "agent configuration", "plugin \"systemd\"");
     installed.write("plugin {");
