@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nomad_driver_systemd::task::config::options::{self, Block as _, Kind, Opt};
 use nomad_driver_systemd::task::config::{DriverConfig, PluginConfig};
-use nomad_driver_systemd::task::options::{self, Block as _, Kind, Opt};
 use nomad_local::plugin_client::{Launch, Plugin};
 use proto::base::{ConfigSchemaRequest, PluginInfoRequest, PluginType};
 use proto::driver::TaskConfigSchemaRequest;
@@ -204,12 +204,12 @@ fn no_file_names_this_machine_or_a_registry() {
 #[test]
 fn the_conformance_list_names_tests_that_exist() {
     let mut tests = String::new();
-    for directory in ["tests", "tests/driver", "tests/limits", "driver/src", "driver/src/task"] {
-        for entry in std::fs::read_dir(repository().join(directory)).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_some_and(|extension| extension == "rs") {
-                tests.push_str(&read(&path));
-            }
+    let mut paths = ["tests", "driver/src", "driver/local/src"].map(|path| repository().join(path)).to_vec();
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            tests.push_str(&read(&path));
         }
     }
     let list = read(&repository().join("tests/conformance.md"));

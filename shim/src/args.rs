@@ -88,7 +88,7 @@ pub struct Grants {
     /// Give the guest a variable; without a value, the one from wasm-shim's own environment. Nothing else is inherited
     #[arg(long = "env", value_name = "NAME[=VALUE]", value_parser = Var::parse)]
     pub env: Vec<Var>,
-    /// The guest's argv[0], and its name in messages (default: the base name of FILE)
+    /// The guest's `argv[0]`, and its name in messages (default: the base name of FILE)
     #[arg(long, value_name = "NAME")]
     pub argv0: Option<String>,
     /// Let the guest connect or send to addresses, also by HTTP: [tcp:|udp:]ADDRESS[/PREFIX]:PORT[-PORT], `*` for any

@@ -1,10 +1,10 @@
 //! Limits for how long clients keep a server waiting: with the body of a request, and with taking the answer.
 //!
 //! A client has an allowance of time, `--client-timeout`. Only time in which the server waits for the client is taken
-//! from it: not the time that the guest needs, however long. What the client sends or takes adds to it, [`RATE`] bytes a
+//! from it: not the time that the guest needs, however long. What the client sends or takes adds to it, `RATE` bytes a
 //! second, up to the whole allowance. So a client that stops is cut off after that time, and one that is slower than
 //! that rate some time later; a single byte now and then does not help. While requests wait for a place, time counts
-//! [`CROWDED`] times.
+//! `CROWDED` times.
 //!
 //! ```text
 //!  request body ◄── Sent   the guest waits for what the client does not send

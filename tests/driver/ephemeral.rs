@@ -1,6 +1,6 @@
 //! The ephemeral user of tasks whose job names none: which tasks have it together, and which number it has.
 
-use nomad_driver_systemd::task::ephemeral::number_of;
+use nomad_driver_systemd::task::spec::ephemeral::number_of;
 use nomad_local::task_request::new_alloc_id;
 use tests::{Exit, Host, Job, Node, Task};
 

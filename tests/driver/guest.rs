@@ -527,7 +527,7 @@ async fn parts_of_the_language_can_be_switched_and_code_is_not_shared_between_wa
 #[tokio::test]
 async fn every_proposal_that_a_job_may_name_is_one_that_the_compiler_knows() {
     let _host = host!();
-    let names = nomad_driver_systemd::task::guest::PROPOSALS;
+    let names = nomad_driver_systemd::task::wasm::guest::PROPOSALS;
     for name in names {
         let mut compiler = std::process::Command::new(program("wasm-shim-compile"));
         let output = compiler.args(["--engine-key", "-W", &format!("{name}=y")]).output().unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 
-use nomad_driver_systemd::task::cache::{Cache, Entry};
+use nomad_driver_systemd::task::wasm::cache::{Cache, Entry};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};

@@ -1,8 +1,8 @@
 //! The `config` blocks of tasks and of the plugin: MessagePack that Nomad made, or that somebody else did.
 
 use nomad_driver_systemd::chain;
+use nomad_driver_systemd::task::config::options::{Block, Error, Kind, Opt};
 use nomad_driver_systemd::task::config::{DriverConfig, PluginConfig};
-use nomad_driver_systemd::task::options::{Block, Error, Kind, Opt};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::schema;
 use crate::task::Tasks;
 use crate::task::config::PluginConfig;
-use crate::task::options::Block;
+use crate::task::config::options::Block;
 
 /// The driver's name in a job.
 pub const NAME: &str = "systemd";

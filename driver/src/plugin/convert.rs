@@ -16,15 +16,15 @@ use tonic::{Code, Status};
 
 use crate::enter::Failure;
 use crate::systemd;
+use crate::task::config::options::{self, Block};
 use crate::task::config::{
     Device, Dns, DriverConfig, Known, MemoryMax, Mount, NetworkMode, Port, Propagation, Resources,
     TaskConfig, TaskId,
 };
-use crate::task::events::Event;
-use crate::task::exec::{self, Input, Output, Report};
-use crate::task::options::{self, Block};
-use crate::task::outcome::Served;
-use crate::task::stats::{Memory, Usage};
+use crate::task::live::events::Event;
+use crate::task::live::exec::{self, Input, Output, Report};
+use crate::task::live::stats::{Memory, Usage};
+use crate::task::wasm::outcome::Served;
 use crate::task::{self, Exit, Handle, Phase, Saved};
 
 /// The version of what we save in a handle. Zero is Nomad's own; older versions must stay readable for ever.

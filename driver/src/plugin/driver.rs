@@ -18,9 +18,10 @@ use super::convert::{self, status};
 use super::{fingerprint, schema};
 use crate::enter::Failure;
 use crate::systemd::Systemd;
+use crate::task::config::options::Block;
 use crate::task::config::{DriverConfig, TaskId};
-use crate::task::options::Block;
-use crate::task::{self, Tasks, exec};
+use crate::task::live::exec;
+use crate::task::{self, Tasks};
 
 /// How often the node is looked at again, as Nomad's own drivers do.
 const FINGERPRINT_PERIOD: Duration = Duration::from_secs(30);

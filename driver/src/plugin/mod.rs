@@ -1,4 +1,4 @@
-//! ROOM 1: Nomad's side. gRPC and the wire types live here and stop here.
+//! Nomad's side. gRPC and the wire types live here and stop here.
 //!
 //! The life of a plugin process, as go-plugin's host sees it:
 //!
@@ -56,7 +56,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 pub fn unit_file(plugin_config: &[u8], task: proto::driver::TaskConfig) -> Result<String, Error> {
     let plugin = PluginConfig::decode(plugin_config).map_err(|error| Error::Message(crate::chain(&error)))?;
     let config = convert::task_config(task).map_err(|status| Error::Message(status.message().to_owned()))?;
-    task::sketch(&config, plugin).map(systemd::unit_file).map_err(Error::Task)
+    task::preview::sketch(&config, plugin).map(systemd::unit_file).map_err(Error::Task)
 }
 
 /// The begin of the name of the socket's directory.

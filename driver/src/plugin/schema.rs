@@ -3,7 +3,7 @@
 use proto::hclspec::spec::Block;
 use proto::hclspec::{self, Attr, BlockAttrs, BlockList, Default, Literal, Object, Spec};
 
-use crate::task::options::{Kind, Opt};
+use crate::task::config::options::{Kind, Opt};
 
 /// The schema of a block with these options.
 pub(super) fn block(options: &[Opt]) -> Spec {

@@ -1,4 +1,4 @@
-//! ROOM 3: systemd's side, and the only place that speaks D-Bus.
+//! systemd's side, and the only place that speaks D-Bus.
 //!
 //! It starts, watches, signals and removes units, and knows nothing of Nomad. One connection to the system bus serves
 //! everybody; one future reads it, in order, and is the only writer of what we know of each unit:

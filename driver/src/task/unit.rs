@@ -3,13 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::activation::{Address, Listener, Readiness};
-use super::config::{Mount, NetworkMode, Propagation};
-use super::env;
-use super::place;
-use super::spec::{Identity, Memory, Output, TaskSpec};
-use super::view::{self, Overlays, Sight, View};
 use crate::systemd::{Assignment, Bind, Meaning, Property, SocketUnit, Stream, TransientUnit, UnitName};
+use crate::task::config::{Mount, NetworkMode, Propagation};
+use crate::task::host::env;
+use crate::task::host::place;
+use crate::task::host::view::{self, Overlays, Sight, View};
+use crate::task::spec::activation::{Address, Listener, Readiness};
+use crate::task::spec::{Identity, Memory, Output, TaskSpec};
 
 /// The slice of all our units. Nomad makes `nomad.slice` itself, behind systemd's back; this one is apart from it.
 pub const SLICE: &str = "nomad_tasks.slice";

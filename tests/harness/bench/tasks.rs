@@ -8,15 +8,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
 use nomad_driver_systemd::systemd::{Checked, Features, Systemd, UnitName};
-use nomad_driver_systemd::task::cgroup::Cgroup;
 use nomad_driver_systemd::task::config::{
     DriverConfig, Known, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId,
 };
+use nomad_driver_systemd::task::host::users::OfHost;
+use nomad_driver_systemd::task::host::{env, logs, view};
+use nomad_driver_systemd::task::live::cgroup::Cgroup;
+use nomad_driver_systemd::task::live::stats::Reading;
 use nomad_driver_systemd::task::spec::{NodeSpec, TaskSpec};
-use nomad_driver_systemd::task::stats::Reading;
 use nomad_driver_systemd::task::unit::{self, Streams};
-use nomad_driver_systemd::task::users::OfHost;
-use nomad_driver_systemd::task::{env, logs, view};
 use proto::driver::WaitTaskRequest;
 use tests::{Exit, Host, Job, Need, Node, Task};
 use zbus::{MessageStream, OwnedObjectPath, Variant};

@@ -1,0 +1,448 @@
+//! One definition per option of a `config` block.
+//!
+//! `options!` turns a struct with documented fields into the decoder of that block and into a table of [`Opt`].
+//! The schema that Nomad gets and the table in driver/README.md are made from the same table, so no option can exist in
+//! one of them alone.
+
+use std::collections::BTreeMap;
+
+use rmpv::Value as MsgPack;
+use serde::de::DeserializeOwned;
+
+/// One option, as the schema and driver/README.md know it.
+#[derive(Debug, Clone, Copy)]
+pub struct Opt {
+    /// Its name in the block.
+    pub name: &'static str,
+    /// Its HCL type expression, such as `list(string)`.
+    pub hcl_type: &'static str,
+    /// A job without it is refused.
+    pub required: bool,
+    /// The value it has when it is not given, as an HCL literal.
+    pub default: Option<&'static str>,
+    /// What it does, in Markdown.
+    pub doc: &'static str,
+    /// It is a block, and of which kind.
+    pub block: Option<Kind>,
+    /// The property of systemd's that it is, by the name in its manual; most options of the blocks are one.
+    pub property: Option<&'static str>,
+}
+
+/// A block in a block.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// It may be there once, with these options.
+    Once(&'static [Opt]),
+    /// It may be there several times, with these options.
+    Often(&'static [Opt]),
+    /// It may be there once, with whatever names, all of whose values are texts.
+    Free,
+}
+
+/// Why a `config` block is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not MessagePack, or not a map.
+    #[error("the configuration that Nomad sent cannot be read")]
+    Unreadable,
+    /// A required option is not there.
+    #[error("option `{option}` is missing: {doc}")]
+    Missing {
+        /// Its name.
+        option: &'static str,
+        /// What it is for.
+        doc: &'static str,
+    },
+    /// An option of a block in the block.
+    #[error("in `{block}`")]
+    Nested {
+        /// The block's name.
+        block: &'static str,
+        /// What is wrong in it.
+        source: Box<Self>,
+    },
+    /// The value does not fit.
+    #[error("option `{option}` must be a {hcl_type}")]
+    WrongType {
+        /// Its name.
+        option: &'static str,
+        /// What it must be.
+        hcl_type: &'static str,
+        /// What the decoder said.
+        source: Box<rmpv::ext::Error>,
+    },
+}
+
+/// A Rust type that an option can have.
+pub trait OptionType: Sized {
+    /// How HCL writes the type.
+    const HCL: &'static str;
+    /// `None` is a value of the type, so the option may be left out.
+    const OPTIONAL: bool = false;
+    /// It is a block.
+    const BLOCK: Option<Kind> = None;
+
+    /// The value that was given for `option`.
+    fn given(option: &Opt, value: MsgPack) -> Result<Self, Error>;
+
+    /// The value of an option that was left out, if the type has one.
+    fn absent() -> Option<Self> {
+        None
+    }
+}
+
+/// Types that MessagePack has as well.
+macro_rules! plain {
+    ($($type:ty => $hcl:literal),+) => { $(
+        impl OptionType for $type {
+            const HCL: &'static str = $hcl;
+
+            fn given(option: &Opt, value: MsgPack) -> Result<Self, Error> {
+                plain(option, value)
+            }
+        }
+    )+ };
+}
+
+plain!(String => "string", Vec<String> => "list(string)", u32 => "number", u64 => "number", i64 => "number", bool => "bool");
+
+/// A block of names that the job chooses.
+impl OptionType for BTreeMap<String, String> {
+    const HCL: &'static str = "block";
+    const OPTIONAL: bool = true;
+    const BLOCK: Option<Kind> = Some(Kind::Free);
+
+    fn given(option: &Opt, value: MsgPack) -> Result<Self, Error> {
+        plain(option, value)
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
+    }
+}
+
+/// A block that may be there several times.
+impl<T: Block> OptionType for Vec<T> {
+    const HCL: &'static str = "blocks";
+    const OPTIONAL: bool = true;
+    const BLOCK: Option<Kind> = Some(Kind::Often(T::OPTIONS));
+
+    fn given(option: &Opt, value: MsgPack) -> Result<Self, Error> {
+        let MsgPack::Array(blocks) = value else { return Err(wrong_type(option, "a list of blocks")) };
+        blocks.into_iter().map(|block| nested(option, block)).collect()
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
+    }
+}
+
+/// What `options!` and `settings!` make.
+pub trait Block: Sized {
+    /// What the block may hold.
+    const OPTIONS: &'static [Opt];
+
+    /// Reads the block.
+    fn of(block: &[(MsgPack, MsgPack)]) -> Result<Self, Error>;
+}
+
+/// A block in the block.
+pub fn nested<T: Block>(option: &Opt, value: MsgPack) -> Result<T, Error> {
+    let MsgPack::Map(block) = value else { return Err(wrong_type(option, "a map of its options")) };
+    T::of(&block).map_err(|source| Error::Nested { block: option.name, source: Box::new(source) })
+}
+
+impl<T: OptionType> OptionType for Option<T> {
+    const HCL: &'static str = T::HCL;
+    const OPTIONAL: bool = true;
+    const BLOCK: Option<Kind> = T::BLOCK;
+
+    fn given(option: &Opt, value: MsgPack) -> Result<Self, Error> {
+        T::given(option, value).map(Some)
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
+}
+
+fn wrong_type(option: &Opt, expected: &str) -> Error {
+    let source = rmpv::ext::Error::Syntax(format!("expected {expected}"));
+    Error::WrongType { option: option.name, hcl_type: option.hcl_type, source: Box::new(source) }
+}
+
+fn plain<T: DeserializeOwned>(option: &Opt, value: MsgPack) -> Result<T, Error> {
+    rmpv::ext::from_value(value).map_err(|source| Error::WrongType {
+        option: option.name,
+        hcl_type: option.hcl_type,
+        source: Box::new(source),
+    })
+}
+
+/// How deep values may be nested. A list of texts in a block of a block needs a dozen levels; the decoder's own limit
+/// is more than the stack of a thread has room for.
+const MAX_DEPTH: usize = 64;
+
+/// The bytes of a block as a map; no bytes at all are an empty block (Nomad sends none after it found us running).
+pub fn block(bytes: &[u8]) -> Result<Vec<(MsgPack, MsgPack)>, Error> {
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    match rmpv::decode::read_value_with_max_depth(&mut &*bytes, MAX_DEPTH) {
+        Ok(MsgPack::Map(map)) => Ok(map),
+        Ok(MsgPack::Nil) => Ok(Vec::new()),
+        _ => Err(Error::Unreadable),
+    }
+}
+
+/// The paths of all options that a job gives, such as `notify.watchdog` or `properties.Nice`, each with its row in the table
+/// if it has one. What is equal to its default is not given: Nomad repeats defaults.
+pub fn given(bytes: &[u8], options: &'static [Opt]) -> Vec<(String, Option<&'static Opt>)> {
+    let mut paths = Vec::new();
+    if let Ok(block) = block(bytes) {
+        collect_given(&block, options, "", &mut paths);
+    }
+    paths
+}
+
+fn collect_given(
+    block: &[(MsgPack, MsgPack)],
+    options: &'static [Opt],
+    within: &str,
+    paths: &mut Vec<(String, Option<&'static Opt>)>,
+) {
+    for option in options {
+        let Some(value) = self::value_of(block, option) else { continue };
+        let path = format!("{within}{}", option.name);
+        let is_empty = match value {
+            MsgPack::Array(elements) => elements.is_empty() && option.property.is_none(),
+            MsgPack::Map(names) => names.is_empty() && matches!(option.block, Some(Kind::Free)),
+            _ => false,
+        };
+        let default = option.default.and_then(|literal| serde_json::from_str::<MsgPack>(literal).ok());
+        if is_empty || default.is_some_and(|default| default == *value) {
+            continue;
+        }
+        paths.push((path.clone(), Some(option)));
+        match (option.block, value) {
+            (Some(Kind::Once(options)), MsgPack::Map(block)) => {
+                collect_given(block, options, &format!("{path}."), paths);
+            }
+            (Some(Kind::Often(options)), MsgPack::Array(blocks)) => {
+                let blocks = blocks.iter().filter_map(MsgPack::as_map);
+                blocks.for_each(|block| collect_given(block, options, &format!("{path}."), paths));
+            }
+            (Some(Kind::Free), MsgPack::Map(block)) => {
+                let names = block.iter().filter_map(|(name, _)| name.as_str());
+                paths.extend(names.map(|name| (format!("{path}.{name}"), None)));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn value_of<'a>(block: &'a [(MsgPack, MsgPack)], option: &Opt) -> Option<&'a MsgPack> {
+    let named = |(name, value): &&(MsgPack, MsgPack)| name.as_str() == Some(option.name) && !value.is_nil();
+    block.iter().find(named).map(|(_, value)| value)
+}
+
+/// One option out of a block. Nomad sends every option of the schema: one that was not given is nil.
+pub fn take<T: OptionType>(block: &[(MsgPack, MsgPack)], option: &Opt) -> Result<T, Error> {
+    if let Some(value) = value_of(block, option) {
+        return T::given(option, value.clone());
+    }
+    // HCL's literals of our types are JSON's.
+    let default = option.default.and_then(|literal| serde_json::from_str(literal).ok());
+    let default = default.map(|literal: MsgPack| T::given(option, literal)).transpose()?;
+    default.or_else(T::absent).ok_or(Error::Missing { option: option.name, doc: option.doc })
+}
+
+/// An option that is a property of systemd's, as the job gives it.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The option.
+    pub option: &'static Opt,
+    /// Its value as text; one for each element of a list. An empty list is one empty text, which for systemd takes back
+    /// what was said before.
+    pub values: Vec<String>,
+}
+
+impl PartialEq for Setting {
+    fn eq(&self, other: &Self) -> bool {
+        (self.option.name, &self.values) == (other.option.name, &other.values)
+    }
+}
+
+impl Eq for Setting {}
+
+/// What a block gives of these options.
+pub fn settings_of(block: &[(MsgPack, MsgPack)], options: &'static [Opt]) -> Result<Vec<Setting>, Error> {
+    let mut settings = Vec::new();
+    for option in options {
+        if let Some(value) = value_of(block, option) {
+            settings.push(Setting { option, values: texts(option, value)? });
+        }
+    }
+    Ok(settings)
+}
+
+fn texts(option: &Opt, value: &MsgPack) -> Result<Vec<String>, Error> {
+    let value = value.clone();
+    Ok(match option.hcl_type {
+        "bool" => vec![if plain(option, value)? { "yes" } else { "no" }.to_owned()],
+        "number" => vec![plain::<i64>(option, value)?.to_string()],
+        "list(string)" => match plain::<Vec<String>>(option, value)? {
+            empty if empty.is_empty() => vec![String::new()],
+            texts => texts,
+        },
+        _ => vec![plain(option, value)?],
+    })
+}
+
+/// The table of a block in driver/README.md. The options of a block in it come after it, as `block.option`; those of one
+/// that is made of systemd's properties have a table of their own ([`table_of_properties`]).
+pub fn table(options: &[Opt]) -> String {
+    let head = "| option | type | default | what it does |\n|---|---|---|---|".to_owned();
+    std::iter::once(head).chain(rows(options, "")).collect::<Vec<_>>().join("\n")
+}
+
+/// The table in driver/README.md of a block that is made of systemd's properties.
+pub fn table_of_properties(options: &[Opt]) -> String {
+    let head = "| option | type | property | what it does |\n|---|---|---|---|".to_owned();
+    let row = |Opt { name, hcl_type, property, doc, .. }: &Opt| {
+        let property = property.map(|property| format!("`{property}=`")).unwrap_or_default();
+        format!("| `{name}` | `{hcl_type}` | {property} | {doc} |")
+    };
+    std::iter::once(head).chain(options.iter().map(row)).collect::<Vec<_>>().join("\n")
+}
+
+/// Is a block made of systemd's properties?
+pub fn has_properties(options: &[Opt]) -> bool {
+    options.iter().any(|option| option.property.is_some())
+}
+
+fn rows(options: &[Opt], within: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for option in options {
+        let default = match option.default {
+            Some(literal) => format!("`{literal}`"),
+            None if option.required => "required".to_owned(),
+            None => String::new(),
+        };
+        let (name, hcl_type, doc) = (option.name, option.hcl_type, option.doc);
+        lines.push(format!("| `{within}{name}` | `{hcl_type}` | {default} | {doc} |"));
+        if let Some(Kind::Once(options) | Kind::Often(options)) = option.block
+            && !has_properties(options)
+        {
+            lines.extend(rows(options, &format!("{within}{name}.")));
+        }
+    }
+    lines
+}
+
+/// Defines a `config` block: a struct, its decoder `decode`, and its table `OPTIONS`.
+///
+/// A field may be followed by `= "literal"`, its default as an HCL literal.
+macro_rules! options {
+    (
+        $(#[doc = $about:literal])+
+        pub struct $block:ident {
+            $( $(#[doc = $doc:literal])+ pub $field:ident: $type:ty $(= $default:literal)?, )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $block {
+            $( $(#[doc = $doc])+ pub $field: $type, )+
+        }
+
+        impl $crate::task::config::options::Block for $block {
+            const OPTIONS: &'static [$crate::task::config::options::Opt] = &[
+                $( $crate::task::config::options::Opt {
+                    name: stringify!($field),
+                    hcl_type: <$type as $crate::task::config::options::OptionType>::HCL,
+                    required: !<$type as $crate::task::config::options::OptionType>::OPTIONAL
+                        && options!(@default $($default)?).is_none(),
+                    default: options!(@default $($default)?),
+                    doc: concat!($($doc),+).trim_ascii(),
+                    block: <$type as $crate::task::config::options::OptionType>::BLOCK,
+                    property: None,
+                }, )+
+            ];
+
+            fn of(block: &[(rmpv::Value, rmpv::Value)]) -> Result<Self, $crate::task::config::options::Error> {
+                let mut options = Self::OPTIONS.iter();
+                // The table has one row per field, in the same order.
+                Ok(Self { $( $field: {
+                    let Some(option) = options.next() else { return Err($crate::task::config::options::Error::Unreadable) };
+                    $crate::task::config::options::take(block, option)?
+                }, )+ })
+            }
+        }
+
+        impl $block {
+            /// Reads the block from the MessagePack that Nomad made of it.
+            #[allow(dead_code, reason = "blocks in blocks are read with what they are in")]
+            pub fn decode(bytes: &[u8]) -> Result<Self, $crate::task::config::options::Error> {
+                $crate::task::config::options::Block::of(&$crate::task::config::options::block(bytes)?)
+            }
+        }
+
+        options!(@in_a_block $block);
+    };
+    (@in_a_block $block:ident) => {
+        impl $crate::task::config::options::OptionType for $block {
+            const HCL: &'static str = "block";
+            const BLOCK: Option<$crate::task::config::options::Kind> =
+                Some($crate::task::config::options::Kind::Once(<Self as $crate::task::config::options::Block>::OPTIONS));
+
+            fn given(
+                option: &$crate::task::config::options::Opt,
+                value: rmpv::Value,
+            ) -> Result<Self, $crate::task::config::options::Error> {
+                $crate::task::config::options::nested(option, value)
+            }
+        }
+    };
+    (@default $default:literal) => { Some($default) };
+    (@default) => { None::<&'static str> };
+}
+
+/// Defines a block whose options are properties of systemd's: `name: type => "Property"`. What the job gives of them is
+/// a list of [`Setting`]s, in the order of the table.
+macro_rules! settings {
+    (
+        $(#[doc = $about:literal])+
+        pub struct $block:ident {
+            $( $(#[doc = $doc:literal])+ $field:ident: $type:ty $(=> $property:literal)?, )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct $block(pub Vec<$crate::task::config::options::Setting>);
+
+        impl $crate::task::config::options::Block for $block {
+            const OPTIONS: &'static [$crate::task::config::options::Opt] = &[
+                $( $crate::task::config::options::Opt {
+                    name: stringify!($field),
+                    hcl_type: <$type as $crate::task::config::options::OptionType>::HCL,
+                    required: false,
+                    default: None,
+                    doc: concat!($($doc),+).trim_ascii(),
+                    block: None,
+                    property: settings!(@property $($property)?),
+                }, )+
+            ];
+
+            fn of(block: &[(rmpv::Value, rmpv::Value)]) -> Result<Self, $crate::task::config::options::Error> {
+                $crate::task::config::options::settings_of(block, Self::OPTIONS).map(Self)
+            }
+        }
+
+        $crate::task::config::options::options!(@in_a_block $block);
+    };
+    (@property $property:literal) => { Some($property) };
+    (@property) => { None };
+}
+
+pub(crate) use {options, settings};

@@ -1,0 +1,100 @@
+//! Units that were there before: earlier runs of a task, and what is left of one.
+
+use super::error::Error;
+use super::{Shared, Slot, lock, spec};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::live::handle::Handle;
+
+use super::config::{TaskConfig, TaskId};
+use super::host::place::Place;
+use super::host::{pin, place};
+use super::wasm::compile;
+use crate::systemd::UnitName;
+
+/// How long the copiers of a task may take over its last words: as long as Nomad's log collector waits for them.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+impl Shared {
+    /// Removes a unit and all that was made for it.
+    pub(super) async fn remove(&self, unit: &UnitName) -> Result<(), Error> {
+        self.systemd.remove(unit).await.map_err(Error::Systemd)?;
+        if let Ok(node) = self.node() {
+            Place::of(&node.runtime_dir, unit).remove();
+        }
+        self.slices.release(&self.systemd).await;
+        Ok(())
+    }
+
+    /// Waits until the copiers of a task that is no more have written its last words, and ends those that do not.
+    pub(super) async fn end_copiers(&self, id: &TaskId) -> Result<(), Error> {
+        for stream in ["stdout", "stderr"] {
+            let name = spec::copier_of(id, stream);
+            if let Ok(mut unit) = self.systemd.find(&name).await {
+                // Late or not: what follows ends it.
+                let _ = tokio::time::timeout(LAST_WORDS, unit.gone()).await;
+            }
+            self.systemd.remove(&name).await.map_err(Error::Systemd)?;
+        }
+        Ok(())
+    }
+
+    /// Removes every other run of the same task in the same allocation.
+    ///
+    /// An agent that died before it had noted a start asks for the task by a new id, and nobody will ever ask for the
+    /// old one. Runs of this process are in the table; of those before, systemd is asked once.
+    pub(super) async fn remove_earlier_runs(
+        &self,
+        config: &TaskConfig,
+        unit: &UnitName,
+    ) -> Result<(), Error> {
+        let is_earlier = |other: &UnitName| {
+            other != unit && spec::is_run_of(other, &config.known.alloc_id, &config.known.name)
+        };
+        let earlier = self.earlier().await?.iter().filter(|other| is_earlier(other)).cloned();
+        let ours: Vec<Arc<Handle>> = {
+            let table = lock(&self.table);
+            let live = table.values().filter_map(|slot| match slot {
+                Slot::Live(handle) => Some(Arc::clone(handle)),
+                Slot::Starting => None,
+            });
+            live.filter(|handle| is_earlier(handle.unit())).collect()
+        };
+        let units: HashSet<UnitName> =
+            earlier.chain(ours.iter().map(|handle| handle.unit().clone())).collect();
+        for unit in units {
+            tracing::warn!(%unit, "removing a run of the task that nobody asks for any more");
+            self.remove(&unit).await?;
+        }
+        for handle in ours {
+            lock(&self.table).remove(handle.id());
+        }
+        Ok(())
+    }
+
+    /// The units of tasks that were there before this process. Compilations that died with their driver are not: they
+    /// are removed.
+    pub(super) async fn earlier(&self) -> Result<&Vec<UnitName>, Error> {
+        let ask = async || {
+            let (orphans, units) = self
+                .systemd
+                .list(spec::UNIT_PREFIX)
+                .await?
+                .into_iter()
+                .partition::<Vec<_>, _>(compile::is_orphaned_compilation);
+            for unit in &orphans {
+                self.systemd.remove(unit).await?;
+            }
+            // Those that copy output among them.
+            self.systemd.sweep("nomad");
+            if let Ok(node) = self.node() {
+                place::sweep(&node.runtime_dir, &units.iter().map(UnitName::as_str).collect());
+                pin::sweep(&node.runtime_dir);
+            }
+            Ok(units)
+        };
+        self.earlier.get_or_try_init(ask).await.map_err(Error::Systemd)
+    }
+}

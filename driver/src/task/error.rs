@@ -1,0 +1,202 @@
+//! Why a task could not be started, found or asked.
+
+use super::spec;
+use std::path::PathBuf;
+
+use super::config::{NetworkMode, TaskId};
+use super::host::view::View;
+use super::host::{env, files, logs, program};
+use super::live::exec;
+use super::live::signal;
+use super::spec::{Identity, TaskSpec};
+use super::wasm::compile;
+use super::wasm::outcome::Outcome;
+use crate::systemd::{self, UnitName};
+
+/// Why something could not be done with a task. The message is meant for the job's author.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The job's or the operator's configuration cannot be honoured.
+    #[error(transparent)]
+    Spec(spec::Error),
+    /// The job's `command` cannot be started.
+    #[error(transparent)]
+    Program(program::Error),
+    /// The job's WebAssembly cannot be compiled or run.
+    #[error(transparent)]
+    Wasm(compile::Error),
+    /// The task's environment cannot be handed over.
+    #[error(transparent)]
+    Env(env::Error),
+    /// The task's output cannot be collected.
+    #[error(transparent)]
+    Logs(logs::Error),
+    /// The signal that the job or the operator names does not exist.
+    #[error(transparent)]
+    Signal(signal::Unknown),
+    /// A command could not be run in the task.
+    #[error(transparent)]
+    Exec(exec::Error),
+    /// The shared root cannot be made.
+    #[error("prepare the tasks' view of the host in {directory}")]
+    View {
+        /// Where.
+        directory: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A file of the host that the job names cannot be had.
+    #[error(transparent)]
+    Files(files::Error),
+    /// It ended, or took too long, before it said that it is ready.
+    #[error(
+        "the task did not say that it is ready (`READY=1`, sd_notify(3)) {how}; it must, since its job has a {} block",
+        if *serves { "`wasm.serve`" } else { "`notify`" }
+    )]
+    NotReady {
+        /// In which way.
+        how: String,
+        /// Is it a guest that serves, for which the runner says it?
+        serves: bool,
+    },
+    /// A guest that serves ended before it did.
+    #[error("`command`: {command} exited before it was ready to serve: {}", outcome.message())]
+    Guest {
+        /// As the job says it.
+        command: String,
+        /// How.
+        outcome: Outcome,
+    },
+    /// systemd could not set up the process as the job wants it.
+    #[error("{advice}")]
+    SetUp {
+        /// What to look at.
+        advice: String,
+        /// Which step failed.
+        source: systemd::Error,
+    },
+    /// systemd did not do what we asked.
+    #[error(transparent)]
+    Systemd(systemd::Error),
+    /// Nomad sent the same id twice.
+    #[error("task {id} is being started or runs already")]
+    Duplicate {
+        /// The id.
+        id: TaskId,
+    },
+    /// We do not follow such a task.
+    #[error("task not found for given id: {id}")]
+    Unknown {
+        /// The id.
+        id: TaskId,
+    },
+    /// It may only be destroyed by force.
+    #[error("task {id} is still running; stop it first")]
+    StillRunning {
+        /// The id.
+        id: TaskId,
+    },
+    /// Not even SIGKILL ended it.
+    #[error(
+        "processes of unit {unit} survived SIGKILL; they may be stuck in uninterruptible I/O (see `systemctl status`)"
+    )]
+    Immortal {
+        /// The unit.
+        unit: UnitName,
+    },
+    /// Mount points cannot be laid over a path of the host's.
+    #[error(
+        "make mount points in {path}, which lacks them, by an overlay (is the kernel's module `overlay` there?); mount \
+         elsewhere, or have the operator create them"
+    )]
+    Overlay {
+        /// The path of the host.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A variable has a name that systemd does not pass on, and nobody else does.
+    #[error(
+        "`env`: wasm-shim passes on variables whose names have other characters than letters, digits and `_`"
+    )]
+    Carrier {
+        /// What is wrong with it.
+        source: compile::Error,
+    },
+    /// The driver is at fault.
+    #[error("the driver panicked while it read the task's configuration; please report this")]
+    Panicked,
+    /// The unit is not the one we started.
+    #[error("task {id} is lost: {reason}")]
+    Lost {
+        /// The id.
+        id: TaskId,
+        /// What became of it.
+        reason: &'static str,
+    },
+}
+
+impl Error {
+    /// May the same task succeed when Nomad tries again on this node?
+    pub fn is_recoverable(&self) -> bool {
+        match self {
+            Self::Systemd(error) => error.may_pass(),
+            Self::Logs(logs::Error::NoReader { .. }) | Self::View { .. } | Self::NotReady { .. } => true,
+            Self::Env(error) => matches!(error, env::Error::Write { .. }),
+            Self::Guest { outcome, .. } => outcome.may_pass(),
+            Self::Wasm(error) => error.may_pass(),
+            _ => false,
+        }
+    }
+}
+
+pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
+    match source {
+        systemd::Error::NotReady { how, said, .. } => {
+            let outcome = Outcome::of(&said).filter(|_| task.guest.serves);
+            let command = task.command.clone();
+            let not_ready = Error::NotReady { how, serves: task.guest.serves };
+            outcome.map_or(not_ready, |outcome| Error::Guest { command, outcome })
+        }
+        systemd::Error::Step { status, .. } => Error::SetUp { advice: advice(status, task), source },
+        other => Error::Systemd(other),
+    }
+}
+
+/// What the author of a job can do about a step of systemd's that failed (systemd.exec(5), "Process Exit Codes").
+fn advice(status: i32, task: &TaskSpec) -> String {
+    match (status, &task.identity) {
+        (203, _) => format!(
+            "`command`: {} cannot be executed; is the interpreter after `#!` or the program's loader in the task's \
+             view, and may the task's user execute it?",
+            task.command
+        ),
+        (216 | 217, Identity::User(user)) => {
+            format!(
+                "`user`: this node has no user `{user}`, or it may not be used; create it or name another"
+            )
+        }
+        (200, _) => format!(
+            "`work_dir`: {} is not there in the task's view, or its user may not enter it",
+            task.working_directory.display()
+        ),
+        (225, _) => match &task.network {
+            NetworkMode::Group { namespace, .. } => {
+                format!(
+                    "`network`: the network namespace of the group, {}, is not there",
+                    namespace.display()
+                )
+            }
+            _ => "the task's network cannot be made".to_owned(),
+        },
+        (226, _) if task.view == View::Own => {
+            "the root that the job names lacks a directory on which something is mounted: `/local`, `/alloc`, `/secrets`, `/dev`, \
+             `/proc`, `/sys`, `/run`, `/tmp`, `/var/tmp` and the targets of binds and volumes must be there"
+                .to_owned()
+        }
+        (226, _) => {
+            format!("the task's view of the host cannot be made from {}", task.dirs.alloc_dir.display())
+        }
+        _ => "systemd could not set up the task's process".to_owned(),
+    }
+}

@@ -1,0 +1,329 @@
+//! Finds what a job names of the host's files, and makes sure that it may.
+//!
+//! Every path is opened below the directory that allows it, and pinned (`pin.rs`), so that systemd means the object
+//! that was checked.
+
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use crate::systemd::Assignment;
+use crate::task::config::settings;
+use crate::task::config::{Device, Mount};
+use crate::task::host::pin::{Base, Pins};
+use crate::task::host::program;
+use crate::task::host::targets::{self, Source, Target};
+use crate::task::host::view::View;
+use crate::task::sandbox::policy::{BINDS, Policy};
+use crate::task::spec::TaskSpec;
+use crate::task::spec::activation::{Address, Listener};
+
+/// Why a file cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operator does not allow it.
+    #[error(
+        "{}: {path} is a path of the host, and not among those that the operator of this node allows to jobs \
+         (`allow_host_paths` in the plugin's configuration)", settings::shown(.option))]
+    NotAllowed {
+        /// The property.
+        option: &'static str,
+        /// Where it leads to.
+        path: PathBuf,
+    },
+    /// The kernel would read an image that the job brought.
+    #[error(
+        "{}: {path} is the task's own; the operator of this node does not let jobs mount images that they bring \
+         (`allow_host_paths = [\"local\"]` in the plugin's configuration)", settings::shown(.option))]
+    OwnImage {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
+    /// Others can change what is there.
+    #[error(
+        "{}: {path} is shared with the other tasks of the group, which can change it; name a file or directory of \
+         the task's own `local/` (`bind_paths` also takes what is in `/alloc`, such as `/alloc/data`, but for its logs)", settings::shown(.option))]
+    Shared {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
+    /// It leads up.
+    #[error("{}: {path} has `..` in it; name the path that it leads to", settings::shown(.option))]
+    Parent {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
+    /// Nothing can be mounted there.
+    #[error(transparent)]
+    Target(#[from] targets::Error),
+    /// It is not there, or cannot be reached.
+    #[error("{}: {path} cannot be opened", settings::shown(.option))]
+    Find {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// systemd would look for an operating system in the root, and there are only mount points.
+    #[error(
+        "{}: there must be a `/usr` of the task's own to lay it over, and the task sees the host's: give it a root of \
+         its own (`files.root_directory`, `files.root_image`), or have the operator set `fs_isolation = \"none\"`", settings::shown(.option))]
+    NoBase {
+        /// The property.
+        option: &'static str,
+    },
+    /// The operator allows it to be read.
+    #[error(
+        "{}: the operator of this node allows jobs to read {path}, and no more: bind it with `bind_read_only_paths`, \
+         or have the operator leave out `:ro` (`allow_host_paths` in the plugin's configuration)", settings::shown(.option))]
+    ReadOnly {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
+    /// A link in a path that the operator allows leads to one that he does not.
+    #[error(
+        "{}: {path} leads, by a link or `..`, out of the paths that the operator of this node allows to jobs \
+         (`allow_host_paths` in the plugin's configuration); name the path that it leads to", settings::shown(.option))]
+    LinkedAway {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
+}
+
+/// The settings with every path of the host pinned.
+pub fn resolve(
+    settings: &[Assignment],
+    task: &TaskSpec,
+    policy: &Policy,
+    pins: &mut Pins,
+) -> Result<Vec<Assignment>, Error> {
+    let mut resolved = Vec::with_capacity(settings.len());
+    for line in settings {
+        let extends =
+            ["ExtensionImages", "ExtensionDirectories"].contains(&line.name()) && !line.text().is_empty();
+        if extends && matches!(task.view, View::Private { .. }) {
+            return Err(Error::NoBase { option: line.name() });
+        }
+        let pinned = line.clone().with_host_paths(|path, may_be_missing| {
+            match find(line.name(), Path::new(path), task, policy, pins) {
+                // Only where the job may name it: systemd would look again, and by then it may be there.
+                Err(Error::Find { source, .. })
+                    if may_be_missing && source.kind() == io::ErrorKind::NotFound =>
+                {
+                    Ok(None)
+                }
+                found => found.map(Some),
+            }
+        })?;
+        resolved.extend(pinned);
+    }
+    Ok(resolved)
+}
+
+/// The volumes and what device plugins mount, with every source pinned.
+pub fn mounts(task: &TaskSpec, pins: &mut Pins) -> Result<Vec<Mount>, Error> {
+    let pin = |mount: &Mount| {
+        let failed = |source| Error::Find { option: "volume", path: mount.source.clone(), source };
+        let source = pins.pin(Base::Host(&mount.source), Path::new(""), |_| Ok(())).map_err(failed)?;
+        Ok(Mount { source, ..mount.clone() })
+    };
+    task.mounts.iter().map(pin).collect()
+}
+
+/// Everything that is mounted for the task beyond what is for all, by these settings and by its volumes.
+pub fn targets(settings: &[Assignment], task: &TaskSpec) -> Vec<Target> {
+    let of_setting = |line: &Assignment| {
+        let option = line.name();
+        let target = move |(source, path): (Option<String>, String)| {
+            let is_own =
+                |source: &String| in_own_directory(Path::new(source), &task.dirs.local, task).is_some();
+            let source = match source {
+                _ if option == "TemporaryFileSystem" => Source::Empty,
+                Some(source) if is_own(&source) => Source::Tasks,
+                _ => Source::Host,
+            };
+            Target { option, path: path.into(), source }
+        };
+        line.mount_points().into_iter().map(target)
+    };
+    let volume =
+        |mount: &Mount| Target { option: "volume", path: mount.target.clone(), source: Source::Tasks };
+    let device =
+        |device: &Device| Target { option: "device", path: device.target.clone(), source: Source::Host };
+    let of_nomad = task.mounts.iter().map(volume).chain(task.devices.iter().map(device));
+    settings.iter().flat_map(of_setting).chain(of_nomad).collect()
+}
+
+/// Pins what is at `path` on the host, for a job that names it in this property.
+fn find(
+    option: &'static str,
+    path: &Path,
+    task: &TaskSpec,
+    policy: &Policy,
+    pins: &mut Pins,
+) -> Result<PathBuf, Error> {
+    let failed = |source| Error::Find { option, path: path.to_owned(), source };
+    let dirs = &task.dirs;
+    check_no_parent(option, path)?;
+    if let Some((directory, below)) = in_own_directory(path, &dirs.local, task) {
+        if directory == dirs.shared {
+            return shared(option, path, &below, task, pins);
+        }
+        let is_image = option.ends_with("Image") || option.ends_with("Images");
+        if is_image && !policy.allows_images_of_tasks() {
+            return Err(Error::OwnImage { option, path: path.to_owned() });
+        }
+        let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &directory };
+        return pins.pin(base, &below, |_| Ok(())).map_err(failed);
+    }
+    let (base, inside) = allowed(option, path, policy)?;
+    // systemd makes mount points in the root of a task, and the kernel reads an image: nobody else may change them.
+    let is_image = option.ends_with("Image") || option.ends_with("Images");
+    let is_roots = option == "RootDirectory" || is_image && !policy.allows_images_of_tasks();
+    pins.pin(base, inside, |object| if is_roots { check_root(object) } else { Ok(()) }).map_err(|source| {
+        if source.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) {
+            Error::LinkedAway { option, path: path.to_owned() }
+        } else {
+            failed(source)
+        }
+    })
+}
+
+/// Pins what is in the directory that the group shares, to be seen under another path. In any other way systemd or the
+/// kernel would read what another task may change meanwhile.
+fn shared(
+    option: &'static str,
+    path: &Path,
+    below: &Path,
+    task: &TaskSpec,
+    pins: &mut Pins,
+) -> Result<PathBuf, Error> {
+    let mut parts = below.components();
+    // Under another path the pipes of the logs, which root opens, could be replaced.
+    let first = parts.next().filter(|first| first.as_os_str() != "logs" && BINDS.contains(&option));
+    let Some(first) = first else { return Err(Error::Shared { option, path: path.to_owned() }) };
+    let directory = task.dirs.shared.join(first);
+    let failed = |source| Error::Find { option, path: path.to_owned(), source };
+    // No link leads from there to the logs.
+    let base = Base::Task { alloc_dir: &task.dirs.alloc_dir, directory: &directory };
+    pins.pin(base, parts.as_path(), |_| Ok(())).map_err(failed)
+}
+
+/// Does it belong to root alone?
+fn check_root(object: &OwnedFd) -> io::Result<()> {
+    let found = rustix::fs::fstat(object)?;
+    if found.st_uid == 0 && found.st_mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        "as the root of a task, or an image, it must belong to root, and nobody else may write to it (such as mode 0755)",
+    ))
+}
+
+/// Does the path lead down only? What it is in by its first parts it could leave by `..`.
+fn check_no_parent(option: &'static str, path: &Path) -> Result<(), Error> {
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(Error::Parent { option, path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// The task's own directory in which a path lies, and where in it. A relative one is in `relative_to`.
+fn in_own_directory(path: &Path, relative_to: &Path, task: &TaskSpec) -> Option<(PathBuf, PathBuf)> {
+    if path.is_relative() {
+        let of_task = task.dirs.named(path).and_then(|(host, _, below)| {
+            let base = Base::Task { alloc_dir: &task.dirs.alloc_dir, directory: relative_to };
+            let is_in_usual = base.open(Path::new(path.components().next()?.as_os_str())).is_ok();
+            (!is_in_usual).then(|| (host.to_owned(), below.to_owned()))
+        });
+        return Some(of_task.unwrap_or_else(|| (relative_to.to_owned(), path.to_owned())));
+    }
+    task.dirs.pairs().into_iter().find_map(|(host, target)| {
+        let in_view = if task.view == View::Host { None } else { path.strip_prefix(target).ok() };
+        let below = in_view.or_else(|| path.strip_prefix(host).ok())?;
+        Some((host.to_owned(), below.to_owned()))
+    })
+}
+
+/// What writes nothing to the paths that it names.
+const READING: [&str; 7] = [
+    "BindReadOnlyPaths",
+    "ExtensionDirectories",
+    "ExtensionImages",
+    "RootHash",
+    "RootHashSignature",
+    "RootVerity",
+    "credential",
+];
+
+/// The path of the operator's that allows this one, and where in it.
+fn allowed<'a>(
+    option: &'static str,
+    path: &'a Path,
+    policy: &'a Policy,
+) -> Result<(Base<'a>, &'a Path), Error> {
+    let refused = || Error::NotAllowed { option, path: path.to_owned() };
+    let root = policy.allowed_root(path).ok_or_else(refused)?;
+    if root.read_only && !READING.contains(&option) {
+        return Err(Error::ReadOnly { option, path: path.to_owned() });
+    }
+    let inside = path.strip_prefix(&root.path).map_err(|_| refused())?;
+    Ok((Base::Host(&root.path), inside))
+}
+
+/// The most that systemd takes as the credentials of one unit, in bytes (systemd.exec(5), `LoadCredential=`).
+const CREDENTIALS_MAX: usize = 1 << 20;
+
+/// What is in a file that shall be a credential, when so many bytes of others were read before. A relative path is in the
+/// task's `secrets/`.
+pub fn credential(path: &Path, before: usize, task: &TaskSpec, policy: &Policy) -> Result<Vec<u8>, Error> {
+    let option = "credential";
+    let failed = |source| Error::Find { option, path: path.to_owned(), source };
+    let dirs = &task.dirs;
+    check_no_parent(option, path)?;
+    let file = if let Some((directory, inside)) = in_own_directory(path, &dirs.secrets, task) {
+        program::open_within(&dirs.alloc_dir, &directory, &inside)
+    } else {
+        let (base, inside) = allowed(option, path, policy)?;
+        base.open(inside).and_then(|found| program::reopen_regular(&found))
+    };
+    let left = CREDENTIALS_MAX.saturating_sub(before);
+    let mut content = Vec::new();
+    file.and_then(|file| file.take(left as u64 + 1).read_to_end(&mut content)).map_err(failed)?;
+    if content.len() > left {
+        let with = if before == 0 { "" } else { ", together with the credentials before it" };
+        return Err(failed(io::Error::other(format!(
+            "it is larger than 1 MiB{with}, the most that systemd gives a task; put large files in `local/`"
+        ))));
+    }
+    Ok(content)
+}
+
+/// A socket with its path on the host: directly in one of the task's directories, since systemd follows the path as root,
+/// and the task could put a link in the place of a directory in there.
+pub fn listener(socket: &Listener, task: &TaskSpec) -> Result<Listener, Error> {
+    let Address::Path(path) = &socket.at else { return Ok(socket.clone()) };
+    let option = "socket.path";
+    let failed = |source| Error::Find { option, path: path.clone(), source };
+    let outside = || {
+        failed(io::Error::other("it is not directly in `/alloc`, `/local` or `/secrets` of a private view"))
+    };
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(outside()) };
+    let own = task.dirs.pairs().into_iter().find(|(_, target)| directory == Path::new(target));
+    let (host, _) = own.filter(|_| task.view != View::Host).ok_or_else(outside)?;
+    // What an earlier run left. A link there is removed, and not followed.
+    program::remove_within(&task.dirs.alloc_dir, host, Path::new(name)).map_err(failed)?;
+    Ok(Listener { at: Address::Path(host.join(name)), ..socket.clone() })
+}

@@ -1,0 +1,12 @@
+//! What is found and made on the host for a task: its view, files, mounts, program, environment and log pipes.
+
+pub mod env;
+pub mod files;
+pub(crate) mod loader;
+pub mod logs;
+pub(crate) mod pin;
+pub(crate) mod place;
+pub mod program;
+pub(crate) mod targets;
+pub mod users;
+pub mod view;

@@ -1,0 +1,760 @@
+//! Finds the program that a job's `command` names, and tells by its content what it is.
+//!
+//! A task can write to its own directories, so what lies there is opened without ever following a link out of them,
+//! and everything that is decided is decided on the open file.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+
+use crate::systemd::Assignment;
+use crate::task::config::Mount;
+use crate::task::host::loader::{self, Loader};
+use crate::task::host::pin::Base;
+use crate::task::host::view::{PLAIN_PATH, TaskDirs, View, is_plain};
+
+/// A program that can be started.
+#[derive(Debug)]
+pub enum Program {
+    /// What the kernel can run, at this path of the task's view.
+    Native(PathBuf),
+    /// WebAssembly, to be run by our shim.
+    Wasm {
+        /// The open file.
+        module: File,
+        /// Its name, which the guest sees as its own.
+        name: String,
+    },
+}
+
+/// Why `command` cannot be started. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An empty text.
+    #[error("`command` is empty: name a file of the task's `local/` directory or an absolute path")]
+    Empty,
+    /// It may lead anywhere.
+    #[error(
+        "`command`: {command:?} is no path that can be followed; write {PLAIN_PATH}, or a path in `local/`"
+    )]
+    NotPlain {
+        /// As the job says it.
+        command: String,
+    },
+    /// Nothing is there.
+    #[error(
+        "`command`: {path} does not exist in the task's view; fetch it with an `artifact` block, or correct the path"
+    )]
+    Missing {
+        /// As the task would say it.
+        path: PathBuf,
+    },
+    /// A script that was written on another system.
+    #[error(
+        "`command`: the first line of {path} ends with a carriage return (CRLF); save the script with LF line ends"
+    )]
+    CarriageReturn {
+        /// As the task would say it.
+        path: PathBuf,
+    },
+    /// What a script or a binary is started by is not there.
+    #[error(
+        "`command`: {path} is started by {loader}, which is not in the task's view; fetch a program that is made for this \
+         system, or have the operator install {loader}"
+    )]
+    NoLoader {
+        /// As the task would say it.
+        path: PathBuf,
+        /// Its interpreter or loader.
+        loader: PathBuf,
+    },
+    /// It looks like a command line.
+    #[error("`command`: there is no program {command:?}; put its arguments into `args`")]
+    WithArguments {
+        /// As the job says it.
+        command: String,
+    },
+    /// Nothing is at any of the places that a relative path stands for.
+    #[error(
+        "`command`: {command} is in none of {searched}; fetch it into the task's `local/` with an `artifact` block, or name \
+         an absolute path"
+    )]
+    NotFound {
+        /// As the job says it.
+        command: String,
+        /// Directories of the view.
+        searched: String,
+    },
+    /// Text that stands for WebAssembly.
+    #[error(
+        "`command`: {path} is WebAssembly in its text form; fetch the binary form (`wasm-tools parse` makes it), or try the \
+         text with wasm-shim alone"
+    )]
+    Text {
+        /// As the task would say it.
+        path: PathBuf,
+    },
+    /// The host may have it; the task does not see it.
+    #[error(
+        "`command`: {path} is not in the task's view; fetch it into `local/` with an `artifact` block, or add its \
+         directory to `host_paths` in the driver's plugin configuration"
+    )]
+    NotInView {
+        /// As the job says it.
+        path: PathBuf,
+    },
+    /// A directory or a device.
+    #[error("`command`: {path} is not a regular file")]
+    NotAFile {
+        /// As the task would say it.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("`command`: open {path}")]
+    Open {
+        /// As the task would say it.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A binary of another architecture.
+    #[error(
+        "`command`: {path} is a program for {theirs}, but this node is {}; fetch the one built for this node \
+             (`${{attr.cpu.arch}}` in the artifact's source tells them apart)",
+        std::env::consts::ARCH
+    )]
+    Foreign {
+        /// As the task would say it.
+        path: PathBuf,
+        /// The architecture, or its number in the file's header.
+        theirs: String,
+    },
+    /// It would run in its own right, and not as a guest.
+    #[error(
+        "`command`: {path} is precompiled WebAssembly; precompiled native code is not accepted from jobs, fetch the `.wasm` \
+         that it was made from: it is compiled here, once"
+    )]
+    Precompiled {
+        /// As the task would say it.
+        path: PathBuf,
+    },
+    /// Named as WebAssembly, and is not.
+    #[error("`command`: {path} is not WebAssembly although its name says so: it begins with {begins}")]
+    NotWasm {
+        /// As the task would say it.
+        path: PathBuf,
+        /// The first bytes, readable.
+        begins: String,
+    },
+    /// The kernel would not know what to do with it.
+    #[error(
+        "`command`: {path} is neither a program for Linux (ELF), nor a script that begins with `#!`, nor WebAssembly: \
+         it begins with {begins}"
+    )]
+    Unknown {
+        /// As the task would say it.
+        path: PathBuf,
+        /// The first bytes, readable.
+        begins: String,
+    },
+}
+
+/// What a command is looked up in.
+#[derive(Debug, Clone, Copy)]
+pub struct Sight<'a> {
+    /// What the task sees of the host.
+    pub view: &'a View,
+    /// Its directories.
+    pub dirs: &'a TaskDirs,
+    /// Its volumes.
+    pub mounts: &'a [Mount],
+    /// Its `PATH`, if the job sets one.
+    pub path: Option<&'a str>,
+    /// Where something else is mounted for it, see [`mounted`].
+    pub mounted: &'a [PathBuf],
+}
+
+/// Where these properties mount something, of which only systemd will know what it holds.
+pub fn mounted(settings: &[Assignment]) -> Vec<PathBuf> {
+    let extends = |line: &Assignment| line.name().starts_with("Extension").then(|| PathBuf::from("/usr"));
+    let points = |line: &Assignment| line.mount_points().into_iter().map(|(_, target)| PathBuf::from(target));
+    settings.iter().flat_map(|line| points(line).chain(extends(line))).collect()
+}
+
+/// How many directories of a `PATH` are searched.
+const SEARCHED: usize = 64;
+
+/// Where a path of a task's view is on the host.
+enum Spot<'a> {
+    /// In a directory of the task's, at this path.
+    Task(&'a Path, PathBuf),
+    /// In this directory of the host, such as a volume's, which is not the task's own.
+    Host(&'a Path, PathBuf),
+}
+
+/// What systemd has units search, in the order of a `PATH` (systemd.exec(5), `ExecSearchPath=`).
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The path of `command` in the task's view where nothing is looked up: a relative one is in the task's `local/`.
+pub fn path_in_view(command: &str, view: &View, dirs: &TaskDirs) -> PathBuf {
+    view.working_directory(dirs).join(command)
+}
+
+impl<'a> Sight<'a> {
+    fn is_mounted_over(self, path: &Path) -> bool {
+        self.mounted.iter().any(|target| path.starts_with(target))
+    }
+
+    fn spot(self, path: &'a Path) -> Option<Spot<'a>> {
+        // The one that hides the others. None stands in the place of everything, see `crate::task::host::targets`.
+        let mounts = self.mounts.iter().filter(|mount| mount.target.parent().is_some());
+        let volumes = mounts.filter_map(|mount| Some((mount, path.strip_prefix(&mount.target).ok()?)));
+        if let Some((mount, inside)) = volumes.max_by_key(|(mount, _)| mount.target.components().count()) {
+            return Some(Spot::Host(&mount.source, inside.to_owned()));
+        }
+        if let (Some(directory), inside) = self.view.locate(path, self.dirs).ok()? {
+            return Some(Spot::Task(directory, inside));
+        }
+        let base = match self.view {
+            View::Private { host_paths } => {
+                let bases = host_paths.iter().filter(|base| path.starts_with(base));
+                bases.max_by_key(|base| base.components().count())?
+            }
+            View::Host | View::Own => Path::new("/"),
+        };
+        Some(Spot::Host(base, path.strip_prefix(base).ok()?.to_owned()))
+    }
+
+    /// The paths that a job can mean by `command`, in order: an absolute one, a file of the task's directories, and for a
+    /// name alone a program of its `PATH`.
+    fn candidates(self, command: &str) -> Vec<PathBuf> {
+        let local = self.view.working_directory(self.dirs);
+        let mut candidates = vec![local.join(command)];
+        if Path::new(command).is_absolute() {
+            return candidates;
+        }
+        // The name of a directory alone is no program's.
+        let of_task = self.dirs.named(Path::new(command)).filter(|(.., below)| !below.as_os_str().is_empty());
+        candidates.extend(of_task.map(|(host, inside, below)| {
+            let directory = if *self.view == View::Host { host } else { Path::new(inside) };
+            directory.join(below)
+        }));
+        // What a root of its own has is not known here.
+        if !command.contains('/') && *self.view != View::Own {
+            let path = self.path.unwrap_or(USUAL_PATH).split(':').take(SEARCHED);
+            candidates
+                .extend(path.map(Path::new).filter(|dir| dir.is_absolute()).map(|dir| dir.join(command)));
+        }
+        candidates
+    }
+}
+
+/// Finds `command` and makes sure that it can run here. A file of the task that nobody may execute is made executable,
+/// since what an `artifact` block downloads is not.
+pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
+    if command.is_empty() {
+        return Err(Error::Empty);
+    }
+    // What is in a path such as `/usr/../root` is not in `/usr`.
+    if !is_plain(&Path::new("/").join(command)) {
+        return Err(Error::NotPlain { command: command.to_owned() });
+    }
+    let candidates = sight.candidates(command);
+    let (last, others) = candidates.split_last().ok_or(Error::Empty)?;
+    for path in others {
+        match at(path, sight) {
+            Err(Error::Missing { .. } | Error::NotInView { .. }) => {}
+            found => return found,
+        }
+    }
+    match at(last, sight) {
+        Err(Error::Missing { .. } | Error::NotInView { .. }) if command.contains(' ') => {
+            Err(Error::WithArguments { command: command.to_owned() })
+        }
+        Err(Error::Missing { .. } | Error::NotInView { .. }) if !others.is_empty() => {
+            let searched =
+                candidates.iter().filter_map(|path| path.parent()).map(|dir| dir.display().to_string());
+            Err(Error::NotFound {
+                command: command.to_owned(),
+                searched: searched.collect::<Vec<_>>().join(", "),
+            })
+        }
+        Err(Error::Missing { path }) if !Path::new(command).is_absolute() => {
+            let directory = path.parent().unwrap_or(&path).display().to_string();
+            Err(Error::NotFound { command: command.to_owned(), searched: directory })
+        }
+        found => found,
+    }
+}
+
+/// The program at that path of the view.
+fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
+    let path = path.to_owned();
+    if sight.is_mounted_over(&path) {
+        return Ok(Program::Native(path));
+    }
+    let spot = match sight.spot(&path) {
+        Some(spot) => spot,
+        // Only systemd will know what is in there.
+        None if *sight.view == View::Own => return Ok(Program::Native(path)),
+        None => return Err(Error::NotInView { path }),
+    };
+    let (Spot::Task(_, inside) | Spot::Host(_, inside)) = &spot;
+    if inside.as_os_str().is_empty() {
+        return Err(Error::NotAFile { path });
+    }
+    let opened = match &spot {
+        Spot::Task(directory, inside) => open_within(&sight.dirs.alloc_dir, directory, inside),
+        Spot::Host(base, inside) => match is_open_to_all(base, inside) {
+            Ok(true) => Base::Host(base).open(inside).and_then(|found| reopen_regular(&found)),
+            // We can read what the task's user may not: neither tell its author what is there, nor run it for them.
+            Ok(false) => return Ok(Program::Native(path)),
+            Err(error) => Err(error),
+        },
+    };
+    let mut file = match opened {
+        Ok(file) => file,
+        // A link of the task leads to the operating system: in the task's view it will be followed, here it is not.
+        Err(error) if is_link_out(&error) => return Ok(Program::Native(path)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(Error::NotAFile { path }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Missing { path }),
+        Err(source) => return Err(Error::Open { path, source }),
+    };
+    let metadata = file.metadata().map_err(|source| Error::Open { path: path.clone(), source })?;
+    if !metadata.is_file() {
+        return Err(Error::NotAFile { path });
+    }
+    let is_tasks = matches!(spot, Spot::Task(..));
+    if !is_tasks && metadata.mode() & 0o004 == 0 {
+        return Ok(Program::Native(path));
+    }
+    let mut head = [0; 64];
+    let read = file.read(&mut head).and_then(|read| file.rewind().map(|()| read));
+    let head = match read {
+        Ok(length) => &head[..length],
+        Err(source) => return Err(Error::Open { path, source }),
+    };
+    match kind(head, &path, is_tasks)? {
+        Kind::Wasm => {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            Ok(Program::Wasm { module: file, name })
+        }
+        Kind::Native => {
+            match loader::of(&file) {
+                Some(Loader::CarriageReturn) => return Err(Error::CarriageReturn { path }),
+                Some(Loader::Interpreter(loader) | Loader::Dynamic(loader)) if is_missing(&loader, sight) => {
+                    return Err(Error::NoLoader { path, loader });
+                }
+                _ => {}
+            }
+            if is_tasks {
+                make_executable(&file).map_err(|source| Error::Open { path: path.clone(), source })?;
+            }
+            Ok(Program::Native(path))
+        }
+    }
+}
+
+/// Is it certain that the task will not find anything at that path of its view?
+fn is_missing(path: &Path, sight: Sight<'_>) -> bool {
+    // What is relative is so to where the task will be by then.
+    if !is_plain(path) || sight.is_mounted_over(path) {
+        return false;
+    }
+    let not_found = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    match sight.spot(path) {
+        None => *sight.view != View::Own,
+        Some(Spot::Task(directory, inside)) => {
+            open_within(&sight.dirs.alloc_dir, directory, &inside).is_err_and(not_found)
+        }
+        Some(Spot::Host(base, inside)) => {
+            let is_open = is_open_to_all(base, &inside).unwrap_or(false);
+            is_open && Base::Host(base).open(&inside).is_err_and(not_found)
+        }
+    }
+}
+
+enum Kind {
+    Native,
+    Wasm,
+}
+
+/// Wasmtime's number in an ELF header.
+const WASMTIME: u8 = 200;
+
+/// What a file is that begins so. Only of the task's own the beginning is shown.
+fn kind(head: &[u8], path: &Path, is_tasks: bool) -> Result<Kind, Error> {
+    let begins = || if is_tasks { readable(head) } else { "something else".to_owned() };
+    if head.starts_with(b"\0asm") {
+        return Ok(Kind::Wasm);
+    }
+    // What wasmtime makes of a module is a file of its own "operating system" (elf(5), `e_ident[EI_OSABI]`).
+    if head.starts_with(b"\x7fELF") && head.get(7) == Some(&WASMTIME) {
+        return Err(Error::Precompiled { path: path.to_owned() });
+    }
+    if path.extension().is_some_and(|extension| extension == "wasm") {
+        return Err(Error::NotWasm { path: path.to_owned(), begins: begins() });
+    }
+    if let Some(theirs) = elf_machine(head) {
+        let runs_here = OUR_MACHINES.contains(&theirs) || others_can_run();
+        return if runs_here {
+            Ok(Kind::Native)
+        } else {
+            Err(Error::Foreign { path: path.to_owned(), theirs: machine_name(theirs) })
+        };
+    }
+    if head.starts_with(b"#!") || others_can_run() {
+        return Ok(Kind::Native);
+    }
+    let is_text = path.extension().is_some_and(|extension| extension == "wat");
+    if is_text || head.starts_with(b"(module") || head.starts_with(b"(component") {
+        return Err(Error::Text { path: path.to_owned() });
+    }
+    Err(Error::Unknown { path: path.to_owned(), begins: begins() })
+}
+
+/// `e_machine` of an ELF header (elf(5)).
+fn elf_machine(head: &[u8]) -> Option<u16> {
+    let bytes = [*head.get(18)?, *head.get(19)?];
+    let big_endian = head.get(5) == Some(&2);
+    head.starts_with(b"\x7fELF")
+        .then(|| if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+}
+
+/// ELF machines that a kernel of this architecture runs, its 32-bit sister included.
+const OUR_MACHINES: &[u16] = if cfg!(target_arch = "x86_64") {
+    &[62, 3]
+} else if cfg!(target_arch = "aarch64") {
+    &[183, 40]
+} else if cfg!(target_arch = "riscv64") {
+    &[243]
+} else if cfg!(target_arch = "powerpc64") {
+    &[21]
+} else if cfg!(target_arch = "s390x") {
+    &[22]
+} else {
+    &[]
+};
+
+fn machine_name(machine: u16) -> String {
+    let name = match machine {
+        3 => "x86",
+        21 => "powerpc64",
+        22 => "s390x",
+        40 => "arm",
+        62 => "x86_64",
+        183 => "aarch64",
+        243 => "riscv64",
+        other => return format!("ELF machine {other}"),
+    };
+    name.to_owned()
+}
+
+/// Has the administrator registered interpreters for other formats with the kernel (binfmt_misc)?
+fn others_can_run() -> bool {
+    // `register` and `status` are always there.
+    std::fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|entries| entries.count() > 2)
+}
+
+fn readable(head: &[u8]) -> String {
+    if head.is_empty() {
+        return "nothing, it is empty".to_owned();
+    }
+    let begin = &head[..head.len().min(16)];
+    format!("\"{}\"", begin.escape_ascii())
+}
+
+/// Can everybody come to what is `inside` of a directory of the host's, and to where it would be if it is not there?
+fn is_open_to_all(base: &Path, inside: &Path) -> io::Result<bool> {
+    let real = |inside: &Path| {
+        let found = Base::Host(base).open(inside)?;
+        std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
+    };
+    let real_base = real(Path::new(""))?;
+    let mut ways: Vec<&Path> = inside.ancestors().skip(1).collect();
+    ways.reverse();
+    for way in ways {
+        let directory = match real(way) {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        for part in directory.ancestors().take_while(|part| part.starts_with(&real_base)) {
+            if std::fs::symlink_metadata(part)?.mode() & 0o001 == 0 {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Opens a file for reading, never leaving `directory`, which is reached from `alloc_dir` without following any link:
+/// the allocation directory is the agent's, what lies in it is not.
+pub fn open_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<File> {
+    let base = directory_of_task(alloc_dir, directory)?;
+    open_regular(base, inside, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+}
+
+fn directory_of_task(alloc_dir: &Path, directory: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let alloc = rustix::fs::open(alloc_dir, flags, Mode::empty())?;
+    let way = directory.strip_prefix(alloc_dir).unwrap_or(directory);
+    Ok(rustix::fs::openat2(
+        alloc,
+        way,
+        flags,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )?)
+}
+
+/// Opens for reading what was found by `O_PATH`, if it is a regular file, and nothing else.
+pub fn reopen_regular(found: &OwnedFd) -> io::Result<File> {
+    if FileType::from_raw_mode(rustix::fs::fstat(found)?.st_mode) != FileType::RegularFile {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    // The very object, whatever its name stands for by now.
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
+/// Removes what is directly in `directory` of a task, if anything is.
+pub fn remove_within(alloc_dir: &Path, directory: &Path, name: &Path) -> io::Result<()> {
+    let base = directory_of_task(alloc_dir, directory)?;
+    match rustix::fs::unlinkat(base, name, rustix::fs::AtFlags::empty()) {
+        Err(rustix::io::Errno::NOENT) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens a regular file, and nothing else: opening a device may do something, and opening a FIFO may last for ever.
+fn open_regular(base: impl AsFd, path: &Path, resolve: ResolveFlags) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = rustix::fs::fstat(rustix::fs::openat2(&base, path, flags, Mode::empty(), resolve)?)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    Ok(File::from(rustix::fs::openat2(&base, path, flags, Mode::empty(), resolve)?))
+}
+
+fn is_link_out(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error())
+}
+
+fn make_executable(file: &File) -> io::Result<()> {
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
+    let all = Mode::XUSR | Mode::XGRP | Mode::XOTH;
+    if mode.intersects(all) {
+        return Ok(());
+    }
+    Ok(rustix::fs::fchmod(file.as_fd(), mode | all | Mode::RUSR | Mode::RGRP | Mode::ROTH)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    struct Task {
+        dir: tempfile::TempDir,
+        dirs: TaskDirs,
+    }
+
+    impl Task {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let dirs = TaskDirs::new(dir.path(), "web");
+            std::fs::create_dir_all(&dirs.local).unwrap();
+            Self { dir, dirs }
+        }
+
+        fn with(self, name: &str, content: &[u8]) -> Self {
+            std::fs::write(self.dirs.local.join(name), content).unwrap();
+            self
+        }
+
+        fn find(&self, command: &str) -> Result<Program, Error> {
+            self.find_with(command, &[], None)
+        }
+
+        fn find_with(&self, command: &str, mounts: &[Mount], path: Option<&str>) -> Result<Program, Error> {
+            let host_paths = ["/usr", "/bin", "/lib", "/lib64"].map(PathBuf::from).into();
+            let view = View::Private { host_paths };
+            find(command, Sight { view: &view, dirs: &self.dirs, mounts, path, mounted: &[] })
+        }
+    }
+
+    fn elf(machine: u8) -> Vec<u8> {
+        let mut head = b"\x7fELF\x02\x01\x01".to_vec();
+        head.resize(64, 0);
+        head[18] = machine;
+        head
+    }
+
+    #[test]
+    fn a_script_in_local_is_found_and_made_executable() {
+        let task = Task::new().with("run", b"#!/bin/sh\n");
+        assert!(matches!(task.find("run"), Ok(Program::Native(path)) if path == Path::new("/local/run")));
+        let mode = std::fs::metadata(task.dirs.local.join("run")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o111, 0o111);
+    }
+
+    #[test]
+    fn wasm_is_told_by_content_and_not_by_name() {
+        let task = Task::new().with("plain-name", b"\0asm\x01\0\0\0").with("text.wasm", b"(module)");
+        assert!(matches!(task.find("plain-name"), Ok(Program::Wasm { name, .. }) if name == "plain-name"));
+        let error = task.find("text.wasm").unwrap_err().to_string();
+        assert!(error.contains("not WebAssembly") && error.contains("(module)"), "{error}");
+    }
+
+    #[test]
+    fn code_that_wasmtime_has_compiled_is_refused_whatever_its_name() {
+        let mut code = elf(if cfg!(target_arch = "aarch64") { 183 } else { 62 });
+        code[7] = 200;
+        for name in ["x.cwasm", "x.wasm", "server"] {
+            let error = Task::new().with(name, &code).find(name).unwrap_err().to_string();
+            assert!(error.contains("not accepted from jobs") && error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_program_for_another_machine_is_refused_by_name() {
+        let foreign = if cfg!(target_arch = "aarch64") { 62 } else { 183 };
+        let error = Task::new().with("server", &elf(foreign)).find("server").unwrap_err().to_string();
+        assert!(error.contains("is a program for") && error.contains(std::env::consts::ARCH), "{error}");
+    }
+
+    fn path_of(found: Result<Program, Error>) -> String {
+        match found {
+            Ok(Program::Native(path)) => path.display().to_string(),
+            Ok(Program::Wasm { name, .. }) => name,
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_is_refused_with_where_it_was_looked_for() {
+        let error = path_of(Task::new().find("no-such-program"));
+        assert!(error.contains("none of /local, /usr/local/sbin, /usr/local/bin"), "{error}");
+        let error = path_of(Task::new().find("bin/no-such-program"));
+        assert!(error.contains("none of /local/bin;"), "{error}");
+        let error = path_of(Task::new().find("/usr/bin/no-such-program"));
+        assert!(error.contains("/usr/bin/no-such-program does not exist"), "{error}");
+    }
+
+    #[test]
+    fn a_name_is_looked_up_in_local_and_then_in_the_path() {
+        let task = Task::new();
+        assert_eq!(path_of(task.find("env")), "/usr/bin/env");
+        assert!(
+            path_of(task.find_with("env", &[], Some("/usr/sbin:relative")))
+                .contains("none of /local, /usr/sbin;")
+        );
+        assert_eq!(path_of(task.with("env", b"#!/bin/sh\n").find("env")), "/local/env");
+    }
+
+    #[test]
+    fn a_path_from_the_tasks_directory_is_understood_unless_local_has_it() {
+        let task = Task::new().with("run", b"#!/bin/sh\n");
+        assert_eq!(path_of(task.find("local/run")), "/local/run");
+        std::fs::create_dir_all(task.dirs.shared.join("bin")).unwrap();
+        std::fs::write(task.dirs.shared.join("bin/x"), b"#!/bin/sh\n").unwrap();
+        assert_eq!(path_of(task.find("alloc/bin/x")), "/alloc/bin/x");
+        std::fs::create_dir(task.dirs.local.join("local")).unwrap();
+        std::fs::write(task.dirs.local.join("local/run"), b"#!/bin/sh\n").unwrap();
+        assert_eq!(path_of(task.find("local/run")), "/local/local/run");
+    }
+
+    #[test]
+    fn a_program_in_a_volume_is_found_and_left_as_it_is() {
+        let (task, volume) = (Task::new(), tempfile::tempdir().unwrap());
+        let program = volume.path().join("run");
+        std::fs::write(&program, b"#!/bin/sh\n").unwrap();
+        symlink("/etc/hostname", volume.path().join("away")).unwrap();
+        let mounts = [Mount {
+            source: volume.path().to_owned(),
+            target: "/opt/tools".into(),
+            read_only: true,
+            propagation: crate::task::config::Propagation::Private,
+        }];
+        let find = |command: &str| task.find_with(command, &mounts, None);
+        assert_eq!(path_of(find("/opt/tools/run")), "/opt/tools/run");
+        let mode = std::fs::metadata(&program).unwrap().permissions().mode();
+        assert_eq!(mode & 0o111, 0, "it is not the task's");
+        assert_eq!(
+            path_of(find("/opt/tools/away")),
+            "/opt/tools/away",
+            "where that leads to is the view's affair"
+        );
+        assert!(path_of(find("/opt/tools/no")).contains("does not exist"));
+    }
+
+    #[test]
+    fn the_text_form_of_webassembly_is_named() {
+        let error = path_of(Task::new().with("x.wat", b"(module)").find("x.wat"));
+        assert!(error.contains("text form"), "{error}");
+    }
+
+    #[test]
+    fn a_path_outside_the_view_is_refused() {
+        assert!(matches!(Task::new().find("/home/me/x"), Err(Error::NotInView { .. })));
+        assert!(matches!(Task::new().find(""), Err(Error::Empty)));
+        assert!(matches!(Task::new().find("/local"), Err(Error::NotAFile { .. })));
+    }
+
+    #[test]
+    fn what_only_root_may_read_is_left_to_the_tasks_own_rights() {
+        let task = Task::new();
+        let secret = task.dir.path().join("secret");
+        std::fs::write(&secret, "root:$6$salt").unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let sight = Sight { view: &View::Host, dirs: &task.dirs, mounts: &[], path: None, mounted: &[] };
+        let found = find(secret.to_str().unwrap(), sight);
+        assert!(matches!(&found, Ok(Program::Native(path)) if *path == secret), "{found:?}");
+    }
+
+    #[test]
+    fn what_lies_behind_a_closed_directory_is_neither_read_nor_missed() {
+        let (task, volume) = (Task::new(), tempfile::tempdir().unwrap());
+        let closed = volume.path().join("closed");
+        std::fs::create_dir(&closed).unwrap();
+        std::fs::write(closed.join("plain"), "password=hunter2").unwrap();
+        std::fs::write(closed.join("x.wasm"), b"\0asm\x01\0\0\0").unwrap();
+        let mounts = [Mount {
+            source: volume.path().to_owned(),
+            target: "/data".into(),
+            read_only: true,
+            propagation: crate::task::config::Propagation::Private,
+        }];
+        let find = |command: &str| path_of(task.find_with(command, &mounts, None));
+        for (mode, is_open) in [(0o755, true), (0o700, false), (0o754, false)] {
+            std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(mode)).unwrap();
+            for command in ["/data/closed/plain", "/data/closed/x.wasm", "/data/closed/no/such"] {
+                assert_eq!(find(command) == command, !is_open, "{mode:o}: {}", find(command));
+                assert!(!find(command).contains("hunter2"), "{}", find(command));
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_that_leads_back_is_refused() {
+        for command in ["/usr/../etc/passwd", "../../etc/passwd", "/local/../secrets/x", "a/../../b", "x\n"] {
+            assert!(matches!(Task::new().find(command), Err(Error::NotPlain { .. })), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_link_out_of_the_task_is_left_to_the_view_and_never_opened() {
+        let task = Task::new();
+        let outside = task.dir.path().join("outside");
+        std::fs::write(&outside, "secret").unwrap();
+        symlink(&outside, task.dirs.local.join("link")).unwrap();
+        assert!(matches!(task.find("link"), Ok(Program::Native(path)) if path == Path::new("/local/link")));
+    }
+}

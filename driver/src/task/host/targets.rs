@@ -1,0 +1,301 @@
+//! Where something is mounted in a task's view: that nobody can turn a mount point into another by a link, that nothing
+//! comes to lie on what the driver and systemd mount, and that a mount point is there.
+//!
+//! systemd makes what is missing, as root. In a root of the task's own that is fine; the operating system is the host's,
+//! and nothing is made there. A task that mounts something on a path of it that is not there, such as
+//! `/etc/app.conf`, sees it through an overlay: the host's directory, and above it one that holds nothing but the mount
+//! points.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::task::config::settings;
+use crate::task::host::view::{self, PLAIN_PATH, View};
+use crate::task::spec::TaskSpec;
+
+/// Why nothing can be mounted there.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It may lead anywhere.
+    #[error("{}: the mount point {path:?} is not {PLAIN_PATH}", settings::shown(.option))]
+    NotPlain {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// Nothing needs so many.
+    #[error("{}: {count} files, directories and volumes are to be mounted for the task; the limit is {MOST}", settings::shown(.option))]
+    Many {
+        /// One of the properties.
+        option: &'static str,
+        /// How many.
+        count: usize,
+    },
+    /// A mount point behind a link of the host's: what is compared would not be what systemd mounts on.
+    #[error("{}: {path} leads over a link, to {real}; name that path", settings::shown(.option))]
+    HostLink {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// Where it leads to.
+        real: PathBuf,
+    },
+    /// A mount point in a directory that tasks can change.
+    #[error(
+        "{}: {path} is in a directory that tasks or other users can change while something is mounted there; mount it \
+         elsewhere, such as on `/data`, outside of `/local`, `/secrets` and `/alloc`", settings::shown(.option))]
+    Shared {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// A mount point in what is mounted.
+    #[error(
+        "{}: {path} lies in {outer}, which is mounted as well, and others can put a link in its place; mount it \
+         outside of {outer}", settings::shown(.option))]
+    Nested {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What it lies in.
+        outer: PathBuf,
+    },
+    /// What the driver or systemd mounts would come to lie in what is mounted.
+    #[error(
+        "{}: {path} would hold {inner}, where something is mounted for every task, and others can put a link in its \
+         place; mount it elsewhere", settings::shown(.option))]
+    Covers {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What would lie in it.
+        inner: &'static str,
+    },
+    /// A path of the host that every task sees would come to lie in what is mounted.
+    #[error("{}: {path} would hold {inner}, which the operator shows to every task; mount it elsewhere", settings::shown(.option))]
+    CoversHostPath {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What would lie in it.
+        inner: PathBuf,
+    },
+    /// It would stand in the place of what the driver or systemd mounts, or of what systemd asks the kernel through.
+    #[error("{}: {path} is in {reserved}, which is systemd's and the driver's; mount it elsewhere", settings::shown(.option))]
+    Reserved {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What it lies in.
+        reserved: &'static str,
+    },
+    /// systemd would pass it over.
+    #[error(
+        "{}: {path} is a directory of the task's own already (`sandbox.private_tmp`), and nothing is mounted on it; mount \
+         elsewhere, and point the program there (`TMPDIR`)", settings::shown(.option))]
+    Temporary {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// systemd would make a mount point on the host.
+    #[error(
+        "{}: {path} is not there, and cannot be made, where the task sees the host's own directories: choose a path \
+         outside of them, or have the operator create it", settings::shown(.option))]
+    Missing {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing but an empty directory.
+    Empty,
+    /// A path of the host's that the operator allows, or a directory that systemd keeps.
+    Host,
+    /// What tasks can write: a file or directory of the task's, or a volume.
+    Tasks,
+}
+
+/// A mount point.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The property that asks for it, or `volume`.
+    pub option: &'static str,
+    /// Where, in the task's view.
+    pub path: PathBuf,
+    /// What is mounted there.
+    pub source: Source,
+}
+
+/// Where nothing is mounted, whatever it is.
+const RESERVED: [&str; 3] = ["/.wasm", "/run/credentials", "/run/systemd/notify"];
+/// Where nothing is mounted that tasks can write: systemd reads, writes and mounts files there for the task, as root, or
+/// links of the host's lead there.
+const RESERVED_FROM_TASKS: [&str; 12] = [
+    "/proc",
+    "/sys",
+    "/run/systemd",
+    "/dev/core",
+    "/dev/fd",
+    "/dev/log",
+    "/dev/stderr",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/var/cache/private",
+    "/var/lib/private",
+    "/var/log/private",
+];
+
+/// The most mount points of a task: systemd mounts each, and looks at each beside all others.
+const MOST: usize = 128;
+
+/// The mount points that are not there, by the path of the host that lacks them. What is not there otherwise systemd makes.
+pub type Missing = BTreeMap<PathBuf, Vec<PathBuf>>;
+
+/// May systemd mount something at all of these points, each named by an option?
+pub fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
+    if let Some(target) = targets.get(MOST) {
+        return Err(Error::Many { option: target.option, count: targets.len() });
+    }
+    if let Some(Target { option, path, .. }) = targets.iter().find(|target| !view::is_plain(&target.path)) {
+        return Err(Error::NotPlain { option, path: path.clone() });
+    }
+    let mut missing = Missing::new();
+    for Target { option, path, source } in targets {
+        if let Some(host_path) = check_way(option, path, task)? {
+            missing.entry(host_path).or_default().push(path.clone());
+        }
+        let from_tasks = RESERVED_FROM_TASKS.iter().filter(|_| *source == Source::Tasks);
+        if let Some(reserved) = RESERVED.iter().chain(from_tasks).find(|reserved| path.starts_with(reserved))
+        {
+            return Err(Error::Reserved { option, path: path.clone(), reserved });
+        }
+        // systemd mounts the private one in their place.
+        if ["/tmp", "/var/tmp"].iter().any(|temporary| path == Path::new(temporary)) {
+            return Err(Error::Temporary { option, path: path.clone() });
+        }
+        // One that begins empty holds no link.
+        let covered = |inner: &&&str| {
+            let inner = Path::new(**inner);
+            *source != Source::Empty && inner.starts_with(path) && inner != path
+        };
+        if let Some(inner) = view::MOUNTED.iter().find(covered) {
+            return Err(Error::Covers { option, path: path.clone(), inner });
+        }
+        // What is mounted there can be changed by others while systemd comes to it.
+        let holds = |other: &&Target| {
+            other.path != *path && path.starts_with(&other.path) && other.source != Source::Empty
+        };
+        if let Some(outer) = targets.iter().find(holds) {
+            return Err(Error::Nested { option, path: path.clone(), outer: outer.path.clone() });
+        }
+    }
+    Ok(missing)
+}
+
+/// Is the way there one that nobody can change? The path of the host that lacks it, if one does.
+fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Option<PathBuf>, Error> {
+    // Text is compared with text, so no part of it may stand for another path.
+    let is_of_host = |path: &Path| match &task.view {
+        View::Host => true,
+        View::Private { host_paths } => host_paths.iter().any(|host_path| path.starts_with(host_path)),
+        View::Own => false,
+    };
+    let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    if target.ancestors().any(|part| is_of_host(part) && is_link(part)) {
+        let real = target.canonicalize().unwrap_or_else(|_| target.to_owned());
+        return Err(Error::HostLink { option, path: target.to_owned(), real });
+    }
+    match &task.view {
+        View::Host if !is_roots(target, 0o022) => {
+            return Err(Error::Missing { option, path: target.to_owned() });
+        }
+        View::Host => return Ok(None),
+        View::Private { host_paths } => {
+            if let Some(inner) = host_paths.iter().find(|path| path.starts_with(target) && *path != target) {
+                let (path, inner) = (target.to_owned(), inner.clone());
+                return Err(Error::CoversHostPath { option, path, inner });
+            }
+            // The one that is mounted over the others.
+            let around = host_paths.iter().filter(|path| target.starts_with(path));
+            let host_path = around.max_by_key(|path| path.components().count());
+            if host_path.is_some() && target.exists() && !is_roots(target, 0o002) {
+                return Err(Error::Shared { option, path: target.to_owned() });
+            }
+            if let Some(host_path) = host_path.filter(|_| !target.exists()) {
+                return if can_be_laid_over(host_path, target) {
+                    Ok(Some(host_path.clone()))
+                } else {
+                    Err(Error::Missing { option, path: target.to_owned() })
+                };
+            }
+        }
+        View::Own => {}
+    }
+    // Others may hold such a directory open, and put a link in the place of what was looked at.
+    if task.dirs.pairs().into_iter().any(|(_, inside)| target.starts_with(inside)) {
+        return Err(Error::Shared { option, path: target.to_owned() });
+    }
+    Ok(None)
+}
+
+/// Can the mount point be laid over the directory of the host's? A directory of the same name hides a link.
+fn can_be_laid_over(host_path: &Path, target: &Path) -> bool {
+    let is_named_plainly = !host_path.to_string_lossy().contains([',', ':', '\\']);
+    let ways = target.ancestors().skip(1).take_while(|way| way.starts_with(host_path));
+    let is_directory = |way: &Path| match fs::symlink_metadata(way) {
+        Ok(metadata) => metadata.is_dir(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound && way != host_path,
+    };
+    let is_link = fs::symlink_metadata(target).is_ok();
+    rustix::process::geteuid().is_root() && is_named_plainly && !is_link && ways.into_iter().all(is_directory)
+}
+
+/// Is it there, is all of the way to it root's, and does no directory of it let these others write?
+fn is_roots(path: &Path, others: u32) -> bool {
+    let Ok(real) = path.canonicalize() else { return false };
+    real.ancestors().skip(1).all(|directory| {
+        fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & others == 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_mount_point_is_laid_over_directories_and_over_no_link() {
+        let host = tempfile::tempdir().unwrap();
+        let etc = host.path();
+        fs::create_dir(etc.join("app")).unwrap();
+        fs::write(etc.join("file"), "").unwrap();
+        symlink("app", etc.join("link")).unwrap();
+        symlink("nowhere", etc.join("dangling")).unwrap();
+        let can = |inside: &str| can_be_laid_over(etc, &etc.join(inside));
+        let is_root = rustix::process::geteuid().is_root();
+        for inside in ["x.conf", "app/x.conf", "new/deep/x.conf"] {
+            assert_eq!(can(inside), is_root, "{inside}");
+        }
+        for inside in ["link/x.conf", "file/x.conf", "dangling", "dangling/x"] {
+            assert!(!can(inside), "{inside}");
+        }
+        assert!(!can_be_laid_over(&etc.join("missing"), &etc.join("missing/x")));
+    }
+}

@@ -1,0 +1,411 @@
+//! What of the host's files a task sees.
+//!
+//! Under [`View::Private`] all tasks share one empty root that holds nothing but mount points; systemd mounts the
+//! operating system on it read-only, and the task's own three directories, in a mount namespace of the task's own:
+//!
+//! ```text
+//!  <runtime directory>/root            usr etc bin … ◄── the host's, read-only
+//!                                      alloc local secrets ◄── this allocation's
+//!                                      tmp var/tmp ◄── new and empty      proc sys dev run ◄── the kernel's
+//! ```
+//!
+//! Nothing is copied, and nothing is made on the host outside that one directory. What was measured beside other ways
+//! to build the view stands in tests/harness/bench/README.md. A task that mounts more than that (volumes, say) gets such a
+//! root for itself, since systemd makes the mount points in it; so does one that has files of its own in `/etc` or
+//! credentials.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use crate::systemd::{Assignment, Bind, Manager, Property, check_text};
+
+/// Where units find what of ours need not outlive a boot; a driver that is not root has it among what is its user's.
+pub fn runtime_dir(manager: Manager) -> PathBuf {
+    let uid = rustix::process::getuid();
+    if manager == Manager::System && uid.is_root() {
+        return "/run/nomad-driver-systemd".into();
+    }
+    // `$XDG_RUNTIME_DIR`, which an agent that was not started from a session does not have.
+    format!("/run/user/{}/nomad-driver-systemd", uid.as_raw()).into()
+}
+
+/// The shared empty root.
+pub fn shared_root(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("root")
+}
+
+/// Where the WebAssembly runner and the compiled guest stand in the view.
+pub const SHIM: &str = "/.wasm/shim";
+/// See [`SHIM`].
+pub const GUEST: &str = "/.wasm/guest.cwasm";
+
+/// Directories of the root that are no one's on the host.
+const OWN_DIRS: &[&str] =
+    &["alloc", "local", "secrets", "tmp", "var/tmp", "proc", "sys", "dev", "run/systemd", "root", ".wasm"];
+/// Files of the root onto which files are mounted.
+const OWN_FILES: &[&str] = &[".wasm/shim", ".wasm/guest.cwasm", "run/systemd/notify"];
+/// Where the driver and systemd mount something of their own, so that nothing a task can write to may be mounted above.
+pub const MOUNTED: &[&str] = &[
+    SHIM,
+    GUEST,
+    "/alloc",
+    "/alloc/logs",
+    "/local",
+    "/secrets",
+    "/dev/shm",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/proc/sys",
+    "/run/credentials",
+    "/run/systemd/journal",
+    "/run/systemd/notify",
+    "/run/systemd/resolve",
+    "/sys/fs/cgroup",
+    "/tmp",
+    "/var/tmp",
+];
+/// What a task sees of the host's /run: the way to the journal, through which also systemd says why it could not set up a
+/// process inside the view.
+const JOURNAL: &str = "/run/systemd/journal";
+/// Where /etc/resolv.conf may lead to, and the sockets of systemd-resolved. A task without the host's network does not see
+/// them: it could ask for names all the same.
+const RESOLVER: &str = "/run/systemd/resolve";
+/// The agent's configuration, where Nomad's packages put it: it may hold tokens. And the way to the journal for streams:
+/// journald has systemd keep a descriptor for each of them, and systemd keeps 4096 for the whole host. A task's own output
+/// is opened before the view is made.
+const HIDDEN: &[&str] = &["-+/etc/nomad.d", "-+/run/systemd/journal/stdout"];
+/// What of the operating system root alone may read, so that one who is root in a task may not.
+const HIDDEN_FROM_ROOT: &[&str] = &[
+    "-+/etc/shadow",
+    "-+/etc/shadow-",
+    "-+/etc/gshadow",
+    "-+/etc/gshadow-",
+    "-+/etc/security/opasswd",
+    "-+/etc/ssh",
+    "-+/etc/ssl/private",
+    "-+/etc/pki/tls/private",
+    "-+/etc/sudoers",
+    "-+/etc/sudoers.d",
+    "-+/etc/krb5.keytab",
+    "-+/etc/crypttab",
+    "-+/etc/cryptsetup-keys.d",
+    "-+/etc/credstore",
+    "-+/etc/credstore.encrypted",
+    "-+/etc/NetworkManager",
+    "-+/etc/wireguard",
+    "-+/etc/ppp",
+    // By which root speaks with the journal and the resolver about more than its own lines and questions.
+    "-+/run/systemd/journal/io.systemd.journal",
+    "-+/run/systemd/resolve/io.systemd.Resolve.Monitor",
+];
+/// How deep, and for how many files, the operating system's configuration is searched for what is closed to others.
+const SEARCH: (usize, usize) = (8, 512);
+/// What `ProtectHome=` hides (systemd.exec(5)).
+pub const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+/// Shared memory by name (shm_overview(7)): the host's would be everybody's.
+pub const SHARED_MEMORY: (&str, &str) = ("/dev/shm", "mode=1777,nosuid,nodev");
+
+/// The directories of one task, on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskDirs {
+    /// The allocation directory; only the agent writes here.
+    pub alloc_dir: PathBuf,
+    /// Shared by the group's tasks, `/alloc` in the view.
+    pub shared: PathBuf,
+    /// The task's own, `/local` in the view.
+    pub local: PathBuf,
+    /// A tmpfs that Nomad made, `/secrets` in the view.
+    pub secrets: PathBuf,
+}
+
+impl TaskDirs {
+    /// The layout that Nomad's `client/allocdir` makes.
+    pub fn new(alloc_dir: &Path, task: &str) -> Self {
+        let task_dir = alloc_dir.join(task);
+        Self {
+            alloc_dir: alloc_dir.to_owned(),
+            shared: alloc_dir.join("alloc"),
+            local: task_dir.join("local"),
+            secrets: task_dir.join("secrets"),
+        }
+    }
+
+    /// The directory that a relative path names as it is written for drivers whose tasks begin in the task's directory,
+    /// such as `local/x`: on the host and in the private view, and what is left of the path.
+    pub fn named<'p>(&self, path: &'p Path) -> Option<(&Path, &'static str, &'p Path)> {
+        self.pairs().into_iter().find_map(|(host, inside)| {
+            let below = path.strip_prefix(inside.trim_start_matches('/')).ok()?;
+            Some((host, inside, below))
+        })
+    }
+
+    /// Each directory on the host beside its name in the private view.
+    pub fn pairs(&self) -> [(&Path, &'static str); 3] {
+        [(&self.local, "/local"), (&self.shared, "/alloc"), (&self.secrets, "/secrets")]
+    }
+}
+
+/// How a task sees the host's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum View {
+    /// Its own three directories and these paths of the host, read-only.
+    Private {
+        /// Absolute, in the order in which they are mounted.
+        host_paths: Vec<PathBuf>,
+    },
+    /// The host as it is.
+    Host,
+    /// Its own three directories in a root that the job names: a directory or an image.
+    Own,
+}
+
+impl View {
+    /// The task's working directory.
+    pub fn working_directory(&self, dirs: &TaskDirs) -> PathBuf {
+        match self {
+            Self::Private { .. } | Self::Own => "/local".into(),
+            Self::Host => dirs.local.clone(),
+        }
+    }
+
+    /// Where `path`, as the task says it, lies on the host: the directory of the task in whose bounds it must stay, or
+    /// `None` for the host's own, and the path. `Err` when the task cannot see it.
+    pub fn locate<'a>(
+        &self,
+        path: &'a Path,
+        dirs: &'a TaskDirs,
+    ) -> Result<(Option<&'a Path>, PathBuf), NotInView> {
+        if let Ok(inside) = path.strip_prefix(&dirs.alloc_dir).and_then(|_| path.strip_prefix(&dirs.local)) {
+            return Ok((Some(&dirs.local), inside.to_owned()));
+        }
+        if *self == Self::Host {
+            return Ok((None, path.to_owned()));
+        }
+        for (host, target) in dirs.pairs() {
+            if let Ok(inside) = path.strip_prefix(target) {
+                return Ok((Some(host), inside.to_owned()));
+            }
+        }
+        match self {
+            Self::Private { host_paths } if host_paths.iter().any(|visible| path.starts_with(visible)) => {
+                Ok((None, path.to_owned()))
+            }
+            _ => Err(NotInView),
+        }
+    }
+
+    /// Are no homes of users, and no runtime directories of theirs, in it?
+    pub fn has_no_home(&self) -> bool {
+        match self {
+            Self::Private { host_paths } => !host_paths.iter().any(|path| {
+                HOMES.iter().any(|home| path.starts_with(home) || Path::new(home).starts_with(path))
+            }),
+            Self::Own => true,
+            Self::Host => false,
+        }
+    }
+
+    /// What the view begins with under the names of systemd's, before the preset and the job.
+    pub fn assignments(&self) -> Vec<Assignment> {
+        let lines: &[(&str, &str)] = match self {
+            Self::Private { .. } | Self::Own => &[
+                ("MountAPIVFS", "yes"),
+                // The root is shared: not even a task that runs as root may write to it.
+                ("ProtectSystem", "strict"),
+                ("PrivateTmp", "yes"),
+                // Not what processes of other users do, nor through them what they see.
+                ("ProtectProc", "invisible"),
+                // System V objects and queues, of which the kernel has a number for all.
+                ("PrivateIPC", "yes"),
+                // Whatever nodes it comes to, by `mknod` or in a `/dev` that is the host's.
+                ("DevicePolicy", "closed"),
+            ],
+            Self::Host => &[],
+        };
+        lines.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok()).collect()
+    }
+
+    /// The properties that make a unit see the host this way, in this root ([`prepare`]).
+    pub fn properties(
+        &self,
+        dirs: &TaskDirs,
+        root: &Path,
+        overlays: &Overlays,
+        sight: Sight,
+    ) -> Vec<Property> {
+        let mut properties = match self {
+            Self::Private { host_paths } => self::root(root, host_paths, overlays, sight),
+            // It may be the host's own.
+            Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
+            Self::Host => return shared_memory(sight).into_iter().collect(),
+        };
+        let own = dirs.pairs().map(|(host, target)| bind(host, target.as_ref()));
+        properties.push(Property::BindPaths(own.into()));
+        // A task that could replace the FIFO of a later start would choose what a root process opens. By its path in the
+        // view: on the host another task of the group could have put a link there.
+        properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
+        properties.extend(shared_memory(sight));
+        properties
+    }
+}
+
+fn shared_memory(sight: Sight) -> Option<Property> {
+    let (path, options) = SHARED_MEMORY;
+    (!sight.has_shared_memory).then(|| Property::TemporaryFileSystem(vec![(path.into(), options)]))
+}
+
+/// What a task sees less, or more, than others.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sight {
+    /// It is root: what root alone may read of the operating system it does not see.
+    pub of_root: bool,
+    /// Its network is the host's, or one that leads there: it sees the resolver.
+    pub of_resolver: bool,
+    /// Its job says what is mounted at `/dev/shm`, such as a tmpfs of another size.
+    pub has_shared_memory: bool,
+}
+
+/// The task's view does not hold the path.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotInView;
+
+/// What a task sees in the place of a path of the host, see `targets.rs`.
+pub type Overlays = BTreeMap<PathBuf, PathBuf>;
+
+/// A unit whose root is this one, with `host_paths` on it.
+pub fn root(root: &Path, host_paths: &[PathBuf], overlays: &Overlays, sight: Sight) -> Vec<Property> {
+    let source = |path: &PathBuf| overlays.get(path).unwrap_or(path).clone();
+    let mut system: Vec<Bind> = host_paths
+        .iter()
+        .filter(|path| !is_symlink(path))
+        .map(|path| Bind { optional: true, ..bind(&source(path), path) })
+        .collect();
+    let runtime = std::iter::once(JOURNAL).chain(sight.of_resolver.then_some(RESOLVER));
+    system.extend(runtime.map(|path| Bind { optional: true, ..bind(path.as_ref(), path.as_ref()) }));
+    let hidden_from_root = if sight.of_root { HIDDEN_FROM_ROOT } else { &[] };
+    let mut hidden: Vec<PathBuf> = HIDDEN.iter().chain(hidden_from_root).map(PathBuf::from).collect();
+    if sight.of_root {
+        // Programs and libraries are for all.
+        let of_programs = |path: &&PathBuf| ["/usr", "/bin", "/sbin"].iter().any(|of| path.starts_with(of));
+        let others = host_paths.iter().filter(|path| !of_programs(path) && !path.starts_with("/lib"));
+        others.for_each(|path| closed_to_others(path, SEARCH.0, &mut hidden));
+    }
+    vec![
+        Property::RootDirectory(root.to_owned()),
+        Property::BindReadOnlyPaths(system),
+        Property::InaccessiblePaths(hidden),
+    ]
+}
+
+/// What below `path` others than its owner may not read, as paths that are hidden in a view.
+fn closed_to_others(path: &Path, depth: usize, hidden: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        let path = entry.path();
+        let needed = if metadata.is_dir() { 0o005 } else { 0o004 };
+        if metadata.is_symlink() || hidden.len() >= SEARCH.1 || !is_plain(&path) {
+            continue;
+        }
+        if metadata.permissions().mode() & needed != needed {
+            hidden.push(format!("-+{}", path.display()).into());
+        } else if metadata.is_dir() && depth > 0 {
+            closed_to_others(&path, depth - 1, hidden);
+        }
+    }
+}
+
+/// Makes such a root, or completes it. Every process of ours may do so at any time.
+pub fn prepare(root: &Path, host_paths: &[PathBuf]) -> io::Result<()> {
+    directory(root.parent().unwrap_or(root))?;
+    directory(root)?;
+    for name in OWN_DIRS {
+        directory(&root.join(name))?;
+    }
+    for name in OWN_FILES {
+        fs::OpenOptions::new().create(true).append(true).open(root.join(name))?;
+    }
+    for path in host_paths {
+        let Ok(metadata) = fs::symlink_metadata(path) else {
+            continue;
+        };
+        let inside = root.join(path.strip_prefix("/").unwrap_or(path));
+        if metadata.is_symlink() {
+            // As on the host, where /bin leads to usr/bin.
+            match symlink(fs::read_link(path)?, &inside) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        } else if metadata.is_dir() {
+            directory(&inside)?;
+        } else {
+            if let Some(parent) = inside.parent() {
+                directory(parent)?;
+            }
+            fs::OpenOptions::new().create(true).append(true).open(&inside)?;
+        }
+    }
+    Ok(())
+}
+
+/// What [`is_plain`] wants.
+pub const PLAIN_PATH: &str = "an absolute path without `..`, without control characters, and with neither a backslash nor a space at its end";
+
+/// Is this a path that can stand in `host_paths`: absolute, and without `..`?
+pub fn is_plain(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    path.is_absolute()
+        && check_text(&text).is_ok()
+        // What reads unit files takes it away.
+        && !text.ends_with(char::is_whitespace)
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+/// A directory that everybody may enter, whatever our umask.
+fn directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+    let wanted = fs::Permissions::from_mode(0o755);
+    if fs::metadata(path)?.permissions().mode() & 0o7777 != wanted.mode() {
+        fs::set_permissions(path, wanted)?;
+    }
+    Ok(())
+}
+
+fn is_symlink(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
+}
+
+fn bind(source: &Path, target: &Path) -> Bind {
+    Bind { recursive: true, ..Bind::new(source, target) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dirs() -> TaskDirs {
+        TaskDirs::new(Path::new("/data/alloc/ab12"), "web")
+    }
+
+    #[test]
+    fn a_path_of_the_task_is_found_in_its_directory() {
+        let view = View::Private { host_paths: vec!["/usr".into()] };
+        let dirs = dirs();
+        let local = Path::new("/data/alloc/ab12/web/local");
+        assert_eq!(view.locate(Path::new("/local/bin/x"), &dirs), Ok((Some(local), "bin/x".into())));
+        assert_eq!(view.locate(Path::new("/usr/bin/env"), &dirs), Ok((None, "/usr/bin/env".into())));
+        assert_eq!(view.locate(Path::new("/home/me/x"), &dirs), Err(NotInView));
+        assert_eq!(View::Host.locate(Path::new("/home/me/x"), &dirs), Ok((None, "/home/me/x".into())));
+        assert_eq!(View::Host.locate(&local.join("x"), &dirs), Ok((Some(local), "x".into())));
+    }
+
+    #[test]
+    fn host_paths_are_absolute_and_lead_nowhere_else() {
+        assert!(is_plain(Path::new("/opt/java")));
+        for path in ["opt", "/opt/../root", ""] {
+            assert!(!is_plain(Path::new(path)), "{path}");
+        }
+    }
+}

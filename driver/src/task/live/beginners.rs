@@ -1,0 +1,42 @@
+//! What is told of a task once: where it runs, and what its author should know. Nomad keeps ten events of a task, which
+//! restarts would fill.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Mutex;
+
+use crate::task::config::{Known, TaskId};
+use crate::task::lock;
+
+/// Tasks whose first start was told of, and what there is to say of those that were not waited for yet.
+#[derive(Default)]
+pub(crate) struct Beginners {
+    told: Mutex<HashSet<u64>>,
+    advice: Mutex<HashMap<TaskId, String>>,
+}
+
+impl Beginners {
+    /// So many are remembered before all are forgotten, one of which costs 16 bytes.
+    const MOST: usize = 10_000;
+
+    /// Is this the first run of the task in its allocation, as far as this process knows?
+    pub(crate) fn are_first(&self, known: &Known) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (&known.alloc_id, &known.name).hash(&mut hasher);
+        let mut told = lock(&self.told);
+        if told.len() >= Self::MOST {
+            told.clear();
+        }
+        told.insert(hasher.finish())
+    }
+
+    /// Keeps what is to be told when Nomad waits for the task.
+    pub(crate) fn advise(&self, id: &TaskId, advice: String) {
+        lock(&self.advice).insert(id.clone(), advice);
+    }
+
+    /// What was kept, once.
+    pub(crate) fn take_advice(&self, id: &TaskId) -> Option<String> {
+        lock(&self.advice).remove(id)
+    }
+}

@@ -1,0 +1,11 @@
+//! Tasks that run: their handles, commands in them, statistics, events and signals.
+
+pub(crate) mod beginners;
+pub mod cgroup;
+pub mod events;
+pub mod exec;
+pub mod handle;
+pub(crate) mod lost;
+pub mod signal;
+pub(crate) mod slices;
+pub mod stats;

@@ -1,0 +1,422 @@
+//! The operator's hand: what no job may do on this node, whatever it says.
+
+use std::path::{Path, PathBuf};
+
+use crate::systemd::{Assignment, Reach, capability_mask};
+use crate::task::config::PluginConfig;
+use crate::task::host::view::is_plain;
+use crate::task::sandbox::preset::{self, Looser, Preset};
+use crate::task::sandbox::reach;
+use crate::task::spec::Error;
+
+/// The properties that show a task files under another path.
+pub const BINDS: [&str; 2] = ["BindPaths", "BindReadOnlyPaths"];
+
+/// All that can only take from a task, as a pattern of properties.
+const CONFINING: &str = "@confining";
+/// The task's own directories, as a path of the host.
+const LOCAL: &str = "local";
+
+/// A path of the host that jobs may name, with all below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPath {
+    /// The path.
+    pub path: PathBuf,
+    /// Only where nothing is written to it.
+    pub read_only: bool,
+}
+
+impl HostPath {
+    fn parse(text: &str) -> Self {
+        let (path, read_only) = text.strip_suffix(":ro").map_or((text, false), |path| (path, true));
+        Self { path: path.into(), read_only }
+    }
+}
+
+/// What becomes of a task that is root, or could act as root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// It is refused.
+    No,
+    /// It is kept in namespaces of its own, and under the preset "standard".
+    Confined,
+    /// It has the rights of the host's root, within its capabilities and view.
+    Host,
+}
+
+impl Root {
+    fn parse(word: &str) -> Result<Self, &'static str> {
+        match word {
+            "no" => Ok(Self::No),
+            "confined" => Ok(Self::Confined),
+            "host" => Ok(Self::Host),
+            _ => Err("one of \"no\", \"confined\" and \"host\""),
+        }
+    }
+}
+
+/// What jobs may do.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Capabilities, one bit each.
+    capabilities: u64,
+    host_paths: Vec<HostPath>,
+    images_of_tasks: bool,
+    allowed: Vec<String>,
+    denied: Vec<String>,
+    uids: Vec<(u32, u32)>,
+    gids: Vec<(u32, u32)>,
+    /// Patterns of variables that no task has.
+    denied_env: Vec<String>,
+    floor: Preset,
+    /// What of root.
+    pub root: Root,
+}
+
+impl Policy {
+    /// Checks the operator's words.
+    pub fn resolve(config: &PluginConfig) -> Result<Self, Error> {
+        let wrong = |option, value: &str| {
+            let value = value.to_owned();
+            move |wanted| Error::Plugin { option, value, wanted }
+        };
+        let (local, host): (Vec<_>, Vec<_>) = config.allow_host_paths.iter().partition(|path| *path == LOCAL);
+        let host: Vec<HostPath> = host.into_iter().map(|text| HostPath::parse(text)).collect();
+        if let Some(HostPath { path, .. }) = host
+            .iter()
+            .find(|host| !is_plain(&host.path) || host.path.as_os_str().as_encoded_bytes().ends_with(b":rw"))
+        {
+            let wanted = "an absolute path without `..`, one with `:ro` at its end, or \"local\"";
+            return Err(wrong("allow_host_paths", &path.display().to_string())(wanted));
+        }
+        for (option, patterns) in
+            [("allow_properties", &config.allow_properties), ("deny_properties", &config.deny_properties)]
+        {
+            // A word that is misspelt would allow, or worse deny, nothing.
+            let is_known = |pattern: &String| {
+                (pattern == CONFINING && option == "allow_properties")
+                    || reach::all_properties().any(|name| matches(pattern, name))
+            };
+            if let Some(pattern) = patterns.iter().find(|pattern| !is_known(pattern)) {
+                return Err(wrong(option, pattern)(
+                    "the name of a systemd property such as \"LogNamespace\", or a pattern such as \"Log*\"",
+                ));
+            }
+        }
+        Ok(Self {
+            capabilities: capabilities(&config.allow_caps)
+                .map_err(|name| wrong("allow_caps", &name)("a capability"))?,
+            host_paths: host,
+            images_of_tasks: !local.is_empty(),
+            allowed: config.allow_properties.clone(),
+            denied: config.deny_properties.clone(),
+            uids: ranges(&config.denied_host_uids)
+                .ok_or(RANGES)
+                .map_err(wrong("denied_host_uids", &config.denied_host_uids))?,
+            gids: ranges(&config.denied_host_gids)
+                .ok_or(RANGES)
+                .map_err(wrong("denied_host_gids", &config.denied_host_gids))?,
+            denied_env: config.denied_envvars.clone(),
+            floor: Preset::parse(&config.sandbox_floor)
+                .map_err(wrong("sandbox_floor", &config.sandbox_floor))?,
+            root: Root::parse(&config.allow_root).map_err(wrong("allow_root", &config.allow_root))?,
+        })
+    }
+
+    /// Does the operator deny this property to jobs, whatever the value? Gives the pattern that says so.
+    pub fn denies(&self, name: &str) -> Option<&String> {
+        self.denied.iter().find(|pattern| matches(pattern, name))
+    }
+
+    /// Does the operator keep this variable from tasks?
+    pub fn denies_variable(&self, name: &str) -> bool {
+        self.denied_env.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// Does the operator allow this property by its name, and not only with all that confine?
+    pub fn allows_by_name(&self, name: &str) -> bool {
+        self.allowed.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// May a job use an option that stands for this property? What it says there is another matter ([`Policy::check`]).
+    pub fn check_denied(&self, option: &str, name: &str) -> Result<(), Error> {
+        match self.denies(name) {
+            Some(pattern) => Err(Error::Refused {
+                option: option.to_owned(),
+                reason: format!(
+                    "the operator of this node denies {name} (`deny_properties` has `{pattern}` in the plugin's configuration)"
+                ),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// May a job say this? `option` is how it said it.
+    pub fn check(&self, option: &str, assignment: &Assignment) -> Result<(), Error> {
+        let name = assignment.name();
+        let refused = |reason: String| Error::Refused { option: option.to_owned(), reason };
+        self.check_denied(option, name)?;
+        match assignment.reach() {
+            // Those cannot even be said.
+            Reach::Reserved(reason) => Err(refused(reason.to_owned())),
+            Reach::Confining(_) if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
+            // The paths are looked at one by one: those of the task's own directories may be seen under other paths, too.
+            Reach::BeyondTask(_) if assignment.names_host_paths() => {
+                let is_image = name.ends_with("Image") || name.ends_with("Images");
+                let is_bind = BINDS.contains(&name);
+                if self.host_paths.is_empty() && !is_bind && !(is_image && self.images_of_tasks) {
+                    let own = match name {
+                        "RootDirectory" => {
+                            ", and a directory that the task can change cannot be its root (a disk image can)"
+                        }
+                        _ if name.contains("Image") => " (\"local\" for images that jobs bring)",
+                        _ => "",
+                    };
+                    return Err(refused(format!(
+                        "{name}={} needs a path of the host that the operator of this node allows with `allow_host_paths` in \
+                         the plugin's configuration{own}",
+                        assignment.text()
+                    )));
+                }
+                Ok(())
+            }
+            _ if self.allows_by_name(name) => Ok(()),
+            Reach::Confining(why) => Err(refused(format!(
+                "the operator of this node does not allow {name} (`allow_properties` in the plugin's configuration), although \
+                 {why}"
+            ))),
+            Reach::BeyondTask(why) => Err(refused(format!(
+                "{name}={} reaches beyond the task: {why}; the operator of this node allows it with \"{name}\" in \
+                 `allow_properties` in the plugin's configuration",
+                assignment.text(),
+            ))),
+        }
+    }
+
+    /// The path of the operator's that allows a job to name this path of the host: the nearest one.
+    pub fn allowed_root(&self, path: &Path) -> Option<&HostPath> {
+        let allowed = self.host_paths.iter().filter(|allowed| path.starts_with(&allowed.path));
+        allowed.max_by_key(|allowed| allowed.path.components().count())
+    }
+
+    /// May a job have the kernel mount an image that lies in the task's own directories?
+    pub fn allows_images_of_tasks(&self) -> bool {
+        self.images_of_tasks
+    }
+
+    /// The capabilities of `names`, if a job may have them all.
+    pub fn capabilities(&self, option: &'static str, names: &[String]) -> Result<u64, Error> {
+        let wanted = "a capability such as \"net_bind_service\"";
+        let set = capabilities(names).map_err(|value| Error::Option { option, value, wanted })?;
+        let is_beyond =
+            |name: &&String| capability_mask([name.as_str()]).is_ok_and(|bit| bit & !self.capabilities != 0);
+        match names.iter().find(is_beyond) {
+            Some(name) => Err(Error::Refused {
+                option: option.to_owned(),
+                reason: format!("the operator of this node does not allow {name} (`allow_caps`)"),
+            }),
+            None => Ok(set & self.capabilities),
+        }
+    }
+
+    /// All capabilities that a task may have.
+    pub fn all_capabilities(&self) -> u64 {
+        self.capabilities
+    }
+
+    /// Is this as tight as every task must be, as far as this can be had here?
+    pub fn check_floor(
+        &self,
+        settled: &[Assignment],
+        is_known: impl Fn(&Assignment) -> bool,
+    ) -> Result<(), Error> {
+        let floor = self.floor.assignments().iter().filter(|line| is_known(line));
+        let floor: Vec<Assignment> = floor.cloned().collect();
+        preset::as_tight(&floor, settled).map_err(|Looser { property, floor: least }| Error::Refused {
+            option: property.to_owned(),
+            reason: format!(
+                "the operator of this node allows nothing looser than {least} (`sandbox_floor = \"{}\"`)",
+                self.floor
+            ),
+        })
+    }
+
+    /// This preset, or the floor if that is tighter.
+    pub fn at_least(&self, preset: Preset) -> Preset {
+        preset.max(self.floor)
+    }
+
+    /// May a task be this user and in these groups?
+    pub fn check_user(&self, user: &str, uid: Option<u32>, gids: &[u32]) -> Result<(), Error> {
+        let within = |ranges: &[(u32, u32)], id: u32| {
+            ranges.iter().any(|(first, last)| (*first..=*last).contains(&id))
+        };
+        let refused = |reason| Err(Error::Refused { option: "user".to_owned(), reason });
+        if let Some(uid) = uid.filter(|uid| within(&self.uids, *uid)) {
+            return refused(format!(
+                "the operator of this node lets no task run as {user}, number {uid} (`denied_host_uids`)"
+            ));
+        }
+        match gids.iter().find(|gid| within(&self.gids, **gid)) {
+            Some(gid) => refused(format!(
+                "the operator of this node lets no task run in group {gid}, in which {user} is (`denied_host_gids`)"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+const RANGES: &str = "a list of numbers and ranges such as \"0,100-199\"";
+
+/// `0,100-199` as first and last of each range.
+fn ranges(text: &str) -> Option<Vec<(u32, u32)>> {
+    let pieces = text.split(',').map(str::trim).filter(|piece| !piece.is_empty());
+    pieces
+        .map(|piece| {
+            let (first, last) = piece.split_once('-').unwrap_or((piece, piece));
+            let range = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            (range.0 <= range.1).then_some(range)
+        })
+        .collect()
+}
+
+/// The set of these names; `all` is all. Otherwise the name that is none.
+pub fn capabilities(names: &[String]) -> Result<u64, String> {
+    names.iter().try_fold(0, |set, name| match name.as_str() {
+        name if name.eq_ignore_ascii_case("all") => Ok(u64::MAX),
+        name => capability_mask([name]).map(|bit| set | bit).map_err(|_| name.to_owned()),
+    })
+}
+
+/// Does a name fit a pattern, in which `*` stands for anything?
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let Some(mut rest) = pieces.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let mut pieces: Vec<&str> = pieces.collect();
+    let Some(last) = pieces.pop() else { return rest.is_empty() };
+    for piece in pieces {
+        match rest.find(piece) {
+            Some(at) => rest = &rest[at + piece.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(change: impl FnOnce(&mut PluginConfig)) -> Policy {
+        let mut config = PluginConfig::decode(&[]).unwrap();
+        change(&mut config);
+        Policy::resolve(&config).unwrap()
+    }
+
+    fn check(policy: &Policy, line: &str) -> Result<(), String> {
+        let (name, text) = line.split_once('=').unwrap();
+        let assignment = Assignment::parse(name, text).unwrap();
+        policy.check("properties", &assignment).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_pattern_fits_what_its_star_stands_for() {
+        for (pattern, name) in
+            [("*", "MemoryMax"), ("Log*", "LogLevelMax"), ("*Max", "TasksMax"), ("A*C*E", "ABCDE")]
+        {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in
+            [("", "x"), ("Log", "LogLevelMax"), ("Log*", "XLog"), ("A*A", "A"), ("*b*", "aca")]
+        {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_ranges_are_read_and_anything_else_is_not() {
+        assert_eq!(ranges("0, 100-199"), Some(vec![(0, 0), (100, 199)]));
+        assert_eq!(ranges(""), Some(vec![]));
+        for wrong in ["x", "5-3", "-1", "1-2-3"] {
+            assert_eq!(ranges(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_job_may_take_from_its_task_and_reach_beyond_it_only_where_the_operator_says_so() {
+        let usual = policy(|_| {});
+        assert_eq!(check(&usual, "MemoryHigh=10M"), Ok(()));
+        assert!(check(&usual, "Nice=-5").unwrap_err().contains("`allow_properties`"));
+        assert!(check(&usual, "RootDirectory=/etc").unwrap_err().contains("`allow_host_paths`"));
+        assert_eq!(
+            check(&usual, "BindPaths=/local/x:/etc/x"),
+            Ok(()),
+            "where the paths lead to is another matter"
+        );
+        let open = policy(|config| config.allow_properties.push("Nice".into()));
+        assert_eq!(check(&open, "Nice=-5"), Ok(()));
+        let closed = policy(|config| config.deny_properties = vec!["Memory*".into()]);
+        assert!(check(&closed, "MemoryHigh=10M").unwrap_err().contains("`Memory*`"));
+        let shut = policy(|config| config.allow_properties = vec!["CPUQuota".into()]);
+        assert!(check(&shut, "MemoryHigh=10M").is_err());
+        assert_eq!(check(&shut, "CPUQuota=10%"), Ok(()));
+        let paths = policy(|config| config.allow_host_paths = vec!["/srv".into(), "/srv/x/y:ro".into()]);
+        assert_eq!(check(&paths, "BindPaths=/srv/x"), Ok(()));
+        let root =
+            |path: &str| paths.allowed_root(Path::new(path)).map(|root| (root.path.to_str(), root.read_only));
+        assert_eq!(root("/srv/x"), Some((Some("/srv"), false)));
+        assert_eq!(root("/srv/x/y"), Some((Some("/srv/x/y"), true)), "the nearest one");
+        assert_eq!(root("/srvx"), None);
+    }
+
+    #[test]
+    fn a_property_that_does_not_exist_is_neither_allowed_nor_denied() {
+        let resolve = |change: &dyn Fn(&mut PluginConfig)| {
+            let mut config = PluginConfig::decode(&[]).unwrap();
+            change(&mut config);
+            Policy::resolve(&config).map(drop).map_err(|error| error.to_string())
+        };
+        for wrong in ["Usr", "@confinig", "Nixe", "Log?", "", "user"] {
+            for option in ["allow_properties", "deny_properties"] {
+                let refusal = resolve(&|config| {
+                    let list = if option.starts_with('a') {
+                        &mut config.allow_properties
+                    } else {
+                        &mut config.deny_properties
+                    };
+                    list.push(wrong.into());
+                });
+                let refusal = refusal.unwrap_err();
+                assert!(refusal.contains(option) && refusal.contains(&format!("`{wrong}`")), "{refusal}");
+            }
+        }
+        assert!(resolve(&|config| config.deny_properties = vec!["@confining".into()]).is_err());
+        for right in
+            ["User", "*", "Log*", "Listen*", "ListenStream", "NotifyAccess", "SocketMode", "PrivatePIDs"]
+        {
+            assert_eq!(resolve(&|config| config.deny_properties = vec![right.into()]), Ok(()), "{right}");
+        }
+    }
+
+    #[test]
+    fn capabilities_and_users_have_bounds() {
+        let usual = policy(|config| config.denied_host_uids = "0,1000-1999".into());
+        assert!(usual.capabilities("cap_add", &["net_bind_service".into()]).is_ok());
+        assert!(
+            usual
+                .capabilities("cap_add", &["CAP_SYS_ADMIN".into()])
+                .unwrap_err()
+                .to_string()
+                .contains("`allow_caps`")
+        );
+        assert!(
+            usual.capabilities("cap_add", &["flying".into()]).unwrap_err().to_string().contains("flying")
+        );
+        assert!(
+            usual.check_user("root", Some(0), &[]).is_err()
+                && usual.check_user("web", Some(33), &[0]).is_ok()
+        );
+        let groups = policy(|config| config.denied_host_gids = "0".into());
+        assert!(groups.check_user("web", Some(33), &[33, 0]).is_err());
+    }
+}

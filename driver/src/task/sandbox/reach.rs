@@ -1,0 +1,190 @@
+//! Which properties of systemd's each option of a job stands for: what an operator denies by a property's name is denied
+//! in whatever way a job says it.
+//!
+//! Options of the blocks `sandbox`, `limits`, `files` and `network` name their property in their table
+//! ([`crate::task::config::settings`]), and under `properties` and `ulimit` the job names it. All others are here. A test makes sure
+//! that no option is forgotten.
+
+use crate::systemd;
+use crate::task::config::options::Opt;
+use crate::task::sandbox::policy::Policy;
+use crate::task::spec::Error;
+
+/// Options that are not properties under another name, and the properties that the driver makes of them.
+const PROPERTIES: &[(&str, &[&str])] = &[
+    ("cap_add", &["AmbientCapabilities", "CapabilityBoundingSet"]),
+    ("cap_drop", &["CapabilityBoundingSet"]),
+    ("credential", &["LoadCredential"]),
+    ("credential.encrypted", &["LoadCredentialEncrypted"]),
+    ("credential.name", &["LoadCredential"]),
+    ("credential.path", &["LoadCredential"]),
+    ("extra_hosts", &["BindReadOnlyPaths"]),
+    ("group", &["Group"]),
+    ("hostname", &["ProtectHostname"]),
+    ("logging.driver", &["StandardOutput", "StandardError"]),
+    ("logging.namespace", &["LogNamespace"]),
+    ("logging.rate_limit_burst", &["LogRateLimitBurst"]),
+    ("logging.rate_limit_interval", &["LogRateLimitIntervalSec"]),
+    ("notify", &["NotifyAccess", "Type"]),
+    ("notify.access", &["NotifyAccess"]),
+    ("notify.ready_within", &["TimeoutStartSec"]),
+    ("notify.watchdog", &["WatchdogSec"]),
+    ("sandbox.preset", &["SystemCallFilter"]),
+    ("socket", &["ListenStream", "ListenDatagram"]),
+    ("socket.kind", &["ListenDatagram"]),
+    ("socket.mode", &["SocketMode"]),
+    ("socket.name", &["FileDescriptorName"]),
+    ("socket.path", &["ListenStream", "ListenDatagram"]),
+    ("socket.port", &["ListenStream", "ListenDatagram"]),
+    ("supplementary_groups", &["SupplementaryGroups"]),
+    ("wasm.inherit_network", &["PrivateNetwork"]),
+    ("wasm.serve.port", &["ListenStream"]),
+    ("wasm.serve.socket", &["ListenStream"]),
+    ("work_dir", &["WorkingDirectory"]),
+];
+
+/// Options that say what runs, or hold others: what they do is within what the properties leave.
+const NONE: &[&str] =
+    &["command", "args", "files", "limits", "logging", "network", "properties", "sandbox", "ulimit"];
+
+/// The names of all properties that a job can set in some way.
+pub fn all_properties() -> impl Iterator<Item = &'static str> {
+    let of_options = PROPERTIES.iter().flat_map(|(_, properties)| properties.iter().copied());
+    systemd::properties().map(|property| property.name).chain(of_options)
+}
+
+/// The properties that an option stands for, by its path, such as `notify.watchdog` or `limits.nice`.
+pub fn properties_of(path: &str, option: Option<&Opt>) -> Option<Vec<String>> {
+    if let Some(property) = option.and_then(|option| option.property) {
+        return Some(vec![property.to_owned()]);
+    }
+    if let Some((_, properties)) = PROPERTIES.iter().find(|(named, _)| *named == path) {
+        return Some(properties.iter().map(ToString::to_string).collect());
+    }
+    match path.split_once('.') {
+        Some(("properties", name)) => Some(vec![name.to_owned()]),
+        Some(("ulimit", name)) => Some(vec![format!("Limit{}", name.to_uppercase())]),
+        // What a guest is granted by its runner.
+        _ if path == "wasm" || path.starts_with("wasm.") || NONE.contains(&path) => Some(Vec::new()),
+        _ => None,
+    }
+}
+
+/// Does the operator deny any property that these options stand for?
+pub fn check_denied(given: &[(String, Option<&'static Opt>)], policy: &Policy) -> Result<(), Error> {
+    for (path, option) in given {
+        for property in properties_of(path, *option).unwrap_or_default() {
+            policy.check_denied(path, &property)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::systemd;
+    use crate::task::config::options::{self, Block, Kind};
+    use crate::task::config::{DriverConfig, PluginConfig};
+
+    /// Every option of the schema, by its path.
+    fn all(options: &'static [Opt], within: &str) -> Vec<(String, &'static Opt)> {
+        let mut paths = Vec::new();
+        for option in options {
+            let path = format!("{within}{}", option.name);
+            paths.push((path.clone(), option));
+            if let Some(Kind::Once(options) | Kind::Often(options)) = option.block {
+                paths.extend(all(options, &format!("{path}.")));
+            }
+        }
+        paths
+    }
+
+    /// The `config` of a job that uses this option, with some value of its type.
+    fn job_with(path: &str, option: &Opt) -> Vec<u8> {
+        use rmpv::Value;
+        let text = || Value::from("x");
+        let mut value = match (option.block, option.hcl_type) {
+            (Some(Kind::Free), _) => Value::Map(vec![(free(path).into(), text())]),
+            (Some(Kind::Often(_)), _) => Value::Array(vec![Value::Map(vec![])]),
+            (Some(Kind::Once(_)), _) => Value::Map(vec![]),
+            (None, "bool") => true.into(),
+            (None, "number") => 7.into(),
+            (None, "list(string)") => Value::Array(vec![text()]),
+            _ => text(),
+        };
+        let mut parts: Vec<&str> = path.split('.').collect();
+        while let Some(part) = parts.pop() {
+            let map = Value::Map(vec![(part.into(), value)]);
+            value = if ["credential", "socket"].contains(&parts.last().copied().unwrap_or_default()) {
+                Value::Array(vec![map])
+            } else {
+                map
+            };
+        }
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, &value).unwrap();
+        bytes
+    }
+
+    /// A name for a block whose names the job chooses.
+    fn free(path: &str) -> &'static str {
+        if path == "properties" { "LimitNOFILE" } else { "NOFILE" }
+    }
+
+    #[test]
+    fn no_option_gets_around_what_the_operator_denies() {
+        let (mut denied, mut without) = (0, Vec::new());
+        for (path, option) in all(DriverConfig::OPTIONS, "") {
+            let given = options::given(&job_with(&path, option), DriverConfig::OPTIONS);
+            assert!(given.iter().any(|(given, _)| given.starts_with(&path)), "{path} is not seen: {given:?}");
+            let mut properties = properties_of(&path, Some(option))
+                .unwrap_or_else(|| panic!("`{path}`: say in this file which property it stands for"));
+            if option.block.is_some_and(|kind| matches!(kind, Kind::Free)) {
+                properties = properties_of(&format!("{path}.{}", free(&path)), None).unwrap();
+            }
+            if properties.is_empty() {
+                without.push(path);
+                continue;
+            }
+            for property in properties {
+                let mut config = PluginConfig::decode(&[]).unwrap();
+                config.deny_properties = vec![property.clone()];
+                let refusal =
+                    check_denied(&given, &Policy::resolve(&config).unwrap()).unwrap_err().to_string();
+                assert!(
+                    refusal.contains("`deny_properties`") && refusal.contains(&property),
+                    "{path}: {refusal}"
+                );
+                denied += 1;
+            }
+        }
+        assert!(denied > 130, "{denied}");
+        without.retain(|path| !path.starts_with("wasm") && !NONE.contains(&path.as_str()));
+        assert_eq!(without, Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_property_of_this_file_is_one_of_systemds() {
+        for property in PROPERTIES.iter().flat_map(|(_, properties)| *properties) {
+            let of_socket = ["ListenStream", "ListenDatagram", "SocketMode", "FileDescriptorName"];
+            assert!(systemd::property(property).is_some() || of_socket.contains(property), "{property}");
+        }
+    }
+
+    #[test]
+    fn a_default_that_nomad_repeats_is_not_given() {
+        use rmpv::Value;
+        let config = Value::Map(vec![
+            ("command".into(), "x".into()),
+            ("args".into(), Value::Array(vec![])),
+            ("supplementary_groups".into(), Value::Array(vec![])),
+            ("work_dir".into(), Value::Nil),
+            ("notify".into(), Value::Nil),
+        ]);
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, &config).unwrap();
+        let given = options::given(&bytes, DriverConfig::OPTIONS);
+        assert_eq!(given.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["command"]);
+    }
+}

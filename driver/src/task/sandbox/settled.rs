@@ -1,0 +1,278 @@
+//! Everything that a job says under systemd's names, checked, and what its unit has of it in the end.
+//!
+//! ```text
+//!  options of the blocks ─┐
+//!  ulimit, groups, …      ├─► assignments ─► may they be said? ─► what the driver, the view and the preset say,
+//!  properties ────────────┘  (requested)      (policy, node)      then the job ─► the operator's floor    (settled)
+//! ```
+
+use std::path::PathBuf;
+
+use crate::systemd::{self, Assignment, Features, Manager, Meaning};
+use crate::task::config::options::Setting;
+use crate::task::config::{DriverConfig, MemoryMax, NetworkMode, Notify, TaskConfig};
+use crate::task::host::view::{self, View};
+use crate::task::sandbox::policy;
+use crate::task::sandbox::preset::Preset;
+use crate::task::sandbox::privilege::{self, Facts};
+use crate::task::spec::{Error, NodeSpec};
+
+/// Everything that the job says under the names of systemd's, in the order in which it counts.
+pub(crate) fn requested(
+    driver: &DriverConfig,
+    node: &NodeSpec,
+    features: &Features,
+) -> Result<Vec<(String, Assignment)>, Error> {
+    let mut said = Vec::new();
+    let blocks: [(&str, &[Setting]); 4] = [
+        ("sandbox", driver.sandbox.as_ref().map_or(&[], |block| &block.0)),
+        ("limits", driver.limits.as_ref().map_or(&[], |block| &block.0)),
+        ("files", driver.files.as_ref().map_or(&[], |block| &block.0)),
+        ("network", driver.network.as_ref().map_or(&[], |block| &block.0)),
+    ];
+    for (block, setting) in
+        blocks.iter().flat_map(|(block, settings)| settings.iter().map(move |s| (block, s)))
+    {
+        let Some(property) = setting.option.property else { continue };
+        let option = format!("{block}.{}", setting.option.name);
+        for text in texts(property, setting, &node.view) {
+            said.push((option.clone(), property, text));
+        }
+    }
+    let ulimits = driver.ulimit.iter();
+    let limits: Vec<(String, String, &String)> = ulimits
+        .map(|(name, value)| (format!("ulimit.{name}"), format!("Limit{}", name.to_uppercase()), value))
+        .collect();
+    said.extend(
+        limits.iter().map(|(option, property, value)| (option.clone(), property.as_str(), (*value).clone())),
+    );
+    if let Some(group) = &driver.group {
+        said.push(("group".to_owned(), "Group", group.clone()));
+    }
+    let groups = driver.supplementary_groups.iter();
+    said.extend(
+        groups.map(|group| ("supplementary_groups".to_owned(), "SupplementaryGroups", group.clone())),
+    );
+    if let Some(logging) = &driver.logging {
+        // They are checked here, and said by `Output`.
+        let burst = logging.rate_limit_burst.map(|burst| ("burst", "LogRateLimitBurst", burst.to_string()));
+        let interval = logging.rate_limit_interval.clone();
+        let interval = interval.map(|time| ("interval", "LogRateLimitIntervalSec", time));
+        for (option, property, text) in burst.into_iter().chain(interval) {
+            if let Ok(assignment) = Assignment::parse(property, &text) {
+                node.policy.check(&format!("logging.rate_limit_{option}"), &assignment)?;
+            }
+        }
+        if let Some(Ok(assignment)) =
+            logging.namespace.as_ref().map(|name| Assignment::parse("LogNamespace", name))
+        {
+            node.policy.check("logging.namespace", &assignment)?;
+        }
+    }
+    if let Some(Notify { watchdog: Some(time), .. }) = &driver.notify
+        && let Ok(assignment) = Assignment::parse("WatchdogSec", time)
+    {
+        node.policy.check("notify.watchdog", &assignment)?;
+    }
+    if let Some(name) = &driver.hostname {
+        said.push(("hostname".to_owned(), "ProtectHostname", format!("private:{name}")));
+    }
+    for (name, value) in &driver.properties {
+        if name == "WatchdogSec" {
+            // systemd listens to a task with a watchdog (`NotifyAccess=main`), whoever else is to decide that.
+            return Err(Error::Refused {
+                option: format!("properties.{name}"),
+                reason: "systemd would take messages from the task: write a `notify` block with a `watchdog`"
+                    .to_owned(),
+            });
+        }
+        // Each line is an assignment; no line at all is one of nothing.
+        let lines =
+            value.split('\n').map(str::trim).filter(|line| !line.is_empty() || value.trim().is_empty());
+        said.extend(lines.map(|line| (format!("properties.{name}"), name.as_str(), line.to_owned())));
+    }
+    let parse = |(option, property, text): (String, &str, String)| {
+        let parsed = Assignment::parse(property, &text);
+        let assignment = parsed.map_err(|source| Error::Property { option: option.clone(), source })?;
+        Ok((option, assignment))
+    };
+    let assignments = said.into_iter().map(parse).collect::<Result<Vec<_>, Error>>()?;
+    // What the operator says comes before what the node has.
+    for (option, assignment) in &assignments {
+        // Groups have rules of their own (`identity::check_groups`).
+        if !["Group", "SupplementaryGroups"].contains(&assignment.name()) {
+            node.policy.check(option, assignment)?;
+        }
+    }
+    for (option, assignment) in &assignments {
+        let known = features.check(assignment).and_then(|()| features.check_names(assignment));
+        known.map_err(|reason| Error::Node { option: option.clone(), reason })?;
+    }
+    Ok(assignments)
+}
+
+/// An option's values as systemd reads them, one for each assignment.
+fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> {
+    let Some(known) = systemd::property(property) else { return setting.values.clone() };
+    // What is a path of the host for systemd is one of the view for a job.
+    let in_view = matches!(view, View::Private { .. })
+        && ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"]
+            .contains(&property);
+    // As in a unit file an element may be several words, and each of them is a path.
+    let path = |word: String| {
+        let path = match word.strip_prefix('-') {
+            _ if !in_view || word.contains('+') => word,
+            Some(optional) => format!("-+{optional}"),
+            None => format!("+{word}"),
+        };
+        systemd::quoted(&path).into_owned()
+    };
+    let text = |value: &String| match systemd::words(value) {
+        Ok(words) if known.takes_paths() && !value.is_empty() && systemd::check_text(value).is_ok() => {
+            words.into_iter().map(path).collect::<Vec<_>>().join(" ")
+        }
+        // What cannot be read is refused with the reason.
+        _ => value.clone(),
+    };
+    let texts: Vec<String> = setting.values.iter().map(text).collect();
+    if !known.is_set() {
+        return texts;
+    }
+    // A set is one value, beside the nothing that takes back what was said before.
+    let pieces = texts.split_inclusive(String::is_empty);
+    pieces
+        .flat_map(|piece| {
+            let words = piece.iter().filter(|word| !word.is_empty()).cloned().collect::<Vec<_>>().join(" ");
+            let nothing = piece.last().filter(|word| word.is_empty()).cloned();
+            Some(words).filter(|words| !words.is_empty()).into_iter().chain(nothing)
+        })
+        .collect()
+}
+
+/// What the task's unit has of everything that has a name of systemd's.
+#[derive(Clone)]
+pub(crate) struct Settled {
+    /// One property after the other.
+    pub(crate) lines: Vec<Assignment>,
+    /// The task is root, or could act as root, and is confined for that.
+    pub(crate) is_confined_root: bool,
+}
+
+/// What the task's unit has of everything that has a name of systemd's. `granted` stands after the preset and before what
+/// the job says.
+pub(crate) fn settled(
+    preset: Preset,
+    granted: &[Assignment],
+    said: &[Assignment],
+    config: &TaskConfig,
+    facts: &Facts<'_>,
+    node: &NodeSpec,
+    features: &Features,
+) -> Result<Settled, Error> {
+    const BOUNDING: &str = "CapabilityBoundingSet";
+    const AMBIENT: &str = "AmbientCapabilities";
+    let view = facts.view;
+    let driver = &config.driver;
+    let allowed = node.policy.all_capabilities();
+    let mut ours = vec![
+        // The only difference to an ordinary process that systemd makes by default.
+        ("IgnoreSIGPIPE", "no"),
+        // A task that needs more than its ceiling is ended as a whole, and systemd says so (`oom-kill`).
+        ("OOMPolicy", "kill"),
+        // Whatever the preset: a set-user-ID program of the host, or one that an `artifact` block brought, is root.
+        ("NoNewPrivileges", "yes"),
+    ];
+    if config.resources.memory_max_mb != MemoryMax::Unlimited {
+        // Swap would let it pass the ceiling.
+        ours.push(("MemorySwapMax", "0"));
+    }
+    if config.network == NetworkMode::None {
+        ours.push(("PrivateNetwork", "yes"));
+    }
+    let is_of_a_user = features.manager == Manager::User;
+    if is_of_a_user {
+        // Before 257 everything that needs a namespace would be passed over in silence without it.
+        ours.push(("PrivateUsers", "yes"));
+    }
+    let ours = ours.into_iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
+    // The device of an image with verity is waited for by a semaphore (libdevmapper), which udev finds in the host's own
+    // namespace alone: systemd would hang.
+    let is_image = |line: &Assignment| {
+        let images = ["RootImage", "MountImages", "ExtensionImages"];
+        images.contains(&line.name()) && !line.text().is_empty()
+    };
+    let has_images = said.iter().any(is_image);
+    let of_view = view
+        .assignments()
+        .into_iter()
+        .filter(|line| features.check(line).is_ok() && !(has_images && line.name() == "PrivateIPC"));
+    let base = Assignment::of_capabilities(BOUNDING, allowed).into_iter().chain(ours).chain(of_view);
+    // A user's systemd has the credentials of a unit, and its own ear for it, among what ProtectHome hides.
+    let needs_no_home_hidden = is_of_a_user && view.has_no_home();
+    // What this node's systemd knows of a preset.
+    let is_known = |line: &Assignment| {
+        features.check(line).is_ok() && !(needs_no_home_hidden && line.name() == "ProtectHome")
+    };
+    // No home is hidden either where tasks see the host as it is.
+    let preset = preset
+        .assignments()
+        .iter()
+        .filter(|line| is_known(line) && (*view != View::Host || line.name() != "ProtectHome"));
+    // What is mounted below a home is hidden with the home, but not if an empty file system hides it.
+    let targets = said.iter().flat_map(Assignment::mount_points).map(|(_, target)| PathBuf::from(target));
+    let mut targets = targets.chain(config.mounts.iter().map(|mount| mount.target.clone()));
+    let mounts_in_homes = targets.any(|target| view::HOMES.iter().any(|home| target.starts_with(home)));
+    // Where the operator shows homes, an empty one would be covered by them.
+    let emptied = if mounts_in_homes && view.has_no_home() {
+        Assignment::parse("ProtectHome", "tmpfs").ok()
+    } else {
+        None
+    };
+    let preset = preset.map(|line| match &emptied {
+        Some(emptied) if line.name() == "ProtectHome" => emptied,
+        _ => line,
+    });
+    let later = granted.iter().chain(said).cloned();
+    let mut settled = Assignment::folded(base.chain(preset.cloned()).chain(later));
+    let is_shared = matches!(view, View::Private { .. });
+    let is_strict = |line: &Assignment| line.name() == "ProtectSystem" && line.text() == "strict";
+    if is_shared && !settled.iter().any(is_strict) {
+        return Err(Error::Refused {
+            option: "ProtectSystem".to_owned(),
+            reason: "the view of the host is read-only as a whole, as with \"strict\"; `/local` and `/alloc` are writable, and \
+                     `files` adds what else shall be"
+                .to_owned(),
+        });
+    }
+
+    let added = node.policy.capabilities("cap_add", &driver.cap_add)?;
+    let dropped = policy::capabilities(&driver.cap_drop).map_err(|value| Error::Option {
+        option: "cap_drop",
+        value,
+        wanted: "a capability such as \"chown\"",
+    })?;
+    let now = |settled: &[Assignment], name| {
+        let line = settled.iter().rfind(|line| line.name() == name).map(Assignment::meaning);
+        if let Some(Meaning::Number(set)) = line { set } else { 0 }
+    };
+    for name in [BOUNDING, AMBIENT] {
+        let before = now(&settled, name);
+        if before & !allowed != 0 {
+            return Err(Error::Refused {
+                option: name.to_owned(),
+                reason: "the operator of this node does not allow all of these capabilities (`allow_caps`)"
+                    .to_owned(),
+            });
+        }
+        // As with Nomad's own drivers, `cap_drop = ["all"]` and `cap_add` leave what is added.
+        let after = (before & !dropped) | added;
+        if after != before {
+            settled.retain(|line| line.name() != name);
+            settled.extend(Assignment::of_capabilities(name, after));
+        }
+    }
+    let is_confined_root = privilege::confine(&mut settled, facts, &node.policy, features)?;
+    node.policy.check_floor(&settled, is_known)?;
+    privilege::keep_namespaces_few(&mut settled, facts, &node.policy, features)?;
+    Ok(Settled { lines: settled, is_confined_root })
+}

@@ -1,0 +1,125 @@
+//! Sockets that are open before a task starts, and tasks that say when they are ready.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::task::config::{NetworkMode, Notify, Socket, TaskConfig};
+use crate::task::host::view::{PLAIN_PATH, is_plain};
+use crate::task::spec::{Error, check_name, duration};
+use crate::task::wasm::guest;
+
+/// How many sockets a task may have.
+const SOCKETS_MAX: usize = 32;
+
+/// A socket of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name for the task.
+    pub name: String,
+    /// Where it listens.
+    pub at: Address,
+    /// Datagrams and no connections.
+    pub datagrams: bool,
+    /// The mode of its path.
+    pub mode: Option<u32>,
+}
+
+/// Where a socket listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// An address and port, such as `127.0.0.1:80`.
+    Port(SocketAddr),
+    /// A path in the task's view.
+    Path(PathBuf),
+}
+
+/// What a task says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// It says when it is ready, within this time.
+    pub ready_within: Option<Duration>,
+    /// It says that it is well, at least as often.
+    pub watchdog: Option<Duration>,
+    /// Every process of it may say so.
+    pub all: bool,
+}
+
+/// The sockets of a task.
+pub(crate) fn listeners(config: &TaskConfig) -> Result<Vec<Listener>, Error> {
+    let said = config.driver.socket.iter().map(|socket| listener(socket, config));
+    let sockets = guest::listener(config).transpose().into_iter().chain(said);
+    let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+    if sockets.len() > SOCKETS_MAX {
+        let reason =
+            format!("a task may have {SOCKETS_MAX} sockets: systemd itself holds all of them, for all tasks");
+        return Err(Error::Refused { option: "socket".to_owned(), reason });
+    }
+    let mut modes = sockets.iter().filter_map(|socket| socket.mode);
+    let first = modes.next();
+    if modes.any(|mode| Some(mode) != first) {
+        let reason = "all sockets of a task have the same mode".to_owned();
+        return Err(Error::Refused { option: "socket.mode".to_owned(), reason });
+    }
+    Ok(sockets)
+}
+
+fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
+    let Socket { name, port, path, kind, mode } = socket;
+    let wrong = |option, value: &str, wanted| Error::Option { option, value: value.to_owned(), wanted };
+    check_name("socket.name", name)?;
+    let at = match (port, path) {
+        (Some(label), None) => {
+            let wanted = "the label of a port in the group's `network` block";
+            Address::Port(address_of_port(label, config).ok_or_else(|| wrong("socket.port", label, wanted))?)
+        }
+        (None, Some(path)) if is_plain(Path::new(path)) => Address::Path(path.into()),
+        (None, Some(path)) => return Err(wrong("socket.path", path, PLAIN_PATH)),
+        _ => return Err(wrong("socket", name, "a socket with either a `port` or a `path`")),
+    };
+    let mode = mode
+        .as_deref()
+        .map(|text| {
+            let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+            mode.ok_or_else(|| wrong("socket.mode", text, "a mode such as \"0660\""))
+        })
+        .transpose()?;
+    let datagrams = match kind.as_str() {
+        "stream" => false,
+        "datagram" => true,
+        other => return Err(wrong("socket.kind", other, "one of \"stream\" and \"datagram\"")),
+    };
+    Ok(Listener { name: name.clone(), at, datagrams, mode })
+}
+
+/// Where a socket for the port of that label listens: what Nomad allocated, and never what a variable says.
+pub(crate) fn address_of_port(label: &str, config: &TaskConfig) -> Option<SocketAddr> {
+    let port = config.ports.get(label)?;
+    Some(match &config.network {
+        // In a network of its own the group has an address that is not the host's.
+        NetworkMode::Group { .. } => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port.inside),
+        NetworkMode::Host | NetworkMode::None => port.host,
+    })
+}
+
+pub(crate) fn readiness(config: &TaskConfig) -> Result<Readiness, Error> {
+    let Some(Notify { ready_within, watchdog, access }) = &config.driver.notify else {
+        return Ok(guest::readiness(config));
+    };
+    let time = |option, text: &String| {
+        duration(text).map_err(|wanted| Error::Option { option, value: text.clone(), wanted })
+    };
+    let some = |time: Duration| (!time.is_zero()).then_some(time);
+    Ok(Readiness {
+        ready_within: some(time("notify.ready_within", ready_within)?),
+        watchdog: watchdog.as_ref().map(|text| time("notify.watchdog", text)).transpose()?.and_then(some),
+        all: match access.as_str() {
+            "main" => false,
+            "all" => true,
+            other => {
+                let wanted = "one of \"main\" and \"all\"";
+                return Err(Error::Option { option: "notify.access", value: other.to_owned(), wanted });
+            }
+        },
+    })
+}

@@ -1,0 +1,178 @@
+//! The ephemeral user of a job's group: whose name the user has, and which number systemd gives the name.
+//!
+//! Tasks of one group write to the same files: a prestart task's in `/alloc`, those that an allocation before left on a
+//! sticky disk, a volume's. So the user belongs to the group and not to the task. systemd makes the number from the name
+//! (systemd, src/core/dynamic-user.c), so a group has the same number on every node, unless another user has it already;
+//! then the group takes the next of its names.
+
+use std::hash::Hasher;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use siphasher::sip::SipHasher24;
+
+use crate::systemd::{self, Systemd};
+use crate::task::config::TaskConfig;
+use crate::task::host::pin::Base;
+use crate::task::host::view::TaskDirs;
+use crate::task::spec::digest;
+
+/// The numbers that systemd gives to such users, first and last (systemd, "Users, Groups, UIDs and GIDs").
+pub const NUMBERS: (u32, u32) = (61_184, 65_519);
+
+/// The key with which systemd hashes names (`hash_key` in src/core/dynamic-user.c, the same since 235).
+const KEY: [u8; 16] =
+    [0x37, 0x53, 0x7e, 0x31, 0xcf, 0xce, 0x48, 0xf5, 0x8a, 0xbb, 0x39, 0x57, 0x8d, 0xd9, 0xec, 0x59];
+
+/// How many names a group has. That all their numbers are taken on a node is as good as impossible before the node has
+/// thousands of such users.
+const NAMES: usize = 8;
+
+/// How many files of a directory are looked at for their owner.
+const FILES: usize = 64;
+
+/// Who shares an ephemeral user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// The tasks of a job's group, in all its allocations.
+    Group,
+    /// Nobody: each task of each allocation has its own.
+    None,
+}
+
+/// The names that a task's ephemeral user can have, the first one unless its number is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EphemeralUser([String; NAMES]);
+
+impl EphemeralUser {
+    /// That of the task.
+    pub fn of(config: &TaskConfig, sharing: Sharing) -> Self {
+        let whose = match sharing {
+            Sharing::Group => {
+                // No part of it holds a zero byte, so no two groups have the same text.
+                format!("{}\0{}\0{}", config.namespace, lasting_job(&config.job_id), config.group_name)
+            }
+            Sharing::None => format!("{}/{}", config.known.alloc_id, config.known.name),
+        };
+        Self(std::array::from_fn(|index| {
+            let whose = if index == 0 { whose.clone() } else { format!("{whose}\0{index}") };
+            name_of(&whose)
+        }))
+    }
+
+    /// The first name.
+    pub fn name(&self) -> &str {
+        &self.0[0]
+    }
+
+    /// The name to start the task with, among the users that systemd has given numbers to: that of tasks of the group
+    /// which run, else the one that owns what the group has left, else the first one that is free.
+    fn choose(&self, taken: &[(u32, String)], owner: Option<u32>) -> &str {
+        let runs = |name: &&String| taken.iter().any(|(_, other)| other == *name);
+        let is_free = |name: &&String| !taken.iter().any(|(number, _)| *number == number_of(name));
+        let is_owner = |name: &&String| owner == Some(number_of(name));
+        let names = || self.0.iter();
+        let found = names().find(runs).or_else(|| names().filter(is_free).find(is_owner));
+        found.or_else(|| names().find(is_free)).map_or(self.name(), String::as_str)
+    }
+}
+
+/// As long as systemd lets the name of a user be: whoever finds another group of the same name is its user.
+fn name_of(whose: &str) -> String {
+    format!("task-{}", digest(whose, 26))
+}
+
+/// The job whose runs belong together: children of a periodic or parameterized job have its id and one of their own
+/// (Nomad v2.0.5, `structs.PeriodicLaunchSuffix` and `structs.DispatchLaunchSuffix`).
+fn lasting_job(job_id: &str) -> &str {
+    match job_id.rsplit_once('/') {
+        Some((parent, run)) if run.starts_with("periodic-") || run.starts_with("dispatch-") => parent,
+        _ => job_id,
+    }
+}
+
+/// The number that systemd gives a name, unless it is taken.
+pub fn number_of(name: &str) -> u32 {
+    let mut hasher = SipHasher24::new_with_key(&KEY);
+    hasher.write(name.as_bytes());
+    let (first, last) = NUMBERS;
+    // systemd takes the lower half.
+    let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
+    first + u32::from_le_bytes([a, b, c, d]) % (last - first + 1)
+}
+
+/// The name under which the task runs now.
+pub async fn choose(
+    user: &EphemeralUser,
+    dirs: &TaskDirs,
+    systemd: &Systemd,
+) -> Result<String, systemd::Error> {
+    let taken = systemd.ephemeral_users().await?;
+    let left = [dirs.shared.join("data"), dirs.local.clone()];
+    let owner = left.iter().find_map(|directory| owner_in(&dirs.alloc_dir, directory));
+    Ok(user.choose(&taken, owner).to_owned())
+}
+
+/// The ephemeral user that owns something directly in the directory, if there is one.
+fn owner_in(alloc_dir: &Path, directory: &Path) -> Option<u32> {
+    let (first, last) = NUMBERS;
+    // A task could put a link in the place of the directory.
+    let opened = Base::Task { alloc_dir, directory }.open(Path::new("")).ok()?;
+    let listed = std::fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    let files = listed.into_iter().flatten().flatten().take(FILES);
+    // Of a link itself, and not of what it leads to.
+    let mut owners = files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.uid());
+    owners.find(|owner| (first..=last).contains(owner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> EphemeralUser {
+        EphemeralUser(std::array::from_fn(|index| format!("task-{index}")))
+    }
+
+    #[test]
+    fn a_name_has_the_number_that_systemd_gives_it() {
+        // As systemd 247, 252 and 262 gave them.
+        assert_eq!(number_of("task-0123456789ab"), 63_726);
+        assert_eq!(number_of("foo"), 63_016);
+    }
+
+    #[test]
+    fn no_group_can_be_found_that_has_the_name_of_another() {
+        // A minute's search for two groups with the same first 48 bits.
+        let [one, other] = ["prod\0shop\0web1764461", "evil\0x\0g16023971"].map(name_of);
+        assert_eq!(one.get(..17), other.get(..17));
+        assert_ne!(one, other);
+        assert_eq!(one.len(), 31, "the longest that systemd takes");
+    }
+
+    #[test]
+    fn a_group_has_one_name_as_long_as_its_number_is_free() {
+        let other = |number| (number, "other".to_owned());
+        let (first, second) = (number_of("task-0"), number_of("task-1"));
+        assert_eq!(user().choose(&[], None), "task-0");
+        assert_eq!(user().choose(&[other(first)], None), "task-1");
+        assert_eq!(user().choose(&[other(first), other(second)], None), "task-2");
+        let running = (second, "task-1".to_owned());
+        assert_eq!(user().choose(&[running], Some(first)), "task-1", "as the others of the group");
+    }
+
+    #[test]
+    fn what_the_group_has_left_stays_its_own_as_long_as_the_number_is_free() {
+        let second = number_of("task-1");
+        assert_eq!(user().choose(&[], Some(second)), "task-1");
+        assert_eq!(user().choose(&[(second, "other".to_owned())], Some(second)), "task-0");
+        assert_eq!(user().choose(&[], Some(61_184)), "task-0", "a stranger's");
+    }
+
+    #[test]
+    fn runs_of_a_periodic_or_dispatched_job_belong_together() {
+        assert_eq!(lasting_job("report/periodic-1764380000"), "report");
+        assert_eq!(lasting_job("a/b/dispatch-1764380000-0a1b2c3d"), "a/b");
+        assert_eq!(lasting_job("a/b"), "a/b");
+    }
+}

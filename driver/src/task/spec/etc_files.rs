@@ -1,0 +1,49 @@
+//! Files in `/etc` that a task has of its own.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::error::Error;
+use crate::task::config::{Dns, NetworkMode, TaskConfig};
+
+use super::output::on_one_line;
+
+/// The files of the task's own in `/etc`.
+pub(super) fn etc(
+    config: &TaskConfig,
+    extra_hosts: &[String],
+) -> Result<BTreeMap<&'static str, String>, Error> {
+    let mut files = BTreeMap::new();
+    if let Some(Dns { servers, searches, options }) = &config.dns {
+        let mut lines: Vec<String> = servers.iter().map(|server| format!("nameserver {server}")).collect();
+        for (word, values) in [("search", searches), ("options", options)] {
+            if !values.is_empty() {
+                lines.push(format!("{word} {}", values.join(" ")));
+            }
+        }
+        files.insert("resolv.conf", lines.iter().map(|line| on_one_line(line) + "\n").collect());
+    }
+    let group = match &config.network {
+        NetworkMode::Group { host, .. } => host.as_ref(),
+        NetworkMode::Host | NetworkMode::None => None,
+    };
+    if group.is_some() || !extra_hosts.is_empty() {
+        let mut lines =
+            vec!["127.0.0.1 localhost".to_owned(), "::1 localhost ip6-localhost ip6-loopback".to_owned()];
+        lines.extend(group.map(|(name, address)| format!("{address} {name}")));
+        for host in extra_hosts {
+            // An address of IPv6 has colons, a name has none.
+            let pair = host.split_once(':').filter(|(name, _)| !name.is_empty());
+            let parsed = pair.and_then(|(name, address)| {
+                Some((name, address.trim_matches(['[', ']']).parse::<IpAddr>().ok()?))
+            });
+            let Some((name, address)) = parsed.filter(|(name, _)| !name.contains(char::is_whitespace)) else {
+                let wanted = "a name and an address such as \"db:10.0.0.5\"";
+                return Err(Error::Option { option: "extra_hosts", value: host.clone(), wanted });
+            };
+            lines.push(format!("{address} {name}"));
+        }
+        files.insert("hosts", lines.iter().map(|line| on_one_line(line) + "\n").collect());
+    }
+    Ok(files)
+}

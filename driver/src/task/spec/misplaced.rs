@@ -1,0 +1,82 @@
+//! Arguments that mean files of the task by the names that other drivers give them.
+//!
+//! Tasks of `exec` begin in the directory that holds `local`, ours in `local` itself; so `args = ["local/x"]` finds no
+//! file here, and the program's own words do not say why.
+
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use crate::task::host::view::{TaskDirs, View};
+use crate::task::spec::TaskSpec;
+
+/// What to tell of the first such argument: a word in it names a file that is there, and not from where the task begins.
+pub fn advice(task: &TaskSpec) -> Option<String> {
+    let begins_in_local = match &task.view {
+        View::Private { .. } | View::Own => task.working_directory == Path::new("/local"),
+        View::Host => task.working_directory == task.dirs.local,
+    };
+    let args = task.args.iter().filter(|_| begins_in_local);
+    let word = args.flat_map(|arg| words(arg)).find(|word| is_misplaced(&task.dirs, word))?;
+    Some(format!(
+        "`args`: {word} is looked up in the working directory, the task's `local/`, and is not there; set `work_dir = \"/\"` \
+         to begin beside `local/`, or write ${{NOMAD_TASK_DIR}} for it"
+    ))
+}
+
+/// The words of an argument, which may be a script.
+fn words(arg: &str) -> impl Iterator<Item = &str> {
+    let ends = |letter: char| letter.is_whitespace() || "'\"`;|&()<>=,".contains(letter);
+    arg.split(ends).map(|word| word.trim_start_matches("./")).filter(|word| !word.is_empty())
+}
+
+fn is_misplaced(dirs: &TaskDirs, word: &str) -> bool {
+    let Some((host, _, below)) = dirs.named(Path::new(word)) else { return false };
+    exists(host, below) && !exists(&dirs.local, Path::new(word))
+}
+
+/// Is that below the directory? No link is followed, which could lead anywhere.
+fn exists(directory: &Path, below: &Path) -> bool {
+    if below.as_os_str().is_empty() {
+        return false;
+    }
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let opened = rustix::fs::open(directory, flags | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
+    opened.is_ok_and(|base| rustix::fs::openat2(base, below, flags, Mode::empty(), resolve).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_there_under_the_other_name_is_misplaced() {
+        let alloc = tempfile::tempdir().unwrap();
+        let dirs = TaskDirs::new(alloc.path(), "web");
+        for directory in [dirs.local.join("local"), dirs.shared.join("data"), dirs.secrets.clone()] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        for file in [dirs.local.join("x.sh"), dirs.local.join("local/y"), dirs.shared.join("data/z")] {
+            std::fs::write(file, "").unwrap();
+        }
+        std::fs::write(dirs.local.join("y"), "").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dirs.local.join("link")).unwrap();
+        let is_misplaced = |arg: &str| words(arg).any(|word| super::is_misplaced(&dirs, word));
+        for arg in ["local/x.sh", "./local/x.sh", "set -e; cat 'local/x.sh' >o", "--file=alloc/data/z"] {
+            assert!(is_misplaced(arg), "{arg}");
+        }
+        for arg in [
+            "x.sh",
+            "local/y",
+            "local/none",
+            "local",
+            "/local/x.sh",
+            "local/link",
+            "local/../x.sh",
+            "mylocal/x.sh",
+        ] {
+            assert!(!is_misplaced(arg), "{arg}");
+        }
+    }
+}

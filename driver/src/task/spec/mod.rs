@@ -1,0 +1,304 @@
+//! What it means: decides, once and before anything is touched, what a task will be.
+
+pub mod activation;
+mod checks;
+pub mod ephemeral;
+mod error;
+mod etc_files;
+pub(crate) mod identity;
+pub(crate) mod misplaced;
+mod names;
+mod node;
+mod output;
+mod resources;
+pub(crate) mod unfit;
+
+use self::checks::{check_credentials, check_node, check_notify, check_preset, check_sockets};
+pub(crate) use self::checks::{check_length, check_name};
+pub use self::error::Error;
+use self::etc_files::etc;
+pub(crate) use self::names::digest;
+pub use self::names::{UNIT_PREFIX, copier_of, is_run_of, unit_of};
+use self::names::{is_file_name, unit_name};
+pub use self::node::NodeSpec;
+pub(crate) use self::node::duration;
+pub(crate) use self::output::on_one_line;
+pub use self::output::{ALLOC_DIR_FIELD, Output, Sink};
+use self::resources::cpu_weight;
+pub use self::resources::{Memory, mebibytes};
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::systemd::{Assignment, Features, UnitName};
+use crate::task::config::{
+    Credential, Device, DriverConfig, Mount, NetworkMode, Resources, Sandbox, TaskConfig,
+};
+use crate::task::host::env;
+use crate::task::host::users::Accounts;
+use crate::task::host::view::{PLAIN_PATH, TaskDirs, View, is_plain};
+use crate::task::sandbox::preset::Preset;
+use crate::task::sandbox::privilege::{Facts, Standing};
+use crate::task::sandbox::reach;
+use crate::task::sandbox::settled;
+use crate::task::sandbox::settled::Settled;
+use crate::task::spec::activation::{Listener, Readiness};
+use crate::task::spec::ephemeral::EphemeralUser;
+pub use crate::task::spec::identity::Identity;
+use crate::task::wasm::guest::{self, Guest};
+
+/// A task that can be started, once its program is found.
+#[derive(Clone)]
+pub struct TaskSpec {
+    /// The name of its unit.
+    pub unit: UnitName,
+    /// For people who list units.
+    pub description: String,
+    /// Nomad's namespace of its job, example `default`.
+    pub namespace: String,
+    /// The job's name.
+    pub job: String,
+    /// Its user, if it has one of its own.
+    pub ephemeral_user: EphemeralUser,
+    /// Whom it runs as.
+    pub identity: Identity,
+    /// The number of that user, as far as it is one of the host's.
+    pub uid: Option<u32>,
+    /// What it sees of the host.
+    pub view: View,
+    /// Its directories.
+    pub dirs: TaskDirs,
+    /// Where it begins, as it sees it.
+    pub working_directory: PathBuf,
+    /// The job's `command`.
+    pub command: String,
+    /// The job's `args`.
+    pub args: Vec<String>,
+    /// Its complete environment.
+    pub env: BTreeMap<String, String>,
+    /// Where its output goes.
+    pub output: Output,
+    /// Nomad's pipe for its output.
+    pub stdout_path: PathBuf,
+    /// Nomad's pipe for its errors.
+    pub stderr_path: PathBuf,
+    /// 1 to 10000.
+    pub cpu_weight: u64,
+    /// The cores that are its own, such as `0,3`.
+    pub cores: Option<String>,
+    /// Its memory.
+    pub memory: Memory,
+    /// Volumes and the like.
+    pub mounts: Vec<Mount>,
+    /// Devices.
+    pub devices: Vec<Device>,
+    /// What network it is in.
+    pub network: NetworkMode,
+    /// Its own files in `/etc`, by name.
+    pub etc: BTreeMap<&'static str, String>,
+    /// Files handed over as credentials.
+    pub credentials: Vec<Credential>,
+    /// Sockets that are open before it starts.
+    pub sockets: Vec<Listener>,
+    /// What it says of itself.
+    pub readiness: Readiness,
+    /// What it is granted if it is WebAssembly.
+    pub guest: Guest,
+    /// Its job says which addresses it may reach.
+    pub allows_addresses: bool,
+    /// Everything that has a name of systemd's, for a native program.
+    settings: Settled,
+    /// The same for WebAssembly, whose runner needs less.
+    guest_settings: Settled,
+}
+
+impl TaskSpec {
+    /// Would systemd have to make mount points in the root for it?
+    pub fn needs_a_root_of_its_own(&self, settings: &[Assignment]) -> bool {
+        !self.mounts.is_empty() || settings.iter().any(|line| !line.mount_points().is_empty())
+    }
+
+    /// Everything that has a name of systemd's.
+    pub fn settings(&self, is_guest: bool) -> &[Assignment] {
+        &self.settled(is_guest).lines
+    }
+
+    /// Is it root, or could it act as root, and is it confined for that?
+    pub fn is_confined_root(&self, is_guest: bool) -> bool {
+        self.settled(is_guest).is_confined_root
+    }
+
+    fn settled(&self, is_guest: bool) -> &Settled {
+        if is_guest { &self.guest_settings } else { &self.settings }
+    }
+
+    /// What `config` means on this node, whose users and groups `accounts` knows; asking for them may take long.
+    pub fn resolve(
+        config: &TaskConfig,
+        node: &NodeSpec,
+        features: &Features,
+        accounts: &dyn Accounts,
+    ) -> Result<Self, Error> {
+        reach::check_denied(&config.given, &node.policy)?;
+        let DriverConfig { command, args, work_dir, extra_hosts, credential, .. } = &config.driver;
+        let sockets = activation::listeners(config)?;
+        check_length("command", command)?;
+        args.iter().try_for_each(|arg| check_length("args", arg))?;
+        let dirs = directories(config)?;
+        let working_directory = working_directory(work_dir.as_deref(), node, &dirs)?;
+        let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
+        check_node(config, features)?;
+        check_credentials(credential, node)?;
+        check_notify(config, node)?;
+        check_sockets(config, node, features)?;
+        let (identity, user) = Identity::of(config, node, accounts)?;
+        let mut env = environment(config, node, &sockets)?;
+        if identity == Identity::Ephemeral {
+            env::give_home(&mut env);
+        }
+        let requested = settled::requested(&config.driver, node, features)?;
+        identity::check_groups(&requested, user.as_ref(), node, accounts)?;
+        let said: Vec<Assignment> = requested.into_iter().map(|(_, line)| line).collect();
+        let allows_addresses = said.iter().any(|line| line.name() == "IPAddressAllow");
+        let standing = Standing::of(&identity, user.as_ref());
+        let preset = preset(config, node)?;
+        let has_own_root = said.iter().any(|line| ["RootDirectory", "RootImage"].contains(&line.name()));
+        let view = if has_own_root { View::Own } else { node.view.clone() };
+        if has_own_root && node.view == View::Host {
+            return Err(Error::Refused {
+                option: "files".to_owned(),
+                reason: "a root of its own needs `fs_isolation = \"image\"` in the plugin's configuration"
+                    .to_owned(),
+            });
+        }
+        let memory = Memory::resolve(*memory_mb, *memory_max_mb);
+        let etc = etc(config, extra_hosts)?;
+        let guest = Guest::resolve(config, &view, &dirs, &working_directory, &env, memory.ceiling)?;
+        // A job that names a preset wants that one, for whatever it runs.
+        let fence = match preset {
+            Some(_) => Vec::new(),
+            None => guest.fence(&config.network, &view, etc.get("resolv.conf"), &node.policy, features)?,
+        };
+        let readiness = activation::readiness(config)?;
+        let settle = |preset, fence: &[_], is_guest: bool| {
+            let facts = Facts {
+                standing,
+                asked_for: user
+                    .as_ref()
+                    .filter(|_| standing == Standing::Named && !config.user.is_empty())
+                    .map(|user| user.uid),
+                is_ephemeral: identity == Identity::Ephemeral,
+                speaks: !is_guest && readiness != Readiness::default(),
+                view: &view,
+                network: &config.network,
+            };
+            settled::settled(preset, fence, &said, config, &facts, node, features)
+        };
+        Ok(Self {
+            unit: unit_name(&config.known.alloc_id, &config.known.name, &config.known.id),
+            description: on_one_line(&format!(
+                "Nomad: {}/{}/{}",
+                config.job_name, config.group_name, config.known.name
+            )),
+            namespace: config.namespace.clone(),
+            job: config.job_name.clone(),
+            ephemeral_user: EphemeralUser::of(config, node.ephemeral_user),
+            settings: settle(preset.unwrap_or(node.preset), &[], false)?,
+            guest_settings: settle(preset.unwrap_or(Preset::Wasm), &fence, true)?,
+            identity,
+            uid: user.map(|user| user.uid),
+            view,
+            dirs,
+            working_directory,
+            command: command.clone(),
+            args: args.clone(),
+            env,
+            output: Output::resolve(config, node)?,
+            stdout_path: config.stdout_path.clone(),
+            stderr_path: config.stderr_path.clone(),
+            cpu_weight: cpu_weight(*cpu_shares),
+            cores: (!cores.is_empty()).then(|| cores.clone()),
+            memory,
+            mounts: config.mounts.clone(),
+            devices: config.devices.clone(),
+            network: config.network.clone(),
+            etc,
+            credentials: credential.clone(),
+            sockets,
+            readiness,
+            guest,
+            allows_addresses,
+        })
+    }
+}
+
+/// The task's directories, if they are where Nomad puts them, and its own are apart from the group's.
+fn directories(config: &TaskConfig) -> Result<TaskDirs, Error> {
+    if !is_plain(&config.known.alloc_dir) {
+        return Err(Error::AllocDir { path: config.known.alloc_dir.clone() });
+    }
+    if !is_file_name(&config.known.name) {
+        return Err(Error::Name { name: config.known.name.clone() });
+    }
+    let dirs = TaskDirs::new(&config.known.alloc_dir, &config.known.name);
+    if dirs.local.starts_with(&dirs.shared) {
+        return Err(Error::Refused {
+            option: "task".to_owned(),
+            reason: format!(
+                "a task named `{}` has its own directories in the one that the group shares, where other tasks can put \
+                 links in their place; give the task another name",
+                config.known.name
+            ),
+        });
+    }
+    Ok(dirs)
+}
+
+/// Where the task begins, as it sees it.
+fn working_directory(work_dir: Option<&str>, node: &NodeSpec, dirs: &TaskDirs) -> Result<PathBuf, Error> {
+    match work_dir {
+        None => Ok(node.view.working_directory(dirs)),
+        Some(path) if is_plain(Path::new(path)) => Ok(PathBuf::from(path)),
+        Some(path) => {
+            let is_absolute = Path::new(path).is_absolute();
+            let wanted =
+                if is_absolute { PLAIN_PATH } else { "an absolute path, such as \"/local/x\" or \"/\"" };
+            Err(Error::Option { option: "work_dir", value: path.to_owned(), wanted })
+        }
+    }
+}
+
+/// The preset that the job names, if it may.
+fn preset(config: &TaskConfig, node: &NodeSpec) -> Result<Option<Preset>, Error> {
+    let preset = match config.driver.sandbox.as_ref().and_then(Sandbox::preset) {
+        Some(name) => Some(Preset::parse(name).map_err(|wanted| Error::Option {
+            option: "sandbox.preset",
+            value: name.to_owned(),
+            wanted,
+        })?),
+        None => None,
+    };
+    if let Some(preset) = preset {
+        check_preset(preset, node)?;
+    }
+    Ok(preset)
+}
+
+/// The task's variables: Nomad's, without those that the operator denies, the names of its sockets, and what the runner
+/// of a guest takes from there.
+fn environment(
+    config: &TaskConfig,
+    node: &NodeSpec,
+    sockets: &[Listener],
+) -> Result<BTreeMap<String, String>, Error> {
+    let mut env = config.known.env.clone();
+    env.retain(|name, _| !node.policy.denies_variable(name));
+    if !sockets.is_empty() {
+        // All of them are of one unit, which would give all the same name.
+        let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();
+        env.insert("LISTEN_FDNAMES".to_owned(), names.join(":"));
+    }
+    env.extend(guest::variables(config));
+    env::check(&env).map_err(Error::Env)?;
+    Ok(env)
+}

@@ -1,0 +1,194 @@
+//! What the operator's configuration means.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::Error;
+use super::output::Sink;
+use crate::systemd::{self, Manager};
+use crate::task::config::PluginConfig;
+use crate::task::host::view::{self, PLAIN_PATH, View, is_plain};
+use crate::task::sandbox::policy::Policy;
+use crate::task::sandbox::preset::Preset;
+use crate::task::spec::ephemeral::Sharing;
+use crate::task::spec::identity::Identity;
+use crate::task::wasm::compile;
+
+/// What the operator's configuration means.
+#[derive(Debug, Clone)]
+pub struct NodeSpec {
+    /// Who runs a task whose job does not say.
+    pub default_identity: Identity,
+    /// Where output goes of which the job does not say it.
+    pub log_sink: Sink,
+    /// After this time without a question of Nomad's a task is lost; zero is never.
+    pub lost_after: Duration,
+    /// Whose systemd runs the tasks.
+    pub manager: Manager,
+    /// The same, if the operator says it.
+    pub said_manager: Option<Manager>,
+    /// What no job may do.
+    pub policy: Policy,
+    /// The sandbox of a task whose job does not say.
+    pub preset: Preset,
+    /// Nomad gives tasks their users.
+    pub dynamic_workload_users: bool,
+    /// Which tasks have an ephemeral user together.
+    pub ephemeral_user: Sharing,
+    /// Where our own things are that need not outlive a boot.
+    pub runtime_dir: PathBuf,
+    /// What tasks see of the host.
+    pub view: View,
+    /// The operator says where what outlives the driver is. Without it only WebAssembly needs such a place.
+    pub says_state_dir: bool,
+    /// Where the WebAssembly tools and their cache are.
+    pub wasm: compile::Places,
+}
+
+impl NodeSpec {
+    /// Checks the values of the plugin's configuration. Touches nothing.
+    pub fn resolve(config: PluginConfig) -> Result<Self, Error> {
+        let policy = Policy::resolve(&config)?;
+        let PluginConfig {
+            allow_caps: _, // these are the policy's
+            allow_host_paths: _,
+            allow_properties: _,
+            allow_root: _,
+            deny_properties: _,
+            denied_host_gids: _,
+            denied_host_uids: _,
+            denied_envvars: _,
+            sandbox_floor: _,
+            default_user,
+            dynamic_workload_users,
+            ephemeral_user,
+            fs_isolation,
+            host_paths,
+            log_driver,
+            lost_after,
+            manager,
+            sandbox,
+            shim_dir,
+            state_dir,
+            wasm_cache_size,
+        } = config;
+        let plain = |option, path: &str| match PathBuf::from(path) {
+            path if is_plain(&path) => Ok(path),
+            _ => Err(Error::Plugin { option, value: path.to_owned(), wanted: PLAIN_PATH }),
+        };
+        let host_paths: Vec<PathBuf> =
+            host_paths.iter().map(|path| plain("host_paths", path)).collect::<Result<_, _>>()?;
+        if let Some(root) = host_paths.iter().find(|path| path.parent().is_none()) {
+            let value = root.display().to_string();
+            let wanted = "a part of the host (for all of it set `fs_isolation = \"none\"`)";
+            return Err(Error::Plugin { option: "host_paths", value, wanted });
+        }
+        let view = match fs_isolation.as_str() {
+            "image" => View::Private { host_paths: host_paths.clone() },
+            "none" => View::Host,
+            _ => {
+                let wanted = "one of \"image\" and \"none\"";
+                return Err(Error::Plugin { option: "fs_isolation", value: fs_isolation, wanted });
+            }
+        };
+        let wrong = |option, value| move |wanted| Error::Plugin { option, value, wanted };
+        let lost_after = duration(&lost_after).map_err(wrong("lost_after", lost_after.clone()))?;
+        let wanted = "a size such as \"512M\" or \"1G\"";
+        let cache_size = systemd::bytes(&wasm_cache_size)
+            .map_err(|_| wrong("wasm_cache_size", wasm_cache_size.clone())(wanted))?;
+        let log_sink = Sink::parse(&log_driver).map_err(wrong("log_driver", log_driver.clone()))?;
+        let ephemeral_user = match ephemeral_user.as_str() {
+            "group" => Sharing::Group,
+            "task" => Sharing::None,
+            _ => {
+                let wanted = "one of \"group\" and \"task\"";
+                return Err(Error::Plugin { option: "ephemeral_user", value: ephemeral_user, wanted });
+            }
+        };
+        // Nothing looser than the floor could start.
+        let preset = Preset::parse(&sandbox).map_err(wrong("sandbox", sandbox.clone()))?;
+        let preset = policy.at_least(preset);
+        let said_manager = match manager.as_deref() {
+            None => None,
+            Some("system") => Some(Manager::System),
+            Some("user") => Some(Manager::User),
+            Some(other) => return Err(wrong("manager", other.to_owned())("one of \"system\" and \"user\"")),
+        };
+        let manager = said_manager.unwrap_or_default();
+        let runtime_dir = view::runtime_dir(manager);
+        let says_state_dir = state_dir.is_some();
+        let state_dir = state_dir.map_or_else(|| state_dir_of(manager), |path| plain("state_dir", &path))?;
+        Ok(Self {
+            log_sink,
+            lost_after,
+            manager,
+            said_manager,
+            policy,
+            runtime_dir: runtime_dir.clone(),
+            preset,
+            ephemeral_user,
+            // A user's systemd runs every task as that user.
+            dynamic_workload_users: dynamic_workload_users && manager == Manager::System,
+            default_identity: match default_user {
+                Some(user) if !user.is_empty() => Identity::User(user),
+                _ => Identity::Ephemeral,
+            },
+            view,
+            says_state_dir,
+            wasm: compile::Places {
+                shim_dir: shim_dir.map(|path| plain("shim_dir", &path)).transpose()?,
+                state_dir,
+                cache_size,
+                host_paths,
+                manager,
+                root: view::shared_root(&runtime_dir),
+            },
+        })
+    }
+}
+
+/// Where a manager's driver keeps what outlives a boot (file-hierarchy(7)).
+pub(super) fn state_dir_of(manager: Manager) -> Result<PathBuf, Error> {
+    let state = match manager {
+        Manager::System => Some(PathBuf::from("/var/lib")),
+        Manager::User => {
+            let own = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+            own.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".local/state")))
+        }
+    };
+    let missing = || Error::Plugin {
+        option: "state_dir",
+        value: String::new(),
+        wanted: "to be found: this process has no `HOME`, so it must be set",
+    };
+    Ok(state.ok_or_else(missing)?.join("nomad-driver-systemd"))
+}
+
+/// A length of time, such as `90s`, `10m` or `1h30m`; otherwise what it should be.
+pub(crate) fn duration(value: &str) -> Result<Duration, &'static str> {
+    if value == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(value).map_err(|_| "a length of time such as \"30s\" or \"10m\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operators_mistake_is_named() {
+        let config = |change: fn(&mut PluginConfig)| {
+            let mut config = PluginConfig::decode(&[]).unwrap();
+            change(&mut config);
+            NodeSpec::resolve(config)
+        };
+        assert!(config(|_| {}).is_ok());
+        let error = config(|c| c.fs_isolation = "chroot".into()).unwrap_err().to_string();
+        assert!(error.contains("`fs_isolation`") && error.contains("chroot"), "{error}");
+        let error = config(|c| c.host_paths = vec!["usr".into()]).unwrap_err().to_string();
+        assert!(error.contains("`host_paths`"), "{error}");
+        let error = config(|c| c.host_paths = vec!["/".into()]).unwrap_err().to_string();
+        assert!(error.contains("fs_isolation"), "{error}");
+    }
+}

@@ -1,0 +1,118 @@
+//! Where a task's output goes.
+
+use std::time::Duration;
+
+use super::error::Error;
+use super::node::{NodeSpec, duration};
+use crate::task::config::{Known, Logging, TaskConfig};
+
+/// Where a task's output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    /// Into Nomad's pipes.
+    Nomad,
+    /// Into the journal.
+    Journal,
+    /// Into both.
+    Both,
+}
+
+impl Sink {
+    pub(super) fn parse(name: &str) -> Result<Self, &'static str> {
+        match name {
+            "nomad" => Ok(Self::Nomad),
+            "journald" => Ok(Self::Journal),
+            "both" => Ok(Self::Both),
+            _ => Err("one of \"nomad\", \"journald\" and \"both\""),
+        }
+    }
+}
+
+/// What becomes of a task's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Where it goes.
+    pub sink: Sink,
+    /// The journal's namespace.
+    pub namespace: Option<String>,
+    /// How many lines the journal takes.
+    pub burst: Option<u32>,
+    /// In how long.
+    pub interval: Option<Duration>,
+    /// What the journal writes to each line, such as `NOMAD_JOB_ID=web`.
+    pub fields: Vec<String>,
+    /// Who speaks, in the journal.
+    pub identifier: String,
+}
+
+impl Output {
+    pub(super) fn resolve(config: &TaskConfig, node: &NodeSpec) -> Result<Self, Error> {
+        let nothing =
+            Logging { driver: None, namespace: None, rate_limit_burst: None, rate_limit_interval: None };
+        let Logging { driver, namespace, rate_limit_burst: burst, rate_limit_interval } =
+            config.driver.logging.clone().unwrap_or(nothing);
+        let wrong = |option, value: &str| {
+            let value = value.to_owned();
+            move |wanted| Error::Option { option, value, wanted }
+        };
+        let sink =
+            driver.map(|name| Sink::parse(&name).map_err(wrong("logging.driver", &name))).transpose()?;
+        let interval = rate_limit_interval
+            .map(|time| duration(&time).map_err(wrong("logging.rate_limit_interval", &time)))
+            .transpose()?;
+        // systemd passes an interval of zero over, so that journald's own limit would hold.
+        let (burst, interval) = match interval {
+            Some(Duration::ZERO) => (Some(NO_RATE_LIMIT), Some(Duration::from_secs(1))),
+            other => (burst, other),
+        };
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        };
+        if let Some(name) = namespace.as_deref().filter(|name| !is_name(name)) {
+            let wanted = "a name of letters, digits, `-`, `_` and `.`";
+            return Err(wrong("logging.namespace", name)(wanted));
+        }
+        let Known { id: _, name, alloc_id, alloc_dir, env: _ } = &config.known;
+        let alloc_dir = alloc_dir.display().to_string();
+        let fields = [
+            ("NOMAD_ALLOC_ID", alloc_id),
+            ("NOMAD_JOB_ID", &config.job_id),
+            ("NOMAD_JOB_NAME", &config.job_name),
+            ("NOMAD_GROUP_NAME", &config.group_name),
+            ("NOMAD_TASK_NAME", name),
+            ("NOMAD_NAMESPACE", &config.namespace),
+            (ALLOC_DIR_FIELD, &alloc_dir),
+        ];
+        let fields = fields.into_iter().filter(|(_, value)| !value.is_empty());
+        Ok(Self {
+            sink: sink.unwrap_or(node.log_sink),
+            namespace,
+            burst,
+            interval,
+            fields: fields.map(|(name, value)| format!("{name}={}", in_one_word(value))).collect(),
+            identifier: name.replace(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c), "_"),
+        })
+    }
+}
+
+/// As many lines a second as nothing writes; journald multiplies it by up to six.
+pub(super) const NO_RATE_LIMIT: u32 = u32::MAX / 8;
+
+/// The journal field of a unit that says where its allocation's directory is on the host.
+pub const ALLOC_DIR_FIELD: &str = "NOMAD_ALLOC_HOST_DIR";
+
+/// The text as a value of a journal field. After a `daemon-reload` systemd reads what stands behind a space as a field of
+/// its own, so that a job's name could be another job's field.
+pub(super) fn in_one_word(text: &str) -> String {
+    let means_something = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '"' | '\'' | '\\');
+    text.replace(means_something, "_")
+}
+
+/// The text as it can stand in a unit, for people.
+pub(crate) fn on_one_line(text: &str) -> String {
+    let line = text.replace(char::is_control, " ");
+    let line = line.trim();
+    // It would join the next line of the unit's file.
+    line.strip_suffix('\\').map_or_else(|| line.to_owned(), |rest| format!("{rest}/"))
+}

@@ -1,0 +1,96 @@
+//! Why no task could start here, whatever its job: what the operator's configuration names and is not there. The node
+//! says so at once, and not the first task.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+
+use crate::task::host::users::Accounts;
+use crate::task::spec::NodeSpec;
+use crate::task::spec::identity::Identity;
+
+/// The first thing in the configuration that cannot work here, with its option, example ``plugin option `shim_dir`:
+/// /opt/shim has no wasm-shim``. May take long: users may be on other machines.
+pub fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String> {
+    if let Identity::User(name) = &node.default_identity
+        && accounts.user(name).is_none()
+        && accounts.know_all()
+    {
+        return Some(format!(
+            "plugin option `default_user`: this node has no user `{name}`; create the user, or leave the option out for \
+             ephemeral users"
+        ));
+    }
+    if let Some(directory) = &node.wasm.shim_dir {
+        let missing =
+            ["wasm-shim", "wasm-shim-compile"].into_iter().find(|name| !directory.join(name).is_file());
+        if let Some(name) = missing {
+            return Some(format!(
+                "plugin option `shim_dir`: {} has no {name}; install both programs there, or leave the option out",
+                directory.display()
+            ));
+        }
+    }
+    let directory = Some(&node.wasm.state_dir).filter(|_| node.says_state_dir)?;
+    let why = usable(directory).err()?;
+    Some(format!("plugin option `state_dir`: {} cannot be used: {}", directory.display(), crate::chain(&why)))
+}
+
+/// A directory that is there, made if it was not, and can be written to.
+fn usable(directory: &Path) -> std::io::Result<()> {
+    if !directory.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o711).create(directory)?;
+    }
+    Ok(access(directory, Access::WRITE_OK | Access::EXEC_OK)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::config::PluginConfig;
+    use crate::task::host::users::OfEveryHost;
+
+    struct OnlyRoot;
+
+    impl Accounts for OnlyRoot {
+        fn user(&self, name: &str) -> Option<crate::task::host::users::HostUser> {
+            OfEveryHost.user(name).filter(|_| name == "root")
+        }
+
+        fn group(&self, name: &str) -> Option<u32> {
+            OfEveryHost.group(name)
+        }
+    }
+
+    #[test]
+    fn what_is_named_and_not_there_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        let node = || {
+            let mut node = NodeSpec::resolve(PluginConfig::decode(&[]).unwrap()).unwrap();
+            node.wasm.state_dir = place.path().join("new/state");
+            node.says_state_dir = true;
+            node
+        };
+        assert_eq!(reason(&node(), &OnlyRoot), None);
+        assert!(place.path().join("new/state").is_dir());
+
+        let mut other = node();
+        other.default_identity = Identity::User("nobody-here".to_owned());
+        assert!(
+            reason(&other, &OnlyRoot)
+                .unwrap()
+                .starts_with("plugin option `default_user`: this node has no user")
+        );
+
+        let mut other = node();
+        other.wasm.shim_dir = Some(place.path().to_owned());
+        std::fs::write(place.path().join("wasm-shim"), "").unwrap();
+        assert!(reason(&other, &OnlyRoot).unwrap().contains("has no wasm-shim-compile; "));
+
+        let mut other = node();
+        other.wasm.state_dir = place.path().join("wasm-shim/below-a-file");
+        assert!(reason(&other, &OnlyRoot).unwrap().starts_with("plugin option `state_dir`: "));
+    }
+}

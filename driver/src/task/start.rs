@@ -1,0 +1,381 @@
+//! The start of a task, from its configuration to a unit that is followed.
+
+use super::error::{Error, not_started};
+use super::{Shared, config, spec, unit};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::live::handle::Beside;
+use super::live::handle::Handle;
+
+use super::config::{Credential, Known, TaskConfig, TaskId};
+use super::host::pin::Pins;
+use super::host::place::Place;
+use super::host::program::Program;
+use super::host::targets;
+use super::host::users::OfHost;
+use super::host::view::View;
+use super::host::{env, files, logs, place, program, users, view};
+use super::live::slices::Slices;
+use super::sandbox::policy::Policy;
+use super::spec::activation::Readiness;
+use super::spec::{Identity, NodeSpec, Sink, TaskSpec};
+use super::spec::{ephemeral, misplaced};
+use super::unit::{Command, Made, Streams};
+use super::wasm::cache::Lease;
+use super::wasm::compile::Code;
+use crate::kernel;
+use crate::systemd::{self, Assignment, Manager, Stream, Unit};
+
+/// How long compiled code that is opened by its path stays there at least.
+const LAST_LOOK: Duration = Duration::from_secs(10);
+
+/// After this time somebody may wonder what a task waits for.
+const SLOW: Duration = Duration::from_secs(1);
+
+impl Shared {
+    pub(super) async fn start(&self, config: TaskConfig) -> Result<Handle, Error> {
+        let node = self.node()?;
+        self.serves(&config.known.alloc_dir);
+        let features = self.systemd.features().await.map_err(Error::Systemd)?;
+        if let Some(reason) = features.shortfall() {
+            return Err(Error::Spec(spec::Error::Node { option: "manager".to_owned(), reason }));
+        }
+        let (config, task) = {
+            let node = Arc::clone(&node);
+            // The databases of users may be far away.
+            let resolve = move || {
+                let task = TaskSpec::resolve(&config, &node, &features, &OfHost);
+                (config, task)
+            };
+            tokio::task::spawn_blocking(resolve).await.map_err(|_| Error::Panicked)?
+        };
+        let task = task.map_err(Error::Spec)?;
+        self.remove_earlier_runs(&config, &task.unit).await?;
+        let advice = misplaced::advice(&task);
+        let (unit, is_guest) = match self.begun_before(&task).await? {
+            Some(unit) => {
+                let program =
+                    program::find(&task.command, sight_of(&task, &program::mounted(task.settings(false))));
+                (unit, matches!(program, Ok(Program::Wasm { .. })))
+            }
+            None => self.begin(&task, &node, &config.known).await?,
+        };
+        if let Some(advice) = advice {
+            self.beginners.advise(&config.known.id, advice);
+        }
+        let beside = Beside {
+            copied: task.output.sink == Sink::Both,
+            listens: !task.sockets.is_empty(),
+            speaks: task.readiness != Readiness::default() && !task.guest.serves,
+            serves: task.guest.serves,
+            guest: is_guest,
+        };
+        let (systemd, events) = (self.systemd.clone(), self.events.clone());
+        let handle = Handle::follow(config.known, unit, beside, systemd, events);
+        tracing::info!(unit = %handle.unit(), task = %handle.id(), pid = handle.pid(), "task started");
+        Ok(handle)
+    }
+
+    /// The unit of this very run, if a driver that died meanwhile has started it: Nomad asks again by the same id, and
+    /// no task is started twice.
+    async fn begun_before(&self, task: &TaskSpec) -> Result<Option<Unit>, Error> {
+        if !self.earlier().await?.contains(&task.unit) {
+            return Ok(None);
+        }
+        self.adopt(task).await
+    }
+
+    pub(super) async fn adopt(&self, task: &TaskSpec) -> Result<Option<Unit>, Error> {
+        match self.systemd.adopt(&task.unit, task.readiness.ready_within.unwrap_or_default()).await {
+            Ok(unit) => {
+                tracing::warn!(unit = %task.unit, "going on with a start that was interrupted");
+                Ok(Some(unit))
+            }
+            Err(systemd::Error::NoSuchUnit { .. }) => Ok(None),
+            Err(error) => Err(not_started(error, task)),
+        }
+    }
+
+    /// The unit of a new run, and whether it runs WebAssembly.
+    async fn begin(&self, task: &TaskSpec, node: &NodeSpec, known: &Known) -> Result<(Unit, bool), Error> {
+        let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
+        // A compilation sees the host on it, too.
+        view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
+        let (command, lease) = self.command(task, node, known).await?;
+        let is_guest = matches!(command, Command::Wasm { .. });
+        let place = Place::of(&node.runtime_dir, &task.unit);
+        let started = self.begin_at(&place, command, task, node, &known.id).await;
+        if started.is_ok() {
+            place.forget_credentials();
+        } else {
+            place.remove();
+            self.slices.release(&self.systemd).await;
+        }
+        if let (View::Host, Some(lease)) = (&task.view, lease) {
+            // The runner opens the code by its path, a moment after systemd says that it runs. Elsewhere it is mounted.
+            tokio::spawn(async move {
+                tokio::time::sleep(LAST_LOOK).await;
+                drop(lease);
+            });
+        }
+        started.map(|unit| (unit, is_guest))
+    }
+
+    async fn begin_at(
+        &self,
+        place: &Place,
+        command: Command,
+        task: &TaskSpec,
+        node: &NodeSpec,
+        id: &TaskId,
+    ) -> Result<Unit, Error> {
+        // Until the unit has started, or has not.
+        let mut pins = Pins::new(&node.runtime_dir, &task.unit);
+        let mut made = make(place, task, node, matches!(command, Command::Wasm { .. }), &mut pins)?;
+        self.leave_addresses_to_the_operator(task, &node.policy, &mut made.settings).await?;
+        self.mount_nothing_on_the_host(task).await?;
+        let mut owner = task.uid;
+        if task.identity == spec::Identity::Ephemeral {
+            let chosen = ephemeral::choose(&task.ephemeral_user, &task.dirs, &self.systemd).await;
+            made.ephemeral_user = chosen.map_err(Error::Systemd)?;
+            owner = Some(ephemeral::number_of(&made.ephemeral_user));
+        }
+        let (stdout, stderr) = tokio::try_join!(
+            self.stream(task, id, "stdout", &task.stdout_path),
+            self.stream(task, id, "stderr", &task.stderr_path),
+        )?;
+        for stream in [&stdout, &stderr] {
+            logs::give_to(stream, owner);
+        }
+        let env_file = env::write(&task.env, &node.runtime_dir).map_err(Error::Env)?;
+        env_file.path().clone_into(&mut made.env_file);
+        let _promise = self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
+        let unit = unit::build(task, &command, made, Streams { stdout, stderr });
+        match self.systemd.start(unit).await {
+            Ok(unit) => Ok(unit),
+            // The driver that died had asked for it, and systemd came to it only now.
+            Err(error @ systemd::Error::Exists { .. }) => {
+                self.adopt(task).await?.ok_or_else(|| not_started(error, task))
+            }
+            Err(error) => Err(not_started(error, task)),
+        }
+    }
+
+    /// systemd mounts what is missing at a unit's working directory, and means the host's (systemd.exec(5),
+    /// `WorkingDirectory=`): a job may not do that.
+    async fn mount_nothing_on_the_host(&self, task: &TaskSpec) -> Result<(), Error> {
+        let path = &task.working_directory;
+        if *path == task.view.working_directory(&task.dirs) || self.systemd.manager() == Manager::User {
+            return Ok(());
+        }
+        match self.systemd.unmounted(path).await.map_err(Error::Systemd)? {
+            Some(mount) => Err(Error::Spec(spec::Error::Refused {
+                option: "work_dir".to_owned(),
+                reason: format!(
+                    "systemd would mount the host's file system at {} for it, which is not mounted; choose a directory below \
+                     `/local`, or have the operator mount the file system",
+                    mount.display()
+                ),
+            })),
+            None => Ok(()),
+        }
+    }
+
+    /// A task whose unit allows addresses reaches them whatever the operator denies in the slices above it: a job may not
+    /// do that, and a guest is filtered by its runner alone.
+    async fn leave_addresses_to_the_operator(
+        &self,
+        task: &TaskSpec,
+        policy: &Policy,
+        settings: &mut Vec<Assignment>,
+    ) -> Result<(), Error> {
+        if !settings.iter().any(|line| line.name() == "IPAddressAllow")
+            || policy.allows_by_name("IPAddressAllow")
+        {
+            return Ok(());
+        }
+        let denying = Slices::that_denies_addresses(&self.systemd, task).await.map_err(Error::Systemd)?;
+        match denying {
+            Some(slice) if task.allows_addresses => Err(Error::Spec(spec::Error::Refused {
+                option: "network.ip_address_allow".to_owned(),
+                reason: format!(
+                    "it would count more than the addresses that the operator of this node denies to all tasks in {slice}; \
+                     the operator allows that with \"IPAddressAllow\" in `allow_properties` in the plugin's configuration"
+                ),
+            })),
+            Some(_) => {
+                settings.retain(|line| !["IPAddressAllow", "IPAddressDeny"].contains(&line.name()));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// One stream of the task. Where it shall reach two places, a copier is started for it, which ends when the last
+    /// writer of the stream does.
+    async fn stream(&self, task: &TaskSpec, id: &TaskId, name: &str, path: &Path) -> Result<Stream, Error> {
+        if task.output.sink == Sink::Journal {
+            return Ok(Stream::Journal);
+        }
+        let fifo = logs::open(&task.dirs.alloc_dir, path).await.map_err(Error::Logs)?;
+        match (task.output.sink, fifo) {
+            (Sink::Both, Stream::Fd(fifo)) => {
+                let failed = |source| Error::View { directory: PathBuf::from("/proc/self"), source };
+                let (reader, writer) = std::io::pipe().map_err(failed)?;
+                let program = own_program().map_err(failed)?;
+                let unit = spec::copier_of(id, name);
+                // One that an interrupted start of this very task left would write to the same pipe.
+                self.systemd.remove(&unit).await.map_err(Error::Systemd)?;
+                let copier = unit::copier(unit, task, program, reader.into(), Stream::Fd(fifo));
+                self.systemd.start(copier).await.map_err(Error::Systemd)?;
+                Ok(Stream::Fd(writer.into()))
+            }
+            // Nomad's own collection is disabled.
+            (Sink::Both, _) => Ok(Stream::Journal),
+            (_, fifo) => Ok(fifo),
+        }
+    }
+
+    /// Compiles, and tells of it if that is not done at once.
+    async fn told_of_when_slow<T>(&self, compiling: impl Future<Output = T>, name: &str, known: &Known) -> T {
+        let mut compiling = std::pin::pin!(compiling);
+        if let Ok(code) = tokio::time::timeout(SLOW, &mut compiling).await {
+            return code;
+        }
+        let message = format!("Compiling {name} to machine code, once for this node");
+        self.events.tell(known, message, &[("module", name.to_owned())]);
+        compiling.await
+    }
+
+    /// What the unit will run, and the lease of compiled code, to be kept until it does. Everything that can be known to
+    /// be wrong with it is an error now.
+    async fn command(
+        &self,
+        task: &TaskSpec,
+        node: &NodeSpec,
+        known: &Known,
+    ) -> Result<(Command, Option<Lease>), Error> {
+        match program::find(&task.command, sight_of(task, &program::mounted(task.settings(false))))
+            .map_err(Error::Program)?
+        {
+            Program::Native(path) => {
+                task.guest.check_native().map_err(Error::Spec)?;
+                let carry = |_| node.wasm.shim().map_err(|source| Error::Carrier { source });
+                let shim = env::carrier(&task.env).map(carry).transpose()?;
+                Ok((Command::Native { path, shim }, None))
+            }
+            Program::Wasm { module, name } => {
+                task.guest.check(task).map_err(Error::Spec)?;
+                let shim = node.wasm.shim().map_err(Error::Wasm)?;
+                let flags = &task.guest.flags;
+                let code = self.compiler.code_of(
+                    &self.systemd,
+                    &node.wasm,
+                    (&task.namespace, &task.job),
+                    module,
+                    &name,
+                    flags,
+                );
+                let code = self.told_of_when_slow(code, &name, known).await;
+                let Code { path: code, lease } = code.map_err(Error::Wasm)?;
+                Ok((Command::Wasm { shim, code, name }, Some(lease)))
+            }
+        }
+    }
+}
+
+/// What a task's command is looked up in.
+pub(super) fn sight_of<'a>(task: &'a TaskSpec, mounted: &'a [PathBuf]) -> program::Sight<'a> {
+    let path = task.env.get("PATH").map(String::as_str);
+    program::Sight { view: &task.view, dirs: &task.dirs, mounts: &task.mounts, path, mounted }
+}
+
+/// Makes what the task needs on the host beside its allocation.
+pub(super) fn make(
+    place: &Place,
+    task: &TaskSpec,
+    node: &NodeSpec,
+    is_guest: bool,
+    pins: &mut Pins,
+) -> Result<Made, Error> {
+    let said = task.settings(is_guest);
+    let missing = targets::check(&files::targets(said, task), task)
+        .map_err(|error| Error::Files(files::Error::Target(error)))?;
+    let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
+    let mounts = files::mounts(task, pins).map_err(Error::Files)?;
+    let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
+    let overlays = overlays(place, &missing, &settings, &mounts, pins)?;
+    let mut root = node.wasm.root.clone();
+    if matches!(task.view, View::Private { .. }) && task.needs_a_root_of_its_own(&settings) {
+        root = place.root();
+        place.make().map_err(failed)?;
+        view::prepare(&root, &node.wasm.host_paths).map_err(failed)?;
+    }
+    if let Identity::Number(number) = task.identity {
+        place.tell_of_user(number).map_err(failed)?;
+        if users::find(&place::user_name(number)).is_none() {
+            return Err(Error::Spec(spec::Error::Node {
+                option: "user".to_owned(),
+                reason: format!(
+                    "users that Nomad makes up, such as {}, are known to the host by systemd 249 or newer and `systemd` in \
+                     /etc/nsswitch.conf (package libnss-systemd); without it have the operator set \
+                     `dynamic_workload_users = false`",
+                    place::user_name(number)
+                ),
+            }));
+        }
+    }
+    let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
+    let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
+    let sockets = sockets.map_err(Error::Files)?;
+    let mut made = Made { root, settings, etc, sockets, mounts, overlays, ..Made::default() };
+    let mut read = 0;
+    for Credential { name, path, encrypted } in &task.credentials {
+        let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;
+        read += content.len();
+        let copy = (name.clone(), place.credential(name, &content).map_err(failed)?);
+        if *encrypted { made.encrypted.push(copy) } else { made.credentials.push(copy) }
+    }
+    Ok(made)
+}
+
+/// Makes the mount points that the operating system lacks, each as what is mounted there.
+fn overlays(
+    place: &Place,
+    missing: &targets::Missing,
+    settings: &[Assignment],
+    mounts: &[config::Mount],
+    pins: &mut Pins,
+) -> Result<view::Overlays, Error> {
+    let of_settings = settings.iter().flat_map(Assignment::mount_points);
+    let of_settings = of_settings.map(|(source, target)| (source.map(PathBuf::from), PathBuf::from(target)));
+    let of_volumes = mounts.iter().map(|mount| (Some(mount.source.clone()), mount.target.clone()));
+    let sources: HashMap<PathBuf, Option<PathBuf>> =
+        of_settings.chain(of_volumes).map(|(source, target)| (target, source)).collect();
+    let is_file = |point: &PathBuf| {
+        let source = sources.get(point).and_then(Option::as_ref);
+        source.is_some_and(|source| std::fs::metadata(source).is_ok_and(|metadata| !metadata.is_dir()))
+    };
+    let kinds = |points: &Vec<PathBuf>| points.iter().map(|point| (point.clone(), !is_file(point))).collect();
+    let lay = |(host_path, points): (&PathBuf, &Vec<PathBuf>)| {
+        let failed = |source| Error::Overlay { path: host_path.clone(), source };
+        // Pins are mounts that the driver's own namespace need not have.
+        let points: Vec<_> = kernel::in_the_mounts_of_systemd(|| Ok(kinds(points))).map_err(failed)?;
+        let above = place.points(host_path, &points).map_err(failed)?;
+        let both = pins.overlay(&above, host_path).map_err(failed)?;
+        Ok((host_path.clone(), both))
+    };
+    missing.iter().map(lay).collect()
+}
+
+/// The driver's own binary. One that was replaced meanwhile is still there under its name, and newer.
+fn own_program() -> std::io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+        Some(path) => Ok(path.into()),
+        None => Ok(path),
+    }
+}
