@@ -33,7 +33,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{OnceCell, mpsc};
 
 pub use self::error::Error;
-pub use self::live::handle::{Exit, Handle, Phase, Saved};
+pub use self::live::exit::{Exit, Phase};
+pub use self::live::handle::{Handle, Saved};
 
 use self::config::{Known, PluginConfig, TaskConfig, TaskId};
 use self::host::users::OfHost;

@@ -84,6 +84,10 @@ async fn ready(asked: &Asked) -> Result<(Plugin, Node), Error> {
     if fingerprint.health() != HealthState::Healthy {
         return Err(Error::Unhealthy { description: fingerprint.health_description });
     }
+    // What of the job's `resources` has no effect on this machine.
+    if let Some(lacks) = fingerprint.health_description.strip_prefix("Healthy, but ") {
+        note(lacks);
+    }
     node.attributes.extend(attributes(&fingerprint));
     Ok((plugin, node))
 }

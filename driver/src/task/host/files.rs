@@ -10,8 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use crate::systemd::Assignment;
 use crate::task::config::settings;
 use crate::task::config::{Device, Mount};
+use crate::task::host::open;
 use crate::task::host::pin::{Base, Pins};
-use crate::task::host::program;
 use crate::task::host::targets::{self, Source, Target};
 use crate::task::host::view::View;
 use crate::task::sandbox::policy::{BINDS, Policy};
@@ -294,10 +294,10 @@ pub fn credential(path: &Path, before: usize, task: &TaskSpec, policy: &Policy) 
     let dirs = &task.dirs;
     check_no_parent(option, path)?;
     let file = if let Some((directory, inside)) = in_own_directory(path, &dirs.secrets, task) {
-        program::open_within(&dirs.alloc_dir, &directory, &inside)
+        open::open_within(&dirs.alloc_dir, &directory, &inside)
     } else {
         let (base, inside) = allowed(option, path, policy)?;
-        base.open(inside).and_then(|found| program::reopen_regular(&found))
+        base.open(inside).and_then(|found| open::reopen_regular(&found))
     };
     let left = CREDENTIALS_MAX.saturating_sub(before);
     let mut content = Vec::new();
@@ -324,6 +324,6 @@ pub fn listener(socket: &Listener, task: &TaskSpec) -> Result<Listener, Error> {
     let own = task.dirs.pairs().into_iter().find(|(_, target)| directory == Path::new(target));
     let (host, _) = own.filter(|_| task.view != View::Host).ok_or_else(outside)?;
     // What an earlier run left. A link there is removed, and not followed.
-    program::remove_within(&task.dirs.alloc_dir, host, Path::new(name)).map_err(failed)?;
+    open::remove_within(&task.dirs.alloc_dir, host, Path::new(name)).map_err(failed)?;
     Ok(Listener { at: Address::Path(host.join(name)), ..socket.clone() })
 }

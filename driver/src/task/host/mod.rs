@@ -1,9 +1,11 @@
 //! What is found and made on the host for a task: its view, files, mounts, program, environment and log pipes.
 
+pub(crate) mod content;
 pub mod env;
 pub mod files;
 pub(crate) mod loader;
 pub mod logs;
+pub(crate) mod open;
 pub(crate) mod pin;
 pub(crate) mod place;
 pub mod program;

@@ -5,15 +5,14 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
-
 use crate::systemd::Assignment;
 use crate::task::config::Mount;
+use crate::task::host::content::{Kind, kind};
 use crate::task::host::loader::{self, Loader};
+use crate::task::host::open::{is_link_out, is_open_to_all, make_executable, open_within, reopen_regular};
 use crate::task::host::pin::Base;
 use crate::task::host::view::{PLAIN_PATH, TaskDirs, View, is_plain};
 
@@ -376,184 +375,6 @@ fn is_missing(path: &Path, sight: Sight<'_>) -> bool {
             is_open && Base::Host(base).open(&inside).is_err_and(not_found)
         }
     }
-}
-
-enum Kind {
-    Native,
-    Wasm,
-}
-
-/// Wasmtime's number in an ELF header.
-const WASMTIME: u8 = 200;
-
-/// What a file is that begins so. Only of the task's own the beginning is shown.
-fn kind(head: &[u8], path: &Path, is_tasks: bool) -> Result<Kind, Error> {
-    let begins = || if is_tasks { readable(head) } else { "something else".to_owned() };
-    if head.starts_with(b"\0asm") {
-        return Ok(Kind::Wasm);
-    }
-    // What wasmtime makes of a module is a file of its own "operating system" (elf(5), `e_ident[EI_OSABI]`).
-    if head.starts_with(b"\x7fELF") && head.get(7) == Some(&WASMTIME) {
-        return Err(Error::Precompiled { path: path.to_owned() });
-    }
-    if path.extension().is_some_and(|extension| extension == "wasm") {
-        return Err(Error::NotWasm { path: path.to_owned(), begins: begins() });
-    }
-    if let Some(theirs) = elf_machine(head) {
-        let runs_here = OUR_MACHINES.contains(&theirs) || others_can_run();
-        return if runs_here {
-            Ok(Kind::Native)
-        } else {
-            Err(Error::Foreign { path: path.to_owned(), theirs: machine_name(theirs) })
-        };
-    }
-    if head.starts_with(b"#!") || others_can_run() {
-        return Ok(Kind::Native);
-    }
-    let is_text = path.extension().is_some_and(|extension| extension == "wat");
-    if is_text || head.starts_with(b"(module") || head.starts_with(b"(component") {
-        return Err(Error::Text { path: path.to_owned() });
-    }
-    Err(Error::Unknown { path: path.to_owned(), begins: begins() })
-}
-
-/// `e_machine` of an ELF header (elf(5)).
-fn elf_machine(head: &[u8]) -> Option<u16> {
-    let bytes = [*head.get(18)?, *head.get(19)?];
-    let big_endian = head.get(5) == Some(&2);
-    head.starts_with(b"\x7fELF")
-        .then(|| if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
-}
-
-/// ELF machines that a kernel of this architecture runs, its 32-bit sister included.
-const OUR_MACHINES: &[u16] = if cfg!(target_arch = "x86_64") {
-    &[62, 3]
-} else if cfg!(target_arch = "aarch64") {
-    &[183, 40]
-} else if cfg!(target_arch = "riscv64") {
-    &[243]
-} else if cfg!(target_arch = "powerpc64") {
-    &[21]
-} else if cfg!(target_arch = "s390x") {
-    &[22]
-} else {
-    &[]
-};
-
-fn machine_name(machine: u16) -> String {
-    let name = match machine {
-        3 => "x86",
-        21 => "powerpc64",
-        22 => "s390x",
-        40 => "arm",
-        62 => "x86_64",
-        183 => "aarch64",
-        243 => "riscv64",
-        other => return format!("ELF machine {other}"),
-    };
-    name.to_owned()
-}
-
-/// Has the administrator registered interpreters for other formats with the kernel (binfmt_misc)?
-fn others_can_run() -> bool {
-    // `register` and `status` are always there.
-    std::fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|entries| entries.count() > 2)
-}
-
-fn readable(head: &[u8]) -> String {
-    if head.is_empty() {
-        return "nothing, it is empty".to_owned();
-    }
-    let begin = &head[..head.len().min(16)];
-    format!("\"{}\"", begin.escape_ascii())
-}
-
-/// Can everybody come to what is `inside` of a directory of the host's, and to where it would be if it is not there?
-fn is_open_to_all(base: &Path, inside: &Path) -> io::Result<bool> {
-    let real = |inside: &Path| {
-        let found = Base::Host(base).open(inside)?;
-        std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
-    };
-    let real_base = real(Path::new(""))?;
-    let mut ways: Vec<&Path> = inside.ancestors().skip(1).collect();
-    ways.reverse();
-    for way in ways {
-        let directory = match real(way) {
-            Ok(directory) => directory,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-            Err(error) => return Err(error),
-        };
-        for part in directory.ancestors().take_while(|part| part.starts_with(&real_base)) {
-            if std::fs::symlink_metadata(part)?.mode() & 0o001 == 0 {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(true)
-}
-
-/// Opens a file for reading, never leaving `directory`, which is reached from `alloc_dir` without following any link:
-/// the allocation directory is the agent's, what lies in it is not.
-pub fn open_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<File> {
-    let base = directory_of_task(alloc_dir, directory)?;
-    open_regular(base, inside, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
-}
-
-fn directory_of_task(alloc_dir: &Path, directory: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let alloc = rustix::fs::open(alloc_dir, flags, Mode::empty())?;
-    let way = directory.strip_prefix(alloc_dir).unwrap_or(directory);
-    Ok(rustix::fs::openat2(
-        alloc,
-        way,
-        flags,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-    )?)
-}
-
-/// Opens for reading what was found by `O_PATH`, if it is a regular file, and nothing else.
-pub fn reopen_regular(found: &OwnedFd) -> io::Result<File> {
-    if FileType::from_raw_mode(rustix::fs::fstat(found)?.st_mode) != FileType::RegularFile {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
-    // The very object, whatever its name stands for by now.
-    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
-    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
-}
-
-/// Removes what is directly in `directory` of a task, if anything is.
-pub fn remove_within(alloc_dir: &Path, directory: &Path, name: &Path) -> io::Result<()> {
-    let base = directory_of_task(alloc_dir, directory)?;
-    match rustix::fs::unlinkat(base, name, rustix::fs::AtFlags::empty()) {
-        Err(rustix::io::Errno::NOENT) | Ok(()) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Opens a regular file, and nothing else: opening a device may do something, and opening a FIFO may last for ever.
-fn open_regular(base: impl AsFd, path: &Path, resolve: ResolveFlags) -> io::Result<File> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let found = rustix::fs::fstat(rustix::fs::openat2(&base, path, flags, Mode::empty(), resolve)?)?;
-    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    Ok(File::from(rustix::fs::openat2(&base, path, flags, Mode::empty(), resolve)?))
-}
-
-fn is_link_out(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error())
-}
-
-fn make_executable(file: &File) -> io::Result<()> {
-    let mode = Mode::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
-    let all = Mode::XUSR | Mode::XGRP | Mode::XOTH;
-    if mode.intersects(all) {
-        return Ok(());
-    }
-    Ok(rustix::fs::fchmod(file.as_fd(), mode | all | Mode::RUSR | Mode::RGRP | Mode::ROTH)?)
 }
 
 #[cfg(test)]

@@ -20,48 +20,22 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
 
 use crate::enter::{Identity, Plan};
-use crate::systemd::{
-    Ended, InvocationId, MainExit, Manager, Service, Systemd, Unit, UnitName, UnitState, Whom,
-};
+use crate::systemd::{Ended, InvocationId, Manager, Systemd, Unit, UnitName, Whom};
 use crate::task::Error;
 use crate::task::config::{Known, TaskId};
 use crate::task::live::cgroup::Cgroup;
 use crate::task::live::events::Events;
 use crate::task::live::exec::{self, Report, Session};
+use crate::task::live::exit::{Exit, Phase, Word, out_of_memory, word_of_the_end, word_of_trouble};
 use crate::task::live::signal::Signal;
 use crate::task::sandbox::policy::Policy;
-use crate::task::spec;
-use crate::task::wasm::outcome::{Outcome, Served, Trouble};
+use crate::task::wasm::outcome::{Served, Trouble};
 
 /// How long systemd may take to answer before a task is signalled without it.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long after SIGKILL a process may take to be gone; one that waits for a broken disk takes longer.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
-
-/// What a task is doing.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Phase {
-    /// Its main process lives.
-    Running,
-    /// It has ended, in this way.
-    Exited(Exit),
-}
-
-/// How a task ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Exit {
-    /// The program's exit status, or 128 and the signal that ended it, as shells say it.
-    pub code: i32,
-    /// The signal that ended it, or zero.
-    pub signal: i32,
-    /// It needed more memory than it may have.
-    pub oom_killed: bool,
-    /// Why the above cannot be known.
-    pub unknown: Option<String>,
-    /// When.
-    pub at: SystemTime,
-}
 
 /// What Nomad keeps for us, to find the task again after the driver was restarted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -468,96 +442,6 @@ impl Handle {
             Err(_) => Err(Error::Immortal { unit: self.unit.clone() }),
         }
     }
-}
-
-impl Exit {
-    /// What a unit's state says of its end; nothing while it runs.
-    fn of(state: &UnitState) -> Option<Self> {
-        const SIGABRT: i32 = 6;
-        const SIGTERM: i32 = 15;
-        // A task that had to be ended has failed, also if it took the signal for a wish and obeyed.
-        let ended_by = match state.result.as_str() {
-            _ if state.was_stopped() => None,
-            "timeout" => Some(MainExit::Signal(SIGTERM)),
-            "watchdog" => Some(MainExit::Signal(SIGABRT)),
-            _ => None,
-        };
-        let exit = match (state.exit()?, ended_by) {
-            (MainExit::Status(0), Some(signal)) => signal,
-            (exit, _) => exit,
-        };
-        let exit = Self::by(exit, state.exited_at().unwrap_or_else(SystemTime::now));
-        Some(Self { oom_killed: state.result == "oom-kill", ..exit })
-    }
-
-    fn by(exit: MainExit, at: SystemTime) -> Self {
-        let (code, signal) = match exit {
-            MainExit::Status(status) => (status, 0),
-            MainExit::Signal(signal) => (128 + signal, signal),
-        };
-        Self { code, signal, oom_killed: false, unknown: None, at }
-    }
-
-    fn removed() -> Self {
-        let unknown =
-            "the task's unit was removed from outside (systemctl stop?), its exit status is unknown";
-        Self {
-            code: -1,
-            signal: 0,
-            oom_killed: false,
-            unknown: Some(unknown.to_owned()),
-            at: SystemTime::now(),
-        }
-    }
-}
-
-/// What is told of a task: for people, and for programs.
-type Word = (String, Vec<(&'static str, String)>);
-
-/// Which limit it was, and how much the task had had.
-fn out_of_memory(service: &Service) -> Word {
-    let limit = match service.memory_max {
-        Some(bytes) => format!("MemoryMax is {}", spec::mebibytes(bytes)),
-        None => "it has no MemoryMax, so the machine or its slice had no more".to_owned(),
-    };
-    let peak = service.memory_peak.map(|bytes| format!(", it had {} at most", spec::mebibytes(bytes)));
-    let details = [("memory_max", service.memory_max), ("memory_peak", service.memory_peak)];
-    let details = details.into_iter().filter_map(|(name, bytes)| Some((name, bytes?.to_string())));
-    (
-        format!("Out of memory, all its processes were killed: {limit}{}", peak.unwrap_or_default()),
-        details.collect(),
-    )
-}
-
-/// What its exit code does not say of a task's end.
-fn word_of_the_end(state: &UnitState, exit: &Exit, is_guest: bool, is_asked: bool) -> Option<Word> {
-    if let Some(unknown) = &exit.unknown {
-        return Some((unknown.clone(), vec![]));
-    }
-    if state.was_stopped() && !is_asked {
-        return Some(("Its unit was stopped from outside (systemctl stop?)".to_owned(), vec![]));
-    }
-    match state.result.as_str() {
-        "watchdog" => {
-            let word = "Missed its watchdog deadline (WATCHDOG=1, sd_notify(3); `notify.watchdog`): stopped";
-            return Some((word.to_owned(), vec![]));
-        }
-        "timeout" => return Some(("Stopped: exceeded `limits.runtime_max`".to_owned(), vec![])),
-        _ => {}
-    }
-    if !is_guest {
-        return None;
-    }
-    // systemd listens to the runner of WebAssembly alone, which says so when a guest did not end by itself.
-    let outcome = Outcome::of(&state.status_text)?;
-    let message = format!("WebAssembly: {}", outcome.message());
-    Some((message, vec![("wasm_outcome", outcome.kind.to_owned()), ("wasm_message", outcome.text)]))
-}
-
-/// That requests of a server went wrong.
-fn word_of_trouble(word: &str, said: &str) -> Word {
-    let details = Served::of(said).map(|served| served.attributes().into()).unwrap_or_default();
-    (format!("WebAssembly: {word}"), details)
 }
 
 /// Which boot of the machine this is, 36 characters.

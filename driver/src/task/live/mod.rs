@@ -4,6 +4,7 @@ pub(crate) mod beginners;
 pub mod cgroup;
 pub mod events;
 pub mod exec;
+pub(crate) mod exit;
 pub mod handle;
 pub(crate) mod lost;
 pub mod signal;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::task::config::{NetworkMode, Notify, Socket, TaskConfig};
 use crate::task::host::view::{PLAIN_PATH, is_plain};
 use crate::task::spec::{Error, check_name, duration};
-use crate::task::wasm::guest;
+use crate::task::wasm::server;
 
 /// How many sockets a task may have.
 const SOCKETS_MAX: usize = 32;
@@ -48,7 +48,7 @@ pub struct Readiness {
 /// The sockets of a task.
 pub(crate) fn listeners(config: &TaskConfig) -> Result<Vec<Listener>, Error> {
     let said = config.driver.socket.iter().map(|socket| listener(socket, config));
-    let sockets = guest::listener(config).transpose().into_iter().chain(said);
+    let sockets = server::listener(config).transpose().into_iter().chain(said);
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
     if sockets.len() > SOCKETS_MAX {
         let reason =
@@ -104,7 +104,7 @@ pub(crate) fn address_of_port(label: &str, config: &TaskConfig) -> Option<Socket
 
 pub(crate) fn readiness(config: &TaskConfig) -> Result<Readiness, Error> {
     let Some(Notify { ready_within, watchdog, access }) = &config.driver.notify else {
-        return Ok(guest::readiness(config));
+        return Ok(server::readiness(config));
     };
     let time = |option, text: &String| {
         duration(text).map_err(|wanted| Error::Option { option, value: text.clone(), wanted })

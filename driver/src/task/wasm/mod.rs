@@ -2,5 +2,8 @@
 
 pub mod cache;
 pub mod compile;
+pub(crate) mod directories;
 pub mod guest;
+pub(crate) mod network;
 pub mod outcome;
+pub(crate) mod server;

@@ -1,0 +1,95 @@
+//! What a file is, by its first bytes: a native program, a script, or WebAssembly.
+
+use std::path::Path;
+
+use crate::task::host::program::Error;
+
+pub(super) enum Kind {
+    Native,
+    Wasm,
+}
+
+/// Wasmtime's number in an ELF header.
+pub(super) const WASMTIME: u8 = 200;
+
+/// What a file is that begins so. Only of the task's own the beginning is shown.
+pub(super) fn kind(head: &[u8], path: &Path, is_tasks: bool) -> Result<Kind, Error> {
+    let begins = || if is_tasks { readable(head) } else { "something else".to_owned() };
+    if head.starts_with(b"\0asm") {
+        return Ok(Kind::Wasm);
+    }
+    // What wasmtime makes of a module is a file of its own "operating system" (elf(5), `e_ident[EI_OSABI]`).
+    if head.starts_with(b"\x7fELF") && head.get(7) == Some(&WASMTIME) {
+        return Err(Error::Precompiled { path: path.to_owned() });
+    }
+    if path.extension().is_some_and(|extension| extension == "wasm") {
+        return Err(Error::NotWasm { path: path.to_owned(), begins: begins() });
+    }
+    if let Some(theirs) = elf_machine(head) {
+        let runs_here = OUR_MACHINES.contains(&theirs) || others_can_run();
+        return if runs_here {
+            Ok(Kind::Native)
+        } else {
+            Err(Error::Foreign { path: path.to_owned(), theirs: machine_name(theirs) })
+        };
+    }
+    if head.starts_with(b"#!") || others_can_run() {
+        return Ok(Kind::Native);
+    }
+    let is_text = path.extension().is_some_and(|extension| extension == "wat");
+    if is_text || head.starts_with(b"(module") || head.starts_with(b"(component") {
+        return Err(Error::Text { path: path.to_owned() });
+    }
+    Err(Error::Unknown { path: path.to_owned(), begins: begins() })
+}
+
+/// `e_machine` of an ELF header (elf(5)).
+pub(super) fn elf_machine(head: &[u8]) -> Option<u16> {
+    let bytes = [*head.get(18)?, *head.get(19)?];
+    let big_endian = head.get(5) == Some(&2);
+    head.starts_with(b"\x7fELF")
+        .then(|| if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+}
+
+/// ELF machines that a kernel of this architecture runs, its 32-bit sister included.
+pub(super) const OUR_MACHINES: &[u16] = if cfg!(target_arch = "x86_64") {
+    &[62, 3]
+} else if cfg!(target_arch = "aarch64") {
+    &[183, 40]
+} else if cfg!(target_arch = "riscv64") {
+    &[243]
+} else if cfg!(target_arch = "powerpc64") {
+    &[21]
+} else if cfg!(target_arch = "s390x") {
+    &[22]
+} else {
+    &[]
+};
+
+pub(super) fn machine_name(machine: u16) -> String {
+    let name = match machine {
+        3 => "x86",
+        21 => "powerpc64",
+        22 => "s390x",
+        40 => "arm",
+        62 => "x86_64",
+        183 => "aarch64",
+        243 => "riscv64",
+        other => return format!("ELF machine {other}"),
+    };
+    name.to_owned()
+}
+
+/// Has the administrator registered interpreters for other formats with the kernel (binfmt_misc)?
+pub(super) fn others_can_run() -> bool {
+    // `register` and `status` are always there.
+    std::fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|entries| entries.count() > 2)
+}
+
+pub(super) fn readable(head: &[u8]) -> String {
+    if head.is_empty() {
+        return "nothing, it is empty".to_owned();
+    }
+    let begin = &head[..head.len().min(16)];
+    format!("\"{}\"", begin.escape_ascii())
+}

@@ -1,0 +1,126 @@
+//! How a task ended, and what is told of it.
+
+use std::time::SystemTime;
+
+use crate::systemd::{MainExit, Service, UnitState};
+use crate::task::spec;
+use crate::task::wasm::outcome::{Outcome, Served};
+
+/// What a task is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Its main process lives.
+    Running,
+    /// It has ended, in this way.
+    Exited(Exit),
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exit {
+    /// The program's exit status, or 128 and the signal that ended it, as shells say it.
+    pub code: i32,
+    /// The signal that ended it, or zero.
+    pub signal: i32,
+    /// It needed more memory than it may have.
+    pub oom_killed: bool,
+    /// Why the above cannot be known.
+    pub unknown: Option<String>,
+    /// When.
+    pub at: SystemTime,
+}
+
+impl Exit {
+    /// What a unit's state says of its end; nothing while it runs.
+    pub(super) fn of(state: &UnitState) -> Option<Self> {
+        const SIGABRT: i32 = 6;
+        const SIGTERM: i32 = 15;
+        // A task that had to be ended has failed, also if it took the signal for a wish and obeyed.
+        let ended_by = match state.result.as_str() {
+            _ if state.was_stopped() => None,
+            "timeout" => Some(MainExit::Signal(SIGTERM)),
+            "watchdog" => Some(MainExit::Signal(SIGABRT)),
+            _ => None,
+        };
+        let exit = match (state.exit()?, ended_by) {
+            (MainExit::Status(0), Some(signal)) => signal,
+            (exit, _) => exit,
+        };
+        let exit = Self::by(exit, state.exited_at().unwrap_or_else(SystemTime::now));
+        Some(Self { oom_killed: state.result == "oom-kill", ..exit })
+    }
+
+    pub(super) fn by(exit: MainExit, at: SystemTime) -> Self {
+        let (code, signal) = match exit {
+            MainExit::Status(status) => (status, 0),
+            MainExit::Signal(signal) => (128 + signal, signal),
+        };
+        Self { code, signal, oom_killed: false, unknown: None, at }
+    }
+
+    pub(super) fn removed() -> Self {
+        let unknown =
+            "the task's unit was removed from outside (systemctl stop?), its exit status is unknown";
+        Self {
+            code: -1,
+            signal: 0,
+            oom_killed: false,
+            unknown: Some(unknown.to_owned()),
+            at: SystemTime::now(),
+        }
+    }
+}
+
+/// What is told of a task: for people, and for programs.
+pub(super) type Word = (String, Vec<(&'static str, String)>);
+
+/// Which limit it was, and how much the task had had.
+pub(super) fn out_of_memory(service: &Service) -> Word {
+    let limit = match service.memory_max {
+        Some(bytes) => format!("MemoryMax is {}", spec::mebibytes(bytes)),
+        None => "it has no MemoryMax, so the machine or its slice had no more".to_owned(),
+    };
+    let peak = service.memory_peak.map(|bytes| format!(", it had {} at most", spec::mebibytes(bytes)));
+    let details = [("memory_max", service.memory_max), ("memory_peak", service.memory_peak)];
+    let details = details.into_iter().filter_map(|(name, bytes)| Some((name, bytes?.to_string())));
+    (
+        format!("Out of memory, all its processes were killed: {limit}{}", peak.unwrap_or_default()),
+        details.collect(),
+    )
+}
+
+/// What its exit code does not say of a task's end.
+pub(super) fn word_of_the_end(
+    state: &UnitState,
+    exit: &Exit,
+    is_guest: bool,
+    is_asked: bool,
+) -> Option<Word> {
+    if let Some(unknown) = &exit.unknown {
+        return Some((unknown.clone(), vec![]));
+    }
+    if state.was_stopped() && !is_asked {
+        return Some(("Its unit was stopped from outside (systemctl stop?)".to_owned(), vec![]));
+    }
+    match state.result.as_str() {
+        "watchdog" => {
+            let word = "Missed its watchdog deadline (WATCHDOG=1, sd_notify(3); `notify.watchdog`): stopped";
+            return Some((word.to_owned(), vec![]));
+        }
+        "timeout" => return Some(("Stopped: exceeded `limits.runtime_max`".to_owned(), vec![])),
+        _ => {}
+    }
+    if !is_guest {
+        return None;
+    }
+    // systemd listens to the runner of WebAssembly alone, which says so when a guest did not end by itself.
+    let outcome = Outcome::of(&state.status_text)?;
+    let message = format!("WebAssembly: {}", outcome.message());
+    Some((message, vec![("wasm_outcome", outcome.kind.to_owned()), ("wasm_message", outcome.text)]))
+}
+
+/// That requests of a server went wrong.
+pub(super) fn word_of_trouble(word: &str, said: &str) -> Word {
+    let details = Served::of(said).map(|served| served.attributes().into()).unwrap_or_default();
+    (format!("WebAssembly: {word}"), details)
+}

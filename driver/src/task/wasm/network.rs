@@ -1,0 +1,301 @@
+//! Whom a guest may speak with: the grammar of addresses, what of it the runner is told, and what systemd filters.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use crate::task::config::{NetworkMode, Wasm};
+use crate::task::spec::Error;
+
+/// Whom a guest may speak with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Network {
+    pub(super) connect: Vec<Rule>,
+    pub(super) listen: Vec<Rule>,
+    pub(super) everything: bool,
+    pub(super) lookup: bool,
+}
+
+impl Network {
+    pub(super) fn resolve(wasm: &Wasm) -> Result<Self, Error> {
+        let rules = |option: &'static str, said: &[String]| {
+            let rule = |said: &String| {
+                let wanted = "addresses and ports such as \"tcp:10.0.0.0/8:5432\", \"[::1]:53\" or \"*:443\"";
+                Rule::parse(said).ok_or_else(|| Error::Option { option, value: said.clone(), wanted })
+            };
+            said.iter().map(rule).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self {
+            connect: rules("wasm.connect", &wasm.connect)?,
+            listen: rules("wasm.listen", &wasm.listen)?,
+            everything: wasm.inherit_network,
+            lookup: wasm.name_lookup,
+        })
+    }
+
+    /// The same for the runner.
+    pub(super) fn options(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let wasi = |on: bool, name: &str| on.then(|| ("-S", name.to_owned()));
+        let rules = |option, rules: &[Rule]| -> Vec<_> {
+            rules.iter().map(|rule| (option, rule.said.clone())).collect()
+        };
+        let connect = rules("--connect", &self.connect);
+        let switches = [wasi(self.everything, "inherit-network"), wasi(self.lookup, "allow-ip-name-lookup")];
+        connect.into_iter().chain(rules("--listen", &self.listen)).chain(switches.into_iter().flatten())
+    }
+
+    /// The same for its unit, in the words of systemd's manual, if these `servers` are asked for names; nobody knows
+    /// which, if there are none.
+    pub(super) fn fence(
+        &self,
+        mode: &NetworkMode,
+        servers: Option<Vec<IpAddr>>,
+    ) -> Vec<(&'static str, String)> {
+        let Self { connect, listen, everything, lookup } = self;
+        if !everything && !lookup && connect.is_empty() && listen.is_empty() {
+            return Vec::new();
+        }
+        let mut lines = vec![("RestrictAddressFamilies", "AF_INET AF_INET6".to_owned())];
+        if *mode != NetworkMode::None {
+            lines.push(("PrivateNetwork", "no".to_owned()));
+        }
+        if *everything {
+            return lines;
+        }
+        // Whoever comes to where it listens; on this machine's own addresses only who is on it.
+        let peers = listen.iter().map(|rule| rule.prefix.filter(Prefix::is_loopback));
+        let peers = connect.iter().map(|rule| rule.prefix).chain(peers);
+        let servers = servers.map(|servers| servers.into_iter().map(Prefix::of).collect::<Vec<_>>());
+        if let (Some(peers), Some(servers)) = (peers.collect::<Option<Vec<_>>>(), servers) {
+            lines.push(("IPAddressDeny", "any".to_owned()));
+            let allowed = peers.into_iter().chain(servers);
+            lines.extend(
+                allowed.map(|Prefix(address, length)| ("IPAddressAllow", format!("{address}/{length}"))),
+            );
+        }
+        // Who sends packets binds to a port of the kernel's choice before, and systemd has no word for that.
+        let sends = connect.iter().any(|rule| rule.protocol != Some(Protocol::Tcp));
+        lines.push(("SocketBindDeny", "tcp".to_owned()));
+        lines.extend((!sends).then(|| ("SocketBindDeny", "udp".to_owned())));
+        lines.extend(listen.iter().map(|rule| ("SocketBindAllow", rule.of_port())));
+        lines
+    }
+}
+
+/// How an address is spoken with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// An address, and how many of its bits count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Prefix(IpAddr, u8);
+
+impl Prefix {
+    fn of(address: IpAddr) -> Self {
+        Self(address, if address.is_ipv4() { 32 } else { 128 })
+    }
+
+    /// Are they all this machine's own?
+    fn is_loopback(&self) -> bool {
+        self.0.is_loopback() && self.1 >= if self.0.is_ipv4() { 8 } else { 128 }
+    }
+}
+
+/// Addresses that are granted, such as `tcp:10.0.0.0/8:5432`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rule {
+    said: String,
+    /// Default: both.
+    protocol: Option<Protocol>,
+    /// Default: every address.
+    prefix: Option<Prefix>,
+    ports: RangeInclusive<u16>,
+}
+
+impl Rule {
+    /// Reads `[tcp:|udp:]ADDRESS[/PREFIX]:PORT[-PORT]`.
+    fn parse(said: &str) -> Option<Self> {
+        let (protocol, rest) = match said.split_once(':') {
+            Some(("tcp", rest)) => (Some(Protocol::Tcp), rest),
+            Some(("udp", rest)) => (Some(Protocol::Udp), rest),
+            _ => (None, said),
+        };
+        let (addresses, ports) = rest.rsplit_once(':')?;
+        let (first, last) =
+            if ports == "*" { ("0", "65535") } else { ports.split_once('-').unwrap_or((ports, ports)) };
+        let (first, last) = (number(first)?, number(last)?);
+        let prefix = if addresses == "*" { None } else { Some(prefix(addresses)?) };
+        (first <= last).then(|| Self { said: said.to_owned(), protocol, prefix, ports: first..=last })
+    }
+
+    /// The same without the address, as systemd's `SocketBindAllow=` has it.
+    fn of_port(&self) -> String {
+        let family = match self.prefix {
+            None => "",
+            Some(Prefix(address, _)) if address.is_ipv4() => "ipv4:",
+            Some(_) => "ipv6:",
+        };
+        let protocol = match self.protocol {
+            None => "",
+            Some(Protocol::Tcp) => "tcp:",
+            Some(Protocol::Udp) => "udp:",
+        };
+        // It has no word for a port of the kernel's choice but all of them.
+        let (first, last) = (self.ports.start(), self.ports.end());
+        if *first == 0 {
+            format!("{family}{protocol}any")
+        } else {
+            format!("{family}{protocol}{first}-{last}")
+        }
+    }
+}
+
+/// A number without a sign.
+pub(super) fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
+    text.starts_with(|c: char| c.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+pub(super) fn prefix(text: &str) -> Option<Prefix> {
+    let (address, length) =
+        text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let address = match bare {
+        Some(bare) => IpAddr::V6(bare.parse().ok()?),
+        None => IpAddr::V4(address.parse().ok()?),
+    };
+    let Prefix(_, bits) = Prefix::of(address);
+    let length = length.map_or(Some(bits), number).filter(|length| *length <= bits)?;
+    Some(Prefix(address, length))
+}
+
+/// Who is asked for the addresses of names (resolv.conf(5)).
+pub(super) const RESOLVER: &str = "/etc/resolv.conf";
+
+/// The servers that it names; without any it is this machine.
+pub(super) fn name_servers(text: &str) -> Vec<IpAddr> {
+    let servers = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let server = words.next().filter(|word| *word == "nameserver").and(words.next())?;
+        // An address of a link says on which.
+        server.split('%').next()?.parse().ok()
+    });
+    let servers: Vec<IpAddr> = servers.collect();
+    if servers.is_empty() {
+        return vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    }
+    servers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::systemd::Assignment;
+
+    fn wasm(change: impl FnOnce(&mut Wasm)) -> Wasm {
+        let mut wasm = Wasm::decode(&[]).unwrap();
+        change(&mut wasm);
+        wasm
+    }
+
+    fn texts(said: &[&str]) -> Vec<String> {
+        said.iter().map(ToString::to_string).collect()
+    }
+
+    fn network(connect: &[&str], listen: &[&str]) -> Network {
+        Network::resolve(&wasm(|wasm| (wasm.connect, wasm.listen) = (texts(connect), texts(listen)))).unwrap()
+    }
+
+    /// The lines of a fence, each as in a unit file.
+    fn fence(network: &Network, servers: Option<&[&str]>) -> Vec<String> {
+        let servers = servers.map(|servers| servers.iter().map(|server| server.parse().unwrap()).collect());
+        let lines = network.fence(&NetworkMode::Host, servers);
+        for (name, text) in &lines {
+            assert!(Assignment::parse(name, text).is_ok(), "{name}={text}");
+        }
+        lines.iter().map(|(name, text)| format!("{name}={text}")).collect()
+    }
+
+    #[test]
+    fn a_rule_says_how_which_addresses_and_which_ports() {
+        for (said, port) in [
+            ("tcp:10.0.0.0/8:5432", "ipv4:tcp:5432-5432"),
+            ("[2001:db8::]/32:80-90", "ipv6:80-90"),
+            ("udp:*:53", "udp:53-53"),
+            ("*:*", "any"),
+            ("tcp:[::1]:0-10", "ipv6:tcp:any"),
+        ] {
+            assert_eq!(Rule::parse(said).map(|rule| rule.of_port()).as_deref(), Some(port), "{said}");
+        }
+        for wrong in [
+            "",
+            "tcp",
+            "80",
+            "::1:80",
+            "1.2.3.4",
+            "1.2.3.4/33:1",
+            "host:80",
+            "1.2.3.4:9-1",
+            "1.2.3.4:70000",
+            "sctp:*:1",
+            "1.2.3.4:+1",
+            "1.2.3.4/+8:1",
+            "[1.2.3.4]:1",
+            "[::1]/129:1",
+            "*/8:1",
+            "*:",
+            "*: 80",
+        ] {
+            assert_eq!(Rule::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_fence_lets_through_what_is_granted_and_no_more() {
+        assert_eq!(fence(&network(&[], &[]), Some(&[])), Vec::<String>::new());
+        let common = ["RestrictAddressFamilies=AF_INET AF_INET6", "PrivateNetwork=no"];
+        let client = fence(&network(&["tcp:10.0.0.0/8:5432", "tcp:[::1]:53"], &[]), Some(&[]));
+        let filters = [
+            "IPAddressDeny=any",
+            "IPAddressAllow=10.0.0.0/8",
+            "IPAddressAllow=::1/128",
+            "SocketBindDeny=tcp",
+            "SocketBindDeny=udp",
+        ];
+        assert_eq!(client, [&common[..], &filters].concat());
+        // Anybody may come to it, and it binds there alone.
+        let server = fence(&network(&[], &["tcp:*:80"]), Some(&[]));
+        let filters = ["SocketBindDeny=tcp", "SocketBindDeny=udp", "SocketBindAllow=tcp:80-80"];
+        assert_eq!(server, [&common[..], &filters].concat());
+        let own = fence(&network(&[], &["127.0.0.1:80"]), Some(&[]));
+        assert!(own.contains(&"IPAddressAllow=127.0.0.1/32".to_owned()), "{own:?}");
+        // Whoever sends packets is bound to some port.
+        let sender = fence(&network(&["10.0.0.1:53"], &[]), Some(&[]));
+        assert!(!sender.contains(&"SocketBindDeny=udp".to_owned()), "{sender:?}");
+        let everything = Network { everything: true, ..network(&["10.0.0.1:53"], &[]) };
+        assert_eq!(fence(&everything, Some(&[])), common);
+    }
+
+    #[test]
+    fn who_may_look_up_names_may_ask_the_servers_if_they_are_known() {
+        let asks = Network { lookup: true, ..network(&["tcp:10.0.0.1:80"], &[]) };
+        let known = fence(&asks, Some(&["127.0.0.53", "fe80::1"]));
+        for server in ["127.0.0.53/32", "fe80::1/128", "10.0.0.1/32"] {
+            assert!(known.contains(&format!("IPAddressAllow={server}")), "{server} in {known:?}");
+        }
+        assert!(!fence(&asks, None).iter().any(|line| line.starts_with("IPAddress")));
+        let servers = |text: &str| name_servers(text).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            servers("# x\nsearch a\nnameserver 10.0.0.1\nnameserver fe80::1%eth0\n"),
+            ["10.0.0.1", "fe80::1"]
+        );
+        assert_eq!(servers("options ndots:2\nnameserver\n"), ["127.0.0.1", "::1"]);
+    }
+
+    #[test]
+    fn a_group_without_a_network_stays_without_one() {
+        let lines = network(&["*:80"], &[]).fence(&NetworkMode::None, Some(vec![]));
+        assert!(lines.iter().all(|(name, _)| *name != "PrivateNetwork"), "{lines:?}");
+    }
+}
