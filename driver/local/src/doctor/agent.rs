@@ -40,6 +40,7 @@ impl Agent {
     pub(super) fn find(root: &Path, given: &[PathBuf]) -> Self {
         let mut agent = Self::default();
         let mut paths = given.to_vec();
+        let mut command_line = (None, None);
         if let Some((pid, args)) = running(root) {
             agent.pid = Some(pid);
             let status = fs::read_to_string(root.join(format!("proc/{pid}/status"))).unwrap_or_default();
@@ -49,8 +50,7 @@ impl Agent {
             agent.is_dev = args.iter().any(|arg| arg.trim_start_matches('-').starts_with("dev"));
             let cwd = fs::read_link(root.join(format!("proc/{pid}/cwd"))).unwrap_or_default();
             let said = |option: &str| values(&args, option).map(|path| cwd.join(path)).collect::<Vec<_>>();
-            agent.plugin_dir = said("plugin-dir").pop();
-            agent.data_dir = said("data-dir").pop();
+            command_line = (said("plugin-dir").pop(), said("data-dir").pop());
             if paths.is_empty() {
                 paths = said("config");
             }
@@ -61,6 +61,9 @@ impl Agent {
         for file in paths.iter().flat_map(|path| files(path)) {
             agent.read(file);
         }
+        // It counts more than any file.
+        agent.plugin_dir = command_line.0.or(agent.plugin_dir);
+        agent.data_dir = command_line.1.or(agent.data_dir);
         agent
     }
 
@@ -80,7 +83,7 @@ impl Agent {
         self.files.push(file);
     }
 
-    /// Of two files that say something, the later one counts; what the command line says counts more.
+    /// Of two files that say something, the later one counts.
     fn take(&mut self, body: &Body) {
         let text = |key: &str| {
             body.attributes().filter(|attribute| attribute.key() == key).find_map(|attribute| match attribute
@@ -90,13 +93,8 @@ impl Agent {
                 _ => None,
             })
         };
-        let is_said = self.pid.is_some() && self.files.is_empty();
-        if let Some(directory) = text("plugin_dir").filter(|_| !is_said || self.plugin_dir.is_none()) {
-            self.plugin_dir = Some(directory);
-        }
-        if let Some(directory) = text("data_dir").filter(|_| !is_said || self.data_dir.is_none()) {
-            self.data_dir = Some(directory);
-        }
+        self.plugin_dir = text("plugin_dir").or(self.plugin_dir.take());
+        self.data_dir = text("data_dir").or(self.data_dir.take());
         for block in body.blocks().filter(|block| block.identifier() == "plugin") {
             let label = block.labels().first().map(hcl::BlockLabel::as_str).unwrap_or_default();
             match label {
@@ -286,15 +284,14 @@ mod tests {
         let process = root.path().join("proc/42");
         fs::create_dir_all(&process).unwrap();
         fs::write(process.join("status"), "Name:\tnomad\nUid:\t0\t0\t0\t0\n").unwrap();
-        fs::write(
-            process.join("cmdline"),
-            "/usr/bin/nomad\0agent\0-config=/none.hcl\0--plugin-dir\0/plugins\0",
-        )
-        .unwrap();
+        let file = root.path().join("agent.hcl");
+        fs::write(&file, "plugin_dir = \"/other\"\n").unwrap();
+        let options = format!("-config=/none.hcl\0-config\0{}\0--plugin-dir\0/plugins", file.display());
+        fs::write(process.join("cmdline"), format!("/usr/bin/nomad\0agent\0{options}\0")).unwrap();
         let agent = Agent::find(root.path(), &[]);
         assert_eq!((agent.pid, agent.uid), (Some(42), Some(0)));
         assert_eq!(agent.plugin_directory().unwrap(), Path::new("/plugins"));
-        assert_eq!(agent.files, [PathBuf::from("/none.hcl")]);
+        assert_eq!(agent.files, [PathBuf::from("/none.hcl"), file]);
         assert!(verdict(&agent).1.starts_with("/none.hcl: No such file"));
     }
 }
