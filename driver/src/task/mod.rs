@@ -37,6 +37,7 @@ pub use self::live::exit::{Exit, Phase};
 pub use self::live::handle::{Handle, Saved};
 
 use self::config::{Known, PluginConfig, TaskConfig, TaskId};
+use self::host::unfit;
 use self::host::users::OfHost;
 use self::host::view::View;
 use self::live::beginners::Beginners;
@@ -47,7 +48,6 @@ use self::live::slices::Slices;
 use self::live::stats::{Stats, Usage};
 use self::live::{exec, handle, lost};
 use self::spec::NodeSpec;
-use self::spec::unfit;
 use self::wasm::{compile, guest};
 use crate::systemd::{self, Manager, Systemd, UnitName, Whom};
 

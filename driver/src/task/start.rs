@@ -11,6 +11,7 @@ use super::live::handle::Beside;
 use super::live::handle::Handle;
 
 use super::config::{Credential, Known, TaskConfig, TaskId};
+use super::host::misplaced;
 use super::host::pin::Pins;
 use super::host::place::Place;
 use super::host::program::Program;
@@ -21,8 +22,8 @@ use super::host::{env, files, logs, place, program, users, view};
 use super::live::slices::Slices;
 use super::sandbox::policy::Policy;
 use super::spec::activation::Readiness;
+use super::spec::ephemeral;
 use super::spec::{Identity, NodeSpec, Sink, TaskSpec};
-use super::spec::{ephemeral, misplaced};
 use super::unit::{Command, Made, Streams};
 use super::wasm::cache::Lease;
 use super::wasm::compile::Code;

@@ -129,31 +129,24 @@ fn overcommit(root: &Path) -> Finding {
 }
 
 fn inotify(root: &Path) -> Finding {
-    const FEW: u64 = 1024;
-    match number(root, "proc/sys/fs/inotify/max_user_instances") {
-        Some(most) if most < FEW => Finding::warning(
-            "inotify",
-            format!("fs.inotify.max_user_instances = {most}"),
-            "The instances of all tasks in user namespaces count together: one task can take all of them.",
-            "On a shared node: sysctl fs.inotify.max_user_instances=8192",
-        ),
-        Some(most) => Finding::ok("inotify", format!("fs.inotify.max_user_instances = {most}")),
-        None => Finding::ignored("inotify", "cannot be read"),
-    }
+    let means =
+        "The instances of all tasks in user namespaces count together: one task can take all of them.";
+    let mend = "On a shared node: sysctl fs.inotify.max_user_instances=8192";
+    at_least(root, "inotify", "fs.inotify.max_user_instances", 1024, means, mend)
 }
 
 fn pids(root: &Path) -> Finding {
-    const FEW: u64 = 4096;
-    match number(root, "proc/sys/kernel/pid_max") {
-        Some(most) if most < FEW => Finding::warning(
-            "processes",
-            format!("kernel.pid_max = {most}"),
-            "All processes and threads of the node together cannot be more.",
-            "sysctl kernel.pid_max=4194304",
-        ),
-        Some(most) => Finding::ok("processes", format!("kernel.pid_max = {most}")),
-        None => Finding::ignored("processes", "cannot be read"),
-    }
+    let means = "All processes and threads of the node together cannot be more.";
+    at_least(root, "processes", "kernel.pid_max", 4096, means, "sysctl kernel.pid_max=4194304")
+}
+
+/// A setting of the kernel that should not be lower.
+fn at_least(root: &Path, check: &'static str, key: &str, least: u64, means: &str, mend: &str) -> Finding {
+    let Some(value) = number(root, &format!("proc/sys/{}", key.replace('.', "/"))) else {
+        return Finding::ignored(check, format!("{key} cannot be read"));
+    };
+    let found = format!("{key} = {value}");
+    if value < least { Finding::warning(check, found, means, mend) } else { Finding::ok(check, found) }
 }
 
 #[cfg(test)]

@@ -6,12 +6,10 @@ pub mod ephemeral;
 mod error;
 mod etc_files;
 pub(crate) mod identity;
-pub(crate) mod misplaced;
 mod names;
 mod node;
 mod output;
 mod resources;
-pub(crate) mod unfit;
 
 use self::checks::{check_credentials, check_node, check_notify, check_preset, check_sockets};
 pub(crate) use self::checks::{check_length, check_name};

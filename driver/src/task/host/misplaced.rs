@@ -10,6 +10,9 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use crate::task::host::view::{TaskDirs, View};
 use crate::task::spec::TaskSpec;
 
+/// How many words are looked at: a job may have hundreds of thousands.
+const LOOKED_AT: usize = 64;
+
 /// What to tell of the first such argument: a word in it names a file that is there, and not from where the task begins.
 pub fn advice(task: &TaskSpec) -> Option<String> {
     let begins_in_local = match &task.view {
@@ -17,7 +20,8 @@ pub fn advice(task: &TaskSpec) -> Option<String> {
         View::Host => task.working_directory == task.dirs.local,
     };
     let args = task.args.iter().filter(|_| begins_in_local);
-    let word = args.flat_map(|arg| words(arg)).find(|word| is_misplaced(&task.dirs, word))?;
+    let named = args.flat_map(|arg| words(arg)).filter(|word| task.dirs.named(Path::new(word)).is_some());
+    let word = named.take(LOOKED_AT).find(|word| is_misplaced(&task.dirs, word))?;
     Some(format!(
         "`args`: {word} is looked up in the working directory, the task's `local/`, and is not there; set `work_dir = \"/\"` \
          to begin beside `local/`, or write ${{NOMAD_TASK_DIR}} for it"
