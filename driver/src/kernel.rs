@@ -212,6 +212,12 @@ pub(crate) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
     while let Some(filter) = stopped.filter(filters.len())? {
         filters.push(filter);
     }
+    // An init cannot make processes; its program, beside which a command runs, can.
+    let of_init = task_init::filter_of_every_init()?;
+    let is_of_init = |filter: &mut Vec<libc::sock_filter>| {
+        filter.iter().map(|each| (each.code, each.jt, each.jf, each.k)).eq(of_init.iter().copied())
+    };
+    filters.pop_if(is_of_init);
     Ok(Filters(filters))
 }
 

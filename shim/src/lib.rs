@@ -15,8 +15,10 @@
 //!   asked                                  what the guest may touch
 //! ```
 //!
+//! Beside that `init` runs a program that is no guest, as its init.
+//!
 //! Unsafe code is allowed in two modules: `code`, because precompiled code cannot be checked, and `process`, because
-//! the standard library has no signal handlers. `artifact` calls the one unsafe function, where it decides whose code
+//! the standard library has no signal handlers. `init` takes one descriptor by its number, and `artifact` calls the one unsafe function, where it decides whose code
 //! to trust.
 
 #[cfg(feature = "run")]
@@ -39,6 +41,8 @@ pub mod grants;
 pub mod guest;
 #[cfg(any(feature = "compile", test))]
 pub mod imports;
+#[cfg(feature = "run")]
+pub mod init;
 #[cfg(feature = "run")]
 pub mod inspect;
 #[cfg(feature = "run")]

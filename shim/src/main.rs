@@ -6,7 +6,7 @@ use std::io::Write as _;
 use wasm_shim::args::{Asked, Command, Guest, Http};
 use wasm_shim::outcome::{self, Outcome};
 use wasm_shim::world::World;
-use wasm_shim::{artifact, guest, inspect, process, serve, variables};
+use wasm_shim::{artifact, guest, init, inspect, process, serve};
 use wasmtime::error::Context as _;
 use wasmtime::{Error, Result, bail};
 
@@ -14,7 +14,7 @@ use wasmtime::{Error, Result, bail};
 #[cfg_attr(not(test), expect(unsafe_code, reason = "the name must be the one that the C library calls"))]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main() -> i32 {
-    if let Some(code) = variables::hand_over() {
+    if let Some(code) = init::begin() {
         process::exit(code);
     }
     process::begin();

@@ -26,6 +26,7 @@ mod identity;
 mod journal;
 mod lookups;
 mod neighbours;
+mod orphans;
 mod paths;
 mod policy;
 mod ports;

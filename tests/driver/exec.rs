@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tests::{DropIn, Exit, Job, Node, SOON, Task, eventually};
+use tests::{DropIn, Exit, Job, Node, SOON, Task, eventually, program_of};
 use tonic::Code;
 
 use crate::guest;
@@ -205,7 +205,7 @@ async fn a_command_is_held_by_the_filters_of_the_task() {
     assert!(output.starts_with("77\n3\n0027\n123\n"), "{output}");
     // As many filters as the task, and the task is none the worse for having been looked at.
     let pid = node.inspect(&task).await.unwrap().driver.unwrap().attributes["pid"].clone();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", program_of(&pid))).unwrap();
     for line in status.lines().filter(|line| line.starts_with("Seccomp") || line.starts_with("CapBnd")) {
         assert!(output.contains(line), "{line:?} in {output}");
     }

@@ -222,6 +222,10 @@ async fn the_unit_that_is_printed_for_a_job_is_one_that_systemd_reads() {
     assert_eq!(files.len(), 2, "a service and its socket: {text}");
     let output = std::process::Command::new("systemd-analyze").arg("verify").args(&files).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    let ours: Vec<&str> = said.lines().filter(|line| line.contains("nomad-")).collect();
+    // What is mounted into the task's view alone is not on the host.
+    let ours = said
+        .lines()
+        .filter(|line| line.contains("nomad-") && !line.contains("/.wasm/shim is not executable"));
+    let ours: Vec<&str> = ours.collect();
     assert!(ours.is_empty(), "{said}{text}");
 }

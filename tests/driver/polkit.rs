@@ -24,10 +24,11 @@ fn prepare(host: &Host) {
     let script = "useradd -m nomad && install -d -o nomad -m 700 /run/user/$(id -u nomad) &&
         install -D -m 644 $0/examples/nomad-driver-systemd.rules /etc/polkit-1/rules.d/50-nomad.rules &&
         install -D -m 644 $0/examples/hello.nomad.hcl /home/nomad/hello.nomad.hcl &&
-        install -m 755 $1 /home/nomad/driver && systemctl restart polkit";
-    let (repository, driver) =
-        (repository().display().to_string(), program("nomad-driver-systemd").display().to_string());
-    host.run("sh", &["-ec", script, &repository, &driver]);
+        install -m 755 $1 /home/nomad/driver && install -m 755 $2 /home/nomad/wasm-shim && systemctl restart polkit";
+    let repository = repository().display().to_string();
+    let [driver, shim] =
+        ["nomad-driver-systemd", "wasm-shim"].map(|name| program(name).display().to_string());
+    host.run("sh", &["-ec", script, &repository, &driver, &shim]);
 }
 
 #[tokio::test]

@@ -228,14 +228,12 @@ async fn variables_of_any_name_reach_a_guest() {
 }
 
 #[tokio::test]
-async fn a_command_that_fails_behind_odd_names_ends_as_it_would_in_a_shell() {
+async fn a_command_that_cannot_be_executed_behind_odd_names_is_a_failed_start() {
     let host = host!();
     let node = Node::start(&host).await;
     // Only root can read it, so nobody looks for what starts it.
-    let task = node.run(with_odd_names(Job::command("/etc/shadow"))).await;
-    let (exit, _, errors) = node.finish(task).await;
-    assert_eq!(exit, Exit::status(126));
-    assert!(errors.contains("/etc/shadow cannot be executed"), "{errors}");
+    let refusal = node.try_run(with_odd_names(Job::command("/etc/shadow"))).await.unwrap_err();
+    assert!(refusal.message.contains("/etc/shadow cannot be executed: Permission denied (203)"), "{refusal}");
 }
 
 #[tokio::test]

@@ -52,6 +52,8 @@ async fn each_process_of_a_task_is_told_apart() {
     let sample = stats.message().await.unwrap().unwrap().stats.unwrap();
     let mut pids: Vec<_> = sample.resource_usage_by_pid.keys().cloned().collect();
     let mut expected: Vec<_> = said.split_whitespace().map(str::to_owned).collect();
+    // The init.
+    expected.push(host.property(&node.unit(&task).await, "MainPID"));
     pids.sort();
     expected.sort();
     assert_eq!(pids, expected);

@@ -73,6 +73,12 @@ pub fn exiting_guest(code: i32) -> Vec<u8> {
     ))
 }
 
+/// The number of a task's program: its main process is the init, whose first child that is (proc_pid_children(5)).
+pub fn program_of(init: &str) -> String {
+    let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
+    children.split_whitespace().next().expect("the init has a child").to_owned()
+}
+
 /// Asks again and again, with short pauses, until there is an answer; fails with `what` after [`SOON`].
 ///
 /// For conditions that nobody signals to a test. Where there is a signal, wait for that.

@@ -23,6 +23,7 @@ pub(super) struct Inherited {
     uid: u32,
     groups: Vec<u32>,
     is_filtered: bool,
+    is_filtered_like_every_init: bool,
     limits: Vec<(Resource, Rlimit)>,
     nice: i32,
     oom_score_adj: String,
@@ -69,11 +70,13 @@ impl Inherited {
         Ok(Self {
             bounding_set: number("CapBnd", 16)?,
             permitted: number("CapPrm", 16)?,
-            no_new_privileges: number("NoNewPrivs", 10)? != 0,
+            no_new_privileges: number("NoNewPrivs", 10)? != 0 && program_can_get_no_more(proc, pid),
             uid: numbers("Uid")?.first().copied().unwrap_or(u32::MAX),
             groups: numbers("Groups")?,
             // A mode other than zero (proc_pid_status(5)).
             is_filtered: number("Seccomp", 10)? != 0,
+            is_filtered_like_every_init: is_init(proc)
+                && number("Seccomp_filters", 10).is_ok_and(|count| count == 1),
             limits,
             nice: rustix::process::getpriority_process(Some(pid))?,
             oom_score_adj: fs::read_to_string(proc.join("oom_score_adj"))?,
@@ -88,6 +91,11 @@ impl Inherited {
     /// Does the kernel filter its system calls?
     pub(super) fn is_filtered(&self) -> bool {
         self.is_filtered
+    }
+
+    /// Is it an init with no other filter than every init has, which its program has not?
+    pub(super) fn is_filtered_like_every_init(&self) -> bool {
+        self.is_filtered_like_every_init
     }
 
     /// The groups of a task's user: those of its main process, unless that has become somebody else.
@@ -115,6 +123,20 @@ impl Inherited {
         }
         Ok(())
     }
+}
+
+/// Is it the init of a task's program (shim/src/init.rs)?
+fn is_init(proc: &Path) -> bool {
+    fs::read(proc.join("cmdline")).is_ok_and(|command| command.starts_with(b"wasm-shim\0init\0"))
+}
+
+/// An init gives up more than its program: the first of its children, as long as both live. Where that cannot be known,
+/// as for a guest, which has no init, the process speaks for itself.
+fn program_can_get_no_more(proc: &Path, pid: Pid) -> bool {
+    let children = fs::read_to_string(proc.join(format!("task/{}/children", pid.as_raw_pid())));
+    let program = children.ok().and_then(|children| children.split_whitespace().next().map(str::to_owned));
+    let status = program.and_then(|program| fs::read_to_string(format!("/proc/{program}/status")).ok());
+    status.is_none_or(|status| !status.lines().any(|line| line == "NoNewPrivs:\t0"))
 }
 
 fn limits(text: &str) -> Vec<(Resource, Rlimit)> {

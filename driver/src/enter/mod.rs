@@ -7,9 +7,11 @@
 //! ```text
 //!  driver ── Plan ──► child:  the task's cgroup ─► what its main process inherited (inherited.rs)
 //!                             ─► its namespaces and root (namespaces.rs) ─► its user and capabilities (identity.rs)
-//!                             ─► its system call filters (../kernel.rs) ─► execve
-//!         ◄─ Failure, or the end of the socket: it runs ──┘
+//!                             ─► an init like the task's own (task_init) ─► its system call filters (../kernel.rs)
+//!         ◄─ Answer: Failed, or Runs and Ended ──┘                        └─► execve
 //! ```
+//!
+//! The child stays as the init of what the command leaves behind, which systemd would have to reap otherwise.
 //!
 //! Every step takes something away, or makes equal to the task; none may be left out, so any failure is the end.
 //!
@@ -27,12 +29,13 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
+use task_init::{Ended, Init};
 
 pub use identity::Identity;
 
@@ -92,20 +95,46 @@ pub enum Failure {
     },
 }
 
-/// Ends in the command, or with an answer that says why not. Call it before any other thread is made.
+/// What the child says, one line of JSON each.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// The command does not run. The last answer.
+    Failed(Failure),
+    /// It runs.
+    Runs,
+    /// It has ended, as wait(2) says it; the child stays as long as something of the command does.
+    Ended(i32),
+}
+
+/// Runs the command, or answers why not. Call it before any other thread is made.
 pub fn become_the_command() -> ExitCode {
     let Some(mut socket) = kernel::inherited_socket(SOCKET) else {
         eprintln!("nomad-driver-systemd: `enter` is for the driver itself");
         return ExitCode::FAILURE;
     };
-    let (failure, code) = match read_plan(&mut socket).and_then(|plan| enter(&plan, &socket)) {
-        Ok(code) => return code,
+    let (failure, code) = match read_plan(&mut socket).and_then(|plan| enter(&plan)) {
+        Ok(init) => {
+            say(&mut socket, &Answer::Runs);
+            let status = match init.wait(false, None) {
+                Ended::Exited(code) => i32::from(code) << 8,
+                Ended::Killed(signal) => signal,
+            };
+            say(&mut socket, &Answer::Ended(status));
+            init.reap_the_rest();
+            return ExitCode::SUCCESS;
+        }
         Err(failure @ Failure::Command { .. }) => (failure, 127),
         Err(failure @ Failure::Join { .. }) => (failure, 125),
     };
-    // Nobody there to be told is nobody who waits.
-    let _ = socket.write_all(&serde_json::to_vec(&failure).unwrap_or_default());
+    say(&mut socket, &Answer::Failed(failure));
     ExitCode::from(code)
+}
+
+fn say(socket: &mut UnixStream, answer: &Answer) {
+    let mut line = serde_json::to_vec(answer).unwrap_or_default();
+    line.push(b'\n');
+    // Nobody there to be told is nobody who waits.
+    let _ = socket.write_all(&line);
 }
 
 fn read_plan(socket: &mut UnixStream) -> Result<Plan, Failure> {
@@ -115,7 +144,8 @@ fn read_plan(socket: &mut UnixStream) -> Result<Plan, Failure> {
     step("its plan", || serde_json::from_slice(&bytes).map_err(io::Error::other))
 }
 
-fn enter(plan: &Plan, socket: &UnixStream) -> Result<ExitCode, Failure> {
+/// Makes this process the init of the command that runs beside the task.
+fn enter(plan: &Plan) -> Result<Init, Failure> {
     // Nobody but root may trace this process or look into it from here on. A user's driver has nobody to hide it from, and
     // could not write its own files in /proc any more.
     let hide = || {
@@ -135,14 +165,19 @@ fn enter(plan: &Plan, socket: &UnixStream) -> Result<ExitCode, Failure> {
         return Err(failed("its main process", &io::Error::other("it has ended")));
     }
 
+    let nothing = step("its streams", || File::options().read(true).write(true).open("/dev/null"))?;
     // Everything that can be known is read before anything is given up.
     let inherited = step("what it inherited", || Inherited::of(&proc, task))?;
-    if inherited.is_filtered() && !rustix::process::geteuid().is_root() {
+    let is_root = rustix::process::geteuid().is_root();
+    let is_filtered = inherited.is_filtered() && !inherited.is_filtered_like_every_init();
+    if is_filtered && !is_root {
         let reason = "the kernel shows them to root alone, and the command must have the same; without root only a task \
                       whose system calls are not filtered can be joined (`sandbox` with `preset = \"off\"`)";
         return Err(failed("its system call filters", &io::Error::other(reason)));
     }
-    let filters = step("its system call filters", || kernel::filters_of(task, inherited.is_filtered()))?;
+    let filters = step("its system call filters", || {
+        kernel::filters_of(task, is_root && inherited.is_filtered() || is_filtered)
+    })?;
     let namespaces = step("its namespaces", || Namespaces::of(&proc, plan.has_user_namespace))?;
     let root = step("its root directory", || File::open(proc.join("root")))?;
     // It lives, so all of this was about it and not about another process of its number.
@@ -164,9 +199,6 @@ fn enter(plan: &Plan, socket: &UnixStream) -> Result<ExitCode, Failure> {
     step("its user namespace", || namespaces.join_user())?;
     step("a session of its own", || {
         rustix::process::setsid()?;
-        if plan.terminal {
-            rustix::process::ioctl_tiocsctty(io::stdin())?;
-        }
         kernel::join_new_keyring()
     })?;
     step("its user", || plan.identity.take_on(&inherited))?;
@@ -192,25 +224,33 @@ fn enter(plan: &Plan, socket: &UnixStream) -> Result<ExitCode, Failure> {
     if plan.terminal && !plan.env.contains_key("TERM") {
         process.env("TERM", "xterm");
     }
-    // The last: from here on only what the task itself may do.
-    step("its system call filters", || filters.install())?;
-    let error = if namespaces.have_processes() {
-        // This process stays where it is; only its children are in the new one. The driver is told that the command runs.
-        let ran = process.spawn().and_then(|mut command| {
-            socket.shutdown(Shutdown::Both)?;
-            command.wait()
-        });
-        match ran {
-            Ok(status) => {
-                let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-                return Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)));
-            }
-            Err(error) => error,
+    // A process of this number is the command's parent; seen from another namespace of processes, none is.
+    let init = if namespaces.have_processes() { None } else { Some(rustix::process::getpid()) };
+    let become_the_command = || {
+        if plan.terminal {
+            rustix::process::ioctl_tiocsctty(io::stdin())?;
         }
-    } else {
-        process.exec()
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() != init {
+            return Err(io::Error::other("the driver has ended"));
+        }
+        // The last: from here on only what the task itself may do.
+        filters.install()?;
+        Err(process.exec())
     };
-    Err(Failure::Command { command: command.clone(), reason: error.to_string() })
+    let init = Init::start(become_the_command, || filters.install()).map_err(|error| match error {
+        task_init::Error::Program(error) => {
+            Failure::Command { command: command.clone(), reason: error.to_string() }
+        }
+        task_init::Error::Init { step, source } => failed(step, &source),
+    })?;
+    // They are the command's, and end with it.
+    step("its streams", || {
+        rustix::stdio::dup2_stdin(&nothing)?;
+        rustix::stdio::dup2_stdout(&nothing)?;
+        Ok(rustix::stdio::dup2_stderr(&nothing)?)
+    })?;
+    Ok(init)
 }
 
 fn step<T>(step: &str, act: impl FnOnce() -> io::Result<T>) -> Result<T, Failure> {

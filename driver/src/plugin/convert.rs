@@ -424,7 +424,7 @@ pub(super) fn status(error: &task::Error) -> Status {
         | Error::Files(_)
         | Error::NotReady { .. }
         | Error::Guest { .. }
-        | Error::Carrier { .. }
+        | Error::Init { .. }
         | Error::Wasm(_)
         | Error::Env(_)
         | Error::Signal(_)
@@ -434,6 +434,7 @@ pub(super) fn status(error: &task::Error) -> Status {
         | Error::SetUp { .. } => Code::InvalidArgument,
         Error::Exec(exec::Error::TimedOut { .. }) => Code::DeadlineExceeded,
         Error::View { .. }
+        | Error::Pipe { .. }
         | Error::Overlay { .. }
         | Error::Systemd(_)
         | Error::Immortal { .. }

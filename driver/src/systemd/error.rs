@@ -51,6 +51,14 @@ pub enum Error {
         /// systemd's own words, such as `Failed at step EXEC spawning /x: No such file or directory`.
         words: String,
     },
+    /// The unit was made, and the init of its program could not do its part.
+    #[error("start unit {unit}: {words}")]
+    Init {
+        /// The unit, which has been removed again.
+        unit: UnitName,
+        /// What it could not do.
+        words: String,
+    },
     /// The unit was made, and its program did not come to run.
     #[error("start unit {unit}: systemd did not run the program, the start ended as `{result}`")]
     NotStarted {
@@ -136,6 +144,7 @@ impl Error {
             Self::Denied { .. }
             | Self::Exists { .. }
             | Self::Step { .. }
+            | Self::Init { .. }
             | Self::Unfit { .. }
             | Self::NoSuchUnit { .. } => false,
         }

@@ -51,6 +51,11 @@ pub struct UnitState {
 }
 
 impl UnitState {
+    /// The signal that ended the main process, if one did.
+    pub fn ended_by(&self) -> Option<i32> {
+        matches!(self.code, 2 | 3).then_some(self.status)
+    }
+
     /// How the main process ended, once the unit as a whole has come to rest.
     ///
     /// Under `RemainAfterExit` that is sub-state `exited` or `failed`; states we do not know count as not finished.

@@ -77,6 +77,7 @@ pub enum Property {
     LogRateLimitBurst(u32),
     LogRateLimitInterval(Duration),
     Group(String),
+    KillMode(&'static str),
     /// What a socket unit listens for, such as `Stream` and `127.0.0.1:80`.
     Listen(Vec<(&'static str, String)>),
     SocketMode(u32),
@@ -158,6 +159,7 @@ impl Property {
             Self::BindsTo(units) => ("BindsTo", units.into()),
             Self::Requires(units) => ("Requires", units.into()),
             Self::Group(name) => ("Group", name.into()),
+            Self::KillMode(mode) => ("KillMode", mode.into()),
             Self::Listen(addresses) => ("Listen", addresses.into()),
             Self::SocketMode(mode) => ("SocketMode", mode.into()),
             Self::TimeoutStart(time) => ("TimeoutStartUSec", microseconds(time).into()),

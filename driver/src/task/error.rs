@@ -115,11 +115,15 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
-    /// A variable has a name that systemd does not pass on, and nobody else does.
-    #[error(
-        "`env`: wasm-shim passes on variables whose names have other characters than letters, digits and `_`"
-    )]
-    Carrier {
+    /// The pipe to the program's init cannot be made.
+    #[error("make a pipe to the task's init (has the driver too many files open?)")]
+    Pipe {
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The program has no init.
+    #[error("`command`: every program is started by wasm-shim, which is its init")]
+    Init {
         /// What is wrong with it.
         source: compile::Error,
     },
@@ -141,7 +145,10 @@ impl Error {
     pub fn is_recoverable(&self) -> bool {
         match self {
             Self::Systemd(error) => error.may_pass(),
-            Self::Logs(logs::Error::NoReader { .. }) | Self::View { .. } | Self::NotReady { .. } => true,
+            Self::Logs(logs::Error::NoReader { .. })
+            | Self::View { .. }
+            | Self::Pipe { .. }
+            | Self::NotReady { .. } => true,
             Self::Env(error) => matches!(error, env::Error::Write { .. }),
             Self::Guest { outcome, .. } => outcome.may_pass(),
             Self::Wasm(error) => error.may_pass(),
@@ -157,6 +164,12 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
             let command = task.command.clone();
             let not_ready = Error::NotReady { how, serves: task.guest.serves };
             outcome.map_or(not_ready, |outcome| Error::Guest { command, outcome })
+        }
+        systemd::Error::Init { .. } => {
+            let advice = "every program is started by an init, which takes a process more than the program does, and the \
+                          system calls of systemd's groups `@process`, `@signal` and `@io-event`: see the job's \
+                          `tasks_max`, `ulimit` and `sandbox.system_call_filter`";
+            Error::SetUp { advice: advice.to_owned(), source }
         }
         systemd::Error::Step { status, .. } => Error::SetUp { advice: advice(status, task), source },
         other => Error::Systemd(other),

@@ -17,6 +17,7 @@ pub mod error;
 pub mod host;
 pub mod live;
 pub mod preview;
+mod report;
 pub mod sandbox;
 pub mod spec;
 mod start;

@@ -6,7 +6,7 @@ use super::unit;
 use super::config::{Credential, PluginConfig, TaskConfig};
 use super::host::place::Place;
 use super::host::users::OfEveryHost;
-use super::host::{env, program, view};
+use super::host::{program, view};
 use super::spec::{NodeSpec, TaskSpec};
 use super::unit::{Command, Made, Streams};
 use crate::systemd::{Features, Stream, TransientUnit};
@@ -26,7 +26,7 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
         let code = node.wasm.state_dir.join("wasm/ENGINE/MODULE.cwasm");
         Command::Wasm { shim, code, name: task.command.clone() }
     } else {
-        Command::Native { path, shim: env::carrier(&task.env).map(|_| shim) }
+        Command::Native { path, shim }
     };
     let place = Place::of(&node.runtime_dir, &task.unit);
     let settings = task.settings(is_guest).to_vec();
@@ -47,6 +47,6 @@ pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit
         mounts: task.mounts.clone(),
         ..Made::default()
     };
-    let streams = Streams { stdout: Stream::Null, stderr: Stream::Null };
+    let streams = Streams { stdin: Stream::Null, stdout: Stream::Null, stderr: Stream::Null };
     Ok(unit::build(&task, &command, made, streams))
 }

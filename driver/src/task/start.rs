@@ -1,6 +1,7 @@
 //! The start of a task, from its configuration to a unit that is followed.
 
 use super::error::{Error, not_started};
+use super::report::Report;
 use super::{Shared, config, spec, unit};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -154,15 +155,33 @@ impl Shared {
         let env_file = env::write(&task.env, &node.runtime_dir).map_err(Error::Env)?;
         env_file.path().clone_into(&mut made.env_file);
         let _promise = self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
-        let unit = unit::build(task, &command, made, Streams { stdout, stderr });
-        match self.systemd.start(unit).await {
-            Ok(unit) => Ok(unit),
-            // The driver that died had asked for it, and systemd came to it only now.
-            Err(error @ systemd::Error::Exists { .. }) => {
-                self.adopt(task).await?.ok_or_else(|| not_started(error, task))
+        let (report, stdin) = match &command {
+            Command::Native { path, .. } => {
+                let (report, stdin) = Report::new().map_err(|source| Error::Pipe { source })?;
+                (Some((report, path.display().to_string())), stdin)
             }
-            Err(error) => Err(not_started(error, task)),
-        }
+            Command::Wasm { .. } => (None, Stream::Null),
+        };
+        let unit = unit::build(task, &command, made, Streams { stdin, stdout, stderr });
+        let failure = match (self.systemd.start(unit).await, report) {
+            (Ok(unit), Some((report, program))) => match report.failure_of(&unit, &program).await {
+                None => return Ok(unit),
+                Some(failure) => {
+                    self.systemd.remove(unit.name()).await.map_err(Error::Systemd)?;
+                    failure
+                }
+            },
+            (Ok(unit), None) => return Ok(unit),
+            // The driver that died had asked for it, and systemd came to it only now.
+            (Err(error @ systemd::Error::Exists { .. }), _) => {
+                return self.adopt(task).await?.ok_or_else(|| not_started(error, task));
+            }
+            (Err(error), Some((report, program))) => {
+                report.failure_so_far(&task.unit, &program).unwrap_or(error)
+            }
+            (Err(error), None) => error,
+        };
+        Err(not_started(failure, task))
     }
 
     /// systemd mounts what is missing at a unit's working directory, and means the host's (systemd.exec(5),
@@ -264,8 +283,7 @@ impl Shared {
         {
             Program::Native(path) => {
                 task.guest.check_native().map_err(Error::Spec)?;
-                let carry = |_| node.wasm.shim().map_err(|source| Error::Carrier { source });
-                let shim = env::carrier(&task.env).map(carry).transpose()?;
+                let shim = node.wasm.shim().map_err(|source| Error::Init { source })?;
                 Ok((Command::Native { path, shim }, None))
             }
             Program::Wasm { module, name } => {

@@ -28,8 +28,8 @@ pub enum Command {
     Native {
         /// Where it is in the task's view.
         path: PathBuf,
-        /// The runner, on the host, where it must pass on variables that systemd does not.
-        shim: Option<PathBuf>,
+        /// wasm-shim, on the host, which is its init.
+        shim: PathBuf,
     },
     /// A compiled guest and the runner for it, both on the host.
     Wasm {
@@ -45,6 +45,8 @@ pub enum Command {
 /// What only the running driver can open.
 #[derive(Debug)]
 pub struct Streams {
+    /// Nothing, or where a program's init says that it runs.
+    pub stdin: Stream,
     /// The task's output.
     pub stdout: Stream,
     /// Its errors.
@@ -251,6 +253,10 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
         Property::RemainAfterExit(true),
         Property::CollectMode("inactive"),
     ];
+    if !is_guest {
+        // systemd asks the init to end, which passes it on; asked by both, a program would end before it is done.
+        properties.push(Property::KillMode("mixed"));
+    }
     properties.extend(ready_within.map(Property::TimeoutStart));
     properties.extend(watchdog.map(Property::Watchdog));
     // The runner of WebAssembly says how a guest ended that did not end by itself.
@@ -269,28 +275,40 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
 
 fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
     let ours: Vec<(&Path, &str)> = match command {
-        Command::Native { shim, .. } => shim.iter().map(|shim| (shim.as_path(), view::SHIM)).collect(),
+        Command::Native { shim, .. } => vec![(shim, view::SHIM)],
         Command::Wasm { shim, code, .. } => vec![(shim, view::SHIM), (code, view::GUEST)],
     };
     let (binds, inside) = in_view(task, &ours);
-    let (path, argv) = match command {
+    let shim = inside[0].clone();
+    let mut words = vec!["wasm-shim".to_owned()];
+    let carried = env::carrier(&task.env).map(|prefix| ["--carried".to_owned(), prefix]);
+    let argv = match command {
         Command::Native { path, .. } => {
-            let argv = std::iter::once(task.command.clone()).chain(task.args.iter().cloned()).collect();
-            (path.clone(), argv)
+            words.push("init".to_owned());
+            words.extend(carried.into_iter().flatten());
+            let Readiness { ready_within, watchdog, all } = task.readiness;
+            if ready_within.is_some() || watchdog.is_some() {
+                words.extend(["--notify", if all { "all" } else { "main" }].map(str::to_owned));
+            }
+            words.extend(["--report".to_owned(), "--".to_owned(), path.display().to_string()]);
+            words.push(task.command.clone());
+            words.extend(task.args.iter().cloned());
+            words
         }
         Command::Wasm { name, .. } => {
-            (inside[0].clone(), task.guest.command_line(&inside[1], name, &task.args))
+            let argv = task.guest.command_line(&inside[1], name, &task.args);
+            match carried {
+                Some(carried) => {
+                    words.push("become".to_owned());
+                    words.extend(carried);
+                    words.extend(["--".to_owned(), shim.display().to_string()]);
+                    words.into_iter().chain(argv).collect()
+                }
+                None => argv,
+            }
         }
     };
-    let (path, argv) = match (env::carrier(&task.env), inside.into_iter().next()) {
-        (Some(prefix), Some(shim)) => {
-            let words = ["wasm-shim", "with-variables", &prefix].map(str::to_owned);
-            let program = path.display().to_string();
-            (shim, words.into_iter().chain([program]).chain(argv).collect())
-        }
-        _ => (path, argv),
-    };
-    binds.into_iter().chain([Property::ExecStart { path, argv }]).collect()
+    binds.into_iter().chain([Property::ExecStart { path: shim, argv }]).collect()
 }
 
 /// What is mounted so that the task sees files of ours, and where it sees each of them. Each is a path of the host and
@@ -338,7 +356,7 @@ fn identity(task: &TaskSpec, ephemeral_user: String) -> Vec<Property> {
 
 fn output(streams: Streams) -> Vec<Property> {
     vec![
-        Property::StandardInput(Stream::Null),
+        Property::StandardInput(streams.stdin),
         Property::StandardOutput(streams.stdout),
         Property::StandardError(streams.stderr),
     ]

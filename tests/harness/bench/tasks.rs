@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
-use nomad_driver_systemd::systemd::{Checked, Features, Systemd, UnitName};
+use nomad_driver_systemd::systemd::{Checked, Features, Stream, Systemd, UnitName};
 use nomad_driver_systemd::task::config::{
     DriverConfig, Known, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId,
 };
@@ -18,7 +18,7 @@ use nomad_driver_systemd::task::live::stats::Reading;
 use nomad_driver_systemd::task::spec::{NodeSpec, TaskSpec};
 use nomad_driver_systemd::task::unit::{self, Streams};
 use proto::driver::WaitTaskRequest;
-use tests::{Exit, Host, Job, Need, Node, Task};
+use tests::{Exit, Host, Job, Need, Node, Task, program};
 use zbus::{MessageStream, OwnedObjectPath, Variant};
 
 use crate::{hello_guest, median, milliseconds};
@@ -147,8 +147,11 @@ impl Floor {
         let task = TaskSpec::resolve(&config, &self.node, &self.features, &OfHost).unwrap();
         let env_file = env::write(&task.env, &self.node.runtime_dir).unwrap();
         let open = |path: &'static str| logs::open(Path::new("/"), Path::new(path));
-        let streams =
-            Streams { stdout: open("/dev/null").await.unwrap(), stderr: open("/dev/null").await.unwrap() };
+        let streams = Streams {
+            stdin: Stream::Null,
+            stdout: open("/dev/null").await.unwrap(),
+            stderr: open("/dev/null").await.unwrap(),
+        };
         let made = unit::Made {
             root: view::shared_root(&self.node.runtime_dir),
             env_file: env_file.path().to_owned(),
@@ -157,7 +160,7 @@ impl Floor {
         };
         let made = unit::build(
             &task,
-            &unit::Command::Native { path: "/bin/sleep".into(), shim: None },
+            &unit::Command::Native { path: "/bin/sleep".into(), shim: program("wasm-shim") },
             made,
             streams,
         );

@@ -141,7 +141,7 @@ options! {
         pub ready_within: String = "\"1m\"",
         /// Watchdog interval: a task that does not send `WATCHDOG=1` at least this often is killed. Default: no watchdog.
         pub watchdog: Option<String>,
-        /// Processes whose messages count: `"main"` or `"all"`.
+        /// Processes whose messages count: the program's own (`"main"`) or those of all processes of the task (`"all"`).
         pub access: String = "\"main\"",
     }
 }

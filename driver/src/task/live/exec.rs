@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -18,13 +19,13 @@ use command_fds::{CommandFdExt, FdMapping};
 use futures_util::{Stream, StreamExt};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{UnixStream, unix::pipe};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 
-use crate::enter::{self, Failure, Plan};
+use crate::enter::{self, Answer, Failure, Plan};
 use crate::kernel;
 use crate::systemd::{self, Manager, Systemd, UnitName};
 use crate::task::live::cgroup::Cgroup;
@@ -165,7 +166,7 @@ pub(crate) async fn run(systemd: &Systemd, plan: Plan, limit: Duration) -> Resul
     let mut tail = Tail::default();
     let ended = async {
         let status = tokio::select! {
-            status = running.child.wait() => status,
+            status = running.ended() => status,
             // Both ends of the pipe closed, the command still there.
             Err(error) = tail.fill(&mut reader) => Err(error),
         }?;
@@ -219,7 +220,10 @@ impl Tail {
 /// The command's process and its cgroup. Dropping it ends both.
 #[derive(Debug)]
 struct Running {
-    child: Child,
+    /// The command's init; `None` as `group`.
+    child: Option<Child>,
+    /// Its answers.
+    answers: Answers,
     /// `None` when what is left of the command may live on.
     group: Option<Cgroup>,
 }
@@ -244,28 +248,47 @@ impl Running {
         let child = command.spawn();
         // It holds our copy of the child's descriptors.
         drop(command);
-        let running = match child {
-            Ok(child) => Self { child, group: Some(group) },
+        let (child, answers) = match child.and_then(|child| Ok((child, Answers::from(ours)?))) {
+            Ok(made) => made,
             Err(source) => {
                 group.remove_soon();
                 return Err(start(source));
             }
         };
-        if let Some(pid) = running.child.id() {
+        let pid = child.id();
+        let mut running = Self { child: Some(child), answers, group: Some(group) };
+        if let Some(pid) = pid {
             open_the_way(systemd, pid).await.map_err(|source| Error::TakenIn { source })?;
         }
-        match timeout(JOIN_DEADLINE, converse(ours, plan)).await {
-            Ok(Ok(None)) => Ok(running),
-            Ok(Ok(Some(failure))) => Err(Error::Enter(failure)),
+        match timeout(JOIN_DEADLINE, running.answers.to(plan)).await {
+            Ok(Ok(Answer::Failed(failure))) => Err(Error::Enter(failure)),
+            Ok(Ok(_)) => Ok(running),
             Ok(Err(source)) => Err(Error::Start { source }),
             Err(_) => Err(Error::Stuck),
         }
     }
 
-    /// The command has ended; what it left in the background runs on with the task.
+    /// Waits for the command's end. Dropped before, it has lost nothing.
+    async fn ended(&mut self) -> io::Result<ExitStatus> {
+        match (self.answers.next().await, &mut self.child) {
+            (Ok(Answer::Ended(status)), _) => Ok(ExitStatus::from_raw(status)),
+            // Its init was ended, and has ended it with it.
+            (_, Some(child)) => child.wait().await,
+            (_, None) => Err(io::Error::other("nobody tells how the command ended")),
+        }
+    }
+
+    /// The command has ended; what it left in the background runs on with the task, as long as its init does.
     fn leave_the_rest(&mut self) {
-        if let Some(group) = self.group.take() {
-            group.remove_if_empty();
+        if let (Some(mut init), Some(group)) = (self.child.take(), self.group.take()) {
+            tokio::spawn(async move {
+                if init.wait().await.is_ok_and(|status| status.success()) {
+                    group.remove_if_empty();
+                } else {
+                    group.kill();
+                    group.remove_soon();
+                }
+            });
         }
     }
 
@@ -276,9 +299,10 @@ impl Running {
         output: &Sender<Output>,
     ) -> io::Result<ExitStatus> {
         let missing = || io::Error::other("a stream of the command is missing");
-        let stdin = self.child.stdin.take().ok_or_else(missing)?;
-        let stdout = self.child.stdout.take().ok_or_else(missing)?;
-        let stderr = self.child.stderr.take().ok_or_else(missing)?;
+        let child = self.child.as_mut().ok_or_else(missing)?;
+        let stdin = child.stdin.take().ok_or_else(missing)?;
+        let stdout = child.stdout.take().ok_or_else(missing)?;
+        let stderr = child.stderr.take().ok_or_else(missing)?;
         let out = async {
             pass_on(stdout, Output::Stdout, output).await;
             output.send(Output::StdoutEnd).await
@@ -287,7 +311,7 @@ impl Running {
             pass_on(stderr, Output::Stderr, output).await;
             output.send(Output::StderrEnd).await
         };
-        let ended = async { tokio::join!(self.child.wait(), out, err).0 };
+        let ended = async { tokio::join!(self.ended(), out, err).0 };
         tokio::select! {
             status = ended => status,
             never = feed(stdin, input) => match never {},
@@ -303,9 +327,9 @@ impl Running {
     ) -> io::Result<ExitStatus> {
         let Terminal { mut reader, writer } = terminal;
         let status = tokio::select! {
-            status = self.child.wait() => status?,
+            status = self.ended() => status?,
             // Nobody has the other end open any more, of which the kernel tells by an error.
-            () = pass_on(&mut reader, Output::Stdout, output) => self.child.wait().await?,
+            () = pass_on(&mut reader, Output::Stdout, output) => self.ended().await?,
             never = feed_terminal(writer, input) => match never {},
         };
         let mut chunk = vec![0; CHUNK];
@@ -359,15 +383,29 @@ async fn open_the_way(systemd: &Systemd, pid: u32) -> Result<(), systemd::Error>
     systemd.start_scope(&UnitName::known(format!("nomad_exec-{pid}.scope")), pid).await
 }
 
-/// Tells the child what to become, and hears why it did not.
-async fn converse(socket: std::os::unix::net::UnixStream, plan: Plan) -> io::Result<Option<Failure>> {
-    socket.set_nonblocking(true)?;
-    let mut socket = UnixStream::from_std(socket)?;
-    socket.write_all(&serde_json::to_vec(&plan)?).await?;
-    socket.shutdown().await?;
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).await?;
-    if answer.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&answer)?)) }
+/// What the child says.
+#[derive(Debug)]
+struct Answers(Lines<BufReader<UnixStream>>);
+
+impl Answers {
+    fn from(socket: std::os::unix::net::UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self(BufReader::new(UnixStream::from_std(socket)?).lines()))
+    }
+
+    /// Tells the child what to do, and hears what became of it.
+    async fn to(&mut self, plan: Plan) -> io::Result<Answer> {
+        let socket = self.0.get_mut().get_mut();
+        socket.write_all(&serde_json::to_vec(&plan)?).await?;
+        socket.shutdown().await?;
+        self.next().await
+    }
+
+    /// The next answer. Dropped before, it has lost nothing.
+    async fn next(&mut self) -> io::Result<Answer> {
+        let line = self.0.next_line().await?;
+        Ok(serde_json::from_str(&line.ok_or(io::ErrorKind::UnexpectedEof)?)?)
+    }
 }
 
 /// Reads until the end; dropped at any moment, it has lost nothing that it read.

@@ -27,6 +27,7 @@ use crate::task::live::cgroup::Cgroup;
 use crate::task::live::events::Events;
 use crate::task::live::exec::{self, Report, Session};
 use crate::task::live::exit::{Exit, Phase, Word, out_of_memory, word_of_the_end, word_of_trouble};
+use crate::task::live::init::Init;
 use crate::task::live::signal::Signal;
 use crate::task::sandbox::policy::Policy;
 use crate::task::wasm::outcome::{Served, Trouble};
@@ -140,14 +141,23 @@ impl Handle {
             known: known.clone(),
         };
         let is_asked = Arc::clone(&handle.is_asked);
+        let init = Init::of(handle.pid, handle.unit.as_str());
         let mut ended = unit;
         let unit = ended.name().clone();
         tokio::spawn(async move {
             let tell = |(message, details): Word| events.tell(&known, message, &details);
             let mut trouble = Trouble::since(served_before.unwrap_or_default());
             let mut said = state.status_text;
+            let mut rest = std::pin::pin!(async {
+                match init {
+                    Some(init) => init.end_what_it_leaves().await,
+                    None => std::future::pending().await,
+                }
+            });
+            let mut is_ended = false;
             let state = loop {
                 tokio::select! {
+                    () = &mut rest, if !is_ended => is_ended = true,
                     state = ended.main_ended() => break state,
                     text = ended.says_other_than(&said), if serves => {
                         said = text;
@@ -300,28 +310,32 @@ impl Handle {
         }
     }
 
-    /// Sends a signal to the main process.
+    /// Sends a signal to the main process, whose init passes it on to the program. What stops processes, and lets them go
+    /// on, is sent to all of them: no process can pass on that it is stopped.
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
-        let asked = self.systemd.kill(&self.unit, Whom::Main, signal.number());
+        let whom = if [Signal::STOP, Signal::CONT].contains(&signal) { Whom::All } else { Whom::Main };
+        let asked = self.systemd.kill(&self.unit, whom, signal.number());
         if let Ok(answer) = timeout(ANSWER, asked).await {
             return answer.map_err(Error::Systemd);
         }
-        self.signal_at_once(signal);
+        self.signal_at_once(whom, signal);
         Ok(())
     }
 
     /// The same without systemd, which does not answer.
-    fn signal_at_once(&self, signal: Signal) {
+    fn signal_at_once(&self, whom: Whom, signal: Signal) {
         tracing::warn!(unit = %self.unit, %signal, "systemd does not answer, sending the signal without it");
-        let process = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        let Some(process) = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
-            return;
+        let processes = match whom {
+            Whom::All => self.cgroup.get().map(Cgroup::processes).unwrap_or_default(),
+            Whom::Main => i32::try_from(self.pid).ok().and_then(Pid::from_raw).into_iter().collect(),
         };
-        // The number may be another process's since; the descriptor is of one process.
-        if Cgroup::of_process(self.pid, self.unit.as_str()).is_some()
-            && let Some(signal) = rustix::process::Signal::from_named_raw(signal.number())
-        {
-            let _ = pidfd_send_signal(process, signal);
+        let Some(signal) = rustix::process::Signal::from_named_raw(signal.number()) else { return };
+        for process in processes {
+            let Ok(held) = pidfd_open(process, PidfdFlags::empty()) else { continue };
+            // The number may be another process's since; the descriptor is of one process.
+            if Cgroup::of_process(process.as_raw_pid().unsigned_abs(), self.unit.as_str()).is_some() {
+                let _ = pidfd_send_signal(held, signal);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ pub mod events;
 pub mod exec;
 pub(crate) mod exit;
 pub mod handle;
+mod init;
 pub(crate) mod lost;
 pub mod signal;
 pub(crate) mod slices;

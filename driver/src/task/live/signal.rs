@@ -31,6 +31,11 @@ impl Signal {
     /// Ends a process, whatever it does.
     pub const KILL: Self = Self(9);
 
+    /// Stops a process until it is told to go on.
+    pub const STOP: Self = Self(19);
+    /// Lets it go on.
+    pub const CONT: Self = Self(18);
+
     /// Reads `SIGHUP`, `sighup`, `HUP`, `SIGRTMIN+2` or `1`.
     pub fn parse(text: &str) -> Result<Self, Unknown> {
         /// The first real-time signal that the C library leaves to programs.

@@ -1,0 +1,97 @@
+//! What the init of a program says before the start is over: that the program runs, or why it cannot be executed
+//! (`wasm-shim init`, shim/src/init.rs). systemd only sees that the init runs.
+
+use std::io;
+
+use nix::errno::Errno;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+use crate::systemd::{self, Stream, Unit, UnitName};
+
+/// systemd's exit status for a program that cannot be executed (systemd.exec(5), "Process Exit Codes").
+const EXEC: i32 = 203;
+/// The longest line, in bytes.
+const LINE_MAX: usize = 256;
+
+/// The driver's end of the pipe.
+#[derive(Debug)]
+pub(super) struct Report(pipe::Receiver);
+
+impl Report {
+    /// The pipe, and its other end as the stdin of the unit.
+    pub(super) fn new() -> io::Result<(Self, Stream)> {
+        let (reader, writer) = io::pipe()?;
+        Ok((Self(pipe::Receiver::from_owned_fd(reader.into())?), Stream::Fd(writer.into())))
+    }
+
+    /// Why the program of a unit that was started does not run. Returns nothing when it runs, or did.
+    pub(super) async fn failure_of(mut self, unit: &Unit, program: &str) -> Option<systemd::Error> {
+        let said = tokio::select! {
+            biased;
+            said = self.read() => said,
+            _ = unit.main_ended() => self.read_now(),
+        };
+        if said.is_empty() {
+            // A filter of system calls may end a process.
+            let how = match unit.state().ended_by() {
+                Some(signal) => format!("signal {signal} ended the task's init before the program ran"),
+                None => "the task's init ended before the program ran".to_owned(),
+            };
+            return Some(systemd::Error::Init { unit: unit.name().clone(), words: how });
+        }
+        failure(&said, unit.name(), program)
+    }
+
+    /// The same of a unit that did not come to run.
+    pub(super) fn failure_so_far(mut self, unit: &UnitName, program: &str) -> Option<systemd::Error> {
+        failure(&self.read_now(), unit, program)
+    }
+
+    async fn read(&mut self) -> Vec<u8> {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') && line.len() < LINE_MAX {
+            match self.0.read_u8().await {
+                Ok(byte) => line.push(byte),
+                Err(_) => break,
+            }
+        }
+        line
+    }
+
+    fn read_now(&mut self) -> Vec<u8> {
+        let mut line = [0; LINE_MAX];
+        let count = rustix::io::read(&self.0, &mut line).unwrap_or_default();
+        line[..count].to_vec()
+    }
+}
+
+fn failure(line: &[u8], unit: &UnitName, program: &str) -> Option<systemd::Error> {
+    let line = String::from_utf8_lossy(line);
+    let said = line.lines().next().filter(|said| !said.is_empty())?;
+    Some(match said.parse() {
+        Ok(number) => {
+            let words = format!("{program} cannot be executed: {}", Errno::from_raw(number).desc());
+            systemd::Error::Step { unit: unit.clone(), status: EXEC, words }
+        }
+        Err(_) => systemd::Error::Init { unit: unit.clone(), words: said.to_owned() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_a_failure_and_an_empty_line_or_none_is_not() {
+        let words = |line: &str| {
+            failure(line.as_bytes(), &UnitName::known("a.service"), "/x").map(|error| error.to_string())
+        };
+        assert_eq!(words("\n"), None);
+        assert_eq!(words(""), None);
+        let failure = words("2\n").unwrap();
+        assert!(failure.contains("/x cannot be executed: No such file or directory (203)"), "{failure}");
+        let failure = words("the task's init could not make a process: Operation not permitted\n").unwrap();
+        assert!(failure.ends_with("could not make a process: Operation not permitted"), "{failure}");
+    }
+}

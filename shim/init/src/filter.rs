@@ -1,0 +1,83 @@
+//! An init that can make no more processes, and stays where systemd has put it.
+//!
+//! A program may stop its init like a debugger and have it make calls of the program's choice. What it made there would
+//! be systemd's children again; and commands in the task join the namespaces that the init is in.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+
+/// The bit by which numbers of the x32 ABI of x86-64 differ.
+const X32: i64 = 0x4000_0000;
+
+/// Lets the kernel refuse from here on whatever makes a process, and whatever would end this one's being the parent of
+/// orphans. Filters that came before stay, and must let prctl(2) through: seccomp(2) is not among what systemd calls
+/// `@system-service`.
+pub(crate) fn make_no_more_processes() -> io::Result<()> {
+    let instructions = program().map_err(io::Error::other)?;
+    nix::sys::prctl::set_no_new_privs()?;
+    let program = libc::sock_fprog {
+        len: u16::try_from(instructions.len()).map_err(io::Error::other)?,
+        filter: instructions.as_ptr().cast_mut().cast(),
+    };
+    let (kind, mode) = (libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER);
+    #[expect(unsafe_code, reason = "prctl has no safe wrapper for it")]
+    // SAFETY: the struct points to as many instructions as it says, of the same layout as the kernel's, which the kernel
+    // copies and checks.
+    match unsafe { libc::prctl(kind, mode, &raw const program) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What the kernel has as the filter of every init: code, jt, jf and k of each instruction (seccomp(2)).
+pub fn instructions() -> io::Result<Vec<(u16, u8, u8, u32)>> {
+    let program = program().map_err(io::Error::other)?;
+    Ok(program.iter().map(|each| (each.code, each.jt, each.jf, each.k)).collect())
+}
+
+fn program() -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
+    let mut calls = vec![libc::SYS_clone, libc::SYS_clone3, libc::SYS_execve, libc::SYS_execveat];
+    calls.extend([libc::SYS_unshare, libc::SYS_setns, libc::SYS_chroot, libc::SYS_pivot_root]);
+    #[cfg(target_arch = "x86_64")]
+    calls.extend([libc::SYS_fork, libc::SYS_vfork]);
+    let subreaper = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        u64::from(libc::PR_SET_CHILD_SUBREAPER.unsigned_abs()),
+    )?;
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for abi in [0, X32] {
+        rules.extend(calls.iter().map(|call| (call | abi, Vec::new())));
+        rules.insert(libc::SYS_prctl | abi, vec![SeccompRule::new(vec![subreaper.clone()])?]);
+    }
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+    Ok(SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)?.try_into()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+
+    #[test]
+    fn whoever_is_an_init_makes_no_process_and_stays_the_parent_of_orphans() {
+        // Filters are a thread's own.
+        let tried = std::thread::spawn(|| {
+            make_no_more_processes().unwrap();
+            let made = std::process::Command::new("true").status().map_err(|error| error.kind());
+            let given_up = nix::sys::prctl::set_child_subreaper(false);
+            let named = nix::sys::prctl::set_name(c"init");
+            (made, given_up, named)
+        });
+        let (made, given_up, named) = tried.join().unwrap();
+        assert_eq!(made.unwrap_err(), io::ErrorKind::PermissionDenied);
+        assert_eq!((given_up, named), (Err(Errno::EPERM), Ok(())));
+    }
+}

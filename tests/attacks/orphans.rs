@@ -1,0 +1,130 @@
+//! Tasks that want to be systemd's children: it looks at the end of each one, and at nothing else meanwhile.
+
+use std::time::{Duration, Instant};
+
+use tests::{Exit, Host, Job, Node, Task, eventually, program_of};
+
+async fn init_of(host: &Host, node: &Node, task: &Task) -> String {
+    host.property(&node.unit(task).await, "MainPID")
+}
+
+/// Makes one process that its parent leaves at once, and one beside its parent (`CLONE_PARENT`, clone(2)). Each says
+/// its parent's number when it has a new one.
+const LEAVE: &str = r#"
+    $| = 1;
+    unless (fork) {
+        my $parent = $$;
+        unless (fork) {
+            1 while getppid == $parent;
+            print "orphan of ", getppid, "\n";
+            sleep 1000;
+        }
+        exit;
+    }
+    # SIGCHLD
+    unless (syscall(56, 0x8000 | 17, 0, 0, 0, 0)) {
+        # getppid(2)
+        print "sibling of ", syscall(110), "\n";
+        sleep 1000;
+    }
+    sleep 1000;
+"#;
+
+#[tokio::test]
+async fn what_a_task_leaves_is_its_inits_to_reap() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for sandbox in ["", "sandbox {\n preset = \"off\"\n}", "sandbox {\n preset = \"strict\"\n}"] {
+        let mut task = node.run(super::perl(LEAVE, &[]).config(sandbox)).await;
+        let mut said = String::new();
+        while said.lines().count() < 2 || !said.ends_with('\n') {
+            said += &task.read_until("\n").await;
+        }
+        let init = init_of(&host, &node, &task).await;
+        let mut lines: Vec<&str> = said.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, [format!("orphan of {init}"), format!("sibling of {init}")], "{sandbox}");
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_command_in_a_task_leaves_is_reaped_beside_it_and_ends_with_the_task() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut task = node.run(Job::shell("echo ready; exec sleep 1000")).await;
+    task.says("ready").await;
+    let script = "(sh -c 'echo $$ > /local/left; exec sleep 1000' > /dev/null 2>&1 &); \
+                  until test -s /local/left; do sleep 0.01; done";
+    node.output_in(&task, script).await;
+    let left = std::fs::read_to_string(task.alloc_dir().join("web/local/left")).unwrap().trim().to_owned();
+    let parent_of = |pid: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().find_map(|line| line.strip_prefix("PPid:\t").map(str::to_owned))
+    };
+    let parent = parent_of(&left).unwrap();
+    assert_ne!(parent, "1");
+    let command = std::fs::read_to_string(format!("/proc/{parent}/cmdline")).unwrap();
+    assert!(command.starts_with("nomad-driver-systemd\0enter"), "{command:?}");
+    // Whoever ends it ends what it reaps.
+    host.run("kill", &["-9", &parent]);
+    eventually("it is gone", async || parent_of(&left).is_none().then_some(())).await;
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_that_ends_its_init_is_ended_at_once_with_all_that_it_has() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let script = "trap '' TERM INT HUP; (trap '' TERM INT HUP; while :; do sleep 1000; done) & echo $! > /alloc/left; \
+                  echo ready; until test -e /alloc/data/go; do sleep 0.01; done; kill -9 $PPID; while :; do sleep 1000; done";
+    let job = Job::shell(script);
+    let mut task = node.run(job).await;
+    task.says("ready").await;
+    let left = std::fs::read_to_string(task.alloc_dir().join("alloc/left")).unwrap().trim().to_owned();
+    let began = Instant::now();
+    std::fs::write(task.alloc_dir().join("alloc/data/go"), "").unwrap();
+    assert_eq!(node.wait(&task).await, Exit::signal(9));
+    let gone = || (!std::path::Path::new(&format!("/proc/{left}")).exists()).then_some(());
+    eventually("what it left is gone", async || gone()).await;
+    // systemd would have asked first, and waited.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_signal_stops_the_program_and_another_lets_it_go_on() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut task = node.run(Job::shell("echo ready; while :; do sleep 0.01; done")).await;
+    task.says("ready").await;
+    let program = program_of(&init_of(&host, &node, &task).await);
+    let is_stopped = || {
+        let stat = std::fs::read_to_string(format!("/proc/{program}/stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().starts_with('T')
+    };
+    node.signal(&task, "SIGSTOP").await.unwrap();
+    eventually("it is stopped", async || is_stopped().then_some(())).await;
+    node.signal(&task, "SIGCONT").await.unwrap();
+    eventually("it goes on", async || (!is_stopped()).then_some(())).await;
+    node.signal(&task, "SIGTERM").await.unwrap();
+    assert_eq!(node.wait(&task).await, Exit::signal(15));
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_init_is_filtered_and_its_program_is_not() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let job = Job::shell("echo ready; exec sleep 1000").config("sandbox {\n preset = \"off\"\n}");
+    let mut task = node.run(job).await;
+    task.says("ready").await;
+    let init = init_of(&host, &node, &task).await;
+    let filters = |pid: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:\t").map(str::to_owned)).unwrap()
+    };
+    let (of_init, of_program) = (filters(&init), filters(&program_of(&init)));
+    assert_eq!(of_init.parse::<u32>().unwrap(), of_program.parse::<u32>().unwrap() + 1);
+    node.destroy(&task, true).await.unwrap();
+}
