@@ -286,7 +286,20 @@ mod tests {
         let played = played(&groups).await;
         let error = played.code.unwrap_err();
         assert!(error.contains("task broken") && error.contains("/no/such"), "{error}");
-        assert_eq!(played.calls, ["start first", "start broken", "destroy first"]);
+        assert_eq!(played.calls, ["start first", "start broken", "stop first", "destroy first"]);
+    }
+
+    #[tokio::test]
+    async fn what_cleans_up_runs_also_after_a_task_that_cannot_start() {
+        let hook = |hook: &str| format!("lifecycle {{\n hook = {hook:?}\n}}");
+        let groups = format!(
+            "group \"g\" {{\n{}{}task \"broken\" {{\n driver = \"systemd\"\n config {{\n command = \"/no/such\"\n }}\n}}\n}}",
+            shell("after", &hook("poststart"), "exit 0"),
+            shell("clean", &hook("poststop"), "exit 0"),
+        );
+        let played = played(&groups).await;
+        assert!(played.code.unwrap_err().contains("task broken"));
+        assert_eq!(played.calls, ["start broken", "start clean", "destroy clean"]);
     }
 
     #[tokio::test]

@@ -61,6 +61,8 @@ struct Pending {
     /// The end of each running task, with its number.
     ends: JoinSet<(usize, Result<WaitTaskResponse, Status>)>,
     stops: JoinSet<()>,
+    /// Why the first task that could not be started was not.
+    not_started: Option<Error>,
 }
 
 impl Run<'_> {
@@ -145,7 +147,7 @@ impl Run<'_> {
         let (mut code, mut orders_taken) = (0, 0);
         let mut last_order: Option<Instant> = None;
         loop {
-            self.take_steps(tasks, &mut pending).await?;
+            self.take_steps(tasks, &mut pending).await;
             let ended = tokio::select! {
                 ended = pending.ends.join_next() => ended,
                 () = orders.next() => {
@@ -174,11 +176,11 @@ impl Run<'_> {
                 }
             }
         }
-        Ok(code)
+        pending.not_started.map_or(Ok(code), Err)
     }
 
     /// Does what the lifecycles of all groups want now.
-    async fn take_steps(&self, tasks: &mut [Entry<'_>], pending: &mut Pending) -> Result<(), Error> {
+    async fn take_steps(&self, tasks: &mut [Entry<'_>], pending: &mut Pending) {
         for group in 0..self.asked.job.groups.len() {
             loop {
                 let of_group: Vec<usize> = (0_usize..)
@@ -200,21 +202,38 @@ impl Run<'_> {
                 }
                 for index in &start {
                     let number = number(*index);
-                    if let Some(task) = tasks.get_mut(number) {
-                        self.start(task).await?;
-                        let (mut driver, task_id) = (self.plugin.driver(), task.id.clone());
-                        pending.ends.spawn(async move {
-                            let answer = driver.wait_task(WaitTaskRequest { task_id }).await;
-                            (number, answer.map(tonic::Response::into_inner))
-                        });
+                    // It may have been left out because of the one before.
+                    let Some(task) = tasks.get_mut(number).filter(|task| task.state == State::Waiting) else {
+                        continue;
+                    };
+                    if let Err(error) = self.start(task).await {
+                        self.give_up(tasks, number, error, pending);
+                        continue;
                     }
+                    let (mut driver, task_id) = (self.plugin.driver(), task.id.clone());
+                    pending.ends.spawn(async move {
+                        let answer = driver.wait_task(WaitTaskRequest { task_id }).await;
+                        (number, answer.map(tonic::Response::into_inner))
+                    });
                 }
                 if start.is_empty() && leave_out.is_empty() {
                     break;
                 }
             }
         }
-        Ok(())
+    }
+
+    /// A task could not be started: all that were to run with it are ended, and what cleans up after them still runs.
+    fn give_up(&self, tasks: &mut [Entry<'_>], number: usize, error: Error, pending: &mut Pending) {
+        for (other, task) in tasks.iter_mut().enumerate() {
+            if other == number {
+                note(&format!("task {}: could not be started; the others are ended", task.task.name));
+                task.state = State::Failed;
+            } else if task.task.lifecycle.hook != Hook::Poststop {
+                self.let_go(task, pending);
+            }
+        }
+        pending.not_started.get_or_insert(error);
     }
 
     async fn start(&self, task: &mut Entry<'_>) -> Result<(), Error> {
