@@ -1,6 +1,9 @@
 //! `nomad-driver-systemd`: a plugin when Nomad starts it, and a command for people otherwise.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "pages")]
+mod pages;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -37,6 +40,13 @@ enum Command {
     /// Copies a task's output to Nomad and to the journal; the driver itself asks for it.
     #[command(hide = true)]
     Copy,
+    /// Writes manual pages and completions to a directory, for packages.
+    #[cfg(feature = "pages")]
+    #[command(hide = true)]
+    Pages {
+        /// Where to.
+        directory: std::path::PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -52,6 +62,16 @@ fn main() -> ExitCode {
         }
         Some(Command::Enter) => enter::become_the_command(),
         Some(Command::Copy) => copy::stdin_to_both(),
+        #[cfg(feature = "pages")]
+        Some(Command::Pages { directory }) => {
+            match pages::write(<Cli as clap::CommandFactory>::command(), &directory) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("nomad-driver-systemd: {}: {error}", directory.display());
+                    ExitCode::FAILURE
+                }
+            }
+        }
     }
 }
 

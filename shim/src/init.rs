@@ -8,7 +8,7 @@
 //! - `--carried`: variables whose names begin with this are given their own names (variables.rs).
 //! - `--notify`: the program tells systemd about itself, or each of its processes does; without it nobody has systemd's
 //!   socket in the environment.
-//! - `--report`: stdin is a pipe, to which the init writes one line: empty when the program runs, the number of the
+//! - `--report`: stdin is a connection, to which the init writes one line: empty when the program runs, the number of the
 //!   kernel's error when it cannot be executed, words when the init cannot do its part. The program gets an empty stdin.
 
 use nix::errno::Errno;
@@ -87,7 +87,9 @@ impl Program {
         if self.report {
             match take_stdin() {
                 Ok(pipe) => report = Some(pipe),
-                Err(error) => return complain(&format!("the driver's pipe at stdin: {}", error.desc())),
+                Err(error) => {
+                    return complain(&format!("the driver's connection at stdin: {}", error.desc()));
+                }
             }
         }
         let notify = match self.notify() {
@@ -101,7 +103,7 @@ impl Program {
             let address = notify.as_ref().map(Notify::address);
             Ok(self.execute(&self.variables(address, Some(before)))?)
         };
-        let started = Init::start(become_program, || Ok(()));
+        let started = Init::start(become_program);
         if let Some(mut report) = report {
             let line = match &started {
                 Ok(_) => "\n".to_owned(),
@@ -142,9 +144,13 @@ impl Program {
     fn variables(&self, notify: Option<&str>, before: Option<u32>) -> Vec<CString> {
         let ours = before.map(|number| OsString::from(number.to_string()));
         let program = OsString::from(std::process::id().to_string());
+        // In a namespace of processes the init is number 1, and systemd has told the number outside.
+        let is_number = |value: &OsString| value.to_str().is_some_and(|value| value.parse::<u32>().is_ok());
+        let is_ours =
+            |value: &OsString| Some(value) == ours.as_ref() || before == Some(1) && is_number(value);
         let meant = |(name, value): (OsString, OsString)| {
             if before.is_some() {
-                if MEANT_FOR.iter().any(|meant| name == *meant) && Some(&value) == ours.as_ref() {
+                if MEANT_FOR.iter().any(|meant| name == *meant) && is_ours(&value) {
                     return Some((name, program.clone()));
                 }
                 if name == MEANT_FOR_ID {
@@ -184,7 +190,7 @@ fn passed() -> RawFd {
     count.filter(|count| (0..=1 << 16).contains(count)).unwrap_or_default()
 }
 
-/// The pipe at stdin, in whose place comes an empty one.
+/// The connection at stdin, in whose place comes an empty stdin.
 fn take_stdin() -> nix::Result<File> {
     let pipe = fcntl(io::stdin(), FcntlArg::F_DUPFD_CLOEXEC(FIRST_PASSED))?;
     #[expect(unsafe_code, reason = "descriptors are numbers here")]

@@ -48,28 +48,82 @@ async fn what_a_task_leaves_is_its_inits_to_reap() {
     }
 }
 
+/// The number of a process's parent, while it is there.
+fn parent_of(pid: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:\t").map(str::to_owned))
+}
+
 #[tokio::test]
 async fn what_a_command_in_a_task_leaves_is_reaped_beside_it_and_ends_with_the_task() {
     let host = host!();
     let node = Node::start(&host).await;
-    let mut task = node.run(Job::shell("echo ready; exec sleep 1000")).await;
+    // The second one's filter says in the kernel's place that there is nothing left.
+    let lies = "sandbox {\n preset = \"off\"\n system_call_filter = [\"~waitid\"]\n system_call_error_number = \"ECHILD\"\n}";
+    for sandbox in ["", lies] {
+        what_a_command_leaves_is_reaped(&host, &node, sandbox).await;
+    }
+}
+
+async fn what_a_command_leaves_is_reaped(host: &Host, node: &Node, sandbox: &str) {
+    let mut task = node.run(Job::shell("echo ready; exec sleep 1000").config(sandbox)).await;
     task.says("ready").await;
     let script = "(sh -c 'echo $$ > /local/left; exec sleep 1000' > /dev/null 2>&1 &); \
                   until test -s /local/left; do sleep 0.01; done";
     node.output_in(&task, script).await;
     let left = std::fs::read_to_string(task.alloc_dir().join("web/local/left")).unwrap().trim().to_owned();
-    let parent_of = |pid: &str| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.lines().find_map(|line| line.strip_prefix("PPid:\t").map(str::to_owned))
-    };
     let parent = parent_of(&left).unwrap();
-    assert_ne!(parent, "1");
+    assert_ne!(parent, "1", "{sandbox}");
     let command = std::fs::read_to_string(format!("/proc/{parent}/cmdline")).unwrap();
     assert!(command.starts_with("nomad-driver-systemd\0enter"), "{command:?}");
     // Whoever ends it ends what it reaps.
     host.run("kill", &["-9", &parent]);
     eventually("it is gone", async || parent_of(&left).is_none().then_some(())).await;
     node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_command_that_ends_its_init_is_ended_at_once_with_all_that_holds_its_output() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut task = node.run(Job::shell("echo ready; exec sleep 1000")).await;
+    task.says("ready").await;
+    let script = "sleep 1000 & echo $! > /local/left; kill -9 $PPID; wait";
+    let (exit, ..) = node.exec(&task, script).await.finish().await;
+    assert_eq!(exit, Exit::signal(9));
+    let left = std::fs::read_to_string(task.alloc_dir().join("web/local/left")).unwrap().trim().to_owned();
+    eventually("what it left is gone", async || parent_of(&left).is_none().then_some(())).await;
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_filter_that_says_that_all_is_well_does_not_take_a_task_its_init() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for filter in [
+        "system_call_filter = [\"~clone\"]\n system_call_error_number = \"0\"",
+        "system_call_filter = [\"~clone:0\"]",
+        "system_call_filter = [\"~prctl\"]\n system_call_error_number = \"EPERM\"",
+        "system_call_filter = [\"~prctl\"]",
+    ] {
+        let sandbox = format!("sandbox {{\n preset = \"off\"\n {filter}\n}}");
+        let refusal = node.try_run(Job::shell("exec sleep 1000").config(&sandbox)).await.expect_err(filter);
+        let names = ["system_call", "SystemCallErrorNumber"];
+        assert!(names.iter().any(|name| refusal.message.contains(name)), "{filter}: {refusal}");
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_stops_its_init_before_it_has_reported_holds_no_start_up() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    // Some of them are quick enough: what counts is that each start is answered.
+    for _ in 0..4 {
+        match node.try_run(super::perl("kill STOP => getppid; sleep 1000", &[])).await {
+            Ok(task) => node.destroy(&task, true).await.unwrap(),
+            Err(refusal) => assert!(refusal.message.contains("init has not said"), "{refusal}"),
+        }
+    }
 }
 
 #[tokio::test]

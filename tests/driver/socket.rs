@@ -137,6 +137,32 @@ async fn a_task_is_started_when_it_says_that_it_is_ready() {
 }
 
 #[tokio::test]
+async fn a_task_that_is_not_waited_for_speaks_all_the_same() {
+    let host = host!();
+    let node = Node::configured(&host, MAY_NOTIFY).await;
+    let said = "perl -MIO::Socket::UNIX -e '$| = 1; my $to = $ENV{NOTIFY_SOCKET}; $to =~ s/^@/\\0/; \
+                my $socket = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $to) or die $!; \
+                $socket->send(\"STATUS=all is well\"); print \"said\\n\"; sleep 1000'";
+    for access in ["main", "all"] {
+        let notify = format!("notify {{\n ready_within = \"0\"\n access = {access:?}\n}}");
+        let mut task = node.run(Job::shell(&format!("exec {said}")).config(&notify)).await;
+        task.says("said").await;
+        let unit = node.unit(&task).await;
+        eventually("systemd has heard it", async || {
+            (host.property(&unit, "StatusText") == "all is well").then_some(())
+        })
+        .await;
+        node.destroy(&task, true).await.unwrap();
+    }
+    // A child's words count only if the job says so.
+    let job = Job::shell(&format!("({said})")).config("notify { ready_within = \"0\" }");
+    let mut task = node.run(job).await;
+    task.says("said").await;
+    assert_eq!(host.property(&node.unit(&task).await, "StatusText"), "");
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_start_that_waits_for_a_task_is_ended_by_a_stop() {
     let host = host!();
     let node = Node::configured(&host, MAY_NOTIFY).await;

@@ -238,7 +238,8 @@ fn enter(plan: &Plan) -> Result<Init, Failure> {
         filters.install()?;
         Err(process.exec())
     };
-    let init = Init::start(become_the_command, || filters.install()).map_err(|error| match error {
+    // The init has no filters of the job's, which could lie to it about what is left (seccomp(2), SECCOMP_RET_ERRNO).
+    let init = Init::start(become_the_command).map_err(|error| match error {
         task_init::Error::Program(error) => {
             Failure::Command { command: command.clone(), reason: error.to_string() }
         }

@@ -115,8 +115,8 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
-    /// The pipe to the program's init cannot be made.
-    #[error("make a pipe to the task's init (has the driver too many files open?)")]
+    /// The connection to the program's init cannot be made.
+    #[error("make a connection to the task's init (has the driver too many files open?)")]
     Pipe {
         /// What the kernel said.
         source: std::io::Error,
@@ -181,7 +181,7 @@ fn advice(status: i32, task: &TaskSpec) -> String {
     match (status, &task.identity) {
         (203, _) => format!(
             "`command`: {} cannot be executed; is the interpreter after `#!` or the program's loader in the task's \
-             view, and may the task's user execute it?",
+             view, may the task's user execute it, and does `sandbox.system_call_filter` let it?",
             task.command
         ),
         (216 | 217, Identity::User(user)) => {
@@ -208,7 +208,11 @@ fn advice(status: i32, task: &TaskSpec) -> String {
                 .to_owned()
         }
         (226, _) => {
-            format!("the task's view of the host cannot be made from {}", task.dirs.alloc_dir.display())
+            format!(
+                "the task's view of the host cannot be made from {}; is every path there that the job names in `files` \
+                 (`inaccessible_paths`, `read_only_paths` and the like; with `-` before it one may be missing)?",
+                task.dirs.alloc_dir.display()
+            )
         }
         _ => "systemd could not set up the task's process".to_owned(),
     }

@@ -2,27 +2,31 @@
 //! (`wasm-shim init`, shim/src/init.rs). systemd only sees that the init runs.
 
 use std::io;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use tokio::net::UnixStream;
 
 use crate::systemd::{self, Stream, Unit, UnitName};
 
 /// systemd's exit status for a program that cannot be executed (systemd.exec(5), "Process Exit Codes").
 const EXEC: i32 = 203;
+/// How long the init may take to say so, on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(30);
 /// The longest line, in bytes.
 const LINE_MAX: usize = 256;
 
-/// The driver's end of the pipe.
+/// The driver's end of a connection.
 #[derive(Debug)]
-pub(super) struct Report(pipe::Receiver);
+pub(super) struct Report(UnixStream);
 
 impl Report {
-    /// The pipe, and its other end as the stdin of the unit.
+    /// Its other end is the stdin of the unit: a socket, as systemd 262 takes nothing there that cannot be read from.
     pub(super) fn new() -> io::Result<(Self, Stream)> {
-        let (reader, writer) = io::pipe()?;
-        Ok((Self(pipe::Receiver::from_owned_fd(reader.into())?), Stream::Fd(writer.into())))
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        Ok((Self(UnixStream::from_std(ours)?), Stream::Fd(theirs.into())))
     }
 
     /// Why the program of a unit that was started does not run. Returns nothing when it runs, or did.
@@ -31,12 +35,19 @@ impl Report {
             biased;
             said = self.read() => said,
             _ = unit.main_ended() => self.read_now(),
+            // The program may have stopped its init.
+            () = tokio::time::sleep(DEADLINE) => {
+                let words = format!("the task's init has not said within {} s that the program runs", DEADLINE.as_secs());
+                return Some(systemd::Error::Init { unit: unit.name().clone(), words });
+            }
         };
         if said.is_empty() {
             // A filter of system calls may end a process.
             let how = match unit.state().ended_by() {
-                Some(signal) => format!("signal {signal} ended the task's init before the program ran"),
-                None => "the task's init ended before the program ran".to_owned(),
+                Some(signal) => {
+                    format!("signal {signal} ended the task's init before it could say that the program runs")
+                }
+                None => "the task's init ended before it could say that the program runs".to_owned(),
             };
             return Some(systemd::Error::Init { unit: unit.name().clone(), words: how });
         }
@@ -59,6 +70,7 @@ impl Report {
         line
     }
 
+    /// The kernel is asked: tokio may not have heard of it yet.
     fn read_now(&mut self) -> Vec<u8> {
         let mut line = [0; LINE_MAX];
         let count = rustix::io::read(&self.0, &mut line).unwrap_or_default();
@@ -71,7 +83,9 @@ fn failure(line: &[u8], unit: &UnitName, program: &str) -> Option<systemd::Error
     let said = line.lines().next().filter(|said| !said.is_empty())?;
     Some(match said.parse() {
         Ok(number) => {
-            let words = format!("{program} cannot be executed: {}", Errno::from_raw(number).desc());
+            let error = Errno::from_raw(number);
+            let why = if error == Errno::EPERM { " (by a filter of system calls?)" } else { "" };
+            let words = format!("{program} cannot be executed: {}{why}", error.desc());
             systemd::Error::Step { unit: unit.clone(), status: EXEC, words }
         }
         Err(_) => systemd::Error::Init { unit: unit.clone(), words: said.to_owned() },

@@ -74,6 +74,7 @@ impl Shared {
             speaks: task.readiness != Readiness::default() && !task.guest.serves,
             serves: task.guest.serves,
             guest: is_guest,
+            init: !is_guest,
         };
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
         let handle = Handle::follow(config.known, unit, beside, systemd, events);

@@ -243,7 +243,7 @@ pub fn slice_of(task: &TaskSpec) -> &'static str {
 
 /// One run, whose exit status stays to be read however long nobody asks for it.
 fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
-    let Readiness { ready_within, watchdog, all } = task.readiness;
+    let Readiness { ready_within, watchdog, all, speaks } = task.readiness;
     let mut properties = vec![
         Property::Description(task.description.clone()),
         Property::Slice(slice_of(task)),
@@ -260,7 +260,7 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
     properties.extend(ready_within.map(Property::TimeoutStart));
     properties.extend(watchdog.map(Property::Watchdog));
     // The runner of WebAssembly says how a guest ended that did not end by itself.
-    if is_guest || ready_within.is_some() || watchdog.is_some() {
+    if is_guest || speaks {
         properties.push(Property::NotifyAccess(if all { "all" } else { "main" }));
         if task.view != View::Host && task.identity != Identity::Driver {
             // systemd puts it there by itself, but not yet in 247; a user's has another place for it.
@@ -286,9 +286,9 @@ fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
         Command::Native { path, .. } => {
             words.push("init".to_owned());
             words.extend(carried.into_iter().flatten());
-            let Readiness { ready_within, watchdog, all } = task.readiness;
-            if ready_within.is_some() || watchdog.is_some() {
-                words.extend(["--notify", if all { "all" } else { "main" }].map(str::to_owned));
+            if task.readiness.speaks {
+                words
+                    .extend(["--notify", if task.readiness.all { "all" } else { "main" }].map(str::to_owned));
             }
             words.extend(["--report".to_owned(), "--".to_owned(), path.display().to_string()]);
             words.push(task.command.clone());

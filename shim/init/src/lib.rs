@@ -89,13 +89,13 @@ impl Init {
     /// Makes this process, which must have one thread, the init of a program.
     ///
     /// `become_program` is called in a process of a session of its own, with the signals blocked that this process had
-    /// blocked; it shall make that process the program, and returns what the kernel said if it cannot. `confine` is called
-    /// in the init, when the program runs and the init can make no more processes.
-    pub fn start(
-        become_program: impl FnOnce() -> io::Result<Infallible>,
-        confine: impl FnOnce() -> io::Result<()>,
-    ) -> Result<Self, Error> {
-        step("become the parent of orphans", || Ok(prctl::set_child_subreaper(true)?))?;
+    /// blocked; it shall make that process the program, and returns what the kernel said if it cannot.
+    pub fn start(become_program: impl FnOnce() -> io::Result<Infallible>) -> Result<Self, Error> {
+        step("become the parent of orphans", || {
+            prctl::set_child_subreaper(true)?;
+            // A filter of system calls may answer in the kernel's place, also that all is well.
+            if prctl::get_child_subreaper()? { Ok(()) } else { Err(Errno::EPERM.into()) }
+        })?;
         // A parent that ignores it is never told.
         step("hear of the end of processes", || {
             let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
@@ -119,14 +119,14 @@ impl Init {
         })?;
         let made = step("make a process", || {
             process::make(|| {
-                setsid()?;
+                // A filter may refuse it; then the program is in the session of the init.
+                let _ = setsid();
                 signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked_before), None)?;
                 become_program()
             })
         })?;
         let program = made.map_err(Error::Program)?;
         let confined = step("give up the right to make processes", filter::make_no_more_processes)
-            .and_then(|()| step("confine itself", confine))
             .and_then(|()| step("be as it was", || Ok(prctl::set_dumpable(dumpable)?)));
         if let Err(error) = confined {
             let _ = signal::kill(program, Signal::SIGKILL);

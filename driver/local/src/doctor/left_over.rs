@@ -17,7 +17,7 @@ pub(super) fn findings(root: &Path, has_agent: bool) -> Vec<Finding> {
             "They follow tasks that another driver process follows as well.",
             format!("kill {}", orphans.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
         ),
-        None => Finding::ok("driver processes", "none without an agent"),
+        None => Finding::ok("driver processes", "every one has an agent"),
     };
     vec![processes, units(has_agent)]
 }

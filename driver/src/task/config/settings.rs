@@ -230,7 +230,7 @@ settings! {
         device_policy: String => "DevicePolicy",
         /// IPC namespace of its own: System V objects and POSIX message queues.
         private_ipc: bool => "PrivateIPC",
-        /// PID namespace of its own; the main process is PID 1, which default actions of signals do not end.
+        /// PID namespace of its own, in which the init of the task is PID 1.
         private_pids: String => "PrivatePIDs",
         /// User namespace of its own: `"yes"`, `"self"`, `"identity"`, `"full"`, `"managed"`.
         private_users: String => "PrivateUsers",

@@ -21,8 +21,9 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{UnixStream, unix::pipe};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc::Sender;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::enter::{self, Answer, Failure, Plan};
@@ -34,6 +35,8 @@ use crate::task::live::cgroup::Cgroup;
 const JOIN_DEADLINE: Duration = Duration::from_secs(20);
 /// The longest piece of output that is passed on at once, in bytes.
 const CHUNK: usize = 16 << 10;
+/// How many of them are read after the command's end: the largest pipe of a user holds 64. Others may go on writing.
+const LAST_CHUNKS: usize = 64;
 /// How much of its output a command may have that nobody watches, in bytes: what Nomad's own drivers keep.
 const TAIL: usize = 4096;
 
@@ -171,7 +174,8 @@ pub(crate) async fn run(systemd: &Systemd, plan: Plan, limit: Duration) -> Resul
             Err(error) = tail.fill(&mut reader) => Err(error),
         }?;
         // What it wrote is in the pipe; what its children may yet write is not waited for.
-        while let Some(count) = read_now(&reader, &mut tail.chunk) {
+        for _ in 0..LAST_CHUNKS {
+            let Some(count) = read_now(&reader, &mut tail.chunk) else { break };
             tail.take(count);
         }
         Ok(status)
@@ -220,10 +224,13 @@ impl Tail {
 /// The command's process and its cgroup. Dropping it ends both.
 #[derive(Debug)]
 struct Running {
-    /// The command's init; `None` as `group`.
-    child: Option<Child>,
-    /// Its answers.
+    /// The end of the command's init; `None` as `group`.
+    init: Option<JoinHandle<io::Result<ExitStatus>>>,
+    /// What the init says.
     answers: Answers,
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
     /// `None` when what is left of the command may live on.
     group: Option<Cgroup>,
 }
@@ -255,8 +262,11 @@ impl Running {
                 return Err(start(source));
             }
         };
-        let pid = child.id();
-        let mut running = Self { child: Some(child), answers, group: Some(group) };
+        let mut child: Child = child;
+        let (pid, stdin, stdout, stderr) =
+            (child.id(), child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let init = Some(tokio::spawn(end_what_is_left(child, group.clone())));
+        let mut running = Self { init, answers, stdin, stdout, stderr, group: Some(group) };
         if let Some(pid) = pid {
             open_the_way(systemd, pid).await.map_err(|source| Error::TakenIn { source })?;
         }
@@ -270,26 +280,18 @@ impl Running {
 
     /// Waits for the command's end. Dropped before, it has lost nothing.
     async fn ended(&mut self) -> io::Result<ExitStatus> {
-        match (self.answers.next().await, &mut self.child) {
+        match (self.answers.next().await, &mut self.init) {
             (Ok(Answer::Ended(status)), _) => Ok(ExitStatus::from_raw(status)),
-            // Its init was ended, and has ended it with it.
-            (_, Some(child)) => child.wait().await,
+            // Its init was ended, and with it everything else.
+            (_, Some(init)) => init.await?,
             (_, None) => Err(io::Error::other("nobody tells how the command ended")),
         }
     }
 
     /// The command has ended; what it left in the background runs on with the task, as long as its init does.
     fn leave_the_rest(&mut self) {
-        if let (Some(mut init), Some(group)) = (self.child.take(), self.group.take()) {
-            tokio::spawn(async move {
-                if init.wait().await.is_ok_and(|status| status.success()) {
-                    group.remove_if_empty();
-                } else {
-                    group.kill();
-                    group.remove_soon();
-                }
-            });
-        }
+        self.init = None;
+        self.group = None;
     }
 
     /// A command with streams has ended when it has and both its outputs have.
@@ -299,10 +301,9 @@ impl Running {
         output: &Sender<Output>,
     ) -> io::Result<ExitStatus> {
         let missing = || io::Error::other("a stream of the command is missing");
-        let child = self.child.as_mut().ok_or_else(missing)?;
-        let stdin = child.stdin.take().ok_or_else(missing)?;
-        let stdout = child.stdout.take().ok_or_else(missing)?;
-        let stderr = child.stderr.take().ok_or_else(missing)?;
+        let stdin = self.stdin.take().ok_or_else(missing)?;
+        let stdout = self.stdout.take().ok_or_else(missing)?;
+        let stderr = self.stderr.take().ok_or_else(missing)?;
         let out = async {
             pass_on(stdout, Output::Stdout, output).await;
             output.send(Output::StdoutEnd).await
@@ -333,7 +334,8 @@ impl Running {
             never = feed_terminal(writer, input) => match never {},
         };
         let mut chunk = vec![0; CHUNK];
-        while let Some(count) = read_now(&reader, &mut chunk) {
+        for _ in 0..LAST_CHUNKS {
+            let Some(count) = read_now(&reader, &mut chunk) else { break };
             // A client that has gone is told nothing.
             let _ = output.send(Output::Stdout(chunk[..count].to_vec())).await;
         }
@@ -349,7 +351,24 @@ impl Drop for Running {
             group.kill();
             group.remove_soon();
         }
+        // One that had not come to its cgroup ends as its handle does.
+        if let Some(init) = self.init.take() {
+            init.abort();
+        }
     }
+}
+
+/// Waits for the end of a command's init, and ends what is left of the command, which is its to reap. It ends by itself
+/// when nothing is; in any other case the task has ended it, at whatever moment.
+async fn end_what_is_left(mut init: Child, group: Cgroup) -> io::Result<ExitStatus> {
+    let status = init.wait().await;
+    if status.as_ref().is_ok_and(ExitStatus::success) {
+        group.remove_if_empty();
+    } else {
+        group.kill();
+        group.remove_soon();
+    }
+    status
 }
 
 /// The driver's own binary as nobody can change it, however the process that runs it is found: on a mount of its own, which

@@ -94,13 +94,16 @@ pub(super) fn word_of_the_end(
     state: &UnitState,
     exit: &Exit,
     is_guest: bool,
+    speaks: bool,
     is_asked: bool,
 ) -> Option<Word> {
     if let Some(unknown) = &exit.unknown {
         return Some((unknown.clone(), vec![]));
     }
     if state.was_stopped() && !is_asked {
-        return Some(("Its unit was stopped from outside (systemctl stop?)".to_owned(), vec![]));
+        // systemd tells both alike.
+        let itself = if speaks { ", or it said itself that it stops (STOPPING=1)" } else { "" };
+        return Some((format!("Its unit was stopped from outside (systemctl stop?){itself}"), vec![]));
     }
     match state.result.as_str() {
         "watchdog" => {

@@ -63,6 +63,9 @@ pub struct Saved {
     /// It is WebAssembly, so that what it says of itself is the word of its runner. Earlier drivers did not say it.
     #[serde(default)]
     pub guest: Option<bool>,
+    /// Its main process is the init of its program. Earlier drivers' tasks have none.
+    #[serde(default)]
+    pub init: bool,
 }
 
 /// What units a task has beside its own.
@@ -79,12 +82,14 @@ pub(crate) struct Beside {
     pub(crate) serves: bool,
     /// None, but it is WebAssembly, whose runner alone is believed when it says how a guest ended.
     pub(crate) guest: bool,
+    /// None, but its main process is an init.
+    pub(crate) init: bool,
 }
 
 impl Saved {
     pub(crate) fn beside(&self) -> Beside {
-        let Self { copied, listens, speaks, serves, guest, .. } = *self;
-        Beside { copied, listens, speaks, serves, guest: guest.unwrap_or(!speaks) }
+        let Self { copied, listens, speaks, serves, guest, init, .. } = *self;
+        Beside { copied, listens, speaks, serves, guest: guest.unwrap_or(!speaks), init }
     }
 }
 
@@ -109,7 +114,7 @@ pub struct Handle {
 impl Handle {
     /// Follows the unit from now on.
     pub(crate) fn follow(known: Known, unit: Unit, beside: Beside, systemd: Systemd, events: Events) -> Self {
-        let Beside { copied, listens, speaks, serves, guest } = beside;
+        let Beside { copied, listens, speaks, serves, guest, init } = beside;
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
         if let Some(exit) = Exit::of(&state) {
@@ -127,6 +132,7 @@ impl Handle {
                 speaks,
                 serves,
                 guest: Some(guest),
+                init,
             },
             unit: unit.name().clone(),
             pid: state.main_pid,
@@ -141,19 +147,14 @@ impl Handle {
             known: known.clone(),
         };
         let is_asked = Arc::clone(&handle.is_asked);
-        let init = Init::of(handle.pid, handle.unit.as_str());
+        let init = if init { Init::of(handle.pid, handle.unit.as_str()) } else { None };
         let mut ended = unit;
         let unit = ended.name().clone();
         tokio::spawn(async move {
             let tell = |(message, details): Word| events.tell(&known, message, &details);
             let mut trouble = Trouble::since(served_before.unwrap_or_default());
             let mut said = state.status_text;
-            let mut rest = std::pin::pin!(async {
-                match init {
-                    Some(init) => init.end_what_it_leaves().await,
-                    None => std::future::pending().await,
-                }
-            });
+            let mut rest = std::pin::pin!(Init::end_what_is_left(init));
             let mut is_ended = false;
             let state = loop {
                 tokio::select! {
@@ -203,7 +204,9 @@ impl Handle {
                 // As long as nobody has been told of the end, the unit is there to be asked.
                 tell(out_of_memory(&systemd.service(&unit).await.unwrap_or_default()));
             }
-            if let Some(word) = word_of_the_end(&state, &exit, guest, is_asked.load(Ordering::Relaxed)) {
+            if let Some(word) =
+                word_of_the_end(&state, &exit, guest, speaks, is_asked.load(Ordering::Relaxed))
+            {
                 tell(word);
             }
             sender.send_replace(Phase::Exited(exit));

@@ -3,8 +3,6 @@
 //! A task can end its init. Then what is left of the task would be systemd's to reap, which a task can use to keep systemd
 //! from everything else; so the driver ends the rest as soon as the kernel says that the init is gone.
 
-use std::fs;
-
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe;
 
@@ -19,20 +17,19 @@ pub(crate) struct Init {
 }
 
 impl Init {
-    /// The process of that number, if it is the init of that unit; guests, and tasks of earlier drivers, have none.
+    /// The process of that number, if it is still one of that unit.
     pub(crate) fn of(pid: u32, unit: &str) -> Option<Self> {
         let process = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::NONBLOCK).ok()?;
         // Asked after it is held, so that both are about the same process.
         let cgroup = Cgroup::of_process(pid, unit)?;
-        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        command.starts_with(b"wasm-shim\0init\0").then_some(())?;
         Some(Self { process: pipe::Receiver::from_owned_fd_unchecked(process).ok()?, cgroup })
     }
 
-    /// Waits for its end, and ends what it leaves.
-    pub(crate) async fn end_what_it_leaves(self) {
-        if self.process.readable().await.is_ok() {
-            self.cgroup.kill();
+    /// Waits for its end, and ends what it leaves; for ever, where there is none.
+    pub(crate) async fn end_what_is_left(init: Option<Self>) {
+        let Some(init) = init else { return std::future::pending().await };
+        if init.process.readable().await.is_ok() {
+            init.cgroup.kill();
         }
     }
 }

@@ -43,6 +43,8 @@ pub struct Readiness {
     pub watchdog: Option<Duration>,
     /// Every process of it may say so.
     pub all: bool,
+    /// It may say other things, too (`STATUS=`, sd_notify(3)).
+    pub speaks: bool,
 }
 
 /// The sockets of a task.
@@ -111,6 +113,7 @@ pub(crate) fn readiness(config: &TaskConfig) -> Result<Readiness, Error> {
     };
     let some = |time: Duration| (!time.is_zero()).then_some(time);
     Ok(Readiness {
+        speaks: true,
         ready_within: some(time("notify.ready_within", ready_within)?),
         watchdog: watchdog.as_ref().map(|text| time("notify.watchdog", text)).transpose()?.and_then(some),
         all: match access.as_str() {

@@ -142,8 +142,8 @@ impl Guest {
         let refused = |option: &str, reason: &str| {
             Err(Error::Refused { option: option.to_owned(), reason: reason.to_owned() })
         };
-        let Readiness { ready_within, watchdog, all } = task.readiness;
-        if !self.serves && (ready_within.is_some() || watchdog.is_some()) {
+        let Readiness { speaks, all, .. } = task.readiness;
+        if !self.serves && speaks {
             return refused(
                 "notify",
                 "a WebAssembly guest cannot speak with systemd, and its runner says that it is ready and well only of one \
