@@ -96,12 +96,16 @@ async fn a_confined_root_is_root_of_nothing_but_its_task() {
     }
     let victim = Victim::ephemeral(&host, &node).await;
     for preset in ["standard", "strict"] {
-        let script = "id -u; readlink /proc/self/ns/user /proc/self/ns/pid; echo $$";
+        let script = "id -u; readlink /proc/self/ns/user /proc/self/ns/pid; echo $PPID";
         let sandbox = format!("sandbox {{ preset = \"{preset}\" }}");
         let output = node.output_of(Job::shell(script).user("root").config(&sandbox)).await;
         let lines: Vec<&str> = output.lines().collect();
         let theirs = host.run("readlink", &["/proc/self/ns/user", "/proc/self/ns/pid"]);
-        assert_eq!((lines[0], lines[3]), ("0", "1"), "root, and the first process of its own: {output}");
+        assert_eq!(
+            (lines[0], lines[3]),
+            ("0", "1"),
+            "root, and the child of the first process of its own: {output}"
+        );
         assert!(!theirs.contains(lines[1]) && !theirs.contains(lines[2]), "{output}");
         let output = carried_out(&node, impersonate(&victim).user("root").config(&sandbox)).await;
         assert!(!output.contains("leaked") && !output.contains("became user"), "{preset}: {output}");

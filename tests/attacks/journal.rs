@@ -128,9 +128,13 @@ async fn a_real_step_of_a_start_is_told() {
     let node = Node::start(&host).await;
     let job = Job::artifact("program", b"#!no/such/interpreter\n");
     let refusal = node.try_run(job).await.unwrap_err();
-    // systemd 257 writes of no failed step where a unit has fields of its own; the bus names the step.
-    let words = if version(&host) < 256 { "No such file" } else { "EXEC" };
-    assert!(refusal.message.contains(words), "{refusal}");
+    assert!(refusal.message.contains("/local/program cannot be executed: No such file"), "{refusal}");
+    // This one fails before the program's init runs. systemd 257 writes of no failed step where a unit has fields of its
+    // own; the bus names the step.
+    let job = Job::command("/bin/true").config("files {\n inaccessible_paths = [\"/srv/missing\"]\n}");
+    let refusal = node.try_run(job).await.unwrap_err();
+    let words = if version(&host) < 256 { "No such file" } else { "NAMESPACE" };
+    assert!(refusal.message.contains(words) && refusal.message.contains("inaccessible_paths"), "{refusal}");
 }
 
 /// A task that ran somewhere else forges words about a start that failed for good reasons.

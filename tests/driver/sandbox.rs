@@ -1,6 +1,6 @@
 //! What a task may do: each option is seen from inside it.
 
-use tests::{Exit, Job, Node, exiting_guest};
+use tests::{Exit, Job, Node, exiting_guest, program};
 
 /// An option, a script, and what the script writes when the option is in force. A row that a systemd of the host's age
 /// does not have begins with the version that has it.
@@ -250,4 +250,18 @@ async fn each_preset_has_the_score_that_is_published() {
         );
         node.destroy(&task, true).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_may_not_be_executed_does_not_keep_a_task_from_its_init() {
+    let host = host!();
+    let node = Node::configured(
+        &host,
+        "fs_isolation = \"none\"\nallow_properties = [\"@confining\", \"ExecPaths\"]",
+    )
+    .await;
+    let files = "files {\n no_exec_paths = [\"/\"]\n exec_paths = [\"/usr\"]\n}";
+    // Another program beside the init may not.
+    let script = format!("{} --version 2> /dev/null; echo $?", program("wasm-shim-compile").display());
+    assert_eq!(node.output_of(Job::shell(&script).config(files)).await, "126\n");
 }

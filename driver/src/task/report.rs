@@ -10,6 +10,8 @@ use tokio::net::UnixStream;
 
 use crate::systemd::{self, Stream, Unit, UnitName};
 
+/// The signal of a system call that a filter does not allow (signal(7)).
+const SIGSYS: i32 = 31;
 /// systemd's exit status for a program that cannot be executed (systemd.exec(5), "Process Exit Codes").
 const EXEC: i32 = 203;
 /// How long the init may take to say so, on a busy machine.
@@ -41,15 +43,10 @@ impl Report {
                 return Some(systemd::Error::Init { unit: unit.name().clone(), words });
             }
         };
-        if said.is_empty() {
-            // A filter of system calls may end a process.
-            let how = match unit.state().ended_by() {
-                Some(signal) => {
-                    format!("signal {signal} ended the task's init before it could say that the program runs")
-                }
-                None => "the task's init ended before it could say that the program runs".to_owned(),
-            };
-            return Some(systemd::Error::Init { unit: unit.name().clone(), words: how });
+        // A program may have ended its init before that could say so; its filters of system calls end it even earlier.
+        if said.is_empty() && unit.state().ended_by() == Some(SIGSYS) {
+            let words = "a filter of system calls has ended the task's init (SIGSYS)".to_owned();
+            return Some(systemd::Error::Init { unit: unit.name().clone(), words });
         }
         failure(&said, unit.name(), program)
     }

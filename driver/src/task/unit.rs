@@ -85,7 +85,7 @@ pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -
     let sockets = sockets(task, &made.sockets, filter);
     let concerns = [
         lifecycle(task, is_guest),
-        run(task, command),
+        run(task, command, &made.settings),
         task.view.properties(&task.dirs, &made.root, &made.overlays, sight(task, is_guest, &made.settings)),
         identity(task, made.ephemeral_user),
         output(streams),
@@ -273,7 +273,7 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
     properties
 }
 
-fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
+fn run(task: &TaskSpec, command: &Command, settings: &[Assignment]) -> Vec<Property> {
     let ours: Vec<(&Path, &str)> = match command {
         Command::Native { shim, .. } => vec![(shim, view::SHIM)],
         Command::Wasm { shim, code, .. } => vec![(shim, view::SHIM), (code, view::GUEST)],
@@ -308,7 +308,13 @@ fn run(task: &TaskSpec, command: &Command) -> Vec<Property> {
             }
         }
     };
-    binds.into_iter().chain([Property::ExecStart { path: shim, argv }]).collect()
+    let mut properties = Vec::from_iter(binds);
+    if settings.iter().any(|line| line.name() == "NoExecPaths") {
+        // What runs the task may be executed, whatever else may not.
+        properties.extend(Property::assigned(&[("ExecPaths", &shim.display().to_string())]));
+    }
+    properties.push(Property::ExecStart { path: shim, argv });
+    properties
 }
 
 /// What is mounted so that the task sees files of ours, and where it sees each of them. Each is a path of the host and
