@@ -25,7 +25,9 @@ job "socket" {
           $SIG{PIPE} = 'IGNORE';
           $/ = "\r\n\r\n";
           my $http = IO::Socket->new_from_fd(3, 'r+');
-          my $systemd = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $ENV{NOTIFY_SOCKET});
+          # `@` stands for the zero with which the names of abstract sockets begin.
+          (my $address = $ENV{NOTIFY_SOCKET}) =~ s/^@/\0/;
+          my $systemd = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $address);
           $systemd->send('READY=1');
           while (1) {
             $systemd->send('WATCHDOG=1');

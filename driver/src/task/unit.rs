@@ -321,8 +321,14 @@ fn run(task: &TaskSpec, command: &Command, settings: &[Assignment]) -> Vec<Prope
 /// where it is in a view of the task's own.
 fn in_view(task: &TaskSpec, files: &[(&Path, &str)]) -> (Option<Property>, Vec<PathBuf>) {
     let (binds, inside): (Vec<_>, Vec<_>) = match task.view {
-        View::Private { .. } | View::Own => {
+        View::Private { .. } => {
             let bind = |(file, target): &(&Path, &str)| (Bind::new(file, target), PathBuf::from(target));
+            files.iter().map(bind).unzip()
+        }
+        // A root of the job's own may be read-only, and has no mount points of ours; its /run is systemd's, and empty.
+        View::Own => {
+            let place = |target: &str| PathBuf::from(format!("/run{target}"));
+            let bind = |(file, target): &(&Path, &str)| (Bind::new(file, place(target)), place(target));
             files.iter().map(bind).unzip()
         }
         View::Host => {

@@ -59,6 +59,7 @@ pub const MOUNTED: &[&str] = &[
     "/etc/hosts",
     "/etc/resolv.conf",
     "/proc/sys",
+    "/run/.wasm",
     "/run/credentials",
     "/run/systemd/journal",
     "/run/systemd/notify",
