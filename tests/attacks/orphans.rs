@@ -88,8 +88,11 @@ async fn a_command_that_ends_its_init_is_ended_at_once_with_all_that_holds_its_o
     let node = Node::start(&host).await;
     let mut task = node.run(Job::shell("echo ready; exec sleep 1000")).await;
     task.says("ready").await;
-    let script = "sleep 1000 & echo $! > /local/left; kill -9 $PPID; wait";
-    let (exit, ..) = node.exec(&task, script).await.finish().await;
+    let script = "sleep 1000 & echo $! > /local/left; until test -e /alloc/data/go; do sleep 0.01; done; \
+                  kill -9 $PPID; wait";
+    let session = node.exec(&task, script).await;
+    std::fs::write(task.alloc_dir().join("alloc/data/go"), "").unwrap();
+    let (exit, ..) = session.finish().await;
     assert_eq!(exit, Exit::signal(9));
     let left = std::fs::read_to_string(task.alloc_dir().join("web/local/left")).unwrap().trim().to_owned();
     eventually("what it left is gone", async || parent_of(&left).is_none().then_some(())).await;

@@ -62,9 +62,9 @@ async fn a_task_without_limits_is_killed_as_one_and_has_no_swap() {
 async fn a_task_feels_its_limits() {
     let host = host!();
     let node = Node::start(&host).await;
-    // One process is the shell.
+    // One process is the shell, and one its init.
     let forks = Job::shell("for n in 1 2 3 4 5; do sleep 60 & echo $n; done");
-    let task = node.run(forks.config(r#"limits { tasks_max = "4" }"#)).await;
+    let task = node.run(forks.config(r#"limits { tasks_max = "5" }"#)).await;
     let (exit, output, errors) = node.finish(task).await;
     assert_eq!((exit, output.as_str()), (Exit::status(2), "1\n2\n3\n"), "{errors}");
     assert!(errors.contains("Cannot fork"), "{errors}");

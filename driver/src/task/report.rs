@@ -44,6 +44,10 @@ impl Report {
             }
         };
         // A program may have ended its init before that could say so; its filters of system calls end it even earlier.
+        // The connection may end before systemd has told of the init's end.
+        if said.is_empty() {
+            let _ = tokio::time::timeout(DEADLINE, unit.main_ended()).await;
+        }
         if said.is_empty() && unit.state().ended_by() == Some(SIGSYS) {
             let words = "a filter of system calls has ended the task's init (SIGSYS)".to_owned();
             return Some(systemd::Error::Init { unit: unit.name().clone(), words });
