@@ -134,7 +134,7 @@ async fn an_allocation_keeps_the_user_that_owns_its_files() {
     let host = host!();
     let node = Node::start(&host).await;
     let job =
-        of_group("ephemeral-sticky", "web", "umask 077; id -u; echo >> /alloc/data/db; exec sleep infinity");
+        of_group("ephemeral-sticky", "web", "umask 077; echo >> /alloc/data/db; id -u; exec sleep infinity");
     let (task, first) = running(&node, &job).await;
     node.destroy(&task, true).await.unwrap();
     let thief = Thief::of(&host, first.trim().parse().unwrap());
