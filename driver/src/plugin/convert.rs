@@ -434,7 +434,7 @@ pub(super) fn status(error: &task::Error) -> Status {
         | Error::SetUp { .. } => Code::InvalidArgument,
         Error::Exec(exec::Error::TimedOut { .. }) => Code::DeadlineExceeded,
         Error::View { .. }
-        | Error::Pipe { .. }
+        | Error::Connection { .. }
         | Error::Overlay { .. }
         | Error::Systemd(_)
         | Error::Immortal { .. }

@@ -117,7 +117,7 @@ pub enum Error {
     },
     /// The connection to the program's init cannot be made.
     #[error("make a connection to the task's init (has the driver too many files open?)")]
-    Pipe {
+    Connection {
         /// What the kernel said.
         source: std::io::Error,
     },
@@ -147,7 +147,7 @@ impl Error {
             Self::Systemd(error) => error.may_pass(),
             Self::Logs(logs::Error::NoReader { .. })
             | Self::View { .. }
-            | Self::Pipe { .. }
+            | Self::Connection { .. }
             | Self::NotReady { .. } => true,
             Self::Env(error) => matches!(error, env::Error::Write { .. }),
             Self::Guest { outcome, .. } => outcome.may_pass(),

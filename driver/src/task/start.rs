@@ -158,7 +158,7 @@ impl Shared {
         let _promise = self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
         let (report, stdin) = match &command {
             Command::Native { path, .. } => {
-                let (report, stdin) = Report::new().map_err(|source| Error::Pipe { source })?;
+                let (report, stdin) = Report::new().map_err(|source| Error::Connection { source })?;
                 (Some((report, path.display().to_string())), stdin)
             }
             Command::Wasm { .. } => (None, Stream::Null),
