@@ -224,6 +224,10 @@ impl OddJob {
         let keys = self.0.iter().flat_map(|part| match part {
             Part::Property(name, text) => {
                 let mut keys = vec![(*name).to_owned()];
+                if *name == "NoExecPaths" {
+                    // The init of the task stays executable.
+                    keys.push("ExecPaths".to_owned());
+                }
                 for (name, value) in
                     Assignment::parse(name, text).map(|taken| taken.wire()).unwrap_or_default()
                 {

@@ -64,6 +64,8 @@ pub enum Property {
     DynamicUser(bool),
     /// Read by the manager, as root, when the unit starts.
     EnvironmentFile(PathBuf),
+    /// Added to those that the unit has.
+    ExecPaths(Vec<PathBuf>),
     /// Program and argument vector, passed as they are: systemd expands neither `$` nor `%`.
     ExecStart {
         path: PathBuf,
@@ -140,6 +142,7 @@ impl Property {
             }
             Self::DynamicUser(on) => ("DynamicUser", on.into()),
             Self::EnvironmentFile(path) => ("EnvironmentFiles", vec![(text(path), false)].into()),
+            Self::ExecPaths(paths) => ("ExecPaths", texts(paths)),
             Self::ExecStart { path, argv } => {
                 // systemd puts variables in where it finds `$`, and takes two of them for one. The property that leaves
                 // arguments alone (`ExecStartEx`) is written to the unit's file under a name that systemd does not read

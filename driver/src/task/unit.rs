@@ -311,7 +311,7 @@ fn run(task: &TaskSpec, command: &Command, settings: &[Assignment]) -> Vec<Prope
     let mut properties = Vec::from_iter(binds);
     if settings.iter().any(|line| line.name() == "NoExecPaths") {
         // What runs the task may be executed, whatever else may not.
-        properties.extend(Property::assigned(&[("ExecPaths", &shim.display().to_string())]));
+        properties.push(Property::ExecPaths(vec![shim.clone()]));
     }
     properties.push(Property::ExecStart { path: shim, argv });
     properties
