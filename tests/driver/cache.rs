@@ -1,13 +1,14 @@
 //! The node's cache of compiled WebAssembly: made once, never run unless it is ours and whole, and never too large.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use futures_util::future::join_all;
-use proto::driver::TaskState;
-use tests::{Exit, Host, Job, Node, SOON, eventually, exiting_guest, programs};
+use proto::driver::{StopTaskRequest, TaskState};
+use tests::{Exit, Host, Job, Node, SOON, eventually, exiting_guest, program, programs};
 
 use crate::guest;
 
@@ -392,4 +393,56 @@ async fn a_driver_that_is_killed_while_it_compiles_leaves_nothing_and_the_next_o
     assert_eq!(exit_of(&node, &guest).await, Exit::status(9));
     assert_eq!(entries(&node.state_dir()).len(), 1);
     assert_eq!(host.units(&format!("nomad-wasm-compile-{pid}")), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_task_that_is_stopped_while_its_module_is_compiled_does_not_wait_for_the_compiler() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    let pid = node.plugin().pid();
+    let guest = slow_guest(10, 3000);
+    let first = node.prepare(&Job::artifact("slow.wasm", &guest));
+    // It waits for the first one's compiler.
+    let second = node.prepare(&Job::artifact("slow.wasm", &guest));
+    let ids = [first.config.id.clone(), second.config.id.clone()];
+    let stop = async {
+        eventually("it compiles", async || (compilations(&node) == 1).then_some(())).await;
+        for task_id in ids.into_iter().rev() {
+            let request = StopTaskRequest { task_id, signal: String::new(), timeout: None };
+            node.driver().stop_task(request).await.unwrap();
+        }
+    };
+    let (first, second, ()) = tokio::join!(node.begin(first), node.begin(second), stop);
+    for refusal in [first.unwrap_err(), second.unwrap_err()] {
+        assert!(refusal.message.contains("was given up, since the task was stopped"), "{refusal}");
+    }
+    assert_eq!(compilations(&node), 1);
+    assert_eq!(host.units(&format!("nomad-wasm-compile-{pid}")), Vec::<String>::new());
+    assert_eq!(entries(&node.state_dir()), Vec::<PathBuf>::new());
+    // It was not the module's fault.
+    assert_eq!(exit_of(&node, &guest).await, Exit::status(10));
+}
+
+#[tokio::test]
+async fn control_c_ends_a_run_also_while_a_module_is_compiled() {
+    let host = host!();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("slow.wasm"), slow_guest(11, 3000)).unwrap();
+    let job = directory.path().join("slow.nomad.hcl");
+    let task = "task \"t\" {\n driver = \"systemd\"\n artifact {\n source = \"slow.wasm\"\n }\n \
+                config {\n command = \"slow.wasm\"\n }\n }";
+    std::fs::write(&job, format!("job \"slow\" {{\n type = \"batch\"\n group \"g\" {{\n {task}\n }}\n}}\n"))
+        .unwrap();
+    let config = format!("state_dir = {:?}", directory.path().join("state"));
+    let mut run = Command::new(program("nomad-driver-systemd"));
+    let mut run =
+        run.args(["run", "--plugin-config", &config]).arg(&job).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut lines = lines.inspect(|line| eprintln!("{line}"));
+    assert!(lines.any(|line| line.contains("Compiling slow.wasm")));
+    host.run("kill", &["-INT", &run.id().to_string()]);
+    let said: Vec<_> = lines.collect();
+    assert_eq!(run.wait().unwrap().code(), Some(130), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("task t: not started")), "{said:?}");
+    assert!(!said.iter().any(|line| line.contains("exit code")), "{said:?}");
 }

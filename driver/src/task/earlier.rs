@@ -58,7 +58,7 @@ impl Shared {
             let table = lock(&self.table);
             let live = table.values().filter_map(|slot| match slot {
                 Slot::Live(handle) => Some(Arc::clone(handle)),
-                Slot::Starting => None,
+                Slot::Starting(_) => None,
             });
             live.filter(|handle| is_earlier(handle.unit())).collect()
         };

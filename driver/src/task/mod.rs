@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{Notify, OnceCell, mpsc};
 
 pub use self::error::Error;
 pub use self::live::exit::{Exit, Phase};
@@ -78,8 +78,8 @@ struct Shared {
 
 /// A row of the table.
 enum Slot {
-    /// The id is taken, the task is not there yet.
-    Starting,
+    /// The id is taken, the task is not there yet; told when it shall not be there any more.
+    Starting(Arc<Notify>),
     Live(Arc<Handle>),
 }
 
@@ -161,7 +161,7 @@ impl Tasks {
         let id = config.known.id.clone();
         let claim = Claim::new(&self.shared, &id)?;
         let started = tokio::spawn(async move {
-            let handle = Arc::new(Box::pin(this.shared.start(config)).await?);
+            let handle = Arc::new(Box::pin(this.shared.start(config, &claim.stopped)).await?);
             claim.keep(&handle);
             Ok(handle)
         });
@@ -231,7 +231,12 @@ impl Tasks {
             return handle.stop(said.unwrap_or_else(|| handle.usual_signal()), patience).await;
         }
         // One that is still being started is not waited for: its start has failed then.
-        if matches!(lock(&self.shared.table).get(id), Some(Slot::Starting)) {
+        let starting = match lock(&self.shared.table).get(id) {
+            Some(Slot::Starting(stopped)) => Some(Arc::clone(stopped)),
+            _ => None,
+        };
+        if let Some(stopped) = starting {
+            stopped.notify_one();
             let unit = spec::unit_of(id);
             if let Err(error) = self.shared.systemd.kill(&unit, Whom::All, Signal::KILL.number()).await {
                 tracing::debug!(%unit, error = crate::chain(&error), "there was nothing to kill yet");
@@ -355,6 +360,8 @@ impl Shared {
 struct Claim {
     shared: Arc<Shared>,
     id: TaskId,
+    /// Told when somebody wants the task to end.
+    stopped: Arc<Notify>,
 }
 
 impl Claim {
@@ -362,8 +369,9 @@ impl Claim {
         match lock(&shared.table).entry(id.clone()) {
             Entry::Occupied(_) => Err(Error::Duplicate { id: id.clone() }),
             Entry::Vacant(row) => {
-                row.insert(Slot::Starting);
-                Ok(Self { shared: Arc::clone(shared), id: id.clone() })
+                let stopped = Arc::default();
+                row.insert(Slot::Starting(Arc::clone(&stopped)));
+                Ok(Self { shared: Arc::clone(shared), id: id.clone(), stopped })
             }
         }
     }
@@ -376,7 +384,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut table = lock(&self.shared.table);
-        if let Some(Slot::Starting) = table.get(&self.id) {
+        if let Some(Slot::Starting(_)) = table.get(&self.id) {
             table.remove(&self.id);
         }
     }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::live::handle::Beside;
 use super::live::handle::Handle;
 
@@ -27,7 +29,7 @@ use super::spec::ephemeral;
 use super::spec::{Identity, NodeSpec, Sink, TaskSpec};
 use super::unit::{Command, Made, Streams};
 use super::wasm::cache::Lease;
-use super::wasm::compile::Code;
+use super::wasm::compile::{Code, Wanted};
 use crate::kernel;
 use crate::systemd::{self, Assignment, Manager, Stream, Unit};
 
@@ -38,7 +40,8 @@ const LAST_LOOK: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(1);
 
 impl Shared {
-    pub(super) async fn start(&self, config: TaskConfig) -> Result<Handle, Error> {
+    /// Starts a task. Told `stopped`, it gives up what may take minutes, which is to compile.
+    pub(super) async fn start(&self, config: TaskConfig, stopped: &Notify) -> Result<Handle, Error> {
         let node = self.node()?;
         self.serves(&config.known.alloc_dir);
         let features = self.systemd.features().await.map_err(Error::Systemd)?;
@@ -63,7 +66,7 @@ impl Shared {
                     program::find(&task.command, sight_of(&task, &program::mounted(task.settings(false))));
                 (unit, matches!(program, Ok(Program::Wasm { .. })))
             }
-            None => self.begin(&task, &node, &config.known).await?,
+            None => self.begin(&task, &node, &config.known, stopped).await?,
         };
         if let Some(advice) = advice {
             self.beginners.advise(&config.known.id, advice);
@@ -103,11 +106,17 @@ impl Shared {
     }
 
     /// The unit of a new run, and whether it runs WebAssembly.
-    async fn begin(&self, task: &TaskSpec, node: &NodeSpec, known: &Known) -> Result<(Unit, bool), Error> {
+    async fn begin(
+        &self,
+        task: &TaskSpec,
+        node: &NodeSpec,
+        known: &Known,
+        stopped: &Notify,
+    ) -> Result<(Unit, bool), Error> {
         let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
         // A compilation sees the host on it, too.
         view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
-        let (command, lease) = self.command(task, node, known).await?;
+        let (command, lease) = self.command(task, node, known, stopped).await?;
         let is_guest = matches!(command, Command::Wasm { .. });
         let place = Place::of(&node.runtime_dir, &task.unit);
         let started = self.begin_at(&place, command, task, node, &known.id).await;
@@ -278,6 +287,7 @@ impl Shared {
         task: &TaskSpec,
         node: &NodeSpec,
         known: &Known,
+        stopped: &Notify,
     ) -> Result<(Command, Option<Lease>), Error> {
         match program::find(&task.command, sight_of(task, &program::mounted(task.settings(false))))
             .map_err(Error::Program)?
@@ -290,15 +300,14 @@ impl Shared {
             Program::Wasm { module, name } => {
                 task.guest.check(task).map_err(Error::Spec)?;
                 let shim = node.wasm.shim().map_err(Error::Wasm)?;
-                let flags = &task.guest.flags;
-                let code = self.compiler.code_of(
-                    &self.systemd,
-                    &node.wasm,
-                    (&task.namespace, &task.job),
-                    module,
-                    &name,
-                    flags,
-                );
+                let wanted = Wanted {
+                    namespace: &task.namespace,
+                    job: &task.job,
+                    name: &name,
+                    flags: &task.guest.flags,
+                    stopped,
+                };
+                let code = self.compiler.code_of(&self.systemd, &node.wasm, module, wanted);
                 let code = self.told_of_when_slow(code, &name, known).await;
                 let Code { path: code, lease } = code.map_err(Error::Wasm)?;
                 Ok((Command::Wasm { shim, code, name }, Some(lease)))

@@ -1,14 +1,22 @@
 //! What the user tells a running job: to stop.
 
+use std::time::{Duration, Instant};
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::Error;
+
+/// Signals that come within this time are one order: timeout(1) and the like send one to us and one to our process group.
+const ONE_ORDER: Duration = Duration::from_millis(500);
 
 /// Ctrl-C, SIGTERM, and the end of the terminal.
 pub(crate) struct Orders {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    last: Option<Instant>,
+    /// How many there were.
+    pub(crate) taken: usize,
 }
 
 impl Orders {
@@ -18,14 +26,24 @@ impl Orders {
             interrupt: watch(SignalKind::interrupt())?,
             terminate: watch(SignalKind::terminate())?,
             hangup: watch(SignalKind::hangup())?,
+            last: None,
+            taken: 0,
         })
     }
 
+    /// Waits for the next order.
     pub(crate) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+                _ = self.hangup.recv() => {}
+            }
+            if self.last.is_none_or(|last| last.elapsed() >= ONE_ORDER) {
+                break;
+            }
         }
+        self.last = Some(Instant::now());
+        self.taken += 1;
     }
 }

@@ -4,7 +4,7 @@
 //! ends, every task that was started is destroyed.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::driver::{
     DestroyTaskRequest, StartTaskRequest, StopTaskRequest, TaskEventsRequest, WaitTaskRequest,
@@ -29,9 +29,6 @@ use super::prepare::{Prepared, prepare};
 
 /// An agent never waits longer than this for a stopped task (`max_kill_timeout`).
 const MOST_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Signals that come within this time are one.
-const ONE_ORDER: Duration = Duration::from_millis(500);
 
 /// One run: what all its tasks share.
 pub(super) struct Run<'a> {
@@ -144,20 +141,18 @@ impl Run<'_> {
     /// Starts each task when its time has come, waits for the end of all and obeys orders meanwhile.
     async fn play(&self, tasks: &mut [Entry<'_>], orders: &mut Orders) -> Result<u8, Error> {
         let mut pending = Pending::default();
-        let (mut code, mut orders_taken) = (0, 0);
-        let mut last_order: Option<Instant> = None;
+        let mut code = 0;
         loop {
-            self.take_steps(tasks, &mut pending).await;
+            if self.take_steps(tasks, &mut pending, orders).await {
+                // What was being started has not become a task, or is stopped with the others.
+                code = if code == 0 { 130 } else { code };
+                self.stop_all(tasks, &mut pending, orders.taken > 1);
+                continue;
+            }
             let ended = tokio::select! {
                 ended = pending.ends.join_next() => ended,
                 () = orders.next() => {
-                    // timeout(1) and the like send one to us and one to our process group.
-                    if last_order.is_some_and(|last| last.elapsed() < ONE_ORDER) {
-                        continue;
-                    }
-                    last_order = Some(Instant::now());
-                    orders_taken += 1;
-                    self.stop_all(tasks, &mut pending, orders_taken > 1);
+                    self.stop_all(tasks, &mut pending, orders.taken > 1);
                     continue;
                 }
             };
@@ -179,8 +174,8 @@ impl Run<'_> {
         pending.not_started.map_or(Ok(code), Err)
     }
 
-    /// Does what the lifecycles of all groups want now.
-    async fn take_steps(&self, tasks: &mut [Entry<'_>], pending: &mut Pending) {
+    /// Does what the lifecycles of all groups want now; true when an order came while a task was being started.
+    async fn take_steps(&self, tasks: &mut [Entry<'_>], pending: &mut Pending, orders: &mut Orders) -> bool {
         for group in 0..self.asked.job.groups.len() {
             loop {
                 let of_group: Vec<usize> = (0_usize..)
@@ -206,21 +201,30 @@ impl Run<'_> {
                     let Some(task) = tasks.get_mut(number).filter(|task| task.state == State::Waiting) else {
                         continue;
                     };
-                    if let Err(error) = self.start(task).await {
-                        self.give_up(tasks, number, error, pending);
-                        continue;
+                    let before = orders.taken;
+                    let started = self.start(task, orders).await;
+                    let is_ordered = orders.taken > before;
+                    match started {
+                        Ok(()) => {
+                            let (mut driver, task_id) = (self.plugin.driver(), task.id.clone());
+                            pending.ends.spawn(async move {
+                                let answer = driver.wait_task(WaitTaskRequest { task_id }).await;
+                                (number, answer.map(tonic::Response::into_inner))
+                            });
+                        }
+                        Err(_) if is_ordered => note(&format!("task {}: not started", task.task.name)),
+                        Err(error) => self.give_up(tasks, number, error, pending),
                     }
-                    let (mut driver, task_id) = (self.plugin.driver(), task.id.clone());
-                    pending.ends.spawn(async move {
-                        let answer = driver.wait_task(WaitTaskRequest { task_id }).await;
-                        (number, answer.map(tonic::Response::into_inner))
-                    });
+                    if is_ordered {
+                        return true;
+                    }
                 }
                 if start.is_empty() && leave_out.is_empty() {
                     break;
                 }
             }
         }
+        false
     }
 
     /// A task could not be started: all that were to run with it are ended, and what cleans up after them still runs.
@@ -236,7 +240,8 @@ impl Run<'_> {
         pending.not_started.get_or_insert(error);
     }
 
-    async fn start(&self, task: &mut Entry<'_>) -> Result<(), Error> {
+    /// Starts a task. An order meanwhile has the driver give up the start, which may wait for a compilation.
+    async fn start(&self, task: &mut Entry<'_>, orders: &mut Orders) -> Result<(), Error> {
         let Some(mut prepared) = task.prepared.take() else { return Ok(()) };
         // Whatever comes of it: nobody starts it again.
         task.state = State::LeftOut;
@@ -245,7 +250,20 @@ impl Run<'_> {
         }
         let config = prepared.request.task_config();
         task.id.clone_from(&config.id);
-        let answer = self.plugin.driver().start_task(StartTaskRequest { task: Some(config) }).await;
+        let mut driver = self.plugin.driver();
+        let mut starting = std::pin::pin!(driver.start_task(StartTaskRequest { task: Some(config) }));
+        let answer = loop {
+            tokio::select! {
+                answer = &mut starting => break answer,
+                () = orders.next() => {
+                    note(&format!("task {}: giving up its start", task.task.name));
+                    let request = StopTaskRequest { task_id: task.id.clone(), ..StopTaskRequest::default() };
+                    if let Err(status) = self.plugin.driver().stop_task(request).await {
+                        note(&format!("task {}: StopTask: {}", task.task.name, status.message()));
+                    }
+                }
+            }
+        };
         if let Err(status) = answer {
             let source = Box::new(failed("StartTask")(status));
             return Err(Error::Task { task: task.task.name.clone(), source });

@@ -73,7 +73,7 @@ impl Shared {
         let live = || {
             table.values().filter_map(|slot| match slot {
                 Slot::Live(handle) => Some(handle),
-                Slot::Starting => None,
+                Slot::Starting(_) => None,
             })
         };
         let directories = lock(&self.alloc_parents).clone();

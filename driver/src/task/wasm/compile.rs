@@ -26,7 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, Semaphore, SemaphorePermit};
 
 use crate::systemd::{
     self, Assignment, Bind, Features, MainExit, Manager, Property, Stream, Systemd, TransientUnit, UnitName,
@@ -128,6 +128,12 @@ pub enum Error {
         /// The limit, or the signal.
         reason: String,
     },
+    /// Nobody waits for it any more.
+    #[error("`command`: compiling {name} was given up, since the task was stopped")]
+    Abandoned {
+        /// The module.
+        name: String,
+    },
     /// The unit of the compiler did not start.
     #[error("compile {name}")]
     Unit {
@@ -171,7 +177,8 @@ impl Error {
             | Self::Settings { .. }
             | Self::TooLarge { .. }
             | Self::Invalid { .. }
-            | Self::Stopped { .. } => false,
+            | Self::Stopped { .. }
+            | Self::Abandoned { .. } => false,
             Self::Unit { source, .. } => source.may_pass(),
             Self::EngineKey { .. }
             | Self::Read { .. }
@@ -233,6 +240,33 @@ pub struct Code {
     pub path: PathBuf,
     /// To be kept until whoever runs the code has opened it.
     pub lease: Lease,
+}
+
+/// What is to be compiled, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Nomad's namespace of the task that waits, such as `default`.
+    pub namespace: &'a String,
+    /// Its job, such as `web`.
+    pub job: &'a String,
+    /// The module, as the job names it.
+    pub name: &'a str,
+    /// What the compiler is told, such as `-W` and `epoch-interruption`.
+    pub flags: &'a [String],
+    /// Told when nobody waits any more.
+    pub stopped: &'a Notify,
+}
+
+impl Wanted<'_> {
+    fn abandoned(&self) -> Error {
+        Error::Abandoned { name: self.name.to_owned() }
+    }
+}
+
+/// A place at a compiler: while it is held, nobody else compiles the same.
+struct Place<'a> {
+    _turns: [OwnedMutexGuard<()>; 3],
+    _place: Option<SemaphorePermit<'a>>,
 }
 
 /// A program that compiles in a certain way.
@@ -309,18 +343,15 @@ impl Places {
 }
 
 impl Compiler {
-    /// The machine code of `module`, compiled now unless it is in the cache. `flags` are what the compiler is told, such
-    /// as `-W` and `epoch-interruption`; `namespace` and `job` are whose task waits, example `default` and
-    /// `web`.
+    /// The machine code of `module`, compiled now unless it is in the cache.
     pub async fn code_of(
         &self,
         systemd: &Systemd,
         places: &Places,
-        (namespace, job): (&String, &String),
         module: File,
-        name: &str,
-        flags: &[String],
+        wanted: Wanted<'_>,
     ) -> Result<Code, Error> {
+        let Wanted { name, flags, stopped, .. } = wanted;
         let made = self.key(places.program("wasm-shim-compile")?, flags).await?;
         let read_error = |source| Error::Read { name: name.to_owned(), source };
         let (module, digest) = blocking(move || digest(module)).await.map_err(read_error)?;
@@ -342,15 +373,10 @@ impl Compiler {
         if let (lease, Some(path)) = look().await? {
             return Ok(Code { path, lease });
         }
-        // In this order: who holds the turn of a content is compiling it, or about to. Nobody of another namespace can
-        // hold it while waiting behind a queue of its own.
-        let turn_of_job = turn(&self.jobs, &(namespace.clone(), job.clone()));
-        let _turn_of_job = turn_of_job.lock().await;
-        let turn_of_namespace = turn(&self.namespaces, namespace);
-        let _turn = turn_of_namespace.lock().await;
-        let _place = self.places.acquire().await;
-        let turn_of_content = turn(&self.running, &entry);
-        let _turn_of_content = turn_of_content.lock().await;
+        let _place = tokio::select! {
+            place = self.place(&wanted, &entry) => place,
+            () = stopped.notified() => return Err(wanted.abandoned()),
+        };
         if let Some(refusal) = self.refusal_of(&entry) {
             return Err(refusal.error(name));
         }
@@ -359,13 +385,25 @@ impl Compiler {
             return Ok(Code { path, lease });
         }
         let mut code =
-            compile(systemd, places, &made, module, name, &content).await.inspect_err(|error| {
+            compile(systemd, places, &made, module, wanted, &content).await.inspect_err(|error| {
                 if let Some(refusal) = Refusal::of(error) {
                     self.remember(entry, refusal);
                 }
             })?;
         let publish = move || lease.publish(&mut code).map(|path| Code { path, lease });
         blocking(publish).await.map_err(cache_error)
+    }
+
+    /// Waits for a place at a compiler.
+    async fn place(&self, wanted: &Wanted<'_>, entry: &Entry) -> Place<'_> {
+        // In this order: who holds the turn of a content is compiling it, or about to. Nobody of another namespace can
+        // hold it while waiting behind a queue of its own.
+        let of_job = turn(&self.jobs, &(wanted.namespace.clone(), wanted.job.clone())).lock_owned().await;
+        let of_namespace = turn(&self.namespaces, wanted.namespace).lock_owned().await;
+        // Nobody closes the semaphore.
+        let place = self.places.acquire().await.ok();
+        let of_content = turn(&self.running, entry).lock_owned().await;
+        Place { _turns: [of_content, of_namespace, of_job], _place: place }
     }
 
     /// Asks a compiler for its key, once for each way of compiling; and again when it is another one under the same name,
@@ -439,9 +477,10 @@ async fn compile(
     places: &Places,
     made: &Made<'_>,
     module: File,
-    name: &str,
+    wanted: Wanted<'_>,
     content: &[u8; 32],
 ) -> Result<File, Error> {
+    let name = wanted.name;
     let name_of = || name.to_owned();
     let memory_error = |source| Error::Memory { name: name_of(), source };
     let (streams, copied) = blocking(move || Streams::new(module)).await.map_err(memory_error)?;
@@ -453,9 +492,14 @@ async fn compile(
     let unit = compile_unit(places, &features, made, name, &streams).map_err(memory_error)?;
     let unit_name = unit.name.clone();
     tracing::info!(unit = %unit_name, module = name, "compiling WebAssembly");
-    let state = systemd.start(unit).await.map_err(unit_error)?.ended().await;
+    let mut unit = systemd.start(unit).await.map_err(unit_error)?;
+    let state = tokio::select! {
+        state = unit.ended() => Some(state),
+        () = wanted.stopped.notified() => None,
+    };
     // No process of it is left then.
     let removed = systemd.remove(&unit_name).await;
+    let state = state.ok_or_else(|| wanted.abandoned())?;
     let stopped = |reason| Err(Error::Stopped { name: name_of(), reason });
     match (state.exit(), state.result.as_str()) {
         (Some(MainExit::Status(0)), _) => {}
