@@ -132,6 +132,7 @@ async fn a_task_is_started_when_it_says_that_it_is_ready() {
         let alloc = job.request.alloc_id.clone();
         let refusal = node.try_run(job).await.expect_err(script);
         assert!(refusal.message.contains(reason) && refusal.recoverable, "{script}: {refusal}");
+        assert!(refusal.message.contains("`notify.access = \"all\"`"), "{refusal}");
         assert_eq!(host.units(&alloc), Vec::<String>::new());
     }
 }

@@ -10,6 +10,15 @@ use proto::base::{
     ClientTopology, ClientTopologyCore, ClientTopologySlit, CoreGrade, NomadConfig, NomadDriverConfig,
 };
 
+/// The signals that a node offers to jobs, in every agent for Linux (Nomad v2.0.6: consul-template's table, `signals`). A
+/// job with another `kill_signal` finds no node.
+pub const SIGNALS: [&str; 29] = [
+    "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO",
+    "SIGIOT", "SIGKILL", "SIGPIPE", "SIGPROF", "SIGQUIT", "SIGSEGV", "SIGSTOP", "SIGSYS", "SIGTERM",
+    "SIGTRAP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGXCPU",
+    "SIGXFSZ",
+];
+
 /// The machine that plays the node.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -44,6 +53,7 @@ impl Node {
             ("kernel.arch", std::env::consts::ARCH.to_owned()),
             ("kernel.name", "linux".to_owned()),
             ("kernel.version", kernel),
+            ("os.signals", SIGNALS.join(",")),
             ("unique.hostname", name.clone()),
             ("unique.network.ip-address", "127.0.0.1".to_owned()),
         ];

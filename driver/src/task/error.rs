@@ -13,6 +13,9 @@ use super::wasm::compile;
 use super::wasm::outcome::Outcome;
 use crate::systemd::{self, UnitName};
 
+/// What a script that runs systemd-notify(1) lacks.
+const BY_CHILDREN: &str = "; what a child of the program says counts with `notify.access = \"all\"` only";
+
 /// Why something could not be done with a task. The message is meant for the job's author.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -50,14 +53,17 @@ pub enum Error {
     Files(files::Error),
     /// It ended, or took too long, before it said that it is ready.
     #[error(
-        "the task did not say that it is ready (`READY=1`, sd_notify(3)) {how}; it must, since its job has a {} block",
-        if *serves { "`wasm.serve`" } else { "`notify`" }
+        "the task did not say that it is ready (`READY=1`, sd_notify(3)) {how}; it must, since its job has a {} block{}",
+        if *serves { "`wasm.serve`" } else { "`notify`" },
+        if *by_program { BY_CHILDREN } else { "" }
     )]
     NotReady {
         /// In which way.
         how: String,
         /// Is it a guest that serves, for which the runner says it?
         serves: bool,
+        /// Must the program say it itself?
+        by_program: bool,
     },
     /// A guest that serves ended before it did.
     #[error("`command`: {command} exited before it was ready to serve: {}", outcome.message())]
@@ -162,7 +168,9 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
         systemd::Error::NotReady { how, said, .. } => {
             let outcome = Outcome::of(&said).filter(|_| task.guest.serves);
             let command = task.command.clone();
-            let not_ready = Error::NotReady { how, serves: task.guest.serves };
+            let serves = task.guest.serves;
+            let by_program = task.readiness.speaks && !task.readiness.all;
+            let not_ready = Error::NotReady { how, serves, by_program };
             outcome.map_or(not_ready, |outcome| Error::Guest { command, outcome })
         }
         systemd::Error::Init { .. } => {

@@ -423,6 +423,8 @@ job "web" {
         }
         let error = with_task("lifecycle {\n hook = \"before\"\n}").unwrap_err().to_string();
         assert!(error.contains("`before` is none of prestart, poststart, poststop"), "{error}");
+        let error = with_task("kill_signal = \"SIGNOPE\"").unwrap_err().to_string();
+        assert!(error.contains("`kill_signal`") && error.contains("SIGTERM"), "{error}");
         for lines in ["template {}", "template {\n destination = \"x\"\n}"] {
             let error = with_task(lines).unwrap_err().to_string();
             assert!(error.starts_with("template (line ") && error.contains("`d"), "{error}");

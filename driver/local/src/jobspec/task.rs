@@ -8,6 +8,7 @@ use hcl::{Map, Value};
 use super::block::{Block, Error};
 use super::expression::Scope;
 use super::{AGENT, constraint, name, service};
+use crate::node::SIGNALS;
 use crate::template::Template;
 
 /// A `volume_mount` block.
@@ -166,11 +167,21 @@ pub(super) fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<Strin
         volume_mounts,
         resources,
         kill_timeout: block.duration("kill_timeout", scope)?.unwrap_or(Duration::from_secs(5)),
-        kill_signal: block.string("kill_signal", scope)?.unwrap_or_default(),
+        kill_signal: kill_signal(block, scope)?,
         leader: block.bool("leader", scope)?.unwrap_or(false),
         lifecycle,
         logs_disabled,
     })
+}
+
+/// The signal by which a task is stopped, one of those that nodes offer.
+fn kill_signal(block: &mut Block<'_>, scope: &Scope) -> Result<String, Error> {
+    let signal = block.string("kill_signal", scope)?.unwrap_or_default();
+    if signal.is_empty() || SIGNALS.contains(&signal.as_str()) {
+        return Ok(signal);
+    }
+    let reason = format!("`{signal}` is none of the signals that nodes offer: {}", SIGNALS.join(", "));
+    Err(block.wrong("kill_signal", &reason))
 }
 
 pub(super) fn finish_task(block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error> {
