@@ -3,8 +3,8 @@
 
 #[cfg(feature = "pages")]
 mod pages;
+mod units;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -13,9 +13,9 @@ use nomad_driver_systemd::systemd::Systemd;
 use nomad_driver_systemd::task::Tasks;
 use nomad_driver_systemd::{chain, copy, enter, log, plugin};
 use nomad_local::doctor::{self, DoctorOptions};
-use nomad_local::options::JobOptions;
 use nomad_local::run::{self, RunOptions};
-use nomad_local::unit::{self, Requested};
+
+use self::units::UnitOptions;
 
 /// A Nomad task driver that runs every task as a systemd transient unit.
 ///
@@ -31,8 +31,7 @@ struct Cli {
 enum Command {
     /// Runs a job file here and now, without Nomad, through the same plugin.
     Run(RunOptions),
-    /// Prints the unit that each task of a job file would become; runs nothing, and needs no systemd.
-    Unit(JobOptions),
+    Unit(UnitOptions),
     Doctor(DoctorOptions),
     /// Becomes a command inside a running task; the driver itself asks for it.
     #[command(hide = true)]
@@ -54,9 +53,7 @@ fn main() -> ExitCode {
     match cli.command {
         None => plugin_process(),
         Some(Command::Run(options)) => finished(run::run(options)).map_or(ExitCode::FAILURE, ExitCode::from),
-        Some(Command::Unit(options)) => {
-            finished(unit::requests(&options)).map_or(ExitCode::FAILURE, print_units)
-        }
+        Some(Command::Unit(options)) => units::print(options),
         Some(Command::Doctor(options)) => {
             finished(doctor::run(options)).map_or(ExitCode::FAILURE, ExitCode::from)
         }
@@ -134,24 +131,6 @@ fn finished<T>(played: impl Future<Output = Result<T, nomad_local::error::Error>
             None
         }
     }
-}
-
-/// Prints every unit, or none and what is wrong with one.
-fn print_units(requested: Requested) -> ExitCode {
-    let Requested { plugin_config, tasks } = requested;
-    let mut texts = Vec::new();
-    for (name, task) in tasks {
-        match plugin::unit_file(&plugin_config, task) {
-            Ok(text) => texts.push(format!("# {name}\n{text}")),
-            Err(error) => {
-                eprintln!("nomad-driver-systemd: {name}: {}", chain(&error));
-                return ExitCode::FAILURE;
-            }
-        }
-    }
-    // A reader that has gone away has read enough.
-    let _ = writeln!(io::stdout(), "{}", texts.join("\n").trim_end());
-    ExitCode::SUCCESS
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

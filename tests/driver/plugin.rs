@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tests::{Exit, Job, Node, SOON, eventually, program};
+use tests::{Exit, Job, Node, SOON, eventually, program, programs, repository};
 use tonic::Code;
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn the_unit_that_is_printed_for_a_job_is_one_that_systemd_reads() {
     let driver = program("nomad-driver-systemd").display().to_string();
     let text = host.run(&driver, &["unit", path.to_str().unwrap()]);
     assert!(text.contains("Nice=5\n") && text.contains("LogLevelMax=info\n"), "{text}");
-    assert!(text.contains("100%%") && text.contains("# systemd-run --unit=nomad-"), "{text}");
+    assert!(text.contains("100%%"), "{text}");
     // Each unit begins with its name.
     let mut files = Vec::new();
     for unit in text.split("\n# nomad-").skip(1) {
@@ -228,4 +228,64 @@ async fn the_unit_that_is_printed_for_a_job_is_one_that_systemd_reads() {
         .filter(|line| line.contains("nomad-") && !line.contains("/.wasm/shim is not executable"));
     let ours: Vec<&str> = ours.collect();
     assert!(ours.is_empty(), "{said}{text}");
+}
+
+#[tokio::test]
+async fn the_commands_of_a_job_start_its_tasks_without_the_driver() {
+    let host = host!();
+    // It makes the view.
+    let node = Node::start(&host).await;
+    let task = node.run(Job::shell("exit 0")).await;
+    node.finish(task).await;
+    let directory = tempfile::tempdir().unwrap();
+    let driver = program("nomad-driver-systemd").display().to_string();
+    let config = format!("shim_dir = {:?}", programs().display().to_string());
+    let commands = |task: &str| {
+        let path = directory.path().join("j.nomad.hcl");
+        let task = format!("task \"t\" {{\n driver = \"systemd\"\n {task}\n }}");
+        std::fs::write(&path, format!("job \"j\" {{\n group \"g\" {{\n {task}\n }}\n}}\n")).unwrap();
+        host.run(&driver, &["unit", "--systemd-run", "--plugin-config", &config, path.to_str().unwrap()])
+    };
+    let said_by = |commands: &str| {
+        let said = host.run("sh", &["-ec", commands]);
+        std::fs::remove_dir_all("/var/lib/nomad/alloc/00000000-0000-4000-8000-000000000000").unwrap();
+        said
+    };
+    let program = commands(
+        r#"env = {
+            WORD       = "it's $HOME 100% \"quoted\""
+            "odd.name" = "odd value"
+        }
+        config {
+            command = "sh"
+            args    = ["-c", "echo \"$WORD, $(grep -ao 'odd.name=odd value' /proc/$$/environ), $1\"; id -u", "sh", "a  b"]
+        }"#,
+    );
+    let said = said_by(&program);
+    assert!(said.starts_with("it's $HOME 100% \"quoted\", odd.name=odd value, a  b\n6"), "{said}{program}");
+
+    let module = directory.path().join("said.wasm");
+    std::fs::write(&module, wat::parse_file(repository().join("tests/guests/echo.wat")).unwrap()).unwrap();
+    let guest = commands("config {\n command = \"said.wasm\"\n args = [\"said\", \"$WORD\"]\n }");
+    let put = format!("cp {} /var/lib/nomad/alloc/*/t/local/", module.display());
+    let said = said_by(&guest.replace("# Put the task's artifacts and templates there.", &put));
+    assert!(said.contains("said\0$WORD\0"), "{said}{guest}");
+}
+
+#[tokio::test]
+async fn what_systemd_has_of_an_allocation_is_printed_by_its_id() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let task = node.run(Job::shell("exec sleep infinity")).await;
+    let unit = node.unit(&task).await;
+    host.run("systemctl", &["set-property", "--runtime", &unit, "CPUWeight=77"]);
+    let driver = program("nomad-driver-systemd").display().to_string();
+    let id = task.alloc_dir().file_name().unwrap().to_str().unwrap().to_owned();
+    let text = host.run(&driver, &["unit", "--alloc", &id[..8]]);
+    assert!(text.starts_with(&format!("# {unit}: active (running)\n# ")), "{text}");
+    assert!(text.contains("sleep infinity") && text.contains("CPUWeight=77"), "{text}");
+    node.destroy(&task, true).await.unwrap();
+    let gone = std::process::Command::new(&driver).args(["unit", "--alloc", &id]).output().unwrap();
+    let said = String::from_utf8(gone.stderr).unwrap();
+    assert!(!gone.status.success() && said.contains("systemd has no unit of allocation"), "{said}");
 }

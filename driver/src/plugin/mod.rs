@@ -43,8 +43,9 @@ use tonic::{Request, Response, Status, Streaming};
 pub use base::NAME;
 
 use self::handshake::Terms;
-use crate::systemd::{self, Systemd};
+use crate::systemd::Systemd;
 use crate::task::config::PluginConfig;
+use crate::task::preview::Sketch;
 use crate::task::{self, Tasks};
 
 /// A task's whole environment and configuration are in one message; gRPC's default of 4 MiB is what Go's side has.
@@ -52,11 +53,11 @@ const MESSAGE_MAX: usize = 64 << 20;
 /// The host waits two seconds for our end; this lets the answer to `Shutdown` leave.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// The unit that a task would become under a plugin of this configuration, as text. Asks no systemd and touches nothing.
-pub fn unit_file(plugin_config: &[u8], task: proto::driver::TaskConfig) -> Result<String, Error> {
+/// What a task would become under a plugin of this configuration. Asks no systemd and touches nothing.
+pub fn sketch(plugin_config: &[u8], task: proto::driver::TaskConfig) -> Result<Sketch, Error> {
     let plugin = PluginConfig::decode(plugin_config).map_err(|error| Error::Message(crate::chain(&error)))?;
     let config = convert::task_config(task).map_err(|status| Error::Message(status.message().to_owned()))?;
-    task::preview::sketch(&config, plugin).map(systemd::unit_file).map_err(Error::Task)
+    Sketch::new(&config, plugin).map_err(Error::Task)
 }
 
 /// The begin of the name of the socket's directory.

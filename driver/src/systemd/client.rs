@@ -185,6 +185,22 @@ impl Systemd {
         Ok(matches!(&*value, Variant::Array(prefixes) if !prefixes.is_empty()))
     }
 
+    /// How a unit is (`active (exited)`), and the files that systemd has read of it, its drop-ins among them.
+    pub async fn files(&self, name: &UnitName) -> Result<(String, Vec<PathBuf>), Error> {
+        let path = name.object_path();
+        let read = async |property| self.property(name.as_str(), &path, UNIT, property).await;
+        let text = |value: &OwnedVariant| <&str>::try_from(&**value).unwrap_or_default().to_owned();
+        let state = format!("{} ({})", text(&read("ActiveState").await?), text(&read("SubState").await?));
+        let mut files = vec![PathBuf::from(text(&read("FragmentPath").await?))];
+        let additions = read("DropInPaths").await?;
+        if let Variant::Array(paths) = &*additions {
+            let paths = paths.iter().filter_map(|path| <&str>::try_from(path).ok());
+            files.extend(paths.map(PathBuf::from));
+        }
+        files.retain(|path| !path.as_os_str().is_empty());
+        Ok((state, files))
+    }
+
     /// Sends a signal, or finds that nobody is left to get it, which is no error.
     pub async fn kill(&self, name: &UnitName, whom: Whom, signal: i32) -> Result<(), Error> {
         let whom = match whom {

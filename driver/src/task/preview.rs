@@ -1,52 +1,120 @@
 //! The unit that a task would become, without a node.
 
-use super::error::Error;
-use super::unit;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::config::{Credential, PluginConfig, TaskConfig};
+use super::error::Error;
 use super::host::place::Place;
 use super::host::users::OfEveryHost;
-use super::host::{program, view};
+use super::host::{env, program, view};
 use super::spec::{NodeSpec, TaskSpec};
-use super::unit::{Command, Made, Streams};
-use crate::systemd::{Features, Stream, TransientUnit};
+use super::start::sight_of;
+use super::unit::{self, Command, Made, Streams};
+use crate::systemd::{Features, Property, Stream, TransientUnit};
 
-/// The unit that a task would become on a machine that can do everything. Touches nothing, so what is decided by a file's
-/// content is decided by its name, and paths of the host stand as the job writes them.
-pub fn sketch(config: &TaskConfig, plugin: PluginConfig) -> Result<TransientUnit, Error> {
-    let node = NodeSpec::resolve(plugin).map_err(Error::Spec)?;
-    let features = Features::everything(node.manager);
-    let task = TaskSpec::resolve(config, &node, &features, &OfEveryHost).map_err(Error::Spec)?;
-    let path = program::path_in_view(&task.command, &task.view, &task.dirs);
-    let is_guest =
-        config.driver.wasm.is_some() || path.extension().is_some_and(|extension| extension == "wasm");
-    let shim =
-        node.wasm.shim().unwrap_or_else(|_| "/usr/local/libexec/nomad-driver-systemd/wasm-shim".into());
-    let command = if is_guest {
-        let code = node.wasm.state_dir.join("wasm/ENGINE/MODULE.cwasm");
-        Command::Wasm { shim, code, name: task.command.clone() }
-    } else {
-        Command::Native { path, shim }
-    };
-    let place = Place::of(&node.runtime_dir, &task.unit);
-    let settings = task.settings(is_guest).to_vec();
-    let own_root = task.needs_a_root_of_its_own(&settings);
-    let root = if own_root { place.root() } else { view::shared_root(&node.runtime_dir) };
-    let copy = |credential: &Credential| (credential.name.clone(), place.credential_path(&credential.name));
-    let of =
-        |encrypted: bool| task.credentials.iter().filter(move |credential| credential.encrypted == encrypted);
-    let made = Made {
-        root,
-        env_file: node.runtime_dir.join("env/TASK"),
-        ephemeral_user: task.ephemeral_user.name().to_owned(),
-        settings,
-        etc: task.etc.keys().map(|name| place.etc_path(name)).collect(),
-        credentials: of(false).map(copy).collect(),
-        encrypted: of(true).map(copy).collect(),
-        sockets: task.sockets.clone(),
-        mounts: task.mounts.clone(),
-        ..Made::default()
-    };
-    let streams = Streams { stdin: Stream::Null, stdout: Stream::Null, stderr: Stream::Null };
-    Ok(unit::build(&task, &command, made, streams))
+/// A task as the driver would start it on a machine that can do everything.
+pub struct Sketch {
+    node: NodeSpec,
+    task: TaskSpec,
+    is_guest: bool,
+}
+
+/// What a person does to start a task without the driver.
+pub struct ByHand {
+    /// Directories of the allocation, which every user may write to, as Nomad makes them.
+    pub directories: Vec<PathBuf>,
+    /// The command that compiles a guest's module.
+    pub compile: Option<Vec<String>>,
+    /// The task's unit.
+    pub unit: TransientUnit,
+    /// Its variables.
+    pub env: BTreeMap<String, String>,
+    /// The driver makes a root for this very task, without which the unit cannot start.
+    pub needs_a_root: bool,
+}
+
+impl Sketch {
+    /// Touches nothing, so what is decided by a file's content is decided by its name, and paths of the host stand as the
+    /// job writes them.
+    pub fn new(config: &TaskConfig, plugin: PluginConfig) -> Result<Self, Error> {
+        let node = NodeSpec::resolve(plugin).map_err(Error::Spec)?;
+        let features = Features::everything(node.manager);
+        let task = TaskSpec::resolve(config, &node, &features, &OfEveryHost).map_err(Error::Spec)?;
+        let extension = Path::new(&task.command).extension();
+        let is_guest = config.driver.wasm.is_some() || extension.is_some_and(|extension| extension == "wasm");
+        Ok(Self { node, task, is_guest })
+    }
+
+    /// Its unit.
+    pub fn unit(&self) -> TransientUnit {
+        self.unit_with(self.node.wasm.state_dir.join("wasm/ENGINE/MODULE.cwasm"))
+    }
+
+    /// The same task without the driver.
+    pub fn by_hand(&self) -> ByHand {
+        let dirs = &self.task.dirs;
+        let code = dirs.alloc_dir.join(format!("{}.cwasm", self.task.unit));
+        let sight = sight_of(&self.task, &[]);
+        let module = sight.on_host(&program::guess(&self.task.command, sight));
+        let compile = [self.shim().display().to_string(), "compile".to_owned()].into_iter();
+        let files = ["-o".to_owned(), code.display().to_string(), module.display().to_string()];
+        let compile = compile.chain(self.task.guest.flags.iter().cloned()).chain(files).collect();
+        let mut unit = self.unit_with(code);
+        for property in &mut unit.properties {
+            if let Property::ExecStart { argv, .. } = property
+                && let Some(at) =
+                    argv.iter().take_while(|word| *word != "--").position(|word| word == "--report")
+            {
+                // Nobody reads it.
+                argv.remove(at);
+            }
+        }
+        ByHand {
+            directories: vec![dirs.local.clone(), dirs.secrets.clone(), dirs.shared.join("data")],
+            compile: self.is_guest.then_some(compile),
+            unit,
+            env: env::carried(&self.task.env),
+            needs_a_root: self.task.needs_a_root_of_its_own(self.task.settings(self.is_guest)),
+        }
+    }
+
+    fn shim(&self) -> PathBuf {
+        let usual = Path::new("/usr/local/libexec/nomad-driver-systemd/wasm-shim");
+        self.node.wasm.shim().unwrap_or_else(|_| usual.to_owned())
+    }
+
+    /// With the code of a guest in a certain file.
+    fn unit_with(&self, code: PathBuf) -> TransientUnit {
+        let Self { node, task, is_guest } = self;
+        let command = if *is_guest {
+            Command::Wasm { shim: self.shim(), code, name: task.command.clone() }
+        } else {
+            let path = program::guess(&task.command, sight_of(task, &[]));
+            Command::Native { path, shim: self.shim() }
+        };
+        let place = Place::of(&node.runtime_dir, &task.unit);
+        let settings = task.settings(*is_guest).to_vec();
+        let own_root = task.needs_a_root_of_its_own(&settings);
+        let root = if own_root { place.root() } else { view::shared_root(&node.runtime_dir) };
+        let copy =
+            |credential: &Credential| (credential.name.clone(), place.credential_path(&credential.name));
+        let of = |encrypted: bool| {
+            task.credentials.iter().filter(move |credential| credential.encrypted == encrypted)
+        };
+        let made = Made {
+            root,
+            env_file: node.runtime_dir.join("env/TASK"),
+            ephemeral_user: task.ephemeral_user.name().to_owned(),
+            settings,
+            etc: task.etc.keys().map(|name| place.etc_path(name)).collect(),
+            credentials: of(false).map(copy).collect(),
+            encrypted: of(true).map(copy).collect(),
+            sockets: task.sockets.clone(),
+            mounts: task.mounts.clone(),
+            ..Made::default()
+        };
+        let streams = Streams { stdin: Stream::Null, stdout: Stream::Null, stderr: Stream::Null };
+        unit::build(task, &command, made, streams)
+    }
 }

@@ -96,7 +96,7 @@ pub fn carrier(env: &BTreeMap<String, String>) -> Option<String> {
 }
 
 /// The variables as systemd passes all of them on.
-fn carried(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub fn carried(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let prefix = carrier(env).unwrap_or_default();
     let carry = |(index, (name, value)): (usize, (&String, &String))| {
         if is_passed_on(name) {

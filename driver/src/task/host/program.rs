@@ -198,9 +198,13 @@ enum Spot<'a> {
 /// What systemd has units search, in the order of a `PATH` (systemd.exec(5), `ExecSearchPath=`).
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The path of `command` in the task's view where nothing is looked up: a relative one is in the task's `local/`.
-pub fn path_in_view(command: &str, view: &View, dirs: &TaskDirs) -> PathBuf {
-    view.working_directory(dirs).join(command)
+/// What a job most probably means by `command`, where there is no allocation to look in: a program of this machine for a
+/// name alone, and else a file of the task's.
+pub fn guess(command: &str, sight: Sight<'_>) -> PathBuf {
+    let candidates = sight.candidates(command);
+    let of_machine = candidates.iter().skip(1).find(|path| path.is_file());
+    let of_task = if command.contains('/') { candidates.last() } else { candidates.first() };
+    of_machine.or(of_task).cloned().unwrap_or_default()
 }
 
 impl<'a> Sight<'a> {
@@ -226,6 +230,14 @@ impl<'a> Sight<'a> {
             View::Host | View::Own => Path::new("/"),
         };
         Some(Spot::Host(base, path.strip_prefix(base).ok()?.to_owned()))
+    }
+
+    /// Where a file of the task's is on the host; a path of the host stays as it is.
+    pub fn on_host(self, path: &Path) -> PathBuf {
+        match self.spot(path) {
+            Some(Spot::Task(directory, inside) | Spot::Host(directory, inside)) => directory.join(inside),
+            None => path.to_owned(),
+        }
     }
 
     /// The paths that a job can mean by `command`, in order: an absolute one, a file of the task's directories, and for a

@@ -1,0 +1,102 @@
+//! A transient unit as a command for a shell, by which a person starts it.
+
+use std::collections::BTreeMap;
+
+use super::transient::{Property, TransientUnit};
+use super::unit_file::lines;
+
+/// The `systemd-run` command that starts the unit with these variables, in front of whoever types it where that can be:
+/// systemd-run(1) waits for no unit that has sockets.
+///
+/// ```text
+/// systemd-run --collect --wait --pipe -p MemoryMax=10M --setenv=A=b -- /bin/sh -c 'echo $$A'
+/// ```
+///
+/// What only says how systemd keeps the unit for the driver, and where its output goes, is left out.
+pub fn systemd_run(unit: TransientUnit, env: &BTreeMap<String, String>) -> String {
+    // The driver believes that units of the name are its own.
+    let TransientUnit { name: _, properties, sockets, patience: _ } = unit;
+    let mut words = ["systemd-run", "--collect"].map(str::to_owned).to_vec();
+    if sockets.is_none() {
+        words.extend(["--wait", "--pipe"].map(str::to_owned));
+    }
+    let mut command = Vec::new();
+    for property in properties {
+        match property {
+            Property::RemainAfterExit(_)
+            | Property::CollectMode(_)
+            | Property::StandardInput(_)
+            | Property::StandardOutput(_)
+            | Property::StandardError(_)
+            | Property::EnvironmentFile(_) => {}
+            Property::ExecStart { path, argv } => {
+                command.push(path.display().to_string());
+                // systemd puts variables in where it finds one `$`. The first word is the program's own name.
+                command.extend(argv.into_iter().skip(1).map(|word| word.replace('$', "$$")));
+            }
+            // It is written without the quotes that it has in a file.
+            Property::LogExtraFields(fields) => {
+                let option = |field: &String| ["-p".to_owned(), format!("LogExtraFields={field}")];
+                words.extend(fields.iter().flat_map(option));
+            }
+            property => words.extend(as_options("-p", property)),
+        }
+    }
+    let of_socket = sockets.into_iter().flat_map(|socket| socket.properties);
+    words.extend(of_socket.flat_map(|property| as_options("--socket-property", property)));
+    words.extend(env.iter().map(|(name, value)| format!("--setenv={name}={value}")));
+    words.push("--".to_owned());
+    words.extend(command);
+    words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
+}
+
+fn as_options(option: &str, property: Property) -> Vec<String> {
+    let lines = lines(property).into_iter();
+    lines.flat_map(|(name, value)| [option.to_owned(), format!("{name}={value}")]).collect()
+}
+
+/// A word as sh(1) reads it.
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=/.,:@+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::systemd::{SocketUnit, Stream, UnitName};
+
+    fn unit() -> TransientUnit {
+        let argv = ["sh", "-c", "echo $HOME"].map(str::to_owned).to_vec();
+        let properties = vec![
+            Property::Description("a task".into()),
+            Property::RemainAfterExit(true),
+            Property::ExecStart { path: "/bin/sh".into(), argv },
+            Property::StandardOutput(Stream::Null),
+            Property::LogExtraFields(vec!["A=b c".into()]),
+            Property::MemoryMax(10),
+        ];
+        TransientUnit::new(UnitName::known("x.service"), properties)
+    }
+
+    #[test]
+    fn a_unit_is_a_command_for_a_shell() {
+        let env = BTreeMap::from([("WORD".to_owned(), "it's".to_owned())]);
+        let expected = r"systemd-run --collect --wait --pipe -p 'Description=a task' -p 'LogExtraFields=A=b c' -p MemoryMax=10 '--setenv=WORD=it'\''s' -- /bin/sh -c 'echo $$HOME'";
+        assert_eq!(systemd_run(unit(), &env), expected);
+    }
+
+    #[test]
+    fn one_with_sockets_is_not_waited_for() {
+        let socket = SocketUnit { properties: vec![Property::Listen(vec![("Stream", "/x y".into())])] };
+        let line = systemd_run(TransientUnit { sockets: Some(socket), ..unit() }, &BTreeMap::new());
+        assert!(
+            line.contains(" --socket-property 'ListenStream=/x y'") && !line.contains("--pipe"),
+            "{line}"
+        );
+    }
+}

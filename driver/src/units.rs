@@ -1,0 +1,128 @@
+//! `nomad-driver-systemd unit`: what tasks are to systemd. Those of a job file, which need not run, and those of an
+//! allocation that does.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use nomad_driver_systemd::plugin;
+use nomad_driver_systemd::systemd::{Manager, Systemd, shell_word, systemd_run, unit_file};
+use nomad_driver_systemd::task::preview::{ByHand, Sketch};
+use nomad_local::options::JobOptions;
+use nomad_local::unit::{self, Requested};
+
+use crate::{chain, finished, runtime};
+
+/// The fewest characters of an allocation's ID; Nomad prints eight.
+const SHORTEST: usize = 4;
+
+/// Print the unit of each task, of a job file or of a running allocation.
+///
+/// A job file needs no systemd, and nothing is run.
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true)]
+pub struct UnitOptions {
+    #[command(flatten)]
+    job: Option<JobOptions>,
+    /// Print the units that systemd has of this allocation; the first characters of the ID are enough.
+    #[arg(long, value_name = "ID", exclusive = true)]
+    alloc: Option<String>,
+    /// Print shell commands that start the tasks of the job without the driver, as root.
+    #[arg(long)]
+    systemd_run: bool,
+}
+
+/// Prints all of them, or none and what is wrong with one.
+pub fn print(options: UnitOptions) -> ExitCode {
+    let printed = match (options.job, options.alloc) {
+        (Some(job), _) => match finished(unit::requests(&job)) {
+            Some(requested) => of_job(requested, options.systemd_run),
+            // It has been told.
+            None => return ExitCode::FAILURE,
+        },
+        (None, Some(alloc)) => of_allocation(&alloc),
+        (None, None) => Err("name a job file, or an allocation with `--alloc`".to_owned()),
+    };
+    match printed {
+        Ok(text) => {
+            // A reader that has gone away has read enough.
+            let _ = writeln!(io::stdout(), "{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("nomad-driver-systemd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn of_job(requested: Requested, by_hand: bool) -> Result<String, String> {
+    let Requested { plugin_config, tasks } = requested;
+    let texts = tasks.into_iter().map(|(name, task)| {
+        let sketch =
+            plugin::sketch(&plugin_config, task).map_err(|error| format!("{name}: {}", chain(&error)))?;
+        let text = if by_hand { commands(&sketch) } else { unit_file(sketch.unit()) };
+        Ok(format!("# {name}\n{text}"))
+    });
+    texts.collect::<Result<Vec<_>, String>>().map(|texts| texts.join("\n"))
+}
+
+/// The commands for a shell that start a task.
+fn commands(sketch: &Sketch) -> String {
+    let ByHand { directories, compile, unit, env, needs_a_root } = sketch.by_hand();
+    let words = |words: Vec<String>| words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ");
+    let mut text = String::new();
+    if needs_a_root {
+        text.push_str("# It cannot be started so: the driver makes a root for this very task.\n");
+    }
+    let install = ["install", "-d", "-m", "777"].map(str::to_owned).into_iter();
+    let directories = directories.iter().map(|directory| directory.display().to_string());
+    let _ = writeln!(text, "{}", words(install.chain(directories).collect()));
+    text.push_str("# Put the task's artifacts and templates there.\n");
+    if let Some(compile) = compile {
+        let _ = writeln!(text, "{}", words(compile));
+    }
+    text.push_str("# The driver makes the view when it starts the first task after a boot.\n");
+    let _ = writeln!(text, "{}", systemd_run(unit, &env));
+    text
+}
+
+/// What systemd has of the tasks of an allocation, from root's manager or else from the user's.
+fn of_allocation(alloc: &str) -> Result<String, String> {
+    if alloc.len() < SHORTEST || !alloc.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
+        return Err(format!(
+            "`{alloc}` is not an allocation's ID, nor the first {SHORTEST} characters of one"
+        ));
+    }
+    let alloc = alloc.to_ascii_lowercase();
+    let managers: &[Manager] = if rustix::process::geteuid().is_root() {
+        &[Manager::System]
+    } else {
+        &[Manager::System, Manager::User]
+    };
+    let runtime = runtime().map_err(|error| format!("start the runtime: {error}"))?;
+    let mut text = String::new();
+    for manager in managers {
+        let systemd = Systemd::default();
+        systemd.choose(*manager);
+        let units =
+            runtime.block_on(systemd.list(&format!("nomad-{alloc}"))).map_err(|error| chain(&error))?;
+        for unit in units {
+            let (state, files) = runtime.block_on(systemd.files(&unit)).map_err(|error| chain(&error))?;
+            let _ = writeln!(text, "# {unit}: {state}");
+            for file in files {
+                let content = std::fs::read_to_string(&file);
+                let content = content.map_err(|error| format!("read {}: {error}", file.display()))?;
+                let _ = writeln!(text, "# {}\n{}", file.display(), content.trim_end());
+            }
+            text.push('\n');
+        }
+        if !text.is_empty() {
+            return Ok(text);
+        }
+    }
+    Err(format!(
+        "systemd has no unit of allocation {alloc} here; `nomad alloc status` names its node, and a unit goes when its task \
+         is removed"
+    ))
+}
