@@ -87,6 +87,83 @@ fn a_trap_is_not_a_silent_1() {
 }
 
 #[test]
+fn a_backtrace_has_the_lines_of_what_was_built_for_debugging() {
+    let desk = Desk::new();
+    let source = tests::repository().join("tests/guests/trap.wat");
+    let with_lines = wat::Parser::new().generate_dwarf(wat::GenerateDwarf::Lines).parse_file(source).unwrap();
+    let guest = desk.file("lines.wasm", &with_lines);
+    let end = desk.run(&["run", "-W", "backtrace-details", &guest]);
+    assert_eq!(end.code(), TRAPPED);
+    end.says("reckless, ");
+    end.says("trap.wat:");
+    let without = desk.run(&["run", &guest]);
+    assert!(!without.stderr().contains("trap.wat"), "{without:?}");
+}
+
+#[test]
+fn the_memory_of_a_guest_that_traps_is_dumped_where_it_is_wanted() {
+    let desk = Desk::new();
+    let file = desk.path("core");
+    let end = desk.run(&["run", "-D", &format!("coredump={file}"), &desk.guest("trap")]);
+    assert_eq!(end.code(), TRAPPED);
+    let core = std::fs::read(file).unwrap();
+    assert!(core.starts_with(b"\0asm") && core.windows(9).any(|part| part == b"corestack"));
+    assert!(!end.stderr().contains("coredump"), "{end:?}");
+    let nowhere = desk.run(&["run", "-D", "coredump=/no/such/core", &desk.guest("trap")]);
+    nowhere.says("write the core dump to `/no/such/core`");
+}
+
+#[test]
+fn a_function_is_called_with_arguments_and_what_it_returns_is_printed() {
+    let desk = Desk::new();
+    let module = desk.file(
+        "m.wat",
+        br#"(module
+            (global $ready (mut i32) (i32.const 0))
+            (func (export "_initialize") (global.set $ready (i32.const 1)))
+            (func (export "add") (param i32 i64) (result i64)
+                (i64.mul (i64.extend_i32_s (global.get $ready))
+                    (i64.add (i64.extend_i32_s (local.get 0)) (local.get 1))))
+            (func (export "half") (param f64) (result f64) (f64.div (local.get 0) (f64.const 2)))
+            (func (export "fails") unreachable))"#,
+    );
+    let component = desk.file(
+        "c.wat",
+        br#"(component
+            (core module $m (func (export "add") (param i32 i32) (result i32)
+                (i32.add (local.get 0) (local.get 1))))
+            (core instance $i (instantiate $m))
+            (func $add (param "a" s32) (param "b" s32) (result s32) (canon lift (core func $i "add")))
+            (instance $n (export "plus" (func $add)))
+            (export "add" (func $add))
+            (export "my:math/sum@1.0.0" (instance $n)))"#,
+    );
+    for (line, said) in [
+        (&["--invoke", "add", &module, "-2", "44"][..], "42\n"),
+        (&["--invoke", "half", &module, "5"], "2.5\n"),
+        (&["--invoke", "add(2, 40)", &component], "42\n"),
+        (&["--invoke", "plus(1, -2)", &component], "-1\n"),
+    ] {
+        let end = desk.run(&[&["run"], line].concat());
+        assert_eq!((end.code(), end.stdout().as_str()), (0, said), "{line:?}: {end:?}");
+    }
+    for (line, code, word) in [
+        (&["--invoke", "fails", &module][..], TRAPPED, "unreachable"),
+        (&["--invoke", "nope", &module], BAD_MODULE, "its functions: `_initialize`, `add`, `half`, `fails`"),
+        (&["--invoke", "add", &module, "1"], FAILED, "it takes 2 arguments (i32, i64), and 1 were given"),
+        (&["--invoke", "add", &module, "1", "x"], FAILED, "`x` is no number of type i64"),
+        (&["--invoke", "nope()", &component], BAD_MODULE, "`my:math/sum@1.0.0#plus`"),
+        (&["--invoke", "add(1)", &component], FAILED, "write a call such as"),
+        (&["--invoke", "add", &component], FAILED, "write a call such as"),
+        (&["--preload", "a=b", &module], FAILED, "`wasm-merge`"),
+    ] {
+        let end = desk.run(&[&["run"], line].concat());
+        assert_eq!(end.code(), code, "{line:?}: {end:?}");
+        end.says(word);
+    }
+}
+
+#[test]
 fn nobody_sees_the_stack_of_the_host() {
     let desk = Desk::new();
     for guest in ["trap", "missing_import"] {

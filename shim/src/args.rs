@@ -102,7 +102,8 @@ pub struct Grants {
     #[arg(long, value_name = "NAME")]
     pub config_env: Option<String>,
     /// Limits and features: fuel=N, timeout=TIME, max-memory-size=SIZE, max-table-elements=N, max-wasm-stack=SIZE,
-    /// max-instances=N, max-tables=N, max-memories=N, trap-on-grow-failure, and proposals such as simd=n
+    /// max-instances=N, max-tables=N, max-memories=N, trap-on-grow-failure, backtrace-details (files and lines of what was
+    /// built for debugging), and proposals such as simd=n
     #[arg(short = 'W', long = "wasm", value_name = "KEY[=VALUE][,..]", value_parser = settings::parse)]
     pub wasm: Vec<Said>,
     /// WASI: inherit-network (every address), allow-ip-name-lookup, config-var=NAME=VALUE (wasi:config)
@@ -141,6 +142,10 @@ pub struct Guest {
     pub allow_precompiled: bool,
     /// May compiled code be kept?
     pub cached: bool,
+    /// What to call in the place of its program, example `add`.
+    pub invoke: Option<String>,
+    /// Where its memory is written when it traps.
+    pub coredump: Option<PathBuf>,
 }
 
 impl Guest {
@@ -163,6 +168,8 @@ impl Guest {
             wasi,
             allow_precompiled: grants.allow_precompiled,
             cached: !grants.no_cache,
+            invoke: None,
+            coredump: None,
         })
     }
 }
@@ -172,6 +179,16 @@ impl Guest {
 pub struct Run {
     #[command(flatten)]
     grants: Grants,
+    /// Call this function in the place of the guest's program and print what it returns: of a module by its name, with
+    /// numbers as ARGS; of a component in WAVE, such as 'add(1, 2)'
+    #[arg(long, value_name = "FUNCTION")]
+    invoke: Option<String>,
+    /// Debugging: coredump=FILE, where the guest's memory and stack are written when it traps
+    #[arg(short = 'D', long = "debug", value_name = "KEY[=VALUE][,..]", value_parser = settings::parse)]
+    debug: Vec<Said>,
+    /// Known from the wasmtime CLI, and not to be had.
+    #[arg(long, hide = true, value_parser = no_preload)]
+    preload: Option<String>,
     /// The guest: a module for WASI 0.1, or a component for WASI 0.2 or 0.3; `-` is standard input. What follows are its
     /// arguments
     #[arg(value_names = ["FILE", "ARGS"], required = true, trailing_var_arg = true)]
@@ -185,8 +202,14 @@ impl Run {
     /// When a setting is unknown or its value no good; the message names it.
     pub fn guest(&self) -> Result<Guest, String> {
         let (file, args) = self.file_and_args.split_first().ok_or("name a file to run")?;
-        Guest::resolve(Path::new(file), args, &self.grants)
+        let guest = Guest::resolve(Path::new(file), args, &self.grants)?;
+        let coredump = settings::coredump(&self.debug)?;
+        Ok(Guest { invoke: self.invoke.clone(), coredump, ..guest })
     }
+}
+
+fn no_preload(_: &str) -> Result<String, String> {
+    Err("a guest is one file here: join modules with `wasm-merge`, or components with `wac plug`".to_owned())
 }
 
 /// How to serve with a guest.
@@ -283,7 +306,7 @@ pub struct Compile {
     /// Where to write the native code
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
-    /// What changes code: fuel, epoch-interruption (for `serve`), and proposals such as simd=n
+    /// What changes code: fuel, epoch-interruption (for `serve`), backtrace-details, and proposals such as simd=n
     #[arg(short = 'W', long = "wasm", value_name = "KEY[=VALUE][,..]", value_parser = settings::parse)]
     pub wasm: Vec<Said>,
 }

@@ -9,7 +9,7 @@ use wasmtime::{Config, ModuleVersionStrategy, WasmBacktraceDetails};
 /// [`VERSION`] as a literal, for [`concat!`].
 macro_rules! version {
     () => {
-        "48.0.8+shim2"
+        "48.0.8+shim3"
     };
 }
 
@@ -19,7 +19,7 @@ macro_rules! version {
 /// the number after `shim` with every change to [`config`].
 pub const VERSION: &str = version!();
 
-/// What `--version` says, example `0.1.0 (wasmtime 48.0.8+shim2)`.
+/// What `--version` says, example `0.1.0 (wasmtime 48.0.8+shim3)`.
 pub const RELEASE: &str = concat!(env!("CARGO_PKG_VERSION"), " (wasmtime ", version!(), ")");
 
 /// What a user can say that changes generated code. The default is what most guests run with.
@@ -29,6 +29,8 @@ pub struct Tuning {
     pub fuel: bool,
     /// Loops look whether they should let others run; costs 6 to 10 %.
     pub epochs: bool,
+    /// What was built for debugging is named in backtraces by file and line.
+    pub details: bool,
     /// Proposals that are switched on or off, by their names in the wasmtime CLI.
     proposals: BTreeMap<&'static str, bool>,
 }
@@ -70,6 +72,7 @@ impl Tuning {
         match name {
             "fuel" => self.fuel = true,
             "epoch-interruption" => self.epochs = is_yes(name, value)?,
+            "backtrace-details" => self.details = is_yes(name, value)?,
             _ => {
                 let Some((known, _)) = PROPOSALS.iter().find(|(known, _)| *known == name) else {
                     return Ok(false);
@@ -85,6 +88,7 @@ impl Tuning {
         let mut said = Vec::new();
         said.extend(self.fuel.then(|| "fuel=1".to_owned()));
         said.extend(self.epochs.then(|| "epoch-interruption=y".to_owned()));
+        said.extend(self.details.then(|| "backtrace-details=y".to_owned()));
         let word = |on: &bool| if *on { "y" } else { "n" };
         said.extend(self.proposals.iter().map(|(name, on)| format!("{name}={}", word(on))));
         said
@@ -117,8 +121,12 @@ pub fn config(tuning: &Tuning) -> wasmtime::Result<Config> {
         .consume_fuel(tuning.fuel)
         .epoch_interruption(tuning.epochs)
         // Said here because the default reads an environment variable. Functions have names in backtraces all the same;
-        // files and lines would bring twice as many lines, most of them from inside of standard libraries.
-        .wasm_backtrace_details(WasmBacktraceDetails::Disable);
+        // files and lines bring twice as many lines, most of them from inside of standard libraries.
+        .wasm_backtrace_details(if tuning.details {
+            WasmBacktraceDetails::Enable
+        } else {
+            WasmBacktraceDetails::Disable
+        });
     for (name, switch) in PROPOSALS {
         // One is nothing without the other.
         let implied = (*name == "relaxed-simd").then_some("simd").and_then(|simd| tuning.proposals.get(simd));
@@ -157,6 +165,8 @@ pub fn key(tuning: &Tuning) -> wasmtime::Result<String> {
     let mut hasher = Fixed(Sha256::new());
     VERSION.hash(&mut hasher);
     engine.precompile_compatibility_hash().hash(&mut hasher);
+    // What is kept beside the code.
+    tuning.details.hash(&mut hasher);
     Ok(format!("{:016x}", hasher.finish()))
 }
 

@@ -11,11 +11,12 @@ use crate::outcome::{Kind, Outcome, Refusal};
 use crate::settings::Wasm;
 use crate::wasi::{self, ModuleHost};
 use crate::world::{Wasi, World};
-use crate::{artifact, process, systemd};
+use crate::{artifact, invoke, process, systemd};
+use std::fs;
 use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::error::Context as _;
-use wasmtime::{Config, Error, InstancePre, Linker, Module, Result, Store, format_err};
+use wasmtime::{Config, Error, InstancePre, Linker, Module, Result, Store, WasmCoreDump, format_err};
 use wasmtime_wasi::p2::bindings::Command;
 use wasmtime_wasi::{I32Exit, p0, p1, p3};
 
@@ -38,7 +39,9 @@ pub fn config(wasm: &Wasm) -> Result<Config> {
 /// # Errors
 /// As [`artifact::open`].
 pub fn open(guest: &Guest) -> Result<Code> {
-    artifact::open(guest, &guest.wasm.tuning, &config(&guest.wasm)?).map(|(code, _)| code)
+    let mut config = config(&guest.wasm)?;
+    config.coredump_on_trap(guest.coredump.is_some());
+    artifact::open(guest, &guest.wasm.tuning, &config).map(|(code, _)| code)
 }
 
 /// Runs `code` as `guest` says, until it ends.
@@ -58,12 +61,18 @@ pub fn run(code: &Code, guest: &Guest) -> Result<Outcome> {
     }
     Box::leak(Box::new(runtime))
         .block_on(async {
+            if let Some(function) = &guest.invoke {
+                return match code {
+                    Code::Module(module) => run_module(module, Some(function), guest).await,
+                    Code::Component(component) => invoke_component(component, function, guest).await,
+                };
+            }
             let command = World::of(code)?.into_iter().find_map(|world| match world {
                 World::Command(wasi) => Some(wasi),
                 World::Server(_) => None,
             });
             match (code, command) {
-                (Code::Module(module), _) => run_module(module, guest).await,
+                (Code::Module(module), _) => run_module(module, None, guest).await,
                 (Code::Component(component), Some(wasi)) => run_component(component, wasi, guest).await,
                 (Code::Component(_), None) => Err(Refusal::bad_module(
                     "it is a server, for `wasm-shim serve` or the block `wasm { serve {} }` of a job",
@@ -110,17 +119,23 @@ pub fn link(module: &Module) -> Result<InstancePre<ModuleHost>> {
     linker.instantiate_pre(module).map_err(|error| missing_import(module, &error))
 }
 
-async fn run_module(module: &Module, guest: &Guest) -> Result<Outcome> {
+async fn run_module(module: &Module, function: Option<&String>, guest: &Guest) -> Result<Outcome> {
     let ready = link(module)?;
     let store = new_store(module.engine(), wasi::for_module(guest)?, &guest.wasm)?;
     store.limiter(|host| host.limits());
     let ran = async {
         let instance = ready.instantiate_async(&mut *store).await?;
+        if let Some(function) = function {
+            return invoke::of_module(store, (module, instance), function, guest).await;
+        }
         instance.get_typed_func::<(), ()>(&mut *store, "_start")?.call_async(&mut *store, ()).await
     };
     match ran.await {
         Ok(()) => Ok(Outcome::Exit(0)),
-        Err(error) => Outcome::of_error(error, store.data_mut().limits()),
+        Err(error) => {
+            dump(&error, store, guest)?;
+            Outcome::of_error(error, store.data_mut().limits())
+        }
     }
 }
 
@@ -141,8 +156,37 @@ async fn run_component(component: &Component, wasi: Wasi, guest: &Guest) -> Resu
     match ran.await {
         Ok(Ok(())) => Ok(Outcome::Exit(0)),
         Ok(Err(())) => Ok(Outcome::Exit(1)),
-        Err(error) => Outcome::of_error(error, store.data_mut().limits()),
+        Err(error) => {
+            dump(&error, store, guest)?;
+            Outcome::of_error(error, store.data_mut().limits())
+        }
     }
+}
+
+async fn invoke_component(component: &Component, call: &str, guest: &Guest) -> Result<Outcome> {
+    let ready = wasi::link(component)?;
+    let store = new_store(component.engine(), wasi::for_command(guest)?, &guest.wasm)?;
+    store.limiter(|host| host.limits());
+    let ran = async {
+        let instance = ready.instantiate_async(&mut *store).await?;
+        invoke::of_component(store, (component, instance), call).await
+    };
+    match ran.await {
+        Ok(()) => Ok(Outcome::Exit(0)),
+        Err(error) => {
+            dump(&error, store, guest)?;
+            Outcome::of_error(error, store.data_mut().limits())
+        }
+    }
+}
+
+/// Writes the memory of a guest that trapped to the file that `-D coredump` names.
+fn dump<T: 'static>(error: &Error, store: &mut Store<T>, guest: &Guest) -> Result<()> {
+    let (Some(file), Some(core)) = (&guest.coredump, error.downcast_ref::<WasmCoreDump>()) else {
+        return Ok(());
+    };
+    let core = core.serialize(&mut *store, &guest.name);
+    fs::write(file, core).with_context(|| format!("write the core dump to `{}`", file.display()))
 }
 
 fn new_store<T>(engine: &wasmtime::Engine, host: T, wasm: &Wasm) -> Result<&'static mut Store<T>> {

@@ -46,6 +46,8 @@ pub mod init;
 #[cfg(feature = "run")]
 pub mod inspect;
 #[cfg(feature = "run")]
+pub mod invoke;
+#[cfg(feature = "run")]
 pub mod limits;
 #[cfg(feature = "run")]
 pub mod outcome;

@@ -20,7 +20,7 @@ use crate::limits::Limits;
 use crate::systemd;
 use std::fmt;
 use std::io::{self, Write as _};
-use wasmtime::{Error, Result, Trap, WasmBacktrace};
+use wasmtime::{Error, Result, Trap, WasmBacktrace, WasmCoreDump};
 use wasmtime_wasi::I32Exit;
 
 /// Why a guest did not end by itself.
@@ -213,15 +213,23 @@ pub fn describe(error: &Error) -> Vec<String> {
         lines.push(format!("  {advice}"));
     }
     let backtrace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string).unwrap_or_default();
+    let core = error.downcast_ref::<WasmCoreDump>().map(ToString::to_string).unwrap_or_default();
     for context in error.chain().map(|context| context.to_string().replace("wasm trap: ", "")) {
-        if context != backtrace && context != trap {
+        if context != backtrace && context != trap && context != core {
             lines.push(format!("  {context}"));
         }
     }
-    // The first line is a title.
+    // The first line is a title. A place in the sources stands below the function, and what was inlined has no number.
     for frame in backtrace.lines().skip(1) {
         let words: Vec<_> = frame.split_whitespace().collect();
-        lines.push(format!("  at {}", words.join(" ")));
+        match (words.split_first(), lines.last_mut()) {
+            (Some((&"at", place)), Some(function)) => {
+                function.push_str(", ");
+                function.push_str(&place.join(" "));
+            }
+            (Some((&"-", function)), _) => lines.push(format!("     inlined {}", function.join(" "))),
+            _ => lines.push(format!("  at {}", words.join(" "))),
+        }
     }
     lines
 }

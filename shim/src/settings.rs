@@ -1,6 +1,7 @@
 //! What is said with `-W` and `-S`, under the names of the wasmtime CLI.
 
 use crate::engine::{Tuning, is_yes};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What one `-W` or `-S` says: names, each with the value behind its `=` if it has one.
@@ -26,6 +27,26 @@ pub fn parse(said: &str) -> Result<Said, String> {
 
 fn each(said: &[Said]) -> impl Iterator<Item = (&str, Option<&str>)> {
     said.iter().flat_map(|one| &one.0).map(|(name, value)| (name.as_str(), value.as_deref()))
+}
+
+/// What `-D` says: the file for the memory of a guest that traps.
+///
+/// # Errors
+/// When a name is unknown, or no file is named.
+pub fn coredump(said: &[Said]) -> Result<Option<PathBuf>, String> {
+    let mut file = None;
+    for (name, value) in each(said) {
+        match (name, value) {
+            ("coredump", Some(path)) if !path.is_empty() => file = Some(PathBuf::from(path)),
+            ("coredump", _) => {
+                return Err("`-D coredump`: name a file, as in coredump=guest.coredump".to_owned());
+            }
+            // Debuggers of native code have nothing to attach to here; backtraces have addresses in any case.
+            ("debug-info" | "address-map", _) => {}
+            _ => return Err(format!("`-D {name}` is not a known setting; see `wasm-shim run --help`")),
+        }
+    }
+    Ok(file)
 }
 
 /// Limits of the guest below those of its cgroup, and features of the language: what `-W` says.

@@ -103,7 +103,7 @@ fn has_start(module: &Module) -> Result<()> {
 }
 
 /// For a message, example "`memory`, `add`".
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const MOST: usize = 8;
     let mut names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
     let more = names.len().saturating_sub(MOST);

@@ -486,6 +486,20 @@ async fn a_guest_is_refused_memory_before_the_task_is_killed_for_it() {
 }
 
 #[tokio::test]
+async fn a_guest_that_was_built_for_debugging_shows_the_lines_where_it_trapped() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let source = tests::repository().join("tests/guests/trap.wat");
+    let guest = wat::Parser::new().generate_dwarf(wat::GenerateDwarf::Lines).parse_file(source).unwrap();
+    for (options, has_lines) in [("backtrace_details = true", true), ("", false)] {
+        let job = Job::artifact("trap.wasm", &guest).config(&format!("wasm {{\n{options}\n}}"));
+        let task = node.run(job).await;
+        let (_, _, errors) = node.finish(task).await;
+        assert_eq!(errors.contains("trap.wat:"), has_lines, "{options}: {errors}");
+    }
+}
+
+#[tokio::test]
 async fn an_exit_code_of_the_guests_own_is_no_outcome() {
     let host = host!();
     let node = Node::start(&host).await;

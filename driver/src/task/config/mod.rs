@@ -167,6 +167,8 @@ options! {
     pub struct Wasm {
         /// Value of `argv[0]`, also used in messages (`--argv0`). Default: the file name.
         pub argv0: Option<String>,
+        /// `true`: files and lines in backtraces, if the guest was built with debug information (`-W backtrace-details`).
+        pub backtrace_details: bool = "false",
         /// Variables of `wasi:config` (`-S config-var`). Other users cannot read them.
         pub config: BTreeMap<String, String>,
         /// Addresses that the guest may connect and send to, also by HTTP, each as `"ADDRESS[/PREFIX]:PORT[-PORT]"`, optionally with the prefix `tcp:` or `udp:`, such as `"tcp:10.0.0.0/8:5432"`, `"[::1]:53"` or `"*:443"`.

@@ -279,6 +279,10 @@ fn settings(wasm: &Wasm, ceiling: Option<u64>) -> Result<(Vec<String>, Vec<Strin
     let mut changes: Vec<String> = wasm.fuel.map(|_| "fuel=1".to_owned()).into_iter().collect();
     // So that one request can be told to end, or to let others go on; the runner knows it by itself.
     changes.extend(wasm.serve.is_some().then(|| "epoch-interruption=y".to_owned()));
+    if wasm.backtrace_details {
+        limits.push("backtrace-details=y".to_owned());
+        changes.push("backtrace-details=y".to_owned());
+    }
     for (name, value) in &wasm.proposals {
         let known = name.replace('_', "-");
         if !PROPOSALS.contains(&known.as_str()) {
