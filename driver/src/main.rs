@@ -1,6 +1,7 @@
 //! `nomad-driver-systemd`: a plugin when Nomad starts it, and a command for people otherwise.
 #![forbid(unsafe_code)]
 
+mod limits;
 #[cfg(feature = "pages")]
 mod pages;
 mod units;
@@ -83,6 +84,7 @@ fn plugin_process() -> ExitCode {
     };
     log::to_stderr_as_hclog();
     log::panic_is_the_end();
+    limits::raise_open_files();
     let serve = async {
         let systemd = Systemd::default();
         let tasks = Tasks::new(systemd.clone());

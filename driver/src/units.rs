@@ -24,7 +24,7 @@ const SHORTEST: usize = 4;
 pub struct UnitOptions {
     #[command(flatten)]
     job: Option<JobOptions>,
-    /// Print the units that systemd has of this allocation; the first characters of the ID are enough.
+    /// Print the units that systemd has of this allocation; the first four or more characters of the ID are enough.
     #[arg(long, value_name = "ID", exclusive = true)]
     alloc: Option<String>,
     /// Print shell commands that start the tasks of the job without the driver, as root.

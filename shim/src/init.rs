@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! wasm-shim become [--carried PREFIX] -- PATH ARGV0 [ARGUMENT…]
-//! wasm-shim init   [--carried PREFIX] [--notify main|all] [--report] -- PATH ARGV0 [ARGUMENT…]
+//! wasm-shim init   [--carried PREFIX] [--notify SOCKET|all] [--report] -- PATH ARGV0 [ARGUMENT…]
 //! ```
 //!
 //! - `--carried`: variables whose names begin with this are given their own names (variables.rs).
-//! - `--notify`: the program tells systemd about itself, or each of its processes does; without it nobody has systemd's
-//!   socket in the environment.
+//! - `--notify`: what the program says at SOCKET, a path that the task alone can reach, is passed on to systemd; or all of
+//!   its processes speak with systemd. Without it nobody has systemd's socket in the environment.
 //! - `--report`: stdin is a connection, to which the init writes one line: empty when the program runs, the number of the
 //!   kernel's error when it cannot be executed, words when the init cannot do its part. The program gets an empty stdin.
 
@@ -83,6 +83,8 @@ impl Program {
     }
 
     fn run(&self) -> u8 {
+        // Before anything else is open.
+        let passed = passed();
         let mut report = None;
         if self.report {
             match take_stdin() {
@@ -95,7 +97,11 @@ impl Program {
         let notify = match self.notify() {
             Ok(notify) => notify,
             Err(error) => {
-                return complain(&format!("a socket for the program's NOTIFY_SOCKET: {}", error.desc()));
+                let why = format!("a socket for the program's NOTIFY_SOCKET: {}", number_of(&error).desc());
+                if let Some(mut report) = report {
+                    let _ = report.write_all(format!("{why}\n").as_bytes());
+                }
+                return complain(&why);
             }
         };
         let before = std::process::id();
@@ -121,20 +127,19 @@ impl Program {
             }
         };
         // They are the program's: one that it closes must be closed.
-        for number in FIRST_PASSED..FIRST_PASSED + passed() {
+        for number in passed {
             let _ = close(number);
         }
+        init.be_as_it_was();
         let ended: Ended = init.wait(true, notify.as_ref());
         end_like(ended)
     }
 
     /// The socket for a program that alone may speak for the unit.
-    fn notify(&self) -> nix::Result<Option<Notify>> {
+    fn notify(&self) -> io::Result<Option<Notify>> {
         let socket = std::env::var_os("NOTIFY_SOCKET").and_then(|socket| socket.into_string().ok());
-        match socket {
-            Some(socket) if self.notify.as_ref().is_some_and(|who| who == "main") => {
-                Notify::open(&socket).map(Some)
-            }
+        match (socket, &self.notify) {
+            (Some(socket), Some(here)) if here != "all" => Notify::open(&socket, here.as_ref()).map(Some),
             _ => Ok(None),
         }
     }
@@ -184,10 +189,18 @@ fn number_of(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// How many descriptors systemd has passed.
-fn passed() -> RawFd {
+/// The descriptors that systemd has passed: those that are open, whatever a job's own variable says.
+fn passed() -> Vec<RawFd> {
+    const MOST: RawFd = 1 << 16;
     let count = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok());
-    count.filter(|count| (0..=1 << 16).contains(count)).unwrap_or_default()
+    let count = count.filter(|count| (0..=MOST).contains(count)).unwrap_or_default();
+    let is_open = |number: &RawFd| {
+        #[expect(unsafe_code, reason = "descriptors are numbers here")]
+        // SAFETY: the kernel is asked whether there is such a descriptor, and nothing is done with it.
+        let flags = unsafe { libc::fcntl(*number, libc::F_GETFD) };
+        flags >= 0
+    };
+    (FIRST_PASSED..FIRST_PASSED + count).filter(is_open).collect()
 }
 
 /// The connection at stdin, in whose place comes an empty stdin.
@@ -226,8 +239,8 @@ mod tests {
     #[test]
     fn a_command_line_has_a_program_and_its_name_after_the_options() {
         let program =
-            read(&["--carried", "X_", "--report", "--notify", "main", "--", "/bin/sh", "sh", "--"]).unwrap();
-        assert_eq!((program.carried, program.notify), (Some("X_".into()), Some("main".into())));
+            read(&["--carried", "X_", "--report", "--notify", "/n/s", "--", "/bin/sh", "sh", "--"]).unwrap();
+        assert_eq!((program.carried, program.notify), (Some("X_".into()), Some("/n/s".into())));
         assert!(program.report);
         assert_eq!((program.path, program.argv), ("/bin/sh".into(), vec!["sh".into(), "--".into()]));
         for wrong in [&["--"][..], &["--", "/bin/sh"], &["/bin/sh", "sh"], &["--carried"], &[]] {

@@ -185,3 +185,82 @@ async fn an_init_is_filtered_and_its_program_is_not() {
     assert_eq!(of_init.parse::<u32>().unwrap(), of_program.parse::<u32>().unwrap() + 1);
     node.destroy(&task, true).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_number_of_sockets_that_a_job_makes_up_takes_the_init_nothing() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for count in ["5", "1000", "-1", "x"] {
+        let env = [("LISTEN_FDS".to_owned(), count.to_owned()), ("LISTEN_PID".to_owned(), "1".to_owned())];
+        let job = Job::shell("trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done");
+        let mut task = node.run(job.with(|request| request.env.extend(env))).await;
+        task.says("ready").await;
+        node.stop(&task, "SIGTERM", tests::SOON).await.unwrap();
+        assert_eq!(node.wait(&task).await, Exit::status(7), "{count}");
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nobody_else_sends_to_the_init_of_a_task_that_speaks_with_systemd() {
+    let host = host!();
+    let node = Node::configured(&host, "allow_properties = [\"@confining\", \"NotifyAccess\"]").await;
+    let says = "perl -MIO::Socket::UNIX -e '$| = 1; IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $ENV{NOTIFY_SOCKET})->\
+                send(\"READY=1\") or die; print \"$ENV{NOTIFY_SOCKET}\\n\"; sleep 1000'";
+    for sandbox in ["", "sandbox {\n preset = \"strict\"\n}\nfiles {\n read_only_paths = [\"/\"]\n}"] {
+        let config = format!("notify {{\n ready_within = \"10s\"\n}}\n{sandbox}");
+        let mut task = node.run(Job::shell(&format!("exec {says}")).config(&config)).await;
+        let socket = task.read_until("\n").await;
+        let init = init_of(&host, &node, &task).await;
+        // In a file system that the task's own namespace alone has: a name without one is anybody's.
+        let inside = format!("/proc/{init}/root{}", socket.trim());
+        assert!(std::fs::symlink_metadata(&inside).is_ok(), "{inside}");
+        assert!(std::fs::symlink_metadata(socket.trim()).is_err(), "{socket}");
+        let as_nobody = format!(
+            "! setpriv --reuid nobody --clear-groups perl -MIO::Socket::UNIX -e 'exit !IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => shift)' {inside}"
+        );
+        host.run("sh", &["-c", &as_nobody]);
+        node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_command_whose_file_is_leased_holds_up_nobody() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let lease = "$| = 1; open my $file, '>', '/alloc/data/leased' or die; chmod 0755, $file; close $file; \
+                 open $file, '+<', '/alloc/data/leased' or die; fcntl($file, 1024, 1) or die; print \"leased\\n\"; \
+                 $SIG{IO} = 'IGNORE'; sleep 1000";
+    let mut holder = node.run(super::perl(lease, &[])).await;
+    holder.says("leased").await;
+    let begun = Instant::now();
+    let alloc_id = holder.handle.config.as_ref().unwrap().alloc_id.clone();
+    let beside = Job::command("/alloc/data/leased").with(|request| {
+        request.alloc_id = alloc_id;
+        "other".clone_into(&mut request.task);
+    });
+    let (started, _) = tokio::join!(node.try_run(beside), node.output_in(&holder, "true"));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let refusal = started.expect_err("nobody reads a leased file");
+    assert!(refusal.message.contains("/alloc/data/leased"), "{refusal}");
+    node.destroy(&holder, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn commands_that_leave_something_are_counted() {
+    const MOST: usize = 256;
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut task = node.run(Job::shell("echo ready; exec sleep 1000")).await;
+    task.says("ready").await;
+    let leave = "sleep 1000 > /dev/null 2>&1 &";
+    for _ in 0..MOST / 8 {
+        let eight = (0..8).map(|_| node.check(&task, leave, tests::SOON));
+        for left in futures_util::future::join_all(eight).await {
+            left.unwrap();
+        }
+    }
+    let refusal = node.check(&task, leave, tests::SOON).await.expect_err("one too many");
+    assert!(refusal.message.contains("256 commands"), "{refusal}");
+    node.destroy(&task, true).await.unwrap();
+}

@@ -222,7 +222,7 @@ async fn a_command_for_a_guest_runs_in_the_unit_around_it() {
     let task = node.run(Job::artifact("spin.wasm", &guest("spin.wat"))).await;
     let output = node.output_in(&task, "echo $NOMAD_TASK_DIR; ls /.wasm; id -u").await;
     let uid = host.property(&node.unit(&task).await, "UID");
-    assert_eq!(output, format!("/local\nguest.cwasm\nshim\n{uid}\n"));
+    assert_eq!(output, format!("/local\nguest.cwasm\nnotify\nshim\n{uid}\n"));
     node.destroy(&task, true).await.unwrap();
 }
 

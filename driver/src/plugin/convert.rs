@@ -416,7 +416,8 @@ pub(super) fn status(error: &task::Error) -> Status {
     let code = match error {
         Error::Unknown { .. } | Error::Lost { .. } => Code::NotFound,
         Error::Duplicate { .. } => Code::AlreadyExists,
-        Error::StillRunning { .. } | Error::Exec(exec::Error::Ended | exec::Error::BesideGuest) => {
+        Error::StillRunning { .. }
+        | Error::Exec(exec::Error::Ended | exec::Error::BesideGuest | exec::Error::Many) => {
             Code::FailedPrecondition
         }
         Error::Spec(_)

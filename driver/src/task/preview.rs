@@ -1,6 +1,7 @@
 //! The unit that a task would become, without a node.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use super::config::{Credential, PluginConfig, TaskConfig};
@@ -94,7 +95,15 @@ impl Sketch {
             Command::Native { path, shim: self.shim() }
         };
         let place = Place::of(&node.runtime_dir, &task.unit);
-        let settings = task.settings(*is_guest).to_vec();
+        let sight = sight_of(task, &[]);
+        let on_host = |path: &str, _| {
+            let path = Path::new(path);
+            let named = task.dirs.named(path).map(|(directory, _, below)| directory.join(below));
+            Ok::<_, Infallible>(Some(named.unwrap_or_else(|| sight.on_host(path))))
+        };
+        let lines = task.settings(*is_guest).iter().cloned();
+        let settings: Vec<_> =
+            lines.flat_map(|line| line.with_host_paths(on_host).into_iter().flatten()).collect();
         let own_root = task.needs_a_root_of_its_own(&settings);
         let root = if own_root { place.root() } else { view::shared_root(&node.runtime_dir) };
         let copy =

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::{self, RuntimeFlavor};
 use tokio::sync::Notify;
 
 use super::live::handle::Beside;
@@ -146,7 +147,8 @@ impl Shared {
     ) -> Result<Unit, Error> {
         // Until the unit has started, or has not.
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
-        let mut made = make(place, task, node, matches!(command, Command::Wasm { .. }), &mut pins)?;
+        let is_guest = matches!(command, Command::Wasm { .. });
+        let mut made = beside_others(|| make(place, task, node, is_guest, &mut pins))?;
         self.leave_addresses_to_the_operator(task, &node.policy, &mut made.settings).await?;
         self.mount_nothing_on_the_host(task).await?;
         let mut owner = task.uid;
@@ -289,9 +291,9 @@ impl Shared {
         known: &Known,
         stopped: &Notify,
     ) -> Result<(Command, Option<Lease>), Error> {
-        match program::find(&task.command, sight_of(task, &program::mounted(task.settings(false))))
-            .map_err(Error::Program)?
-        {
+        let mounted = program::mounted(task.settings(false));
+        let found = beside_others(|| program::find(&task.command, sight_of(task, &mounted)));
+        match found.map_err(Error::Program)? {
             Program::Native(path) => {
                 task.guest.check_native().map_err(Error::Spec)?;
                 let shim = node.wasm.shim().map_err(|source| Error::Init { source })?;
@@ -313,6 +315,15 @@ impl Shared {
                 Ok((Command::Wasm { shim, code, name }, Some(lease)))
             }
         }
+    }
+}
+
+/// Does what may wait for a file system, and leaves this thread's other work to another one.
+fn beside_others<T>(work: impl FnOnce() -> T) -> T {
+    match runtime::Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        // It has no other thread.
+        _ => work(),
     }
 }
 

@@ -3,7 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::systemd::{Assignment, Bind, Meaning, Property, SocketUnit, Stream, TransientUnit, UnitName};
+use crate::systemd::{
+    Assignment, Bind, Manager, Meaning, Property, SocketUnit, Stream, TransientUnit, UnitName,
+};
 use crate::task::config::{Mount, NetworkMode, Propagation};
 use crate::task::host::env;
 use crate::task::host::place;
@@ -17,6 +19,9 @@ pub const SLICE: &str = "nomad_tasks.slice";
 pub const SHARE: &str = "nomad_tasks-share.slice";
 /// See [`SHARE`].
 pub const RESERVE: &str = "nomad_tasks-reserve.slice";
+
+/// The file system for the socket of a program that tells systemd about itself.
+const OF_NOTIFY: &str = "mode=0777,nosuid,nodev,noexec,size=4k,nr_inodes=8";
 
 /// Where the runner of WebAssembly tells systemd how a guest ended.
 const NOTIFY: &str = "/run/systemd/notify";
@@ -259,6 +264,9 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
     }
     properties.extend(ready_within.map(Property::TimeoutStart));
     properties.extend(watchdog.map(Property::Watchdog));
+    if speaks && !is_guest && !all && task.identity != Identity::Driver {
+        properties.push(Property::TemporaryFileSystem(vec![(notify_directory(task), OF_NOTIFY)]));
+    }
     // The runner of WebAssembly says how a guest ended that did not end by itself.
     if is_guest || speaks {
         properties.push(Property::NotifyAccess(if all { "all" } else { "main" }));
@@ -271,6 +279,27 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
         }
     }
     properties
+}
+
+/// Where the init of a program listens for what the program tells systemd: in a file system of the task's own, or in a
+/// directory of the user's whose tasks have none.
+fn notify_directory(task: &TaskSpec) -> PathBuf {
+    match task.view {
+        View::Private { .. } => view::NOTIFY.into(),
+        View::Own => format!("/run{}", view::NOTIFY).into(),
+        View::Host => {
+            let manager = if task.identity == Identity::Driver { Manager::User } else { Manager::System };
+            view::runtime_dir(manager).join("notify")
+        }
+    }
+}
+
+fn notify_socket(task: &TaskSpec) -> String {
+    let directory = notify_directory(task);
+    // One directory for all tasks of a user; the end of a unit's name is its own, and the whole one too long for a socket.
+    let own = task.unit.as_str().trim_end_matches(".service").rsplit('-').next().unwrap_or_default();
+    let name = if task.identity == Identity::Driver { own } else { "socket" };
+    directory.join(name).display().to_string()
 }
 
 fn run(task: &TaskSpec, command: &Command, settings: &[Assignment]) -> Vec<Property> {
@@ -287,8 +316,8 @@ fn run(task: &TaskSpec, command: &Command, settings: &[Assignment]) -> Vec<Prope
             words.push("init".to_owned());
             words.extend(carried.into_iter().flatten());
             if task.readiness.speaks {
-                words
-                    .extend(["--notify", if task.readiness.all { "all" } else { "main" }].map(str::to_owned));
+                let place = if task.readiness.all { "all".to_owned() } else { notify_socket(task) };
+                words.extend(["--notify".to_owned(), place]);
             }
             words.extend(["--report".to_owned(), "--".to_owned(), path.display().to_string()]);
             words.push(task.command.clone());

@@ -83,6 +83,8 @@ fn step<T>(step: &'static str, act: impl FnOnce() -> io::Result<T>) -> Result<T,
 pub struct Init {
     program: Pid,
     signals: SignalFd,
+    /// Could it be inspected before?
+    dumpable: bool,
 }
 
 impl Init {
@@ -126,13 +128,18 @@ impl Init {
             })
         })?;
         let program = made.map_err(Error::Program)?;
-        let confined = step("give up the right to make processes", filter::make_no_more_processes)
-            .and_then(|()| step("be as it was", || Ok(prctl::set_dumpable(dumpable)?)));
+        let confined = step("give up the right to make processes", filter::make_no_more_processes);
         if let Err(error) = confined {
             let _ = signal::kill(program, Signal::SIGKILL);
             return Err(error);
         }
-        Ok(Self { program, signals })
+        Ok(Self { program, signals, dumpable })
+    }
+
+    /// Lets others of the same user inspect this process again, if they could before: the driver reads of it what commands
+    /// in the task shall have. To be called when nothing is open any more that the program may not have.
+    pub fn be_as_it_was(&self) {
+        let _ = prctl::set_dumpable(self.dumpable);
     }
 
     /// Waits for the program's end. Reaps everything else, passes on the signals that this process gets if `forward`, and
@@ -140,6 +147,10 @@ impl Init {
     pub fn wait(&self, forward: bool, notify: Option<&Notify>) -> Ended {
         loop {
             if let Some(ended) = self.reap() {
+                // What it said last.
+                if let Some(notify) = notify {
+                    notify.pass_on(self.program);
+                }
                 return ended;
             }
             let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];

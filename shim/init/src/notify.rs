@@ -3,20 +3,24 @@
 //! systemd believes a unit's main process alone, unless it is told to believe all of them. That process is the init; so
 //! the program gets a socket of the init's, and the init passes on what the program itself says, and nothing from others.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::fs::{self, Permissions};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use nix::cmsg_space;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    UnixCredentials, bind, getsockname, recvmsg, sendmsg, setsockopt, socket, sockopt,
+    UnixCredentials, bind, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::unistd::Pid;
 
 /// The longest message, in bytes: what systemd reads of one (its NOTIFY_BUFFER_MAX).
 const MESSAGE_MAX: usize = 4096;
-/// How many descriptors a message may carry.
-const DESCRIPTORS_MAX: usize = 16;
+/// How many descriptors a message may carry: as many as the kernel passes with one (`SCM_MAX_FD`). Where there is room
+/// for less, the others arrive all the same, and nobody knows their numbers.
+const DESCRIPTORS_MAX: usize = 253;
 
 /// The init's socket for the program, and systemd's.
 #[derive(Debug)]
@@ -27,9 +31,11 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Opens a socket for the program, in the place of systemd's at `systemd`, the value of `NOTIFY_SOCKET`, such as
-    /// `/run/systemd/notify`.
-    pub fn open(systemd: &str) -> nix::Result<Self> {
+    /// Opens a socket for the program at the path `here`, in the place of systemd's at `systemd`, the value of
+    /// `NOTIFY_SOCKET`, such as `/run/systemd/notify`.
+    ///
+    /// Who can reach the path can send, and have this process close what comes along: it must be the task's alone.
+    pub fn open(systemd: &str, here: &Path) -> io::Result<Self> {
         let systemd = match systemd.strip_prefix('@') {
             Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
             None => UnixAddr::new(systemd)?,
@@ -37,11 +43,12 @@ impl Notify {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let ours = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
         setsockopt(&ours, sockopt::PassCred, &true)?;
-        // The kernel chooses a name that no other socket has.
-        bind(ours.as_raw_fd(), &UnixAddr::new_unnamed())?;
-        let name: UnixAddr = getsockname(ours.as_raw_fd())?;
-        let name = name.as_abstract().map(String::from_utf8_lossy).unwrap_or_default();
-        Ok(Self { address: format!("@{name}"), ours, systemd })
+        // That of an earlier run.
+        let _ = fs::remove_file(here);
+        bind(ours.as_raw_fd(), &UnixAddr::new(here)?)?;
+        // As systemd's is: the program may become another user.
+        fs::set_permissions(here, Permissions::from_mode(0o777))?;
+        Ok(Self { address: here.to_string_lossy().into_owned(), ours, systemd })
     }
 
     /// What the program shall have as `NOTIFY_SOCKET`.
@@ -106,4 +113,32 @@ struct Message {
     text: Vec<u8>,
     sender: Option<Pid>,
     descriptors: Vec<OwnedFd>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open_files() -> usize {
+        fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn nothing_that_comes_with_a_message_stays_open() -> io::Result<()> {
+        let directory = std::env::temp_dir().join(format!("task-init-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        let notify = Notify::open("/no/such/socket", &directory.join("socket"))?;
+        let to = UnixAddr::new(notify.address())?;
+        let program = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        let before = open_files();
+        for count in [1, 16, 17, DESCRIPTORS_MAX] {
+            let numbers = vec![program.as_raw_fd(); count];
+            let text = [IoSlice::new(b"STATUS=x")];
+            let rights = [ControlMessage::ScmRights(&numbers)];
+            sendmsg(program.as_raw_fd(), &text, &rights, MsgFlags::empty(), Some(&to))?;
+            notify.pass_on(Pid::this());
+        }
+        assert_eq!(open_files(), before);
+        fs::remove_dir_all(directory)
+    }
 }

@@ -27,7 +27,9 @@ pub enum Error {
         source: Box<hcl::Error>,
     },
     /// A name that nothing defines.
-    #[error("there is no variable named `{name}`; write `$${{{name}}}` for the text itself")]
+    #[error(
+        "there is no variable named `{name}`; write `$$${{{name}}}` where the task shall get the text itself"
+    )]
     UnknownVariable {
         /// Such as `env.HOMEE`.
         name: String,

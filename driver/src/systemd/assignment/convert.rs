@@ -413,7 +413,13 @@ fn image_options(text: &str) -> Parsed<Vec<(String, String)>> {
     for word in words(text, RAW_LIST)? {
         options.extend(options_of(&fields(&word, ESCAPED_FIELDS, 2)?));
     }
-    Ok(options)
+    let is_name = |name: &str| name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '-');
+    match options.iter().find(|(partition, _)| !is_name(partition)) {
+        Some((partition, _)) => {
+            Err(format!("`{partition}` is not the name of a partition such as `root` or `usr`"))
+        }
+        None => Ok(options),
+    }
 }
 
 /// Pairs of a partition and its options; options alone are for the root.

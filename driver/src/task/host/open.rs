@@ -59,7 +59,8 @@ pub fn reopen_regular(found: &OwnedFd) -> io::Result<File> {
     if FileType::from_raw_mode(rustix::fs::fstat(found)?.st_mode) != FileType::RegularFile {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    // Not to wait for who holds a lease on it (fcntl(2), `F_SETLEASE`).
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     // The very object, whatever its name stands for by now.
     let path = format!("/proc/self/fd/{}", found.as_raw_fd());
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))

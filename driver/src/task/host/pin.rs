@@ -14,7 +14,7 @@ use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
@@ -218,7 +218,9 @@ fn make_private(all: &Path) -> io::Result<()> {
         return Ok(());
     }
     // One driver at a time: a second mount would hide the pins on the first.
-    let lock = fs::File::create(parent.join("pins.lock"))?;
+    // Nobody else may hold it.
+    let mut options = fs::OpenOptions::new();
+    let lock = options.write(true).create(true).truncate(false).mode(0o600).open(parent.join("pins.lock"))?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
     if !is_mounted()? {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

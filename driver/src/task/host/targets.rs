@@ -143,8 +143,9 @@ pub struct Target {
     pub source: Source,
 }
 
-/// Where nothing is mounted, whatever it is.
-const RESERVED: [&str; 3] = ["/.wasm", "/run/credentials", "/run/systemd/notify"];
+/// Where nothing is mounted, whatever it is: the driver or systemd mounts there for the task (systemd 257 what
+/// `/run/host/.os-release-stage` is), and makes the mount points as root.
+const RESERVED: [&str; 5] = ["/.wasm", "/run/.wasm", "/run/credentials", "/run/host", "/run/systemd/notify"];
 /// Where nothing is mounted that tasks can write: systemd reads, writes and mounts files there for the task, as root, or
 /// links of the host's lead there.
 const RESERVED_FROM_TASKS: [&str; 12] = [

@@ -39,12 +39,27 @@ pub fn shared_root(runtime_dir: &Path) -> PathBuf {
 
 /// Where the WebAssembly runner and the compiled guest stand in the view.
 pub const SHIM: &str = "/.wasm/shim";
+/// Where a program's init listens for what the program tells systemd: a file system of the task's own, so that nobody
+/// else can send there.
+pub const NOTIFY: &str = "/.wasm/notify";
 /// See [`SHIM`].
 pub const GUEST: &str = "/.wasm/guest.cwasm";
 
 /// Directories of the root that are no one's on the host.
-const OWN_DIRS: &[&str] =
-    &["alloc", "local", "secrets", "tmp", "var/tmp", "proc", "sys", "dev", "run/systemd", "root", ".wasm"];
+const OWN_DIRS: &[&str] = &[
+    "alloc",
+    "local",
+    "secrets",
+    "tmp",
+    "var/tmp",
+    "proc",
+    "sys",
+    "dev",
+    "run/systemd",
+    "root",
+    ".wasm",
+    ".wasm/notify",
+];
 /// Files of the root onto which files are mounted.
 const OWN_FILES: &[&str] = &[".wasm/shim", ".wasm/guest.cwasm", "run/systemd/notify"];
 /// Where the driver and systemd mount something of their own, so that nothing a task can write to may be mounted above.
@@ -61,6 +76,7 @@ pub const MOUNTED: &[&str] = &[
     "/proc/sys",
     "/run/.wasm",
     "/run/credentials",
+    "/run/host",
     "/run/systemd/journal",
     "/run/systemd/notify",
     "/run/systemd/resolve",
@@ -320,7 +336,10 @@ fn closed_to_others(path: &Path, depth: usize, hidden: &mut Vec<PathBuf>) {
 
 /// Makes such a root, or completes it. Every process of ours may do so at any time.
 pub fn prepare(root: &Path, host_paths: &[PathBuf]) -> io::Result<()> {
-    directory(root.parent().unwrap_or(root))?;
+    let parent = root.parent().unwrap_or(root);
+    directory(parent)?;
+    // Where a task that sees the host has a file system for it.
+    directory(&parent.join("notify"))?;
     directory(root)?;
     for name in OWN_DIRS {
         directory(&root.join(name))?;

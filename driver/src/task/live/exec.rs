@@ -37,6 +37,9 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(20);
 const CHUNK: usize = 16 << 10;
 /// How many of them are read after the command's end: the largest pipe of a user holds 64. Others may go on writing.
 const LAST_CHUNKS: usize = 64;
+/// How many commands of a task run at the same time: the driver keeps a descriptor for each, also of one that has left
+/// something.
+const MOST: usize = 256;
 /// How much of its output a command may have that nobody watches, in bytes: what Nomad's own drivers keep.
 const TAIL: usize = 4096;
 
@@ -75,6 +78,9 @@ pub enum Error {
          WebAssembly task; check it by HTTP, or have the operator of this node add \"NotifyAccess\" to `allow_properties`"
     )]
     BesideGuest,
+    /// Too many of them run, or have left something that runs.
+    #[error("{MOST} commands of this task run, or have left processes; end some of them first")]
+    Many,
     /// The task has no processes that one could join.
     #[error("the task is no longer running")]
     Ended,
@@ -241,6 +247,10 @@ impl Running {
         let start = |source| Error::Start { source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(start)?;
         let group = Cgroup::at(plan.cgroup.clone());
+        let beside = group.path().parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+        if beside.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)).count() >= MOST {
+            return Err(Error::Many);
+        }
         fs::create_dir(group.path()).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Error::Ended,
             _ => Error::Start { source },
