@@ -92,6 +92,7 @@ const OPTIONS: &[(u32, &str, &str, &str)] = &[
     ),
     (257, "sandbox { private_pids = \"yes\" }", "echo $$", "1\n"),
     (258, "hostname = \"web-1\"", "cat /proc/sys/kernel/hostname", "web-1\n"),
+    (258, "hostname = \"web-1\"", "grep web-1 /etc/hosts", "127.0.1.1 web-1\n"),
     (0, "sandbox { keyring_mode = \"private\" }", "cat /proc/keys | wc -l > /dev/null; echo ok", "ok\n"),
     (0, "sandbox { coredump_filter = \"0x33\" }", "cat /proc/self/coredump_filter", "00000033\n"),
     (0, "sandbox { personality = \"x86\" }", "uname -m", "i686\n"),

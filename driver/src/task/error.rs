@@ -4,7 +4,7 @@ use super::spec;
 use std::path::PathBuf;
 
 use super::config::{NetworkMode, TaskId};
-use super::host::view::View;
+use super::host::view::{self, View};
 use super::host::{env, files, logs, program};
 use super::live::exec;
 use super::live::signal;
@@ -179,7 +179,12 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
                           `tasks_max`, `ulimit` and `sandbox.system_call_filter`";
             Error::SetUp { advice: advice.to_owned(), source }
         }
-        systemd::Error::Step { status, .. } => Error::SetUp { advice: advice(status, task), source },
+        systemd::Error::Step { unit, status, words } => {
+            // It is nothing that the job names.
+            let words = words.replace(view::SHIM, "the task's init");
+            let source = systemd::Error::Step { unit, status, words };
+            Error::SetUp { advice: advice(status, task), source }
+        }
         other => Error::Systemd(other),
     }
 }
@@ -218,7 +223,8 @@ fn advice(status: i32, task: &TaskSpec) -> String {
         (226, _) => {
             format!(
                 "the task's view of the host cannot be made from {}; is every path there that the job names in `files` \
-                 (`inaccessible_paths`, `read_only_paths` and the like; with `-` before it one may be missing)?",
+                 (`inaccessible_paths`, `read_only_paths` and the like; with `-` before it one may be missing), and are \
+                 the options of `temporary_file_system` those of tmpfs(5), such as `size=64M`?",
                 task.dirs.alloc_dir.display()
             )
         }

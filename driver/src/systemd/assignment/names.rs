@@ -261,26 +261,18 @@ pub fn capability_mask<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<u
     })
 }
 
-/// The capabilities of `mask` by name, all that are known if all are set; those that have no name yet by their number.
+/// The capabilities of `mask` by name, all that are known if all are set.
 pub fn capability_names(mask: u64) -> String {
     let set = CAPABILITIES.iter().enumerate().filter(|(number, _)| mask & 1 << number != 0);
-    let mut names: Vec<String> = set.map(|(_, name)| format!("CAP_{name}")).collect();
-    let newer = CAPABILITIES.len()..=CAPABILITY_MAX as usize;
-    if newer.clone().any(|number| mask & 1 << number == 0) {
-        names.extend(newer.filter(|number| mask & 1 << number != 0).map(|number| number.to_string()));
-    }
-    names.join(" ")
+    set.map(|(_, name)| format!("CAP_{name}")).collect::<Vec<_>>().join(" ")
 }
-
-/// The highest number that systemd takes for one (`CAP_LIMIT`).
-const CAPABILITY_MAX: u32 = 62;
 
 /// The words of a set of capabilities.
 pub(super) fn capabilities(text: &str) -> Parsed<u64> {
     let (inverted, text) = text.strip_prefix('~').map_or((false, text), |rest| (true, rest));
     let words = words(text, LIST)?;
     // A number is one capability, for those that are newer than we are.
-    let mask = words.iter().try_fold(0_u64, |mask, word| match within::<u32>(word, 0..=CAPABILITY_MAX) {
+    let mask = words.iter().try_fold(0_u64, |mask, word| match within::<u32>(word, 0..=62) {
         Ok(number) => Ok::<_, String>(mask | 1 << number),
         Err(_) => Ok(mask | capability_mask([word.as_str()])?),
     })?;

@@ -20,7 +20,7 @@ options! {
         pub allow_caps: Vec<String> = "[\"audit_write\", \"chown\", \"dac_override\", \"fowner\", \"fsetid\", \"kill\", \"mknod\", \"net_bind_service\", \"setfcap\", \"setgid\", \"setpcap\", \"setuid\", \"sys_chroot\"]",
         /// Host paths that a job may bind, or use as a root or an image, with everything below them; `"/path:ro"` allows to read them and no more. `"local"` allows images in the task's own directories, which makes the kernel mount file systems that an `artifact` block fetched.
         pub allow_host_paths: Vec<String> = "[]",
-        /// Tasks that are root, or could act as root: with UID 0, with a capability such as `"setuid"` or `"dac_override"`, or with a named user and without `no_new_privileges`. `"no"`: refused. `"confined"`: allowed under the preset `"standard"`, in user and PID namespaces of their own (systemd 257 or newer). `"host"`: allowed with the rights of the host's root, limited by their capabilities and view.
+        /// Tasks that are root, or could act as root: with UID 0, with a capability such as `"setuid"` or `"dac_override"`, or with a named user and without `no_new_privileges`. `"no"`: refused. `"confined"`: allowed under the preset `"standard"`, in user and PID namespaces of their own (systemd 257 or newer), where a program cannot become another user. `"host"`: allowed with the rights of the host's root, limited by their capabilities and view.
         pub allow_root: String = "\"no\"",
         /// systemd properties that a job may set, as options or in `properties`: names, patterns such as `"Log*"`, and `"@confining"` for all that do not reach beyond the task. See also `sandbox_floor`.
         pub allow_properties: Vec<String> = "[\"@confining\"]",
@@ -75,7 +75,7 @@ options! {
         pub cap_drop: Vec<String> = "[]",
         /// Credentials, as files in `$CREDENTIALS_DIRECTORY` (systemd.exec(5), `LoadCredential=`).
         pub credential: Vec<Credential>,
-        /// Entries of the task's `/etc/hosts`, each as `"name:address"`.
+        /// Entries of the task's `/etc/hosts`, each as `"name:address"`. The file then holds these, `localhost` and the group's name, and not the entries of the host.
         pub extra_hosts: Vec<String> = "[]",
         /// File system of the task.
         pub files: Option<Files>,

@@ -22,9 +22,14 @@ pub fn advice(task: &TaskSpec) -> Option<String> {
     let args = task.args.iter().filter(|_| begins_in_local);
     let named = args.flat_map(|arg| words(arg)).filter(|word| task.dirs.named(Path::new(word)).is_some());
     let word = named.take(LOOKED_AT).find(|word| is_misplaced(&task.dirs, word))?;
+    let variable = match Path::new(word).components().next()?.as_os_str().to_str()? {
+        "alloc" => "NOMAD_ALLOC_DIR",
+        "secrets" => "NOMAD_SECRETS_DIR",
+        _ => "NOMAD_TASK_DIR",
+    };
     Some(format!(
         "`args`: {word} is looked up in the working directory, the task's `local/`, and is not there; set `work_dir = \"/\"` \
-         to begin beside `local/`, or write ${{NOMAD_TASK_DIR}} for it"
+         to begin beside `local/`, or write ${{{variable}}} for its directory"
     ))
 }
 

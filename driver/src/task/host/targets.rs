@@ -220,7 +220,14 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
     };
     let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
     if target.ancestors().any(|part| is_of_host(part) && is_link(part)) {
-        let real = target.canonicalize().unwrap_or_else(|_| target.to_owned());
+        // What is not there yet is below something that is.
+        let there = target.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
+        let real = there.map_or_else(
+            || target.to_owned(),
+            |(part, real)| {
+                real.join(target.strip_prefix(part).unwrap_or(Path::new(""))).components().collect()
+            },
+        );
         return Err(Error::HostLink { option, path: target.to_owned(), real });
     }
     match &task.view {

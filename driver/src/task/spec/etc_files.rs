@@ -27,10 +27,13 @@ pub(super) fn etc(
         NetworkMode::Group { host, .. } => host.as_ref(),
         NetworkMode::Host | NetworkMode::None => None,
     };
-    if group.is_some() || !extra_hosts.is_empty() {
+    let hostname = config.driver.hostname.as_ref();
+    if group.is_some() || hostname.is_some() || !extra_hosts.is_empty() {
         let mut lines =
             vec!["127.0.0.1 localhost".to_owned(), "::1 localhost ip6-localhost ip6-loopback".to_owned()];
         lines.extend(group.map(|(name, address)| format!("{address} {name}")));
+        // As Debian has it: the name leads to this machine, whatever its addresses are.
+        lines.extend(hostname.map(|name| format!("127.0.1.1 {name}")));
         for host in extra_hosts {
             // An address of IPv6 has colons, a name has none.
             let pair = host.split_once(':').filter(|(name, _)| !name.is_empty());
