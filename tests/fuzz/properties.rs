@@ -102,7 +102,7 @@ fn every_accepted_value_is_one_line_of_a_unit_file_for_each_assignment() {
         }
         let name = UnitName::known("x.service");
         let file = unit_file(TransientUnit::new(name, vec![Property::Assigned(accepted)]));
-        assert_eq!(file.lines().filter(|line| !line.is_empty()).count(), 5, "{file}");
+        assert_eq!(file.lines().filter(|line| !line.is_empty()).count(), 4, "{file}");
     });
 }
 
