@@ -25,9 +25,7 @@ job "socket" {
           $SIG{PIPE} = 'IGNORE';
           $/ = "\r\n\r\n";
           my $http = IO::Socket->new_from_fd(3, 'r+');
-          # `@` stands for the zero with which the names of abstract sockets begin.
-          (my $address = $ENV{NOTIFY_SOCKET}) =~ s/^@/\0/;
-          my $systemd = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $address);
+          my $systemd = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $ENV{NOTIFY_SOCKET});
           $systemd->send('READY=1');
           while (1) {
             $systemd->send('WATCHDOG=1');
