@@ -69,12 +69,9 @@ fn of_job(requested: Requested, by_hand: bool) -> Result<String, String> {
 
 /// The commands for a shell that start a task.
 fn commands(sketch: &Sketch) -> String {
-    let ByHand { directories, compile, unit, env, needs_a_root } = sketch.by_hand();
+    let ByHand { directories, compile, view, unit, env, needs_a_root } = sketch.by_hand();
     let words = |words: Vec<String>| words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ");
     let mut text = String::new();
-    if needs_a_root {
-        text.push_str("# It cannot be started so: the driver makes a root for this very task.\n");
-    }
     let install = ["install", "-d", "-m", "777"].map(str::to_owned).into_iter();
     let directories = directories.iter().map(|directory| directory.display().to_string());
     let _ = writeln!(text, "{}", words(install.chain(directories).collect()));
@@ -82,7 +79,13 @@ fn commands(sketch: &Sketch) -> String {
     if let Some(compile) = compile {
         let _ = writeln!(text, "{}", words(compile));
     }
-    text.push_str("# The driver makes the view when it starts the first task after a boot.\n");
+    // Whoever pipes this into a shell sees no comment.
+    let tell = |what: &str| format!("echo {} >&2\n", shell_word(what));
+    if needs_a_root {
+        text.push_str(&tell("this task mounts more than others: the driver makes a root for it, and systemd may not start it without"));
+    }
+    let absent = tell("there is no view yet: have the driver start any task first, by which it makes one");
+    let _ = write!(text, "test -d {} || {absent}", shell_word(&view.display().to_string()));
     let _ = writeln!(text, "{}", systemd_run(unit, &env));
     text
 }

@@ -273,6 +273,24 @@ async fn the_commands_of_a_job_start_its_tasks_without_the_driver() {
 }
 
 #[tokio::test]
+async fn a_printed_unit_names_files_of_the_task_by_their_paths_on_the_host() {
+    let host = host!();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("j.nomad.hcl");
+    let files = "files {\n bind_paths = [\"local/x:/x\", \"alloc/data:/data\", \"/local/y:/y\"]\n }";
+    let config = format!("config {{\n command = \"true\"\n {files}\n }}");
+    let task = format!("task \"t\" {{\n driver = \"systemd\"\n {config}\n }}");
+    std::fs::write(&path, format!("job \"j\" {{\n group \"g\" {{\n {task}\n }}\n}}\n")).unwrap();
+    let driver = program("nomad-driver-systemd").display().to_string();
+    let text = host.run(&driver, &["unit", path.to_str().unwrap()]);
+    for bind in ["/t/local/x:/x", "/alloc/data:/data", "/t/local/y:/y"] {
+        let alloc = "/var/lib/nomad/alloc/00000000-0000-4000-8000-000000000000";
+        assert!(text.contains(&format!("{alloc}{bind}")), "{bind}: {text}");
+    }
+    assert!(text.contains("ExecStart=@/.wasm/shim wasm-shim init --report -- /usr/bin/true true"), "{text}");
+}
+
+#[tokio::test]
 async fn what_systemd_has_of_an_allocation_is_printed_by_its_id() {
     let host = host!();
     let node = Node::start(&host).await;

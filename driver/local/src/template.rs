@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 
 use crate::taskenv::TaskEnv;
@@ -22,6 +22,8 @@ pub struct Template {
     pub env: bool,
     /// The mode of the result, such as 0o644.
     pub mode: u32,
+    /// Who owns the result, user and group, such as 1000; ourselves where the job does not say.
+    pub owner: (Option<u32>, Option<u32>),
     /// What stands around an action, such as `{{` and `}}`.
     pub delimiters: (String, String),
 }
@@ -81,6 +83,9 @@ impl Template {
                 fs::create_dir_all(parent)?;
             }
             fs::write(&destination, &result)?;
+            if self.owner != (None, None) {
+                chown(&destination, self.owner.0, self.owner.1)?;
+            }
             fs::set_permissions(&destination, fs::Permissions::from_mode(self.mode))
         };
         write().map_err(|source| Error::File { path: destination.clone(), source })?;

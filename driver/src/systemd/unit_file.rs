@@ -31,7 +31,10 @@ pub fn unit_file(unit: TransientUnit) -> String {
 
 /// The lines of a unit file that say the same; none for what is no text, such as a descriptor.
 pub(super) fn lines(property: Property) -> Vec<(String, String)> {
-    if let Property::Assigned(assignment) = &property {
+    if let Property::Assigned(assignment) = &property
+        // Those may be others by now than the text says.
+        && !assignment.names_host_paths()
+    {
         let text = assignment.text();
         return vec![(assignment.name().to_owned(), text.to_owned())];
     }

@@ -27,6 +27,8 @@ pub struct ByHand {
     pub directories: Vec<PathBuf>,
     /// The command that compiles a guest's module.
     pub compile: Option<Vec<String>>,
+    /// The root on which tasks see the host, which the driver makes when it starts the first one after a boot.
+    pub view: PathBuf,
     /// The task's unit.
     pub unit: TransientUnit,
     /// Its variables.
@@ -74,6 +76,7 @@ impl Sketch {
         ByHand {
             directories: vec![dirs.local.clone(), dirs.secrets.clone(), dirs.shared.join("data")],
             compile: self.is_guest.then_some(compile),
+            view: view::shared_root(&self.node.runtime_dir),
             unit,
             env: env::carried(&self.task.env),
             needs_a_root: self.task.needs_a_root_of_its_own(self.task.settings(self.is_guest)),

@@ -66,6 +66,14 @@ pub enum Reason {
         /// Such as `404 Not Found`.
         status: String,
     },
+    /// A file of this machine that is not there, or not for us.
+    #[error("read {path}")]
+    Read {
+        /// The path.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// A path that is no file.
     #[error("{path} is not a regular file; pack a directory into a tar first")]
     NotAFile {

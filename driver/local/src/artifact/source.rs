@@ -83,13 +83,13 @@ impl Location {
     pub(super) fn open(&self, headers: &BTreeMap<String, String>) -> Result<(Box<dyn Read>, bool), Reason> {
         match self {
             Self::File(path) => {
-                let stored = |source| Reason::Store { path: path.clone(), source };
-                let metadata = fs::metadata(path).map_err(stored)?;
+                let read = |source| Reason::Read { path: path.clone(), source };
+                let metadata = fs::metadata(path).map_err(read)?;
                 if !metadata.is_file() {
                     return Err(Reason::NotAFile { path: path.clone() });
                 }
                 let executable = metadata.permissions().mode() & 0o111 != 0;
-                Ok((Box::new(File::open(path).map_err(stored)?), executable))
+                Ok((Box::new(File::open(path).map_err(read)?), executable))
             }
             Self::Web(url) => {
                 let config =

@@ -425,6 +425,16 @@ job "web" {
         assert!(error.contains("`before` is none of prestart, poststart, poststop"), "{error}");
         let error = with_task("kill_signal = \"SIGNOPE\"").unwrap_err().to_string();
         assert!(error.contains("`kill_signal`") && error.contains("SIGTERM"), "{error}");
+        for (line, word) in
+            [("change_signal = \"SIGHUPP\"", "SIGHUP"), ("uid = -2", "1000"), ("gid = 5000000000", "1000")]
+        {
+            let template = format!("template {{\n data = \"x\"\n destination = \"local/x\"\n {line}\n}}");
+            let error = with_task(&template).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("`{}`", &line[..line.find(' ').unwrap()])) && error.contains(word),
+                "{error}"
+            );
+        }
         for lines in ["template {}", "template {\n destination = \"x\"\n}"] {
             let error = with_task(lines).unwrap_err().to_string();
             assert!(error.starts_with("template (line ") && error.contains("`d"), "{error}");

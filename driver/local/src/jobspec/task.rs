@@ -124,7 +124,7 @@ pub(super) fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<Strin
     for mut inner in block.blocks("template") {
         templates.push(template(&mut inner, scope)?);
         // What changes later is not followed here.
-        let later = ["change_mode", "change_signal", "change_script", "splay", "wait", "once", "uid", "gid"];
+        let later = ["change_mode", "change_script", "splay", "wait", "once"];
         inner.finish(
             &[&later[..], &["error_on_missing_key", "vault_grace"]].concat(),
             &[],
@@ -167,21 +167,21 @@ pub(super) fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<Strin
         volume_mounts,
         resources,
         kill_timeout: block.duration("kill_timeout", scope)?.unwrap_or(Duration::from_secs(5)),
-        kill_signal: kill_signal(block, scope)?,
+        kill_signal: offered_signal(block, "kill_signal", scope)?,
         leader: block.bool("leader", scope)?.unwrap_or(false),
         lifecycle,
         logs_disabled,
     })
 }
 
-/// The signal by which a task is stopped, one of those that nodes offer.
-fn kill_signal(block: &mut Block<'_>, scope: &Scope) -> Result<String, Error> {
-    let signal = block.string("kill_signal", scope)?.unwrap_or_default();
+/// A signal, one of those that nodes offer.
+fn offered_signal(block: &mut Block<'_>, key: &str, scope: &Scope) -> Result<String, Error> {
+    let signal = block.string(key, scope)?.unwrap_or_default();
     if signal.is_empty() || SIGNALS.contains(&signal.as_str()) {
         return Ok(signal);
     }
     let reason = format!("`{signal}` is none of the signals that nodes offer: {}", SIGNALS.join(", "));
-    Err(block.wrong("kill_signal", &reason))
+    Err(block.wrong(key, &reason))
 }
 
 pub(super) fn finish_task(block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error> {
@@ -241,12 +241,22 @@ fn template(block: &mut Block<'_>, scope: &Scope) -> Result<Template, Error> {
     let mode = u32::from_str_radix(&perms, 8);
     let mode =
         mode.map_err(|_| block.wrong("perms", &format!("`{perms}` is not a file mode such as 644")))?;
+    // Nothing changes here, and a wrong name is wrong all the same.
+    offered_signal(block, "change_signal", scope)?;
+    let mut owner = |key| -> Result<Option<u32>, Error> {
+        // Nomad takes -1 for none.
+        let number = block.integer(key, scope)?.filter(|number| *number != -1);
+        let known = number.map(u32::try_from).transpose();
+        known.map_err(|_| block.wrong(key, "a number of a user or group is wanted, such as 1000"))
+    };
+    let owner = (owner("uid")?, owner("gid")?);
     let template = Template {
         data: block.string("data", scope)?,
         source: block.string("source", scope)?,
         destination: block.string("destination", scope)?.ok_or_else(|| block.missing("destination"))?,
         env: block.bool("env", scope)?.unwrap_or(false),
         mode,
+        owner,
         delimiters: (
             block.string("left_delimiter", scope)?.unwrap_or_else(|| "{{".to_owned()),
             block.string("right_delimiter", scope)?.unwrap_or_else(|| "}}".to_owned()),

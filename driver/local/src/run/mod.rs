@@ -211,6 +211,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_rendered_template_belongs_to_whom_the_job_says() {
+        let us = rustix::process::geteuid();
+        let owner = if us.is_root() { 12345 } else { us.as_raw() };
+        let script = "stat -c '%u %a' ${NOMAD_SECRETS_DIR}/token > $NOMAD_ALLOC_DIR/data/result";
+        let more = format!(
+            "template {{\n data = \"x\"\n destination = \"secrets/token\"\n perms = \"0640\"\n uid = {owner}\n gid = -1\n}}"
+        );
+        let played = played(&format!("group \"g\" {{\n{}\n}}", shell("t", &more, script))).await;
+        assert_eq!((played.code, played.result), (Ok(0), format!("{owner} 640\n")));
+    }
+
+    #[tokio::test]
     async fn a_volume_is_mounted_and_one_that_nobody_gave_ends_it() {
         let volume = |source: &str| format!("volume \"v\" {{\n type = \"host\"\n source = {source:?}\n}}\n");
         let mount = "volume_mount {\n volume = \"v\"\n destination = \"/data\"\n read_only = true\n}";

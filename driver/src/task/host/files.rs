@@ -63,7 +63,7 @@ pub enum Error {
     #[error(transparent)]
     Target(#[from] targets::Error),
     /// It is not there, or cannot be reached.
-    #[error("{}: {path} cannot be opened{}", settings::shown(.option), advice(path, source))]
+    #[error("{}: {path} cannot be opened{}", settings::shown(.option), advice(option, path, source))]
     Find {
         /// The property.
         option: &'static str,
@@ -103,8 +103,8 @@ pub enum Error {
 }
 
 /// What to do about a path of the task's own that is not there: systemd makes none.
-fn advice(path: &Path, source: &io::Error) -> &'static str {
-    if source.kind() == io::ErrorKind::NotFound && path.is_relative() {
+fn advice(option: &str, path: &Path, source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::NotFound && path.is_relative() && BINDS.contains(&option) {
         "; it must be there before the task starts: make it with a `template`, an `artifact` or a prestart task, or bind \
          `alloc/data`, which Nomad makes"
     } else {

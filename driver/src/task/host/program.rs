@@ -99,8 +99,8 @@ pub enum Error {
     },
     /// The host may have it; the task does not see it.
     #[error(
-        "`command`: {path} is not in the task's view; fetch it into `local/` with an `artifact` block, or add its \
-         directory to `host_paths` in the driver's plugin configuration"
+        "`command`: {path} is not in the task's view; fetch it into `local/` with an `artifact` block, or bind its \
+         directory with `files.bind_read_only_paths`, which the operator allows by `allow_host_paths`"
     )]
     NotInView {
         /// As the job says it.
