@@ -111,6 +111,8 @@ fn the_memory_of_a_guest_that_traps_is_dumped_where_it_is_wanted() {
     assert!(!end.stderr().contains("coredump"), "{end:?}");
     let nowhere = desk.run(&["run", "-D", "coredump=/no/such/core", &desk.guest("trap")]);
     nowhere.says("write the core dump to `/no/such/core`");
+    nowhere.says("wasm-shim: trap: out of bounds memory access");
+    assert_eq!(nowhere.code(), TRAPPED);
 }
 
 #[test]

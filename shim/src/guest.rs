@@ -7,9 +7,10 @@
 use crate::args::Guest;
 use crate::code::Code;
 use crate::engine;
-use crate::outcome::{Kind, Outcome, Refusal};
+use crate::limits::Limits;
+use crate::outcome::{Kind, Outcome, Refusal, say};
 use crate::settings::Wasm;
-use crate::wasi::{self, ModuleHost};
+use crate::wasi::{self, Host, ModuleHost};
 use crate::world::{Wasi, World};
 use crate::{artifact, invoke, process, systemd};
 use std::fs;
@@ -132,10 +133,7 @@ async fn run_module(module: &Module, function: Option<&String>, guest: &Guest) -
     };
     match ran.await {
         Ok(()) => Ok(Outcome::Exit(0)),
-        Err(error) => {
-            dump(&error, store, guest)?;
-            Outcome::of_error(error, store.data_mut().limits())
-        }
+        Err(error) => cut(error, store, guest, ModuleHost::limits),
     }
 }
 
@@ -156,10 +154,7 @@ async fn run_component(component: &Component, wasi: Wasi, guest: &Guest) -> Resu
     match ran.await {
         Ok(Ok(())) => Ok(Outcome::Exit(0)),
         Ok(Err(())) => Ok(Outcome::Exit(1)),
-        Err(error) => {
-            dump(&error, store, guest)?;
-            Outcome::of_error(error, store.data_mut().limits())
-        }
+        Err(error) => cut(error, store, guest, Host::limits),
     }
 }
 
@@ -173,20 +168,25 @@ async fn invoke_component(component: &Component, call: &str, guest: &Guest) -> R
     };
     match ran.await {
         Ok(()) => Ok(Outcome::Exit(0)),
-        Err(error) => {
-            dump(&error, store, guest)?;
-            Outcome::of_error(error, store.data_mut().limits())
-        }
+        Err(error) => cut(error, store, guest, Host::limits),
     }
 }
 
-/// Writes the memory of a guest that trapped to the file that `-D coredump` names.
-fn dump<T: 'static>(error: &Error, store: &mut Store<T>, guest: &Guest) -> Result<()> {
-    let (Some(file), Some(core)) = (&guest.coredump, error.downcast_ref::<WasmCoreDump>()) else {
-        return Ok(());
-    };
-    let core = core.serialize(&mut *store, &guest.name);
-    fs::write(file, core).with_context(|| format!("write the core dump to `{}`", file.display()))
+/// How a guest ended that did not end by itself. Its memory is written to the file that `-D coredump` names.
+fn cut<T: 'static>(
+    error: Error,
+    store: &mut Store<T>,
+    guest: &Guest,
+    limits: fn(&mut T) -> &mut Limits,
+) -> Result<Outcome> {
+    if let (Some(file), Some(core)) = (&guest.coredump, error.downcast_ref::<WasmCoreDump>()) {
+        let core = core.serialize(&mut *store, &guest.name);
+        if let Err(wrong) = fs::write(file, core) {
+            // Why it trapped is worth more.
+            say(&format!("write the core dump to `{}`: {wrong}", file.display()));
+        }
+    }
+    Outcome::of_error(error, limits(store.data_mut()))
 }
 
 fn new_store<T>(engine: &wasmtime::Engine, host: T, wasm: &Wasm) -> Result<&'static mut Store<T>> {
