@@ -79,7 +79,7 @@ impl JobOptions {
             let (name, value) = text.split_once('=').ok_or_else(|| Error::Variable { text: text.clone() })?;
             variables.insert(name.to_owned(), value.to_owned());
         }
-        let job = jobspec::parse(&text, &variables)
+        let job = jobspec::parse(&text, &variables, path.parent().unwrap_or(Path::new("")))
             .map_err(|source| Error::Job { path, source: Box::new(source) })?;
         match job.groups.iter().flat_map(|group| &group.tasks).find(|task| task.driver != DRIVER) {
             Some(task) => Err(Error::Driver { task: task.name.clone(), driver: task.driver.clone() }),
@@ -246,6 +246,7 @@ mod tests {
             "job \"j\" {\n group \"g\" {\n volume \"v\" {\n type = \"host\"\n source = \"data\"\n }\n task \"t\" {\n driver = \
              \"systemd\"\n }\n }\n}\n",
             &BTreeMap::new(),
+            Path::new("/"),
         );
         let job = job.unwrap();
         let error = volumes(&["other=/srv"]).unwrap().check(&job).unwrap_err().to_string();

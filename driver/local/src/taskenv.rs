@@ -339,7 +339,7 @@ job "j" {
 "#;
 
     fn env(isolation: FsIsolation) -> TaskEnv {
-        let job = jobspec::parse(JOB, &BTreeMap::new()).unwrap();
+        let job = jobspec::parse(JOB, &BTreeMap::new(), Path::new("/")).unwrap();
         let dir = TaskDir::below(Path::new("/a/id"), "t");
         let host = [("PATH", "/bin"), ("NOMAD_TOKEN", "x"), ("NOMAD_DC", "no")];
         TaskEnv::new(&Facts {

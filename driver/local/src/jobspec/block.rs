@@ -126,15 +126,17 @@ impl<'a> Block<'a> {
     }
 
     fn inner(&self, written: &'a Written) -> Block<'a> {
-        let labels: Vec<String> = written.labels.iter().map(|label| label.as_str().to_owned()).collect();
-        let named = labels.iter().map(|label| format!(" {label:?}"));
-        let line = written.span().map(|span| format!(" (line {})", self.line(span.start)));
-        let place = [written.ident.to_string()].into_iter().chain(named).chain(line).collect();
-        Block::new(place, labels, self.text, &written.body)
+        Self::of(self.text, written)
     }
 
-    fn line(&self, offset: usize) -> usize {
-        self.text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+    /// A block that was found in the file of this `text`.
+    pub(super) fn of(text: &'a str, written: &'a Written) -> Self {
+        let labels: Vec<String> = written.labels.iter().map(|label| label.as_str().to_owned()).collect();
+        let named = labels.iter().map(|label| format!(" {label:?}"));
+        let line = |offset| text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1;
+        let line = written.span().map(|span| format!(" (line {})", line(span.start)));
+        let place = [written.ident.to_string()].into_iter().chain(named).chain(line).collect();
+        Block::new(place, labels, text, &written.body)
     }
 
     /// The expression of an attribute, not evaluated.

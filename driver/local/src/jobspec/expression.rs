@@ -6,6 +6,7 @@
 //! is an error. Facts from Nomad v2.0.5: jobspec2/types.config.go, helper/pluginutils/hclutils/util.go.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use hcl::eval::{Context, Evaluate};
 use hcl::expr::{FuncCall, ObjectKey, Operation, TemplateExpr, Traversal, TraversalOperator, Variable};
@@ -38,7 +39,7 @@ pub enum Error {
     #[error(
         "the function `{name}` is not available without a Nomad agent (available: {known}); \
          write its result instead, or submit the job to a Nomad agent",
-        known = functions::NAMES.join(", ")
+        known = functions::names()
     )]
     UnknownFunction {
         /// Such as `bcrypt`.
@@ -66,6 +67,8 @@ enum Unknown {
 pub struct Scope {
     variables: Map<String, Value>,
     unknown: Unknown,
+    /// Where the functions that read files look for relative paths; without it there are no such functions.
+    directory: Option<String>,
 }
 
 impl Scope {
@@ -75,13 +78,19 @@ impl Scope {
         Self {
             variables: roots.into_iter().map(|(name, map)| (name.to_owned(), Value::Object(map))).collect(),
             unknown: Unknown::StaysText,
+            directory: None,
         }
+    }
+
+    /// With the functions that read files; relative paths are in this directory.
+    pub fn with_files(self, directory: &Path) -> Self {
+        Self { directory: Some(directory.display().to_string()), ..self }
     }
 
     /// The scope of a task's `config` just before it starts: names such as `NOMAD_TASK_DIR` or `attr.kernel.name`,
     /// dots making objects, as [`crate::taskenv::TaskEnv::scope`] builds it.
     pub fn of_task(variables: Map<String, Value>) -> Self {
-        Self { variables, unknown: Unknown::IsAnError }
+        Self { variables, unknown: Unknown::IsAnError, directory: None }
     }
 
     /// The scope of a plugin's own configuration: functions and no variables.
@@ -193,11 +202,16 @@ impl Scope {
             }
             Expression::FuncCall(call) => {
                 let name = call.name.name.as_str();
-                if call.name.is_namespaced() || !functions::NAMES.contains(&name) {
+                let reads_files = functions::reads_files(name);
+                let is_known = functions::is_known(name) && (!reads_files || self.directory.is_some());
+                if call.name.is_namespaced() || !is_known {
                     return Err(Error::UnknownFunction { name: name.to_owned() });
                 }
                 for argument in &mut call.args {
                     self.resolve(argument, bound)?;
+                }
+                if let Some(directory) = self.directory.as_ref().filter(|_| reads_files) {
+                    call.args.insert(0, Expression::String(directory.clone()));
                 }
             }
             Expression::Parenthesis(inner) => self.resolve(inner, bound)?,

@@ -6,6 +6,7 @@
 //! [`Job::ignored`]. Facts from Nomad v2.0.5, jobspec2/ and the API structures behind it.
 
 pub(crate) mod block;
+mod dynamic;
 pub mod expression;
 mod functions;
 mod group;
@@ -13,6 +14,7 @@ mod task;
 pub(crate) mod types;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use hcl::{Map, Value};
 
@@ -48,13 +50,18 @@ pub struct Job {
 
 const AGENT: &str = "submit the job to a Nomad agent";
 
-/// Reads a job. `variables` are the values of `-var`, names to text.
-pub fn parse(text: &str, variables: &BTreeMap<String, String>) -> Result<Job, Error> {
+/// Reads a job. `variables` are the values of `-var`, names to text; the paths of `file("…")` are in `directory`.
+pub fn parse(text: &str, variables: &BTreeMap<String, String>, directory: &Path) -> Result<Job, Error> {
     let body = hcl::edit::parser::parse_body(text).map_err(|source| Error::Parse { source })?;
     let mut file = Block::file(text, &body);
     let variables = declared(&mut file, variables)?;
-    let locals = locals(&mut file, &variables)?;
-    let scope = Scope::of_job(variables, locals);
+    let locals = locals(&mut file, &variables, directory)?;
+    let scope = Scope::of_job(variables, locals).with_files(directory);
+    let body = dynamic::expand(text, &body, &scope)?;
+    let mut file = Block::file(text, &body);
+    for known in ["variable", "locals"] {
+        file.blocks(known);
+    }
     let Some(mut block) = file.block("job")? else {
         return Err(file.missing("job"));
     };
@@ -129,7 +136,11 @@ fn declared(file: &mut Block<'_>, given: &BTreeMap<String, String>) -> Result<Ma
 }
 
 /// The values of the `locals` blocks, which may use each other in any order.
-fn locals(file: &mut Block<'_>, variables: &Map<String, Value>) -> Result<Map<String, Value>, Error> {
+fn locals(
+    file: &mut Block<'_>,
+    variables: &Map<String, Value>,
+    directory: &Path,
+) -> Result<Map<String, Value>, Error> {
     let mut waiting = Vec::new();
     for mut block in file.blocks("locals") {
         waiting.extend(block.expressions());
@@ -137,7 +148,7 @@ fn locals(file: &mut Block<'_>, variables: &Map<String, Value>) -> Result<Map<St
     }
     let mut values = Map::new();
     while !waiting.is_empty() {
-        let scope = Scope::of_job(variables.clone(), values.clone());
+        let scope = Scope::of_job(variables.clone(), values.clone()).with_files(directory);
         let (before, mut failure) = (waiting.len(), None);
         waiting.retain(|(name, expression)| match scope.value(expression) {
             Ok(value) => {
@@ -347,7 +358,7 @@ job "web" {
 "#;
 
     fn parsed(text: &str) -> Result<Job, Error> {
-        parse(text, &BTreeMap::new())
+        parse(text, &BTreeMap::new(), Path::new("/"))
     }
 
     fn with_task(lines: &str) -> Result<Job, Error> {
@@ -393,7 +404,7 @@ job "web" {
             ("greeting".to_owned(), "good day".to_owned()),
             ("ports".to_owned(), "[\"81\"]".to_owned()),
         ]);
-        let job = parse(JOB, &given).unwrap();
+        let job = parse(JOB, &given, Path::new("/")).unwrap();
         let expected = hcl::value!(["-c", "echo WELL good day ${NOMAD_PORT_http} ${HOME}", 81]);
         assert_eq!(job.groups[0].tasks[0].config["args"], expected);
     }
@@ -402,7 +413,8 @@ job "web" {
     fn a_variable_without_a_value_or_a_declaration_is_named() {
         let error = parsed("variable \"x\" {}\njob \"j\" {}\n").unwrap_err().to_string();
         assert!(error.contains("`--var x=VALUE`"), "{error}");
-        let error = parse("job \"j\" {}\n", &BTreeMap::from([("y".to_owned(), String::new())])).unwrap_err();
+        let given = BTreeMap::from([("y".to_owned(), String::new())]);
+        let error = parse("job \"j\" {}\n", &given, Path::new("/")).unwrap_err();
         assert!(error.to_string().contains("`y`"), "{error}");
     }
 

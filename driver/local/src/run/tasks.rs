@@ -265,6 +265,10 @@ impl Run<'_> {
             }
         };
         if let Err(status) = answer {
+            // What a program wrote that then did not become ready.
+            if let Some(output) = prepared.output.take() {
+                output.finish().await;
+            }
             let source = Box::new(failed("StartTask")(status));
             return Err(Error::Task { task: task.task.name.clone(), source });
         }
