@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use proto::driver::driver_capabilities::MountConfigs;
 use proto::driver::network_isolation_spec::NetworkIsolationMode;

@@ -59,11 +59,18 @@ impl Vocabulary {
         // `mkdir:ENOSPC` is a system call and what it gives.
         let unknown = names.iter().find(|name| !known.contains(name.split(':').next().unwrap_or(name)));
         unknown.map_or(Ok(()), |unknown| {
-            let group = if unknown.starts_with('@') { "group of " } else { "" };
-            let plural = if group.is_empty() { "" } else { "s" };
+            let is_group = unknown.starts_with('@');
+            let what = if is_group { format!("group of {kind}s") } else { kind.to_owned() };
+            let alike = known.iter().filter(|known| known.starts_with('@') == is_group);
+            let nearest = alike
+                .map(|known| (strsim::levenshtein(unknown, known), known))
+                .min()
+                .filter(|(distance, _)| *distance <= unknown.len() / 2)
+                .map(|(_, known)| format!("; did you mean `{known}`?"));
             Err(format!(
-                "{name}: `{unknown}` is not a {group}{kind}{plural} that this node knows (`systemd-analyze {list}` lists them); \
-                 systemd would ignore it"
+                "{name}: `{unknown}` is not a {what} that this node knows (`systemd-analyze {list}` lists them), and systemd \
+                 would ignore it{}",
+                nearest.unwrap_or_default()
             ))
         })
     }

@@ -404,7 +404,20 @@ fn binds(text: &str) -> Parsed<Vec<(String, String, bool, u64)>> {
 
 fn temporary_file_systems(text: &str) -> Parsed<Vec<(String, String)>> {
     let split = |word: String| owned(word.split_once(':').unwrap_or((&word, "")));
-    Ok(words(text, LIST)?.into_iter().map(split).collect())
+    let mounts: Vec<(String, String)> = words(text, LIST)?.into_iter().map(split).collect();
+    let sizes = mounts.iter().flat_map(|(_, options)| options.split(','));
+    // systemd hands them to the kernel as they are, whose refusal names no option.
+    let wrong = sizes.filter_map(|option| option.strip_prefix("size=")).find(|size| !is_size_of_tmpfs(size));
+    match wrong {
+        Some(size) => Err(format!("`{size}` is not a size of a tmpfs such as `64M` or `10%` (tmpfs(5))")),
+        None => Ok(mounts),
+    }
+}
+
+/// What the kernel reads as `size=` of a tmpfs: a number with a suffix of its `memparse`, or a share of the memory.
+fn is_size_of_tmpfs(text: &str) -> bool {
+    let digits = text.strip_suffix(|last: char| "kKmMgGtTpPeE%".contains(last)).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// `[PARTITION:]OPTIONS`.

@@ -295,12 +295,17 @@ fn unknown(name: &str) -> Error {
         return Error::Gone { name: name.to_owned(), instead };
     }
     // No name is longer, and what is would take its time.
-    let start: String = name.chars().take(64).collect::<String>().to_ascii_lowercase();
-    let nearest = TABLE
-        .iter()
-        .map(|known| known.name)
-        .min_by_key(|known| strsim::levenshtein(&start, &known.to_ascii_lowercase()));
-    Error::Unknown { name: name.to_owned(), nearest: nearest.unwrap_or_default() }
+    let plain: String = name.chars().filter(|letter| *letter != '_').take(64).collect();
+    let plain = plain.to_ascii_lowercase();
+    let distance = |known: &Known| strsim::levenshtein(&plain, &known.name.to_ascii_lowercase());
+    let reserved = TABLE.iter().filter(|known| distance(known) == 0).find_map(|known| match known.reach {
+        Reach::Reserved(reason) => Some(Error::Ours { name: known.name, reason }),
+        _ => None,
+    });
+    // Nobody is led to what would be refused next.
+    let free = TABLE.iter().filter(|known| !matches!(known.reach, Reach::Reserved(_)));
+    let nearest = free.min_by_key(|known| distance(known)).map(|known| known.name);
+    reserved.unwrap_or(Error::Unknown { name: name.to_owned(), nearest: nearest.unwrap_or_default() })
 }
 
 #[cfg(test)]
@@ -450,6 +455,8 @@ mod tests {
             "set property `MemoryMaximum`: no such systemd property; did you mean `MemoryMax`?"
         );
         assert!(refused("memorymax", "1G").ends_with("did you mean `MemoryMax`?"));
+        assert!(refused("memory_max", "1G").ends_with("did you mean `MemoryMax`?"));
+        assert_eq!(refused("restart_sec", "1"), refused("RestartSec", "1"));
         assert_eq!(
             refused("MemoryLimit", "1G"),
             "set property `MemoryLimit`: removed from systemd; use `MemoryMax`"

@@ -107,6 +107,9 @@ fn advice(option: &str, path: &Path, source: &io::Error) -> &'static str {
     if source.kind() == io::ErrorKind::NotFound && path.is_relative() && BINDS.contains(&option) {
         "; it must be there before the task starts: make it with a `template`, an `artifact` or a prestart task, or bind \
          `alloc/data`, which Nomad makes"
+    } else if source.kind() == io::ErrorKind::NotFound && path.is_relative() && option == "credential" {
+        "; a relative path is looked up in the task's `secrets/`, before the task starts: a `template` or an `artifact` \
+         puts it there"
     } else {
         ""
     }

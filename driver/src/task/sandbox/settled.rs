@@ -105,8 +105,9 @@ pub(crate) fn requested(
         }
     }
     for (option, assignment) in &assignments {
-        let known = features.check(assignment).and_then(|()| features.check_names(assignment));
-        known.map_err(|reason| Error::Node { option: option.clone(), reason })?;
+        features.check(assignment).map_err(|reason| Error::Node { option: option.clone(), reason })?;
+        let known = features.check_names(assignment);
+        known.map_err(|reason| Error::Refused { option: option.clone(), reason })?;
     }
     Ok(assignments)
 }

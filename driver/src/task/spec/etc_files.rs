@@ -41,7 +41,12 @@ pub(super) fn etc(
                 Some((name, address.trim_matches(['[', ']']).parse::<IpAddr>().ok()?))
             });
             let Some((name, address)) = parsed.filter(|(name, _)| !name.contains(char::is_whitespace)) else {
-                let wanted = "a name and an address such as \"db:10.0.0.5\"";
+                let wanted = if host.ends_with(":host-gateway") {
+                    "a name and an address: `host-gateway` is a word of Docker's; write the address of the node, \
+                     `${attr.unique.network.ip-address}`"
+                } else {
+                    "a name and an address such as \"db:10.0.0.5\""
+                };
                 return Err(Error::Option { option: "extra_hosts", value: host.clone(), wanted });
             };
             lines.push(format!("{address} {name}"));
