@@ -1,7 +1,7 @@
 //! Units that were there before: earlier runs of a task, and what is left of one.
 
 use super::error::Error;
-use super::{Shared, Slot, lock, spec};
+use super::{Shared, Slot, spec};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::live::handle::Handle;
 use super::config::{TaskConfig, TaskId};
 use super::host::place::Place;
 use super::host::{pin, place};
-use super::wasm::compile;
+use super::wasm::compiler;
 use crate::systemd::UnitName;
 
 /// How long the copiers of a task may take over its last words: as long as Nomad's log collector waits for them.
@@ -55,7 +55,7 @@ impl Shared {
         };
         let earlier = self.earlier().await?.iter().filter(|other| is_earlier(other)).cloned();
         let ours: Vec<Arc<Handle>> = {
-            let table = lock(&self.table);
+            let table = self.table.lock();
             let live = table.values().filter_map(|slot| match slot {
                 Slot::Live(handle) => Some(Arc::clone(handle)),
                 Slot::Starting(_) => None,
@@ -69,7 +69,7 @@ impl Shared {
             self.remove(&unit).await?;
         }
         for handle in ours {
-            lock(&self.table).remove(handle.id());
+            self.table.lock().remove(handle.id());
         }
         Ok(())
     }
@@ -83,7 +83,7 @@ impl Shared {
                 .list(spec::UNIT_PREFIX)
                 .await?
                 .into_iter()
-                .partition::<Vec<_>, _>(compile::is_orphaned_compilation);
+                .partition::<Vec<_>, _>(compiler::is_orphaned_compilation);
             for unit in &orphans {
                 self.systemd.remove(unit).await?;
             }

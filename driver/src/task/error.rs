@@ -9,7 +9,7 @@ use super::host::{env, files, logs, program};
 use super::live::exec;
 use super::live::signal;
 use super::spec::{Identity, TaskSpec};
-use super::wasm::compile;
+use super::wasm::compiler;
 use super::wasm::outcome::Outcome;
 use crate::systemd::{self, UnitName};
 
@@ -27,7 +27,7 @@ pub enum Error {
     Program(program::Error),
     /// The job's WebAssembly cannot be compiled or run.
     #[error(transparent)]
-    Wasm(compile::Error),
+    Wasm(compiler::Error),
     /// The task's environment cannot be handed over.
     #[error(transparent)]
     Env(env::Error),
@@ -131,7 +131,7 @@ pub enum Error {
     #[error("`command`: every program is started by wasm-shim, which is its init")]
     Init {
         /// What is wrong with it.
-        source: compile::Error,
+        source: compiler::Error,
     },
     /// The driver is at fault.
     #[error("the driver panicked while it read the task's configuration; please report this")]

@@ -27,10 +27,11 @@ pub mod wasm;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OnceCell, mpsc};
 
 pub use self::error::Error;
@@ -49,7 +50,7 @@ use self::live::slices::Slices;
 use self::live::stats::{Stats, Usage};
 use self::live::{exec, handle, lost};
 use self::spec::NodeSpec;
-use self::wasm::{compile, guest};
+use self::wasm::{compiler, guest};
 use crate::systemd::{self, Manager, Systemd, UnitName, Whom};
 
 /// The tasks of this node, as far as this driver knows them. Cheap to clone.
@@ -61,7 +62,7 @@ pub struct Tasks {
 struct Shared {
     systemd: Systemd,
     node: RwLock<Option<Arc<NodeSpec>>>,
-    compiler: compile::Compiler,
+    compiler: compiler::Compiler,
     /// The runner of WebAssembly, when it was made, and what it says of its version.
     runner: Mutex<Option<(PathBuf, SystemTime, String)>>,
     table: Mutex<HashMap<TaskId, Slot>>,
@@ -89,7 +90,7 @@ impl Tasks {
         let shared = Shared {
             systemd,
             node: RwLock::default(),
-            compiler: compile::Compiler::default(),
+            compiler: compiler::Compiler::default(),
             runner: Mutex::default(),
             table: Mutex::default(),
             events: Events::default(),
@@ -107,7 +108,7 @@ impl Tasks {
     pub fn configure(&self, config: PluginConfig) -> Result<(), Error> {
         let node = NodeSpec::resolve(config).map_err(Error::Spec)?;
         self.shared.systemd.choose(node.manager);
-        *self.shared.node.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(node));
+        *self.shared.node.write() = Some(Arc::new(node));
         Ok(())
     }
 
@@ -146,12 +147,12 @@ impl Tasks {
         let shim = self.node().ok()?.wasm.shim().ok()?;
         let made = std::fs::metadata(&shim).and_then(|metadata| metadata.modified()).ok()?;
         if let Some((.., version)) =
-            lock(&self.shared.runner).as_ref().filter(|(path, at, _)| (path, at) == (&shim, &made))
+            self.shared.runner.lock().as_ref().filter(|(path, at, _)| (path, at) == (&shim, &made))
         {
             return Some(version.clone());
         }
         let version = guest::wasmtime(&shim).await.unwrap_or_default();
-        *lock(&self.shared.runner) = Some((shim, made, version.clone()));
+        *self.shared.runner.lock() = Some((shim, made, version.clone()));
         Some(version)
     }
 
@@ -171,7 +172,7 @@ impl Tasks {
     /// Finds a task that an earlier process of the driver started. One that we follow already is fine.
     pub async fn recover(&self, known: Known, saved: Saved) -> Result<(), Error> {
         let id = known.id.clone();
-        if let Some(Slot::Live(_)) = lock(&self.shared.table).get(&id) {
+        if let Some(Slot::Live(_)) = self.shared.table.lock().get(&id) {
             return Ok(());
         }
         let claim = Claim::new(&self.shared, &id)?;
@@ -210,7 +211,7 @@ impl Tasks {
 
     /// The live task of that id.
     pub fn get(&self, id: &TaskId) -> Result<Arc<Handle>, Error> {
-        match lock(&self.shared.table).get(id) {
+        match self.shared.table.lock().get(id) {
             Some(Slot::Live(handle)) => Ok(Arc::clone(handle)),
             _ => Err(Error::Unknown { id: id.clone() }),
         }
@@ -231,7 +232,7 @@ impl Tasks {
             return handle.stop(said.unwrap_or_else(|| handle.usual_signal()), patience).await;
         }
         // One that is still being started is not waited for: its start has failed then.
-        let starting = match lock(&self.shared.table).get(id) {
+        let starting = match self.shared.table.lock().get(id) {
             Some(Slot::Starting(stopped)) => Some(Arc::clone(stopped)),
             _ => None,
         };
@@ -332,7 +333,7 @@ impl Tasks {
         if copied {
             self.shared.end_copiers(id).await?;
         }
-        lock(&self.shared.table).remove(id);
+        self.shared.table.lock().remove(id);
         Ok(())
     }
 
@@ -343,7 +344,7 @@ impl Tasks {
 
 impl Shared {
     fn node(&self) -> Result<Arc<NodeSpec>, Error> {
-        let configured = self.node.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let configured = self.node.read().clone();
         // A host that sets no configuration gets the defaults.
         configured.map_or_else(
             || {
@@ -366,7 +367,7 @@ struct Claim {
 
 impl Claim {
     fn new(shared: &Arc<Shared>, id: &TaskId) -> Result<Self, Error> {
-        match lock(&shared.table).entry(id.clone()) {
+        match shared.table.lock().entry(id.clone()) {
             Entry::Occupied(_) => Err(Error::Duplicate { id: id.clone() }),
             Entry::Vacant(row) => {
                 let stopped = Arc::default();
@@ -377,20 +378,15 @@ impl Claim {
     }
 
     fn keep(self, handle: &Arc<Handle>) {
-        lock(&self.shared.table).insert(self.id.clone(), Slot::Live(Arc::clone(handle)));
+        self.shared.table.lock().insert(self.id.clone(), Slot::Live(Arc::clone(handle)));
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut table = lock(&self.shared.table);
+        let mut table = self.shared.table.lock();
         if let Some(Slot::Starting(_)) = table.get(&self.id) {
             table.remove(&self.id);
         }
     }
-}
-
-/// The table is never left half changed, so a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

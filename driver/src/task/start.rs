@@ -30,7 +30,7 @@ use super::spec::ephemeral;
 use super::spec::{Identity, NodeSpec, Sink, TaskSpec};
 use super::unit::{Command, Made, Streams};
 use super::wasm::cache::Lease;
-use super::wasm::compile::{Code, Wanted};
+use super::wasm::compiler::{Code, Wanted};
 use crate::kernel;
 use crate::systemd::{self, Assignment, Manager, Stream, Unit};
 

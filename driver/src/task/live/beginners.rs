@@ -3,10 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Mutex;
+
+use parking_lot::Mutex;
 
 use crate::task::config::{Known, TaskId};
-use crate::task::lock;
 
 /// Tasks whose first start was told of, and what there is to say of those that were not waited for yet.
 #[derive(Default)]
@@ -23,7 +23,7 @@ impl Beginners {
     pub(crate) fn are_first(&self, known: &Known) -> bool {
         let mut hasher = DefaultHasher::new();
         (&known.alloc_id, &known.name).hash(&mut hasher);
-        let mut told = lock(&self.told);
+        let mut told = self.told.lock();
         if told.len() >= Self::MOST {
             told.clear();
         }
@@ -32,11 +32,11 @@ impl Beginners {
 
     /// Keeps what is to be told when Nomad waits for the task.
     pub(crate) fn advise(&self, id: &TaskId, advice: String) {
-        lock(&self.advice).insert(id.clone(), advice);
+        self.advice.lock().insert(id.clone(), advice);
     }
 
     /// What was kept, once.
     pub(crate) fn take_advice(&self, id: &TaskId) -> Option<String> {
-        lock(&self.advice).remove(id)
+        self.advice.lock().remove(id)
     }
 }

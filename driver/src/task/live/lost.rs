@@ -19,7 +19,6 @@ use rustix::process::{Pid, getppid};
 use crate::systemd::UnitName;
 use crate::task::Shared;
 use crate::task::Slot;
-use crate::task::lock;
 use crate::task::spec;
 
 /// Looks for lost units each time that this long has passed, for as long as the agent that started us lives.
@@ -69,14 +68,14 @@ impl Shared {
 
     /// The units of all live tasks, and the directories in which their agents keep allocations.
     fn asked_for(&self) -> (HashSet<UnitName>, HashSet<PathBuf>) {
-        let table = lock(&self.table);
+        let table = self.table.lock();
         let live = || {
             table.values().filter_map(|slot| match slot {
                 Slot::Live(handle) => Some(handle),
                 Slot::Starting(_) => None,
             })
         };
-        let directories = lock(&self.alloc_parents).clone();
+        let directories = self.alloc_parents.lock().clone();
         (live().map(|handle| handle.unit().clone()).collect(), directories)
     }
 
@@ -96,7 +95,7 @@ impl Shared {
     /// Remembers that the agent of this allocation is ours.
     pub(crate) fn serves(&self, alloc_dir: &Path) {
         if let Some(parent) = alloc_dir.parent() {
-            lock(&self.alloc_parents).insert(parent.to_owned());
+            self.alloc_parents.lock().insert(parent.to_owned());
         }
     }
 }

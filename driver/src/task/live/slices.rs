@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex as Lock};
+use std::sync::Arc;
 
+use parking_lot::Mutex as Lock;
 use rustix::fs::inotify;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::systemd::{self, Property, Systemd};
-use crate::task::lock;
 use crate::task::spec::TaskSpec;
 use crate::task::unit::{RESERVE, SHARE, SLICE, slice_of};
 
@@ -48,7 +48,7 @@ pub struct Promise {
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        lock(&self.starting).remove(&self.unit);
+        self.starting.lock().remove(&self.unit);
     }
 }
 
@@ -62,7 +62,7 @@ impl Slices {
         self.share_cores(systemd).await?;
         let Some(bytes) = task.memory.reserved else { return Ok(None) };
         let unit = task.unit.to_string();
-        lock(&self.starting).insert(unit.clone(), bytes);
+        self.starting.lock().insert(unit.clone(), bytes);
         let promise = Promise { unit, starting: Arc::clone(&self.starting) };
         self.promise(systemd).await?;
         Ok(Some(promise))
@@ -104,7 +104,7 @@ impl Slices {
         let mut told = self.told.lock().await;
         let directory = systemd.features().await?.cgroup.join(SLICE);
         let before = told.memory.unwrap_or_else(|| low(&directory.join(SHARE)));
-        let starting = lock(&self.starting).clone();
+        let starting = self.starting.lock().clone();
         if before == 0 && starting.is_empty() {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use crate::task::sandbox::policy::Policy;
 use crate::task::sandbox::preset::Preset;
 use crate::task::spec::ephemeral::Sharing;
 use crate::task::spec::identity::Identity;
-use crate::task::wasm::compile;
+use crate::task::wasm::compiler;
 
 /// What the operator's configuration means.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ pub struct NodeSpec {
     /// The operator says where what outlives the driver is. Without it only WebAssembly needs such a place.
     pub says_state_dir: bool,
     /// Where the WebAssembly tools and their cache are.
-    pub wasm: compile::Places,
+    pub wasm: compiler::Installation,
 }
 
 impl NodeSpec {
@@ -135,7 +135,7 @@ impl NodeSpec {
             },
             view,
             says_state_dir,
-            wasm: compile::Places {
+            wasm: compiler::Installation {
                 shim_dir: shim_dir.map(|path| plain("shim_dir", &path)).transpose()?,
                 state_dir,
                 cache_size,

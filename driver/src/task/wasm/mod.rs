@@ -1,7 +1,7 @@
 //! WebAssembly: grants of a guest, compilation, the cache of compiled code, and how guests end.
 
 pub mod cache;
-pub mod compile;
+pub mod compiler;
 pub(crate) mod directories;
 pub mod guest;
 pub(crate) mod network;

@@ -1,0 +1,67 @@
+//! Who may compile now: fair among contents, jobs and namespaces.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, SemaphorePermit};
+
+use super::Wanted;
+use crate::task::wasm::cache::Entry;
+
+/// How many modules are compiled at the same time, each with its own limits.
+const COMPILE_AT_ONCE: usize = 4;
+
+/// The turns of all who want something compiled.
+#[derive(Debug)]
+pub(super) struct Turns {
+    /// One compilation per content, however many tasks want it at the same moment.
+    contents: TurnsOf<Entry>,
+    /// One compilation per namespace of Nomad's, so that a tenant with many that take long leaves others a place.
+    namespaces: TurnsOf<String>,
+    /// In it one per job, so that a job with many has others wait for one of them at most.
+    jobs: TurnsOf<(String, String)>,
+    places: Semaphore,
+}
+
+/// Who does something that only one may do at the same time; the others wait for their turn.
+type TurnsOf<K> = Mutex<HashMap<K, Arc<AsyncMutex<()>>>>;
+
+fn turn<K: Clone + Eq + Hash>(turns: &TurnsOf<K>, of: &K) -> Arc<AsyncMutex<()>> {
+    let mut turns = turns.lock();
+    // Those that nobody holds any more.
+    turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+    Arc::clone(turns.entry(of.clone()).or_default())
+}
+
+/// A place at a compiler: while it is held, nobody else compiles the same.
+pub(super) struct Place<'a> {
+    _turns: [OwnedMutexGuard<()>; 3],
+    _place: Option<SemaphorePermit<'a>>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            contents: TurnsOf::default(),
+            namespaces: TurnsOf::default(),
+            jobs: TurnsOf::default(),
+            places: Semaphore::new(COMPILE_AT_ONCE),
+        }
+    }
+}
+
+impl Turns {
+    /// Waits for a place at a compiler.
+    pub(super) async fn place(&self, wanted: &Wanted<'_>, entry: &Entry) -> Place<'_> {
+        // In this order: who holds the turn of a content is compiling it, or about to. Nobody of another namespace can
+        // hold it while waiting behind a queue of its own.
+        let of_job = turn(&self.jobs, &(wanted.namespace.clone(), wanted.job.clone())).lock_owned().await;
+        let of_namespace = turn(&self.namespaces, wanted.namespace).lock_owned().await;
+        // Nobody closes the semaphore.
+        let place = self.places.acquire().await.ok();
+        let of_content = turn(&self.contents, entry).lock_owned().await;
+        Place { _turns: [of_content, of_namespace, of_job], _place: place }
+    }
+}
