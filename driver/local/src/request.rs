@@ -204,9 +204,12 @@ mod tests {
         };
         let first = group("a", "port \"a\" {}\n port \"b\" {\n static = 80\n }\n port \"c\" {}");
         let second = group("b", "port \"a\" {}\n port \"b\" {\n static = 20001\n }");
-        let job =
-            jobspec::parse(&format!("job \"j\" {{\n{first}{second}}}\n"), &BTreeMap::new(), Path::new("/"))
-                .unwrap();
+        let job = jobspec::parse(
+            &format!("job \"j\" {{\n{first}{second}}}\n"),
+            &BTreeMap::new(),
+            std::path::Path::new("/"),
+        )
+        .unwrap();
         let allocated = |mut ports: Ports| -> Vec<u16> {
             let groups = job.groups.iter().flat_map(|group| ports.allocate(&group.ports).unwrap());
             groups.map(|port| port.value).collect()

@@ -6,7 +6,7 @@
 //!  host ── environment ──► handshake.rs: are we meant?
 //!       ◄─ one line ────── serve: a socket only root can reach, already listening
 //!       ── PluginInfo, ConfigSchema, SetConfig ──► base.rs
-//!       ── Fingerprint, StartTask, WaitTask … ───► driver.rs ──► convert.rs ──► task
+//!       ── Fingerprint, StartTask, WaitTask … ───► driver.rs ──► convert/ ──►  task
 //!       ── Shutdown ─────► answer, then end at once; tasks run on
 //! ```
 

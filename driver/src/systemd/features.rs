@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::assignment::{Assignment, Meaning};
+use super::property::{Assignment, Meaning};
 use super::vocabulary::Vocabulary;
 use crate::kernel;
 

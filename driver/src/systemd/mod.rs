@@ -12,7 +12,6 @@
 //! Nothing is polled. When the bus goes away the reader connects again with growing pauses, subscribes again, and asks
 //! once for the state of every unit that is still being watched, so a unit that ended in between is not missed.
 
-pub mod assignment;
 mod checked;
 mod client;
 mod connection;
@@ -21,6 +20,7 @@ mod features;
 mod jobs;
 mod journal;
 mod name;
+pub mod property;
 mod reload;
 mod run_line;
 mod start;
@@ -31,16 +31,16 @@ mod unit_text;
 mod vocabulary;
 mod watch;
 
-pub use assignment::{
-    Assignment, Error as AssignmentError, Meaning, Reach, all as properties, bytes, capability_mask,
-    capability_names, known as property, quote as quoted, words,
-};
 pub use checked::Checked;
 pub use client::{Systemd, Whom};
 pub use error::Error;
 pub use features::{Features, Manager};
 pub use journal::Ended;
 pub use name::UnitName;
+pub use property::{
+    Assignment, Error as AssignmentError, Meaning, Reach, all as properties, bytes, capability_mask,
+    capability_names, known as property, quote as quoted, words,
+};
 pub use run_line::{shell_word, systemd_run};
 pub use state::{InvocationId, MainExit, Service, UnitState};
 pub use transient::{Bind, Property, SocketUnit, Stream, TransientUnit};

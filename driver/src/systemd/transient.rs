@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use zbus::Variant;
 
-use super::assignment::Assignment;
 use super::name::UnitName;
+use super::property::Assignment;
 
 /// A file or directory of the host and where the unit sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

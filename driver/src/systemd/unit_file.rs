@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::assignment::{lines_of, quote};
+use super::property::{lines_of, quote};
 use super::transient::{Property, SocketUnit, TransientUnit};
 
 /// The unit as the files of ordinary units.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::assignment::{Assignment, Meaning};
+use super::property::{Assignment, Meaning};
 
 /// systemd-analyze(1) answers in some 20 ms.
 const ANALYZE_DEADLINE: Duration = Duration::from_secs(10);

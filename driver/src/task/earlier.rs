@@ -51,7 +51,7 @@ impl Shared {
         unit: &UnitName,
     ) -> Result<(), Error> {
         let is_earlier = |other: &UnitName| {
-            other != unit && spec::is_run_of(other, &config.known.alloc_id, &config.known.name)
+            other != unit && spec::is_run_of(other, &config.identity.alloc_id, &config.identity.name)
         };
         let earlier = self.earlier().await?.iter().filter(|other| is_earlier(other)).cloned();
         let ours: Vec<Arc<Handle>> = {

@@ -38,7 +38,7 @@ pub use self::error::Error;
 pub use self::live::exit::{Exit, Phase};
 pub use self::live::handle::{Handle, Saved};
 
-use self::config::{Known, PluginConfig, TaskConfig, TaskId};
+use self::config::{PluginConfig, TaskConfig, TaskId, TaskIdentity};
 use self::host::unfit;
 use self::host::users::OfHost;
 use self::host::view::View;
@@ -159,7 +159,7 @@ impl Tasks {
     /// Starts a task, whoever asks for it waits or not: once begun, a start is finished or undone.
     pub async fn start(&self, config: TaskConfig) -> Result<Arc<Handle>, Error> {
         let this = self.clone();
-        let id = config.known.id.clone();
+        let id = config.identity.id.clone();
         let claim = Claim::new(&self.shared, &id)?;
         let started = tokio::spawn(async move {
             let handle = Arc::new(Box::pin(this.shared.start(config, &claim.stopped)).await?);
@@ -170,8 +170,8 @@ impl Tasks {
     }
 
     /// Finds a task that an earlier process of the driver started. One that we follow already is fine.
-    pub async fn recover(&self, known: Known, saved: Saved) -> Result<(), Error> {
-        let id = known.id.clone();
+    pub async fn recover(&self, identity: TaskIdentity, saved: Saved) -> Result<(), Error> {
+        let id = identity.id.clone();
         if let Some(Slot::Live(_)) = self.shared.table.lock().get(&id) {
             return Ok(());
         }
@@ -179,20 +179,20 @@ impl Tasks {
         if saved.boot_id != handle::boot_id() {
             return Err(Error::Lost { id, reason: "the machine has rebooted since the task started" });
         }
-        self.shared.serves(&known.alloc_dir);
+        self.shared.serves(&identity.alloc_dir);
         // Whoever started it has told of it.
-        self.shared.beginners.are_first(&known);
+        self.shared.beginners.are_first(&identity);
         let (systemd, events) = (self.shared.systemd.clone(), self.shared.events.clone());
         let name = UnitName::known(&saved.unit);
         let handle = match systemd.find(&name).await {
             Ok(unit) if unit.state().invocation != saved.invocation => {
                 return Err(Error::Lost { id, reason: "its unit was started again by somebody else" });
             }
-            Ok(unit) => Handle::follow(known, unit, saved.beside(), systemd, events),
+            Ok(unit) => Handle::follow(identity, unit, saved.beside(), systemd, events),
             // Units do not go by themselves: somebody stopped it. What is still known of its end is better than nothing.
             Err(systemd::Error::NoSuchUnit { .. }) => {
                 let end = systemd.end_in_journal(&name, &saved.invocation).await;
-                Handle::of_one_that_is_gone(known, saved, end, systemd, events)
+                Handle::of_one_that_is_gone(identity, saved, end, systemd, events)
             }
             Err(error) => return Err(Error::Systemd(error)),
         };
@@ -286,7 +286,7 @@ impl Tasks {
         let handle = self.get(id)?;
         // Nomad asks once it has told of the start itself.
         let advice = self.shared.beginners.take_advice(id);
-        if self.shared.beginners.are_first(handle.known()) {
+        if self.shared.beginners.are_first(handle.identity()) {
             handle.tell_of_its_start();
             if let Some(advice) = advice {
                 handle.tell(advice, &[]);

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::live::handle::Beside;
 use super::live::handle::Handle;
 
-use super::config::{Credential, Known, TaskConfig, TaskId};
+use super::config::{Credential, TaskConfig, TaskId, TaskIdentity};
 use super::host::misplaced;
 use super::host::pin::Pins;
 use super::host::place::Place;
@@ -44,7 +44,7 @@ impl Shared {
     /// Starts a task. Told `stopped`, it gives up what may take minutes, which is to compile.
     pub(super) async fn start(&self, config: TaskConfig, stopped: &Notify) -> Result<Handle, Error> {
         let node = self.node()?;
-        self.serves(&config.known.alloc_dir);
+        self.serves(&config.identity.alloc_dir);
         let features = self.systemd.features().await.map_err(Error::Systemd)?;
         if let Some(reason) = features.shortfall() {
             return Err(Error::Spec(spec::Error::Node { option: "manager".to_owned(), reason }));
@@ -67,10 +67,10 @@ impl Shared {
                     program::find(&task.command, sight_of(&task, &program::mounted(task.settings(false))));
                 (unit, matches!(program, Ok(Program::Wasm { .. })))
             }
-            None => self.begin(&task, &node, &config.known, stopped).await?,
+            None => self.begin(&task, &node, &config.identity, stopped).await?,
         };
         if let Some(advice) = advice {
-            self.beginners.advise(&config.known.id, advice);
+            self.beginners.advise(&config.identity.id, advice);
         }
         let beside = Beside {
             copied: task.output.sink == Sink::Both,
@@ -81,7 +81,7 @@ impl Shared {
             init: !is_guest,
         };
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
-        let handle = Handle::follow(config.known, unit, beside, systemd, events);
+        let handle = Handle::follow(config.identity, unit, beside, systemd, events);
         tracing::info!(unit = %handle.unit(), task = %handle.id(), pid = handle.pid(), "task started");
         Ok(handle)
     }
@@ -111,16 +111,16 @@ impl Shared {
         &self,
         task: &TaskSpec,
         node: &NodeSpec,
-        known: &Known,
+        identity: &TaskIdentity,
         stopped: &Notify,
     ) -> Result<(Unit, bool), Error> {
         let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
         // A compilation sees the host on it, too.
         view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
-        let (command, lease) = self.command(task, node, known, stopped).await?;
+        let (command, lease) = self.command(task, node, identity, stopped).await?;
         let is_guest = matches!(command, Command::Wasm { .. });
         let place = Place::of(&node.runtime_dir, &task.unit);
-        let started = self.begin_at(&place, command, task, node, &known.id).await;
+        let started = self.begin_at(&place, command, task, node, &identity.id).await;
         if started.is_ok() {
             place.forget_credentials();
         } else {
@@ -272,13 +272,18 @@ impl Shared {
     }
 
     /// Compiles, and tells of it if that is not done at once.
-    async fn told_of_when_slow<T>(&self, compiling: impl Future<Output = T>, name: &str, known: &Known) -> T {
+    async fn told_of_when_slow<T>(
+        &self,
+        compiling: impl Future<Output = T>,
+        name: &str,
+        identity: &TaskIdentity,
+    ) -> T {
         let mut compiling = std::pin::pin!(compiling);
         if let Ok(code) = tokio::time::timeout(SLOW, &mut compiling).await {
             return code;
         }
         let message = format!("Compiling {name} to machine code, once for this node");
-        self.events.tell(known, message, &[("module", name.to_owned())]);
+        self.events.tell(identity, message, &[("module", name.to_owned())]);
         compiling.await
     }
 
@@ -288,7 +293,7 @@ impl Shared {
         &self,
         task: &TaskSpec,
         node: &NodeSpec,
-        known: &Known,
+        identity: &TaskIdentity,
         stopped: &Notify,
     ) -> Result<(Command, Option<Lease>), Error> {
         let mounted = program::mounted(task.settings(false));
@@ -310,7 +315,7 @@ impl Shared {
                     stopped,
                 };
                 let code = self.compiler.code_of(&self.systemd, &node.wasm, module, wanted);
-                let code = self.told_of_when_slow(code, &name, known).await;
+                let code = self.told_of_when_slow(code, &name, identity).await;
                 let Code { path: code, lease } = code.map_err(Error::Wasm)?;
                 Ok((Command::Wasm { shim, code, name }, Some(lease)))
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::stream::{self, StreamExt};
 use nomad_driver_systemd::systemd::{Checked, Features, Stream, Systemd, UnitName};
 use nomad_driver_systemd::task::config::{
-    DriverConfig, Known, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId,
+    DriverConfig, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId, TaskIdentity,
 };
 use nomad_driver_systemd::task::host::users::OfHost;
 use nomad_driver_systemd::task::host::{env, logs, view};
@@ -121,7 +121,7 @@ impl Floor {
         let prepared = node.prepare(&Job::command("/bin/sleep").args(&["infinity"]));
         let wire = &prepared.config;
         let config = TaskConfig {
-            known: Known {
+            identity: TaskIdentity {
                 id: TaskId(wire.id.clone()),
                 name: wire.name.clone(),
                 alloc_id: wire.alloc_id.clone(),

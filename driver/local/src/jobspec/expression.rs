@@ -83,6 +83,7 @@ impl Scope {
     }
 
     /// With the functions that read files; relative paths are in this directory.
+    #[must_use]
     pub fn with_files(self, directory: &Path) -> Self {
         Self { directory: Some(directory.display().to_string()), ..self }
     }

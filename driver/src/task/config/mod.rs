@@ -243,7 +243,7 @@ impl fmt::Display for TaskId {
 /// What Nomad tells of a task when it starts it, and again when it gives it back to us after a restart. It holds the
 /// task's secrets (`env`): never log it.
 #[derive(Clone)]
-pub struct Known {
+pub struct TaskIdentity {
     /// This run of the task.
     pub id: TaskId,
     /// The task's name in the job.
@@ -256,9 +256,9 @@ pub struct Known {
     pub env: BTreeMap<String, String>,
 }
 
-impl fmt::Debug for Known {
+impl fmt::Debug for TaskIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Known").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("TaskIdentity").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -266,7 +266,7 @@ impl fmt::Debug for Known {
 #[derive(Clone)]
 pub struct TaskConfig {
     /// What will be told again after a restart.
-    pub known: Known,
+    pub identity: TaskIdentity,
     /// The job's id.
     pub job_id: String,
     /// The job's name, for people.

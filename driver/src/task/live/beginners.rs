@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use parking_lot::Mutex;
 
-use crate::task::config::{Known, TaskId};
+use crate::task::config::{TaskId, TaskIdentity};
 
 /// Tasks whose first start was told of, and what there is to say of those that were not waited for yet.
 #[derive(Default)]
@@ -20,9 +20,9 @@ impl Beginners {
     const MOST: usize = 10_000;
 
     /// Is this the first run of the task in its allocation, as far as this process knows?
-    pub(crate) fn are_first(&self, known: &Known) -> bool {
+    pub(crate) fn are_first(&self, identity: &TaskIdentity) -> bool {
         let mut hasher = DefaultHasher::new();
-        (&known.alloc_id, &known.name).hash(&mut hasher);
+        (&identity.alloc_id, &identity.name).hash(&mut hasher);
         let mut told = self.told.lock();
         if told.len() >= Self::MOST {
             told.clear();

@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt, future};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
-use crate::task::config::{Known, TaskId};
+use crate::task::config::{TaskId, TaskIdentity};
 
 /// How many events may wait for a slow listener.
 const WAITING: usize = 1024;
@@ -44,7 +44,7 @@ impl Default for Events {
 
 impl Events {
     /// Tells everybody who listens.
-    pub(crate) fn tell(&self, task: &Known, message: String, details: &[(&str, String)]) {
+    pub(crate) fn tell(&self, task: &TaskIdentity, message: String, details: &[(&str, String)]) {
         let event = Event {
             task: task.id.clone(),
             alloc_id: task.alloc_id.clone(),

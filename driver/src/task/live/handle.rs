@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::enter::{Identity, Plan};
 use crate::systemd::{Ended, InvocationId, Manager, Systemd, Unit, UnitName, Whom};
 use crate::task::Error;
-use crate::task::config::{Known, TaskId};
+use crate::task::config::{TaskId, TaskIdentity};
 use crate::task::live::cgroup::Cgroup;
 use crate::task::live::events::Events;
 use crate::task::live::exec::{self, Report, Session};
@@ -96,7 +96,7 @@ impl Saved {
 /// A live task. Tasks of the runtime share it.
 #[derive(Debug)]
 pub struct Handle {
-    known: Known,
+    identity: TaskIdentity,
     unit: UnitName,
     saved: Saved,
     pid: u32,
@@ -113,7 +113,13 @@ pub struct Handle {
 
 impl Handle {
     /// Follows the unit from now on.
-    pub(crate) fn follow(known: Known, unit: Unit, beside: Beside, systemd: Systemd, events: Events) -> Self {
+    pub(crate) fn follow(
+        identity: TaskIdentity,
+        unit: Unit,
+        beside: Beside,
+        systemd: Systemd,
+        events: Events,
+    ) -> Self {
         let Beside { copied, listens, speaks, serves, guest, init } = beside;
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
@@ -144,14 +150,14 @@ impl Handle {
             is_asked: Arc::default(),
             systemd: systemd.clone(),
             events: events.clone(),
-            known: known.clone(),
+            identity: identity.clone(),
         };
         let is_asked = Arc::clone(&handle.is_asked);
         let init = if init { Init::of(handle.pid, handle.unit.as_str()) } else { None };
         let mut ended = unit;
         let unit = ended.name().clone();
         tokio::spawn(async move {
-            let tell = |(message, details): Word| events.tell(&known, message, &details);
+            let tell = |(message, details): Word| events.tell(&identity, message, &details);
             let mut trouble = Trouble::since(served_before.unwrap_or_default());
             let mut said = state.status_text;
             let mut rest = std::pin::pin!(Init::end_what_is_left(init));
@@ -223,7 +229,7 @@ impl Handle {
 
     /// A task whose unit was removed while no driver was there, or by one before this, and what is known of its end.
     pub(crate) fn of_one_that_is_gone(
-        known: Known,
+        identity: TaskIdentity,
         saved: Saved,
         end: Option<Ended>,
         systemd: Systemd,
@@ -233,7 +239,7 @@ impl Handle {
         // Nomad also asks for tasks that ended long ago and were destroyed.
         if end.is_some_and(|end| end.was_stopped) {
             let word = "Its unit was stopped from outside (systemctl stop?) while the driver was away";
-            events.tell(&known, word.to_owned(), &[("unit", saved.unit.clone())]);
+            events.tell(&identity, word.to_owned(), &[("unit", saved.unit.clone())]);
         }
         let (sender, phase) = watch::channel(Phase::Exited(exit));
         let (_, served) = watch::channel(None);
@@ -241,7 +247,7 @@ impl Handle {
         drop(sender);
         Self {
             unit: UnitName::known(&saved.unit),
-            known,
+            identity,
             saved,
             pid: 0,
             started_at: SystemTime::now(),
@@ -256,12 +262,12 @@ impl Handle {
 
     /// This run of the task.
     pub fn id(&self) -> &TaskId {
-        &self.known.id
+        &self.identity.id
     }
 
     /// What Nomad told of it.
-    pub fn known(&self) -> &Known {
-        &self.known
+    pub fn identity(&self) -> &TaskIdentity {
+        &self.identity
     }
 
     /// The unit it runs in.
@@ -390,7 +396,7 @@ impl Handle {
         let (Some(main_pid), Some(cgroup)) = (main_pid, Cgroup::of_unit(&service.control_group)) else {
             return Err(Error::Exec(exec::Error::Ended));
         };
-        let mut env = self.known.env.clone();
+        let mut env = self.identity.env.clone();
         env.retain(|name, _| crate::task::host::env::is_name(name) && !policy.denies_variable(name));
         if service.dynamic_user {
             crate::task::host::env::give_home(&mut env);
@@ -433,7 +439,7 @@ impl Handle {
 
     /// Tells Nomad's users something about it.
     pub(crate) fn tell(&self, message: String, details: &[(&str, String)]) {
-        self.events.tell(&self.known, message, details);
+        self.events.tell(&self.identity, message, details);
     }
 
     /// Tells where it runs.

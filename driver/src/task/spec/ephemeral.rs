@@ -53,7 +53,7 @@ impl EphemeralUser {
                 // No part of it holds a zero byte, so no two groups have the same text.
                 format!("{}\0{}\0{}", config.namespace, lasting_job(&config.job_id), config.group_name)
             }
-            Sharing::None => format!("{}/{}", config.known.alloc_id, config.known.name),
+            Sharing::None => format!("{}/{}", config.identity.alloc_id, config.identity.name),
         };
         Self(std::array::from_fn(|index| {
             let whose = if index == 0 { whose.clone() } else { format!("{whose}\0{index}") };

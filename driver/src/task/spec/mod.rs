@@ -193,10 +193,10 @@ impl TaskSpec {
             settled::settled(preset, fence, &said, config, &facts, node, features)
         };
         Ok(Self {
-            unit: unit_name(&config.known.alloc_id, &config.known.name, &config.known.id),
+            unit: unit_name(&config.identity.alloc_id, &config.identity.name, &config.identity.id),
             description: on_one_line(&format!(
                 "Nomad: {}/{}/{}",
-                config.job_name, config.group_name, config.known.name
+                config.job_name, config.group_name, config.identity.name
             )),
             namespace: config.namespace.clone(),
             job: config.job_name.clone(),
@@ -232,20 +232,20 @@ impl TaskSpec {
 
 /// The task's directories, if they are where Nomad puts them, and its own are apart from the group's.
 fn directories(config: &TaskConfig) -> Result<TaskDirs, Error> {
-    if !is_plain(&config.known.alloc_dir) {
-        return Err(Error::AllocDir { path: config.known.alloc_dir.clone() });
+    if !is_plain(&config.identity.alloc_dir) {
+        return Err(Error::AllocDir { path: config.identity.alloc_dir.clone() });
     }
-    if !is_file_name(&config.known.name) {
-        return Err(Error::Name { name: config.known.name.clone() });
+    if !is_file_name(&config.identity.name) {
+        return Err(Error::Name { name: config.identity.name.clone() });
     }
-    let dirs = TaskDirs::new(&config.known.alloc_dir, &config.known.name);
+    let dirs = TaskDirs::new(&config.identity.alloc_dir, &config.identity.name);
     if dirs.local.starts_with(&dirs.shared) {
         return Err(Error::Refused {
             option: "task".to_owned(),
             reason: format!(
                 "a task named `{}` has its own directories in the one that the group shares, where other tasks can put \
                  links in their place; give the task another name",
-                config.known.name
+                config.identity.name
             ),
         });
     }
@@ -289,7 +289,7 @@ fn environment(
     node: &NodeSpec,
     sockets: &[Listener],
 ) -> Result<BTreeMap<String, String>, Error> {
-    let mut env = config.known.env.clone();
+    let mut env = config.identity.env.clone();
     env.retain(|name, _| !node.policy.denies_variable(name));
     if !sockets.is_empty() {
         // All of them are of one unit, which would give all the same name.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::node::{NodeSpec, duration};
-use crate::task::config::{Known, Logging, TaskConfig};
+use crate::task::config::{Logging, TaskConfig, TaskIdentity};
 
 /// Where a task's output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Output {
             let wanted = "a name of letters, digits, `-`, `_` and `.`";
             return Err(wrong("logging.namespace", name)(wanted));
         }
-        let Known { id: _, name, alloc_id, alloc_dir, env: _ } = &config.known;
+        let TaskIdentity { id: _, name, alloc_id, alloc_dir, env: _ } = &config.identity;
         let alloc_dir = alloc_dir.display().to_string();
         let fields = [
             ("NOMAD_ALLOC_ID", alloc_id),

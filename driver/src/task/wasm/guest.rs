@@ -115,7 +115,7 @@ impl Guest {
             check_length("wasm.argv0", name)?;
         }
         // Not those of ours: what they speak of is the runner's.
-        let own = config.known.env.keys().filter(|name| env.contains_key(*name));
+        let own = config.identity.env.keys().filter(|name| env.contains_key(*name));
         Ok(Self {
             flags: changes.into_iter().flat_map(|change| ["-W".to_owned(), change]).collect(),
             serves: wasm.serve.is_some(),

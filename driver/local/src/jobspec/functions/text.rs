@@ -132,9 +132,9 @@ pub(super) fn title(args: FuncArgs) -> Result {
     let mut in_word = false;
     for letter in string_of(&text)?.chars() {
         if in_word {
-            titled.push(letter)
+            titled.push(letter);
         } else {
-            titled.extend(letter.to_uppercase())
+            titled.extend(letter.to_uppercase());
         }
         in_word = letter.is_alphanumeric() || matches!(letter, '_' | '\'');
     }

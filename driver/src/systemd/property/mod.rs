@@ -1,29 +1,33 @@
 //! One assignment of a unit property, in the words of systemd's manual: `MemoryHigh` and `1G`.
 //!
 //! ```text
-//! name, text ──► table: which property ──► convert, by names and grammar ──► (name, value)… for the bus
-//!                                                             text: the way back, a line of a unit file
+//! name, text ──► table: which property ──► parse, by its kind ──► (name, value)… for the bus
+//!                                                    print: the way back, a line of a unit file
 //! ```
 //!
 //! The grammar is that of `systemd-run -p NAME=TEXT`; tests/driver/properties.rs holds the two side by side.
 
-mod convert;
 mod grammar;
+mod host_paths;
+mod kind;
+mod kinds;
 mod names;
+mod parse;
+mod print;
 mod reading;
 mod table;
-mod text;
 
 use zbus::Variant;
 
 pub use grammar::quote;
+pub use kind::{Group, PropertyDef, Reach};
 pub use names::{capability_mask, capability_names};
+pub use print::{lines_of, text_of};
 pub use reading::Meaning;
-pub use table::{Group, Known, Reach};
-pub use text::{lines_of, text_of};
 
 use super::unit_text::{self, check_text};
-use table::{Conv, GONE, TABLE, Unit};
+use kind::{Kind, Unit};
+use table::{GONE, TABLE};
 
 /// systemd's own limit of processes for a unit that says nothing (`DefaultTasksMax=15%`), of all and of the kernel's
 /// smallest number of all.
@@ -38,7 +42,7 @@ const LOG_INTERVAL: u64 = 30_000_000;
 /// A unit property as its manual writes it: `MemoryHigh` and `1G`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
-    property: &'static Known,
+    property: &'static PropertyDef,
     text: String,
     wire: Vec<(String, Variant<'static>)>,
 }
@@ -83,12 +87,12 @@ pub enum Error {
 }
 
 /// The property that the manual calls `name`.
-pub fn known(name: &str) -> Option<&'static Known> {
+pub fn known(name: &str) -> Option<&'static PropertyDef> {
     TABLE.iter().find(|known| known.name == name)
 }
 
 /// All properties, by the parts of the manual.
-pub fn all() -> impl Iterator<Item = &'static Known> {
+pub fn all() -> impl Iterator<Item = &'static PropertyDef> {
     TABLE.iter()
 }
 
@@ -111,7 +115,7 @@ impl Assignment {
         }
         // The text, which may be shown as a unit file; and what becomes of it, since an escape can hide a line end.
         let wire = check_text(text).map_err(|unfit| unfit.to_string());
-        let wire = wire.and_then(|()| convert::convert(property, text)).and_then(|wire| {
+        let wire = wire.and_then(|()| parse::parse(property, text)).and_then(|wire| {
             let unfit = wire.iter().find_map(|(name, value)| unit_text::check(name, value).err());
             unfit.map_or(Ok(wire), |unfit| Err(unfit.to_string()))
         });
@@ -137,7 +141,7 @@ impl Assignment {
     }
 
     /// What is known of the property.
-    pub fn property(&self) -> &'static Known {
+    pub fn property(&self) -> &'static PropertyDef {
         self.property
     }
 
@@ -148,48 +152,12 @@ impl Assignment {
 
     /// Later assignments of the name add to earlier ones.
     pub fn is_list(&self) -> bool {
-        matches!(
-            self.property.conv,
-            Conv::Binds
-                | Conv::BitSet
-                | Conv::BpfProgram
-                | Conv::Capabilities
-                | Conv::Condition
-                | Conv::CpuAffinity
-                | Conv::DelegateNamespaces
-                | Conv::DeviceAllow
-                | Conv::Directory
-                | Conv::EnvironmentFile
-                | Conv::ExitStatus
-                | Conv::ExtensionImages
-                | Conv::Filter
-                | Conv::ImportCredential
-                | Conv::IoLatency
-                | Conv::IoLimit
-                | Conv::IoWeight
-                | Conv::IpFilter
-                | Conv::IpFilterPath
-                | Conv::LoadCredential
-                | Conv::LogField
-                | Conv::LogPattern
-                | Conv::MountImages
-                | Conv::NftSet
-                | Conv::NumaMask
-                | Conv::OpenFile
-                | Conv::RestrictNamespaces
-                | Conv::RootImageOptions
-                | Conv::SecureBits
-                | Conv::SocketBind
-                | Conv::TemporaryFileSystem
-                | Conv::Words
-                | Conv::WordsOrColons
-                | Conv::WordsUnescaped
-        )
+        self.property.kind.is_list()
     }
 
     /// It is an empty list, which takes back all earlier assignments of the name.
     pub fn resets(&self) -> bool {
-        self.is_list() && (convert::is_blank(&self.text) || self.is_empty_filter())
+        self.is_list() && (parse::is_blank(&self.text) || self.is_empty_filter())
     }
 
     /// The first systemd that takes this value; 247 stands for that and all before.
@@ -215,35 +183,35 @@ impl Assignment {
         const PRIORITY: &str = "this value puts the task before others";
         const MORE: &str = "this value is more than every task has by default";
         const FLOOD: &str = "this value lets the task crowd other log lines out of the journal";
-        let (beyond, why) = match (self.property.conv, value) {
-            (Conv::Nice, Variant::I32(nice)) => (*nice < 0, PRIORITY),
-            (Conv::Integer, Variant::I32(adjust)) => {
+        let (beyond, why) = match (self.property.kind, value) {
+            (Kind::Nice, Variant::I32(nice)) => (*nice < 0, PRIORITY),
+            (Kind::Integer, Variant::I32(adjust)) => {
                 (self.name() == "OOMScoreAdjust" && *adjust < 0, PRIORITY)
             }
             // Batch and idle give way to all others.
-            (Conv::Scheduler, Variant::I32(policy)) => (!matches!(policy, 0 | 3 | 5), PRIORITY),
-            (Conv::IoClass, Variant::I32(class)) => (*class == REAL_TIME, PRIORITY),
+            (Kind::Scheduler, Variant::I32(policy)) => (!matches!(policy, 0 | 3 | 5), PRIORITY),
+            (Kind::IoClass, Variant::I32(class)) => (*class == REAL_TIME, PRIORITY),
             // 20 stands for the priority that everybody has.
-            (Conv::Limit(Unit::Nice), Variant::U64(limit)) => (*limit > 20, PRIORITY),
-            (Conv::Limit(_), Variant::U64(limit)) => (self.name() == "LimitRTPRIO" && *limit > 0, PRIORITY),
+            (Kind::Limit(Unit::Nice), Variant::U64(limit)) => (*limit > 20, PRIORITY),
+            (Kind::Limit(_), Variant::U64(limit)) => (self.name() == "LimitRTPRIO" && *limit > 0, PRIORITY),
             // The default of all; the empty text is "not set".
-            (Conv::Weight, Variant::U64(weight)) => (*weight > 100 && *weight != u64::MAX, PRIORITY),
+            (Kind::Weight, Variant::U64(weight)) => (*weight > 100 && *weight != u64::MAX, PRIORITY),
             // Swap is not in what Nomad has allocated, so the default is none.
-            (Conv::Memory(_), Variant::U64(bytes)) => (self.name() == "MemorySwapMax" && *bytes > 0, MORE),
-            (Conv::Memory(_), Variant::U32(share)) => (self.name() == "MemorySwapMax" && *share > 0, MORE),
-            (Conv::Tasks, Variant::U64(count)) => (*count > TASKS_MAX, MORE),
-            (Conv::Tasks, Variant::U32(share)) => (*share > TASKS_MAX_SHARE, MORE),
-            (Conv::Unsigned, Variant::U32(burst)) => {
+            (Kind::Memory(_), Variant::U64(bytes)) => (self.name() == "MemorySwapMax" && *bytes > 0, MORE),
+            (Kind::Memory(_), Variant::U32(share)) => (self.name() == "MemorySwapMax" && *share > 0, MORE),
+            (Kind::Tasks, Variant::U64(count)) => (*count > TASKS_MAX, MORE),
+            (Kind::Tasks, Variant::U32(share)) => (*share > TASKS_MAX_SHARE, MORE),
+            (Kind::Unsigned, Variant::U32(burst)) => {
                 (name == "LogRateLimitBurst" && *burst > LOG_BURST, FLOOD)
             }
-            (Conv::Seconds, Variant::U64(time)) => {
+            (Kind::Seconds, Variant::U64(time)) => {
                 (name == "LogRateLimitIntervalUSec" && *time < LOG_INTERVAL, FLOOD)
             }
-            (Conv::Bool, Variant::Bool(on)) => (
+            (Kind::Bool, Variant::Bool(on)) => (
                 self.name() == "PrivateIPC" && !on,
                 "this value shares System V objects and queues with all of the host",
             ),
-            (Conv::Word(_), Variant::Str(word)) => {
+            (Kind::Word(_), Variant::Str(word)) => {
                 const OPENS: &str = "this value opens every device of the host that the task can reach";
                 const SHOWS: &str = "this value shows the processes of others, with their command lines";
                 match (self.name(), word.as_str()) {
@@ -297,7 +265,7 @@ fn unknown(name: &str) -> Error {
     // No name is longer, and what is would take its time.
     let plain: String = name.chars().filter(|letter| *letter != '_').take(64).collect();
     let plain = plain.to_ascii_lowercase();
-    let distance = |known: &Known| strsim::levenshtein(&plain, &known.name.to_ascii_lowercase());
+    let distance = |known: &PropertyDef| strsim::levenshtein(&plain, &known.name.to_ascii_lowercase());
     let reserved = TABLE.iter().filter(|known| distance(known) == 0).find_map(|known| match known.reach {
         Reach::Reserved(reason) => Some(Error::Ours { name: known.name, reason }),
         _ => None,
@@ -484,7 +452,7 @@ mod tests {
         assert!(GONE.iter().all(|(gone, instead)| known(gone).is_none() && known(instead).is_some()));
         for property in all() {
             assert_eq!(
-                property.conv == Conv::None,
+                property.kind == Kind::None,
                 matches!(property.reach, Reach::Reserved(_)),
                 "{}",
                 property.name

@@ -1,0 +1,69 @@
+//! Lists of what is allowed or denied: system calls, address families, architectures, namespaces.
+
+use zbus::Array;
+
+use super::super::grammar::{LIST, Parsed, UNQUOTED_LIST, boolean, is_space, words};
+use super::super::names;
+use super::super::print::{spaced, texts, word};
+use super::{unless_tilde, unsigned};
+
+/// `[~]NAME…`, where `~` denies.
+pub(crate) fn parse(name: &str, text: &str) -> Parsed<(bool, Vec<String>)> {
+    let (allow, text) = unless_tilde(text);
+    let words = words(&text, LIST)?;
+    if name == "RestrictAddressFamilies" && allow {
+        match words.as_slice() {
+            // Over the bus a list of none stands for this word, which is none of its families.
+            [only] if only == names::NO_FAMILY => return Ok((true, Vec::new())),
+            [] => return Ok((false, Vec::new())),
+            _ => {}
+        }
+    }
+    // A name that systemd does not know it drops from the list, with nothing but a line in the log. What system calls and
+    // file systems there are the node is asked for (`systemd::vocabulary`).
+    let unknown = words.iter().find(|word| match name {
+        "RestrictAddressFamilies" => !names::is_address_family(word),
+        // `mkdir:ENOSPC` is a system call and what it gives.
+        "SystemCallFilter" if word.split_once(':').is_some_and(|(_, error)| names::errno(error).is_err()) => {
+            true
+        }
+        _ => word.is_empty() || word.contains(is_space) || word.starts_with('~'),
+    });
+    match unknown {
+        Some(word) if name == "RestrictAddressFamilies" => Err(format!(
+            "`{word}` is not an address family such as `AF_INET`, nor is it `none` and nothing else"
+        )),
+        Some(word) => Err(format!("`{word}` is not one name; `~` stands once, before all names")),
+        None => Ok((allow, words)),
+    }
+}
+
+/// The same in a unit file.
+pub(crate) fn text(name: &str, allow: bool, all: &Array<'_>) -> String {
+    if name == "RestrictAddressFamilies" && allow && all.inner().is_empty() {
+        return names::NO_FAMILY.to_owned();
+    }
+    let words = spaced(texts(all).map(|text| word(name, text)));
+    format!("{}{words}", if allow { "" } else { "~" })
+}
+
+/// Architectures by systemd's names for them.
+pub(crate) fn architectures(text: &str) -> Parsed<Vec<String>> {
+    let words = words(text, LIST)?;
+    match words.iter().find(|word| !names::ARCHITECTURES.contains(&word.as_str())) {
+        Some(word) => Err(format!("`{word}` is not an architecture such as `native` or `x86-64`")),
+        None => Ok(words),
+    }
+}
+
+/// The namespaces that are named, or with `restrict` those that stay allowed.
+pub(crate) fn namespaces(text: &str, restrict: bool) -> Parsed<u64> {
+    let user = if restrict { 0 } else { names::find("user", names::NAMESPACES).unwrap_or_default() };
+    let all = unsigned(names::NAMESPACES.iter().fold(0, |all, (_, bit)| all | bit) & !user);
+    if let Some(on) = boolean(text) {
+        return Ok(if on == restrict { 0 } else { all });
+    }
+    let (as_said, text) = unless_tilde(text);
+    let named = unsigned(names::bits(&text, names::NAMESPACES, UNQUOTED_LIST)?);
+    Ok(if as_said { named } else { all & !named })
+}

@@ -1,0 +1,94 @@
+//! Images of file systems, with options by partition.
+
+use zbus::Variant;
+
+use super::super::grammar::{ESCAPED_FIELDS, Parsed, RAW_LIST, fields, words};
+use super::{dash, leniently};
+
+/// From where, to where, whether it may be missing, and options by partition.
+pub(crate) type Image = (String, String, bool, Vec<(String, String)>);
+/// From where, whether it may be missing, and options by partition.
+pub(crate) type Extension = (String, bool, Vec<(String, String)>);
+
+/// `[PARTITION:]OPTIONS`.
+pub(crate) fn root_options(text: &str) -> Parsed<Vec<(String, String)>> {
+    let mut options = Vec::new();
+    for word in words(text, RAW_LIST)? {
+        options.extend(options_of(&fields(&word, ESCAPED_FIELDS, 2)?));
+    }
+    let is_name = |name: &str| name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '-');
+    match options.iter().find(|(partition, _)| !is_name(partition)) {
+        Some((partition, _)) => {
+            Err(format!("`{partition}` is not the name of a partition such as `root` or `usr`"))
+        }
+        None => Ok(options),
+    }
+}
+
+/// Pairs of a partition and its options; options alone are for the root.
+fn options_of(fields: &[String]) -> Vec<(String, String)> {
+    let pairs = fields.chunks(2).map(|pair| match pair {
+        [partition, options] => (partition.clone(), options.clone()),
+        alone => ("root".to_owned(), alone.concat()),
+    });
+    pairs.collect()
+}
+
+/// `IMAGE:PATH[:OPTIONS]…`.
+pub(crate) fn mounted(text: &str) -> Parsed<Vec<Image>> {
+    let mut images = Vec::new();
+    for word in words(text, RAW_LIST)? {
+        let fields = words(&word, ESCAPED_FIELDS)?;
+        let [source, target, options @ ..] = fields.as_slice() else {
+            return Err(format!("`{word}` does not say where to mount: `IMAGE:PATH`"));
+        };
+        let (source, optional) = leniently(source);
+        images.push((source, target.clone(), optional, options_of(options)));
+    }
+    Ok(images)
+}
+
+/// `IMAGE[:OPTIONS]…`.
+pub(crate) fn extensions(text: &str) -> Parsed<Vec<Extension>> {
+    let mut images = Vec::new();
+    for word in words(text, RAW_LIST)? {
+        let fields = words(&word, ESCAPED_FIELDS)?;
+        if let [source, options @ ..] = fields.as_slice() {
+            let (source, optional) = leniently(source);
+            images.push((source, optional, options_of(options)));
+        }
+    }
+    Ok(images)
+}
+
+/// A mounted image in a unit file.
+pub(crate) fn mounted_text(source: &str, target: &str, optional: bool, options: &[Variant<'_>]) -> String {
+    quote_fields(&format!("{}{}:{}", dash(optional), colons(source), colons(target)), options)
+}
+
+/// An extension in a unit file.
+pub(crate) fn extension_text(source: &str, optional: bool, options: &[Variant<'_>]) -> String {
+    quote_fields(&format!("{}{}", dash(optional), colons(source)), options)
+}
+
+/// A field between colons.
+fn colons(field: &str) -> String {
+    field.replace('\\', "\\\\").replace(':', "\\:")
+}
+
+/// An image's fields, and behind them pairs of a partition and its options, as one word.
+///
+/// Within quotes backslashes stay, so that there is nothing left to escape but a quote, which no path should have.
+pub(crate) fn quote_fields(begin: &str, options: &[Variant<'_>]) -> String {
+    let mut text = begin.to_owned();
+    let fields = options.iter().flat_map(|option| match option {
+        Variant::Structure(pair) => pair.fields(),
+        alone => std::slice::from_ref(alone),
+    });
+    for field in fields {
+        if let Variant::Str(field) = field {
+            text = text + ":" + &colons(field);
+        }
+    }
+    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
+}

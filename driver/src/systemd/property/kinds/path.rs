@@ -1,0 +1,62 @@
+//! Paths that are mounted in the task's view.
+
+use super::super::grammar::{LIST, Parsed, Split, Words, quote, words};
+use super::{dash, leniently, owned};
+
+/// A path that is mounted with everything below it.
+const RECURSIVE: u64 = 1 << 14;
+
+/// `SOURCE[:TARGET[:OPTION]]…`.
+pub(crate) fn binds(text: &str) -> Parsed<Vec<(String, String, bool, u64)>> {
+    let part = Split { separators: ": \t\n\r", each: true, ..LIST };
+    let mut binds = Vec::new();
+    let mut rest = Words::of(text);
+    loop {
+        rest.skip_space();
+        let Some(source) = rest.next(part)? else { return Ok(binds) };
+        let (from, optional) = leniently(&source.text);
+        let (mut to, mut flags) = (from.clone(), RECURSIVE);
+        if source.ended_by == Some(':') {
+            let target = rest.next(part)?.ok_or("nothing stands behind the colon")?;
+            to = target.text;
+            if target.ended_by == Some(':') {
+                flags = match rest.next(LIST)?.map(|word| word.text).as_deref() {
+                    None | Some("" | "rbind") => RECURSIVE,
+                    Some("norbind") => 0,
+                    Some(other) => {
+                        return Err(format!(
+                            "`{other}` is neither `rbind` nor `norbind` (for a read-only mount there is `BindReadOnlyPaths`, option \
+                             `bind_read_only_paths`)"
+                        ));
+                    }
+                };
+            }
+        }
+        binds.push((from, to, optional, flags));
+    }
+}
+
+/// One bind in a unit file.
+pub(crate) fn bind_text(source: &str, target: &str, optional: bool, flags: u64) -> String {
+    let end = if flags == 0 { ":norbind" } else { "" };
+    format!("{}{}:{}{end}", dash(optional), quote(source), quote(target))
+}
+
+/// `PATH[:OPTIONS]…`.
+pub(crate) fn temporary_file_systems(text: &str) -> Parsed<Vec<(String, String)>> {
+    let split = |word: String| owned(word.split_once(':').unwrap_or((&word, "")));
+    let mounts: Vec<(String, String)> = words(text, LIST)?.into_iter().map(split).collect();
+    let sizes = mounts.iter().flat_map(|(_, options)| options.split(','));
+    // systemd hands them to the kernel as they are, whose refusal names no option.
+    let wrong = sizes.filter_map(|option| option.strip_prefix("size=")).find(|size| !is_size_of_tmpfs(size));
+    match wrong {
+        Some(size) => Err(format!("`{size}` is not a size of a tmpfs such as `64M` or `10%` (tmpfs(5))")),
+        None => Ok(mounts),
+    }
+}
+
+/// What the kernel reads as `size=` of a tmpfs: a number with a suffix of its `memparse`, or a share of the memory.
+fn is_size_of_tmpfs(text: &str) -> bool {
+    let digits = text.strip_suffix(|last: char| "kKmMgGtTpPeE%".contains(last)).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
