@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt;
-use nomad_driver_systemd::systemd::assignment::{self, Assignment, Reach};
+use nomad_driver_systemd::systemd::property::{self, Assignment, Reach};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Command;
 use zbus::{MessageStream, OwnedVariant, Variant, connection};
@@ -127,7 +127,7 @@ async fn an_assignment_is_read_as_systemd_run_reads_it() {
                 }
             }
             Ok(ours) => taken.push(((name, text), ours.wire())),
-            Err(assignment::Error::Value { why, .. }) => {
+            Err(property::Error::Value { why, .. }) => {
                 // systemd-run sends what systemd refuses or passes over, or what would change on the way to its file.
                 let is_stricter = STRICTER.iter().any(|words| why.contains(words));
                 if !coarse
@@ -189,7 +189,7 @@ async fn every_property_is_known_to_systemd_run() {
     let _host = host!();
     let manager = Manager::start().await;
     let mut wrong = Vec::new();
-    for property in assignment::all().filter(|property| property.since <= manager.version) {
+    for property in property::all().filter(|property| property.since <= manager.version) {
         if UNHEARD_OF.contains(&property.name) {
             continue;
         }
@@ -204,7 +204,7 @@ async fn every_property_is_known_to_systemd_run() {
 #[test]
 fn every_property_that_is_not_ours_is_compared() {
     let cases = cases();
-    let missing: Vec<_> = assignment::all()
+    let missing: Vec<_> = property::all()
         .filter(|property| !matches!(property.reach, Reach::Reserved(_)))
         .filter(|property| !cases.iter().any(|(name, _)| *name == property.name))
         .map(|property| property.name)
@@ -225,7 +225,7 @@ fn what_goes_over_the_bus_can_be_said_in_a_unit_file() {
         // The hard limit stands for both.
         let one = |wire: &[Property]| wire[0].clone();
         let (sent, value) = one(&wire);
-        let Some((name, said)) = assignment::text_of(&sent, &value) else {
+        let Some((name, said)) = property::text_of(&sent, &value) else {
             wrong.push(format!("{sent} {value} cannot be said"));
             continue;
         };

@@ -1,6 +1,7 @@
 //! Job files, which `nomad-driver-systemd run` reads.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use nomad_local::jobspec;
 use nomad_local::jobspec::expression::Scope;
@@ -42,6 +43,18 @@ const LANGUAGE: &[&str] = &[
     "artifact {",
     "source = ",
     "constraint {",
+    "dynamic \"task\" {",
+    "for_each = [1, 2]",
+    "for_each = range(1000)",
+    "iterator = each",
+    "labels = [each.value]",
+    "content {",
+    "each.key",
+    "file(\"/dev/null\")",
+    "indent(1024, ",
+    "slice([1], 0, ",
+    "range(1, 9e18, ",
+    "base64decode(",
     "var.v",
     "local.x",
     "local.a",
@@ -166,7 +179,7 @@ fn read(text: &str) {
     let variables = BTreeMap::from([("v".to_owned(), "1".to_owned())]);
     for variables in [BTreeMap::new(), variables] {
         let time = computing_time(|| {
-            if let Err(error) = jobspec::parse(text, &variables) {
+            if let Err(error) = jobspec::parse(text, &variables, Path::new("/")) {
                 assert!(!nomad_driver_systemd::chain(&error).is_empty());
             }
         });
@@ -177,7 +190,8 @@ fn read(text: &str) {
 #[test]
 fn every_example_is_a_job() {
     for example in examples() {
-        jobspec::parse(&example, &BTreeMap::new()).unwrap_or_else(|error| panic!("{error}\n{example}"));
+        jobspec::parse(&example, &BTreeMap::new(), Path::new("/"))
+            .unwrap_or_else(|error| panic!("{error}\n{example}"));
     }
 }
 

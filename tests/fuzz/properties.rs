@@ -1,6 +1,6 @@
 //! The grammar of properties: whatever is accepted can be written to a unit's file without meaning more than it says.
 
-use nomad_driver_systemd::systemd::assignment::{self, Assignment, Reach, lines_of};
+use nomad_driver_systemd::systemd::property::{self, Assignment, Reach, lines_of};
 use nomad_driver_systemd::systemd::{Property, TransientUnit, UnitName, unit_file};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -13,7 +13,7 @@ type Wire = Vec<(String, Variant<'static>)>;
 
 /// The names of properties that a job may set.
 fn names() -> Vec<&'static str> {
-    let settable = assignment::all().filter(|property| !matches!(property.reach, Reach::Reserved(_)));
+    let settable = property::all().filter(|property| !matches!(property.reach, Reach::Reserved(_)));
     settable.map(|property| property.name).collect()
 }
 
@@ -107,7 +107,7 @@ fn every_accepted_value_is_one_line_of_a_unit_file_for_each_assignment() {
 }
 
 /// What systemd reads of a line of a unit file: spaces around the value are not a part of it, and `%%` is `%`.
-fn read(name: &str, line: &str) -> Result<Wire, assignment::Error> {
+fn read(name: &str, line: &str) -> Result<Wire, property::Error> {
     let spaces: &[char] = &[' ', '\t', '\n', '\r'];
     Assignment::parse(name, &line.trim_matches(spaces).replace("%%", "%")).map(|read| read.wire())
 }

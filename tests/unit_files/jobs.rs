@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use nomad_driver_systemd::systemd::assignment::{self, Assignment, Reach, lines_of, quote};
+use nomad_driver_systemd::systemd::property::{self, Assignment, Reach, lines_of, quote};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -131,7 +131,7 @@ fn harmless_property(version: u32) -> impl Strategy<Value = Part> {
 }
 
 fn any_property(version: u32) -> impl Strategy<Value = Part> {
-    let settable = assignment::all().filter(|property| !matches!(property.reach, Reach::Reserved(_)));
+    let settable = property::all().filter(|property| !matches!(property.reach, Reach::Reserved(_)));
     // Of system calls systemd forgets those that the kernel does not know.
     let names: Vec<_> =
         settable.map(|property| property.name).filter(|name| !name.starts_with("SystemCall")).collect();

@@ -9,20 +9,27 @@ use hcl::{Map, Value};
 use super::block::{Block, Error};
 use super::expression::Scope;
 
+/// The most blocks that are written out. Blocks in each other make many.
+const MOST: usize = 10_000;
+
 /// The body without `dynamic` blocks, which may lie in each other. `text` is that of the whole file.
 pub(super) fn expand(text: &str, body: &Body, scope: &Scope) -> Result<Body, Error> {
+    expand_within(&mut MOST.clone(), text, body, scope)
+}
+
+fn expand_within(left: &mut usize, text: &str, body: &Body, scope: &Scope) -> Result<Body, Error> {
     let mut expanded = Body::new();
     for structure in body {
         match structure {
             Structure::Attribute(_) => expanded.push(structure.clone()),
             Structure::Block(block) if block.has_ident("dynamic") => {
-                for block in generate(text, block, scope)? {
+                for block in generate(left, text, block, scope)? {
                     expanded.push(block);
                 }
             }
             Structure::Block(block) => {
                 let mut block = block.clone();
-                block.body = expand(text, &block.body, scope)?;
+                block.body = expand_within(left, text, &block.body, scope)?;
                 expanded.push(block);
             }
         }
@@ -31,7 +38,7 @@ pub(super) fn expand(text: &str, body: &Body, scope: &Scope) -> Result<Body, Err
 }
 
 /// The blocks that one `dynamic` block stands for.
-fn generate(text: &str, written: &Written, scope: &Scope) -> Result<Vec<Written>, Error> {
+fn generate(left: &mut usize, text: &str, written: &Written, scope: &Scope) -> Result<Vec<Written>, Error> {
     let mut block = Block::of(text, written);
     let kind = block.label()?.to_owned();
     let ident = Ident::try_new(&kind).map_err(|_| block.wrong("label", "the name of a block is required"))?;
@@ -47,6 +54,9 @@ fn generate(text: &str, written: &Written, scope: &Scope) -> Result<Vec<Written>
 
     let mut generated = Vec::new();
     for element in elements {
+        *left = left.checked_sub(1).ok_or_else(|| {
+            block.wrong("for_each", &format!("the job would have more than {MOST} such blocks"))
+        })?;
         let mut bind = Bind { name: &iterator, element: hcl::Expression::from(element).into() };
         let labels = labels.map(|labels| {
             let mut labels = labels.clone();
@@ -66,7 +76,7 @@ fn generate(text: &str, written: &Written, scope: &Scope) -> Result<Vec<Written>
         let mut block = written.clone();
         block.ident = Decorated::new(ident.clone());
         block.labels = labels.transpose()?.unwrap_or_default();
-        block.body = expand(text, &body, scope)?;
+        block.body = expand_within(left, text, &body, scope)?;
         generated.push(block);
     }
     Ok(generated)
@@ -167,6 +177,11 @@ mod tests {
             ("dynamic \"x\" {\n for_each = [1]\n}", "dynamic \"x\" (line 1): `content` is required"),
             ("dynamic \"x\" {\n for_each = 1\n content {}\n}", "`for_each`: a list or a map is required"),
             ("dynamic {\n}", "exactly one name"),
+            (
+                "dynamic \"x\" {\n for_each = range(1000)\n content {\n dynamic \"y\" {\n for_each = range(1000)\n content \
+                 {}\n }\n }\n}",
+                "more than 10000 such blocks",
+            ),
         ] {
             let error = expanded(text).unwrap_err().to_string();
             assert!(error.contains(wrong), "{error}");

@@ -10,6 +10,9 @@ use hcl::eval::FuncArgs;
 
 use super::{Result, exactly, string_of};
 
+/// The largest file that is read, in bytes: far more than an agent takes as a job.
+const LARGEST: u64 = 32 << 20;
+
 pub(super) fn basename(args: FuncArgs) -> Result {
     let [path] = exactly(args)?;
     let path = string_of(&path)?;
@@ -46,7 +49,13 @@ pub(super) fn file_exists(args: FuncArgs) -> Result {
 
 fn read(args: FuncArgs) -> std::result::Result<Vec<u8>, String> {
     let path = path(args)?;
-    fs::read(&path).map_err(|error| format!("read {}: {error}", path.display()))
+    let wrong = |why: String| format!("read {}: {why}", path.display());
+    let metadata = fs::metadata(&path).map_err(|error| wrong(error.to_string()))?;
+    // A pipe may have no end.
+    if !metadata.is_file() || metadata.len() > LARGEST {
+        return Err(wrong(format!("it is not a file of at most {} MiB", LARGEST >> 20)));
+    }
+    fs::read(&path).map_err(|error| wrong(error.to_string()))
 }
 
 /// The directory of the job file, and what the job file says.
@@ -85,6 +94,7 @@ mod tests {
         for (text, scope, wrong) in [
             (r#"file("y.conf")"#, &scope, "y.conf: No such file"),
             (r#"file("bytes")"#, &scope, "use `filebase64`"),
+            (r#"file("/dev/zero")"#, &scope, "not a file of at most 32 MiB"),
             ("file()", &scope, "one path is required"),
             (r#"file("x.conf")"#, &of_job, "`file` is not available"),
         ] {
