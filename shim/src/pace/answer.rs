@@ -1,0 +1,132 @@
+//! The body of an answer, which its client must take.
+
+use super::request::length;
+use super::{Allowance, Contact, Load, TooSlow};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, SizeHint};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use wasmtime_wasi_http::{Error, WasiBody};
+
+/// Of an answer over HTTP/2 at most so many bytes are handed on at once, so that it is seen how fast they are taken.
+const PIECE: usize = 16 << 10;
+
+/// The body of an answer, with what lasts until its end.
+struct Taken<T> {
+    body: WasiBody,
+    /// Of the frame that is handed on, what is still to be.
+    rest: Bytes,
+    too_slow: TooSlow,
+    /// The turn of the client, if it is one of several on its connection.
+    turn: Option<Arc<Mutex<Allowance>>>,
+    last: usize,
+    load: Arc<Load>,
+    _lasts: T,
+}
+
+/// The body of an answer, as the connection gets it: `lasts` goes with it. It fails when the client of the request is
+/// `too_slow`. Over HTTP/2 it ends the connection if the client does not take it.
+pub fn taken<T>(
+    body: WasiBody,
+    too_slow: TooSlow,
+    load: &Arc<Load>,
+    over_http_2: Option<&Arc<Contact>>,
+    lasts: T,
+) -> WasiBody
+where
+    T: Send + Unpin + 'static,
+{
+    let turn = over_http_2.filter(|_| !body.is_end_stream()).and_then(|contact| {
+        let mut allowance = Allowance::of(load)?;
+        let look = allowance.look();
+        allowance.waits(Instant::now(), 1);
+        let turn = Arc::new(Mutex::new(allowance));
+        tokio::spawn(watch(Arc::downgrade(&turn), look, Arc::clone(load), Arc::clone(contact)));
+        Some(turn)
+    });
+    let load = Arc::clone(load);
+    Taken { body, rest: Bytes::new(), too_slow, turn, last: 0, load, _lasts: lasts }.boxed_unsync()
+}
+
+/// Ends the connection when a client does not take an answer. Who does not take it does not poll it either.
+async fn watch(turn: Weak<Mutex<Allowance>>, look: Duration, load: Arc<Load>, contact: Arc<Contact>) {
+    loop {
+        sleep(look).await;
+        let Some(turn) = turn.upgrade() else { return };
+        let mut allowance = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if allowance.waiting_since.is_some() {
+            allowance.waits(Instant::now(), load.speed());
+        }
+        if allowance.is_used_up() {
+            crate::outcome::say(
+                "slow: a client took too little of an answer and was cut off (--client-timeout)",
+            );
+            return contact.stalled.notify_one();
+        }
+    }
+}
+
+impl<T: Unpin> Taken<T> {
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(self.piece()))));
+        }
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) if self.turn.is_some() => {
+                Poll::Ready(Some(Ok(frame.into_data().map_or_else(
+                    |trailers| trailers,
+                    |data| {
+                        self.rest = data;
+                        Frame::data(self.piece())
+                    },
+                ))))
+            }
+            Poll::Pending => self.too_slow.poll(cx).map(|()| Some(Err(Error::ConnectionReadTimeout))),
+            ready @ Poll::Ready(_) => ready,
+        }
+    }
+
+    fn piece(&mut self) -> Bytes {
+        self.rest.split_to(self.rest.len().min(PIECE))
+    }
+}
+
+impl<T: Unpin> Body for Taken<T> {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        let frame = this.next(cx);
+        if let Some(turn) = &this.turn {
+            let mut allowance = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            // Who asks for more has taken what was before.
+            allowance.goes_on(Instant::now(), this.load.speed(), std::mem::take(&mut this.last));
+            if let Poll::Ready(Some(Ok(frame))) = &frame {
+                this.last = length(frame);
+                allowance.waits(Instant::now(), 1);
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (more, mut hint) = (self.rest.len() as u64, self.body.size_hint());
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(more));
+        }
+        hint.set_lower(hint.lower().saturating_add(more));
+        hint
+    }
+}

@@ -1,0 +1,111 @@
+//! A connection, whose client must take what is written.
+
+use super::{Clock, Load};
+use crate::process;
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+/// What is known about a client's connection beside what goes over it.
+#[derive(Default)]
+pub struct Contact {
+    /// The client has not taken all that was written so far.
+    is_behind: AtomicBool,
+    /// One of its answers is not taken, which ends the connection.
+    pub(super) stalled: Notify,
+}
+
+impl Contact {
+    /// Does the client still have to take something?
+    pub fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::Relaxed)
+    }
+
+    /// Waits until one of its answers over HTTP/2 is not taken in time.
+    pub async fn stalled(&self) {
+        self.stalled.notified().await;
+    }
+}
+
+/// A connection that fails when its client does not take what is written.
+pub struct Paced<S> {
+    stream: S,
+    clock: Option<Clock>,
+    contact: Arc<Contact>,
+    /// What the client had not taken when it was last looked at.
+    untaken: usize,
+}
+
+impl<S: AsRawFd> Paced<S> {
+    /// Waits as long as `load` says.
+    pub fn new(stream: S, load: &Arc<Load>, contact: &Arc<Contact>) -> Self {
+        Self { stream, clock: Clock::new(load), contact: Arc::clone(contact), untaken: 0 }
+    }
+
+    fn look_at<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let was_behind = self.contact.is_behind.swap(poll.is_pending(), Ordering::Relaxed);
+        let Some(clock) = &mut self.clock else { return poll };
+        if poll.is_ready() {
+            if was_behind {
+                clock.goes_on(0);
+                self.untaken = 0;
+            }
+            return poll;
+        }
+        // The kernel takes more only when much was taken, and a slow client may need long for that.
+        let untaken = process::untaken(self.stream.as_raw_fd());
+        if let Some(bytes) = self.untaken.checked_sub(untaken).filter(|bytes| *bytes > 0) {
+            clock.goes_on(bytes);
+        }
+        self.untaken = untaken;
+        clock.poll(cx).map(|()| {
+            crate::outcome::say(
+                "slow: a client took too little of its answer and was cut off (--client-timeout)",
+            );
+            Err(io::ErrorKind::TimedOut.into())
+        })
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + AsRawFd + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.look_at(cx, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.look_at(cx, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

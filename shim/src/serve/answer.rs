@@ -1,0 +1,125 @@
+//! One request, from its head to the last part of its answer.
+
+use super::counts::Active;
+use super::{Current, Handler, Server};
+use crate::connections::Unanswered;
+use crate::outcome;
+use crate::pace::{self, Contact, TooSlow};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use wasmtime_wasi_http::WasiBody;
+use wasmtime_wasi_http::handler::ExpirationError;
+
+impl Server {
+    /// Answers a request with what the guest says, in its turn.
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        handler: &Arc<Current>,
+        request: Request<Incoming>,
+        contact: &Arc<Contact>,
+        unanswered: Unanswered,
+    ) -> Response<WasiBody> {
+        let active = self.begin();
+        let over_http_2 = (request.version() == Version::HTTP_2).then_some(contact);
+        let (began, method, path) =
+            (Instant::now(), request.method().clone(), request.uri().path().to_owned());
+        // A connection of HTTP/2 brings many requests, and each that waits takes memory: as many wait as connections may.
+        let waiting_max = self.http.max_concurrent_connections.max(self.http.max_concurrent_requests);
+        let place = if self.load.active() > waiting_max {
+            None
+        } else {
+            Arc::clone(&self.requests).acquire_owned().await.ok()
+        };
+        let response = match place {
+            Some(place) => {
+                let (request, mut too_slow) = self.limit(request);
+                let (what, handler) = (format!("{method} {path}"), handler.get());
+                let response = tokio::select! {
+                    // What the guest answers to half a body is no answer.
+                    biased;
+                    () = poll_fn(|cx| too_slow.poll(cx)) => too_slow_to_send(&what, over_http_2.is_some()),
+                    response = self.ask_guest(&handler, request, &what) => response,
+                };
+                // They last until the last part of the answer.
+                let lasts = (active, place, unanswered);
+                response.map(|body| pace::taken(body, too_slow, &self.load, over_http_2, lasts))
+            }
+            None => plain(StatusCode::SERVICE_UNAVAILABLE),
+        };
+        self.make_pool(handler);
+        if self.http.access_log {
+            let took = began.elapsed().as_secs_f64() * 1000.0;
+            outcome::say(&format!("access: {method} {path} {} {took:.1}ms", response.status().as_u16()));
+        }
+        response
+    }
+
+    /// The request, whose body the client must send in time, and how it is told that it does not.
+    fn limit(&self, request: Request<Incoming>) -> (Request<WasiBody>, TooSlow) {
+        let (head, body) = request.into_parts();
+        let (body, too_slow) = pace::sent(body, &self.load);
+        (Request::from_parts(head, body), too_slow)
+    }
+
+    fn begin(self: &Arc<Self>) -> Active {
+        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        self.load.begin();
+        self.counts.changed.notify_one();
+        Active(Arc::clone(self))
+    }
+
+    async fn ask_guest(
+        &self,
+        handler: &Handler,
+        mut request: Request<WasiBody>,
+        what: &str,
+    ) -> Response<WasiBody> {
+        // A guest is told the authority that was asked, which HTTP/1.0 need not say.
+        if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
+            if request.version() != Version::HTTP_10 {
+                return plain(StatusCode::BAD_REQUEST);
+            }
+            request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+        }
+        let began = Instant::now();
+        let error = match handler.handle((), request).await {
+            Ok(response) => return response,
+            Err(error) => error,
+        };
+        // A guest that leaves the engine no moment is ended without a word that would say so.
+        let is_over = self.guest.wasm.timeout.is_some_and(|timeout| began.elapsed() >= timeout);
+        if error.is::<ExpirationError>() || is_over {
+            self.counts.timeouts.fetch_add(1, Ordering::Relaxed);
+            outcome::say(&format!("timeout: {what} took longer than -W timeout gives it"));
+            return plain(StatusCode::GATEWAY_TIMEOUT);
+        }
+        // What its instance ended of has been said, but not what for.
+        outcome::say(&format!("error: {what} is not answered: {}", outcome::causes(&error)));
+        plain(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// An answer of ours, not of the guest's.
+fn plain(status: StatusCode) -> Response<WasiBody> {
+    let text = format!("{status}\n");
+    let mut response =
+        Response::new(Full::from(text).map_err(|never: Infallible| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
+/// What a client hears that did not send the body of its request.
+fn too_slow_to_send(what: &str, over_http_2: bool) -> Response<WasiBody> {
+    outcome::say(&format!("slow: {what}: its client sent too little of the body (--client-timeout)"));
+    let mut response = plain(StatusCode::REQUEST_TIMEOUT);
+    if !over_http_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

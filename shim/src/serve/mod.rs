@@ -1,0 +1,300 @@
+//! Serves HTTP with a guest: HTTP/1.1 and HTTP/2, on a socket that systemd passed or on one of its own.
+//!
+//! ```text
+//! listener ──► connections (hyper) ──► requests ──► instances of the guest
+//!    │             graceful end          limits,       a trap ends one of them,
+//!  passed or                             counts        and its request with a 500
+//!  bound
+//! ```
+//!
+//! Instances are allocated one by one at first, which needs no preparation. A pool of them, from which each is had in
+//! half the time, takes longer to make than all else before the first request: it is made behind the first answer.
+//!
+//! Loops of the guest let others run every few milliseconds (epochs): a request that computes for ever neither starves
+//! other requests, nor its own timeout, nor SIGTERM.
+
+mod answer;
+mod counts;
+mod instances;
+mod listener;
+mod pool;
+
+use self::counts::{Counts, report, watchdog};
+use self::instances::{Instances, Linked};
+use self::listener::Listener;
+use self::pool::TABLE_ELEMENTS;
+use crate::args::{Guest, Http};
+use crate::artifact::{self, Artifact};
+use crate::connections::{Admitted, Connections};
+use crate::pace::{Load, Paced};
+use crate::preopens::Preopens;
+use crate::process::Signals;
+use crate::{guest, outcome, systemd};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use std::convert::Infallible;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
+use std::thread::Thread;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use wasmtime::error::Context as _;
+use wasmtime::{Engine, Result};
+use wasmtime_wasi_http::handler::{HandlerState as _, ProxyHandler};
+
+/// How often a loop of the guest lets others run.
+const TICK: Duration = Duration::from_millis(10);
+/// How long a client may take for the head of a request.
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How large the head of a request may be over HTTP/2, where each field of it counts as 32 bytes more than it has: one that
+/// was sent as a single byte takes 75 in memory.
+const HEAD: u32 = 16 << 10;
+/// How many bytes of a connection are held at most, of requests that are not complete: a client that sends heads and never
+/// ends them shall not use up the memory of all.
+const BUFFER: usize = 64 << 10;
+/// The same for each connection of HTTP/2, whose requests wait together.
+const WINDOW: u32 = 64 << 10;
+/// How many requests a connection of HTTP/2 has open at once.
+const STREAMS: u32 = 32;
+/// More threads bring nothing below the limits of a usual unit.
+const THREADS_MAX: usize = 8;
+/// Threads for file accesses, which would hold up all requests elsewhere.
+const FILE_THREADS: usize = 4;
+
+/// Serves with `guest`, as `http` says, until SIGTERM or SIGINT; the process's exit code: 0, or 143 when requests were
+/// cut off.
+///
+/// # Errors
+/// When it cannot serve: the guest is none for it, an address is in use.
+pub fn serve(mut guest: Guest, http: Http) -> Result<u8> {
+    guest.wasm.tuning.epochs = true;
+    // A pool has tables of one size; instances without one get no larger ones.
+    guest.wasm.max_table_elements.get_or_insert(TABLE_ELEMENTS);
+    let guest: &'static Guest = Box::leak(Box::new(guest));
+    start(guest, http).with_context(|| format!("serve `{}`", guest.label))
+}
+
+fn start(guest: &'static Guest, http: Http) -> Result<u8> {
+    let (code, artifact) = artifact::open(guest, &guest.wasm.tuning, &guest::config(&guest.wasm)?)?;
+    let linked = Linked::new(code, http.max_concurrent_requests)?;
+    let preopens = Preopens::open(&guest.dirs)?;
+    let server = Server::new(linked.engine.clone(), artifact, guest, preopens, http);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let mut runtime = match threads {
+        // Handing work over to another thread and back only costs time.
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime.worker_threads(threads).max_blocking_threads(FILE_THREADS).enable_all();
+    // This thread decides what a signal does.
+    runtime.on_thread_start(Signals::leave_to_others);
+    let runtime = Box::leak(Box::new(runtime.build().context("start the runtime")?));
+    runtime.block_on(server.until_told_to_stop(linked))
+}
+
+/// What all requests share.
+struct Server {
+    guest: &'static Guest,
+    preopens: Preopens,
+    http: Http,
+    artifact: Artifact,
+    engine: Engine,
+    /// The one that has a pool.
+    pooled_engine: OnceLock<Engine>,
+    counts: Counts,
+    load: Arc<Load>,
+    requests: Arc<Semaphore>,
+    /// Lets loops of the guest make room, as long as there are instances.
+    ticker: OnceLock<Thread>,
+}
+
+type Handler = ProxyHandler<Instances>;
+
+impl Server {
+    fn new(
+        engine: Engine,
+        artifact: Artifact,
+        guest: &'static Guest,
+        preopens: Preopens,
+        http: Http,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            guest,
+            preopens,
+            artifact,
+            engine,
+            pooled_engine: OnceLock::new(),
+            counts: Counts::default(),
+            load: Arc::new(Load::new(
+                Some(http.client_timeout).filter(|timeout| !timeout.is_zero()),
+                http.max_concurrent_requests,
+            )),
+            requests: Arc::new(Semaphore::new(http.max_concurrent_requests)),
+            ticker: OnceLock::new(),
+            http,
+        })
+    }
+
+    fn instances(self: &Arc<Self>, linked: Arc<Linked>) -> Instances {
+        Instances { server: Arc::clone(self), linked }
+    }
+
+    fn start_ticker(self: &Arc<Self>) -> Result<()> {
+        let server = Arc::clone(self);
+        let tick = move || loop {
+            match server.counts.instances.load(Ordering::Relaxed) {
+                0 => std::thread::park(),
+                _ => std::thread::sleep(TICK),
+            }
+            server.engine.increment_epoch();
+            server.pooled_engine.get().inspect(|engine| engine.increment_epoch());
+        };
+        let thread = std::thread::Builder::new().name("ticker".to_owned()).spawn(tick)?;
+        self.ticker.get_or_init(|| thread.thread().clone());
+        Ok(())
+    }
+
+    async fn until_told_to_stop(self: Arc<Self>, linked: Arc<Linked>) -> Result<u8> {
+        let listener = Listener::open(&self.http).await?;
+        // An instance that cannot be made is an error now, and not at the first request. Should the guest compute for
+        // ever already here, a signal still ends the process as it ends a command.
+        let instances = self.instances(linked);
+        let first = instances.instantiate().await?;
+        let signals = Signals::take_over().context("listen for signals")?;
+        systemd::notify("READY=1\nSTATUS=serving: no requests yet");
+        outcome::say(&format!("serving on {listener}"));
+        // It is not kept for a request, which may come much later.
+        drop(first);
+        self.start_ticker().context("start the thread that interrupts loops")?;
+
+        let handler = Arc::new(Current::new(Handler::new(instances)));
+        let connections = GracefulShutdown::new();
+        tokio::spawn(watchdog());
+        tokio::spawn(report(Arc::clone(&self)));
+        tokio::select! {
+            never = self.accept(&listener, &handler, &connections) => match never? {},
+            signal = signals.next() => drop(signal?),
+        }
+        drop(listener);
+        // Not `STOPPING=1`: systemd would not keep the exit status until somebody asks for it (RemainAfterExit=).
+        systemd::notify_status(&format!("{} stopping=1", self.status()));
+        let cut = |why: &str| {
+            let left = self.load.active();
+            outcome::say(&format!("ended {why}, with {left} requests unfinished"));
+            Ok(143)
+        };
+        tokio::select! {
+            () = connections.shutdown() => Ok(0),
+            () = sleep(self.http.shutdown_timeout) => cut("when --shutdown-timeout was over"),
+            again = signals.next() => cut(&format!("by a second {}", again?)),
+        }
+    }
+
+    async fn accept(
+        self: &Arc<Self>,
+        listener: &Listener,
+        handler: &Arc<Current>,
+        connections: &GracefulShutdown,
+    ) -> Result<Infallible> {
+        let admission = Arc::new(Connections::new(self.http.max_concurrent_connections));
+        loop {
+            match listener {
+                Listener::Tcp(tcp) => match tcp.accept().await {
+                    Ok((stream, _)) => {
+                        // An answer in small parts should not wait for the client's acknowledgements.
+                        let _ = stream.set_nodelay(true);
+                        self.converse(stream, admission.admit().await?, handler, connections);
+                    }
+                    Err(error) => wait_out(&error).await,
+                },
+                Listener::Unix(unix) => match unix.accept().await {
+                    Ok((stream, _)) => {
+                        self.converse(stream, admission.admit().await?, handler, connections);
+                    }
+                    Err(error) => wait_out(&error).await,
+                },
+            }
+        }
+    }
+
+    /// Answers all requests of one connection.
+    fn converse<S>(
+        self: &Arc<Self>,
+        stream: S,
+        admitted: Admitted,
+        handler: &Arc<Current>,
+        connections: &GracefulShutdown,
+    ) where
+        S: AsyncRead + AsyncWrite + AsRawFd + Send + Unpin + 'static,
+    {
+        let (server, handler) = (Arc::clone(self), Arc::clone(handler));
+        let stream = Paced::new(stream, &self.load, &admitted.connection.contact);
+        let client = Arc::clone(&admitted.connection);
+        let service = service_fn(move |request| {
+            let unanswered = client.request();
+            let (server, handler, contact) =
+                (Arc::clone(&server), Arc::clone(&handler), Arc::clone(&client.contact));
+            async move { Ok::<_, Infallible>(server.answer(&handler, request, &contact, unanswered).await) }
+        });
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(BUFFER);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(HEAD_PATIENCE)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEAD);
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service).into_owned());
+        tokio::spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let client = &admitted.connection;
+            // What a client does to its connection is its affair, but for one that takes a place and asks nothing: hyper
+            // waits for ever for what tells the version of HTTP, and for the requests of HTTP/2.
+            loop {
+                let idle = client.idle_since().map_or(Duration::ZERO, |since| since.elapsed());
+                if idle >= HEAD_PATIENCE {
+                    break;
+                }
+                tokio::select! {
+                    _ = &mut connection => break,
+                    () = client.contact.stalled() => break,
+                    () = client.told_to_close() => break,
+                    () = sleep(HEAD_PATIENCE.saturating_sub(idle)) => {}
+                }
+            }
+            drop(admitted);
+        });
+    }
+}
+
+/// Waits until there may be descriptors or memory again.
+async fn wait_out(error: &std::io::Error) {
+    outcome::say(&format!("accept a connection: {error}; trying again"));
+    sleep(Duration::from_millis(100)).await;
+}
+
+/// The handler that requests go to; a better one takes its place once.
+struct Current {
+    handler: RwLock<Handler>,
+    replaced: Once,
+}
+
+impl Current {
+    fn new(handler: Handler) -> Self {
+        Self { handler: RwLock::new(handler), replaced: Once::new() }
+    }
+
+    fn get(&self) -> Handler {
+        self.handler.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, handler: Handler) {
+        *self.handler.write().unwrap_or_else(PoisonError::into_inner) = handler;
+    }
+}
