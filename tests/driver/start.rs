@@ -1,5 +1,7 @@
 //! What runs, as whom, with which environment; and what is refused.
 
+use std::os::unix::fs::PermissionsExt;
+
 use tests::{Exit, Job, Node, SOON, exiting_guest, wasm};
 
 use crate::guest;
@@ -19,6 +21,25 @@ async fn a_command_without_a_slash_is_looked_up_in_local_and_made_executable() {
     let job = Job::artifact("serve me", b"#!/bin/sh\necho \"$0 in $(pwd) got $*\"\n")
         .args(&["a b", "$HOME", "%n", "$$"]);
     assert_eq!(node.output_of(job).await, "/local/serve me in /local got a b $HOME %n $$\n");
+}
+
+#[tokio::test]
+async fn a_refused_job_has_not_made_its_program_executable() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let program = || Job::artifact("run", b"#!/bin/sh\n");
+    for (job, wrong) in [
+        (program().config("wasm {\n fuel = 5\n}"), "`wasm`"),
+        (program().option("cap_add", "[\"sys_admin\"]"), "sys_admin"),
+        (program().block("sandbox", &[("protect_system", "\"full\"")]), "ProtectSystem"),
+    ] {
+        let prepared = node.prepare(&job);
+        let path = prepared.alloc_dir().join(&prepared.config.name).join("local/run");
+        let file = std::fs::File::open(path).unwrap();
+        let refusal = node.begin(prepared).await.unwrap_err();
+        assert!(refusal.message.contains(wrong), "{refusal:?}");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o111, 0, "{wrong}");
+    }
 }
 
 #[tokio::test]

@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 
 use super::config::{Credential, PluginConfig, TaskConfig};
 use super::error::Error;
+use super::host::content::ProgramKind;
 use super::host::place::Place;
 use super::host::users::OfEveryHost;
 use super::host::{env, program, view};
-use super::spec::{NodeSpec, TaskSpec};
+use super::spec::{NodeSpec, Outline, TaskSpec};
 use super::start::sight_of;
-use super::unit::{self, Command, Made, Streams};
+use super::unit::{self, Command, HostResources, Streams};
 use crate::systemd::{Features, Property, Stream, TransientUnit};
 
 /// A task as the driver would start it on a machine that can do everything.
 pub struct Sketch {
     node: NodeSpec,
     task: TaskSpec,
-    is_guest: bool,
 }
 
 /// What a person does to start a task without the driver.
@@ -43,10 +43,12 @@ impl Sketch {
     pub fn new(config: &TaskConfig, plugin: PluginConfig) -> Result<Self, Error> {
         let node = NodeSpec::resolve(plugin).map_err(Error::Spec)?;
         let features = Features::everything(node.manager);
-        let task = TaskSpec::resolve(config, &node, &features, &OfEveryHost).map_err(Error::Spec)?;
-        let extension = Path::new(&task.command).extension();
+        let outline = Outline::resolve(config, &node, &features, &OfEveryHost).map_err(Error::Spec)?;
+        let extension = Path::new(&config.driver.command).extension();
         let is_guest = config.driver.wasm.is_some() || extension.is_some_and(|extension| extension == "wasm");
-        Ok(Self { node, task, is_guest })
+        let kind = if is_guest { ProgramKind::Wasm } else { ProgramKind::Native };
+        let task = outline.with_program(kind, config, &node, &features).map_err(Error::Spec)?;
+        Ok(Self { node, task })
     }
 
     /// Its unit.
@@ -75,11 +77,11 @@ impl Sketch {
         }
         ByHand {
             directories: vec![dirs.local.clone(), dirs.secrets.clone(), dirs.shared.join("data")],
-            compile: self.is_guest.then_some(compile),
+            compile: self.task.is_guest().then_some(compile),
             view: view::shared_root(&self.node.runtime_dir),
             unit,
             env: env::carried(&self.task.env),
-            needs_a_root: self.task.needs_a_root_of_its_own(self.task.settings(self.is_guest)),
+            needs_a_root: self.task.needs_a_root_of_its_own(&self.task.settings),
         }
     }
 
@@ -90,8 +92,8 @@ impl Sketch {
 
     /// With the code of a guest in a certain file.
     fn unit_with(&self, code: PathBuf) -> TransientUnit {
-        let Self { node, task, is_guest } = self;
-        let command = if *is_guest {
+        let Self { node, task } = self;
+        let command = if task.is_guest() {
             Command::Wasm { shim: self.shim(), code, name: task.command.clone() }
         } else {
             let path = program::guess(&task.command, sight_of(task, &[]));
@@ -104,7 +106,7 @@ impl Sketch {
             let named = task.dirs.named(path).map(|(directory, _, below)| directory.join(below));
             Ok::<_, Infallible>(Some(named.unwrap_or_else(|| sight.on_host(path))))
         };
-        let lines = task.settings(*is_guest).iter().cloned();
+        let lines = task.settings.iter().cloned();
         let settings: Vec<_> =
             lines.flat_map(|line| line.with_host_paths(on_host).into_iter().flatten()).collect();
         let own_root = task.needs_a_root_of_its_own(&settings);
@@ -114,7 +116,7 @@ impl Sketch {
         let of = |encrypted: bool| {
             task.credentials.iter().filter(move |credential| credential.encrypted == encrypted)
         };
-        let made = Made {
+        let made = HostResources {
             root,
             env_file: node.runtime_dir.join("env/TASK"),
             ephemeral_user: task.ephemeral_user.name().to_owned(),
@@ -124,7 +126,7 @@ impl Sketch {
             encrypted: of(true).map(copy).collect(),
             sockets: task.sockets.clone(),
             mounts: task.mounts.clone(),
-            ..Made::default()
+            ..HostResources::default()
         };
         let streams = Streams { stdin: Stream::Null, stdout: Stream::Null, stderr: Stream::Null };
         unit::build(task, &command, made, streams)

@@ -11,10 +11,11 @@ use std::time::Duration;
 use tokio::runtime::{self, RuntimeFlavor};
 use tokio::sync::Notify;
 
-use super::live::handle::Beside;
+use super::live::handle::Companions;
 use super::live::handle::Handle;
 
 use super::config::{Credential, TaskConfig, TaskId, TaskIdentity};
+use super::host::content::ProgramKind;
 use super::host::misplaced;
 use super::host::pin::Pins;
 use super::host::place::Place;
@@ -27,8 +28,8 @@ use super::live::slices::Slices;
 use super::sandbox::policy::Policy;
 use super::spec::activation::Readiness;
 use super::spec::ephemeral;
-use super::spec::{Identity, NodeSpec, Sink, TaskSpec};
-use super::unit::{Command, Made, Streams};
+use super::spec::{Identity, NodeSpec, Outline, Sink, TaskSpec};
+use super::unit::{Command, HostResources, Streams};
 use super::wasm::cache::Lease;
 use super::wasm::compiler::{Code, Wanted};
 use crate::kernel;
@@ -49,36 +50,42 @@ impl Shared {
         if let Some(reason) = features.shortfall() {
             return Err(Error::Spec(spec::Error::Node { option: "manager".to_owned(), reason }));
         }
-        let (config, task) = {
-            let node = Arc::clone(&node);
+        let (config, outline) = {
+            let (node, features) = (Arc::clone(&node), features.clone());
             // The databases of users may be far away.
             let resolve = move || {
-                let task = TaskSpec::resolve(&config, &node, &features, &OfHost);
-                (config, task)
+                let outline = Outline::resolve(&config, &node, &features, &OfHost);
+                (config, outline)
             };
             tokio::task::spawn_blocking(resolve).await.map_err(|_| Error::Panicked)?
         };
-        let task = task.map_err(Error::Spec)?;
-        self.remove_earlier_runs(&config, &task.unit).await?;
+        let outline = outline.map_err(Error::Spec)?;
+        let begun = self.begun_before(outline.task()).await?;
+        let mounted = outline.mounted();
+        let program =
+            beside_others(|| program::find(&outline.task().command, sight_of(outline.task(), &mounted)));
+        // What runs already need not be there any more.
+        let kind = program.as_ref().map_or(ProgramKind::Native, Program::kind);
+        let program = if begun.is_some() { None } else { Some(program.map_err(Error::Program)?) };
+        let task = outline.with_program(kind, &config, &node, &features).map_err(Error::Spec)?;
         let advice = misplaced::advice(&task);
-        let (unit, is_guest) = match self.begun_before(&task).await? {
-            Some(unit) => {
-                let program =
-                    program::find(&task.command, sight_of(&task, &program::mounted(task.settings(false))));
-                (unit, matches!(program, Ok(Program::Wasm { .. })))
-            }
-            None => self.begin(&task, &node, &config.identity, stopped).await?,
+        // Nothing was touched before.
+        self.remove_earlier_runs(&config, &task.unit).await?;
+        let unit = match (begun, program) {
+            (Some(unit), _) => unit,
+            (None, Some(program)) => self.begin(&task, program, &node, &config.identity, stopped).await?,
+            (None, None) => return Err(Error::Panicked),
         };
         if let Some(advice) = advice {
             self.beginners.advise(&config.identity.id, advice);
         }
-        let beside = Beside {
+        let beside = Companions {
             copied: task.output.sink == Sink::Both,
             listens: !task.sockets.is_empty(),
             speaks: task.readiness != Readiness::default() && !task.guest.serves,
             serves: task.guest.serves,
-            guest: is_guest,
-            init: !is_guest,
+            guest: task.is_guest(),
+            init: !task.is_guest(),
         };
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
         let handle = Handle::follow(config.identity, unit, beside, systemd, events);
@@ -106,19 +113,19 @@ impl Shared {
         }
     }
 
-    /// The unit of a new run, and whether it runs WebAssembly.
+    /// The unit of a new run.
     async fn begin(
         &self,
         task: &TaskSpec,
+        program: Program,
         node: &NodeSpec,
         identity: &TaskIdentity,
         stopped: &Notify,
-    ) -> Result<(Unit, bool), Error> {
+    ) -> Result<Unit, Error> {
         let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
         // A compilation sees the host on it, too.
         view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
-        let (command, lease) = self.command(task, node, identity, stopped).await?;
-        let is_guest = matches!(command, Command::Wasm { .. });
+        let (command, lease) = self.command(task, program, node, identity, stopped).await?;
         let place = Place::of(&node.runtime_dir, &task.unit);
         let started = self.begin_at(&place, command, task, node, &identity.id).await;
         if started.is_ok() {
@@ -134,7 +141,7 @@ impl Shared {
                 drop(lease);
             });
         }
-        started.map(|unit| (unit, is_guest))
+        started
     }
 
     async fn begin_at(
@@ -147,8 +154,7 @@ impl Shared {
     ) -> Result<Unit, Error> {
         // Until the unit has started, or has not.
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
-        let is_guest = matches!(command, Command::Wasm { .. });
-        let mut made = beside_others(|| make(place, task, node, is_guest, &mut pins))?;
+        let mut made = beside_others(|| make(place, task, node, &mut pins))?;
         self.leave_addresses_to_the_operator(task, &node.policy, &mut made.settings).await?;
         self.mount_nothing_on_the_host(task).await?;
         let mut owner = task.uid;
@@ -287,25 +293,22 @@ impl Shared {
         compiling.await
     }
 
-    /// What the unit will run, and the lease of compiled code, to be kept until it does. Everything that can be known to
-    /// be wrong with it is an error now.
+    /// What the unit will run, and the lease of compiled code, to be kept until it does.
     async fn command(
         &self,
         task: &TaskSpec,
+        program: Program,
         node: &NodeSpec,
         identity: &TaskIdentity,
         stopped: &Notify,
     ) -> Result<(Command, Option<Lease>), Error> {
-        let mounted = program::mounted(task.settings(false));
-        let found = beside_others(|| program::find(&task.command, sight_of(task, &mounted)));
-        match found.map_err(Error::Program)? {
-            Program::Native(path) => {
-                task.guest.check_native().map_err(Error::Spec)?;
+        match program {
+            Program::Native { path, own } => {
                 let shim = node.wasm.shim().map_err(|source| Error::Init { source })?;
+                beside_others(|| program::make_executable(&path, own.as_ref())).map_err(Error::Program)?;
                 Ok((Command::Native { path, shim }, None))
             }
             Program::Wasm { module, name } => {
-                task.guest.check(task).map_err(Error::Spec)?;
                 let shim = node.wasm.shim().map_err(Error::Wasm)?;
                 let wanted = Wanted {
                     namespace: &task.namespace,
@@ -343,10 +346,9 @@ pub(super) fn make(
     place: &Place,
     task: &TaskSpec,
     node: &NodeSpec,
-    is_guest: bool,
     pins: &mut Pins,
-) -> Result<Made, Error> {
-    let said = task.settings(is_guest);
+) -> Result<HostResources, Error> {
+    let said = &task.settings;
     let missing = targets::check(&files::targets(said, task), task)
         .map_err(|error| Error::Files(files::Error::Target(error)))?;
     let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
@@ -376,7 +378,8 @@ pub(super) fn make(
     let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
     let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
     let sockets = sockets.map_err(Error::Files)?;
-    let mut made = Made { root, settings, etc, sockets, mounts, overlays, ..Made::default() };
+    let mut made =
+        HostResources { root, settings, etc, sockets, mounts, overlays, ..HostResources::default() };
     let mut read = 0;
     for Credential { name, path, encrypted } in &task.credentials {
         let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;

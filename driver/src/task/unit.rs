@@ -60,7 +60,7 @@ pub struct Streams {
 
 /// What was made on the host for the task's start.
 #[derive(Debug, Clone, Default)]
-pub struct Made {
+pub struct HostResources {
     /// The root that its view is mounted on.
     pub root: PathBuf,
     /// The file with its environment.
@@ -84,14 +84,13 @@ pub struct Made {
 }
 
 /// The unit of `task`.
-pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -> TransientUnit {
-    let is_guest = matches!(command, Command::Wasm { .. });
-    let filter = if is_guest { Vec::new() } else { address_filter(&made.settings) };
+pub fn build(task: &TaskSpec, command: &Command, made: HostResources, streams: Streams) -> TransientUnit {
+    let filter = if task.is_guest() { Vec::new() } else { address_filter(&made.settings) };
     let sockets = sockets(task, &made.sockets, filter);
     let concerns = [
-        lifecycle(task, is_guest),
+        lifecycle(task),
         run(task, command, &made.settings),
-        task.view.properties(&task.dirs, &made.root, &made.overlays, sight(task, is_guest, &made.settings)),
+        task.view.properties(&task.dirs, &made.root, &made.overlays, sight(task, &made.settings)),
         identity(task, made.ephemeral_user),
         output(streams),
         journal(&task.output),
@@ -102,7 +101,7 @@ pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -
             Property::WorkingDirectory(task.working_directory.clone()),
         ],
         task.cores.iter().map(|cores| Property::AllowedCPUs(cores.clone())).collect(),
-        network(task, is_guest, &made.settings, made.etc),
+        network(task, &made.settings, made.etc),
         mounts(task, &made.mounts),
         credentials(made.credentials, made.encrypted),
         images(&made.settings),
@@ -113,15 +112,10 @@ pub fn build(task: &TaskSpec, command: &Command, made: Made, streams: Streams) -
     TransientUnit { name: task.unit.clone(), properties, sockets, patience }
 }
 
-fn network(
-    task: &TaskSpec,
-    is_guest: bool,
-    settings: &[Assignment],
-    etc: Vec<(PathBuf, PathBuf)>,
-) -> Vec<Property> {
+fn network(task: &TaskSpec, settings: &[Assignment], etc: Vec<(PathBuf, PathBuf)>) -> Vec<Property> {
     let mut properties = match &task.network {
         // systemd would prefer it to the network of its own of a guest that is granted none.
-        NetworkMode::Group { .. } if is_guest && has_own_network(settings) => vec![],
+        NetworkMode::Group { .. } if task.is_guest() && has_own_network(settings) => vec![],
         NetworkMode::Group { namespace, .. } => vec![Property::NetworkNamespacePath(namespace.clone())],
         NetworkMode::Host | NetworkMode::None => vec![],
     };
@@ -137,12 +131,12 @@ fn has_own_network(settings: &[Assignment]) -> bool {
     last.is_some_and(|line| line.meaning() == Meaning::Text("yes".to_owned()))
 }
 
-fn sight(task: &TaskSpec, is_guest: bool, settings: &[Assignment]) -> Sight {
+fn sight(task: &TaskSpec, settings: &[Assignment]) -> Sight {
     // The namespace of a group counts more to systemd than one of the task's own.
-    let is_of_group = matches!(task.network, NetworkMode::Group { .. }) && !is_guest;
+    let is_of_group = matches!(task.network, NetworkMode::Group { .. }) && !task.is_guest();
     let mut targets = settings.iter().flat_map(Assignment::mount_points).map(|(_, target)| target);
     Sight {
-        of_root: task.is_confined_root(is_guest),
+        of_root: task.is_confined_root,
         of_resolver: is_of_group || !has_own_network(settings),
         has_shared_memory: targets.any(|target| target == view::SHARED_MEMORY.0),
     }
@@ -247,7 +241,7 @@ pub fn slice_of(task: &TaskSpec) -> &'static str {
 }
 
 /// One run, whose exit status stays to be read however long nobody asks for it.
-fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
+fn lifecycle(task: &TaskSpec) -> Vec<Property> {
     let Readiness { ready_within, watchdog, all, speaks } = task.readiness;
     let mut properties = vec![
         Property::Description(task.description.clone()),
@@ -258,17 +252,17 @@ fn lifecycle(task: &TaskSpec, is_guest: bool) -> Vec<Property> {
         Property::RemainAfterExit(true),
         Property::CollectMode("inactive"),
     ];
-    if !is_guest {
+    if !task.is_guest() {
         // systemd asks the init to end, which passes it on; asked by both, a program would end before it is done.
         properties.push(Property::KillMode("mixed"));
     }
     properties.extend(ready_within.map(Property::TimeoutStart));
     properties.extend(watchdog.map(Property::Watchdog));
-    if speaks && !is_guest && !all && task.identity != Identity::Driver {
+    if speaks && !task.is_guest() && !all && task.identity != Identity::Driver {
         properties.push(Property::TemporaryFileSystem(vec![(notify_directory(task), OF_NOTIFY)]));
     }
     // The runner of WebAssembly says how a guest ended that did not end by itself.
-    if is_guest || speaks {
+    if task.is_guest() || speaks {
         properties.push(Property::NotifyAccess(if all { "all" } else { "main" }));
         if task.view != View::Host && task.identity != Identity::Driver {
             // systemd puts it there by itself, but not yet in 247; a user's has another place for it.

@@ -11,11 +11,12 @@ use nomad_driver_systemd::systemd::{Checked, Features, Stream, Systemd, UnitName
 use nomad_driver_systemd::task::config::{
     DriverConfig, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId, TaskIdentity,
 };
+use nomad_driver_systemd::task::host::content::ProgramKind;
 use nomad_driver_systemd::task::host::users::OfHost;
 use nomad_driver_systemd::task::host::{env, logs, view};
 use nomad_driver_systemd::task::live::cgroup::Cgroup;
 use nomad_driver_systemd::task::live::stats::Reading;
-use nomad_driver_systemd::task::spec::{NodeSpec, TaskSpec};
+use nomad_driver_systemd::task::spec::{NodeSpec, Outline};
 use nomad_driver_systemd::task::unit::{self, Streams};
 use proto::driver::WaitTaskRequest;
 use tests::{Exit, Host, Job, Need, Node, Task, program};
@@ -144,7 +145,8 @@ impl Floor {
             given: Vec::new(),
             ports: std::collections::BTreeMap::new(),
         };
-        let task = TaskSpec::resolve(&config, &self.node, &self.features, &OfHost).unwrap();
+        let outline = Outline::resolve(&config, &self.node, &self.features, &OfHost).unwrap();
+        let task = outline.with_program(ProgramKind::Native, &config, &self.node, &self.features).unwrap();
         let env_file = env::write(&task.env, &self.node.runtime_dir).unwrap();
         let open = |path: &'static str| logs::open(Path::new("/"), Path::new(path));
         let streams = Streams {
@@ -152,10 +154,10 @@ impl Floor {
             stdout: open("/dev/null").await.unwrap(),
             stderr: open("/dev/null").await.unwrap(),
         };
-        let made = unit::Made {
+        let made = unit::HostResources {
             root: view::shared_root(&self.node.runtime_dir),
             env_file: env_file.path().to_owned(),
-            settings: task.settings(false).to_vec(),
+            settings: task.settings.clone(),
             ..Default::default()
         };
         let made = unit::build(

@@ -4,8 +4,12 @@ use std::path::Path;
 
 use crate::task::host::program::Error;
 
-pub(super) enum Kind {
+/// What a task's program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgramKind {
+    /// A program that the kernel runs, or a script.
     Native,
+    /// A WebAssembly guest, which the runner runs.
     Wasm,
 }
 
@@ -13,10 +17,10 @@ pub(super) enum Kind {
 pub(super) const WASMTIME: u8 = 200;
 
 /// What a file is that begins so. Only of the task's own the beginning is shown.
-pub(super) fn kind(head: &[u8], path: &Path, is_tasks: bool) -> Result<Kind, Error> {
+pub(super) fn kind(head: &[u8], path: &Path, is_tasks: bool) -> Result<ProgramKind, Error> {
     let begins = || if is_tasks { readable(head) } else { "something else".to_owned() };
     if head.starts_with(b"\0asm") {
-        return Ok(Kind::Wasm);
+        return Ok(ProgramKind::Wasm);
     }
     // What wasmtime makes of a module is a file of its own "operating system" (elf(5), `e_ident[EI_OSABI]`).
     if head.starts_with(b"\x7fELF") && head.get(7) == Some(&WASMTIME) {
@@ -28,13 +32,13 @@ pub(super) fn kind(head: &[u8], path: &Path, is_tasks: bool) -> Result<Kind, Err
     if let Some(theirs) = elf_machine(head) {
         let runs_here = OUR_MACHINES.contains(&theirs) || others_can_run();
         return if runs_here {
-            Ok(Kind::Native)
+            Ok(ProgramKind::Native)
         } else {
             Err(Error::Foreign { path: path.to_owned(), theirs: machine_name(theirs) })
         };
     }
     if head.starts_with(b"#!") || others_can_run() {
-        return Ok(Kind::Native);
+        return Ok(ProgramKind::Native);
     }
     let is_text = path.extension().is_some_and(|extension| extension == "wat");
     if is_text || head.starts_with(b"(module") || head.starts_with(b"(component") {

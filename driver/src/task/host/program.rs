@@ -10,17 +10,22 @@ use std::path::{Path, PathBuf};
 
 use crate::systemd::Assignment;
 use crate::task::config::Mount;
-use crate::task::host::content::{Kind, kind};
+use crate::task::host::content::{ProgramKind, kind};
 use crate::task::host::loader::{self, Loader};
-use crate::task::host::open::{is_link_out, is_open_to_all, make_executable, open_within, reopen_regular};
+use crate::task::host::open::{self, is_link_out, is_open_to_all, open_within, reopen_regular};
 use crate::task::host::pin::Base;
 use crate::task::host::view::{PLAIN_PATH, TaskDirs, View, is_plain};
 
 /// A program that can be started.
 #[derive(Debug)]
 pub enum Program {
-    /// What the kernel can run, at this path of the task's view.
-    Native(PathBuf),
+    /// What the kernel can run.
+    Native {
+        /// Where it is in the task's view.
+        path: PathBuf,
+        /// The open file, if it is the task's own: it is made executable before it is started.
+        own: Option<File>,
+    },
     /// WebAssembly, to be run by our shim.
     Wasm {
         /// The open file.
@@ -28,6 +33,27 @@ pub enum Program {
         /// Its name, which the guest sees as its own.
         name: String,
     },
+}
+
+impl Program {
+    /// A program that is not the task's own, or of which only systemd will know what it is.
+    fn elsewhere(path: PathBuf) -> Self {
+        Self::Native { path, own: None }
+    }
+
+    /// What kind of task it makes.
+    pub fn kind(&self) -> ProgramKind {
+        match self {
+            Self::Native { .. } => ProgramKind::Native,
+            Self::Wasm { .. } => ProgramKind::Wasm,
+        }
+    }
+}
+
+/// Makes the task's own program executable, if nobody may execute it: what an `artifact` block downloads is not.
+pub fn make_executable(path: &Path, own: Option<&File>) -> Result<(), Error> {
+    let made = own.map_or(Ok(()), open::make_executable);
+    made.map_err(|source| Error::Open { path: path.to_owned(), source })
 }
 
 /// Why `command` cannot be started. Each message says what to do.
@@ -264,8 +290,7 @@ impl<'a> Sight<'a> {
     }
 }
 
-/// Finds `command` and makes sure that it can run here. A file of the task that nobody may execute is made executable,
-/// since what an `artifact` block downloads is not.
+/// Finds `command` and makes sure that it can run here, without changing anything.
 pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
     if command.is_empty() {
         return Err(Error::Empty);
@@ -306,12 +331,12 @@ pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
 fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
     let path = path.to_owned();
     if sight.is_mounted_over(&path) {
-        return Ok(Program::Native(path));
+        return Ok(Program::elsewhere(path));
     }
     let spot = match sight.spot(&path) {
         Some(spot) => spot,
         // Only systemd will know what is in there.
-        None if *sight.view == View::Own => return Ok(Program::Native(path)),
+        None if *sight.view == View::Own => return Ok(Program::elsewhere(path)),
         None => return Err(Error::NotInView { path }),
     };
     let (Spot::Task(_, inside) | Spot::Host(_, inside)) = &spot;
@@ -323,14 +348,14 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
         Spot::Host(base, inside) => match is_open_to_all(base, inside) {
             Ok(true) => Base::Host(base).open(inside).and_then(|found| reopen_regular(&found)),
             // We can read what the task's user may not: neither tell its author what is there, nor run it for them.
-            Ok(false) => return Ok(Program::Native(path)),
+            Ok(false) => return Ok(Program::elsewhere(path)),
             Err(error) => Err(error),
         },
     };
     let mut file = match opened {
         Ok(file) => file,
         // A link of the task leads to the operating system: in the task's view it will be followed, here it is not.
-        Err(error) if is_link_out(&error) => return Ok(Program::Native(path)),
+        Err(error) if is_link_out(&error) => return Ok(Program::elsewhere(path)),
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(Error::NotAFile { path }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Missing { path }),
         Err(source) => return Err(Error::Open { path, source }),
@@ -341,7 +366,7 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
     }
     let is_tasks = matches!(spot, Spot::Task(..));
     if !is_tasks && metadata.mode() & 0o004 == 0 {
-        return Ok(Program::Native(path));
+        return Ok(Program::elsewhere(path));
     }
     let mut head = [0; 64];
     let read = file.read(&mut head).and_then(|read| file.rewind().map(|()| read));
@@ -350,11 +375,11 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
         Err(source) => return Err(Error::Open { path, source }),
     };
     match kind(head, &path, is_tasks)? {
-        Kind::Wasm => {
+        ProgramKind::Wasm => {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             Ok(Program::Wasm { module: file, name })
         }
-        Kind::Native => {
+        ProgramKind::Native => {
             match loader::of(&file) {
                 Some(Loader::CarriageReturn) => return Err(Error::CarriageReturn { path }),
                 Some(Loader::Interpreter(loader) | Loader::Dynamic(loader)) if is_missing(&loader, sight) => {
@@ -362,10 +387,7 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
                 }
                 _ => {}
             }
-            if is_tasks {
-                make_executable(&file).map_err(|source| Error::Open { path: path.clone(), source })?;
-            }
-            Ok(Program::Native(path))
+            Ok(Program::Native { path, own: is_tasks.then_some(file) })
         }
     }
 }
@@ -431,11 +453,13 @@ mod tests {
     }
 
     #[test]
-    fn a_script_in_local_is_found_and_made_executable() {
+    fn a_script_in_local_is_found_and_made_executable_no_sooner_than_it_is_started() {
         let task = Task::new().with("run", b"#!/bin/sh\n");
-        assert!(matches!(task.find("run"), Ok(Program::Native(path)) if path == Path::new("/local/run")));
-        let mode = std::fs::metadata(task.dirs.local.join("run")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o111, 0o111);
+        let mode = || std::fs::metadata(task.dirs.local.join("run")).unwrap().permissions().mode() & 0o111;
+        let Ok(Program::Native { path, own }) = task.find("run") else { panic!("it is native") };
+        assert_eq!((path.as_path(), mode()), (Path::new("/local/run"), 0));
+        make_executable(&path, own.as_ref()).unwrap();
+        assert_eq!(mode(), 0o111);
     }
 
     #[test]
@@ -465,7 +489,7 @@ mod tests {
 
     fn path_of(found: Result<Program, Error>) -> String {
         match found {
-            Ok(Program::Native(path)) => path.display().to_string(),
+            Ok(Program::Native { path, .. }) => path.display().to_string(),
             Ok(Program::Wasm { name, .. }) => name,
             Err(error) => error.to_string(),
         }
@@ -549,7 +573,7 @@ mod tests {
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o640)).unwrap();
         let sight = Sight { view: &View::Host, dirs: &task.dirs, mounts: &[], path: None, mounted: &[] };
         let found = find(secret.to_str().unwrap(), sight);
-        assert!(matches!(&found, Ok(Program::Native(path)) if *path == secret), "{found:?}");
+        assert!(matches!(&found, Ok(Program::Native { path, .. }) if *path == secret), "{found:?}");
     }
 
     #[test]
@@ -588,6 +612,8 @@ mod tests {
         let outside = task.dir.path().join("outside");
         std::fs::write(&outside, "secret").unwrap();
         symlink(&outside, task.dirs.local.join("link")).unwrap();
-        assert!(matches!(task.find("link"), Ok(Program::Native(path)) if path == Path::new("/local/link")));
+        assert!(
+            matches!(task.find("link"), Ok(Program::Native { path, .. }) if path == Path::new("/local/link"))
+        );
     }
 }

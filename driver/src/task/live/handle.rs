@@ -71,7 +71,7 @@ pub struct Saved {
 /// What units a task has beside its own.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_excessive_bools, reason = "as in what is saved")]
-pub(crate) struct Beside {
+pub(crate) struct Companions {
     /// Those that copy its output.
     pub(crate) copied: bool,
     /// That of its sockets.
@@ -87,9 +87,9 @@ pub(crate) struct Beside {
 }
 
 impl Saved {
-    pub(crate) fn beside(&self) -> Beside {
+    pub(crate) fn beside(&self) -> Companions {
         let Self { copied, listens, speaks, serves, guest, init, .. } = *self;
-        Beside { copied, listens, speaks, serves, guest: guest.unwrap_or(!speaks), init }
+        Companions { copied, listens, speaks, serves, guest: guest.unwrap_or(!speaks), init }
     }
 }
 
@@ -116,11 +116,11 @@ impl Handle {
     pub(crate) fn follow(
         identity: TaskIdentity,
         unit: Unit,
-        beside: Beside,
+        beside: Companions,
         systemd: Systemd,
         events: Events,
     ) -> Self {
-        let Beside { copied, listens, speaks, serves, guest, init } = beside;
+        let Companions { copied, listens, speaks, serves, guest, init } = beside;
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
         if let Some(exit) = Exit::of(&state) {

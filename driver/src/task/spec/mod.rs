@@ -32,7 +32,9 @@ use crate::systemd::{Assignment, Features, UnitName};
 use crate::task::config::{
     Credential, Device, DriverConfig, Mount, NetworkMode, Resources, Sandbox, TaskConfig,
 };
+use crate::task::host::content::ProgramKind;
 use crate::task::host::env;
+use crate::task::host::program;
 use crate::task::host::users::Accounts;
 use crate::task::host::view::{PLAIN_PATH, TaskDirs, View, is_plain};
 use crate::task::sandbox::preset::Preset;
@@ -45,7 +47,7 @@ use crate::task::spec::ephemeral::EphemeralUser;
 pub use crate::task::spec::identity::Identity;
 use crate::task::wasm::guest::{self, Guest};
 
-/// A task that can be started, once its program is found.
+/// A task that can be started.
 #[derive(Clone)]
 pub struct TaskSpec {
     /// The name of its unit.
@@ -104,10 +106,24 @@ pub struct TaskSpec {
     pub guest: Guest,
     /// Its job says which addresses it may reach.
     pub allows_addresses: bool,
-    /// Everything that has a name of systemd's, for a native program.
-    settings: Settled,
-    /// The same for WebAssembly, whose runner needs less.
-    guest_settings: Settled,
+    /// What its program is.
+    pub kind: ProgramKind,
+    /// Everything that has a name of systemd's.
+    pub settings: Vec<Assignment>,
+    /// It is root, or could act as root, and is confined for that.
+    pub is_confined_root: bool,
+}
+
+/// A task of which everything is known but what its program is, and so what its sandbox is.
+pub struct Outline {
+    /// Without its kind and its settings.
+    task: TaskSpec,
+    /// What the job asks for by the names of systemd's.
+    requested: Vec<Assignment>,
+    preset: Option<Preset>,
+    standing: Standing,
+    /// The number of the user that the job names.
+    asked_for: Option<u32>,
 }
 
 impl TaskSpec {
@@ -116,20 +132,13 @@ impl TaskSpec {
         !self.mounts.is_empty() || settings.iter().any(|line| !line.mount_points().is_empty())
     }
 
-    /// Everything that has a name of systemd's.
-    pub fn settings(&self, is_guest: bool) -> &[Assignment] {
-        &self.settled(is_guest).lines
+    /// Is it WebAssembly?
+    pub fn is_guest(&self) -> bool {
+        self.kind == ProgramKind::Wasm
     }
+}
 
-    /// Is it root, or could it act as root, and is it confined for that?
-    pub fn is_confined_root(&self, is_guest: bool) -> bool {
-        self.settled(is_guest).is_confined_root
-    }
-
-    fn settled(&self, is_guest: bool) -> &Settled {
-        if is_guest { &self.guest_settings } else { &self.settings }
-    }
-
+impl Outline {
     /// What `config` means on this node, whose users and groups `accounts` knows; asking for them may take long.
     pub fn resolve(
         config: &TaskConfig,
@@ -156,11 +165,11 @@ impl TaskSpec {
         }
         let requested = settled::requested(&config.driver, node, features)?;
         identity::check_groups(&requested, user.as_ref(), node, accounts)?;
-        let said: Vec<Assignment> = requested.into_iter().map(|(_, line)| line).collect();
-        let allows_addresses = said.iter().any(|line| line.name() == "IPAddressAllow");
+        let requested: Vec<Assignment> = requested.into_iter().map(|(_, line)| line).collect();
+        let allows_addresses = requested.iter().any(|line| line.name() == "IPAddressAllow");
         let standing = Standing::of(&identity, user.as_ref());
         let preset = preset(config, node)?;
-        let has_own_root = said.iter().any(|line| ["RootDirectory", "RootImage"].contains(&line.name()));
+        let has_own_root = requested.iter().any(|line| ["RootDirectory", "RootImage"].contains(&line.name()));
         let view = if has_own_root { View::Own } else { node.view.clone() };
         if has_own_root && node.view == View::Host {
             return Err(Error::Refused {
@@ -172,27 +181,10 @@ impl TaskSpec {
         let memory = Memory::resolve(*memory_mb, *memory_max_mb);
         let etc = etc(config, extra_hosts)?;
         let guest = Guest::resolve(config, &view, &dirs, &working_directory, &env, memory.ceiling)?;
-        // A job that names a preset wants that one, for whatever it runs.
-        let fence = match preset {
-            Some(_) => Vec::new(),
-            None => guest.fence(&config.network, &view, etc.get("resolv.conf"), &node.policy, features)?,
-        };
         let readiness = activation::readiness(config)?;
-        let settle = |preset, fence: &[_], is_guest: bool| {
-            let facts = Facts {
-                standing,
-                asked_for: user
-                    .as_ref()
-                    .filter(|_| standing == Standing::Named && !config.user.is_empty())
-                    .map(|user| user.uid),
-                is_ephemeral: identity == Identity::Ephemeral,
-                speaks: !is_guest && readiness != Readiness::default(),
-                view: &view,
-                network: &config.network,
-            };
-            settled::settled(preset, fence, &said, config, &facts, node, features)
-        };
-        Ok(Self {
+        let asked_for = user.as_ref().filter(|_| standing == Standing::Named && !config.user.is_empty());
+        let asked_for = asked_for.map(|user| user.uid);
+        let task = TaskSpec {
             unit: unit_name(&config.identity.alloc_id, &config.identity.name, &config.identity.id),
             description: on_one_line(&format!(
                 "Nomad: {}/{}/{}",
@@ -201,8 +193,6 @@ impl TaskSpec {
             namespace: config.namespace.clone(),
             job: config.job_name.clone(),
             ephemeral_user: EphemeralUser::of(config, node.ephemeral_user),
-            settings: settle(preset.unwrap_or(node.preset), &[], false)?,
-            guest_settings: settle(preset.unwrap_or(Preset::Wasm), &fence, true)?,
             identity,
             uid: user.map(|user| user.uid),
             view,
@@ -226,7 +216,58 @@ impl TaskSpec {
             readiness,
             guest,
             allows_addresses,
-        })
+            kind: ProgramKind::Native,
+            settings: Vec::new(),
+            is_confined_root: false,
+        };
+        Ok(Self { task, requested, preset, standing, asked_for })
+    }
+
+    /// The task as far as it is known.
+    pub fn task(&self) -> &TaskSpec {
+        &self.task
+    }
+
+    /// Where the job mounts something, of which only systemd will know what it holds.
+    pub fn mounted(&self) -> Vec<PathBuf> {
+        program::mounted(&self.requested)
+    }
+
+    /// The task, now that its program is known to be of this `kind`.
+    pub fn with_program(
+        self,
+        kind: ProgramKind,
+        config: &TaskConfig,
+        node: &NodeSpec,
+        features: &Features,
+    ) -> Result<TaskSpec, Error> {
+        let Self { task, requested, preset, standing, asked_for } = self;
+        let is_guest = kind == ProgramKind::Wasm;
+        if is_guest {
+            task.guest.check(&task)?;
+        } else {
+            task.guest.check_native()?;
+        }
+        let usual = if is_guest { Preset::Wasm } else { node.preset };
+        // A job that names a preset wants that one, for whatever it runs.
+        let fence = if is_guest && preset.is_none() {
+            let resolver = task.etc.get("resolv.conf");
+            task.guest.fence(&config.network, &task.view, resolver, &node.policy, features)?
+        } else {
+            Vec::new()
+        };
+        let facts = Facts {
+            standing,
+            asked_for,
+            is_ephemeral: task.identity == Identity::Ephemeral,
+            speaks: !is_guest && task.readiness != Readiness::default(),
+            view: &task.view,
+            network: &config.network,
+        };
+        let preset = preset.unwrap_or(usual);
+        let Settled { lines: settings, is_confined_root } =
+            settled::settled(preset, &fence, &requested, config, &facts, node, features)?;
+        Ok(TaskSpec { kind, settings, is_confined_root, ..task })
     }
 }
 
