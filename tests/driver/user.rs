@@ -120,7 +120,7 @@ const IN_FORCE: &[(&str, &str, &str)] = &[
         "refused\n",
     ),
     ("sandbox { umask = \"0027\" }", "umask", "0027\n"),
-    ("limits { nice = 7 }", "cut -d' ' -f19 /proc/self/stat", "7\n"),
+    ("limits { nice = 19 }", "cut -d' ' -f19 /proc/self/stat", "19\n"),
     ("logging { driver = \"both\" }", "echo to both", "to both\n"),
     ("extra_hosts = [\"db:10.0.0.5\"]", "grep db /etc/hosts", "10.0.0.5 db\n"),
 ];

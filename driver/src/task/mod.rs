@@ -36,7 +36,8 @@ use tokio::sync::{Notify, OnceCell, mpsc};
 
 pub use self::error::Error;
 pub use self::live::exit::{Exit, Phase};
-pub use self::live::handle::{Handle, Saved};
+pub use self::live::handle::Handle;
+pub use self::live::saved::Saved;
 
 use self::config::{PluginConfig, TaskConfig, TaskId, TaskIdentity};
 use self::host::unfit;
@@ -48,7 +49,7 @@ use self::live::exec::{Report, Session};
 use self::live::signal::Signal;
 use self::live::slices::Slices;
 use self::live::stats::{Stats, Usage};
-use self::live::{exec, handle, lost};
+use self::live::{exec, handle, lost, saved};
 use self::spec::NodeSpec;
 use self::wasm::{compiler, guest};
 use crate::systemd::{self, Manager, Systemd, UnitName, Whom};
@@ -176,7 +177,7 @@ impl Tasks {
             return Ok(());
         }
         let claim = Claim::new(&self.shared, &id)?;
-        if saved.boot_id != handle::boot_id() {
+        if saved.boot_id != saved::boot_id() {
             return Err(Error::Lost { id, reason: "the machine has rebooted since the task started" });
         }
         self.shared.serves(&identity.alloc_dir);

@@ -11,7 +11,6 @@ use super::host::place::Place;
 use super::host::users::OfEveryHost;
 use super::host::{env, program, view};
 use super::spec::{NodeSpec, Outline, TaskSpec};
-use super::start::sight_of;
 use super::unit::{self, Command, HostResources, Streams};
 use crate::systemd::{Features, Property, Stream, TransientUnit};
 
@@ -60,7 +59,7 @@ impl Sketch {
     pub fn by_hand(&self) -> ByHand {
         let dirs = &self.task.dirs;
         let code = dirs.alloc_dir.join(format!("{}.cwasm", self.task.unit));
-        let sight = sight_of(&self.task, &[]);
+        let sight = self.task.sight(&[]);
         let module = sight.on_host(&program::guess(&self.task.command, sight));
         let compile = [self.shim().display().to_string(), "compile".to_owned()].into_iter();
         let files = ["-o".to_owned(), code.display().to_string(), module.display().to_string()];
@@ -96,11 +95,11 @@ impl Sketch {
         let command = if task.is_guest() {
             Command::Wasm { shim: self.shim(), code, name: task.command.clone() }
         } else {
-            let path = program::guess(&task.command, sight_of(task, &[]));
+            let path = program::guess(&task.command, task.sight(&[]));
             Command::Native { path, shim: self.shim() }
         };
         let place = Place::of(&node.runtime_dir, &task.unit);
-        let sight = sight_of(task, &[]);
+        let sight = task.sight(&[]);
         let on_host = |path: &str, _| {
             let path = Path::new(path);
             let named = task.dirs.named(path).map(|(directory, _, below)| directory.join(below));

@@ -1,9 +1,5 @@
 //! The start of a task, from its configuration to a unit that is followed.
 
-use super::error::{Error, not_started};
-use super::report::Report;
-use super::{Shared, config, spec, unit};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,28 +7,26 @@ use std::time::Duration;
 use tokio::runtime::{self, RuntimeFlavor};
 use tokio::sync::Notify;
 
-use super::live::handle::Companions;
-use super::live::handle::Handle;
-
-use super::config::{Credential, TaskConfig, TaskId, TaskIdentity};
+use super::Shared;
+use super::config::{TaskConfig, TaskId, TaskIdentity};
+use super::error::{Error, not_started};
 use super::host::content::ProgramKind;
-use super::host::misplaced;
 use super::host::pin::Pins;
 use super::host::place::Place;
 use super::host::program::Program;
-use super::host::targets;
 use super::host::users::OfHost;
 use super::host::view::View;
-use super::host::{env, files, logs, place, program, users, view};
+use super::host::{env, logs, misplaced, program, resources, view};
+use super::live::handle::Handle;
+use super::live::saved::Companions;
 use super::live::slices::Slices;
+use super::report::Report;
 use super::sandbox::policy::Policy;
 use super::spec::activation::Readiness;
-use super::spec::ephemeral;
-use super::spec::{Identity, NodeSpec, Outline, Sink, TaskSpec};
-use super::unit::{Command, HostResources, Streams};
+use super::spec::{self, NodeSpec, Outline, Sink, TaskSpec, ephemeral};
+use super::unit::{self, Command, Streams};
 use super::wasm::cache::Lease;
 use super::wasm::compiler::{Code, Wanted};
-use crate::kernel;
 use crate::systemd::{self, Assignment, Manager, Stream, Unit};
 
 /// How long compiled code that is opened by its path stays there at least.
@@ -63,7 +57,7 @@ impl Shared {
         let begun = self.begun_before(outline.task()).await?;
         let mounted = outline.mounted();
         let program =
-            beside_others(|| program::find(&outline.task().command, sight_of(outline.task(), &mounted)));
+            beside_others(|| program::find(&outline.task().command, outline.task().sight(&mounted)));
         // What runs already need not be there any more.
         let kind = program.as_ref().map_or(ProgramKind::Native, Program::kind);
         let program = if begun.is_some() { None } else { Some(program.map_err(Error::Program)?) };
@@ -154,7 +148,7 @@ impl Shared {
     ) -> Result<Unit, Error> {
         // Until the unit has started, or has not.
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
-        let mut made = beside_others(|| make(place, task, node, &mut pins))?;
+        let mut made = beside_others(|| resources::make(place, task, node, &mut pins))?;
         self.leave_addresses_to_the_operator(task, &node.policy, &mut made.settings).await?;
         self.mount_nothing_on_the_host(task).await?;
         let mut owner = task.uid;
@@ -333,90 +327,6 @@ fn beside_others<T>(work: impl FnOnce() -> T) -> T {
         // It has no other thread.
         _ => work(),
     }
-}
-
-/// What a task's command is looked up in.
-pub(super) fn sight_of<'a>(task: &'a TaskSpec, mounted: &'a [PathBuf]) -> program::Sight<'a> {
-    let path = task.env.get("PATH").map(String::as_str);
-    program::Sight { view: &task.view, dirs: &task.dirs, mounts: &task.mounts, path, mounted }
-}
-
-/// Makes what the task needs on the host beside its allocation.
-pub(super) fn make(
-    place: &Place,
-    task: &TaskSpec,
-    node: &NodeSpec,
-    pins: &mut Pins,
-) -> Result<HostResources, Error> {
-    let said = &task.settings;
-    let missing = targets::check(&files::targets(said, task), task)
-        .map_err(|error| Error::Files(files::Error::Target(error)))?;
-    let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
-    let mounts = files::mounts(task, pins).map_err(Error::Files)?;
-    let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
-    let overlays = overlays(place, &missing, &settings, &mounts, pins)?;
-    let mut root = node.wasm.root.clone();
-    if matches!(task.view, View::Private { .. }) && task.needs_a_root_of_its_own(&settings) {
-        root = place.root();
-        place.make().map_err(failed)?;
-        view::prepare(&root, &node.wasm.host_paths).map_err(failed)?;
-    }
-    if let Identity::Number(number) = task.identity {
-        place.tell_of_user(number).map_err(failed)?;
-        if users::find(&place::user_name(number)).is_none() {
-            return Err(Error::Spec(spec::Error::Node {
-                option: "user".to_owned(),
-                reason: format!(
-                    "users that Nomad makes up, such as {}, are known to the host by systemd 249 or newer and `systemd` in \
-                     /etc/nsswitch.conf (package libnss-systemd); without it have the operator set \
-                     `dynamic_workload_users = false`",
-                    place::user_name(number)
-                ),
-            }));
-        }
-    }
-    let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
-    let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
-    let sockets = sockets.map_err(Error::Files)?;
-    let mut made =
-        HostResources { root, settings, etc, sockets, mounts, overlays, ..HostResources::default() };
-    let mut read = 0;
-    for Credential { name, path, encrypted } in &task.credentials {
-        let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;
-        read += content.len();
-        let copy = (name.clone(), place.credential(name, &content).map_err(failed)?);
-        if *encrypted { made.encrypted.push(copy) } else { made.credentials.push(copy) }
-    }
-    Ok(made)
-}
-
-/// Makes the mount points that the operating system lacks, each as what is mounted there.
-fn overlays(
-    place: &Place,
-    missing: &targets::Missing,
-    settings: &[Assignment],
-    mounts: &[config::Mount],
-    pins: &mut Pins,
-) -> Result<view::Overlays, Error> {
-    let of_settings = settings.iter().flat_map(Assignment::mount_points);
-    let of_settings = of_settings.map(|(source, target)| (source.map(PathBuf::from), PathBuf::from(target)));
-    let of_volumes = mounts.iter().map(|mount| (Some(mount.source.clone()), mount.target.clone()));
-    let sources: HashMap<PathBuf, Option<PathBuf>> =
-        of_settings.chain(of_volumes).map(|(source, target)| (target, source)).collect();
-    let is_file = |point: &PathBuf| {
-        let source = sources.get(point).and_then(Option::as_ref);
-        source.is_some_and(|source| std::fs::metadata(source).is_ok_and(|metadata| !metadata.is_dir()))
-    };
-    let kinds = |points: &Vec<PathBuf>| points.iter().map(|point| (point.clone(), !is_file(point))).collect();
-    let lay = |(host_path, points): (&PathBuf, &Vec<PathBuf>)| {
-        let failed = |source| Error::Overlay { path: host_path.clone(), source };
-        // Pins are mounts that the driver's own namespace need not have.
-        let points: Vec<_> = kernel::in_the_mounts_of_systemd(|| Ok(kinds(points))).map_err(failed)?;
-        let above = place.points(host_path, &points).map_err(failed)?;
-        let both = pins.overlay(&above, host_path).map_err(failed)?;
-        Ok((host_path.clone(), both))
-    };
-    missing.iter().map(lay).collect()
 }
 
 /// The driver's own binary. One that was replaced meanwhile is still there under its name, and newer.

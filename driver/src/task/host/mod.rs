@@ -10,6 +10,7 @@ pub(crate) mod open;
 pub(crate) mod pin;
 pub(crate) mod place;
 pub mod program;
+pub(crate) mod resources;
 pub(crate) mod targets;
 pub(crate) mod unfit;
 pub mod users;

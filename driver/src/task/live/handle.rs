@@ -1,97 +1,36 @@
-//! One live task: a unit, the one future that owns it, and everybody who looks on.
+//! A live task, for everybody who looks on: what is known of it, and what can be asked of it.
 //!
-//! ```text
-//!   Tasks::start ─┐
-//!                 ├─► Handle::follow ──► Running ───────────────► Exited
-//!   Tasks::recover┘                        │ stop, signal: ask      ▲
-//!                                          └── systemd, who tells ──┘
-//! ```
-//!
-//! A started and a recovered task go through the same constructor and cannot differ. Only the owner changes the phase,
-//! and only because systemd said so: a stop asks systemd to end the processes and then waits like everybody else.
+//! A started and a recovered task go through the same constructor and cannot differ. Only the [owner](super::owner)
+//! changes the phase.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
 
 use crate::enter::{Identity, Plan};
-use crate::systemd::{Ended, InvocationId, Manager, Systemd, Unit, UnitName, Whom};
+use crate::systemd::{Ended, Manager, Systemd, Unit, UnitName, Whom};
 use crate::task::Error;
 use crate::task::config::{TaskId, TaskIdentity};
 use crate::task::live::cgroup::Cgroup;
 use crate::task::live::events::Events;
 use crate::task::live::exec::{self, Report, Session};
-use crate::task::live::exit::{Exit, Phase, Word, out_of_memory, word_of_the_end, word_of_trouble};
+use crate::task::live::exit::{Exit, Phase};
 use crate::task::live::init::Init;
+use crate::task::live::owner::Owner;
+use crate::task::live::saved::{Companions, Saved, boot_id};
 use crate::task::live::signal::Signal;
 use crate::task::sandbox::policy::Policy;
-use crate::task::wasm::outcome::{Served, Trouble};
+use crate::task::wasm::outcome::Served;
 
 /// How long systemd may take to answer before a task is signalled without it.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long after SIGKILL a process may take to be gone; one that waits for a broken disk takes longer.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
-
-/// What Nomad keeps for us, to find the task again after the driver was restarted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(clippy::struct_excessive_bools, reason = "earlier drivers have written some of them")]
-pub struct Saved {
-    /// The unit's name.
-    pub unit: String,
-    /// The run of the unit that is this task.
-    pub invocation: InvocationId,
-    /// The boot of the machine during which it was started: units do not outlive it.
-    pub boot_id: String,
-    /// Its output is copied to two places, by units of their own.
-    #[serde(default)]
-    pub copied: bool,
-    /// It has sockets that were open before it started, in a unit of their own.
-    #[serde(default)]
-    pub listens: bool,
-    /// Its job has a `notify` block, and it is no guest.
-    #[serde(default)]
-    pub speaks: bool,
-    /// It is a guest that serves.
-    #[serde(default)]
-    pub serves: bool,
-    /// It is WebAssembly, so that what it says of itself is the word of its runner. Earlier drivers did not say it.
-    #[serde(default)]
-    pub guest: Option<bool>,
-    /// Its main process is the init of its program. Earlier drivers' tasks have none.
-    #[serde(default)]
-    pub init: bool,
-}
-
-/// What units a task has beside its own.
-#[derive(Debug, Clone, Copy)]
-#[allow(clippy::struct_excessive_bools, reason = "as in what is saved")]
-pub(crate) struct Companions {
-    /// Those that copy its output.
-    pub(crate) copied: bool,
-    /// That of its sockets.
-    pub(crate) listens: bool,
-    /// None, but it has a `notify` block, and is no guest that serves.
-    pub(crate) speaks: bool,
-    /// None, but it is a guest that serves.
-    pub(crate) serves: bool,
-    /// None, but it is WebAssembly, whose runner alone is believed when it says how a guest ended.
-    pub(crate) guest: bool,
-    /// None, but its main process is an init.
-    pub(crate) init: bool,
-}
-
-impl Saved {
-    pub(crate) fn beside(&self) -> Companions {
-        let Self { copied, listens, speaks, serves, guest, init, .. } = *self;
-        Companions { copied, listens, speaks, serves, guest: guest.unwrap_or(!speaks), init }
-    }
-}
 
 /// A live task. Tasks of the runtime share it.
 #[derive(Debug)]
@@ -116,11 +55,11 @@ impl Handle {
     pub(crate) fn follow(
         identity: TaskIdentity,
         unit: Unit,
-        beside: Companions,
+        companions: Companions,
         systemd: Systemd,
         events: Events,
     ) -> Self {
-        let Companions { copied, listens, speaks, serves, guest, init } = beside;
+        let Companions { copied, listens, speaks, serves, guest, init } = companions;
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
         if let Some(exit) = Exit::of(&state) {
@@ -152,78 +91,19 @@ impl Handle {
             events: events.clone(),
             identity: identity.clone(),
         };
-        let is_asked = Arc::clone(&handle.is_asked);
         let init = if init { Init::of(handle.pid, handle.unit.as_str()) } else { None };
-        let mut ended = unit;
-        let unit = ended.name().clone();
-        tokio::spawn(async move {
-            let tell = |(message, details): Word| events.tell(&identity, message, &details);
-            let mut trouble = Trouble::since(served_before.unwrap_or_default());
-            let mut said = state.status_text;
-            let mut rest = std::pin::pin!(Init::end_what_is_left(init));
-            let mut is_ended = false;
-            let state = loop {
-                tokio::select! {
-                    () = &mut rest, if !is_ended => is_ended = true,
-                    state = ended.main_ended() => break state,
-                    text = ended.says_other_than(&said), if serves => {
-                        said = text;
-                        if let Some(served) = Served::of(&said) {
-                            trouble.note(served);
-                            served_sender.send_replace(Some(served));
-                        }
-                    }
-                    () = trouble.is_due() => {
-                        if let Some(word) = trouble.tell() {
-                            tell(word_of_trouble(&word, &said));
-                        }
-                    }
-                    // Nobody looks on any more: the task was destroyed, or was never handed out.
-                    () = sender.closed() => return,
-                }
-            };
-            let kill_the_rest = async || {
-                let killed = systemd.kill(&unit, Whom::All, Signal::KILL.number()).await;
-                if let Err(error) = killed {
-                    let error = crate::chain(&error);
-                    tracing::debug!(%unit, error, "what the task left running was not ended");
-                }
-            };
-            // Its last words may have come with its end.
-            if let Some(served) = Served::of(&state.status_text).filter(|_| serves) {
-                trouble.note(served);
-                served_sender.send_replace(Some(served));
-                if let Some(word) = trouble.tell() {
-                    tell(word_of_trouble(&word, &state.status_text));
-                }
-            }
-            // What a program leaves behind holds up the end that systemd tells when it failed, and runs on when it did
-            // not, under RemainAfterExit.
-            let held_up = !state.removed && state.exit().is_none();
-            if held_up {
-                kill_the_rest().await;
-            }
-            let state = ended.ended().await;
-            let exit = Exit::of(&state).unwrap_or_else(Exit::removed);
-            tracing::info!(%unit, code = exit.code, signal = exit.signal, oom = exit.oom_killed, "task ended");
-            if exit.oom_killed {
-                // As long as nobody has been told of the end, the unit is there to be asked.
-                tell(out_of_memory(&systemd.service(&unit).await.unwrap_or_default()));
-            }
-            if let Some(word) =
-                word_of_the_end(&state, &exit, guest, speaks, is_asked.load(Ordering::Relaxed))
-            {
-                tell(word);
-            }
-            sender.send_replace(Phase::Exited(exit));
-            if !held_up && !state.removed {
-                kill_the_rest().await;
-            }
-            // Of one that failed systemd has closed them.
-            if listens && let Err(error) = systemd.close_sockets(&unit).await {
-                tracing::debug!(%unit, error = crate::chain(&error), "the sockets of a task were not closed");
-            }
-        });
+        let is_asked = Arc::clone(&handle.is_asked);
+        let owner = Owner {
+            identity,
+            unit,
+            companions,
+            systemd,
+            events,
+            is_asked,
+            phase: sender,
+            served: served_sender,
+        };
+        tokio::spawn(owner.follow(init));
         handle
     }
 
@@ -465,11 +345,4 @@ impl Handle {
             Err(_) => Err(Error::Immortal { unit: self.unit.clone() }),
         }
     }
-}
-
-/// Which boot of the machine this is, 36 characters.
-pub(crate) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim().to_owned())
-        .unwrap_or_default()
 }

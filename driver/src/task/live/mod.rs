@@ -8,6 +8,8 @@ pub(crate) mod exit;
 pub mod handle;
 mod init;
 pub(crate) mod lost;
+mod owner;
+pub mod saved;
 pub mod signal;
 pub(crate) mod slices;
 pub mod stats;

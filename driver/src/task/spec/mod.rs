@@ -132,6 +132,12 @@ impl TaskSpec {
         !self.mounts.is_empty() || settings.iter().any(|line| !line.mount_points().is_empty())
     }
 
+    /// What its command is looked up in. Where something else is `mounted`, only systemd will know what it holds.
+    pub fn sight<'a>(&'a self, mounted: &'a [PathBuf]) -> program::Sight<'a> {
+        let path = self.env.get("PATH").map(String::as_str);
+        program::Sight { view: &self.view, dirs: &self.dirs, mounts: &self.mounts, path, mounted }
+    }
+
     /// Is it WebAssembly?
     pub fn is_guest(&self) -> bool {
         self.kind == ProgramKind::Wasm

@@ -1,17 +1,22 @@
 //! Turns a task into the properties of its transient unit, one function per concern. Touches nothing.
 
-use std::os::fd::OwnedFd;
+mod copier;
+mod mounts;
+mod sockets;
+
 use std::path::{Path, PathBuf};
 
-use crate::systemd::{
-    Assignment, Bind, Manager, Meaning, Property, SocketUnit, Stream, TransientUnit, UnitName,
-};
-use crate::task::config::{Mount, NetworkMode, Propagation};
+use crate::systemd::{Assignment, Bind, Manager, Meaning, Property, Stream, TransientUnit};
+use crate::task::config::{Mount, NetworkMode};
 use crate::task::host::env;
 use crate::task::host::place;
 use crate::task::host::view::{self, Overlays, Sight, View};
-use crate::task::spec::activation::{Address, Listener, Readiness};
+use crate::task::spec::activation::{Listener, Readiness};
 use crate::task::spec::{Identity, Memory, Output, TaskSpec};
+
+pub use self::copier::copier;
+use self::mounts::{images, mounts};
+use self::sockets::{address_filter, sockets};
 
 /// The slice of all our units. Nomad makes `nomad.slice` itself, behind systemd's back; this one is apart from it.
 pub const SLICE: &str = "nomad_tasks.slice";
@@ -140,88 +145,6 @@ fn sight(task: &TaskSpec, settings: &[Assignment]) -> Sight {
         of_resolver: is_of_group || !has_own_network(settings),
         has_shared_memory: targets.any(|target| target == view::SHARED_MEMORY.0),
     }
-}
-
-/// Volumes and devices, as Nomad mounts them for its other drivers: with all that is mounted below.
-fn mounts(task: &TaskSpec, mounts: &[Mount]) -> Vec<Property> {
-    const MS_PRIVATE: u64 = 1 << 18;
-    const MS_SLAVE: u64 = 1 << 19;
-    const MS_SHARED: u64 = 1 << 20;
-    let mut properties = Vec::new();
-    let bind = |mount: &Mount| Bind { recursive: true, ..Bind::new(&mount.source, &mount.target) };
-    let (read_only, writable): (Vec<_>, Vec<_>) = mounts.iter().partition(|mount| mount.read_only);
-    if !writable.is_empty() {
-        properties.push(Property::BindPaths(writable.into_iter().map(bind).collect()));
-    }
-    if !read_only.is_empty() {
-        properties.push(Property::BindReadOnlyPaths(read_only.into_iter().map(bind).collect()));
-    }
-    // Of all mounts of a unit: systemd knows no propagation of a single one.
-    match task.mounts.iter().map(|mount| mount.propagation).max() {
-        Some(Propagation::Bidirectional) => properties.push(Property::MountFlags(MS_SHARED)),
-        Some(Propagation::HostToTask) => properties.push(Property::MountFlags(MS_SLAVE)),
-        Some(Propagation::Private) => properties.push(Property::MountFlags(MS_PRIVATE)),
-        None => {}
-    }
-    if !task.devices.is_empty() {
-        let nodes = task.devices.iter().map(|device| Bind::new(&device.source, &device.target)).collect();
-        let allowed = task.devices.iter().map(|device| (device.source.clone(), device.permissions.clone()));
-        properties.extend([Property::BindPaths(nodes), Property::DeviceAllow(allowed.collect())]);
-    }
-    properties
-}
-
-/// The devices by which systemd mounts images, where those of the task are confined. It adds them by itself, but up to
-/// 252 not for extensions.
-fn images(settings: &[Assignment]) -> Vec<Property> {
-    let says = |name: &str, meant: &dyn Fn(&str) -> bool| {
-        let last = settings.iter().rfind(|line| line.name() == name);
-        last.is_some_and(|line| {
-            if let Meaning::Text(text) = line.meaning() { meant(&text) } else { !line.text().is_empty() }
-        })
-    };
-    let has_extensions = says("ExtensionImages", &|text| !text.is_empty());
-    let confined = says("PrivateDevices", &|text| text == "yes")
-        || says("DevicePolicy", &|text| text != "auto")
-        || says("DeviceAllow", &|text| !text.is_empty());
-    if !has_extensions || !confined {
-        return Vec::new();
-    }
-    let devices =
-        ["/dev/loop-control", "/dev/mapper/control", "block-loop", "block-blkext", "block-device-mapper"];
-    vec![Property::DeviceAllow(devices.map(|device| (device.into(), "rwm".to_owned())).into())]
-}
-
-/// The sockets that are open before the task starts, all in one unit: systemd passes a service those of the unit of its
-/// own name. Each has the name in the environment that its job gives it.
-fn sockets(task: &TaskSpec, sockets: &[Listener], filter: Vec<Property>) -> Option<SocketUnit> {
-    let listen = |socket: &Listener| {
-        let kind = if socket.datagrams { "Datagram" } else { "Stream" };
-        let address = match &socket.at {
-            Address::Port(address) => address.to_string(),
-            Address::Path(path) => path.display().to_string(),
-        };
-        (kind, address)
-    };
-    let mut properties = vec![
-        Property::Description(format!("{}, its sockets", task.description)),
-        Property::Listen(sockets.iter().map(listen).collect()),
-        // The kernel filters a socket's addresses by the cgroup in which it was made.
-        Property::Slice(slice_of(task)),
-    ];
-    properties.extend(filter);
-    properties.extend(sockets.iter().find_map(|socket| socket.mode).map(Property::SocketMode));
-    if let NetworkMode::Group { namespace, .. } = &task.network {
-        properties.push(Property::NetworkNamespacePath(namespace.clone()));
-    }
-    (!sockets.is_empty()).then_some(SocketUnit { properties })
-}
-
-/// What the job says of the addresses that its task may reach. (The runner of a guest filters connections by itself, and
-/// leaves those that it accepts alone.)
-fn address_filter(settings: &[Assignment]) -> Vec<Property> {
-    let lines = settings.iter().filter(|line| matches!(line.name(), "IPAddressAllow" | "IPAddressDeny"));
-    lines.cloned().map(Property::Assigned).collect()
 }
 
 fn credentials(plain: Vec<(String, PathBuf)>, encrypted: Vec<(String, PathBuf)>) -> Vec<Property> {
@@ -407,33 +330,6 @@ fn journal(output: &Output) -> Vec<Property> {
     properties.extend(output.burst.map(Property::LogRateLimitBurst));
     properties.extend(output.interval.map(Property::LogRateLimitInterval));
     properties
-}
-
-/// A process that writes what it reads from `from` both to `to` and to the journal: the driver's own `program`.
-///
-/// A unit of its own, since it has to outlive the driver, and the task until the last line is written.
-pub fn copier(name: UnitName, task: &TaskSpec, program: PathBuf, from: OwnedFd, to: Stream) -> TransientUnit {
-    let mut properties = vec![
-        Property::Description(format!("{}, its output", task.description)),
-        Property::Slice(SLICE),
-        Property::Type("exec"),
-        // Nobody asks for its status.
-        Property::CollectMode("inactive-or-failed"),
-        Property::ExecStart { path: program, argv: vec!["nomad-driver-systemd".into(), "copy".into()] },
-        Property::StandardInput(Stream::Fd(from)),
-        // This way round: an error stream with the word that the output has by default would be a copy of the output,
-        // whatever descriptor that was given (systemd, `setup_output`).
-        Property::StandardOutput(Stream::Journal),
-        Property::StandardError(to),
-    ];
-    let sandbox = [("NoNewPrivileges", "yes"), ("CapabilityBoundingSet", ""), ("PrivateNetwork", "yes")];
-    properties.extend(Property::assigned(&sandbox));
-    if task.identity == Identity::Driver {
-        // Without it a user's systemd can do neither of the last two.
-        properties.extend(Property::assigned(&[("PrivateUsers", "yes")]));
-    }
-    properties.extend(journal(&task.output));
-    TransientUnit::new(name, properties)
 }
 
 fn memory(memory: Memory) -> Vec<Property> {

@@ -4,10 +4,16 @@
 //! The schema that Nomad gets and the table in driver/README.md are made from the same table, so no option can exist in
 //! one of them alone.
 
+mod define;
+mod tables;
+
 use std::collections::BTreeMap;
 
 use rmpv::Value as MsgPack;
 use serde::de::DeserializeOwned;
+
+pub(crate) use self::define::{options, settings};
+pub use self::tables::{has_properties, table, table_of_properties};
 
 /// One option, as the schema and driver/README.md know it.
 #[derive(Debug, Clone, Copy)]
@@ -298,151 +304,3 @@ fn texts(option: &Opt, value: &MsgPack) -> Result<Vec<String>, Error> {
         _ => vec![plain(option, value)?],
     })
 }
-
-/// The table of a block in driver/README.md. The options of a block in it come after it, as `block.option`; those of one
-/// that is made of systemd's properties have a table of their own ([`table_of_properties`]).
-pub fn table(options: &[Opt]) -> String {
-    let head = "| option | type | default | what it does |\n|---|---|---|---|".to_owned();
-    std::iter::once(head).chain(rows(options, "")).collect::<Vec<_>>().join("\n")
-}
-
-/// The table in driver/README.md of a block that is made of systemd's properties.
-pub fn table_of_properties(options: &[Opt]) -> String {
-    let head = "| option | type | property | what it does |\n|---|---|---|---|".to_owned();
-    let row = |Opt { name, hcl_type, property, doc, .. }: &Opt| {
-        let property = property.map(|property| format!("`{property}=`")).unwrap_or_default();
-        format!("| `{name}` | `{hcl_type}` | {property} | {doc} |")
-    };
-    std::iter::once(head).chain(options.iter().map(row)).collect::<Vec<_>>().join("\n")
-}
-
-/// Is a block made of systemd's properties?
-pub fn has_properties(options: &[Opt]) -> bool {
-    options.iter().any(|option| option.property.is_some())
-}
-
-fn rows(options: &[Opt], within: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    for option in options {
-        let default = match option.default {
-            Some(literal) => format!("`{literal}`"),
-            None if option.required => "required".to_owned(),
-            None => String::new(),
-        };
-        let (name, hcl_type, doc) = (option.name, option.hcl_type, option.doc);
-        lines.push(format!("| `{within}{name}` | `{hcl_type}` | {default} | {doc} |"));
-        if let Some(Kind::Once(options) | Kind::Often(options)) = option.block
-            && !has_properties(options)
-        {
-            lines.extend(rows(options, &format!("{within}{name}.")));
-        }
-    }
-    lines
-}
-
-/// Defines a `config` block: a struct, its decoder `decode`, and its table `OPTIONS`.
-///
-/// A field may be followed by `= "literal"`, its default as an HCL literal.
-macro_rules! options {
-    (
-        $(#[doc = $about:literal])+
-        pub struct $block:ident {
-            $( $(#[doc = $doc:literal])+ pub $field:ident: $type:ty $(= $default:literal)?, )+
-        }
-    ) => {
-        $(#[doc = $about])+
-        #[derive(Debug, Clone, PartialEq, Eq)]
-        pub struct $block {
-            $( $(#[doc = $doc])+ pub $field: $type, )+
-        }
-
-        impl $crate::task::config::options::Block for $block {
-            const OPTIONS: &'static [$crate::task::config::options::Opt] = &[
-                $( $crate::task::config::options::Opt {
-                    name: stringify!($field),
-                    hcl_type: <$type as $crate::task::config::options::OptionType>::HCL,
-                    required: !<$type as $crate::task::config::options::OptionType>::OPTIONAL
-                        && options!(@default $($default)?).is_none(),
-                    default: options!(@default $($default)?),
-                    doc: concat!($($doc),+).trim_ascii(),
-                    block: <$type as $crate::task::config::options::OptionType>::BLOCK,
-                    property: None,
-                }, )+
-            ];
-
-            fn of(block: &[(rmpv::Value, rmpv::Value)]) -> Result<Self, $crate::task::config::options::Error> {
-                let mut options = Self::OPTIONS.iter();
-                // The table has one row per field, in the same order.
-                Ok(Self { $( $field: {
-                    let Some(option) = options.next() else { return Err($crate::task::config::options::Error::Unreadable) };
-                    $crate::task::config::options::take(block, option)?
-                }, )+ })
-            }
-        }
-
-        impl $block {
-            /// Reads the block from the MessagePack that Nomad made of it.
-            #[allow(dead_code, reason = "blocks in blocks are read with what they are in")]
-            pub fn decode(bytes: &[u8]) -> Result<Self, $crate::task::config::options::Error> {
-                $crate::task::config::options::Block::of(&$crate::task::config::options::block(bytes)?)
-            }
-        }
-
-        options!(@in_a_block $block);
-    };
-    (@in_a_block $block:ident) => {
-        impl $crate::task::config::options::OptionType for $block {
-            const HCL: &'static str = "block";
-            const BLOCK: Option<$crate::task::config::options::Kind> =
-                Some($crate::task::config::options::Kind::Once(<Self as $crate::task::config::options::Block>::OPTIONS));
-
-            fn given(
-                option: &$crate::task::config::options::Opt,
-                value: rmpv::Value,
-            ) -> Result<Self, $crate::task::config::options::Error> {
-                $crate::task::config::options::nested(option, value)
-            }
-        }
-    };
-    (@default $default:literal) => { Some($default) };
-    (@default) => { None::<&'static str> };
-}
-
-/// Defines a block whose options are properties of systemd's: `name: type => "Property"`. What the job gives of them is
-/// a list of [`Setting`]s, in the order of the table.
-macro_rules! settings {
-    (
-        $(#[doc = $about:literal])+
-        pub struct $block:ident {
-            $( $(#[doc = $doc:literal])+ $field:ident: $type:ty $(=> $property:literal)?, )+
-        }
-    ) => {
-        $(#[doc = $about])+
-        #[derive(Debug, Clone, Default, PartialEq, Eq)]
-        pub struct $block(pub Vec<$crate::task::config::options::Setting>);
-
-        impl $crate::task::config::options::Block for $block {
-            const OPTIONS: &'static [$crate::task::config::options::Opt] = &[
-                $( $crate::task::config::options::Opt {
-                    name: stringify!($field),
-                    hcl_type: <$type as $crate::task::config::options::OptionType>::HCL,
-                    required: false,
-                    default: None,
-                    doc: concat!($($doc),+).trim_ascii(),
-                    block: None,
-                    property: settings!(@property $($property)?),
-                }, )+
-            ];
-
-            fn of(block: &[(rmpv::Value, rmpv::Value)]) -> Result<Self, $crate::task::config::options::Error> {
-                $crate::task::config::options::settings_of(block, Self::OPTIONS).map(Self)
-            }
-        }
-
-        $crate::task::config::options::options!(@in_a_block $block);
-    };
-    (@property $property:literal) => { Some($property) };
-    (@property) => { None };
-}
-
-pub(crate) use {options, settings};

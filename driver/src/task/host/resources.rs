@@ -1,0 +1,94 @@
+//! What is made on the host for a task's start, beside its allocation: its root and mount points, files in `/etc`, copies
+//! of credentials, pins of host paths.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::pin::Pins;
+use super::place::{self, Place};
+use super::view::{self, View};
+use super::{files, targets, users};
+use crate::kernel;
+use crate::systemd::Assignment;
+use crate::task::config::{self, Credential};
+use crate::task::error::Error;
+use crate::task::spec::{self, Identity, NodeSpec, TaskSpec};
+use crate::task::unit::HostResources;
+
+/// Makes what the task needs on the host beside its allocation.
+pub(crate) fn make(
+    place: &Place,
+    task: &TaskSpec,
+    node: &NodeSpec,
+    pins: &mut Pins,
+) -> Result<HostResources, Error> {
+    let said = &task.settings;
+    let missing = targets::check(&files::targets(said, task), task)
+        .map_err(|error| Error::Files(files::Error::Target(error)))?;
+    let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
+    let mounts = files::mounts(task, pins).map_err(Error::Files)?;
+    let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
+    let overlays = overlays(place, &missing, &settings, &mounts, pins)?;
+    let mut root = node.wasm.root.clone();
+    if matches!(task.view, View::Private { .. }) && task.needs_a_root_of_its_own(&settings) {
+        root = place.root();
+        place.make().map_err(failed)?;
+        view::prepare(&root, &node.wasm.host_paths).map_err(failed)?;
+    }
+    if let Identity::Number(number) = task.identity {
+        place.tell_of_user(number).map_err(failed)?;
+        if users::find(&place::user_name(number)).is_none() {
+            return Err(Error::Spec(spec::Error::Node {
+                option: "user".to_owned(),
+                reason: format!(
+                    "users that Nomad makes up, such as {}, are known to the host by systemd 249 or newer and `systemd` in \
+                     /etc/nsswitch.conf (package libnss-systemd); without it have the operator set \
+                     `dynamic_workload_users = false`",
+                    place::user_name(number)
+                ),
+            }));
+        }
+    }
+    let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
+    let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
+    let sockets = sockets.map_err(Error::Files)?;
+    let mut made =
+        HostResources { root, settings, etc, sockets, mounts, overlays, ..HostResources::default() };
+    let mut read = 0;
+    for Credential { name, path, encrypted } in &task.credentials {
+        let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;
+        read += content.len();
+        let copy = (name.clone(), place.credential(name, &content).map_err(failed)?);
+        if *encrypted { made.encrypted.push(copy) } else { made.credentials.push(copy) }
+    }
+    Ok(made)
+}
+
+/// Makes the mount points that the operating system lacks, each as what is mounted there.
+fn overlays(
+    place: &Place,
+    missing: &targets::Missing,
+    settings: &[Assignment],
+    mounts: &[config::Mount],
+    pins: &mut Pins,
+) -> Result<view::Overlays, Error> {
+    let of_settings = settings.iter().flat_map(Assignment::mount_points);
+    let of_settings = of_settings.map(|(source, target)| (source.map(PathBuf::from), PathBuf::from(target)));
+    let of_volumes = mounts.iter().map(|mount| (Some(mount.source.clone()), mount.target.clone()));
+    let sources: HashMap<PathBuf, Option<PathBuf>> =
+        of_settings.chain(of_volumes).map(|(source, target)| (target, source)).collect();
+    let is_file = |point: &PathBuf| {
+        let source = sources.get(point).and_then(Option::as_ref);
+        source.is_some_and(|source| std::fs::metadata(source).is_ok_and(|metadata| !metadata.is_dir()))
+    };
+    let kinds = |points: &Vec<PathBuf>| points.iter().map(|point| (point.clone(), !is_file(point))).collect();
+    let lay = |(host_path, points): (&PathBuf, &Vec<PathBuf>)| {
+        let failed = |source| Error::Overlay { path: host_path.clone(), source };
+        // Pins are mounts that the driver's own namespace need not have.
+        let points: Vec<_> = kernel::in_the_mounts_of_systemd(|| Ok(kinds(points))).map_err(failed)?;
+        let above = place.points(host_path, &points).map_err(failed)?;
+        let both = pins.overlay(&above, host_path).map_err(failed)?;
+        Ok((host_path.clone(), both))
+    };
+    missing.iter().map(lay).collect()
+}

@@ -1,0 +1,35 @@
+//! The unit that copies a task's output to two places.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use super::{SLICE, journal};
+use crate::systemd::{Property, Stream, TransientUnit, UnitName};
+use crate::task::spec::{Identity, TaskSpec};
+
+/// A process that writes what it reads from `from` both to `to` and to the journal: the driver's own `program`.
+///
+/// A unit of its own, since it has to outlive the driver, and the task until the last line is written.
+pub fn copier(name: UnitName, task: &TaskSpec, program: PathBuf, from: OwnedFd, to: Stream) -> TransientUnit {
+    let mut properties = vec![
+        Property::Description(format!("{}, its output", task.description)),
+        Property::Slice(SLICE),
+        Property::Type("exec"),
+        // Nobody asks for its status.
+        Property::CollectMode("inactive-or-failed"),
+        Property::ExecStart { path: program, argv: vec!["nomad-driver-systemd".into(), "copy".into()] },
+        Property::StandardInput(Stream::Fd(from)),
+        // This way round: an error stream with the word that the output has by default would be a copy of the output,
+        // whatever descriptor that was given (systemd, `setup_output`).
+        Property::StandardOutput(Stream::Journal),
+        Property::StandardError(to),
+    ];
+    let sandbox = [("NoNewPrivileges", "yes"), ("CapabilityBoundingSet", ""), ("PrivateNetwork", "yes")];
+    properties.extend(Property::assigned(&sandbox));
+    if task.identity == Identity::Driver {
+        // Without it a user's systemd can do neither of the last two.
+        properties.extend(Property::assigned(&[("PrivateUsers", "yes")]));
+    }
+    properties.extend(journal(&task.output));
+    TransientUnit::new(name, properties)
+}

@@ -1,0 +1,55 @@
+//! What is mounted for a task beyond its view: volumes, devices, images.
+
+use crate::systemd::{Assignment, Bind, Meaning, Property};
+use crate::task::config::{Mount, Propagation};
+use crate::task::spec::TaskSpec;
+
+/// Volumes and devices, as Nomad mounts them for its other drivers: with all that is mounted below.
+pub(super) fn mounts(task: &TaskSpec, mounts: &[Mount]) -> Vec<Property> {
+    const MS_PRIVATE: u64 = 1 << 18;
+    const MS_SLAVE: u64 = 1 << 19;
+    const MS_SHARED: u64 = 1 << 20;
+    let mut properties = Vec::new();
+    let bind = |mount: &Mount| Bind { recursive: true, ..Bind::new(&mount.source, &mount.target) };
+    let (read_only, writable): (Vec<_>, Vec<_>) = mounts.iter().partition(|mount| mount.read_only);
+    if !writable.is_empty() {
+        properties.push(Property::BindPaths(writable.into_iter().map(bind).collect()));
+    }
+    if !read_only.is_empty() {
+        properties.push(Property::BindReadOnlyPaths(read_only.into_iter().map(bind).collect()));
+    }
+    // Of all mounts of a unit: systemd knows no propagation of a single one.
+    match task.mounts.iter().map(|mount| mount.propagation).max() {
+        Some(Propagation::Bidirectional) => properties.push(Property::MountFlags(MS_SHARED)),
+        Some(Propagation::HostToTask) => properties.push(Property::MountFlags(MS_SLAVE)),
+        Some(Propagation::Private) => properties.push(Property::MountFlags(MS_PRIVATE)),
+        None => {}
+    }
+    if !task.devices.is_empty() {
+        let nodes = task.devices.iter().map(|device| Bind::new(&device.source, &device.target)).collect();
+        let allowed = task.devices.iter().map(|device| (device.source.clone(), device.permissions.clone()));
+        properties.extend([Property::BindPaths(nodes), Property::DeviceAllow(allowed.collect())]);
+    }
+    properties
+}
+
+/// The devices by which systemd mounts images, where those of the task are confined. It adds them by itself, but up to
+/// 252 not for extensions.
+pub(super) fn images(settings: &[Assignment]) -> Vec<Property> {
+    let says = |name: &str, meant: &dyn Fn(&str) -> bool| {
+        let last = settings.iter().rfind(|line| line.name() == name);
+        last.is_some_and(|line| {
+            if let Meaning::Text(text) = line.meaning() { meant(&text) } else { !line.text().is_empty() }
+        })
+    };
+    let has_extensions = says("ExtensionImages", &|text| !text.is_empty());
+    let confined = says("PrivateDevices", &|text| text == "yes")
+        || says("DevicePolicy", &|text| text != "auto")
+        || says("DeviceAllow", &|text| !text.is_empty());
+    if !has_extensions || !confined {
+        return Vec::new();
+    }
+    let devices =
+        ["/dev/loop-control", "/dev/mapper/control", "block-loop", "block-blkext", "block-device-mapper"];
+    vec![Property::DeviceAllow(devices.map(|device| (device.into(), "rwm".to_owned())).into())]
+}

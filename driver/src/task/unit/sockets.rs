@@ -1,0 +1,39 @@
+//! The unit of a task's sockets, which systemd opens before the task starts.
+
+use super::slice_of;
+use crate::systemd::{Assignment, Property, SocketUnit};
+use crate::task::config::NetworkMode;
+use crate::task::spec::TaskSpec;
+use crate::task::spec::activation::{Address, Listener};
+
+/// The sockets that are open before the task starts, all in one unit: systemd passes a service those of the unit of its
+/// own name. Each has the name in the environment that its job gives it.
+pub(super) fn sockets(task: &TaskSpec, sockets: &[Listener], filter: Vec<Property>) -> Option<SocketUnit> {
+    let listen = |socket: &Listener| {
+        let kind = if socket.datagrams { "Datagram" } else { "Stream" };
+        let address = match &socket.at {
+            Address::Port(address) => address.to_string(),
+            Address::Path(path) => path.display().to_string(),
+        };
+        (kind, address)
+    };
+    let mut properties = vec![
+        Property::Description(format!("{}, its sockets", task.description)),
+        Property::Listen(sockets.iter().map(listen).collect()),
+        // The kernel filters a socket's addresses by the cgroup in which it was made.
+        Property::Slice(slice_of(task)),
+    ];
+    properties.extend(filter);
+    properties.extend(sockets.iter().find_map(|socket| socket.mode).map(Property::SocketMode));
+    if let NetworkMode::Group { namespace, .. } = &task.network {
+        properties.push(Property::NetworkNamespacePath(namespace.clone()));
+    }
+    (!sockets.is_empty()).then_some(SocketUnit { properties })
+}
+
+/// What the job says of the addresses that its task may reach. (The runner of a guest filters connections by itself, and
+/// leaves those that it accepts alone.)
+pub(super) fn address_filter(settings: &[Assignment]) -> Vec<Property> {
+    let lines = settings.iter().filter(|line| matches!(line.name(), "IPAddressAllow" | "IPAddressDeny"));
+    lines.cloned().map(Property::Assigned).collect()
+}
