@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::options::DRIVER;
+use crate::node::DRIVER;
 use crate::{allocdir, artifact, jobspec, plugin_client, template};
 
 /// Why a job was not run, or not to its end.

@@ -10,6 +10,9 @@ use proto::base::{
     ClientTopology, ClientTopologyCore, ClientTopologySlit, CoreGrade, NomadConfig, NomadDriverConfig,
 };
 
+/// The name that a job gives as its `driver`.
+pub(crate) const DRIVER: &str = "systemd";
+
 /// The signals that a node offers to jobs, in every agent for Linux (Nomad v2.0.6: consul-template's table, `signals`). A
 /// job with another `kill_signal` finds no node.
 pub const SIGNALS: [&str; 29] = [

@@ -10,11 +10,9 @@ use proto::driver::Mount;
 
 use crate::error::Error;
 use crate::jobspec::{self, Group, Job, Task};
+use crate::node::DRIVER;
 use crate::taskenv::TaskEnv;
 use crate::terminal::note;
-
-/// The name that a job gives as its `driver`.
-pub(crate) const DRIVER: &str = "systemd";
 
 /// The plugin's option that says whose systemd runs the tasks.
 const MANAGER: &str = "manager";

@@ -7,26 +7,8 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 
+use crate::jobspec::Template;
 use crate::taskenv::TaskEnv;
-
-/// A `template` block.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Template {
-    /// The text itself, or else [`source`](Self::source).
-    pub data: Option<String>,
-    /// A file with the text, relative to the task's directory.
-    pub source: Option<String>,
-    /// Where the result goes, relative to the task's directory.
-    pub destination: String,
-    /// The result also holds variables of the task, `NAME=VALUE` on each line.
-    pub env: bool,
-    /// The mode of the result, such as 0o644.
-    pub mode: u32,
-    /// Who owns the result, user and group, such as 1000; ourselves where the job does not say.
-    pub owner: (Option<u32>, Option<u32>),
-    /// What stands around an action, such as `{{` and `}}`.
-    pub delimiters: (String, String),
-}
 
 /// Why a template cannot be rendered here.
 #[derive(Debug, thiserror::Error)]

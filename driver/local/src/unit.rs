@@ -8,8 +8,9 @@ use std::path::Path;
 use proto::driver::TaskConfig;
 
 use crate::error::Error;
+use crate::node::DRIVER;
 use crate::node::Node;
-use crate::options::{Asked, DRIVER, JobOptions};
+use crate::options::{Asked, JobOptions};
 use crate::plugin_client::{Launch, Plugin};
 use crate::request::{Ports, Requests};
 use crate::run::orders::Orders;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::config::{Credential, PluginConfig, TaskConfig};
 use super::error::Error;
-use super::host::content::ProgramKind;
 use super::host::place::Place;
+use super::host::program::ProgramKind;
 use super::host::users::OfEveryHost;
 use super::host::{env, program, view};
 use super::spec::{NodeSpec, Outline, TaskSpec};

@@ -11,7 +11,7 @@ use nomad_driver_systemd::systemd::{Checked, Features, Stream, Systemd, UnitName
 use nomad_driver_systemd::task::config::{
     DriverConfig, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId, TaskIdentity,
 };
-use nomad_driver_systemd::task::host::content::ProgramKind;
+use nomad_driver_systemd::task::host::program::ProgramKind;
 use nomad_driver_systemd::task::host::users::OfHost;
 use nomad_driver_systemd::task::host::{env, logs, view};
 use nomad_driver_systemd::task::live::cgroup::Cgroup;

@@ -22,7 +22,7 @@ use self::block::Block;
 pub use self::block::Error;
 use self::expression::Scope;
 pub use self::group::{Dns, Group, Port, Volume};
-pub use self::task::{Artifact, Hook, Lifecycle, Resources, Task, VolumeMount};
+pub use self::task::{Artifact, Hook, Lifecycle, Resources, Task, Template, VolumeMount};
 use self::types::Type;
 
 /// A job, as it was said. Strings may still hold `${…}` for the runtime.

@@ -9,7 +9,6 @@ use super::block::{Block, Error};
 use super::expression::Scope;
 use super::{AGENT, constraint, name, service};
 use crate::node::SIGNALS;
-use crate::template::Template;
 
 /// A `volume_mount` block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +96,25 @@ pub struct Artifact {
     pub options: BTreeMap<String, String>,
     /// Headers of the HTTP request.
     pub headers: BTreeMap<String, String>,
+}
+
+/// A `template` block.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Template {
+    /// The text itself, or else [`source`](Self::source).
+    pub data: Option<String>,
+    /// A file with the text, relative to the task's directory.
+    pub source: Option<String>,
+    /// Where the result goes, relative to the task's directory.
+    pub destination: String,
+    /// The result also holds variables of the task, `NAME=VALUE` on each line.
+    pub env: bool,
+    /// The mode of the result, such as 0o644.
+    pub mode: u32,
+    /// Who owns the result, user and group, such as 1000; ourselves where the job does not say.
+    pub owner: (Option<u32>, Option<u32>),
+    /// What stands around an action, such as `{{` and `}}`.
+    pub delimiters: (String, String),
 }
 
 /// A task's `resources` with Nomad's defaults (api/resources.go).

@@ -3,14 +3,17 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use prost::Message;
 use proto::structs::RecoverableError;
 use tonic::{Code, Status};
 
-use super::handshake::START;
 use crate::hclspec;
 use crate::jobspec::expression;
+
+/// How long a plugin may take until its handshake line (go-plugin's default).
+pub(super) const START: Duration = Duration::from_mins(1);
 
 /// Why a plugin could not be started, configured or asked.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,6 @@
 //! go-plugin's handshake: one line on stdout, then a connection to the socket that it names.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use proto::plugin::grpc_broker_client::GrpcBrokerClient;
@@ -13,14 +12,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
-use super::error::Error;
+use super::error::{Error, START};
 
 /// Proof that whoever starts the plugin is Nomad (plugins/base/plugin.go).
 pub(super) const COOKIE: (&str, &str) =
     ("NOMAD_PLUGIN_MAGIC_COOKIE", "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255");
-
-/// How long a plugin may take until its handshake line (go-plugin's default).
-pub(super) const START: Duration = Duration::from_mins(1);
 
 pub(super) enum NoLine {
     Deadline,

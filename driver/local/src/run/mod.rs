@@ -25,8 +25,9 @@ use proto::structs::attribute;
 
 use crate::error::Error;
 use crate::jobspec::Job;
+use crate::node::DRIVER;
 use crate::node::Node;
-use crate::options::{Asked, DRIVER, JobOptions};
+use crate::options::{Asked, JobOptions};
 use crate::plugin_client::{Launch, Plugin, Record};
 use crate::terminal::note;
 

@@ -11,11 +11,13 @@ mod grammar;
 mod host_paths;
 mod kind;
 mod kinds;
+mod lines;
 mod names;
 mod parse;
 mod print;
 mod reading;
 mod table;
+mod wire;
 
 use zbus::Variant;
 

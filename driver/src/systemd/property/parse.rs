@@ -15,9 +15,7 @@ use super::kinds::{
     unless_tilde, unsigned, word,
 };
 use super::names;
-
-/// Properties of the bus, in order.
-pub(super) type Wire = Vec<(String, Variant<'static>)>;
+use super::wire::{Wire, one};
 
 /// The properties of the bus for `text`.
 #[allow(clippy::too_many_lines, reason = "one line per kind of value")]
@@ -143,11 +141,6 @@ pub(super) fn parse(property: &PropertyDef, text: &str) -> Parsed<Wire> {
         Kind::WordsUnescaped => words(text, Split { backslash: Backslash::Escapes, ..LIST })?.into(),
     };
     Ok(one(name, value))
-}
-
-/// A property of the bus.
-pub(super) fn one(name: impl Into<String>, value: impl Into<Variant<'static>>) -> Wire {
-    vec![(name.into(), value.into())]
 }
 
 /// `…Sec` in the manual is `…USec` on the bus.

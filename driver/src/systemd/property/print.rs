@@ -8,6 +8,7 @@ use super::grammar::quote;
 use super::kinds::{
     command, condition, credential, dash, device, directory, filter, image, network, number, path, word,
 };
+use super::lines::{spaced, word};
 
 /// The lines of a unit file that say `name` and `value`, in order.
 ///
@@ -113,28 +114,6 @@ fn said(name: &str, value: &Variant<'_>) -> Option<String> {
     })
 }
 
-/// Words with a space between.
-pub(super) fn spaced(words: impl Iterator<Item = String>) -> String {
-    words.collect::<Vec<_>>().join(" ")
-}
-
-/// One word of a list.
-pub(super) fn word(name: &str, text: &str) -> String {
-    match name {
-        // These know the escapes of C.
-        "Environment" | "PassEnvironment" | "UnsetEnvironment" => command::command_word(text),
-        "ExecSearchPath" => quote(text).into_owned(),
-        // A colon separates only where pairs are taken, and a `~` turns a list round.
-        _ if text.is_empty() || text.starts_with('~') => {
-            format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
-        }
-        _ if text.contains(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\')) => {
-            quote(text).into_owned()
-        }
-        _ => text.to_owned(),
-    }
-}
-
 fn bytes_of(bytes: &[Variant<'_>]) -> Vec<u8> {
     bytes.iter().filter_map(|byte| if let Variant::U8(byte) = byte { Some(*byte) } else { None }).collect()
 }
@@ -190,13 +169,6 @@ fn structure(name: &str, value: &Variant<'_>) -> Option<String> {
 fn integers_of(all: &zbus::Array<'_>) -> Vec<i32> {
     let number = |number: &Variant<'_>| if let Variant::I32(number) = number { Some(*number) } else { None };
     all.inner().iter().filter_map(number).collect()
-}
-
-/// The texts of a list.
-pub(super) fn texts<'a>(all: &'a zbus::Array<'_>) -> impl Iterator<Item = &'a str> {
-    all.inner()
-        .iter()
-        .filter_map(|text| if let Variant::Str(text) = text { Some(text.as_str()) } else { None })
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! What is found and made on the host for a task: its view, files, mounts, program, environment and log pipes.
 
-pub mod content;
 pub mod env;
 pub mod files;
-pub(crate) mod loader;
 pub mod logs;
 pub(crate) mod misplaced;
 pub(crate) mod open;

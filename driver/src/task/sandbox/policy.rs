@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::systemd::{Assignment, Reach, capability_mask};
 use crate::task::config::PluginConfig;
+use crate::task::config::options::Opt;
 use crate::task::host::view::is_plain;
 use crate::task::sandbox::preset::{self, Looser, Preset};
 use crate::task::sandbox::reach;
@@ -136,6 +137,16 @@ impl Policy {
     /// Does the operator allow this property by its name, and not only with all that confine?
     pub fn allows_by_name(&self, name: &str) -> bool {
         self.allowed.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// May a job use these options? No property that they stand for may be denied.
+    pub fn check_given(&self, given: &[(String, Option<&'static Opt>)]) -> Result<(), Error> {
+        for (path, option) in given {
+            for property in reach::properties_of(path, *option).unwrap_or_default() {
+                self.check_denied(path, &property)?;
+            }
+        }
+        Ok(())
     }
 
     /// May a job use an option that stands for this property? What it says there is another matter ([`Policy::check`]).

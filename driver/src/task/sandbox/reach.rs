@@ -7,8 +7,6 @@
 
 use crate::systemd;
 use crate::task::config::options::Opt;
-use crate::task::sandbox::policy::Policy;
-use crate::task::spec::Error;
 
 /// Options that are not properties under another name, and the properties that the driver makes of them.
 const PROPERTIES: &[(&str, &[&str])] = &[
@@ -70,22 +68,13 @@ pub fn properties_of(path: &str, option: Option<&Opt>) -> Option<Vec<String>> {
     }
 }
 
-/// Does the operator deny any property that these options stand for?
-pub fn check_denied(given: &[(String, Option<&'static Opt>)], policy: &Policy) -> Result<(), Error> {
-    for (path, option) in given {
-        for property in properties_of(path, *option).unwrap_or_default() {
-            policy.check_denied(path, &property)?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::systemd;
     use crate::task::config::options::{self, Block, Kind};
     use crate::task::config::{DriverConfig, PluginConfig};
+    use crate::task::sandbox::policy::Policy;
 
     /// Every option of the schema, by its path.
     fn all(options: &'static [Opt], within: &str) -> Vec<(String, &'static Opt)> {
@@ -150,8 +139,7 @@ mod tests {
             for property in properties {
                 let mut config = PluginConfig::decode(&[]).unwrap();
                 config.deny_properties = vec![property.clone()];
-                let refusal =
-                    check_denied(&given, &Policy::resolve(&config).unwrap()).unwrap_err().to_string();
+                let refusal = Policy::resolve(&config).unwrap().check_given(&given).unwrap_err().to_string();
                 assert!(
                     refusal.contains("`deny_properties`") && refusal.contains(&property),
                     "{path}: {refusal}"

@@ -32,14 +32,13 @@ use crate::systemd::{Assignment, Features, UnitName};
 use crate::task::config::{
     Credential, Device, DriverConfig, Mount, NetworkMode, Resources, Sandbox, TaskConfig,
 };
-use crate::task::host::content::ProgramKind;
 use crate::task::host::env;
 use crate::task::host::program;
+use crate::task::host::program::ProgramKind;
 use crate::task::host::users::Accounts;
 use crate::task::host::view::{PLAIN_PATH, TaskDirs, View, is_plain};
 use crate::task::sandbox::preset::Preset;
 use crate::task::sandbox::privilege::{Facts, Standing};
-use crate::task::sandbox::reach;
 use crate::task::sandbox::settled;
 use crate::task::sandbox::settled::Settled;
 use crate::task::spec::activation::{Listener, Readiness};
@@ -152,7 +151,7 @@ impl Outline {
         features: &Features,
         accounts: &dyn Accounts,
     ) -> Result<Self, Error> {
-        reach::check_denied(&config.given, &node.policy)?;
+        node.policy.check_given(&config.given)?;
         let DriverConfig { command, args, work_dir, extra_hosts, credential, .. } = &config.driver;
         let sockets = activation::listeners(config)?;
         check_length("command", command)?;

@@ -2,7 +2,7 @@
 
 use zbus::{Array, Variant};
 
-use super::super::print::texts;
+use super::super::lines::{command_word, texts};
 
 /// A command line in a unit file: `@` is for a name that is not the path.
 pub(crate) fn text(path: &str, argv: &Array<'_>, flags: &Variant<'_>) -> String {
@@ -32,22 +32,4 @@ fn exec_prefix(flags: &Variant<'_>) -> String {
         _ => "",
     });
     signs.collect()
-}
-
-/// One word of a command line: quoted, with its control characters as escapes of C.
-pub(crate) fn command_word(word: &str) -> String {
-    let mut text = String::new();
-    for c in word.chars() {
-        match c {
-            '\n' => text.push_str("\\n"),
-            '\r' => text.push_str("\\r"),
-            '\t' => text.push_str("\\t"),
-            '"' | '\\' => text.extend(['\\', c]),
-            c if c.is_ascii_control() => text.extend(format!("\\x{:02x}", u32::from(c)).chars()),
-            c => text.push(c),
-        }
-    }
-    // Alone, `;` ends a command.
-    let plain = !text.is_empty() && text == word && word != ";" && !word.contains([' ', '\'']);
-    if plain { text } else { format!("\"{text}\"") }
 }

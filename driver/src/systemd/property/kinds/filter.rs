@@ -3,8 +3,8 @@
 use zbus::Array;
 
 use super::super::grammar::{LIST, Parsed, UNQUOTED_LIST, boolean, is_space, words};
+use super::super::lines::{spaced, texts, word};
 use super::super::names;
-use super::super::print::{spaced, texts, word};
 use super::{unless_tilde, unsigned};
 
 /// `[~]NAME…`, where `~` denies.

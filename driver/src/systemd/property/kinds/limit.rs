@@ -2,7 +2,7 @@
 
 use super::super::grammar::{self, FIELDS, Parsed, fields, permyriad, within};
 use super::super::kind::Unit;
-use super::super::parse::Wire;
+use super::super::wire::Wire;
 
 /// `SOFT[:HARD]`.
 pub(crate) fn parse(name: &str, unit: Unit, text: &str) -> Parsed<Wire> {

@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use super::super::lines::spaced;
 use super::super::names::{self, NAMESPACES, NUMA_POLICIES, PROPAGATIONS, SECURE_BITS};
-use super::super::print::spaced;
 use super::limit::{percent, scaled};
 
 pub(crate) fn integer(name: &str, number: i32) -> String {

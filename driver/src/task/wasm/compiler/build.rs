@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use super::compilation::on_one_line;
+use super::report::on_one_line;
 use super::{Error, REMEMBERED};
 use crate::task::wasm::cache::Stamp;
 

@@ -15,16 +15,14 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 
 use super::build::CompilerBuild;
-use super::{Error, Installation, Wanted, blocking};
+use super::report::on_one_line;
+use super::{Error, Installation, MODULE_MAX, Wanted, blocking};
 use crate::systemd::{
     Assignment, Bind, Features, MainExit, Manager, Property, Stream, Systemd, TransientUnit, UnitName,
 };
 use crate::task::host::view::{self, Overlays, Sight, View};
 use crate::task::sandbox::preset::Preset;
 use crate::task::wasm::cache::{Stamp, in_pieces};
-
-/// The largest module that is taken; one of 18 MB is a large one.
-pub(super) const MODULE_MAX: u64 = 256 << 20;
 
 /// Compiling a component of 18 MB takes 350 MB.
 const COMPILE_MEMORY: u64 = 2 << 30;
@@ -143,13 +141,6 @@ impl Streams {
     }
 }
 
-/// What a compiler says, on one line and without anything that a terminal would obey.
-pub(super) fn on_one_line(said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    let words = said.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    words.collect::<Vec<_>>().join(" ")
-}
-
 /// What the compiler may use. Two bytes of code are the most that a byte of a module makes.
 const LIMITS: &[(&str, &str)] =
     &[("LimitFSIZE", "2G"), ("MemorySwapMax", "0"), ("OOMPolicy", "kill"), ("TasksMax", "64")];
@@ -241,10 +232,5 @@ mod tests {
         // Of nothing, which takes no room.
         file.set_len(MODULE_MAX + 1).unwrap();
         assert_eq!(digest(file).unwrap().1, None);
-    }
-
-    #[test]
-    fn what_the_compiler_says_is_one_line_that_no_terminal_obeys() {
-        assert_eq!(on_one_line(b"bad\n\tmodule \x1b[2J\xff\0.\r\n"), "bad module [2J\u{fffd} .");
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::compilation::MODULE_MAX;
+use super::MODULE_MAX;
 use crate::systemd;
 
 /// Why a module cannot be had as machine code.

@@ -18,6 +18,7 @@ mod compilation;
 mod error;
 mod installation;
 mod refusals;
+mod report;
 mod turns;
 
 use std::fs::File;
@@ -38,6 +39,8 @@ use self::turns::Turns;
 use crate::systemd::Systemd;
 use crate::task::wasm::cache::{Cache, Entry, Lease};
 
+/// The largest module that is taken; one of 18 MB is a large one.
+const MODULE_MAX: u64 = 256 << 20;
 /// How many refused modules are remembered, and how many settings of the compiler. Jobs choose both.
 const REMEMBERED: usize = 128;
 

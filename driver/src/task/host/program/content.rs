@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::task::host::program::Error;
+use super::error::Error;
 
 /// What a task's program is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
