@@ -21,7 +21,7 @@ const SHORTEST: usize = 4;
 /// A job file needs no systemd, and nothing is run.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
-pub struct UnitOptions {
+pub(crate) struct UnitOptions {
     #[command(flatten)]
     job: Option<JobOptions>,
     /// Print the units that systemd has of this allocation; the first four or more characters of the ID are enough.
@@ -33,7 +33,7 @@ pub struct UnitOptions {
 }
 
 /// Prints all of them, or none and what is wrong with one.
-pub fn print(options: UnitOptions) -> ExitCode {
+pub(crate) fn print(options: UnitOptions) -> ExitCode {
     let printed = match (options.job, options.alloc) {
         (Some(job), _) => match finished(unit::requests(&job)) {
             Some(requested) => of_job(requested, options.systemd_run),

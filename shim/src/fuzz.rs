@@ -17,7 +17,7 @@ const ROUND: u32 = 2000;
 /// # Panics
 /// When it does not hold for one of them.
 #[track_caller]
-pub fn holds_for<S: Strategy>(strategy: &S, property: impl Fn(S::Value) -> TestCaseResult) {
+pub(crate) fn holds_for<S: Strategy>(strategy: &S, property: impl Fn(S::Value) -> TestCaseResult) {
     let config = |cases| Config { cases, failure_persistence: None, ..Config::default() };
     let Some(seconds) = std::env::var("FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok()) else {
         let always_the_same = TestRng::deterministic_rng(RngAlgorithm::ChaCha);

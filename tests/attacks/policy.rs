@@ -171,10 +171,10 @@ async fn the_operators_word_gives_it() {
 }
 
 /// The operator's filter of addresses in the slice of all tasks, until this is dropped.
-pub struct SliceFilter<'a>(&'a Host);
+pub(crate) struct SliceFilter<'a>(&'a Host);
 
 impl<'a> SliceFilter<'a> {
-    pub fn set(host: &'a Host, denied: &str) -> Self {
+    pub(crate) fn set(host: &'a Host, denied: &str) -> Self {
         let denied = format!("IPAddressDeny={denied}");
         host.run("systemctl", &["set-property", "--runtime", "nomad_tasks.slice", &denied]);
         Self(host)

@@ -5,19 +5,19 @@ use proto::driver::{DnsConfig, HostsConfig, NetworkIsolationSpec};
 use tests::{Host, Job, Node};
 
 /// A network namespace with a name, as Nomad makes one for a group.
-pub struct Namespace {
+pub(crate) struct Namespace {
     /// Its file.
     pub path: String,
 }
 
 impl Namespace {
-    pub fn new(host: &Host, name: &str) -> Self {
+    pub(crate) fn new(host: &Host, name: &str) -> Self {
         let path = format!("/run/netns/{name}");
         host.run("sh", &["-c", &format!("mkdir -p /run/netns && touch {path} && unshare --net={path} true")]);
         Self { path }
     }
 
-    pub fn spec(&self) -> NetworkIsolationSpec {
+    pub(crate) fn spec(&self) -> NetworkIsolationSpec {
         let hosts_config = Some(HostsConfig { hostname: "web-1".into(), address: "172.26.64.9".into() });
         NetworkIsolationSpec {
             mode: Mode::Group.into(),

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 /// What has a meaning to some reader of texts.
-pub const PIECES: &[&str] = &[
+pub(crate) const PIECES: &[&str] = &[
     "\"",
     "'",
     "\\",
@@ -131,7 +131,7 @@ pub const PIECES: &[&str] = &[
 
 /// Texts that can be shared out among all properties: what tests/driver/properties.rs compares with systemd-run, and
 /// what once was wrong.
-pub const TEXTS: &[&str] = &[
+pub(crate) const TEXTS: &[&str] = &[
     "",
     " ",
     "yes",
@@ -187,7 +187,7 @@ pub const TEXTS: &[&str] = &[
 
 /// A change of a text or of bytes.
 #[derive(Debug, Clone)]
-pub enum Edit<T> {
+pub(crate) enum Edit<T> {
     Insert(Index, Vec<T>),
     Remove(Index, usize),
     Repeat(Index, usize, usize),
@@ -195,7 +195,7 @@ pub enum Edit<T> {
 }
 
 /// Makes changes.
-pub fn edited<T: Clone>(mut text: Vec<T>, edits: &[Edit<T>]) -> Vec<T> {
+pub(crate) fn edited<T: Clone>(mut text: Vec<T>, edits: &[Edit<T>]) -> Vec<T> {
     const LONGEST: usize = 1 << 16;
     for edit in edits {
         let place = |at: &Index, length| at.index(length + 1);
@@ -222,7 +222,7 @@ pub fn edited<T: Clone>(mut text: Vec<T>, edits: &[Edit<T>]) -> Vec<T> {
 }
 
 /// Some changes, with pieces of this kind.
-pub fn edits<T: Clone + std::fmt::Debug>(
+pub(crate) fn edits<T: Clone + std::fmt::Debug>(
     piece: impl Strategy<Value = Vec<T>>,
     most: usize,
 ) -> impl Strategy<Value = Vec<Edit<T>>> {
@@ -236,7 +236,7 @@ pub fn edits<T: Clone + std::fmt::Debug>(
 }
 
 /// A piece of a text.
-pub fn piece() -> impl Strategy<Value = Vec<char>> {
+pub(crate) fn piece() -> impl Strategy<Value = Vec<char>> {
     prop_oneof![
         4 => select(PIECES).prop_map(|piece| piece.chars().collect()),
         1 => vec(any::<char>(), 1..3),
@@ -244,7 +244,7 @@ pub fn piece() -> impl Strategy<Value = Vec<char>> {
 }
 
 /// One of `seeds`, changed and perhaps with parts of another.
-pub fn changed<S: AsRef<str> + Clone + std::fmt::Debug + 'static>(
+pub(crate) fn changed<S: AsRef<str> + Clone + std::fmt::Debug + 'static>(
     seeds: Vec<S>,
     most: usize,
 ) -> impl Strategy<Value = String> {
@@ -264,7 +264,7 @@ pub fn changed<S: AsRef<str> + Clone + std::fmt::Debug + 'static>(
 }
 
 /// Any text.
-pub fn text() -> impl Strategy<Value = String> {
+pub(crate) fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         6 => changed(TEXTS.to_vec(), 6),
         3 => vec(piece(), 0..12).prop_map(|pieces| pieces.into_iter().flatten().collect()),

@@ -15,7 +15,7 @@ use super::corpus::text;
 
 /// A job that runs until it is stopped, and what is unusual in it.
 #[derive(Debug, Clone)]
-pub struct OddJob(Vec<Part>);
+pub(crate) struct OddJob(Vec<Part>);
 
 #[derive(Debug, Clone)]
 enum Part {
@@ -37,7 +37,7 @@ enum Part {
 }
 
 /// For this release of systemd.
-pub fn odd_job(version: u32) -> impl Strategy<Value = OddJob> {
+pub(crate) fn odd_job(version: u32) -> impl Strategy<Value = OddJob> {
     const HOSTNAMES: u32 = 258;
     let argument = || text().prop_map(|text| text.replace('\0', ""));
     let part = prop_oneof![
@@ -142,7 +142,7 @@ fn any_property(version: u32) -> impl Strategy<Value = Part> {
 
 impl OddJob {
     /// What the driver is asked.
-    pub fn asked(&self) -> Job {
+    pub(crate) fn asked(&self) -> Job {
         let mut job = Job::command("/bin/sh").args(&["-c", "exec /bin/sleep infinity", "sh"]);
         let mut properties = Vec::new();
         for part in &self.0 {
@@ -200,7 +200,7 @@ impl OddJob {
     }
 
     /// Makes the files that it names.
-    pub fn lay_out(&self, alloc_dir: &Path) {
+    pub(crate) fn lay_out(&self, alloc_dir: &Path) {
         let asked = self.asked();
         let task = alloc_dir.join(&asked.request.task);
         for part in &self.0 {
@@ -215,12 +215,12 @@ impl OddJob {
         }
     }
 
-    pub fn has_sockets(&self) -> bool {
+    pub(crate) fn has_sockets(&self) -> bool {
         self.0.iter().any(|part| matches!(part, Part::Socket(_)))
     }
 
     /// The keys in the files of its units that a plain job's do not have.
-    pub fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         let keys = self.0.iter().flat_map(|part| match part {
             Part::Property(name, text) => {
                 let mut keys = vec![(*name).to_owned()];

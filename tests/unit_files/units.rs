@@ -7,10 +7,10 @@ use serde_json::Value;
 use tests::Host;
 
 /// The properties of a unit, by name.
-pub type Properties = BTreeMap<String, Value>;
+pub(crate) type Properties = BTreeMap<String, Value>;
 
 /// All properties of a unit, over the bus.
-pub fn properties(host: &Host, unit: &str) -> Properties {
+pub(crate) fn properties(host: &Host, unit: &str) -> Properties {
     let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
     for byte in unit.bytes() {
         if byte.is_ascii_alphanumeric() {
@@ -129,12 +129,12 @@ fn texts(name: &str, value: &Value) -> Vec<String> {
 }
 
 /// The names of properties whose values systemd cannot keep in a file.
-pub fn lost(sent: &Properties) -> Vec<&str> {
+pub(crate) fn lost(sent: &Properties) -> Vec<&str> {
     sent.iter().filter(|(name, value)| is_lost(name, value)).map(|(name, _)| name.as_str()).collect()
 }
 
 /// The names of properties that came to be others, and their values.
-pub fn differences(before: &Properties, after: &Properties) -> Vec<String> {
+pub(crate) fn differences(before: &Properties, after: &Properties) -> Vec<String> {
     let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let mut differences = Vec::new();
     let lost = lost(before);

@@ -17,7 +17,7 @@ const ANALYZE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a filter may name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Vocabulary {
+pub(super) struct Vocabulary {
     /// System calls and their groups, such as `mkdir` and `@mount`; empty when the node did not tell.
     system_calls: BTreeSet<String>,
     /// File systems and their groups, such as `ext4` and `@basic-api`.

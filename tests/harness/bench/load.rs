@@ -10,11 +10,11 @@ use tokio::net::TcpStream;
 use crate::milliseconds;
 
 /// What they ask for.
-pub const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
+pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 
 /// What came of it.
 #[derive(Default)]
-pub struct Load {
+pub(crate) struct Load {
     /// How long each answer took, the shortest first.
     latencies: Vec<Duration>,
     /// Requests in a second.
@@ -25,13 +25,13 @@ pub struct Load {
 
 impl Load {
     /// In how many milliseconds so many of a hundred answers came.
-    pub fn within(&self, percent: usize) -> f64 {
+    pub(crate) fn within(&self, percent: usize) -> f64 {
         milliseconds(self.latencies[self.latencies.len() * percent / 100])
     }
 }
 
 /// Has `clients` ask the server at `address` for as long, from this thread.
-pub fn drive(address: SocketAddr, clients: usize, lasting: Duration) -> Load {
+pub(crate) fn drive(address: SocketAddr, clients: usize, lasting: Duration) -> Load {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut connections = Vec::new();
@@ -72,7 +72,7 @@ async fn ask_until(end: Instant, mut connection: TcpStream) -> Vec<Duration> {
 }
 
 /// Is the answer all there? It must be a good one.
-pub fn is_complete(answer: &[u8]) -> bool {
+pub(crate) fn is_complete(answer: &[u8]) -> bool {
     let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let head = str::from_utf8(&answer[..head]).unwrap();
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");

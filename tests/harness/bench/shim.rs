@@ -31,7 +31,7 @@ const TURNS: usize = 5;
 const TURN: Duration = Duration::from_secs(1);
 
 /// Measures all of it; `native` is a static C program that says hello.
-pub fn measure(native: &Path) {
+pub(crate) fn measure(native: &Path) {
     let bench = Bench::new(native);
     bench.head();
     for (what, guest, goal) in

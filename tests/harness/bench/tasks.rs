@@ -36,7 +36,7 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// Measures them; `native` is a static C program that says hello.
 #[tokio::main]
-pub async fn measure(native: &Path) {
+pub(crate) async fn measure(native: &Path) {
     let Some(host) = Host::alone(Need::Systemd).await else { std::process::exit(1) };
     println!("| what | ours | floor | ratio | to reach |");
     println!("|---|---|---|---|---|");

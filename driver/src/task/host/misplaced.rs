@@ -14,7 +14,7 @@ use crate::task::spec::TaskSpec;
 const LOOKED_AT: usize = 64;
 
 /// What to tell of the first such argument: a word in it names a file that is there, and not from where the task begins.
-pub fn advice(task: &TaskSpec) -> Option<String> {
+pub(crate) fn advice(task: &TaskSpec) -> Option<String> {
     let begins_in_local = match &task.view {
         View::Private { .. } | View::Own => task.working_directory == Path::new("/local"),
         View::Host => task.working_directory == task.dirs.local,

@@ -36,7 +36,7 @@ pub(super) fn is_open_to_all(base: &Path, inside: &Path) -> io::Result<bool> {
 
 /// Opens a file for reading, never leaving `directory`, which is reached from `alloc_dir` without following any link:
 /// the allocation directory is the agent's, what lies in it is not.
-pub fn open_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<File> {
+pub(crate) fn open_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<File> {
     let base = directory_of_task(alloc_dir, directory)?;
     open_regular(base, inside, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
 }
@@ -55,7 +55,7 @@ pub(super) fn directory_of_task(alloc_dir: &Path, directory: &Path) -> io::Resul
 }
 
 /// Opens for reading what was found by `O_PATH`, if it is a regular file, and nothing else.
-pub fn reopen_regular(found: &OwnedFd) -> io::Result<File> {
+pub(crate) fn reopen_regular(found: &OwnedFd) -> io::Result<File> {
     if FileType::from_raw_mode(rustix::fs::fstat(found)?.st_mode) != FileType::RegularFile {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -67,7 +67,7 @@ pub fn reopen_regular(found: &OwnedFd) -> io::Result<File> {
 }
 
 /// Removes what is directly in `directory` of a task, if anything is.
-pub fn remove_within(alloc_dir: &Path, directory: &Path, name: &Path) -> io::Result<()> {
+pub(crate) fn remove_within(alloc_dir: &Path, directory: &Path, name: &Path) -> io::Result<()> {
     let base = directory_of_task(alloc_dir, directory)?;
     match rustix::fs::unlinkat(base, name, rustix::fs::AtFlags::empty()) {
         Err(rustix::io::Errno::NOENT) | Ok(()) => Ok(()),

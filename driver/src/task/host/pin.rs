@@ -169,7 +169,7 @@ impl Drop for Pins {
 }
 
 /// Gives up what drivers left that were killed.
-pub fn sweep(runtime_dir: &Path) {
+pub(crate) fn sweep(runtime_dir: &Path) {
     if !rustix::process::geteuid().is_root() {
         return;
     }

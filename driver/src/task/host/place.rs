@@ -24,42 +24,42 @@ use crate::task::host::users;
 const USERS: &str = "/run/userdb";
 
 /// Nomad's name for a user that it made up (Nomad v2.0.5, helper/users/dynamic).
-pub fn user_name(number: u32) -> String {
+pub(crate) fn user_name(number: u32) -> String {
     format!("nomad-{number}")
 }
 
 /// The directory of one run.
 #[derive(Debug, Clone)]
-pub struct Place(PathBuf);
+pub(crate) struct Place(PathBuf);
 
 impl Place {
     /// Where the run of this unit has it.
-    pub fn of(runtime_dir: &Path, unit: &UnitName) -> Self {
+    pub(crate) fn of(runtime_dir: &Path, unit: &UnitName) -> Self {
         Self(all(runtime_dir).join(unit.as_str()))
     }
 
     /// The root.
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.0.join("root")
     }
 
     /// Where a file of its own in `/etc` is, and where it sees it.
-    pub fn etc_path(&self, name: &str) -> (PathBuf, PathBuf) {
+    pub(crate) fn etc_path(&self, name: &str) -> (PathBuf, PathBuf) {
         (self.0.join("etc").join(name), Path::new("/etc").join(name))
     }
 
     /// Where the copy of a credential is.
-    pub fn credential_path(&self, name: &str) -> PathBuf {
+    pub(crate) fn credential_path(&self, name: &str) -> PathBuf {
         self.0.join("credentials").join(name)
     }
 
     /// Makes it.
-    pub fn make(&self) -> io::Result<()> {
+    pub(crate) fn make(&self) -> io::Result<()> {
         self.directory("", 0o755)
     }
 
     /// Writes files of the task's own in `/etc`, and says where they are.
-    pub fn etc(&self, files: &BTreeMap<&'static str, String>) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    pub(crate) fn etc(&self, files: &BTreeMap<&'static str, String>) -> io::Result<Vec<(PathBuf, PathBuf)>> {
         self.directory("etc", 0o755)?;
         let write = |(name, text): (&&'static str, &String)| {
             let (path, target) = self.etc_path(name);
@@ -70,7 +70,7 @@ impl Place {
     }
 
     /// Writes what a credential holds where only we and systemd can read it.
-    pub fn credential(&self, name: &str, content: &[u8]) -> io::Result<PathBuf> {
+    pub(crate) fn credential(&self, name: &str, content: &[u8]) -> io::Result<PathBuf> {
         self.directory("credentials", 0o700)?;
         let path = self.credential_path(name);
         write(&path, content, 0o600)?;
@@ -79,7 +79,7 @@ impl Place {
 
     /// Makes mount points, each of which is a directory or else a file, in a directory that is laid over one of the host's;
     /// says where. A directory that the host has, too, must not show more of it there than it does here.
-    pub fn points(&self, host_path: &Path, points: &[(PathBuf, bool)]) -> io::Result<PathBuf> {
+    pub(crate) fn points(&self, host_path: &Path, points: &[(PathBuf, bool)]) -> io::Result<PathBuf> {
         let name = host_path.strip_prefix("/").unwrap_or(host_path);
         self.directory("points", 0o755)?;
         let above = self.0.join("points").join(name);
@@ -110,7 +110,7 @@ impl Place {
 
     /// Tells the host of a user that Nomad made up, for as long as the task lives: systemd knows no number that is
     /// nobody's. (A user record, <https://systemd.io/USER_RECORD>, where nss-systemd(8) looks for them.)
-    pub fn tell_of_user(&self, number: u32) -> io::Result<()> {
+    pub(crate) fn tell_of_user(&self, number: u32) -> io::Result<()> {
         let taken = || {
             io::Error::new(
                 io::ErrorKind::AlreadyExists,
@@ -141,13 +141,13 @@ impl Place {
     }
 
     /// Removes what systemd has read by now.
-    pub fn forget_credentials(&self) {
+    pub(crate) fn forget_credentials(&self) {
         let _ = fs::remove_dir_all(self.0.join("credentials"));
     }
 
     /// Removes everything. The root holds nothing but mount points: what was mounted on them was so in the task's own
     /// namespace, which is gone.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let number = fs::read_to_string(self.0.join("user")).ok().and_then(|text| text.parse().ok());
         if let Some(number) = number.filter(|number| !self.others_have(*number)) {
             for name in [user_name(number), number.to_string()] {
@@ -195,7 +195,7 @@ impl Place {
 const MAKER: &str = "maker";
 
 /// Removes what drivers left that were killed: the places of units that are no more.
-pub fn sweep(runtime_dir: &Path, units: &HashSet<&str>) {
+pub(crate) fn sweep(runtime_dir: &Path, units: &HashSet<&str>) {
     for entry in fs::read_dir(all(runtime_dir)).into_iter().flatten().flatten() {
         let place = Place(entry.path());
         if entry.file_name().to_str().is_none_or(|unit| !units.contains(unit)) && !place.is_somebody_elses() {

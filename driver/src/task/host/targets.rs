@@ -167,10 +167,10 @@ const RESERVED_FROM_TASKS: [&str; 12] = [
 const MOST: usize = 128;
 
 /// The mount points that are not there, by the path of the host that lacks them. What is not there otherwise systemd makes.
-pub type Missing = BTreeMap<PathBuf, Vec<PathBuf>>;
+pub(crate) type Missing = BTreeMap<PathBuf, Vec<PathBuf>>;
 
 /// May systemd mount something at all of these points, each named by an option?
-pub fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
+pub(crate) fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
     if let Some(target) = targets.get(MOST) {
         return Err(Error::Many { option: target.option, count: targets.len() });
     }

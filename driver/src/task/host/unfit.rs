@@ -13,7 +13,7 @@ use crate::task::spec::identity::Identity;
 
 /// The first thing in the configuration that cannot work here, with its option, example ``plugin option `shim_dir`:
 /// /opt/shim has no wasm-shim``. May take long: users may be on other machines.
-pub fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String> {
+pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String> {
     if let Identity::User(name) = &node.default_identity
         && accounts.user(name).is_none()
         && accounts.know_all()

@@ -22,7 +22,7 @@ const SHARED_CORES: &str = "/sys/fs/cgroup/nomad.slice/share.slice/cpuset.cpus";
 
 /// What our slices have been told.
 #[derive(Debug, Clone, Default)]
-pub struct Slices {
+pub(crate) struct Slices {
     told: Arc<Mutex<Told>>,
     starting: Starting,
 }
@@ -41,7 +41,7 @@ type Starting = Arc<Lock<HashMap<String, u64>>>;
 /// Memory that is promised to a task while it starts. Afterwards its unit stands for it.
 #[derive(Debug)]
 #[must_use]
-pub struct Promise {
+pub(crate) struct Promise {
     unit: String,
     starting: Starting,
 }
@@ -54,7 +54,7 @@ impl Drop for Promise {
 
 impl Slices {
     /// To be called before a task starts; what it returns is kept until it has.
-    pub async fn prepare(
+    pub(crate) async fn prepare(
         &self,
         systemd: &Systemd,
         task: &TaskSpec,
@@ -70,7 +70,7 @@ impl Slices {
 
     /// The slice above tasks in which the operator denies addresses. What a unit allows counts more than what a slice
     /// denies (systemd.resource-control(5), "IPAddressAllow=").
-    pub async fn that_denies_addresses(
+    pub(crate) async fn that_denies_addresses(
         systemd: &Systemd,
         task: &TaskSpec,
     ) -> Result<Option<&'static str>, systemd::Error> {
@@ -83,7 +83,7 @@ impl Slices {
     }
 
     /// To be called after one was removed.
-    pub async fn release(&self, systemd: &Systemd) {
+    pub(crate) async fn release(&self, systemd: &Systemd) {
         if let Err(error) = self.promise(systemd).await {
             tracing::debug!(
                 error = crate::chain(&error),
@@ -93,7 +93,7 @@ impl Slices {
     }
 
     /// To be called when a task was found again.
-    pub async fn follow(&self, systemd: &Systemd) {
+    pub(crate) async fn follow(&self, systemd: &Systemd) {
         if let Err(error) = self.share_cores(systemd).await {
             tracing::warn!(error = crate::chain(&error), "failed to update the cores that tasks share");
         }

@@ -11,7 +11,7 @@ use crate::task::sandbox::reach;
 use crate::task::spec::Error;
 
 /// The properties that show a task files under another path.
-pub const BINDS: [&str; 2] = ["BindPaths", "BindReadOnlyPaths"];
+pub(crate) const BINDS: [&str; 2] = ["BindPaths", "BindReadOnlyPaths"];
 
 /// All that can only take from a task, as a pattern of properties.
 const CONFINING: &str = "@confining";
@@ -292,7 +292,7 @@ fn ranges(text: &str) -> Option<Vec<(u32, u32)>> {
 }
 
 /// The set of these names; `all` is all. Otherwise the name that is none.
-pub fn capabilities(names: &[String]) -> Result<u64, String> {
+pub(crate) fn capabilities(names: &[String]) -> Result<u64, String> {
     names.iter().try_fold(0, |set, name| match name.as_str() {
         name if name.eq_ignore_ascii_case("all") => Ok(u64::MAX),
         name => capability_mask([name]).map(|bit| set | bit).map_err(|_| name.to_owned()),

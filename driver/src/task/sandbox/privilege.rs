@@ -48,7 +48,7 @@ const SYSTEM_USERS: RangeInclusive<u32> = 1..=999;
 
 /// How a task's user stands to other users of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// Nobody else has the number.
     Unique,
     /// A user of the host, of whom there may be other processes.
@@ -61,7 +61,7 @@ pub enum Standing {
 
 impl Standing {
     /// That of a task of this identity; `found` is its user, if the host knows it.
-    pub fn of(identity: &Identity, found: Option<&HostUser>) -> Self {
+    pub(crate) fn of(identity: &Identity, found: Option<&HostUser>) -> Self {
         match identity {
             Identity::Number(0) => Self::Root,
             Identity::Ephemeral | Identity::Number(_) => Self::Unique,
@@ -76,7 +76,7 @@ impl Standing {
 }
 
 /// What decides beside the properties.
-pub struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     /// Its user.
     pub standing: Standing,
     /// The number of the host's user that the job asks for; the operator's choice is not the job's.
@@ -93,7 +93,7 @@ pub struct Facts<'a> {
 
 /// Adds what the task's user and capabilities demand to its properties, or says why they are refused. Answers whether
 /// the task is root, or could act as root, and is confined for it.
-pub fn confine(
+pub(crate) fn confine(
     settings: &mut Vec<Assignment>,
     facts: &Facts<'_>,
     policy: &Policy,
@@ -214,7 +214,7 @@ fn keep_users_apart(settings: &mut Vec<Assignment>, facts: &Facts<'_>, policy: &
 
 /// The kernel counts what a user namespace holds as its maker's, and systemd makes that of a task as root: a task that could
 /// make others in it would leave no namespaces to the services of the host (user_namespaces(7), `max_mnt_namespaces`).
-pub fn keep_namespaces_few(
+pub(crate) fn keep_namespaces_few(
     settings: &mut Vec<Assignment>,
     facts: &Facts<'_>,
     policy: &Policy,

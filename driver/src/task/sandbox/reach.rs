@@ -46,13 +46,13 @@ const NONE: &[&str] =
     &["command", "args", "files", "limits", "logging", "network", "properties", "sandbox", "ulimit"];
 
 /// The names of all properties that a job can set in some way.
-pub fn all_properties() -> impl Iterator<Item = &'static str> {
+pub(crate) fn all_properties() -> impl Iterator<Item = &'static str> {
     let of_options = PROPERTIES.iter().flat_map(|(_, properties)| properties.iter().copied());
     systemd::properties().map(|property| property.name).chain(of_options)
 }
 
 /// The properties that an option stands for, by its path, such as `notify.watchdog` or `limits.nice`.
-pub fn properties_of(path: &str, option: Option<&Opt>) -> Option<Vec<String>> {
+pub(crate) fn properties_of(path: &str, option: Option<&Opt>) -> Option<Vec<String>> {
     if let Some(property) = option.and_then(|option| option.property) {
         return Some(vec![property.to_owned()]);
     }

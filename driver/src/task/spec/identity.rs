@@ -144,7 +144,7 @@ fn check_reserved(name: &str, found: Option<&HostUser>) -> Result<(), Error> {
 }
 
 /// May the task be in the groups that its job names, in whatever way? A user's own groups come with the user.
-pub fn check_groups(
+pub(crate) fn check_groups(
     lines: &[(String, Assignment)],
     found: Option<&HostUser>,
     node: &NodeSpec,

@@ -66,22 +66,22 @@ pub(super) struct Word {
 }
 
 impl<'a> Words<'a> {
-    pub fn of(text: &'a str) -> Self {
+    pub(super) fn of(text: &'a str) -> Self {
         Self { rest: Some(text) }
     }
 
     /// What no word has been taken from yet; `None` once the last word was taken.
-    pub fn rest(&self) -> Option<&'a str> {
+    pub(super) fn rest(&self) -> Option<&'a str> {
         self.rest
     }
 
     /// Passes over spaces.
-    pub fn skip_space(&mut self) {
+    pub(super) fn skip_space(&mut self) {
         self.rest = self.rest.map(|rest| rest.trim_start_matches(is_space)).filter(|rest| !rest.is_empty());
     }
 
     /// Takes the next word.
-    pub fn next(&mut self, split: Split) -> Parsed<Option<Word>> {
+    pub(super) fn next(&mut self, split: Split) -> Parsed<Option<Word>> {
         let separates = |c: char| split.separators.contains(c);
         let Some(mut rest) = self.rest.take() else { return Ok(None) };
         if !split.each {

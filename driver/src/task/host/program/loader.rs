@@ -15,7 +15,7 @@ const INTERP: u32 = 3;
 
 /// What starts a program.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Loader {
+pub(super) enum Loader {
     /// The interpreter of a script.
     Interpreter(PathBuf),
     /// The loader of a binary.
@@ -25,7 +25,7 @@ pub enum Loader {
 }
 
 /// What starts the program in the file, if it names anything.
-pub fn of(file: &File) -> Option<Loader> {
+pub(super) fn of(file: &File) -> Option<Loader> {
     let mut head = [0; LINE];
     let length = file.read_at(&mut head, 0).ok()?;
     let head = &head[..length];
