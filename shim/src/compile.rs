@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use wasm_shim::content::{Content, HEAD, Kind, recognise};
 use wasm_shim::engine::{self, Tuning};
+use wasm_shim::exports::{self, Exports};
 use wasm_shim::{imports, publish};
 use wasmtime::error::Context as _;
 use wasmtime::{Engine, Error, Result, bail, ensure, format_err};
@@ -40,6 +41,9 @@ struct Args {
     /// Refuse what imports something that wasm-shim does not provide
     #[arg(long)]
     check_imports: bool,
+    /// Refuse what is not for this: a server as a command, or a command as a server
+    #[arg(long = "for", value_name = "VERB")]
+    purpose: Option<Purpose>,
     /// Accept the text form, too
     #[arg(long)]
     text: bool,
@@ -50,6 +54,31 @@ struct Args {
     /// Print what the native code depends on, as a short key, and do nothing else: code of another key does not load
     #[arg(long, conflicts_with_all = ["file", "output", "name"])]
     engine_key: bool,
+}
+
+/// What code will be used for.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Purpose {
+    /// By `wasm-shim run`.
+    Run,
+    /// By `wasm-shim serve`.
+    Serve,
+}
+
+impl Purpose {
+    /// Why something that exports this is not for it; the message speaks of a job's options.
+    fn refuses(self, exports: Exports) -> Option<&'static str> {
+        match self {
+            Self::Run if exports.server && !exports.command => Some(
+                "it is an HTTP server: add a block `serve` with `port = \"LABEL\"`, the label of a port of the group's \
+                 `network`, to the job's `wasm` block",
+            ),
+            Self::Serve if exports.command && !exports.server => Some(
+                "it is a command, which exports no handler of `wasi:http`: leave the block `wasm.serve` out",
+            ),
+            _ => None,
+        }
+    }
 }
 
 const BAD_INPUT: u8 = 1;
@@ -144,6 +173,10 @@ fn translate(engine: &Engine, name: &str, wasm: &[u8], args: &Args) -> Result<Ve
                 Kind::Module => engine.precompile_module(wasm),
                 Kind::Component => engine.precompile_component(wasm),
             };
+            let purpose = args.purpose.filter(|_| native.is_ok());
+            if let Some(why) = purpose.and_then(|purpose| purpose.refuses(exports::of(wasm, kind))) {
+                bail!("{why}");
+            }
             // Of what is valid only: the reason of what is not says more.
             match imports::missing(wasm, kind).filter(|_| args.check_imports && native.is_ok()) {
                 Some(import) => bail!(

@@ -76,7 +76,7 @@ pub fn run(code: &Code, guest: &Guest) -> Result<Outcome> {
                 (Code::Module(module), _) => run_module(module, None, guest).await,
                 (Code::Component(component), Some(wasi)) => run_component(component, wasi, guest).await,
                 (Code::Component(_), None) => Err(Refusal::bad_module(
-                    "it is a server, for `wasm-shim serve` or the block `wasm { serve {} }` of a job",
+                    "it is a server, for `wasm-shim serve`; a job has a block `serve` in its block `wasm`",
                 )),
             }
         })

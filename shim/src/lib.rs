@@ -33,6 +33,8 @@ pub mod code;
 pub mod connections;
 pub mod content;
 pub mod engine;
+#[cfg(any(feature = "compile", test))]
+pub mod exports;
 #[cfg(all(test, feature = "run"))]
 mod fuzz;
 #[cfg(feature = "run")]

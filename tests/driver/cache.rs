@@ -278,7 +278,7 @@ async fn a_module_that_cannot_be_compiled_is_not_tried_again_at_once() {
     let again = start().await;
     for refusal in refusals.into_iter().chain([again]) {
         let refusal = refusal.unwrap_err();
-        assert!(refusal.message.contains("cut.wasm cannot be compiled: "), "{refusal}");
+        assert!(refusal.message.contains("cut.wasm cannot be used: "), "{refusal}");
     }
     assert_eq!(compilations(&node), 1);
     assert_eq!(entries(&node.state_dir()), Vec::<PathBuf>::new());
@@ -352,7 +352,7 @@ async fn code_of_one_compiler_is_not_run_under_another_and_an_upgrade_needs_no_r
     assert_eq!(exit_of(&node, &exiting_guest(7)).await, Exit::status(7));
     shim.install(shim.other_compiler(&host));
     let refusal = node.try_run(Job::artifact("exit.wasm", &exiting_guest(7))).await.unwrap_err();
-    assert!(refusal.message.contains("cannot be compiled: another compiler"), "{refusal}");
+    assert!(refusal.message.contains("cannot be used: another compiler"), "{refusal}");
     shim.install(shim.compiler());
     assert_eq!(exit_of(&node, &exiting_guest(7)).await, Exit::status(7));
     assert_eq!(compilations(&node), 2, "one by each");

@@ -734,14 +734,17 @@ async fn a_server_that_is_well_says_so_and_one_that_hangs_is_ended() {
 }
 
 #[tokio::test]
-async fn a_guest_that_cannot_serve_is_a_failed_start_in_the_runners_words() {
+async fn a_guest_that_is_not_what_the_job_says_of_it_is_refused_before_it_starts() {
     let host = host!();
     let node = Node::start(&host).await;
-    for name in ["run_ok.wat", "hello.wat"] {
-        let job = with(name, "serve {\n port = \"http\"\n}").port("http", free_port());
+    let serving = |name| with(name, "serve {\n port = \"http\"\n}").port("http", free_port());
+    for (name, job, words) in [
+        ("a component", serving("run_ok.wat"), "leave the block `wasm.serve` out"),
+        ("a module", serving("hello.wat"), "leave the block `wasm.serve` out"),
+        ("a server", with("web.wat", ""), "add a block `serve` with `port = \"LABEL\"`"),
+    ] {
         let alloc = job.request.alloc_id.clone();
         let refusal = node.try_run(job).await.expect_err(name);
-        let words = "`command`: guest.wasm exited before it was ready to serve: bad module: ";
         assert!(refusal.message.contains(words), "{name}: {refusal}");
         assert!(!refusal.recoverable, "trying again does not help: {name}: {refusal}");
         assert_eq!(host.units(&alloc), Vec::<String>::new(), "{name} leaves no unit");

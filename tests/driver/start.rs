@@ -300,8 +300,8 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
         (Job::command("/usr/bin/missing"), "/usr/bin/missing does not exist"),
         (Job::command("/home/me/x"), "not in the task's view"),
         (Job::command("/local"), "not a regular file"),
-        (Job::artifact("cut.wasm", truncated), "cut.wasm cannot be compiled"),
-        (Job::artifact("four.wasm", b"\0asm"), "four.wasm cannot be compiled"),
+        (Job::artifact("cut.wasm", truncated), "cut.wasm cannot be used"),
+        (Job::artifact("four.wasm", b"\0asm"), "four.wasm cannot be used"),
         (
             Job::artifact("guest.wasm", &wasm(include_str!("../guests/missing_import.wat"))),
             "it imports `env::launch`, which",

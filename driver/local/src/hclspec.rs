@@ -19,10 +19,10 @@ use crate::jobspec::types::{Type, described, parse_expression};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A key that the schema does not know, almost always a typing error.
-    #[error("unknown key `{key}`; {}known here: {known}", meant(key, known))]
+    #[error("unknown {}; known here: {known}", told(keys, known))]
     UnknownKey {
         /// Such as `comand`.
-        key: String,
+        keys: Vec<String>,
         /// All keys of that place, such as `args, command`.
         known: String,
     },
@@ -84,9 +84,11 @@ impl Decoder<'_> {
     fn body(&self, spec: &Spec, config: &Map<String, Value>) -> Result<Value, Error> {
         let mut known = BTreeSet::new();
         names(spec, "", &mut known);
-        if let Some(key) = config.keys().find(|key| !known.contains(key.as_str()) && *key != COMMENT) {
+        let unknown = config.keys().filter(|key| !known.contains(key.as_str()) && *key != COMMENT);
+        let keys: Vec<String> = unknown.cloned().collect();
+        if !keys.is_empty() {
             let known = known.into_iter().collect::<Vec<_>>().join(", ");
-            return Err(Error::UnknownKey { key: key.clone(), known });
+            return Err(Error::UnknownKey { keys, known });
         }
         self.piece(spec, "", config)
     }
@@ -248,7 +250,9 @@ impl Decoder<'_> {
     fn within(&self, name: &str, spec: &Spec, block: &Map<String, Value>) -> Result<Value, Error> {
         let inside = |key: String| format!("{name}.{key}");
         self.body(spec, block).map_err(|error| match error {
-            Error::UnknownKey { key, known } => Error::UnknownKey { key: inside(key), known },
+            Error::UnknownKey { keys, known } => {
+                Error::UnknownKey { keys: keys.into_iter().map(inside).collect(), known }
+            }
             Error::Missing { key } => Error::Missing { key: inside(key) },
             Error::Value { key, reason } => Error::Value { key: inside(key), reason },
             Error::Expression { key, source } => Error::Expression { key: inside(key), source },
@@ -295,12 +299,53 @@ fn name_of<'a>(given: &'a str, implied: &'a str) -> Result<&'a str, Error> {
     }
 }
 
+/// Options of Nomad's other drivers, and what stands for them here.
+const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
+    ("cgroup_v2_override", "`limits` and `properties`"),
+    ("dns_servers", "the `dns` block of the group's `network`"),
+    ("entrypoint", "`command` and `args`"),
+    ("force_pull", "there are no images; an `artifact` block fetches the program"),
+    (
+        "image",
+        "there are no container images; an `artifact` block fetches the program, or `files.root_image` a file system",
+    ),
+    ("ipc_mode", "`sandbox.private_ipc`"),
+    ("limits.memory_max", "`memory_max` in the task's `resources`"),
+    ("mount", "`files.bind_paths`"),
+    ("mounts", "`files.bind_paths`"),
+    ("network.mode", "the group's `network` block"),
+    ("network_mode", "the group's `network` block"),
+    ("pid_mode", "`sandbox.private_pids`"),
+    ("pids_limit", "`limits.tasks_max`"),
+    ("ports", "the group's `network` block, whose ports are those of the host"),
+    ("privileged", "`cap_add`, and the operator's `allow_root`"),
+    ("readonly_rootfs", "the view of the host is read-only"),
+    ("security_opt", "`sandbox`"),
+    ("tmpfs", "`files.temporary_file_system`"),
+    ("unveil", "`files.bind_read_only_paths`"),
+    ("volumes", "`files.bind_paths`"),
+    ("logging.type", "`logging.driver`"),
+];
+
+/// The unknown keys, each with what was meant.
+fn told(keys: &[String], known: &str) -> String {
+    let told = keys.iter().map(|key| {
+        let moved = OF_OTHER_DRIVERS.iter().find(|(theirs, _)| theirs == key);
+        match moved {
+            Some((_, ours)) => format!("`{key}` (here: {ours})"),
+            None => format!("`{key}`{}", meant(key, known)),
+        }
+    });
+    let plural = if keys.len() == 1 { "key" } else { "keys" };
+    format!("{plural} {}", told.collect::<Vec<_>>().join(", "))
+}
+
 /// The known key that almost has these letters.
 fn meant(key: &str, known: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
     let near = known.split(", ").map(|known| (strsim::levenshtein(name, known), known));
     let near = near.filter(|(distance, _)| *distance <= 2).min();
-    near.map(|(_, known)| format!("did you mean `{known}`? ")).unwrap_or_default()
+    near.map(|(_, known)| format!(" (did you mean `{known}`?)")).unwrap_or_default()
 }
 
 fn schema(reason: &str) -> Error {
@@ -453,7 +498,7 @@ mod tests {
     fn an_unknown_key_is_refused_with_the_known_ones() {
         let spec = object([("command", attr("string")), ("args", attr("list(string)"))]);
         let error = decoded(&spec, "comand = \"x\"\n").unwrap_err().to_string();
-        assert_eq!(error, "unknown key `comand`; did you mean `command`? known here: args, command");
+        assert_eq!(error, "unknown key `comand` (did you mean `command`?); known here: args, command");
     }
 
     #[test]
@@ -547,7 +592,7 @@ mod tests {
             r#"{"free": {"k": "1"}, "many": [{"path": nil}, {"path": "/b"}], "named": {"n": {"path": nil}}, "one": {"path": "/a"}, "set": []}"#
         );
         let error = decoded(&spec, "many {\n pth = 1\n}\n").unwrap_err().to_string();
-        assert_eq!(error, "unknown key `many.pth`; did you mean `path`? known here: path");
+        assert_eq!(error, "unknown key `many.pth` (did you mean `path`?); known here: path");
         assert!(decoded(&spec, "many {}\nmany {}\nmany {}\n").is_err());
         assert!(decoded(&spec, "one {}\none {}\n").is_err());
     }

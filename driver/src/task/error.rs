@@ -81,6 +81,17 @@ pub enum Error {
         /// Which step failed.
         source: systemd::Error,
     },
+    /// A port or a path that the task shall listen on cannot be had.
+    #[error(
+        "`{option}`: systemd cannot listen there; if another program of this node has the address, end that program, or \
+         have Nomad choose the port (`port` without `static` in the group's `network`)"
+    )]
+    Sockets {
+        /// The block.
+        option: &'static str,
+        /// What systemd said.
+        source: systemd::Error,
+    },
     /// systemd did not do what we asked.
     #[error(transparent)]
     Systemd(systemd::Error),
@@ -150,7 +161,7 @@ impl Error {
     /// May the same task succeed when Nomad tries again on this node?
     pub fn is_recoverable(&self) -> bool {
         match self {
-            Self::Systemd(error) => error.may_pass(),
+            Self::Systemd(error) | Self::Sockets { source: error, .. } => error.may_pass(),
             Self::Logs(logs::Error::NoReader { .. })
             | Self::View { .. }
             | Self::Connection { .. }
@@ -185,6 +196,10 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
             let source = systemd::Error::Step { unit, status, words };
             Error::SetUp { advice: advice(status, task), source }
         }
+        source @ systemd::Error::Sockets { .. } => {
+            let option = if task.guest.serves { "wasm.serve" } else { "socket" };
+            Error::Sockets { option, source }
+        }
         other => Error::Systemd(other),
     }
 }
@@ -194,7 +209,8 @@ fn advice(status: i32, task: &TaskSpec) -> String {
     match (status, &task.identity) {
         (203, _) => format!(
             "`command`: {} cannot be executed; is the interpreter after `#!` or the program's loader in the task's \
-             view, may the task's user execute it, and does `sandbox.system_call_filter` let it?",
+             view, may the task's user execute it, and do `sandbox.system_call_filter`, `files.no_exec_paths` and \
+             `files.inaccessible_paths` let it?",
             task.command
         ),
         (216 | 217, Identity::User(user)) => {

@@ -309,6 +309,7 @@ impl Shared {
                     job: &task.job,
                     name: &name,
                     flags: &task.guest.flags,
+                    serves: task.guest.serves,
                     stopped,
                 };
                 let code = self.compiler.code_of(&self.systemd, &node.wasm, module, wanted);

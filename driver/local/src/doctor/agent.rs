@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use hcl::{Body, Expression};
 
 use super::finding::Finding;
+use crate::node::DRIVER;
 
 /// The label of the plugin's block: the name of its file.
 pub(super) const PLUGIN: &str = "nomad-driver-systemd";
@@ -30,6 +31,8 @@ pub(super) struct Agent {
     /// Labels of plugin blocks that mean no file of ours, such as `systemd`.
     misnamed: Option<String>,
     is_dev: bool,
+    /// The option by which the agent leaves our driver out.
+    excluded: Option<String>,
     /// Files that could not be read, and why.
     unreadable: Vec<(PathBuf, String)>,
 }
@@ -74,7 +77,8 @@ impl Agent {
                     .map(from_json)
                     .map_err(|error| error.to_string());
             }
-            hcl::parse(&text).map_err(|error| error.to_string())
+            // The agent's own reader also takes blocks of one line (HCL 1).
+            hcl::parse(&text).or_else(|error| hcl::parse(&on_lines(&text)).map_err(|_| error.to_string()))
         });
         match body {
             Ok(body) => self.take(&body),
@@ -93,6 +97,9 @@ impl Agent {
                 _ => None,
             })
         };
+        for client in body.blocks().filter(|block| block.identifier() == "client") {
+            self.take_lists(client.body());
+        }
         self.plugin_dir = text("plugin_dir").or(self.plugin_dir.take());
         self.data_dir = text("data_dir").or(self.data_dir.take());
         for block in body.blocks().filter(|block| block.identifier() == "plugin") {
@@ -104,6 +111,32 @@ impl Agent {
                 }
                 "systemd" | "wasm-shim" | "nomad-systemd-driver" => self.misnamed = Some(label.to_owned()),
                 _ => {}
+            }
+        }
+    }
+
+    /// Which drivers the agent may use, in `options`, which is an attribute or a block (client/config, "driver.allowlist").
+    fn take_lists(&mut self, client: &Body) {
+        let mut options: Vec<(String, Expression)> = Vec::new();
+        for attribute in client.attributes().filter(|attribute| attribute.key() == "options") {
+            if let Expression::Object(object) = attribute.expr() {
+                options.extend(object.iter().map(|(key, value)| (key.to_string(), value.clone())));
+            }
+        }
+        for block in client.blocks().filter(|block| block.identifier() == "options") {
+            options
+                .extend(block.body().attributes().map(|line| (line.key().to_owned(), line.expr().clone())));
+        }
+        for (key, value) in options {
+            let Expression::String(drivers) = value else { continue };
+            let names_ours = drivers.split(',').any(|name| name.trim() == DRIVER);
+            let is_excluded = match key.trim_matches('"') {
+                "driver.denylist" | "driver.blacklist" => names_ours,
+                "driver.allowlist" | "driver.whitelist" => !drivers.is_empty() && !names_ours,
+                _ => false,
+            };
+            if is_excluded {
+                self.excluded = Some(format!("{} = \"{drivers}\"", key.trim_matches('"')));
             }
         }
     }
@@ -123,6 +156,13 @@ impl Agent {
                 format!("{}: {why}", file.display()),
                 "The agent does not start with this file, or what it says is not known here.",
                 "Mend the file; `nomad config validate` tells the agent's opinion.",
+            )
+        } else if let Some(option) = &self.excluded {
+            Finding::failed(
+                "agent configuration",
+                format!("client {{ options = {{ {option} }} }}"),
+                "The agent loads no driver that its options leave out, so no job can name this one.",
+                format!("Let the list allow \"{DRIVER}\", and restart the agent."),
             )
         } else if let Some(label) = &self.misnamed {
             Finding::failed(
@@ -197,6 +237,32 @@ fn files(path: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = read.filter(is_read).collect();
     files.sort();
     files
+}
+
+/// The text with each block and object on lines of its own.
+fn on_lines(text: &str) -> String {
+    let mut lines = String::with_capacity(text.len() * 2);
+    let (mut in_string, mut escaped, mut in_comment) = (false, false, false);
+    for letter in text.chars() {
+        match letter {
+            '\n' => (in_comment, in_string) = (false, false),
+            '"' if !escaped && !in_comment => in_string = !in_string,
+            '#' if !in_string => in_comment = true,
+            '{' if !in_string && !in_comment => {
+                lines.push_str("{\n");
+                continue;
+            }
+            '}' if !in_string && !in_comment => {
+                lines.push_str("\n}");
+                continue;
+            }
+            _ => {}
+        }
+        escaped = in_string && letter == '\\' && !escaped;
+        lines.push(letter);
+    }
+    // Its names are no identifiers.
+    lines.replace("options {", "options = {")
 }
 
 /// The JSON form of the configuration, as far as we read it: in it blocks are objects, or lists of them.
@@ -276,6 +342,29 @@ mod tests {
         assert!(found.contains("a.hcl: "), "{found}");
         let (status, found) = verdict(&with(&[("a.hcl", "plugin \"systemd\" {}")]));
         assert_eq!((status, found.as_str()), (Status::Failed, "plugin \"systemd\""));
+    }
+
+    #[test]
+    fn blocks_of_one_line_are_read_as_the_agent_reads_them() {
+        let text = "plugin \"nomad-driver-systemd\" { config { allow_root = \"host\" } } # { not\nadvertise { http = \"{1}\"\n rpc = \"x\" }\n";
+        let agent = with(&[("a.hcl", text)]);
+        assert_eq!(verdict(&agent).0, Status::Ok, "{:?}", verdict(&agent));
+        assert_eq!(agent.plugin.unwrap().attributes().count(), 1);
+    }
+
+    #[test]
+    fn an_agent_that_leaves_the_driver_out_is_told() {
+        for (options, is_excluded) in [
+            ("options = { \"driver.denylist\" = \"exec,systemd\" }", true),
+            ("options = {\n \"driver.allowlist\" = \"exec\"\n}", true),
+            ("options {\n \"driver.allowlist\" = \"exec, systemd\"\n}", false),
+            ("options = { \"driver.denylist\" = \"exec\" }", false),
+            ("options = { \"driver.allowlist\" = \"\" }", false),
+        ] {
+            let agent = with(&[("a.hcl", &format!("client {{\n enabled = true\n {options}\n}}\n"))]);
+            let (status, found) = verdict(&agent);
+            assert_eq!(status == Status::Failed, is_excluded, "{options}: {found}");
+        }
     }
 
     #[test]

@@ -29,16 +29,22 @@ pub enum Error {
     },
     /// A name that nothing defines.
     #[error(
-        "there is no variable named `{name}`; write `$$${{{name}}}` where the task shall get the text itself"
+        "there is no variable named `{name}`; {}write `$$${{{name}}}` where the task shall get the text itself",
+        nearest.as_ref().map(|nearest| format!("did you mean `{nearest}`? Otherwise ")).unwrap_or_default()
     )]
     UnknownVariable {
         /// Such as `env.HOMEE`.
         name: String,
+        /// The name that is almost the same, such as `env.HOME`.
+        nearest: Option<String>,
     },
     /// A function that Nomad has and we have not, or that nobody has.
     #[error(
-        "the function `{name}` is not available without a Nomad agent (available: {known}); \
-         write its result instead, or submit the job to a Nomad agent",
+        "the function `{name}` is not available without a Nomad agent; {}(available: {known})",
+        functions::nearest(name).map_or_else(
+            || "write its result instead, or submit the job to a Nomad agent ".to_owned(),
+            |nearest| format!("did you mean `{nearest}`? ")
+        ),
         known = functions::names()
     )]
     UnknownFunction {
@@ -114,7 +120,14 @@ impl Scope {
         functions::declare(&mut context);
         expression
             .evaluate(&context)
-            .map_err(|error| Error::Evaluate { reason: one_line(&error.to_string()) })
+            .map_err(|error| Error::Evaluate { reason: self.as_written(&one_line(&error.to_string())) })
+    }
+
+    /// The evaluator's text without the argument that functions of files get here.
+    fn as_written(&self, reason: &str) -> String {
+        let Some(directory) = &self.directory else { return reason.to_owned() };
+        let added = Value::String(directory.clone()).to_string();
+        reason.replace(&format!("{added}, "), "").replace(&added, "")
     }
 
     /// The value of a string that may hold `${…}`, as in HCL's JSON syntax: one interpolation and nothing around it
@@ -169,7 +182,7 @@ impl Scope {
                     let name = written(traversal, root);
                     *expression = self.unknown(name)?;
                 } else if let Some(name) = self.missing(traversal) {
-                    return Err(Error::UnknownVariable { name });
+                    return Err(self.no_variable(name));
                 } else {
                     self.resolve(&mut traversal.expr, bound)?;
                     for operator in &mut traversal.operators {
@@ -285,8 +298,16 @@ impl Scope {
     fn unknown(&self, name: String) -> Result<Expression, Error> {
         match self.unknown {
             Unknown::StaysText => Ok(Expression::String(format!("${{{name}}}"))),
-            Unknown::IsAnError => Err(Error::UnknownVariable { name }),
+            Unknown::IsAnError => Err(self.no_variable(name)),
         }
+    }
+
+    fn no_variable(&self, name: String) -> Error {
+        // Nomad writes an underscore for each character that no name of HCL has, such as the hyphen of a label.
+        let plain: String = name.chars().map(|c| if c == '-' { '_' } else { c }).collect();
+        let near = self.variables.keys().map(|known| (strsim::levenshtein(&plain, known), known));
+        let near = near.filter(|(distance, known)| *distance <= 2 && *known != &name).min();
+        Error::UnknownVariable { nearest: near.map(|(_, known)| known.clone()), name }
     }
 
     /// The name of a key that its object does not have, such as `var.prot`; the evaluator would name the key alone.
@@ -415,6 +436,8 @@ mod tests {
     fn an_unknown_function_is_refused_by_name() {
         let error = value(&job(), r#"bcrypt("x")"#).unwrap_err().to_string();
         assert!(error.contains("`bcrypt`") && error.contains("jsonencode"), "{error}");
+        let error = value(&job(), r#"uper("x")"#).unwrap_err().to_string();
+        assert!(error.contains("did you mean `upper`?"), "{error}");
     }
 
     #[test]
@@ -426,8 +449,13 @@ mod tests {
         ]));
         assert_eq!(scope.text("p=${PORT}").unwrap(), Value::from("p=80"));
         assert_eq!(scope.text("${attr.kernel.name} ${env[\"a.b\"]}").unwrap(), Value::from("linux c"));
+        let error = scope.text("${PORTT}").unwrap_err().to_string();
+        assert!(error.contains("`PORTT`; did you mean `PORT`?"), "{error}");
+        let ports = Scope::of_task(Map::from_iter([("NOMAD_PORT_a_b".to_owned(), Value::from("80"))]));
+        let error = ports.text("${NOMAD_PORT_a-b}").unwrap_err().to_string();
+        assert!(error.contains("did you mean `NOMAD_PORT_a_b`?"), "{error}");
         assert!(
-            matches!(scope.text("${HOME}").unwrap_err(), Error::UnknownVariable { name } if name == "HOME")
+            matches!(scope.text("${HOME}").unwrap_err(), Error::UnknownVariable { name, nearest: None } if name == "HOME")
         );
     }
 

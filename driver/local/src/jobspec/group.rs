@@ -160,7 +160,15 @@ fn without(block: &mut Block<'_>, scope: &Scope) -> Result<bool, Error> {
         None | Some("" | "host") => Ok(false),
         Some("none") => Ok(true),
         Some(mode) => {
-            let advice = format!("`{mode}` needs Nomad's network plugins; use \"host\", \"none\" or {AGENT}");
+            let advice = match mode {
+                // The driver makes no networks, also for an agent.
+                "driver" => {
+                    "Nomad makes the networks of this driver's tasks; use \"host\" or \"bridge\"".to_owned()
+                }
+                _ => {
+                    format!("`{mode}` needs Nomad's network plugins; use \"host\" to run it here, or {AGENT}")
+                }
+            };
             Err(block.not_here("mode", &advice))
         }
     }

@@ -198,7 +198,12 @@ fn offered_signal(block: &mut Block<'_>, key: &str, scope: &Scope) -> Result<Str
     if signal.is_empty() || SIGNALS.contains(&signal.as_str()) {
         return Ok(signal);
     }
-    let reason = format!("`{signal}` is none of the signals that nodes offer: {}", SIGNALS.join(", "));
+    let full = format!("SIG{}", signal.to_uppercase());
+    let meant = SIGNALS.iter().find(|known| **known == full || **known == signal.to_uppercase());
+    let reason = match meant {
+        Some(meant) => format!("`{signal}` is not a signal; write `{meant}`"),
+        None => format!("`{signal}` is none of the signals that nodes offer: {}", SIGNALS.join(", ")),
+    };
     Err(block.wrong(key, &reason))
 }
 

@@ -321,7 +321,7 @@ mod tests {
             "group \"g\" {\n task \"t\" {\n driver = \"systemd\"\n config {\n comand = \"x\"\n }\n }\n}";
         let played = played(groups).await;
         let error = played.code.unwrap_err();
-        assert!(error.contains("did you mean `command`? known here: args, command"), "{error}");
+        assert!(error.contains("(did you mean `command`?); known here: args, command"), "{error}");
         assert!(played.calls.is_empty());
     }
 }

@@ -168,6 +168,7 @@ pub(super) fn status(error: &tasks::Error) -> Status {
         Error::View { .. }
         | Error::Connection { .. }
         | Error::Overlay { .. }
+        | Error::Sockets { .. }
         | Error::Systemd(_)
         | Error::Immortal { .. }
         | Error::Panicked

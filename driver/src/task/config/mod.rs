@@ -28,7 +28,7 @@ options! {
         pub deny_properties: Vec<String> = "[]",
         /// GIDs that no task may run with, such as `"0,100-199"`.
         pub denied_host_gids: String = "\"\"",
-        /// UIDs that no task may run as, such as `"0,1000-59999"`.
+        /// UIDs that no job may name, such as `"0,1000-59999"`; ephemeral users are not meant.
         pub denied_host_uids: String = "\"\"",
         /// Names of environment variables that are removed from every task, or patterns such as `"LD_*"`.
         pub denied_envvars: Vec<String> = "[]",

@@ -86,7 +86,7 @@ settings! {
         bind_read_only_paths: Vec<String> => "BindReadOnlyPaths",
         /// tmpfs mounts, as `"/path"` or `"/path:size=10M,mode=0700"`.
         temporary_file_system: Vec<String> => "TemporaryFileSystem",
-        /// Paths that are read-only for the task.
+        /// Paths that are read-only for the task. `/` does not include what is mounted below it: name `/local`, `/alloc` and others one by one.
         read_only_paths: Vec<String> => "ReadOnlyPaths",
         /// Paths that are writable inside a read-only one; only if the operator allows it.
         read_write_paths: Vec<String> => "ReadWritePaths",
@@ -200,7 +200,7 @@ settings! {
         lock_personality: bool => "LockPersonality",
         /// Such as `"x86"`.
         personality: String => "Personality",
-        /// Host directories that are read-only: `"full"`, `"strict"`, `"yes"` or `"no"`.
+        /// Host directories that are read-only: `"full"`, `"strict"`, `"yes"` or `"no"`. With the default view only `"strict"`: the host is read-only as a whole.
         protect_system: String => "ProtectSystem",
         /// `"yes"`, `"read-only"`, `"tmpfs"` or `"no"`.
         protect_home: String => "ProtectHome",

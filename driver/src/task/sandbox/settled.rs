@@ -159,6 +159,35 @@ pub(crate) struct Settled {
     pub(crate) is_confined_root: bool,
 }
 
+/// Do these settings mean in a view that is mounted piece by piece what they say?
+fn check_for_shared_view(settled: &[Assignment]) -> Result<(), Error> {
+    // Every mount below it has flags of its own, which systemd would leave as they are.
+    let is_of_root = |line: &&Assignment| {
+        let is_root = |word: &String| word.trim_start_matches(['-', '+']) == "/";
+        ["InaccessiblePaths", "NoExecPaths"].contains(&line.name())
+            && matches!(line.meaning(), Meaning::Words(words) if words.iter().any(is_root))
+    };
+    if let Some(line) = settled.iter().find(is_of_root) {
+        return Err(Error::Refused {
+            option: if line.name() == "NoExecPaths" { "files.no_exec_paths" } else { "files.inaccessible_paths" }
+                .to_owned(),
+            reason: "`/` is nothing but where the task's view is mounted; name the paths in it one by one, such as `/usr`, \
+                     `/local`, `/alloc` and `/tmp`"
+                .to_owned(),
+        });
+    }
+    let is_strict = |line: &Assignment| line.name() == "ProtectSystem" && line.text() == "strict";
+    if !settled.iter().any(is_strict) {
+        return Err(Error::Refused {
+            option: "sandbox.protect_system".to_owned(),
+            reason: "leave it out: the view of the host is read-only as a whole, as with \"strict\", and cannot be less; \
+                     `/local` and `/alloc` are writable, and `files` adds what else shall be"
+                .to_owned(),
+        });
+    }
+    Ok(())
+}
+
 /// What the task's unit has of everything that has a name of systemd's. `granted` stands after the preset and before what
 /// the job says.
 pub(crate) fn settled(
@@ -235,15 +264,8 @@ pub(crate) fn settled(
     });
     let later = granted.iter().chain(said).cloned();
     let mut settled = Assignment::folded(base.chain(preset.cloned()).chain(later));
-    let is_shared = matches!(view, View::Private { .. });
-    let is_strict = |line: &Assignment| line.name() == "ProtectSystem" && line.text() == "strict";
-    if is_shared && !settled.iter().any(is_strict) {
-        return Err(Error::Refused {
-            option: "ProtectSystem".to_owned(),
-            reason: "the view of the host is read-only as a whole, as with \"strict\"; `/local` and `/alloc` are writable, and \
-                     `files` adds what else shall be"
-                .to_owned(),
-        });
+    if matches!(view, View::Private { .. }) {
+        check_for_shared_view(&settled)?;
     }
 
     let added = node.policy.capabilities("cap_add", &driver.cap_add)?;

@@ -77,7 +77,7 @@ fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
         }
         (None, Some(path)) if is_plain(Path::new(path)) => Address::Path(path.into()),
         (None, Some(path)) => return Err(wrong("socket.path", path, PLAIN_PATH)),
-        _ => return Err(wrong("socket", name, "a socket with either a `port` or a `path`")),
+        _ => return Err(wrong("socket", name, "a socket with one of `port` and `path`")),
     };
     let mode = mode
         .as_deref()

@@ -19,7 +19,8 @@ impl Network {
     pub(super) fn resolve(wasm: &Wasm) -> Result<Self, Error> {
         let rules = |option: &'static str, said: &[String]| {
             let rule = |said: &String| {
-                let wanted = "addresses and ports such as \"tcp:10.0.0.0/8:5432\", \"[::1]:53\" or \"*:443\"";
+                let wanted = "addresses and ports such as \"tcp:10.0.0.0/8:5432\", \"[::1]:53\" or \"*:443\" (no host names: \
+                          `wasm.name_lookup` lets a guest look them up)";
                 Rule::parse(said).ok_or_else(|| Error::Option { option, value: said.clone(), wanted })
             };
             said.iter().map(rule).collect::<Result<Vec<_>, _>>()

@@ -91,6 +91,12 @@ pub(super) fn names() -> String {
     FUNCTIONS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
+/// The function whose name is almost this one.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    let near = FUNCTIONS.iter().map(|(known, _)| (strsim::levenshtein(name, known), *known));
+    near.filter(|(distance, _)| *distance <= 2).min().map(|(_, known)| known)
+}
+
 /// Does the function read files?
 pub(super) fn reads_files(name: &str) -> bool {
     OF_FILES.contains(&name)

@@ -69,7 +69,10 @@ pub(crate) fn socket(text: &str) -> Parsed<(i32, i32, u16, u16)> {
         None | Some("any") => (0, 0),
         Some(ports) => {
             let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-            let (first, last): (u16, u16) = (integer(first)?, integer(last)?);
+            let wrong = |_| {
+                format!("`{ports}` is neither a port nor a range of ports, as in `tcp:8080` or `udp:53-60`")
+            };
+            let (first, last): (u16, u16) = (integer(first).map_err(wrong)?, integer(last).map_err(wrong)?);
             match last.checked_sub(first) {
                 // All of them are one more than the number can say, and 0 stands for all.
                 Some(more) => (more.wrapping_add(1), first),

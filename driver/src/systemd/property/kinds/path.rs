@@ -46,6 +46,12 @@ pub(crate) fn bind_text(source: &str, target: &str, optional: bool, flags: u64) 
 pub(crate) fn temporary_file_systems(text: &str) -> Parsed<Vec<(String, String)>> {
     let split = |word: String| owned(word.split_once(':').unwrap_or((&word, "")));
     let mounts: Vec<(String, String)> = words(text, LIST)?.into_iter().map(split).collect();
+    let mut named =
+        mounts.iter().flat_map(|(_, options)| options.split(',')).filter_map(|option| option.split_once('='));
+    if let Some((name, _)) = named.find(|(name, _)| !TMPFS.contains(name)) {
+        let nearest = TMPFS.iter().min_by_key(|known| strsim::levenshtein(name, known)).unwrap_or(&"size");
+        return Err(format!("`{name}` is not an option of a tmpfs (tmpfs(5)); did you mean `{nearest}`?"));
+    }
     let sizes = mounts.iter().flat_map(|(_, options)| options.split(','));
     // systemd hands them to the kernel as they are, whose refusal names no option.
     let wrong = sizes.filter_map(|option| option.strip_prefix("size=")).find(|size| !is_size_of_tmpfs(size));
@@ -55,7 +61,31 @@ pub(crate) fn temporary_file_systems(text: &str) -> Parsed<Vec<(String, String)>
     }
 }
 
-/// What the kernel reads as `size=` of a tmpfs: a number with a suffix of its `memparse`, or a share of the memory.
+/// Options of a tmpfs that have a value (tmpfs(5); for labels of SELinux and Smack, mount(8)).
+const TMPFS: [&str; 20] = [
+    "size",
+    "nr_blocks",
+    "nr_inodes",
+    "mode",
+    "uid",
+    "gid",
+    "huge",
+    "mpol",
+    "casefold",
+    "usrquota_block_hardlimit",
+    "usrquota_inode_hardlimit",
+    "grpquota_block_hardlimit",
+    "grpquota_inode_hardlimit",
+    "context",
+    "fscontext",
+    "defcontext",
+    "rootcontext",
+    "smackfsdef",
+    "smackfsroot",
+    "smackfstransmute",
+];
+
+/// What the kernel reads as `size= of a tmpfs: a number with a suffix of its `memparse`, or a share of the memory.
 fn is_size_of_tmpfs(text: &str) -> bool {
     let digits = text.strip_suffix(|last: char| "kKmMgGtTpPeE%".contains(last)).unwrap_or(text);
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())

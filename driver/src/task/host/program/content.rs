@@ -95,5 +95,23 @@ pub(super) fn readable(head: &[u8]) -> String {
         return "nothing, it is empty".to_owned();
     }
     let begin = &head[..head.len().min(16)];
-    format!("\"{}\"", begin.escape_ascii())
+    format!("\"{}\"{}", begin.escape_ascii(), hint(head))
+}
+
+/// What to do with a file that begins so, if that is known.
+fn hint(head: &[u8]) -> &'static str {
+    if head.starts_with(b"\xef\xbb\xbf") {
+        "; save it without the byte order mark (BOM) before its first line"
+    } else if head.starts_with(b"\x1f\x8b")
+        || head.starts_with(b"PK\x03\x04")
+        || head.starts_with(b"\xfd7zXZ")
+    {
+        "; it is compressed, or an archive: let the `artifact` block unpack it"
+    } else if !head.starts_with(b"#!")
+        && head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
+    {
+        "; the first line of a script is `#!/bin/sh` or the like"
+    } else {
+        ""
+    }
 }

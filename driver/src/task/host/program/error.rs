@@ -29,7 +29,8 @@ pub enum Error {
     },
     /// A script that was written on another system.
     #[error(
-        "`command`: the first line of {path} ends with a carriage return (CRLF); save the script with LF line ends"
+        "`command`: the first line of {path} ends with a carriage return (CRLF); save the script, or the job file that holds it, \
+         with LF line ends"
     )]
     CarriageReturn {
         /// As the task would say it.

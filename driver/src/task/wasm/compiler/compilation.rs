@@ -71,7 +71,7 @@ pub(super) async fn compile(
     }
     let unit_error = |source| Error::Unit { name: name_of(), source };
     let features = systemd.features().await.map_err(unit_error)?;
-    let unit = compile_unit(installation, &features, build, name, &streams).map_err(memory_error)?;
+    let unit = compile_unit(installation, &features, build, &wanted, &streams).map_err(memory_error)?;
     let unit_name = unit.name.clone();
     tracing::info!(unit = %unit_name, module = name, "compiling WebAssembly");
     let mut unit = systemd.start(unit).await.map_err(unit_error)?;
@@ -149,9 +149,10 @@ fn compile_unit(
     installation: &Installation,
     features: &Features,
     build: &CompilerBuild<'_>,
-    name: &str,
+    wanted: &Wanted<'_>,
     streams: &Streams,
 ) -> io::Result<TransientUnit> {
+    let name = wanted.name;
     let fd = |file: &File| file.try_clone().map(|file| Stream::Fd(OwnedFd::from(file)));
     let mut properties =
         view::root(&installation.root, &installation.host_paths, &Overlays::new(), Sight::default());
@@ -166,6 +167,7 @@ fn compile_unit(
     let words = [
         "wasm-shim-compile".to_owned(),
         "--check-imports".to_owned(),
+        format!("--for={}", if wanted.serves { "serve" } else { "run" }),
         format!("--name={}", crate::task::spec::on_one_line(name)),
     ];
     let argv = words.into_iter().chain(build.flags.iter().cloned()).collect();

@@ -55,7 +55,7 @@ pub enum Error {
         name: String,
     },
     /// The module is not valid, or this engine cannot run it.
-    #[error("`command`: {name} cannot be compiled: {report}")]
+    #[error("`command`: {name} cannot be used: {report}")]
     Invalid {
         /// The module.
         name: String,

@@ -73,6 +73,8 @@ pub struct Wanted<'a> {
     pub name: &'a str,
     /// What the compiler is told, such as `-W` and `epoch-interruption`.
     pub flags: &'a [String],
+    /// It shall answer requests of HTTP.
+    pub serves: bool,
     /// Told when nobody waits any more.
     pub stopped: &'a Notify,
 }

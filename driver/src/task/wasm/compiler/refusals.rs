@@ -78,7 +78,7 @@ mod tests {
         let invalid = Error::Invalid { name: name(), report: "no memory".to_owned() };
         refusals.remember(entry(0), Refusal::of(&invalid).unwrap());
         let again = refusals.of(&entry(0)).unwrap().error("b.wasm");
-        assert_eq!(again.to_string(), "`command`: b.wasm cannot be compiled: no memory");
+        assert_eq!(again.to_string(), "`command`: b.wasm cannot be used: no memory");
         assert!(refusals.of(&entry(1)).is_none());
         assert!(Refusal::of(&Error::Failed { name: name(), report: "disk".to_owned() }).is_none());
 
