@@ -62,7 +62,8 @@ fn of_job(requested: Requested, by_hand: bool) -> Result<String, String> {
         let sketch =
             plugin::sketch(&plugin_config, task).map_err(|error| format!("{name}: {}", chain(&error)))?;
         let text = if by_hand { commands(&sketch) } else { unit_file(sketch.unit()) };
-        Ok(format!("# {name}\n{text}"))
+        // A name may hold a line end.
+        Ok(format!("# {}\n{text}", name.escape_debug()))
     });
     texts.collect::<Result<Vec<_>, String>>().map(|texts| texts.join("\n"))
 }

@@ -31,6 +31,7 @@ mod paths;
 mod policy;
 mod ports;
 mod privileges;
+mod roots;
 mod sharing;
 mod units;
 

@@ -55,20 +55,54 @@ fn as_options(option: &str, property: Property) -> Vec<String> {
     lines.flat_map(|(name, value)| [option.to_owned(), format!("{name}={value}")]).collect()
 }
 
-/// A word as sh(1) reads it.
+/// A word as sh(1) reads it. What a terminal would obey, to which it may be pasted, is written as a number.
 pub fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=/.,:@+%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
+        return word.to_owned();
     }
+    let mut quoted = String::from("'");
+    for c in word.chars() {
+        match c {
+            '\'' => quoted.push_str(r"'\''"),
+            '\n' | '\t' => quoted.push(c),
+            c if c.is_control() => {
+                let mut bytes = [0; 4];
+                let numbers = c.encode_utf8(&mut bytes).bytes().map(|byte| format!("\\{byte:03o}"));
+                quoted.extend(["'\"$(printf '", &numbers.collect::<String>(), "')\"'"]);
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('\'');
+    quoted
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::systemd::{SocketUnit, Stream, UnitName};
+
+    #[test]
+    fn a_word_means_the_same_to_a_shell_and_nothing_to_a_terminal() {
+        for word in [
+            "",
+            "a b",
+            "it's",
+            "$HOME `id` \\",
+            "\u{3} touch x\r",
+            "\u{1b}]0;title\u{7}",
+            "a\nb\tc",
+            "\u{9b}2J",
+            "100%",
+        ] {
+            let quoted = shell_word(word);
+            assert!(!quoted.chars().any(|c| c.is_control() && !"\n\t".contains(c)), "{quoted:?}");
+            let script = format!("printf %s {quoted}");
+            let printed = std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&printed.stdout), word, "{quoted}");
+        }
+    }
 
     fn unit() -> TransientUnit {
         let argv = ["sh", "-c", "echo $HOME"].map(str::to_owned).to_vec();

@@ -192,7 +192,8 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
         }
         systemd::Error::Step { unit, status, words } => {
             // It is nothing that the job names.
-            let words = words.replace(view::SHIM, "the task's init");
+            let init = "the task's init";
+            let words = words.replace(&format!("/run{}", view::SHIM), init).replace(view::SHIM, init);
             let source = systemd::Error::Step { unit, status, words };
             Error::SetUp { advice: advice(status, task), source }
         }

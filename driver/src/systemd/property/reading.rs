@@ -123,7 +123,7 @@ impl Assignment {
     }
 
     /// All words of the value.
-    pub(super) fn texts(&self) -> Vec<String> {
+    pub fn texts(&self) -> Vec<String> {
         fn collect(value: &Variant<'_>, texts: &mut Vec<String>) {
             match value {
                 Variant::Str(text) => texts.push(text.to_string()),

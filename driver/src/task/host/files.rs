@@ -165,6 +165,7 @@ pub fn targets(settings: &[Assignment], task: &TaskSpec) -> Vec<Target> {
             let source = match source {
                 _ if option == "TemporaryFileSystem" => Source::Empty,
                 Some(source) if is_own(&source) => Source::Tasks,
+                Some(source) if source == path => Source::InPlace,
                 _ => Source::Host,
             };
             Target { option, path: path.into(), source }
@@ -177,6 +178,20 @@ pub fn targets(settings: &[Assignment], task: &TaskSpec) -> Vec<Target> {
         |device: &Device| Target { option: "device", path: device.target.clone(), source: Source::Host };
     let of_nomad = task.mounts.iter().map(volume).chain(task.devices.iter().map(device));
     settings.iter().flat_map(of_setting).chain(of_nomad).collect()
+}
+
+/// Can a job change what this line names: is it in the task's directories, or an image that nobody vouches for?
+pub(crate) fn is_of_job(line: &Assignment, task: &TaskSpec, policy: &Policy) -> bool {
+    let name = line.name();
+    let is_image = name.ends_with("Image") || name.ends_with("Images");
+    let is_own = |path: &String| {
+        let path = Path::new(path.trim_start_matches('-'));
+        in_own_directory(path, &task.dirs.local, task).is_some()
+    };
+    // Behind an image there are options; directories are a list of nothing else.
+    let paths = line.texts();
+    let count = if name == "ExtensionDirectories" { paths.len() } else { 1 };
+    is_image && policy.allows_images_of_tasks() || paths.iter().take(count).any(is_own)
 }
 
 /// Pins what is at `path` on the host, for a job that names it in this property.

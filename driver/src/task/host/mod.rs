@@ -5,6 +5,7 @@ pub mod files;
 pub mod logs;
 pub(crate) mod misplaced;
 pub(crate) mod open;
+pub(crate) mod own_root;
 pub(crate) mod pin;
 pub(crate) mod place;
 pub mod program;

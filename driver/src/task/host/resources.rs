@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::pin::Pins;
 use super::place::{self, Place};
 use super::view::{self, View};
-use super::{files, targets, users};
+use super::{files, own_root, targets, users};
 use crate::kernel;
 use crate::systemd::Assignment;
 use crate::task::config::{self, Credential};
@@ -23,9 +23,19 @@ pub(crate) fn make(
     pins: &mut Pins,
 ) -> Result<HostResources, Error> {
     let said = &task.settings;
-    let missing = targets::check(&files::targets(said, task), task)
-        .map_err(|error| Error::Files(files::Error::Target(error)))?;
+    let points = files::targets(said, task);
+    let refused = |error| Error::Files(files::Error::Target(error));
+    let shim = node.wasm.shim().ok();
+    let ours: Vec<PathBuf> =
+        [node.runtime_dir.clone(), node.wasm.state_dir.clone()].into_iter().chain(shim).collect();
+    let missing = targets::check(&points, task, &ours).map_err(refused)?;
+    let is_of_job = |line: &Assignment| files::is_of_job(line, task, &node.policy);
+    own_root::check_namespace(said, is_of_job).map_err(refused)?;
     let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
+    let root_directory = settings.iter().rfind(|line| line.name() == "RootDirectory");
+    if let Some(root) = root_directory.and_then(|line| line.texts().into_iter().next()) {
+        own_root::check_links(Path::new(&root), &points).map_err(refused)?;
+    }
     let mounts = files::mounts(task, pins).map_err(Error::Files)?;
     let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
     let overlays = overlays(place, &missing, &settings, &mounts, pins)?;

@@ -97,7 +97,26 @@ pub enum Error {
         /// The mount point.
         path: PathBuf,
         /// What it lies in.
-        reserved: &'static str,
+        reserved: PathBuf,
+    },
+    /// A mount point behind a link of the task's root.
+    #[error(
+        "{}: {path} leads over a link in the root of the task, where systemd would mount on what it leads to; name that path, \
+         or make a directory of the link", settings::shown(.option))]
+    RootLink {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// A user namespace in a root that the job brings.
+    #[error(
+        "{}: the task has a user namespace (`sandbox.private_users`, the preset \"strict\", a named `user` or `allow_root = \
+         \"confined\"`), which systemd sets up in files that what the job brings could replace; use a directory or an image \
+         of the operator's, or do without the namespace", settings::shown(.option))]
+    NamespaceInRoot {
+        /// The property.
+        option: &'static str,
     },
     /// systemd would pass it over.
     #[error(
@@ -126,8 +145,10 @@ pub enum Error {
 pub enum Source {
     /// Nothing but an empty directory.
     Empty,
-    /// A path of the host's that the operator allows, or a directory that systemd keeps.
+    /// A path of the host's that the operator allows, or a directory that systemd keeps. Tasks may be able to write there.
     Host,
+    /// A path of the host's that the operator allows, at its own place: what tasks cannot write there is what systemd wants.
+    InPlace,
     /// What tasks can write: a file or directory of the task's, or a volume.
     Tasks,
 }
@@ -145,11 +166,13 @@ pub struct Target {
 
 /// Where nothing is mounted, whatever it is: the driver or systemd mounts there for the task (systemd 257 what
 /// `/run/host/.os-release-stage` is), and makes the mount points as root.
-const RESERVED: [&str; 5] = ["/.wasm", "/run/.wasm", "/run/credentials", "/run/host", "/run/systemd/notify"];
-/// Where nothing is mounted that tasks can write: systemd reads, writes and mounts files there for the task, as root, or
-/// links of the host's lead there.
-const RESERVED_FROM_TASKS: [&str; 12] = [
-    "/proc",
+///
+/// Below `/proc` systemd writes, as root, to files by which it sets up namespaces.
+const RESERVED: [&str; 6] =
+    ["/.wasm", "/proc", "/run/.wasm", "/run/credentials", "/run/host", "/run/systemd/notify"];
+/// Where nothing is mounted that holds anything: systemd reads, writes and mounts files there for the task, as root, or
+/// links of the host's lead there. Also a path of the host that the operator allows may be one that tasks can write.
+const RESERVED_FROM_FILES: [&str; 11] = [
     "/sys",
     "/run/systemd",
     "/dev/core",
@@ -170,7 +193,8 @@ const MOST: usize = 128;
 pub(crate) type Missing = BTreeMap<PathBuf, Vec<PathBuf>>;
 
 /// May systemd mount something at all of these points, each named by an option?
-pub(crate) fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Error> {
+/// `ours` is what the driver has on the host.
+pub(crate) fn check(targets: &[Target], task: &TaskSpec, ours: &[PathBuf]) -> Result<Missing, Error> {
     if let Some(target) = targets.get(MOST) {
         return Err(Error::Many { option: target.option, count: targets.len() });
     }
@@ -182,10 +206,16 @@ pub(crate) fn check(targets: &[Target], task: &TaskSpec) -> Result<Missing, Erro
         if let Some(host_path) = check_way(option, path, task)? {
             missing.entry(host_path).or_default().push(path.clone());
         }
-        let from_tasks = RESERVED_FROM_TASKS.iter().filter(|_| *source == Source::Tasks);
-        if let Some(reserved) = RESERVED.iter().chain(from_tasks).find(|reserved| path.starts_with(reserved))
+        let is_other = !matches!(source, Source::Empty | Source::InPlace);
+        let from_files = RESERVED_FROM_FILES.iter().filter(|_| is_other);
+        if let Some(reserved) = RESERVED.iter().chain(from_files).find(|reserved| path.starts_with(reserved))
         {
-            return Err(Error::Reserved { option, path: path.clone(), reserved });
+            return Err(Error::Reserved { option, path: path.clone(), reserved: reserved.into() });
+        }
+        // Where the task sees the host as it is, so are they: what runs the task, and what the driver keeps.
+        let is_ours = |ours: &&PathBuf| path.starts_with(ours) || ours.starts_with(path);
+        if let (View::Host, Some(reserved)) = (&task.view, ours.iter().find(is_ours)) {
+            return Err(Error::Reserved { option, path: path.clone(), reserved: reserved.clone() });
         }
         // systemd mounts the private one in their place.
         if ["/tmp", "/var/tmp"].iter().any(|temporary| path == Path::new(temporary)) {
