@@ -249,7 +249,7 @@ impl Outline {
         let Self { task, requested, preset, standing, asked_for } = self;
         let is_guest = kind == ProgramKind::Wasm;
         if is_guest {
-            task.guest.check(&task)?;
+            task.guest.check(&task.readiness, &task.env)?;
         } else {
             task.guest.check_native()?;
         }

@@ -18,7 +18,7 @@ use crate::task::config::{NetworkMode, TaskConfig, Wasm};
 use crate::task::host::view::{TaskDirs, View};
 use crate::task::sandbox::policy::Policy;
 use crate::task::spec::activation::Readiness;
-use crate::task::spec::{Error, TaskSpec, check_length};
+use crate::task::spec::{Error, check_length};
 use crate::task::wasm::directories::{directory, here, usual_directories};
 use crate::task::wasm::network::{Network, RESOLVER, name_servers};
 use crate::task::wasm::server::{server, time};
@@ -137,12 +137,12 @@ impl Guest {
         Err(Error::Refused { option: "wasm".to_owned(), reason: reason.to_owned() })
     }
 
-    /// Is all that the job says of its task possible for a guest?
-    pub(crate) fn check(&self, task: &TaskSpec) -> Result<(), Error> {
+    /// Is all that the job says of its task possible for a guest, which has these variables?
+    pub(crate) fn check(&self, readiness: &Readiness, env: &BTreeMap<String, String>) -> Result<(), Error> {
         let refused = |option: &str, reason: &str| {
             Err(Error::Refused { option: option.to_owned(), reason: reason.to_owned() })
         };
-        let Readiness { speaks, all, .. } = task.readiness;
+        let Readiness { speaks, all, .. } = *readiness;
         if !self.serves && speaks {
             return refused(
                 "notify",
@@ -153,7 +153,7 @@ impl Guest {
         if all {
             return refused("notify.access", "for a WebAssembly guest its runner speaks, which is \"main\"");
         }
-        match self.env.iter().find(|name| !task.env.contains_key(*name) || *name == CONFIG) {
+        match self.env.iter().find(|name| !env.contains_key(*name) || *name == CONFIG) {
             Some(name) => Err(Error::Option {
                 option: "wasm.env",
                 value: name.clone(),
