@@ -1,6 +1,6 @@
 //! A live task, for everybody who looks on: what is known of it, and what can be asked of it.
 //!
-//! A started and a recovered task go through the same constructor and cannot differ. Only the [owner](super::owner)
+//! A started and a recovered task go through the same constructor and cannot differ. Only the owner (`owner.rs`)
 //! changes the phase.
 
 use std::sync::Arc;

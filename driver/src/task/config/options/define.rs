@@ -69,7 +69,7 @@ macro_rules! options {
 }
 
 /// Defines a block whose options are properties of systemd's: `name: type => "Property"`. What the job gives of them is
-/// a list of [`Setting`]s, in the order of the table.
+/// a list of `Setting`s, in the order of the table.
 macro_rules! settings {
     (
         $(#[doc = $about:literal])+

@@ -27,7 +27,7 @@ impl Entry {
         Sha256::new().chain_update(SEAL).chain_update(&self.key).chain_update([0]).chain_update(self.content)
     }
 
-    /// The byte of [`LEASES`] that stands for it. The bytes need not be there.
+    /// The byte of the file of leases that stands for it. The bytes need not be there.
     pub(super) fn byte(&self) -> i64 {
         // Two bits less than a digest's first eight bytes have, so that it has an end.
         self.content.iter().take(8).fold(0, |at, byte| (at << 8) | i64::from(*byte)) & (i64::MAX >> 1)
