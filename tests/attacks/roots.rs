@@ -69,6 +69,43 @@ async fn nothing_is_mounted_behind_a_link_of_a_root_of_the_tasks_own() {
     assert_eq!(node.finish(task).await.1, "it\n");
 }
 
+/// Between the look and the mount somebody else could put a link there.
+#[tokio::test]
+async fn nothing_is_mounted_in_a_directory_of_a_root_that_others_can_change() {
+    let host = host!();
+    let node = Node::configured(&host, "allow_host_paths = [\"/\"]").await;
+    let shared = tempfile::Builder::new().prefix("shared-").tempdir_in("/srv").unwrap();
+    std::fs::create_dir(shared.path().join("there")).unwrap();
+    std::fs::set_permissions(shared.path(), PermissionsExt::from_mode(0o1777)).unwrap();
+    let path = shared.path().display();
+    for target in [format!("{path}/there"), format!("{path}/there/x"), format!("{path}/new")] {
+        for point in [
+            format!("bind_paths = [\"local/x:{target}\"]"),
+            format!("temporary_file_system = [\"{target}\"]"),
+        ] {
+            let config = format!("files {{\n root_directory = \"/\"\n {point}\n}}");
+            let job = Job::shell("true").file("x", b"").config(&config);
+            let message = refusal(&host, &node, job).await;
+            assert!(message.contains("where others than root could put one"), "{target}: {message}");
+        }
+    }
+}
+
+/// The files of an extension come over those that were looked at.
+#[tokio::test]
+async fn nothing_is_mounted_where_an_extension_can_bring_links() {
+    let host = host!();
+    let node = Node::configured(&host, "allow_host_paths = [\"/\"]").await;
+    for target in ["/usr/link/.wasm/shim", "/opt/link/self", "/etc/link/x", "/usr/local/data"] {
+        let files = format!(
+            "root_directory = \"/\"\n extension_directories = [\"/srv\"]\n bind_paths = [\"local/x:{target}\"]"
+        );
+        let job = Job::shell("true").file("x", b"").config(&format!("files {{\n {files}\n}}"));
+        let message = refusal(&host, &node, job).await;
+        assert!(message.contains("xtension"), "{target}: {message}");
+    }
+}
+
 /// What a job brings can hold links that nobody sees before systemd follows them.
 #[tokio::test]
 async fn there_is_no_user_namespace_in_a_root_that_the_job_brings() {

@@ -14,3 +14,4 @@ pub(crate) mod targets;
 pub(crate) mod unfit;
 pub mod users;
 pub mod view;
+pub(crate) mod way;

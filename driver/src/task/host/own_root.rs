@@ -4,12 +4,10 @@
 //! files below the task's `/proc`. So a link of a root may not become a mount point; and where a job brings the root or
 //! what is laid over it, and could put links there that nobody can look at beforehand, there is no user namespace.
 
-use std::io;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
-
 use super::targets::{Error, Target};
+use super::way::is_safe;
 use crate::kernel;
 use crate::systemd::{Assignment, Meaning};
 
@@ -23,26 +21,52 @@ const ROOTS: [&str; 5] =
 /// is at such a path.
 pub(crate) fn check_namespace(
     settings: &[Assignment],
+    targets: &[Target],
     is_of_job: impl Fn(&Assignment) -> bool,
 ) -> Result<(), Error> {
     let users = settings.iter().rfind(|line| line.name() == "PrivateUsers").map(Assignment::meaning);
-    if users.is_none_or(|users| users == Meaning::Text("no".to_owned())) {
+    let has_users = users.is_some_and(|users| users != Meaning::Text("no".to_owned()));
+    // Since systemd 258 it makes a user namespace as well.
+    if !has_users && !settings.iter().any(|line| line.name() == "DelegateNamespaces") {
         return Ok(());
     }
-    match settings.iter().find(|line| ROOTS.contains(&line.name()) && is_of_job(line)) {
+    // Nobody looks into the operator's image either, and every system has links, such as /var/run.
+    let is_image_with_mounts =
+        |line: &Assignment| line.name() == "RootImage" && !line.text().is_empty() && !targets.is_empty();
+    let can_lead =
+        |line: &&Assignment| ROOTS.contains(&line.name()) && is_of_job(line) || is_image_with_mounts(line);
+    match settings.iter().find(can_lead) {
         Some(line) => Err(Error::NamespaceInRoot { option: line.name() }),
         None => Ok(()),
     }
 }
 
-/// Does any mount point lie behind a link of the root at this path of the host?
-pub(crate) fn check_links(root: &Path, targets: &[Target]) -> Result<(), Error> {
+/// Does any mount point lie where an extension can bring links? systemd lays extensions over these directories.
+pub(crate) fn check_extensions(settings: &[Assignment], targets: &[Target]) -> Result<(), Error> {
+    let extends = |line: &&Assignment| line.name().starts_with("Extension") && !line.texts().is_empty();
+    let Some(extension) = settings.iter().find(extends) else { return Ok(()) };
+    let is_extended =
+        |target: &&Target| ["/etc", "/opt", "/usr"].iter().any(|path| target.path.starts_with(path));
+    match targets.iter().find(is_extended) {
+        Some(target) => Err(Error::InExtension {
+            option: target.option,
+            path: target.path.clone(),
+            extension: extension.name(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Is the way to each mount point in the root at this path of the host free of links, and, in one that is not the job's, of
+/// directories where others than root could put one?
+pub(crate) fn check_ways(root: &Path, is_of_job: bool, targets: &[Target]) -> Result<(), Error> {
     let of_tasks = OF_TASKS.iter().map(|path| ("RootDirectory", Path::new(*path)));
     let points: Vec<_> =
         targets.iter().map(|target| (target.option, target.path.as_path())).chain(of_tasks).collect();
     // A pin is a mount that the driver's own namespace need not have.
+    let others = (!is_of_job).then_some(0o022);
     let behind = kernel::in_the_mounts_of_systemd(|| {
-        let behind = points.iter().find(|(_, path)| leads_over_a_link(root, path).unwrap_or(true));
+        let behind = points.iter().find(|(_, path)| !is_safe(root, path, others).unwrap_or(false));
         Ok(behind.map(|(option, path)| (*option, path.to_path_buf())))
     });
     match behind {
@@ -52,39 +76,10 @@ pub(crate) fn check_links(root: &Path, targets: &[Target]) -> Result<(), Error> 
     }
 }
 
-fn leads_over_a_link(root: &Path, path: &Path) -> io::Result<bool> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let root = openat2(CWD, root, flags | OFlags::DIRECTORY, Mode::empty(), ResolveFlags::empty())?;
-    let inside = path.strip_prefix("/").unwrap_or(path);
-    let only_down = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    match openat2(&root, inside, flags, Mode::empty(), only_down) {
-        // What is missing has no link before it.
-        Ok(_) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(false),
-        Err(rustix::io::Errno::LOOP) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
-
-    #[test]
-    fn a_link_on_the_way_to_a_mount_point_is_seen_and_a_missing_directory_is_none() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(root.path().join("run/.wasm")).unwrap();
-        std::fs::create_dir(root.path().join("var")).unwrap();
-        symlink("/run", root.path().join("var/run")).unwrap();
-        symlink("nowhere", root.path().join("x")).unwrap();
-        let is_link = |path: &str| leads_over_a_link(root.path(), Path::new(path)).unwrap();
-        for path in ["/var/run/.wasm/shim", "/var/run", "/x", "/x/y"] {
-            assert!(is_link(path), "{path}");
-        }
-        for path in ["/run/.wasm/shim", "/data/deep", "/var"] {
-            assert!(!is_link(path), "{path}");
-        }
-    }
+    use crate::task::host::targets::Source;
 
     #[test]
     fn what_a_job_brings_has_no_user_namespace() {
@@ -92,12 +87,15 @@ mod tests {
             Assignment::parse(name, text).unwrap()
         }
         let check = |users: &str, name: &str, text: &str, is_of_job: bool| {
-            check_namespace(&[line("PrivateUsers", users), line(name, text)], |_| is_of_job).is_ok()
+            check_namespace(&[line("PrivateUsers", users), line(name, text)], &[], |_| is_of_job).is_ok()
         };
         assert!(!check("yes", "RootImage", "/local/x", true));
         assert!(!check("identity", "ExtensionDirectories", "/local/x", true));
         assert!(check("no", "RootImage", "/local/x", true));
         assert!(check("yes", "RootImage", "/srv/x", false));
         assert!(check("yes", "BindPaths", "/local/x", true));
+        let image = [line("PrivateUsers", "yes"), line("RootImage", "/srv/x")];
+        let target = Target { option: "BindPaths", path: "/var/run/x".into(), source: Source::Tasks };
+        assert!(check_namespace(&image, &[target], |_| false).is_err());
     }
 }

@@ -30,11 +30,13 @@ pub(crate) fn make(
         [node.runtime_dir.clone(), node.wasm.state_dir.clone()].into_iter().chain(shim).collect();
     let missing = targets::check(&points, task, &ours).map_err(refused)?;
     let is_of_job = |line: &Assignment| files::is_of_job(line, task, &node.policy);
-    own_root::check_namespace(said, is_of_job).map_err(refused)?;
+    own_root::check_namespace(said, &points, is_of_job).map_err(refused)?;
+    own_root::check_extensions(said, &points).map_err(refused)?;
     let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
     let root_directory = settings.iter().rfind(|line| line.name() == "RootDirectory");
     if let Some(root) = root_directory.and_then(|line| line.texts().into_iter().next()) {
-        own_root::check_links(Path::new(&root), &points).map_err(refused)?;
+        let is_of_job = said.iter().any(|line| line.name() == "RootDirectory" && is_of_job(line));
+        own_root::check_ways(Path::new(&root), is_of_job, &points).map_err(refused)?;
     }
     let mounts = files::mounts(task, pins).map_err(Error::Files)?;
     let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };

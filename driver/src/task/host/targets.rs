@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::task::config::settings;
 use crate::task::host::view::{self, PLAIN_PATH, View};
+use crate::task::host::way::is_safe;
 use crate::task::spec::TaskSpec;
 
 /// Why nothing can be mounted there.
@@ -101,19 +102,31 @@ pub enum Error {
     },
     /// A mount point behind a link of the task's root.
     #[error(
-        "{}: {path} leads over a link in the root of the task, where systemd would mount on what it leads to; name that path, \
-         or make a directory of the link", settings::shown(.option))]
+        "{}: {path} leads over a link in the root of the task, or a directory where others than root could put one, and \
+         systemd would mount on what it leads to; name a path without links, in directories of root's", settings::shown(.option))]
     RootLink {
         /// The property.
         option: &'static str,
         /// The mount point.
         path: PathBuf,
     },
+    /// A mount point in what an extension is laid over.
+    #[error(
+        "{}: {path} is in a directory over which {} lays files, and links among them could lead it elsewhere; mount it \
+         outside of `/usr`, `/opt` and `/etc`", settings::shown(.option), settings::shown(.extension))]
+    InExtension {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// The property of the extension.
+        extension: &'static str,
+    },
     /// A user namespace in a root that the job brings.
     #[error(
         "{}: the task has a user namespace (`sandbox.private_users`, the preset \"strict\", a named `user` or `allow_root = \
-         \"confined\"`), which systemd sets up in files that what the job brings could replace; use a directory or an image \
-         of the operator's, or do without the namespace", settings::shown(.option))]
+         \"confined\"`), which systemd sets up in files that links in it could replace; use a root directory of the operator's, \
+         or do without the namespace or without further mounts", settings::shown(.option))]
     NamespaceInRoot {
         /// The property.
         option: &'static str,
@@ -273,7 +286,8 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
             // The one that is mounted over the others.
             let around = host_paths.iter().filter(|path| target.starts_with(path));
             let host_path = around.max_by_key(|path| path.components().count());
-            if host_path.is_some() && target.exists() && !is_roots(target, 0o002) {
+            let safe = || is_safe(Path::new("/"), target, Some(0o002)).unwrap_or(false);
+            if host_path.is_some() && !safe() {
                 return Err(Error::Shared { option, path: target.to_owned() });
             }
             if let Some(host_path) = host_path.filter(|_| !target.exists()) {

@@ -1,0 +1,73 @@
+//! Ways to mount points that nobody but root can change.
+
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+
+/// Is there no link on the way to `path` below `root`, and no directory where somebody else than root, or than `others` in
+/// its mode allow, could put one? All of it is one walk; afterwards nobody can change it.
+pub(crate) fn is_safe(root: &Path, path: &Path, others: Option<u32>) -> io::Result<bool> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = openat2(CWD, root, flags | OFlags::DIRECTORY, Mode::empty(), ResolveFlags::empty())?;
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    let only_down = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let mut ways: Vec<&Path> = inside.ancestors().filter(|way| !way.as_os_str().is_empty()).collect();
+    ways.reverse();
+    for way in ways {
+        match openat2(&root, way, flags, Mode::empty(), only_down) {
+            // What is mounted on counts no more.
+            Ok(_) if way == inside => {}
+            Ok(directory) => {
+                let found = rustix::fs::fstat(&directory)?;
+                if others.is_some_and(|others| found.st_uid != 0 || found.st_mode & others != 0) {
+                    return Ok(false);
+                }
+            }
+            // systemd makes what is missing, in a directory that was looked at.
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(true),
+            Err(rustix::io::Errno::LOOP) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn a_way_without_links_and_without_directories_of_others_is_safe() {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["run/.wasm", "var", "shared/deep"] {
+            std::fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        std::fs::set_permissions(root.path().join("shared"), PermissionsExt::from_mode(0o1777)).unwrap();
+        symlink("/run", root.path().join("var/run")).unwrap();
+        symlink("nowhere", root.path().join("x")).unwrap();
+        let is_safe = |path: &str, is_of_job: bool| {
+            is_safe(root.path(), Path::new(path), (!is_of_job).then_some(0o022)).unwrap()
+        };
+        for path in ["/var/run/.wasm/shim", "/var/run", "/x", "/x/y"] {
+            assert!(!is_safe(path, true) && !is_safe(path, false), "{path}");
+        }
+        for path in ["/run/.wasm/shim", "/data/deep", "/var", "/shared"] {
+            assert!(is_safe(path, true), "{path}");
+            // Of whoever runs this test is what it makes.
+            assert_eq!(
+                is_safe(path, false),
+                rustix::process::geteuid().is_root()
+                    || path == "/data/deep"
+                    || path.matches('/').count() == 1,
+                "{path}"
+            );
+        }
+        assert!(
+            is_safe("/shared/deep/x", true)
+                && !is_safe("/shared/deep/x", false)
+                && !is_safe("/shared/new", false)
+        );
+    }
+}
