@@ -310,9 +310,10 @@ const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
         "there are no container images; an `artifact` block fetches the program, or `files.root_image` a file system",
     ),
     ("ipc_mode", "`sandbox.private_ipc`"),
+    ("labels", "`meta` of the task"),
     ("limits.memory_max", "`memory_max` in the task's `resources`"),
-    ("mount", "`files.bind_paths`"),
-    ("mounts", "`files.bind_paths`"),
+    ("mount", "`files.bind_paths`, or `files.temporary_file_system` for a tmpfs"),
+    ("mounts", "`files.bind_paths`, or `files.temporary_file_system` for a tmpfs"),
     ("network.mode", "the group's `network` block"),
     ("network_mode", "the group's `network` block"),
     ("pid_mode", "`sandbox.private_pids`"),
@@ -323,7 +324,7 @@ const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
     ("security_opt", "`sandbox`"),
     ("tmpfs", "`files.temporary_file_system`"),
     ("unveil", "`files.bind_read_only_paths`"),
-    ("volumes", "`files.bind_paths`"),
+    ("volumes", "`files.bind_paths`, or `files.bind_read_only_paths` in place of `:ro`"),
     ("logging.type", "`logging.driver`"),
 ];
 
