@@ -43,7 +43,9 @@ pub(crate) fn check_namespace(
 
 /// Does any mount point lie where an extension can bring links? systemd lays extensions over these directories.
 pub(crate) fn check_extensions(settings: &[Assignment], targets: &[Target]) -> Result<(), Error> {
-    let extends = |line: &&Assignment| line.name().starts_with("Extension") && !line.texts().is_empty();
+    let extends = |line: &&Assignment| {
+        ["ExtensionDirectories", "ExtensionImages"].contains(&line.name()) && !line.texts().is_empty()
+    };
     let Some(extension) = settings.iter().find(extends) else { return Ok(()) };
     let is_extended =
         |target: &&Target| ["/etc", "/opt", "/usr"].iter().any(|path| target.path.starts_with(path));

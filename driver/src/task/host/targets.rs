@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::task::config::settings;
@@ -274,7 +273,7 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
         return Err(Error::HostLink { option, path: target.to_owned(), real });
     }
     match &task.view {
-        View::Host if !is_roots(target, 0o022) => {
+        View::Host if !target.exists() || !is_safe(Path::new("/"), target, Some(0o022)).unwrap_or(false) => {
             return Err(Error::Missing { option, path: target.to_owned() });
         }
         View::Host => return Ok(None),
@@ -317,14 +316,6 @@ fn can_be_laid_over(host_path: &Path, target: &Path) -> bool {
     };
     let is_link = fs::symlink_metadata(target).is_ok();
     rustix::process::geteuid().is_root() && is_named_plainly && !is_link && ways.into_iter().all(is_directory)
-}
-
-/// Is it there, is all of the way to it root's, and does no directory of it let these others write?
-fn is_roots(path: &Path, others: u32) -> bool {
-    let Ok(real) = path.canonicalize() else { return false };
-    real.ancestors().skip(1).all(|directory| {
-        fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & others == 0)
-    })
 }
 
 #[cfg(test)]
