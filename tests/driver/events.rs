@@ -47,6 +47,18 @@ async fn a_file_in_args_that_is_not_where_the_task_begins_is_told_of() {
     }
 }
 
+/// A template at `/etc/app.conf`, which `exec` shows there, is rendered beside `local`.
+#[tokio::test]
+async fn a_template_that_the_task_does_not_see_is_told_of() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut events = node.events().await;
+    let task = node.run(Job::shell("test ! -e /app.conf").file("../app.conf", b"a = 1\n")).await;
+    assert_eq!(node.wait(&task).await, Exit::status(0));
+    let event = events.until(&task, "\"app.conf\" in the task directory").await;
+    assert!(event.message.contains("below `local/`"), "{event:?}");
+}
+
 /// Nomad keeps ten events of a task.
 #[tokio::test]
 async fn a_restart_is_told_of_by_nomad_alone() {

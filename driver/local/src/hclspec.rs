@@ -326,6 +326,7 @@ const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
     ("unveil", "`files.bind_read_only_paths`"),
     ("volumes", "`files.bind_paths`, or `files.bind_read_only_paths` in place of `:ro`"),
     ("logging.type", "`logging.driver`"),
+    ("wasm.args", "`args` beside `command`"),
 ];
 
 /// The unknown keys, each with what was meant.

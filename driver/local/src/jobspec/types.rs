@@ -87,6 +87,12 @@ impl Type {
                 _ => wrong("true or false", &Value::String(text)),
             },
             (Self::Bool, other) => wrong("true or false", &other),
+            // What HCL makes of `key = { … }`, which may be meant as a block.
+            (Self::List(kind), Value::Array(list))
+                if **kind == Self::String && matches!(list.as_slice(), [Value::Object(_)]) =>
+            {
+                Err("a list of strings is required, such as `[\"A\", \"B\"]`, not a map or block".to_owned())
+            }
             (Self::List(kind), Value::Array(list)) => {
                 list.into_iter().map(|value| kind.convert(value)).collect()
             }

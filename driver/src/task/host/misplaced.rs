@@ -1,7 +1,7 @@
-//! Arguments that mean files of the task by the names that other drivers give them.
+//! Files that a task finds with other drivers and not here, where the program's own words do not say why.
 //!
 //! Tasks of `exec` begin in the directory that holds `local`, ours in `local` itself; so `args = ["local/x"]` finds no
-//! file here, and the program's own words do not say why.
+//! file here. That directory is their root, too: a template at `/etc/app.conf` is there under this name, and here nowhere.
 
 use std::path::Path;
 
@@ -13,8 +13,16 @@ use crate::task::spec::TaskSpec;
 /// How many words are looked at: a job may have hundreds of thousands.
 const LOOKED_AT: usize = 64;
 
-/// What to tell of the first such argument: a word in it names a file that is there, and not from where the task begins.
+/// What Nomad and the driver make in the directory of a task. Fact from Nomad v2.0.5, client/allocdir/task_dir.go.
+const OF_NOMAD: [&str; 5] = ["alloc", "local", "private", "secrets", "tmp"];
+
+/// What to tell of the first such file.
 pub(crate) fn advice(task: &TaskSpec) -> Option<String> {
+    misplaced(task).or_else(|| hidden(task))
+}
+
+/// The first argument with a word that names a file that is there, and not from where the task begins.
+fn misplaced(task: &TaskSpec) -> Option<String> {
     let begins_in_local = match &task.view {
         View::Private { .. } | View::Own => task.working_directory == Path::new("/local"),
         View::Host => task.working_directory == task.dirs.local,
@@ -30,6 +38,20 @@ pub(crate) fn advice(task: &TaskSpec) -> Option<String> {
     Some(format!(
         "`args`: {word} is looked up in the working directory, the task's `local/`, and is not there; set `work_dir = \"/\"` \
          to begin beside `local/`, or write ${{{variable}}} for its directory"
+    ))
+}
+
+/// A file or directory beside `local/`, which only a task in the view of the host sees.
+fn hidden(task: &TaskSpec) -> Option<String> {
+    if matches!(task.view, View::Host) {
+        return None;
+    }
+    let entries = std::fs::read_dir(task.dirs.local.parent()?).ok()?;
+    let names = entries.take(LOOKED_AT).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let name = names.filter(|name| !OF_NOMAD.contains(&name.as_str())).min()?;
+    Some(format!(
+        "{name:?} in the task directory is not visible to the task: let the `template` or `artifact` put it below \
+         `local/`, such as in `local/{name}`, and use `files.bind_paths` to show it elsewhere"
     ))
 }
 
