@@ -129,6 +129,27 @@ async fn there_is_no_user_namespace_in_a_root_that_the_job_brings() {
     }
 }
 
+/// A task of the group that holds its directory open could exchange it for a link while systemd makes a mount point in it,
+/// as root: the file would be made where the link leads. So it was, also in a root that Nomad had unpacked as root's.
+#[tokio::test]
+async fn a_directory_of_the_task_is_not_its_root_whatever_the_operator_allows() {
+    let host = host!();
+    for allowed in ["[]", "[\"/srv\"]", "[\"local\", \"/\"]"] {
+        let node = Node::configured(&host, &format!("allow_host_paths = {allowed}")).await;
+        for root in ["local/root", "root", "/local/root", "/alloc/data", "ALLOC/web/local/root"] {
+            let job = Job::shell("true");
+            let root = root.replace("ALLOC", &node.prepare(&job).alloc_dir().display().to_string());
+            let prepared = node.prepare(&job.config(&format!("files {{\n root_directory = \"{root}\"\n}}")));
+            let local = prepared.alloc_dir().join(&prepared.config.name).join("local");
+            for directory in ["run", "srv", "usr"] {
+                std::fs::create_dir_all(local.join("root").join(directory)).unwrap();
+            }
+            let refusal = node.begin(prepared).await.unwrap_err();
+            assert!(refusal.message.contains("cannot be its root"), "{allowed} {root}: {refusal}");
+        }
+    }
+}
+
 /// Where tasks see the host as it is, the programs of the driver are at their own paths.
 #[tokio::test]
 async fn nothing_is_mounted_over_what_runs_a_task_in_the_view_of_the_host() {

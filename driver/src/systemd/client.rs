@@ -167,11 +167,10 @@ impl Systemd {
     /// What systemd knows of a service beside its state.
     pub async fn service(&self, name: &UnitName) -> Result<Service, Error> {
         let path = name.object_path();
-        let answer = self
-            .call("read unit", name.as_str(), Method::of_properties(&path, "GetAll"), &(SERVICE,))
-            .await?;
+        let (act, method) = ("read unit", Method::of_properties(&path, "GetAll"));
+        let answer = self.call_patiently(act, name.as_str(), method, &(SERVICE,)).await?;
         let all = answer.body().deserialize().map_err(|source| Error::Call {
-            act: "read unit",
+            act,
             thing: name.to_string(),
             source: Box::new(source),
         })?;

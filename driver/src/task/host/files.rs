@@ -41,6 +41,16 @@ pub enum Error {
         /// As the job says it.
         path: PathBuf,
     },
+    /// systemd would make mount points, as root, where the task can put links meanwhile.
+    #[error(
+        "{}: {path} is the task's own, and a directory that the task can change cannot be its root; name a directory of \
+         root's that the operator allows, or a disk image (`files.root_image`)",
+        settings::shown("RootDirectory")
+    )]
+    OwnRoot {
+        /// As the job says it.
+        path: PathBuf,
+    },
     /// Others can change what is there.
     #[error(
         "{}: {path} is shared with the other tasks of the group, which can change it; name a file or directory of \
@@ -206,6 +216,9 @@ fn find(
     let dirs = &task.dirs;
     check_no_parent(option, path)?;
     if let Some((directory, below)) = in_own_directory(path, &dirs.local, task) {
+        if option == "RootDirectory" {
+            return Err(Error::OwnRoot { path: path.to_owned() });
+        }
         if directory == dirs.shared {
             return shared(option, path, &below, task, pins);
         }

@@ -11,8 +11,21 @@ use super::way::is_safe;
 use crate::kernel;
 use crate::systemd::{Assignment, Meaning};
 
-/// Where every task has something of its own mounted.
-const OF_TASKS: [&str; 3] = ["/alloc", "/local", "/secrets"];
+/// Where systemd and the driver mount something for every task, and make what is missing as root.
+const OF_TASKS: [&str; 12] = [
+    "/alloc",
+    "/dev",
+    "/local",
+    "/proc",
+    "/run/.wasm/shim",
+    "/run/credentials",
+    "/run/host",
+    "/run/systemd/notify",
+    "/secrets",
+    "/sys",
+    "/tmp",
+    "/var/tmp",
+];
 /// Properties that bring files in which systemd looks for mount points.
 const ROOTS: [&str; 5] =
     ["ExtensionDirectories", "ExtensionImages", "MountImages", "RootDirectory", "RootImage"];
@@ -59,14 +72,15 @@ pub(crate) fn check_extensions(settings: &[Assignment], targets: &[Target]) -> R
     }
 }
 
-/// Is the way to each mount point in the root at this path of the host free of links, and, in one that is not the job's, of
-/// directories where others than root could put one?
-pub(crate) fn check_ways(root: &Path, is_of_job: bool, targets: &[Target]) -> Result<(), Error> {
+/// Is the way to each mount point in the root at this path of the host free of links, and of directories where others than
+/// root could put one while systemd makes mount points there?
+pub(crate) fn check_ways(root: &Path, targets: &[Target]) -> Result<(), Error> {
     let of_tasks = OF_TASKS.iter().map(|path| ("RootDirectory", Path::new(*path)));
     let points: Vec<_> =
         targets.iter().map(|target| (target.option, target.path.as_path())).chain(of_tasks).collect();
     // A pin is a mount that the driver's own namespace need not have.
-    let others = (!is_of_job).then_some(0o022);
+    // A user's systemd can make no more than that user, who all tasks are.
+    let others = rustix::process::geteuid().is_root().then_some(0o022);
     let behind = kernel::in_the_mounts_of_systemd(|| {
         let behind = points.iter().find(|(_, path)| !is_safe(root, path, others).unwrap_or(false));
         Ok(behind.map(|(option, path)| (*option, path.to_path_buf())))

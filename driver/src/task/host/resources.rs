@@ -35,8 +35,7 @@ pub(crate) fn make(
     let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
     let root_directory = settings.iter().rfind(|line| line.name() == "RootDirectory");
     if let Some(root) = root_directory.and_then(|line| line.texts().into_iter().next()) {
-        let is_of_job = said.iter().any(|line| line.name() == "RootDirectory" && is_of_job(line));
-        own_root::check_ways(Path::new(&root), is_of_job, &points).map_err(refused)?;
+        own_root::check_ways(Path::new(&root), &points).map_err(refused)?;
     }
     let mounts = files::mounts(task, pins).map_err(Error::Files)?;
     let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
