@@ -20,6 +20,7 @@ macro_rules! host {
     };
 }
 
+mod access;
 mod devices;
 mod entering;
 mod identity;

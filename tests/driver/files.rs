@@ -120,9 +120,9 @@ async fn a_job_sees_the_files_that_it_asks_for() {
         ),
         ("inaccessible_paths = [\"/usr/share\"]", "ls /usr/share 2>/dev/null || echo hidden", "hidden\n"),
         (
-            "read_only_paths = [\"/alloc\"]\n read_write_paths = [\"/alloc/data\"]",
-            "touch /alloc/data/x && echo written",
-            "written\n",
+            "bind_paths = [\"/alloc/data:/data\"]\n read_only_paths = [\"/\", \"/alloc\"]\n read_write_paths = [\"/data\"]",
+            "touch /data/x && echo written; touch /alloc/data/y 2>/dev/null || echo refused",
+            "written\nrefused\n",
         ),
         ("no_exec_paths = [\"/local\"]", "cp /bin/true t; ./t 2>/dev/null || echo refused", "refused\n"),
         (

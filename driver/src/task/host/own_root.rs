@@ -6,15 +6,17 @@
 
 use std::path::Path;
 
+use super::access;
 use super::targets::{Error, Target};
 use super::way::is_safe;
 use crate::kernel;
 use crate::systemd::{Assignment, Meaning};
 
 /// Where systemd and the driver mount something for every task, and make what is missing as root.
-const OF_TASKS: [&str; 12] = [
+const OF_TASKS: [&str; 13] = [
     "/alloc",
     "/dev",
+    "/etc/nomad.d",
     "/local",
     "/proc",
     "/run/.wasm/shim",
@@ -61,23 +63,22 @@ pub(crate) fn check_extensions(settings: &[Assignment], targets: &[Target]) -> R
     };
     let Some(extension) = settings.iter().find(extends) else { return Ok(()) };
     let is_extended =
-        |target: &&Target| ["/etc", "/opt", "/usr"].iter().any(|path| target.path.starts_with(path));
-    match targets.iter().find(is_extended) {
-        Some(target) => Err(Error::InExtension {
-            option: target.option,
-            path: target.path.clone(),
-            extension: extension.name(),
-        }),
+        |path: &Path| ["/etc", "/opt", "/usr"].iter().any(|extended| path.starts_with(extended));
+    let points = targets.iter().map(|target| (target.option, target.path.clone()));
+    match points.chain(access::in_root(settings)).find(|(_, path)| is_extended(path)) {
+        Some((option, path)) => Err(Error::InExtension { option, path, extension: extension.name() }),
         None => Ok(()),
     }
 }
 
 /// Is the way to each mount point in the root at this path of the host free of links, and of directories where others than
 /// root could put one while systemd makes mount points there?
-pub(crate) fn check_ways(root: &Path, targets: &[Target]) -> Result<(), Error> {
+pub(crate) fn check_ways(root: &Path, settings: &[Assignment], targets: &[Target]) -> Result<(), Error> {
     let of_tasks = OF_TASKS.iter().map(|path| ("RootDirectory", Path::new(*path)));
-    let points: Vec<_> =
-        targets.iter().map(|target| (target.option, target.path.as_path())).chain(of_tasks).collect();
+    let closed: Vec<_> = access::in_root(settings).collect();
+    let closed = closed.iter().map(|(option, path)| (*option, path.as_path()));
+    let points = targets.iter().map(|target| (target.option, target.path.as_path()));
+    let points: Vec<_> = points.chain(closed).chain(of_tasks).collect();
     // A pin is a mount that the driver's own namespace need not have.
     // A user's systemd can make no more than that user, who all tasks are.
     let others = rustix::process::geteuid().is_root().then_some(0o022);

@@ -20,9 +20,10 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
-    move_mount, open_tree, unmount,
+    mount_remount, move_mount, open_tree, unmount,
 };
 
+use super::view::TaskDirs;
 use crate::kernel;
 use crate::systemd::UnitName;
 
@@ -115,6 +116,20 @@ impl Pins {
         });
         self.count += 1;
         pinned
+    }
+
+    /// Holds the directory that the tasks of a group share, with its directory of logs read-only in it, and answers with
+    /// the path by which systemd finds both; nothing, if this driver is not root. A task that could replace the FIFO of a
+    /// later start would choose what a root process opens, and one of another driver can replace the directory while systemd
+    /// would look it up: so it is found and closed by descriptors alone.
+    pub(crate) fn shared(&mut self, dirs: &TaskDirs) -> io::Result<Option<PathBuf>> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &dirs.shared };
+        let held = self.pin(base, Path::new(""), |_| Ok(()))?;
+        kernel::in_the_mounts_of_systemd(|| close_logs(&held))?;
+        Ok(Some(held))
     }
 
     /// Lays one directory over another, read-only, and answers with the path by which systemd finds both as one.
@@ -246,6 +261,31 @@ fn hold(object: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
     // What the host mounts later on still arrives; but the end of the pin is not the end of the host's own mounts.
     mount_change(path, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     Ok(path.to_owned())
+}
+
+/// Makes the directory of logs in this one read-only, where it is a directory.
+fn close_logs(shared: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let shared = rustix::fs::open(shared, flags, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let open = || rustix::fs::openat2(&shared, "logs", flags, Mode::empty(), resolve);
+    let logs = match open() {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        found => found?,
+    };
+    let tree = open_tree(
+        &logs,
+        "",
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH,
+    )?;
+    let to = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&tree, "", &logs, "", to)?;
+    // The descriptor of what was moved is one of the mount.
+    let mounted = format!("/proc/thread-self/fd/{}", tree.as_raw_fd());
+    let inherited = rustix::fs::fstatvfs(&tree)?.f_flag & INHERITED;
+    let inherited = MountFlags::from_bits_truncate(u32::try_from(inherited.bits()).unwrap_or(0));
+    let flags = MountFlags::BIND | MountFlags::RDONLY | inherited;
+    Ok(mount_remount(mounted, flags, c"")?)
 }
 
 /// Unmounts what is in a directory of pins, and removes the mount points. Nothing is removed recursively: what is still

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::pin::Pins;
 use super::place::{self, Place};
 use super::view::{self, View};
-use super::{files, own_root, targets, users};
+use super::{access, files, own_root, targets, users};
 use crate::kernel;
 use crate::systemd::Assignment;
 use crate::task::config::{self, Credential};
@@ -32,10 +32,12 @@ pub(crate) fn make(
     let is_of_job = |line: &Assignment| files::is_of_job(line, task, &node.policy);
     own_root::check_namespace(said, &points, is_of_job).map_err(refused)?;
     own_root::check_extensions(said, &points).map_err(refused)?;
+    access::check(said, &points, task).map_err(refused)?;
+    access::check_kept(said).map_err(refused)?;
     let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
     let root_directory = settings.iter().rfind(|line| line.name() == "RootDirectory");
     if let Some(root) = root_directory.and_then(|line| line.texts().into_iter().next()) {
-        own_root::check_ways(Path::new(&root), &points).map_err(refused)?;
+        own_root::check_ways(Path::new(&root), said, &points).map_err(refused)?;
     }
     let mounts = files::mounts(task, pins).map_err(Error::Files)?;
     let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
@@ -63,8 +65,14 @@ pub(crate) fn make(
     let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
     let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
     let sockets = sockets.map_err(Error::Files)?;
+    let shared = if task.view == View::Host {
+        None
+    } else {
+        pins.shared(&task.dirs)
+            .map_err(|source| Error::View { directory: task.dirs.shared.clone(), source })?
+    };
     let mut made =
-        HostResources { root, settings, etc, sockets, mounts, overlays, ..HostResources::default() };
+        HostResources { root, shared, settings, etc, sockets, mounts, overlays, ..HostResources::default() };
     let mut read = 0;
     for Credential { name, path, encrypted } in &task.credentials {
         let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;

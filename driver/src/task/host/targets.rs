@@ -109,6 +109,37 @@ pub enum Error {
         /// The mount point.
         path: PathBuf,
     },
+    /// A path that is mounted over itself, on a way that others can change meanwhile.
+    #[error(
+        "{}: {path} is in {outer}, where tasks or other users can put links while systemd looks the path up; name {outer} \
+         itself, or bind the directory to a path of its own (`files.bind_paths`, such as `/alloc/data:/data`) and name that", settings::shown(.option))]
+    Raced {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+        /// The directory that can be changed.
+        outer: PathBuf,
+    },
+    /// A directory that systemd keeps, in another one.
+    #[error(
+        "{}: {name:?} is in a directory that another task may have, and exchange for a link while systemd makes yours; name a \
+         directory without `/`, such as `{}`", settings::shown(.option), name.replace('/', "-"))]
+    Deep {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        name: String,
+    },
+    /// A path through what a process has, or systemd makes.
+    #[error(
+        "{}: {path} leads through a process or a directory of systemd's; name the path as the task sees it, without `..`", settings::shown(.option))]
+    OfProcess {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
     /// A mount point in what an extension is laid over.
     #[error(
         "{}: {path} is in a directory over which {} lays files, and links among them could lead it elsewhere; mount it \

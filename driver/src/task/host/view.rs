@@ -245,25 +245,24 @@ impl View {
         lines.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok()).collect()
     }
 
-    /// The properties that make a unit see the host this way, in this root ([`prepare`]).
-    pub fn properties(
-        &self,
-        dirs: &TaskDirs,
-        root: &Path,
-        overlays: &Overlays,
-        sight: Sight,
-    ) -> Vec<Property> {
+    /// The properties that make a unit see the host this way.
+    pub fn properties(&self, dirs: &TaskDirs, made: &Made<'_>, sight: Sight) -> Vec<Property> {
         let mut properties = match self {
-            Self::Private { host_paths } => self::root(root, host_paths, overlays, sight),
+            Self::Private { host_paths } => self::root(made.root, host_paths, made.overlays, sight),
             // It may be the host's own.
             Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
             Self::Host => return shared_memory(sight).into_iter().collect(),
         };
-        let own = dirs.pairs().map(|(host, target)| bind(host, target.as_ref()));
+        let own = dirs.pairs().map(|(host, target)| match made.shared {
+            Some(held) if host == dirs.shared => bind(held, target.as_ref()),
+            _ => bind(host, target.as_ref()),
+        });
         properties.push(Property::BindPaths(own.into()));
-        // A task that could replace the FIFO of a later start would choose what a root process opens. By its path in the
-        // view: on the host another task of the group could have put a link there.
-        properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
+        if made.shared.is_none() {
+            // Of a user's systemd, and in what is only printed. By its path in the view: on the host another task of the
+            // group could have put a link there.
+            properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
+        }
         properties.extend(shared_memory(sight));
         properties
     }
@@ -272,6 +271,17 @@ impl View {
 fn shared_memory(sight: Sight) -> Option<Property> {
     let (path, options) = SHARED_MEMORY;
     (!sight.has_shared_memory).then(|| Property::TemporaryFileSystem(vec![(path.into(), options)]))
+}
+
+/// What was made on the host for the view of one task.
+#[derive(Debug, Clone, Copy)]
+pub struct Made<'a> {
+    /// The root that it is mounted on ([`prepare`]).
+    pub root: &'a Path,
+    /// Where the directory that it shares with its group is held, with the logs in it read-only.
+    pub shared: Option<&'a Path>,
+    /// What it sees in the place of paths of the host.
+    pub overlays: &'a Overlays,
 }
 
 /// What a task sees less, or more, than others.

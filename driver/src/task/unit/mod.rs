@@ -15,7 +15,7 @@ use crate::task::spec::activation::{Listener, Readiness};
 use crate::task::spec::{Identity, Memory, Output, TaskSpec};
 
 pub use self::copier::copier;
-use self::mounts::{images, mounts};
+use self::mounts::{images, memory_pressure, mounts};
 use self::sockets::{address_filter, sockets};
 
 /// The slice of all our units. Nomad makes `nomad.slice` itself, behind systemd's back; this one is apart from it.
@@ -68,6 +68,8 @@ pub struct Streams {
 pub struct HostResources {
     /// The root that its view is mounted on.
     pub root: PathBuf,
+    /// Where the directory that it shares with its group is held, with the logs in it read-only.
+    pub shared: Option<PathBuf>,
     /// The file with its environment.
     pub env_file: PathBuf,
     /// The name of its ephemeral user, if it has one.
@@ -92,10 +94,11 @@ pub struct HostResources {
 pub fn build(task: &TaskSpec, command: &Command, made: HostResources, streams: Streams) -> TransientUnit {
     let filter = if task.is_guest() { Vec::new() } else { address_filter(&made.settings) };
     let sockets = sockets(task, &made.sockets, filter);
+    let of_view = view::Made { root: &made.root, shared: made.shared.as_deref(), overlays: &made.overlays };
     let concerns = [
         lifecycle(task),
         run(task, command, &made.settings),
-        task.view.properties(&task.dirs, &made.root, &made.overlays, sight(task, &made.settings)),
+        task.view.properties(&task.dirs, &of_view, sight(task, &made.settings)),
         identity(task, made.ephemeral_user),
         output(streams),
         journal(&task.output),
@@ -110,6 +113,7 @@ pub fn build(task: &TaskSpec, command: &Command, made: HostResources, streams: S
         mounts(task, &made.mounts),
         credentials(made.credentials, made.encrypted),
         images(&made.settings),
+        memory_pressure(task, &made.settings).into_iter().collect(),
         made.settings.into_iter().map(Property::Assigned).collect(),
     ];
     let properties = concerns.into_iter().flatten().collect();

@@ -2,7 +2,9 @@
 
 use crate::systemd::{Assignment, Bind, Meaning, Property};
 use crate::task::config::{Mount, Propagation};
+use crate::task::host::view::View;
 use crate::task::spec::TaskSpec;
+use crate::task::unit::{SLICE, slice_of};
 
 /// Volumes and devices, as Nomad mounts them for its other drivers: with all that is mounted below.
 pub(super) fn mounts(task: &TaskSpec, mounts: &[Mount]) -> Vec<Property> {
@@ -31,6 +33,18 @@ pub(super) fn mounts(task: &TaskSpec, mounts: &[Mount]) -> Vec<Property> {
         properties.extend([Property::BindPaths(nodes), Property::DeviceAllow(allowed.collect())]);
     }
     properties
+}
+
+/// The file by which a task that asks for it is told of memory pressure, writable in a root of its own as well: systemd
+/// means the host's root (257, `ReadWritePaths=` in systemd.exec(5)), and `ProtectControlGroups=` makes all others read-only.
+pub(super) fn memory_pressure(task: &TaskSpec, settings: &[Assignment]) -> Option<Property> {
+    let asked = settings.iter().rfind(|line| line.name() == "MemoryPressureWatch")?;
+    if task.view == View::Host || ["off", "skip"].contains(&asked.text()) {
+        return None;
+    }
+    let slice = slice_of(task);
+    let file = format!("-+/sys/fs/cgroup/{SLICE}/{slice}/{}/memory.pressure", task.unit);
+    Some(Property::ReadWritePaths(vec![file.into()]))
 }
 
 /// The devices by which systemd mounts images, where those of the task are confined. It adds them by itself, but up to

@@ -1,0 +1,141 @@
+//! Paths that a job closes, opens, or makes read-only: `ReadOnlyPaths=`, `InaccessiblePaths=` and the like; and directories
+//! that systemd makes for it.
+//!
+//! systemd mounts each such path over itself, as root and in sight of the whole host, and looks it up twice: once for where
+//! to mount, once for what. Who can exchange a directory on the way for a link in between has another directory mounted
+//! there, such as one of another tenant's. So the way to each path is one that root alone can change.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::targets::{Error, Source, Target};
+use super::view::View;
+use crate::systemd::Assignment;
+use crate::task::spec::TaskSpec;
+
+/// The properties that do so.
+const ACCESS: [&str; 5] =
+    ["ExecPaths", "InaccessiblePaths", "NoExecPaths", "ReadOnlyPaths", "ReadWritePaths"];
+/// The properties that name directories which systemd makes.
+const KEPT: [&str; 5] =
+    ["CacheDirectory", "ConfigurationDirectory", "LogsDirectory", "RuntimeDirectory", "StateDirectory"];
+/// Where links lead to whatever a process has, or to the root that systemd makes for it.
+const OF_PROCESSES: [&str; 6] =
+    ["/dev/fd", "/dev/stderr", "/dev/stdin", "/dev/stdout", "/proc/self", "/proc/thread-self"];
+/// Where systemd puts together the root of a unit.
+const OF_SYSTEMD: &str = "/run/systemd";
+
+/// Each path that such a line names, without what stands before it.
+fn paths(settings: &[Assignment]) -> impl Iterator<Item = (&'static str, PathBuf)> {
+    let lines = settings.iter().filter(|line| ACCESS.contains(&line.name()));
+    lines.flat_map(|line| {
+        let bare = |path: String| PathBuf::from(path.trim_start_matches(['-', '+']));
+        line.texts().into_iter().map(move |path| (line.name(), bare(path)))
+    })
+}
+
+/// Is the way to each path one that no task can change? `targets` is what is mounted for the task beside its directories.
+pub(crate) fn check(settings: &[Assignment], targets: &[Target], task: &TaskSpec) -> Result<(), Error> {
+    let is_writable = |target: &&Target| !matches!(target.source, Source::Empty);
+    let mounted = targets.iter().filter(is_writable).map(|target| target.path.as_path());
+    let own = task.dirs.pairs().into_iter().flat_map(|(host, inside)| [host, Path::new(inside)]);
+    let writable: Vec<&Path> = own.chain(mounted).collect();
+    for (option, path) in paths(settings) {
+        let below = writable.iter().find(|outer| path.starts_with(outer) && path != **outer);
+        if let Some(outer) = below {
+            return Err(Error::Raced { option, path, outer: outer.to_path_buf() });
+        }
+        let of_process = path.strip_prefix("/proc").ok().and_then(|below| below.components().next());
+        let is_number =
+            |part: Component<'_>| part.as_os_str().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+        let is_of_process =
+            OF_PROCESSES.iter().any(|of| path.starts_with(of)) || of_process.is_some_and(is_number);
+        let is_plain =
+            path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if is_of_process || !is_plain || path.starts_with(OF_SYSTEMD) && task.view != View::Host {
+            return Err(Error::OfProcess { option, path });
+        }
+        let others = match &task.view {
+            View::Host => 0o022,
+            // Directories of a group of administrators are usual there: /usr/local.
+            View::Private { host_paths } if host_paths.iter().any(|of| path.starts_with(of)) => 0o002,
+            // On directories of ours, and file systems of the kernel's; the root of a task's own is looked at as a whole.
+            View::Private { .. } | View::Own => continue,
+        };
+        if let Some(outer) = changeable(&path, others) {
+            return Err(Error::Raced { option, path, outer });
+        }
+    }
+    Ok(())
+}
+
+/// Are the directories that systemd makes and keeps for the task not in one that another task may have of the same kind? Its
+/// owner could exchange a directory in it for a link, and root would make directories, and give them away, where that leads.
+pub(crate) fn check_kept(settings: &[Assignment]) -> Result<(), Error> {
+    // A user's systemd can give away nothing.
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    for line in settings.iter().filter(|line| KEPT.contains(&line.name())) {
+        if let Some(name) = line.texts().into_iter().find(|name| name.contains('/')) {
+            return Err(Error::Deep { option: line.name(), name });
+        }
+    }
+    Ok(())
+}
+
+/// The same paths, as places in a root of the task's own.
+pub(crate) fn in_root(settings: &[Assignment]) -> impl Iterator<Item = (&'static str, PathBuf)> {
+    paths(settings)
+}
+
+/// The directory on the way to `path`, or to what it leads to over links, in which somebody else than root, or than `others`
+/// in its mode allow, could put another link.
+fn changeable(path: &Path, others: u32) -> Option<PathBuf> {
+    let can_be_changed = |directory: &&Path| {
+        let found = fs::symlink_metadata(directory);
+        found.is_ok_and(|found| found.uid() != 0 || !found.is_symlink() && found.mode() & others != 0)
+    };
+    let on_the_way = |path: &Path| path.ancestors().skip(1).find(can_be_changed).map(Path::to_owned);
+    let there = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
+    on_the_way(path).or_else(|| {
+        let (part, real) = there?;
+        // What is not there could be made in what is.
+        on_the_way(&if part == path { real } else { real.join("x") })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn a_way_that_others_can_change_is_found_also_behind_a_link() {
+        let base = tempfile::tempdir().unwrap();
+        if !rustix::process::geteuid().is_root() {
+            // Whoever runs this can change all of it.
+            assert!(changeable(&base.path().join("x/y"), 0o022).is_some());
+            return;
+        }
+        for directory in ["open/deep", "closed/deep"] {
+            fs::create_dir_all(base.path().join(directory)).unwrap();
+        }
+        fs::set_permissions(base.path().join("open"), PermissionsExt::from_mode(0o1777)).unwrap();
+        symlink("open", base.path().join("link")).unwrap();
+        // The directory for temporary files is everybody's.
+        let changeable = |path: &str| {
+            let path = base.path().join(path);
+            let outer = changeable(&path, 0o022);
+            outer.filter(|outer| outer.starts_with(base.path()))
+        };
+        for path in ["closed", "closed/deep", "closed/deep/new", "open", "link"] {
+            let found = changeable(path);
+            assert!(found.is_none(), "{path}: {found:?}");
+        }
+        for path in ["open/deep", "open/new", "link/deep", "link/new"] {
+            assert!(changeable(path).is_some(), "{path}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Paths that a job closes, opens or makes read-only, and directories in which a task puts links meanwhile: systemd mounts
+//! each such path over itself, and looks it up twice.
+
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use tests::{Job, Node};
+
+const ALLOWED: &str = "allow_properties = [\"@confining\", \"ExecPaths\", \"ReadWritePaths\"]";
+
+#[tokio::test]
+async fn nothing_is_closed_where_a_task_could_put_a_link_meanwhile() {
+    let host = host!();
+    let node = Node::configured(&host, ALLOWED).await;
+    let options = [
+        ("read_only_paths", "ReadOnlyPaths"),
+        ("read_write_paths", "ReadWritePaths"),
+        ("inaccessible_paths", "InaccessiblePaths"),
+        ("no_exec_paths", "NoExecPaths"),
+        ("exec_paths", "ExecPaths"),
+    ];
+    let version: u32 = super::version(&host);
+    for (option, property) in options {
+        if version < 248 && option.contains("exec") {
+            continue;
+        }
+        for path in [
+            "/alloc/q/x",
+            "/alloc/data",
+            "/local/x",
+            "/secrets/x",
+            "/data/x",
+            "/proc/self/root/alloc",
+            "/proc/1/cwd/x",
+            "/alloc/../alloc/q",
+            "/dev/fd/0",
+        ] {
+            for config in [
+                format!("files {{\n bind_paths = [\"alloc/data:/data\"]\n {option} = [\"-{path}\"]\n}}"),
+                format!(
+                    "files {{\n bind_paths = [\"alloc/data:/data\"]\n}}\nproperties {{\n {property} = \"-+{path}\"\n}}"
+                ),
+            ] {
+                let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(&config);
+                let message = &refusal.message;
+                assert!(
+                    message.contains("can put links while") || message.contains("leads through"),
+                    "{config}: {message}"
+                );
+                assert!(message.contains(option), "{config}: {message}");
+            }
+        }
+        // As a path of the host, where the root of a unit is put together.
+        let config = format!("properties {{\n {property} = \"-/run/systemd/unit-root/alloc/x\"\n}}");
+        let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(&config);
+        assert!(refusal.message.contains("leads through"), "{refusal}");
+    }
+    // What is mounted itself, nobody can exchange.
+    let config =
+        "files {\n bind_paths = [\"alloc/data:/data\"]\n read_only_paths = [\"/alloc\", \"/data\"]\n}";
+    let job = Job::shell("touch /alloc/x /data/x 2>/dev/null || echo read-only; touch /local/x && echo fine");
+    assert_eq!(node.output_of(job.config(config)).await, "read-only\nfine\n");
+}
+
+/// Another task that has `ours` would put a link in it.
+#[tokio::test]
+async fn systemd_keeps_no_directory_in_one_that_another_task_may_have() {
+    let host = host!();
+    let kept = ["StateDirectory", "CacheDirectory", "LogsDirectory", "RuntimeDirectory"];
+    let node = Node::configured(
+        &host,
+        &format!("allow_properties = [\"@confining\", {}]", kept.map(|name| format!("{name:?}")).join(", ")),
+    )
+    .await;
+    for property in kept {
+        for name in ["ours/x", "ours/x/y", "ours//x"] {
+            let config = format!("properties {{\n {property} = \"{name}\"\n}}");
+            let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(&config);
+            assert!(refusal.message.contains("that another task may have"), "{config}: {refusal}");
+        }
+    }
+}
+
+/// A task of another driver in the group, whose `/alloc` holds nothing that is mounted, exchanges the directory of logs for
+/// a link to another tenant's directory, again and again.
+#[tokio::test]
+async fn logs_that_are_exchanged_are_nothing_of_the_hosts() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let secret = tempfile::Builder::new().prefix("tenant-").tempdir_in("/srv").unwrap();
+    std::fs::write(secret.path().join("key"), "secret").unwrap();
+    std::fs::set_permissions(secret.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut ran = 0;
+    for _ in 0..30 {
+        let script = "test -e /alloc/logs/key && echo LEAKED; touch /alloc/logs/x 2>/dev/null && echo WRITABLE; echo ran";
+        let prepared = node.prepare(&Job::shell(script));
+        let shared = prepared.alloc_dir().join("alloc");
+        let (logs, link) = (shared.join("logs"), shared.join("link"));
+        symlink(secret.path(), &link).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let exchange = {
+            let (stop, logs, link) = (Arc::clone(&stop), logs.clone(), link.clone());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    // Refused while it is a mount point in the namespace of this process.
+                    let _ = renameat_with(CWD, &logs, CWD, &link, RenameFlags::EXCHANGE);
+                }
+            })
+        };
+        let started = node.begin(prepared).await;
+        stop.store(true, Ordering::Relaxed);
+        exchange.join().unwrap();
+        if let Ok(task) = started {
+            if std::fs::symlink_metadata(&logs).unwrap().is_symlink() {
+                renameat_with(CWD, &logs, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+            }
+            ran += 1;
+            let (_, output, errors) = node.finish(task).await;
+            assert_eq!(output, "ran\n", "{errors}");
+        }
+    }
+    assert!(ran > 0, "some starts find the logs");
+}
