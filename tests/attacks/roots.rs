@@ -106,6 +106,26 @@ async fn nothing_is_mounted_where_an_extension_can_bring_links() {
     }
 }
 
+/// Where tasks see the host as it is, an extension would lie over the programs of the driver.
+#[tokio::test]
+async fn an_extension_replaces_no_program_of_the_driver() {
+    let host = host!();
+    let options =
+        "fs_isolation = \"none\"\nallow_host_paths = [\"/srv\"]\nstate_dir = \"/opt/nomad-driver-systemd\"";
+    let node = Node::configured(&host, options).await;
+    for extension in ["extension_directories = [\"local/x\"]", "extension_directories = [\"/srv\"]"] {
+        let job = Job::shell("true").config(&format!("files {{\n {extension}\n}}"));
+        let prepared = node.prepare(&job);
+        std::fs::create_dir(prepared.alloc_dir().join(&prepared.config.name).join("local/x")).unwrap();
+        let refusal = node.begin(prepared).await.unwrap_err();
+        let message = &refusal.message;
+        assert!(
+            message.contains("over which") || message.contains("needs systemd"),
+            "{extension}: {message}"
+        );
+    }
+}
+
 /// What a job brings can hold links that nobody sees before systemd follows them.
 #[tokio::test]
 async fn there_is_no_user_namespace_in_a_root_that_the_job_brings() {

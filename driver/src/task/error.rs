@@ -232,6 +232,11 @@ fn advice(status: i32, task: &TaskSpec) -> String {
             }
             _ => "the task's network cannot be made".to_owned(),
         },
+        (226, _) if task.settings.iter().any(|line| line.name() == "RootVerity") => {
+            "the image cannot be mounted with its `files.root_hash` and `files.root_verity`: does it fit them, and has the node \
+             libcryptsetup, which systemd looks for when it needs it (package libcryptsetup12 since Debian 13)?"
+                .to_owned()
+        }
         (226, _) if task.view == View::Own => {
             "the root that the job names lacks a directory on which something is mounted: `/local`, `/alloc`, `/secrets`, `/dev`, \
              `/proc`, `/sys`, `/run`, `/tmp`, `/var/tmp` and the targets of binds and volumes must be there"

@@ -18,7 +18,9 @@ const TERMINAL: &str = "a task has no terminal of its own: `nomad alloc exec` br
 
 // Why a property can only take from the task.
 const COUNTS: Reach = Confining("it only counts what the task uses");
-const HIDES: Reach = Confining("it only hides or write-protects files in the task's own view");
+const HIDES: Reach = Confining(
+    "it only hides or write-protects files in the task's own view, on ways that no task can change",
+);
 const LOGS: Reach = Confining("it only changes how the task's own log lines are recorded");
 const LOWERS: Reach = Confining("it only lowers what the task may use, as far as its value does");
 const NOTES: Reach = Confining("it is a remark about the unit");

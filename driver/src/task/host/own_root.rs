@@ -4,7 +4,7 @@
 //! files below the task's `/proc`. So a link of a root may not become a mount point; and where a job brings the root or
 //! what is laid over it, and could put links there that nobody can look at beforehand, there is no user namespace.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::access;
 use super::targets::{Error, Target};
@@ -13,10 +13,12 @@ use crate::kernel;
 use crate::systemd::{Assignment, Meaning};
 
 /// Where systemd and the driver mount something for every task, and make what is missing as root.
-const OF_TASKS: [&str; 13] = [
+const OF_TASKS: [&str; 15] = [
     "/alloc",
     "/dev",
+    "/etc/hosts",
     "/etc/nomad.d",
+    "/etc/resolv.conf",
     "/local",
     "/proc",
     "/run/.wasm/shim",
@@ -57,7 +59,13 @@ pub(crate) fn check_namespace(
 }
 
 /// Does any mount point lie where an extension can bring links? systemd lays extensions over these directories.
-pub(crate) fn check_extensions(settings: &[Assignment], targets: &[Target]) -> Result<(), Error> {
+///
+/// `programs` are the driver's own, as a task in the view of the host sees them: an extension could replace them.
+pub(crate) fn check_extensions(
+    settings: &[Assignment],
+    targets: &[Target],
+    programs: &[PathBuf],
+) -> Result<(), Error> {
     let extends = |line: &&Assignment| {
         ["ExtensionDirectories", "ExtensionImages"].contains(&line.name()) && !line.texts().is_empty()
     };
@@ -65,7 +73,8 @@ pub(crate) fn check_extensions(settings: &[Assignment], targets: &[Target]) -> R
     let is_extended =
         |path: &Path| ["/etc", "/opt", "/usr"].iter().any(|extended| path.starts_with(extended));
     let points = targets.iter().map(|target| (target.option, target.path.clone()));
-    match points.chain(access::in_root(settings)).find(|(_, path)| is_extended(path)) {
+    let programs = programs.iter().map(|path| (extension.name(), path.clone()));
+    match points.chain(programs).chain(access::in_root(settings)).find(|(_, path)| is_extended(path)) {
         Some((option, path)) => Err(Error::InExtension { option, path, extension: extension.name() }),
         None => Ok(()),
     }

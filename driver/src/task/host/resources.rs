@@ -31,7 +31,8 @@ pub(crate) fn make(
     let missing = targets::check(&points, task, &ours).map_err(refused)?;
     let is_of_job = |line: &Assignment| files::is_of_job(line, task, &node.policy);
     own_root::check_namespace(said, &points, is_of_job).map_err(refused)?;
-    own_root::check_extensions(said, &points).map_err(refused)?;
+    let programs = if task.view == View::Host { ours.as_slice() } else { &[] };
+    own_root::check_extensions(said, &points, programs).map_err(refused)?;
     access::check(said, &points, task).map_err(refused)?;
     access::check_kept(said).map_err(refused)?;
     let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;

@@ -28,7 +28,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// Nothing needs so many.
-    #[error("{}: {count} files, directories and volumes are to be mounted for the task; the limit is {MOST}", settings::shown(.option))]
+    #[error("{}: {count} paths are to be mounted, closed or opened for the task; the limit is {MOST}", settings::shown(.option))]
     Many {
         /// One of the properties.
         option: &'static str,
@@ -230,7 +230,7 @@ const RESERVED_FROM_FILES: [&str; 11] = [
 ];
 
 /// The most mount points of a task: systemd mounts each, and looks at each beside all others.
-const MOST: usize = 128;
+pub(super) const MOST: usize = 128;
 
 /// The mount points that are not there, by the path of the host that lacks them. What is not there otherwise systemd makes.
 pub(crate) type Missing = BTreeMap<PathBuf, Vec<PathBuf>>;

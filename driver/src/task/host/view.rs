@@ -93,7 +93,12 @@ const RESOLVER: &str = "/run/systemd/resolve";
 /// The agent's configuration, where Nomad's packages put it: it may hold tokens. And the way to the journal for streams:
 /// journald has systemd keep a descriptor for each of them, and systemd keeps 4096 for the whole host. A task's own output
 /// is opened before the view is made.
-const HIDDEN: &[&str] = &["-+/etc/nomad.d", "-+/run/systemd/journal/stdout"];
+const HIDDEN: &[&str] = &[
+    "-+/etc/nomad.d",
+    "-+/run/systemd/journal/stdout",
+    // By which, since systemd 262, everybody could have all of the journal written to the disk, again and again.
+    "-+/run/systemd/journal/io.systemd.journal",
+];
 /// What of the operating system root alone may read, so that one who is root in a task may not.
 const HIDDEN_FROM_ROOT: &[&str] = &[
     "-+/etc/shadow",
@@ -114,8 +119,7 @@ const HIDDEN_FROM_ROOT: &[&str] = &[
     "-+/etc/NetworkManager",
     "-+/etc/wireguard",
     "-+/etc/ppp",
-    // By which root speaks with the journal and the resolver about more than its own lines and questions.
-    "-+/run/systemd/journal/io.systemd.journal",
+    // By which root speaks with the resolver about more than its own questions.
     "-+/run/systemd/resolve/io.systemd.Resolve.Monitor",
 ];
 /// How deep, and for how many files, the operating system's configuration is searched for what is closed to others.
