@@ -1,9 +1,11 @@
 //! The command line, in the vocabulary of the wasmtime CLI.
 
 use crate::engine::RELEASE;
-use crate::grants::{Dir, Network, Rule, Var};
+use crate::env::Var;
+use crate::network::Network;
 use crate::settings::{self, Said, Wasi, Wasm};
 use clap::{Args, Parser, Subcommand};
+use shim_interface::{AddressRule, Directory, digits};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -83,8 +85,8 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct Grants {
     /// Let the guest see a directory, as GUEST (default: under the same path), writable unless `:ro`
-    #[arg(long = "dir", value_name = "HOST[::GUEST[:ro]]", value_parser = Dir::parse)]
-    pub dirs: Vec<Dir>,
+    #[arg(long = "dir", value_name = "HOST[::GUEST[:ro]]", value_parser = Directory::parse)]
+    pub dirs: Vec<Directory>,
     /// Give the guest a variable; without a value, the one from wasm-shim's own environment. Nothing else is inherited
     #[arg(long = "env", value_name = "NAME[=VALUE]", value_parser = Var::parse)]
     pub env: Vec<Var>,
@@ -92,11 +94,11 @@ pub struct Grants {
     #[arg(long, value_name = "NAME")]
     pub argv0: Option<String>,
     /// Let the guest connect or send to addresses, also by HTTP: [tcp:|udp:]ADDRESS[/PREFIX]:PORT[-PORT], `*` for any
-    #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
-    pub connect: Vec<Rule>,
+    #[arg(long, value_name = "RULE", value_parser = AddressRule::parse)]
+    pub connect: Vec<AddressRule>,
     /// Let the guest bind addresses, listen and accept on them
-    #[arg(long, value_name = "RULE", value_parser = Rule::parse)]
-    pub listen: Vec<Rule>,
+    #[arg(long, value_name = "RULE", value_parser = AddressRule::parse)]
+    pub listen: Vec<AddressRule>,
     /// Give the guest the configuration (wasi:config) that is in this variable of wasm-shim's environment, as a JSON
     /// object of texts: nobody else can see it there
     #[arg(long, value_name = "NAME")]
@@ -131,7 +133,7 @@ pub struct Guest {
     /// Its variables; of two with one name, the last one.
     pub env: Vec<Var>,
     /// Its directories.
-    pub dirs: Vec<Dir>,
+    pub dirs: Vec<Directory>,
     /// Network access.
     pub network: Network,
     /// Limits and features.
@@ -291,7 +293,7 @@ fn address(said: &str) -> Result<SocketAddr, String> {
 }
 
 fn at_least_1(said: &str) -> Result<usize, String> {
-    let number = settings::digits::<u32>(said).filter(|number| *number > 0);
+    let number = digits::<u32>(said).filter(|number| *number > 0);
     number
         .and_then(|number| number.try_into().ok())
         .ok_or_else(|| format!("expected a number from 1 to {}", u32::MAX))

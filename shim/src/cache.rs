@@ -7,9 +7,9 @@
 //! is not run but replaced. The entries that were not used for longest go when all of them are too large together.
 
 use crate::engine::{self, Tuning};
-use crate::grants::Dir;
 use crate::{process, publish};
 use sha2::{Digest, Sha256};
+use shim_interface::Directory;
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Cursor, Read, Seek};
@@ -125,17 +125,17 @@ fn place() -> Option<PathBuf> {
 ///
 /// # Errors
 /// When it can: it could put native code there, which would be run at its next start, or at that of another guest.
-pub fn refuse_grants_of_it(dirs: &[Dir]) -> Result<()> {
+pub fn refuse_grants_of_it(dirs: &[Directory]) -> Result<()> {
     place().map_or(Ok(()), |place| refuse_grants_of(&place, dirs))
 }
 
-fn refuse_grants_of(place: &Path, dirs: &[Dir]) -> Result<()> {
+fn refuse_grants_of(place: &Path, dirs: &[Directory]) -> Result<()> {
     // Looked for once: another shim may make it meanwhile.
     let cache = place.canonicalize().ok();
     let nearest = || place.ancestors().find_map(|found| found.canonicalize().ok());
     let Some(found) = cache.clone().or_else(nearest) else { return Ok(()) };
     let who = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
-    for Dir { host, .. } in dirs.iter().filter(|dir| dir.writable) {
+    for Directory { host, .. } in dirs.iter().filter(|dir| dir.writable) {
         let granted = Path::new(host);
         let is_above =
             who(granted).is_some_and(|granted| found.ancestors().any(|above| who(above) == Some(granted)));
@@ -236,7 +236,8 @@ mod tests {
         fs::create_dir_all(root.join("home/project")).unwrap();
         std::os::unix::fs::symlink("home", root.join("link")).unwrap();
         let refused = |place: &str, granted: &str| {
-            let grant = |more| Dir::parse(&format!("{}::/x{more}", root.join(granted).display())).unwrap();
+            let grant =
+                |more| Directory::parse(&format!("{}::/x{more}", root.join(granted).display())).unwrap();
             assert!(
                 refuse_grants_of(&root.join(place), &[grant(":ro")]).is_ok(),
                 "read-only: {place} {granted}"

@@ -3,6 +3,7 @@
 //! An artifact loads only into an engine that was configured like the one that made it; whatever changes generated code
 //! therefore belongs here and nowhere else.
 
+use shim_interface::Proposal;
 use std::collections::BTreeMap;
 use wasmtime::{Config, ModuleVersionStrategy, WasmBacktraceDetails};
 
@@ -32,35 +33,34 @@ pub struct Tuning {
     /// What was built for debugging is named in backtraces by file and line.
     pub details: bool,
     /// Proposals that are switched on or off, by their names in the wasmtime CLI.
-    proposals: BTreeMap<&'static str, bool>,
+    proposals: BTreeMap<Proposal, bool>,
 }
 
-/// A part of the language that can be switched, under its name in the wasmtime CLI.
-type Proposal = (&'static str, fn(&mut Config, bool) -> &mut Config);
-
-/// Those that wasmtime implements, without which nothing else breaks when they are off.
-const PROPOSALS: &[Proposal] = &[
-    ("bulk-memory", Config::wasm_bulk_memory),
-    ("component-model-async", Config::wasm_component_model_async),
-    ("component-model-error-context", Config::wasm_component_model_error_context),
-    ("component-model-fixed-length-lists", Config::wasm_component_model_fixed_length_lists),
-    ("component-model-map", Config::wasm_component_model_map),
-    ("custom-page-sizes", Config::wasm_custom_page_sizes),
-    ("exceptions", Config::wasm_exceptions),
-    ("extended-const", Config::wasm_extended_const),
-    ("function-references", Config::wasm_function_references),
-    ("gc", Config::wasm_gc),
-    ("memory64", Config::wasm_memory64),
-    ("multi-memory", Config::wasm_multi_memory),
-    ("multi-value", Config::wasm_multi_value),
-    ("reference-types", Config::wasm_reference_types),
-    ("relaxed-simd", Config::wasm_relaxed_simd),
-    ("relaxed-simd-deterministic", Config::relaxed_simd_deterministic),
-    ("simd", Config::wasm_simd),
-    ("tail-call", Config::wasm_tail_call),
-    ("threads", Config::wasm_threads),
-    ("wide-arithmetic", Config::wasm_wide_arithmetic),
-];
+/// What wasmtime calls the switch of a proposal.
+fn switch(proposal: Proposal) -> fn(&mut Config, bool) -> &mut Config {
+    match proposal {
+        Proposal::BulkMemory => Config::wasm_bulk_memory,
+        Proposal::ComponentModelAsync => Config::wasm_component_model_async,
+        Proposal::ComponentModelErrorContext => Config::wasm_component_model_error_context,
+        Proposal::ComponentModelFixedLengthLists => Config::wasm_component_model_fixed_length_lists,
+        Proposal::ComponentModelMap => Config::wasm_component_model_map,
+        Proposal::CustomPageSizes => Config::wasm_custom_page_sizes,
+        Proposal::Exceptions => Config::wasm_exceptions,
+        Proposal::ExtendedConst => Config::wasm_extended_const,
+        Proposal::FunctionReferences => Config::wasm_function_references,
+        Proposal::Gc => Config::wasm_gc,
+        Proposal::Memory64 => Config::wasm_memory64,
+        Proposal::MultiMemory => Config::wasm_multi_memory,
+        Proposal::MultiValue => Config::wasm_multi_value,
+        Proposal::ReferenceTypes => Config::wasm_reference_types,
+        Proposal::RelaxedSimd => Config::wasm_relaxed_simd,
+        Proposal::RelaxedSimdDeterministic => Config::relaxed_simd_deterministic,
+        Proposal::Simd => Config::wasm_simd,
+        Proposal::TailCall => Config::wasm_tail_call,
+        Proposal::Threads => Config::wasm_threads,
+        Proposal::WideArithmetic => Config::wasm_wide_arithmetic,
+    }
+}
 
 impl Tuning {
     /// Takes the setting `name` if it is one that changes code; false if it is not. Values are those of the wasmtime
@@ -74,10 +74,8 @@ impl Tuning {
             "epoch-interruption" => self.epochs = is_yes(name, value)?,
             "backtrace-details" => self.details = is_yes(name, value)?,
             _ => {
-                let Some((known, _)) = PROPOSALS.iter().find(|(known, _)| *known == name) else {
-                    return Ok(false);
-                };
-                self.proposals.insert(known, is_yes(name, value)?);
+                let Some(proposal) = Proposal::named(name) else { return Ok(false) };
+                self.proposals.insert(proposal, is_yes(name, value)?);
             }
         }
         Ok(true)
@@ -90,7 +88,7 @@ impl Tuning {
         said.extend(self.epochs.then(|| "epoch-interruption=y".to_owned()));
         said.extend(self.details.then(|| "backtrace-details=y".to_owned()));
         let word = |on: &bool| if *on { "y" } else { "n" };
-        said.extend(self.proposals.iter().map(|(name, on)| format!("{name}={}", word(on))));
+        said.extend(self.proposals.iter().map(|(proposal, on)| format!("{}={}", proposal.name(), word(on))));
         said
     }
 }
@@ -127,11 +125,12 @@ pub fn config(tuning: &Tuning) -> wasmtime::Result<Config> {
         } else {
             WasmBacktraceDetails::Disable
         });
-    for (name, switch) in PROPOSALS {
+    for proposal in Proposal::ALL {
         // One is nothing without the other.
-        let implied = (*name == "relaxed-simd").then_some("simd").and_then(|simd| tuning.proposals.get(simd));
-        if let Some(on) = tuning.proposals.get(name).or(implied.filter(|on| !**on)) {
-            switch(&mut config, *on);
+        let is_part = proposal == Proposal::RelaxedSimd;
+        let implied = tuning.proposals.get(&Proposal::Simd).filter(|on| is_part && !**on);
+        if let Some(on) = tuning.proposals.get(&proposal).or(implied) {
+            switch(proposal)(&mut config, *on);
         }
     }
     Ok(config)

@@ -8,11 +8,12 @@ use crate::args::Guest;
 use crate::code::Code;
 use crate::engine;
 use crate::limits::Limits;
-use crate::outcome::{Kind, Outcome, Refusal, say};
+use crate::outcome::{Outcome, Refusal, say};
 use crate::settings::Wasm;
 use crate::wasi::{self, Host, ModuleHost};
 use crate::world::{Wasi, World};
 use crate::{artifact, invoke, process, systemd};
+use shim_interface::{Kind, Status};
 use std::fs;
 use std::time::Duration;
 use wasmtime::component::Component;
@@ -87,9 +88,11 @@ pub fn run(code: &Code, guest: &Guest) -> Result<Outcome> {
 fn end_after(timeout: Duration) -> Result<()> {
     let end = move || {
         std::thread::sleep(timeout);
-        let text = format!("{}: it ran longer than the {timeout:?} that -W timeout gives it", Kind::Deadline);
-        systemd::notify_status(&text);
-        process::end_saying(format!("wasm-shim: {text}\n").as_bytes(), Kind::Deadline.code().into());
+        let kind = Kind::Deadline;
+        let text = format!("it ran longer than the {timeout:?} that -W timeout gives it");
+        let status = Status::Ended { kind, text };
+        systemd::notify_status(&status);
+        process::end_saying(format!("wasm-shim: {status}\n").as_bytes(), kind.code().into());
     };
     std::thread::Builder::new()
         .name("deadline".to_owned())

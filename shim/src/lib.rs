@@ -9,9 +9,9 @@
 //! ```text
 //! args ──► artifact ──► code ──► world ──► guest ──► outcome
 //! settings  content,    map it    what     serve      exit code,
-//! grants    cache,      into an   it is      │        what was said
+//! env       cache,      into an   it is      │        what was said
 //!   what    compiler    engine    for        ▼        on stderr
-//!   was                                    wasi, outgoing, limits:
+//!   was                                    wasi, network, outgoing, limits:
 //!   asked                                  what the guest may touch
 //! ```
 //!
@@ -33,12 +33,12 @@ pub mod code;
 pub mod connections;
 pub mod content;
 pub mod engine;
+#[cfg(feature = "run")]
+pub mod env;
 #[cfg(any(feature = "compile", test))]
 pub mod exports;
 #[cfg(all(test, feature = "run"))]
 mod fuzz;
-#[cfg(feature = "run")]
-pub mod grants;
 #[cfg(feature = "run")]
 pub mod guest;
 #[cfg(any(feature = "compile", test))]
@@ -51,6 +51,8 @@ pub mod inspect;
 pub mod invoke;
 #[cfg(feature = "run")]
 pub mod limits;
+#[cfg(feature = "run")]
+pub mod network;
 #[cfg(feature = "run")]
 pub mod outcome;
 #[cfg(feature = "run")]

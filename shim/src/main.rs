@@ -67,5 +67,5 @@ fn either(guest: Guest) -> Result<u8> {
 }
 
 fn report(outcome: &Outcome, guest: &Guest) -> u8 {
-    outcome.report(guest.network.first_denial().as_deref())
+    outcome.report(guest.network.first_denial().as_ref())
 }

@@ -18,58 +18,11 @@
 
 use crate::limits::Limits;
 use crate::systemd;
+use shim_interface::{Denial, Kind, Status};
 use std::fmt;
 use std::io::{self, Write as _};
 use wasmtime::{Error, Result, Trap, WasmBacktrace, WasmCoreDump};
 use wasmtime_wasi::I32Exit;
-
-/// Why a guest did not end by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Its instructions are used up.
-    OutOfFuel,
-    /// It needed more memory than it may have.
-    MemoryLimit,
-    /// Its time is over.
-    Deadline,
-    /// It is not its fault.
-    Failed,
-    /// It is nothing that can be run.
-    BadModule,
-    /// Something that it needs is not there.
-    MissingImport,
-    /// It did what no guest may.
-    Trap,
-}
-
-impl Kind {
-    /// The process's exit code, example 134.
-    pub fn code(self) -> u8 {
-        match self {
-            Self::OutOfFuel => 121,
-            Self::MemoryLimit => 122,
-            Self::Deadline => 124,
-            Self::Failed => 125,
-            Self::BadModule => 126,
-            Self::MissingImport => 127,
-            Self::Trap => 134,
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::OutOfFuel => "out of fuel",
-            Self::MemoryLimit => "memory limit",
-            Self::Deadline => "deadline",
-            Self::Failed => "failed",
-            Self::BadModule => "bad module",
-            Self::MissingImport => "missing import",
-            Self::Trap => "trap",
-        })
-    }
-}
 
 /// Why a guest cannot be run, in its own fault; an error that stands somewhere in a chain of errors.
 #[derive(Debug)]
@@ -149,10 +102,10 @@ impl Outcome {
     }
 
     /// Says on stderr what the guest could not, and returns the exit code. `denied` is what it was denied before.
-    pub fn report(&self, denied: Option<&str>) -> u8 {
+    pub fn report(&self, denied: Option<&Denial>) -> u8 {
         match (self, denied) {
             (Self::Exit(code), Some(denied)) if *code != 0 => {
-                systemd::notify_status(&format!("denied: {denied}"));
+                systemd::notify_status(&Status::Denied(denied.clone()));
                 *code
             }
             (Self::Exit(code), _) => *code,
@@ -161,8 +114,8 @@ impl Outcome {
                 // Many programs trap of what they were denied.
                 let denied =
                     denied.map(|what| format!("; before that it was denied: {what}")).unwrap_or_default();
-                let first = lines.first().map_or("", String::as_str);
-                systemd::notify_status(&format!("{kind}: {first}{denied}"));
+                let text = lines.first().cloned().unwrap_or_default() + &denied;
+                systemd::notify_status(&Status::Ended { kind: *kind, text });
                 kind.code()
             }
         }
@@ -175,9 +128,9 @@ pub fn report_not_started(error: &Error) -> u8 {
         .chain()
         .find_map(|cause| cause.downcast_ref::<Refusal>())
         .map_or(Kind::Failed, |refusal| refusal.kind);
-    let why = causes(error);
-    say(&why);
-    systemd::notify_status(&format!("{kind}: {why}"));
+    let text = causes(error);
+    say(&text);
+    systemd::notify_status(&Status::Ended { kind, text });
     kind.code()
 }
 

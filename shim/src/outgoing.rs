@@ -3,13 +3,14 @@
 //! A name is looked up here, and it is the address that is granted or not, so that nobody gets around the grants by what
 //! the name's owner answers.
 
-use crate::grants::Network;
+use crate::network::Network;
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming};
 use rustls::pki_types::ServerName;
+use shim_interface::Denial;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -102,7 +103,10 @@ async fn connect(host: &str, port: u16, network: &Network, lookup: bool) -> Resu
     let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
         Ok(address) => vec![(address, port).into()],
         Err(_) if !lookup => {
-            network.deny(format!("look up {host}"), "-S allow-ip-name-lookup (in a job `wasm.name_lookup`)");
+            network.deny(
+                Denial::Lookup { name: host.to_owned() },
+                "-S allow-ip-name-lookup (in a job `wasm.name_lookup`)",
+            );
             return Err(Error::HttpRequestDenied);
         }
         Err(_) => {

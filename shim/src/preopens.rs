@@ -5,10 +5,10 @@
 //! a server. So no link is followed to a granted directory, wherever the link is and whoever made it, and instances share
 //! the descriptors that were opened at the start.
 
-use crate::grants::Dir;
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
+use shim_interface::Directory;
 use std::path::{Component, Path, PathBuf};
 use wasmtime::error::Context as _;
 use wasmtime::{Error, Result, bail};
@@ -23,7 +23,7 @@ impl Preopens {
     ///
     /// # Errors
     /// As [`open`].
-    pub fn open(dirs: &[Dir]) -> Result<Self> {
+    pub fn open(dirs: &[Directory]) -> Result<Self> {
         let mut wasi = WasiCtx::builder();
         open(dirs, &mut wasi)?;
         Ok(Self(wasi.build().filesystem().clone()))
@@ -40,7 +40,7 @@ impl Preopens {
 /// # Errors
 /// When one of them does not exist, is not a directory, may not be read, or its path has a symbolic link in it; the
 /// message names the option.
-pub fn open(dirs: &[Dir], wasi: &mut WasiCtxBuilder) -> Result<()> {
+pub fn open(dirs: &[Directory], wasi: &mut WasiCtxBuilder) -> Result<()> {
     for dir in dirs {
         let permissions = if dir.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
         let granted = || format!("--dir (in a job `wasm.dirs`): open directory `{}` for the guest", dir.host);
@@ -57,7 +57,7 @@ pub fn open(dirs: &[Dir], wasi: &mut WasiCtxBuilder) -> Result<()> {
 }
 
 /// What the directory that was granted as `.`, in which relative paths begin, is called otherwise.
-fn working_directory(dirs: &[Dir]) -> Option<String> {
+fn working_directory(dirs: &[Directory]) -> Option<String> {
     let here = Path::new(&dirs.iter().find(|dir| dir.guest == ".")?.host);
     let named = dirs.iter().filter(|dir| dir.guest.starts_with('/')).filter_map(|dir| {
         let rest = here.strip_prefix(&dir.host).ok()?;

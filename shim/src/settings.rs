@@ -1,6 +1,7 @@
 //! What is said with `-W` and `-S`, under the names of the wasmtime CLI.
 
 use crate::engine::{Tuning, is_yes};
+use shim_interface::digits;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -178,11 +179,6 @@ fn from_env(variable: &str) -> Result<Vec<(String, String)>, String> {
         _ => Err(format!("`--config-env {variable}`: the value of `{name}` is not a text")),
     };
     read.into_iter().map(text).collect()
-}
-
-/// A number in digits alone: Rust would take a sign, too.
-pub fn digits<N: std::str::FromStr>(said: &str) -> Option<N> {
-    said.starts_with(|c: char| c.is_ascii_digit()).then(|| said.parse().ok()).flatten()
 }
 
 fn number<N: std::str::FromStr>(name: &str, value: Option<&str>, option: &str) -> Result<N, String> {

@@ -1,5 +1,6 @@
 //! What a process and the systemd that started it say to each other: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3).
 
+use shim_interface::Status;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::RawFd;
@@ -25,14 +26,14 @@ pub fn notify(state: &str) {
 
 /// Tells it how we are, in one line, which it shows beside the unit. Nobody else can say something there, while a guest
 /// can write to stderr what it likes.
-pub fn notify_status(text: &str) {
-    notify(&status(text));
+pub fn notify_status(status: &Status) {
+    notify(&line(&status.to_string()));
 }
 
 /// Of a longer message systemd reads nothing (NOTIFY_BUFFER_MAX is 4096 bytes). Names in it may be a guest's.
 const STATUS_MAX: usize = 2048;
 
-fn status(text: &str) -> String {
+fn line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     format!("STATUS={}", &line[..line.floor_char_boundary(STATUS_MAX)])
 }
@@ -87,7 +88,7 @@ mod tests {
     fn fuzz_a_status_is_one_assignment_whatever_a_guest_calls_itself() {
         let text = prop_oneof!["(trap: |\n|\r|READY=1|MAINPID=1|é|\\x00|x{1000}){0,5}", any::<String>()];
         holds_for(&text, |text| {
-            let told = status(&text);
+            let told = line(&text);
             let said = told.strip_prefix("STATUS=").ok_or_else(|| TestCaseError::fail(told.clone()))?;
             prop_assert!(!said.contains('\n') && said.len() <= STATUS_MAX && text.starts_with(said));
             Ok(())

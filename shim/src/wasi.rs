@@ -3,8 +3,8 @@
 
 use crate::args::Guest;
 use crate::code::Code;
-use crate::grants::Network;
 use crate::limits::Limits;
+use crate::network::Network;
 use crate::outcome::Refusal;
 use crate::outgoing::Outgoing;
 use crate::preopens::{self, Preopens};

@@ -2,7 +2,7 @@
 
 use super::{Server, TICK};
 use crate::systemd;
-use std::fmt;
+use shim_interface::{Served, Status};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,19 +22,6 @@ pub(super) struct Counts {
     pub(super) changed: Notify,
 }
 
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seen = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        write!(
-            f,
-            "serving: requests={} traps={} timeouts={}",
-            seen(&self.requests),
-            seen(&self.traps),
-            seen(&self.timeouts)
-        )
-    }
-}
-
 /// A request that is being answered.
 pub(super) struct Active(pub(super) Arc<Server>);
 
@@ -47,8 +34,16 @@ impl Drop for Active {
 
 impl Server {
     /// For systemd.
-    pub(super) fn status(&self) -> String {
-        format!("{} active={}", self.counts, self.load.active())
+    pub(super) fn served(&self) -> Served {
+        let seen = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let Counts { requests, traps, timeouts, .. } = &self.counts;
+        Served {
+            requests: seen(requests),
+            traps: seen(traps),
+            timeouts: seen(timeouts),
+            active: u64::try_from(self.load.active()).unwrap_or(u64::MAX),
+            stopping: false,
+        }
     }
 }
 
@@ -58,7 +53,7 @@ pub(super) async fn report(server: Arc<Server>) {
         server.counts.changed.notified().await;
         // What belongs together is told together.
         sleep(TICK).await;
-        systemd::notify_status(&server.status());
+        systemd::notify_status(&Status::Serving(server.served()));
         sleep(REPORT).await;
     }
 }

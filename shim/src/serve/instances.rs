@@ -2,9 +2,10 @@
 
 use super::Server;
 use crate::code::Code;
-use crate::outcome::{self, Kind, Outcome, Refusal};
+use crate::outcome::{self, Outcome, Refusal};
 use crate::wasi::{self, Host};
 use crate::world::{Wasi, World};
+use shim_interface::Kind;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

@@ -34,6 +34,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use shim_interface::{Served, Status};
 use std::convert::Infallible;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
@@ -182,7 +183,7 @@ impl Server {
         }
         drop(listener);
         // Not `STOPPING=1`: systemd would not keep the exit status until somebody asks for it (RemainAfterExit=).
-        systemd::notify_status(&format!("{} stopping=1", self.status()));
+        systemd::notify_status(&Status::Serving(Served { stopping: true, ..self.served() }));
         let cut = |why: &str| {
             let left = self.load.active();
             outcome::say(&format!("ended {why}, with {left} requests unfinished"));

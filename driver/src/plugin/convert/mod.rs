@@ -21,7 +21,7 @@ use crate::systemd;
 use crate::task::config::{TaskId, TaskIdentity};
 use crate::task::live::events::Event;
 use crate::task::live::exec as command;
-use crate::task::wasm::outcome::Served;
+use crate::task::wasm::outcome;
 use crate::task::{self as tasks, Exit, Handle, Phase, Saved};
 
 /// The version of what we save in a handle. Zero is Nomad's own; older versions must stay readable for ever.
@@ -86,7 +86,7 @@ pub(super) fn inspect_response(handle: &Handle) -> wire::InspectTaskResponse {
         driver: Some(wire::TaskDriverStatus {
             attributes: [("unit", handle.unit().to_string()), ("pid", handle.pid().to_string())]
                 .into_iter()
-                .chain(handle.served().iter().flat_map(Served::attributes))
+                .chain(handle.served().iter().flat_map(outcome::attributes))
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
         }),

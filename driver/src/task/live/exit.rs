@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::systemd::{MainExit, Service, UnitState};
 use crate::task::spec;
-use crate::task::wasm::outcome::{Outcome, Served};
+use crate::task::wasm::outcome::{self, Outcome};
 
 /// What a task is doing.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,11 +119,11 @@ pub(super) fn word_of_the_end(
     // systemd listens to the runner of WebAssembly alone, which says so when a guest did not end by itself.
     let outcome = Outcome::of(&state.status_text)?;
     let message = format!("WebAssembly: {}", outcome.message());
-    Some((message, vec![("wasm_outcome", outcome.kind.to_owned()), ("wasm_message", outcome.text)]))
+    Some((message, vec![("wasm_outcome", outcome.kind().to_owned()), ("wasm_message", outcome.text())]))
 }
 
 /// That requests of a server went wrong.
 pub(super) fn word_of_trouble(word: &str, said: &str) -> Word {
-    let details = Served::of(said).map(|served| served.attributes().into()).unwrap_or_default();
+    let details = outcome::served(said).map(|served| outcome::attributes(&served).into()).unwrap_or_default();
     (format!("WebAssembly: {word}"), details)
 }

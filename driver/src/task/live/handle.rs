@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use shim_interface::Served;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
 
@@ -24,7 +25,7 @@ use crate::task::live::owner::Owner;
 use crate::task::live::saved::{Companions, Saved, boot_id};
 use crate::task::live::signal::Signal;
 use crate::task::sandbox::policy::Policy;
-use crate::task::wasm::outcome::Served;
+use crate::task::wasm::outcome;
 
 /// How long systemd may take to answer before a task is signalled without it.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
@@ -65,7 +66,7 @@ impl Handle {
         if let Some(exit) = Exit::of(&state) {
             sender.send_replace(Phase::Exited(exit));
         }
-        let served_before = if serves { Served::of(&state.status_text) } else { None };
+        let served_before = if serves { outcome::served(&state.status_text) } else { None };
         let (served_sender, served) = watch::channel(served_before);
         let handle = Self {
             saved: Saved {

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use shim_interface::Served;
 use tokio::sync::watch;
 
 use super::events::Events;
@@ -23,7 +24,7 @@ use super::saved::Companions;
 use super::signal::Signal;
 use crate::systemd::{Systemd, Unit, UnitState, Whom};
 use crate::task::config::TaskIdentity;
-use crate::task::wasm::outcome::{Served, Trouble};
+use crate::task::wasm::outcome::{self, Trouble};
 
 /// What the owner needs, and whom it tells.
 pub(super) struct Owner {
@@ -78,7 +79,7 @@ impl Owner {
             Followed::Abandoned => return,
         };
         // Its last words may have come with its end.
-        if let Some(served) = Served::of(&state.status_text).filter(|_| self.companions.serves) {
+        if let Some(served) = outcome::served(&state.status_text).filter(|_| self.companions.serves) {
             self.take_note(served, &mut trouble);
             if let Some(word) = trouble.tell() {
                 self.tell(word_of_trouble(&word, &state.status_text));
@@ -107,7 +108,7 @@ impl Owner {
                 state = self.unit.main_ended() => return Followed::Ending(state),
                 text = self.unit.says_other_than(&said), if self.companions.serves => {
                     said = text;
-                    if let Some(served) = Served::of(&said) {
+                    if let Some(served) = outcome::served(&said) {
                         self.take_note(served, trouble);
                     }
                 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::task::config::{NetworkMode, Notify, Socket, TaskConfig};
 use crate::task::host::view::{PLAIN_PATH, is_plain};
 use crate::task::spec::{Error, check_name, duration};
-use crate::task::wasm::server;
 
 /// How many sockets a task may have.
 const SOCKETS_MAX: usize = 32;
@@ -50,7 +49,7 @@ pub struct Readiness {
 /// The sockets of a task.
 pub(crate) fn listeners(config: &TaskConfig) -> Result<Vec<Listener>, Error> {
     let said = config.driver.socket.iter().map(|socket| listener(socket, config));
-    let sockets = server::listener(config).transpose().into_iter().chain(said);
+    let sockets = listener_of_server(config).transpose().into_iter().chain(said);
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
     if sockets.len() > SOCKETS_MAX {
         let reason =
@@ -94,6 +93,28 @@ fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
     Ok(Listener { name: name.clone(), at, datagrams, mode })
 }
 
+/// How long a server may take until it serves, if its job has no `notify` block.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// The socket of the port that the guest serves on. It comes before all others of that name.
+fn listener_of_server(config: &TaskConfig) -> Result<Option<Listener>, Error> {
+    let serve = config.driver.wasm.as_ref().and_then(|wasm| wasm.serve.as_ref());
+    let Some(label) = serve.and_then(|serve| serve.port.as_ref()) else { return Ok(None) };
+    check_name("wasm.serve.port", label)?;
+    let at = address_of_port(label, config).ok_or_else(|| Error::Option {
+        option: "wasm.serve.port",
+        value: label.clone(),
+        wanted: "the label of a port in the group's `network` block",
+    })?;
+    Ok(Some(Listener { name: label.clone(), at: Address::Port(at), datagrams: false, mode: None }))
+}
+
+/// What the runner of a server says of itself, unless the job has a `notify` block.
+fn readiness_of_server(config: &TaskConfig) -> Readiness {
+    let serves = config.driver.wasm.as_ref().is_some_and(|wasm| wasm.serve.is_some());
+    Readiness { ready_within: serves.then_some(READY_WITHIN), ..Readiness::default() }
+}
+
 /// Where a socket for the port of that label listens: what Nomad allocated, and never what a variable says.
 pub(crate) fn address_of_port(label: &str, config: &TaskConfig) -> Option<SocketAddr> {
     let port = config.ports.get(label)?;
@@ -106,7 +127,7 @@ pub(crate) fn address_of_port(label: &str, config: &TaskConfig) -> Option<Socket
 
 pub(crate) fn readiness(config: &TaskConfig) -> Result<Readiness, Error> {
     let Some(Notify { ready_within, watchdog, access }) = &config.driver.notify else {
-        return Ok(server::readiness(config));
+        return Ok(readiness_of_server(config));
     };
     let time = |option, text: &String| {
         duration(text).map_err(|wanted| Error::Option { option, value: text.clone(), wanted })

@@ -2,73 +2,64 @@
 
 use std::path::Path;
 
+use shim_interface::Directory;
+
 use crate::task::config::Mount;
 use crate::task::host::view::{TaskDirs, View, is_plain};
 use crate::task::spec::{Error, check_length};
 
-/// A directory as the runner takes it.
-pub(super) fn directory(said: &str) -> Result<String, Error> {
+/// A directory that the job names, as the runner takes it.
+pub(super) fn directory(said: &str) -> Result<Directory, Error> {
     check_length("wasm.dirs", said)?;
-    let (path, name) = match said.split_once("::") {
-        Some((path, name)) => (path, name.strip_suffix(":ro").unwrap_or(name)),
-        None => (said, said),
-    };
+    let wanted = "\"PATH\", \"PATH::NAME\" or \"PATH::NAME:ro\" with an absolute path without `..`, and no other colon";
+    let wrong = || Error::Option { option: "wasm.dirs", value: said.to_owned(), wanted };
+    let directory = Directory::parse(said).map_err(|_| wrong())?;
+    let path = Path::new(&directory.host);
     // Through /proc a guest would reach the memory of its runner, and its environment.
     let of_the_system = ["/proc", "/sys", "/dev", "/run/systemd"];
-    if Path::new(path).parent().is_none()
-        || of_the_system.iter().any(|directory| Path::new(path).starts_with(directory))
-    {
+    if path.parent().is_none() || of_the_system.iter().any(|directory| path.starts_with(directory)) {
         let reason = format!(
-            "`{path}` belongs to the system, and a guest could change its own runner there; grant a \
-                              directory of the task's, or a volume"
+            "`{}` belongs to the system, and a guest could change its own runner there; grant a \
+                              directory of the task's, or a volume",
+            path.display()
         );
         return Err(Error::Refused { option: "wasm.dirs".to_owned(), reason });
     }
-    // A wrong word after the last colon would be a directory that can be written to; so would `PATH::ro`.
-    if is_plain(Path::new(path)) && !["", "ro", "rw"].contains(&name) && !name.contains(':') {
-        return Ok(said.to_owned());
-    }
-    let wanted = "\"PATH\", \"PATH::NAME\" or \"PATH::NAME:ro\" with an absolute path without `..`, and no other colon";
-    Err(Error::Option { option: "wasm.dirs", value: said.to_owned(), wanted })
+    if is_plain(path) { Ok(directory) } else { Err(wrong()) }
 }
 
 /// The task's own directories under the names that its environment says, and its volumes.
-pub(super) fn usual_directories(view: &View, dirs: &TaskDirs, mounts: &[Mount]) -> Vec<String> {
+pub(super) fn usual_directories(view: &View, dirs: &TaskDirs, mounts: &[Mount]) -> Vec<Directory> {
     // The runner follows no link; the way to the allocation is the agent's, and may have some.
     let real = dirs.alloc_dir.canonicalize().unwrap_or_else(|_| dirs.alloc_dir.clone());
+    let granted = |host: &Path, guest: &Path, writable| Directory {
+        host: host.display().to_string(),
+        guest: guest.display().to_string(),
+        writable,
+    };
     let own = dirs.pairs().map(|(host, inside)| match view {
-        View::Private { .. } | View::Own => format!("{inside}::{inside}"),
-        View::Host => {
-            let way = host.strip_prefix(&dirs.alloc_dir).unwrap_or(host);
-            format!("{}::{}", real.join(way).display(), host.display())
-        }
+        View::Private { .. } | View::Own => granted(Path::new(inside), Path::new(inside), true),
+        View::Host => granted(&real.join(host.strip_prefix(&dirs.alloc_dir).unwrap_or(host)), host, true),
     });
     // A plugin of devices may mount files.
-    let volumes = mounts.iter().filter(|mount| !mount.source.is_file()).map(|mount| {
-        let read_only = if mount.read_only { ":ro" } else { "" };
-        format!("{0}::{0}{read_only}", mount.target.display())
-    });
+    let volumes = mounts.iter().filter(|mount| !mount.source.is_file());
+    let volumes = volumes.map(|mount| granted(&mount.target, &mount.target, !mount.read_only));
     own.into_iter().chain(volumes).collect()
 }
 
 /// The directory in which relative paths of a guest begin, `.` in WASI: where the task begins, if that is granted, and
 /// with no more rights than it is granted with. None where the job says itself what `.` or `/` is.
-pub(super) fn here(dirs: &[String], working_directory: &Path) -> Option<String> {
-    let parts = dirs.iter().map(|dir| {
-        let (path, name) = dir.split_once("::").unwrap_or((dir, dir));
-        let (name, mode) = name.strip_suffix(":ro").map_or((name, ""), |name| (name, ":ro"));
-        (path, name, mode)
-    });
-    let parts: Vec<_> = parts.collect();
-    if parts.iter().any(|(_, name, _)| [".", "/"].contains(name)) {
+pub(super) fn here(dirs: &[Directory], working_directory: &Path) -> Option<Directory> {
+    if dirs.iter().any(|dir| [".", "/"].contains(&dir.guest.as_str())) {
         return None;
     }
-    let within = parts.iter().filter_map(|(path, name, mode)| {
+    let within = dirs.iter().filter_map(|Directory { host, guest, writable }| {
         // The name is how the task itself calls it, where the path is the runner's.
         let rest =
-            working_directory.strip_prefix(path).or_else(|_| working_directory.strip_prefix(name)).ok()?;
-        let here = Path::new(path).join(rest);
-        Some((path.len(), format!("{}::.{mode}", here.display().to_string().trim_end_matches('/'))))
+            working_directory.strip_prefix(host).or_else(|_| working_directory.strip_prefix(guest)).ok()?;
+        let here = Path::new(host).join(rest).display().to_string();
+        let host_of_here = here.trim_end_matches('/').to_owned();
+        Some((host.len(), Directory { host: host_of_here, guest: ".".to_owned(), writable: *writable }))
     });
     within.max_by_key(|(length, _)| *length).map(|(_, here)| here)
 }
@@ -80,8 +71,8 @@ mod tests {
     #[test]
     fn relative_paths_begin_where_the_task_does_if_that_is_granted() {
         let here = |dirs: &[&str], work_dir: &str| {
-            let dirs: Vec<String> = dirs.iter().map(|dir| (*dir).to_owned()).collect();
-            super::here(&dirs, Path::new(work_dir))
+            let dirs: Vec<Directory> = dirs.iter().map(|dir| Directory::parse(dir).unwrap()).collect();
+            super::here(&dirs, Path::new(work_dir)).map(|here| here.to_string())
         };
         let usual = ["/local::/local", "/alloc::/alloc", "/srv::/srv:ro"];
         assert_eq!(here(&usual, "/local").as_deref(), Some("/local::."));
@@ -97,9 +88,10 @@ mod tests {
 
     #[test]
     fn a_directory_is_a_path_of_the_task_with_a_name() {
-        for said in ["/local", "/local::/data", "/alloc/data::.:ro", "/local::/x:ro"] {
-            assert_eq!(directory(said).unwrap(), said);
+        for said in ["/local::/local", "/local::/data", "/alloc/data::.:ro", "/local::/x:ro"] {
+            assert_eq!(directory(said).unwrap().to_string(), said);
         }
+        assert_eq!(directory("/local").unwrap().to_string(), "/local::/local");
         for wrong in ["", "data", "::/data", "/local::", "/local/../etc", "/local:::ro"] {
             assert!(directory(wrong).unwrap_err().to_string().contains("`wasm.dirs`"), "{wrong}");
         }

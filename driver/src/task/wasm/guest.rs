@@ -13,6 +13,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use shim_interface::{Directory, Proposal};
+
 use crate::systemd::{self, Assignment, Features};
 use crate::task::config::{NetworkMode, TaskConfig, Wasm};
 use crate::task::host::view::{TaskDirs, View};
@@ -32,30 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const RUNNER: u64 = 8 << 20;
 /// A task with less memory is too small to set that much aside.
 const ROOMY: u64 = 16 << 20;
-
-/// The parts of the language that can be switched, by their names in the wasmtime command line.
-pub const PROPOSALS: &[&str] = &[
-    "bulk-memory",
-    "component-model-async",
-    "component-model-error-context",
-    "component-model-fixed-length-lists",
-    "component-model-map",
-    "custom-page-sizes",
-    "exceptions",
-    "extended-const",
-    "function-references",
-    "gc",
-    "memory64",
-    "multi-memory",
-    "multi-value",
-    "reference-types",
-    "relaxed-simd",
-    "relaxed-simd-deterministic",
-    "simd",
-    "tail-call",
-    "threads",
-    "wide-arithmetic",
-];
 
 /// What a guest is granted, and within which limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,13 +68,13 @@ impl Guest {
         let wasm = config.driver.wasm.as_ref().unwrap_or(&nothing);
         let mut options = Vec::new();
         let mut option = |name: &str, value: String| options.extend([name.to_owned(), value]);
-        let mut dirs: Vec<String> = match &wasm.dirs {
+        let mut dirs: Vec<Directory> = match &wasm.dirs {
             Some(said) => said.iter().map(|said| directory(said)).collect::<Result<_, _>>()?,
             None => usual_directories(view, dirs, &config.mounts),
         };
         dirs.extend(here(&dirs, working_directory));
         for dir in dirs {
-            option("--dir", dir);
+            option("--dir", dir.to_string());
         }
         if !wasm.config.is_empty() {
             option("--config-env", CONFIG.to_owned());
@@ -284,14 +262,11 @@ fn settings(wasm: &Wasm, ceiling: Option<u64>) -> Result<(Vec<String>, Vec<Strin
         changes.push("backtrace-details=y".to_owned());
     }
     for (name, value) in &wasm.proposals {
-        let known = name.replace('_', "-");
-        if !PROPOSALS.contains(&known.as_str()) {
-            return Err(wrong(
-                "wasm.proposals",
-                name,
-                "the name of a proposal that the runner knows, such as `simd` or `memory64`",
-            ));
-        }
+        let known = Proposal::named(&name.replace('_', "-")).ok_or_else(|| {
+            let wanted = "the name of a proposal that the runner knows, such as `simd` or `memory64`";
+            wrong("wasm.proposals", name, wanted)
+        })?;
+        let known = known.name();
         let switch = match value.as_str() {
             "true" => "y",
             "false" => "n",

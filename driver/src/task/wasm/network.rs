@@ -1,7 +1,8 @@
-//! Whom a guest may speak with: the grammar of addresses, what of it the runner is told, and what systemd filters.
+//! Whom a guest may speak with: what the runner is told, and what systemd filters.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
+
+use shim_interface::{AddressRule, Prefix, Protocol};
 
 use crate::task::config::{NetworkMode, Wasm};
 use crate::task::spec::Error;
@@ -9,8 +10,8 @@ use crate::task::spec::Error;
 /// Whom a guest may speak with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Network {
-    pub(super) connect: Vec<Rule>,
-    pub(super) listen: Vec<Rule>,
+    pub(super) connect: Vec<AddressRule>,
+    pub(super) listen: Vec<AddressRule>,
     pub(super) everything: bool,
     pub(super) lookup: bool,
 }
@@ -21,7 +22,7 @@ impl Network {
             let rule = |said: &String| {
                 let wanted = "addresses and ports such as \"tcp:10.0.0.0/8:5432\", \"[::1]:53\" or \"*:443\" (no host names: \
                           `wasm.name_lookup` lets a guest look them up)";
-                Rule::parse(said).ok_or_else(|| Error::Option { option, value: said.clone(), wanted })
+                AddressRule::parse(said).map_err(|_| Error::Option { option, value: said.clone(), wanted })
             };
             said.iter().map(rule).collect::<Result<Vec<_>, _>>()
         };
@@ -36,8 +37,8 @@ impl Network {
     /// The same for the runner.
     pub(super) fn options(&self) -> impl Iterator<Item = (&'static str, String)> {
         let wasi = |on: bool, name: &str| on.then(|| ("-S", name.to_owned()));
-        let rules = |option, rules: &[Rule]| -> Vec<_> {
-            rules.iter().map(|rule| (option, rule.said.clone())).collect()
+        let rules = |option, rules: &[AddressRule]| -> Vec<_> {
+            rules.iter().map(|rule| (option, rule.to_string())).collect()
         };
         let connect = rules("--connect", &self.connect);
         let switches = [wasi(self.everything, "inherit-network"), wasi(self.lookup, "allow-ip-name-lookup")];
@@ -69,106 +70,28 @@ impl Network {
         if let (Some(peers), Some(servers)) = (peers.collect::<Option<Vec<_>>>(), servers) {
             lines.push(("IPAddressDeny", "any".to_owned()));
             let allowed = peers.into_iter().chain(servers);
-            lines.extend(
-                allowed.map(|Prefix(address, length)| ("IPAddressAllow", format!("{address}/{length}"))),
-            );
+            lines.extend(allowed.map(|prefix| ("IPAddressAllow", prefix.to_string())));
         }
         // Who sends packets binds to a port of the kernel's choice before, and systemd has no word for that.
         let sends = connect.iter().any(|rule| rule.protocol != Some(Protocol::Tcp));
         lines.push(("SocketBindDeny", "tcp".to_owned()));
         lines.extend((!sends).then(|| ("SocketBindDeny", "udp".to_owned())));
-        lines.extend(listen.iter().map(|rule| ("SocketBindAllow", rule.of_port())));
+        lines.extend(listen.iter().map(|rule| ("SocketBindAllow", of_port(rule))));
         lines
     }
 }
 
-/// How an address is spoken with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
-    Tcp,
-    Udp,
-}
-
-/// An address, and how many of its bits count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Prefix(IpAddr, u8);
-
-impl Prefix {
-    fn of(address: IpAddr) -> Self {
-        Self(address, if address.is_ipv4() { 32 } else { 128 })
-    }
-
-    /// Are they all this machine's own?
-    fn is_loopback(&self) -> bool {
-        self.0.is_loopback() && self.1 >= if self.0.is_ipv4() { 8 } else { 128 }
-    }
-}
-
-/// Addresses that are granted, such as `tcp:10.0.0.0/8:5432`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rule {
-    said: String,
-    /// Default: both.
-    protocol: Option<Protocol>,
-    /// Default: every address.
-    prefix: Option<Prefix>,
-    ports: RangeInclusive<u16>,
-}
-
-impl Rule {
-    /// Reads `[tcp:|udp:]ADDRESS[/PREFIX]:PORT[-PORT]`.
-    fn parse(said: &str) -> Option<Self> {
-        let (protocol, rest) = match said.split_once(':') {
-            Some(("tcp", rest)) => (Some(Protocol::Tcp), rest),
-            Some(("udp", rest)) => (Some(Protocol::Udp), rest),
-            _ => (None, said),
-        };
-        let (addresses, ports) = rest.rsplit_once(':')?;
-        let (first, last) =
-            if ports == "*" { ("0", "65535") } else { ports.split_once('-').unwrap_or((ports, ports)) };
-        let (first, last) = (number(first)?, number(last)?);
-        let prefix = if addresses == "*" { None } else { Some(prefix(addresses)?) };
-        (first <= last).then(|| Self { said: said.to_owned(), protocol, prefix, ports: first..=last })
-    }
-
-    /// The same without the address, as systemd's `SocketBindAllow=` has it.
-    fn of_port(&self) -> String {
-        let family = match self.prefix {
-            None => "",
-            Some(Prefix(address, _)) if address.is_ipv4() => "ipv4:",
-            Some(_) => "ipv6:",
-        };
-        let protocol = match self.protocol {
-            None => "",
-            Some(Protocol::Tcp) => "tcp:",
-            Some(Protocol::Udp) => "udp:",
-        };
-        // It has no word for a port of the kernel's choice but all of them.
-        let (first, last) = (self.ports.start(), self.ports.end());
-        if *first == 0 {
-            format!("{family}{protocol}any")
-        } else {
-            format!("{family}{protocol}{first}-{last}")
-        }
-    }
-}
-
-/// A number without a sign.
-pub(super) fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
-    text.starts_with(|c: char| c.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-pub(super) fn prefix(text: &str) -> Option<Prefix> {
-    let (address, length) =
-        text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
-    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let address = match bare {
-        Some(bare) => IpAddr::V6(bare.parse().ok()?),
-        None => IpAddr::V4(address.parse().ok()?),
+/// The port and protocol of a rule, without the address, as systemd's `SocketBindAllow=` has them.
+fn of_port(rule: &AddressRule) -> String {
+    let family = match rule.prefix {
+        None => "",
+        Some(prefix) if prefix.is_ipv4() => "ipv4:",
+        Some(_) => "ipv6:",
     };
-    let Prefix(_, bits) = Prefix::of(address);
-    let length = length.map_or(Some(bits), number).filter(|length| *length <= bits)?;
-    Some(Prefix(address, length))
+    let protocol = rule.protocol.map(|protocol| format!("{protocol}:")).unwrap_or_default();
+    // It has no word for a port of the kernel's choice but all of them.
+    let (first, last) = (rule.ports.start(), rule.ports.end());
+    if *first == 0 { format!("{family}{protocol}any") } else { format!("{family}{protocol}{first}-{last}") }
 }
 
 /// Who is asked for the addresses of names (resolv.conf(5)).
@@ -219,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_says_how_which_addresses_and_which_ports() {
+    fn systemd_is_told_of_a_rule_all_but_the_address() {
         for (said, port) in [
             ("tcp:10.0.0.0/8:5432", "ipv4:tcp:5432-5432"),
             ("[2001:db8::]/32:80-90", "ipv6:80-90"),
@@ -227,28 +150,7 @@ mod tests {
             ("*:*", "any"),
             ("tcp:[::1]:0-10", "ipv6:tcp:any"),
         ] {
-            assert_eq!(Rule::parse(said).map(|rule| rule.of_port()).as_deref(), Some(port), "{said}");
-        }
-        for wrong in [
-            "",
-            "tcp",
-            "80",
-            "::1:80",
-            "1.2.3.4",
-            "1.2.3.4/33:1",
-            "host:80",
-            "1.2.3.4:9-1",
-            "1.2.3.4:70000",
-            "sctp:*:1",
-            "1.2.3.4:+1",
-            "1.2.3.4/+8:1",
-            "[1.2.3.4]:1",
-            "[::1]/129:1",
-            "*/8:1",
-            "*:",
-            "*: 80",
-        ] {
-            assert_eq!(Rule::parse(wrong), None, "{wrong}");
+            assert_eq!(of_port(&AddressRule::parse(said).unwrap()), port, "{said}");
         }
     }
 

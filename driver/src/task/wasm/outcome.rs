@@ -5,123 +5,105 @@
 
 use std::time::Duration;
 
+use shim_interface::{Act, Denial, Kind, Served, Status};
 use tokio::time::Instant;
 
 /// How a guest ended that did not end by itself, or was denied something before it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// Such as `trap`.
-    pub kind: &'static str,
-    /// Such as `out of bounds memory access`.
-    pub text: String,
+pub enum Outcome {
+    /// It was ended.
+    Ended {
+        /// Why.
+        kind: Kind,
+        /// Such as `out of bounds memory access`.
+        text: String,
+    },
+    /// It ended with an exit code that is no success, and was denied this before.
+    Denied(Denial),
 }
-
-/// The kinds of outcomes, and what the author of a job can do about each.
-const KINDS: &[(&str, &str)] = &[
-    ("out of fuel", "`wasm.fuel` says how much it has"),
-    (
-        "memory limit",
-        "`wasm.max_memory` and `wasm.max_table_elements` say how much it may have; not given, it is the task's memory less \
-         8 MiB",
-    ),
-    ("deadline", "`wasm.timeout` says how long it may run"),
-    ("failed", ""),
-    ("bad module", ""),
-    ("missing import", ""),
-    ("trap", ""),
-    ("denied", ""),
-];
 
 impl Outcome {
     /// What these words of the runner's say, if they are about an end.
     pub fn of(said: &str) -> Option<Self> {
-        let (kind, text) = said.split_once(": ")?;
-        let (kind, _) = KINDS.iter().find(|(known, _)| *known == kind)?;
-        Some(Self { kind, text: text.to_owned() })
+        match Status::parse(said)? {
+            Status::Ended { kind, text } => Some(Self::Ended { kind, text }),
+            Status::Denied(denial) => Some(Self::Denied(denial)),
+            Status::Serving(_) => None,
+        }
+    }
+
+    /// For programs, such as `trap`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Ended { kind, .. } => kind.words(),
+            Self::Denied(_) => "denied",
+        }
+    }
+
+    /// For programs, such as `out of bounds memory access`.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Ended { text, .. } => text.clone(),
+            Self::Denied(denial) => denial.to_string(),
+        }
     }
 
     /// For the job's author, with what to do about it.
     pub fn message(&self) -> String {
-        let Self { kind, text } = self;
-        let advice = match self.grant() {
-            Some(grant) => format!("{grant} in the job's `wasm` block would allow it"),
-            None => KINDS.iter().find(|(known, _)| known == kind).map_or("", |(_, advice)| advice).to_owned(),
+        let advice = match self {
+            Self::Ended { kind, .. } => advice(*kind).to_owned(),
+            Self::Denied(denial) => format!(" ({} in the job's `wasm` block would allow it)", grant(denial)),
         };
-        let advice = if advice.is_empty() { String::new() } else { format!(" ({advice})") };
-        format!("{kind}: {text}{advice}")
-    }
-
-    /// The option that would have allowed what was denied.
-    fn grant(&self) -> Option<String> {
-        if self.kind != "denied" {
-            return None;
-        }
-        // What comes before it connects or sends, and says nothing of whereto.
-        if self.text.starts_with("bind ")
-            && (self.text.ends_with(":0.0.0.0:0") || self.text.ends_with(":[::]:0"))
-        {
-            return Some("an address among `connect` or `listen`".to_owned());
-        }
-        let rule = |option, act| Some(format!("`{option} = [\"{}\"]`", self.text.strip_prefix(act)?));
-        let acts = [
-            ("connect", "connect to "),
-            ("connect", "send to "),
-            ("listen", "bind "),
-            ("listen", "listen on "),
-        ];
-        let by_address = acts.iter().find_map(|(option, act)| rule(option, act));
-        by_address.or_else(|| self.text.starts_with("look up ").then(|| "`name_lookup = true`".to_owned()))
+        format!("{}: {}{advice}", self.kind(), self.text())
     }
 
     /// May the same guest fare better when it is started again as it is? Only if the fault is nobody's of the two.
     pub fn may_pass(&self) -> bool {
-        self.kind == "failed"
+        matches!(self, Self::Ended { kind: Kind::Failed, .. })
     }
 }
 
-/// The requests that a server has had, since it began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Served {
-    /// All that it took on.
-    pub requests: u64,
-    /// Those during which the guest trapped.
-    pub traps: u64,
-    /// Those that took longer than they may.
-    pub timeouts: u64,
-    /// Those that it works on.
-    pub active: u64,
-}
-
-impl Served {
-    /// What these words of the runner's say, if they are about requests.
-    pub fn of(said: &str) -> Option<Self> {
-        let mut served = Self::default();
-        for word in said.strip_prefix("serving: ")?.split_whitespace() {
-            let (name, number) = word.split_once('=')?;
-            let number = number.parse().ok()?;
-            match name {
-                "requests" => served.requests = number,
-                "traps" => served.traps = number,
-                "timeouts" => served.timeouts = number,
-                "active" => served.active = number,
-                // A later runner may say more.
-                _ => {}
-            }
+fn advice(kind: Kind) -> &'static str {
+    match kind {
+        Kind::OutOfFuel => " (`wasm.fuel` says how much it has)",
+        Kind::MemoryLimit => {
+            " (`wasm.max_memory` and `wasm.max_table_elements` say how much it may have; not given, it is the task's memory \
+             less 8 MiB)"
         }
-        Some(served)
+        Kind::Deadline => " (`wasm.timeout` says how long it may run)",
+        Kind::Failed | Kind::BadModule | Kind::MissingImport | Kind::Trap => "",
     }
+}
 
-    /// For programs, under the names of attributes.
-    pub fn attributes(&self) -> [(&'static str, String); 4] {
-        let Self { requests, traps, timeouts, active } = self;
-        [
-            ("wasm_requests", requests),
-            ("wasm_traps", traps),
-            ("wasm_timeouts", timeouts),
-            ("wasm_active", active),
-        ]
-        .map(|(name, number)| (name, number.to_string()))
+/// The option that would have allowed what was denied.
+fn grant(denial: &Denial) -> String {
+    match denial {
+        // What comes before it connects or sends, and says nothing of whereto.
+        Denial::Address { act: Act::Bind, address, .. }
+            if address.ip().is_unspecified() && address.port() == 0 =>
+        {
+            "an address among `connect` or `listen`".to_owned()
+        }
+        Denial::Address { act, protocol, address } => {
+            format!("`{} = [\"{protocol}:{address}\"]`", act.option())
+        }
+        Denial::Lookup { .. } => "`name_lookup = true`".to_owned(),
     }
+}
+
+/// The requests of a server that these words of the runner's are about.
+pub(crate) fn served(said: &str) -> Option<Served> {
+    match Status::parse(said)? {
+        Status::Serving(served) => Some(served),
+        Status::Ended { .. } | Status::Denied(_) => None,
+    }
+}
+
+/// The counters for programs, under the names of attributes.
+pub(crate) fn attributes(served: &Served) -> [(&'static str, String); 4] {
+    let Served { requests, traps, timeouts, active, stopping: _ } = served;
+    [("wasm_requests", requests), ("wasm_traps", traps), ("wasm_timeouts", timeouts), ("wasm_active", active)]
+        .map(|(name, number)| (name, number.to_string()))
 }
 
 /// How often at most it is told that requests went wrong.
@@ -199,15 +181,6 @@ mod tests {
         }
         assert!(Outcome::of("failed: address in use").unwrap().may_pass());
         assert!(!Outcome::of("missing import: `a`").unwrap().may_pass());
-    }
-
-    #[test]
-    fn counters_are_read_and_what_is_none_is_not() {
-        let served = Served::of("serving: requests=5 traps=1 timeouts=2 active=4 more=9").unwrap();
-        assert_eq!(served, Served { requests: 5, traps: 1, timeouts: 2, active: 4 });
-        for other in ["serving", "serving: requests", "serving: requests=x", "trap: x"] {
-            assert_eq!(Served::of(other), None, "{other}");
-        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,32 +1,9 @@
-//! A guest that serves HTTP: where it listens, when it is ready, and how it treats its requests.
+//! A guest that serves HTTP: how it treats its requests.
 
 use std::time::Duration;
 
 use crate::task::config::{Serve, TaskConfig};
-use crate::task::spec::activation::{self, Address, Listener, Readiness};
-use crate::task::spec::{Error, check_name, duration};
-
-/// How long a server may take until it serves, if its job has no `notify` block.
-pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
-
-/// The socket of the port that the guest serves on. It comes before all others of that name.
-pub(crate) fn listener(config: &TaskConfig) -> Result<Option<Listener>, Error> {
-    let serve = config.driver.wasm.as_ref().and_then(|wasm| wasm.serve.as_ref());
-    let Some(label) = serve.and_then(|serve| serve.port.as_ref()) else { return Ok(None) };
-    check_name("wasm.serve.port", label)?;
-    let at = activation::address_of_port(label, config).ok_or_else(|| Error::Option {
-        option: "wasm.serve.port",
-        value: label.clone(),
-        wanted: "the label of a port in the group's `network` block",
-    })?;
-    Ok(Some(Listener { name: label.clone(), at: Address::Port(at), datagrams: false, mode: None }))
-}
-
-/// What the runner of a server says of itself, unless the job has a `notify` block.
-pub(crate) fn readiness(config: &TaskConfig) -> Readiness {
-    let serves = config.driver.wasm.as_ref().is_some_and(|wasm| wasm.serve.is_some());
-    Readiness { ready_within: serves.then_some(READY_WITHIN), ..Readiness::default() }
-}
+use crate::task::spec::{Error, duration};
 
 /// The runner's options for a server.
 pub(super) fn server(serve: &Serve, config: &TaskConfig) -> Result<Vec<(&'static str, String)>, Error> {

@@ -52,10 +52,9 @@ pub(crate) fn temporary_file_systems(text: &str) -> Parsed<Vec<(String, String)>
         let nearest = TMPFS.iter().min_by_key(|known| strsim::levenshtein(name, known)).unwrap_or(&"size");
         return Err(format!("`{name}` is not an option of a tmpfs (tmpfs(5)); did you mean `{nearest}`?"));
     }
-    let words = mounts.iter().flat_map(|(_, options)| options.split(','));
-    let mut words = words.filter(|word| !word.is_empty() && !word.contains('='));
-    if let Some(word) = words.find(|word| !TMPFS_FLAGS.contains(word)) {
-        return Err(format!("`{word}` is not an option of a tmpfs (tmpfs(5), mount(8))"));
+    let mut words = mounts.iter().flat_map(|(_, options)| options.split(','));
+    if let Some(word) = words.find(|word| OTHER_MOUNTS.contains(word)) {
+        return Err(format!("`{word}` is not an option of a tmpfs (tmpfs(5))"));
     }
     let sizes = mounts.iter().flat_map(|(_, options)| options.split(','));
     // systemd hands them to the kernel as they are, whose refusal names no option.
@@ -90,35 +89,20 @@ const TMPFS: [&str; 20] = [
     "smackfstransmute",
 ];
 
-/// Options without a value. Others would make another mount than a new tmpfs of the task's own: `remount`, `bind`, `shared`.
-const TMPFS_FLAGS: [&str; 27] = [
-    "async",
-    "atime",
-    "casefold",
-    "defaults",
-    "dev",
-    "diratime",
-    "dirsync",
-    "exec",
-    "grpquota",
-    "inode32",
-    "inode64",
-    "lazytime",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "nolazytime",
-    "norelatime",
-    "nosuid",
-    "noswap",
-    "quota",
-    "relatime",
-    "ro",
-    "rw",
-    "strictatime",
-    "sync",
-    "usrquota",
+/// Options without a value that make another mount than a new tmpfs of the task's own (mount(8)).
+const OTHER_MOUNTS: [&str; 12] = [
+    "bind",
+    "move",
+    "private",
+    "rbind",
+    "remount",
+    "rprivate",
+    "rshared",
+    "rslave",
+    "runbindable",
+    "shared",
+    "slave",
+    "unbindable",
 ];
 
 /// What the kernel reads as `size= of a tmpfs: a number with a suffix of its `memparse`, or a share of the memory.

@@ -1,0 +1,86 @@
+//! What a guest tried that it is not granted, and which option would grant that.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::Protocol;
+
+/// What a guest does with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// bind(2).
+    Bind,
+    /// listen(2).
+    Listen,
+    /// connect(2).
+    Connect,
+    /// sendto(2).
+    Send,
+}
+
+impl Act {
+    const ALL: [Self; 4] = [Self::Bind, Self::Listen, Self::Connect, Self::Send];
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::Listen => "listen on",
+            Self::Connect => "connect to",
+            Self::Send => "send to",
+        }
+    }
+
+    /// The option of wasm-shim that grants it, without its dashes, and of the job's `wasm` block.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Bind | Self::Listen => "listen",
+            Self::Connect | Self::Send => "connect",
+        }
+    }
+}
+
+/// What a guest was denied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// An address: `connect to tcp:10.0.0.1:80`.
+    Address {
+        /// What it wanted to do there.
+        act: Act,
+        /// In connections or in packets.
+        protocol: Protocol,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// The address of a name: `look up example.org`.
+    Lookup {
+        /// Such as `example.org`.
+        name: String,
+    },
+}
+
+/// What stands before the name.
+const LOOK_UP: &str = "look up ";
+
+impl Denial {
+    /// Reads what is printed.
+    pub fn parse(said: &str) -> Option<Self> {
+        if let Some(name) = said.strip_prefix(LOOK_UP) {
+            return Some(Self::Lookup { name: name.to_owned() });
+        }
+        let of = |act: Act| Some((act, said.strip_prefix(act.words())?.strip_prefix(' ')?));
+        let (act, rest) = Act::ALL.into_iter().find_map(of)?;
+        let (protocol, address) = rest.split_once(':')?;
+        let protocol =
+            [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.to_string() == protocol)?;
+        Some(Self::Address { act, protocol, address: address.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { act, protocol, address } => write!(f, "{} {protocol}:{address}", act.words()),
+            Self::Lookup { name } => write!(f, "{LOOK_UP}{name}"),
+        }
+    }
+}
