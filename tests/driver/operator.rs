@@ -125,6 +125,39 @@ async fn a_controller_that_the_node_lacks_is_told_and_never_passed_over() {
     assert_eq!(health.contains("memory"), !has("memory"), "{health}");
 }
 
+/// systemd's own words name no option.
+#[tokio::test]
+async fn a_mistake_is_told_by_the_name_of_its_option() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for (config, told) in [
+        ("files { read_only_paths = [\"local\"] }", ["`files.read_only_paths`", "`/local`"]),
+        ("files { no_exec_paths = [\"-alloc\"] }", ["`files.no_exec_paths`", "`/alloc`"]),
+        ("properties { InaccessiblePaths = \"local/x\" }", ["`properties.InaccessiblePaths`", "`/local/x`"]),
+        ("files { bind_paths = [\":/data\"] }", ["`files.bind_paths`", "SOURCE:TARGET"]),
+        (
+            "files { bind_paths = [\"/local/a b:/x y\"] }",
+            ["`files.bind_paths`", "a blank begins another entry"],
+        ),
+        ("hostname = \"web_1\"", ["`hostname`", "such as \"web-1\""]),
+        ("sandbox { no_new_privileges = false }", ["`sandbox.no_new_privileges`", "name a `user`"]),
+    ] {
+        let refusal = node.try_run(Job::shell("true").config(config)).await.expect_err(config);
+        let message = &refusal.message;
+        assert!(told.iter().all(|part| message.contains(part)), "{config}: {message}");
+    }
+    let refusal = node.try_run(Job::command(" /bin/true")).await.unwrap_err();
+    assert!(refusal.message.contains("without the blank"), "{refusal}");
+    let floor = Node::configured(&host, "sandbox_floor = \"standard\"").await;
+    let off = Job::shell("true").config("sandbox { preset = \"off\" }");
+    let refusal = floor.try_run(off).await.unwrap_err();
+    assert!(refusal.message.contains("(`sandbox.preset`)"), "{refusal}");
+    // The list of the preset, and with it what the init needs, is taken away.
+    let filter = "sandbox { system_call_filter = [\"\", \"read\", \"write\", \"execve\"] }";
+    let refusal = node.try_run(Job::shell("true").config(filter)).await.unwrap_err();
+    assert!(refusal.message.contains("`sandbox.system_call_filter`"), "{refusal}");
+}
+
 #[tokio::test]
 async fn a_hostile_job_gets_no_further_than_a_refusal() {
     let host = host!();
@@ -137,7 +170,7 @@ async fn a_hostile_job_gets_no_further_than_a_refusal() {
         // A line end would begin another line of the unit's file, read as root at the next daemon-reload.
         ("properties { SyslogIdentifier = \"x\\rExecStopPost=+/bin/sh\" }", "control character"),
         ("files { inaccessible_paths = [\"/x\\nExecStopPost=+/bin/sh\"] }", "control character"),
-        ("hostname = \"x\\nExecStopPost=+/bin/sh\"", "control character"),
+        ("hostname = \"x\\nExecStopPost=+/bin/sh\"", "letters, digits, hyphens and dots"),
         // systemd follows links: the task could put one there.
         ("files { read_write_paths = [\"-/alloc/x\"] }", "`allow_properties`"),
         ("socket {\n name = \"x\"\n path = \"/alloc/data/passwd\"\n}", "not directly in `/alloc`"),

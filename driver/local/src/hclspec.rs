@@ -301,9 +301,21 @@ fn name_of<'a>(given: &'a str, implied: &'a str) -> Result<&'a str, Error> {
 
 /// Options of Nomad's other drivers, and what stands for them here.
 const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
+    ("bind_paths", "`files.bind_paths`"),
+    ("bind_read_only_paths", "`files.bind_read_only_paths`"),
     ("cgroup_v2_override", "`limits` and `properties`"),
     ("dns_servers", "the `dns` block of the group's `network`"),
+    ("env", "the `env` block of the task"),
     ("entrypoint", "`command` and `args`"),
+    ("group_add", "`supplementary_groups`"),
+    ("healthcheck", "a `check` in a `service` of the task"),
+    ("healthchecks", "a `check` in a `service` of the task"),
+    ("init", "every task has an init"),
+    ("memory_hard_limit", "`memory_max` in the task's `resources`"),
+    ("shm_size", "`files.temporary_file_system`, such as `\"/dev/shm:size=256M,mode=1777\"`"),
+    ("sysctl", "sysctl.d(5) on the node"),
+    ("user", "`user` of the task"),
+    ("limits.nofile", "`ulimit`"),
     ("force_pull", "there are no images; an `artifact` block fetches the program"),
     (
         "image",
@@ -329,10 +341,21 @@ const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
     ("wasm.args", "`args` beside `command`"),
 ];
 
+/// Options of the plugins of Nomad's other drivers, in the plugin's configuration.
+const OF_OTHER_PLUGINS: &[(&str, &str)] = &[
+    ("allow_privileged", "`allow_root`"),
+    ("default_ipc_mode", "`sandbox.private_ipc` of jobs"),
+    ("default_pid_mode", "`sandbox.private_pids` of jobs"),
+    ("enabled", "remove the plugin from nodes that must not have it"),
+    ("volumes", "`allow_host_paths`"),
+];
+
 /// The unknown keys, each with what was meant.
 fn told(keys: &[String], known: &str) -> String {
+    let is_plugins = known.split(", ").any(|known| known == "allow_host_paths");
+    let table = if is_plugins { OF_OTHER_PLUGINS } else { OF_OTHER_DRIVERS };
     let told = keys.iter().map(|key| {
-        let moved = OF_OTHER_DRIVERS.iter().find(|(theirs, _)| theirs == key);
+        let moved = table.iter().find(|(theirs, _)| theirs == key);
         match moved {
             Some((_, ours)) => format!("`{key}` (here: {ours})"),
             None => format!("`{key}`{}", meant(key, known)),

@@ -141,7 +141,8 @@ impl Features {
         {
             return Err(match self.manager {
                 Manager::System => format!(
-                    "{name} needs the cgroup controller `{controller}`, which its kernel does not have"
+                    "{name} needs the cgroup controller `{controller}`, which systemd does not have there: it is not in \
+                     /sys/fs/cgroup/cgroup.controllers"
                 ),
                 Manager::User => format!(
                     "{name} needs the cgroup controller `{controller}`, which this user's systemd was not given; an \

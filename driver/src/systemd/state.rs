@@ -62,9 +62,11 @@ impl UnitState {
     pub fn exit(&self) -> Option<MainExit> {
         let at_rest =
             matches!(self.sub_state.as_str(), "exited" | "failed") || self.active_state == "inactive";
-        if !at_rest {
-            return None;
-        }
+        if at_rest { self.end_of_main() } else { None }
+    }
+
+    /// The same as soon as the main process has ended, while others of the unit may still run.
+    pub(crate) fn end_of_main(&self) -> Option<MainExit> {
         match self.code {
             1 => Some(MainExit::Status(self.status)),
             2 | 3 => Some(MainExit::Signal(self.status)),

@@ -53,9 +53,11 @@ pub enum Error {
     Files(files::Error),
     /// It ended, or took too long, before it said that it is ready.
     #[error(
-        "the task did not say that it is ready (`READY=1`, sd_notify(3)) {how}; it must, since its job has a {} block{}",
+        "the task did not say that it is ready (`READY=1`, sd_notify(3)) {how}; it must, since its job has a {} block{}; what it wrote is in its log files \
+         (`nomad alloc fs ALLOCATION alloc/logs`), or in the journal{}",
         if *serves { "`wasm.serve`" } else { "`notify`" },
-        if *by_program { BY_CHILDREN } else { "" }
+        if *by_program { BY_CHILDREN } else { "" },
+        advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default()
     )]
     NotReady {
         /// In which way.
@@ -64,6 +66,8 @@ pub enum Error {
         serves: bool,
         /// Must the program say it itself?
         by_program: bool,
+        /// What else may be wrong with the job.
+        advice: Option<String>,
     },
     /// A guest that serves ended before it did.
     #[error("`command`: {command} exited before it was ready to serve: {}", outcome.message())]
@@ -172,6 +176,17 @@ impl Error {
             _ => false,
         }
     }
+
+    /// The same with what may be the reason, where nobody is told in another way: a task that has not started has no
+    /// events.
+    pub(super) fn with_advice(self, told: Option<&String>) -> Self {
+        match self {
+            Self::NotReady { how, serves, by_program, .. } => {
+                Self::NotReady { how, serves, by_program, advice: told.cloned() }
+            }
+            other => other,
+        }
+    }
 }
 
 pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
@@ -181,7 +196,7 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
             let command = task.command.clone();
             let serves = task.guest.serves;
             let by_program = task.readiness.speaks && !task.readiness.all;
-            let not_ready = Error::NotReady { how, serves, by_program };
+            let not_ready = Error::NotReady { how, serves, by_program, advice: None };
             outcome.map_or(not_ready, |outcome| Error::Guest { command, outcome })
         }
         systemd::Error::Init { .. } => {

@@ -8,10 +8,12 @@ use nix::errno::Errno;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use crate::systemd::{self, Stream, Unit, UnitName};
+use crate::systemd::{self, MainExit, Stream, Unit, UnitName};
 
 /// The signal of a system call that a filter does not allow (signal(7)).
 const SIGSYS: i32 = 31;
+/// The exit status of an init that complains, and runs nothing (env(1); shim/src/init.rs).
+const NOT_RUN: i32 = 126;
 /// systemd's exit status for a program that cannot be executed (systemd.exec(5), "Process Exit Codes").
 const EXEC: i32 = 203;
 /// How long the init may take to say so, on a busy machine.
@@ -47,6 +49,11 @@ impl Report {
         // The connection may end before systemd has told of the init's end.
         if said.is_empty() {
             let _ = tokio::time::timeout(DEADLINE, unit.main_ended()).await;
+        }
+        if said.is_empty() && unit.state().end_of_main() == Some(MainExit::Status(NOT_RUN)) {
+            let words =
+                "the task's init could not do its part, perhaps for a filter of system calls".to_owned();
+            return Some(systemd::Error::Init { unit: unit.name().clone(), words });
         }
         if said.is_empty() && unit.state().ended_by() == Some(SIGSYS) {
             let words = "a filter of system calls has ended the task's init (SIGSYS)".to_owned();

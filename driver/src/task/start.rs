@@ -67,7 +67,10 @@ impl Shared {
         self.remove_earlier_runs(&config, &task.unit).await?;
         let unit = match (begun, program) {
             (Some(unit), _) => unit,
-            (None, Some(program)) => self.begin(&task, program, &node, &config.identity, stopped).await?,
+            (None, Some(program)) => {
+                let begun = self.begin(&task, program, &node, &config.identity, stopped).await;
+                begun.map_err(|error| error.with_advice(advice.as_ref()))?
+            }
             (None, None) => return Err(Error::Panicked),
         };
         if let Some(advice) = advice {

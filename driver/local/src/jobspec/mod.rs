@@ -13,6 +13,7 @@ mod group;
 mod task;
 pub(crate) mod types;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -52,6 +53,7 @@ const AGENT: &str = "submit the job to a Nomad agent";
 
 /// Reads a job. `variables` are the values of `-var`, names to text; the paths of `file("…")` are in `directory`.
 pub fn parse(text: &str, variables: &BTreeMap<String, String>, directory: &Path) -> Result<Job, Error> {
+    let text = &readable(text);
     let body = hcl::edit::parser::parse_body(text).map_err(|source| Error::Parse { source })?;
     let mut file = Block::file(text, &body);
     let variables = declared(&mut file, variables)?;
@@ -59,7 +61,7 @@ pub fn parse(text: &str, variables: &BTreeMap<String, String>, directory: &Path)
     let scope = Scope::of_job(variables, locals).with_files(directory);
     let body = dynamic::expand(text, &body, &scope)?;
     let mut file = Block::file(text, &body);
-    for known in ["variable", "locals"] {
+    for known in ["variable", "variables", "locals"] {
         file.blocks(known);
     }
     let Some(mut block) = file.block("job")? else {
@@ -95,7 +97,17 @@ pub fn parse(text: &str, variables: &BTreeMap<String, String>, directory: &Path)
     })
 }
 
-/// The values of the `variable` blocks: what was given, converted, else the default.
+/// The text with `$$${` written in another way that means the same. hcl-primitives 0.1.13 forgets, when it writes a heredoc
+/// again, that a marker behind a `$` is escaped, but for the first one.
+fn readable(text: &str) -> Cow<'_, str> {
+    if !text.contains("$$${") && !text.contains("%%%{") {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.replace("$$${", r#"${"$"}$${"#).replace("%%%{", r#"${"%"}%%{"#))
+}
+
+/// The values of the `variable` blocks: what was given, converted, else the default; and of the `variables` block, which
+/// has names and defaults alone.
 fn declared(file: &mut Block<'_>, given: &BTreeMap<String, String>) -> Result<Map<String, Value>, Error> {
     let scope = Scope::of_plugin();
     let mut values = Map::new();
@@ -128,6 +140,16 @@ fn declared(file: &mut Block<'_>, given: &BTreeMap<String, String>) -> Result<Ma
         };
         values.insert(name, value);
         block.finish(&["description", "validation", "sensitive"], &[], &mut Vec::new())?;
+    }
+    for mut block in file.blocks("variables") {
+        for (name, default) in block.expressions() {
+            let value = match given.get(&name) {
+                Some(text) => Value::String(text.clone()),
+                None => scope.value(&default).map_err(|source| block.expression_error(&name, source))?,
+            };
+            values.insert(name, value);
+        }
+        block.finish(&[], &[], &mut Vec::new())?;
     }
     if let Some(name) = given.keys().find(|name| !values.contains_key(*name)) {
         return Err(file.wrong(name, "is given with `--var`, but the job declares no such variable"));
@@ -366,6 +388,21 @@ job "web" {
             "job \"j\" {{\n group \"g\" {{\n  task \"t\" {{\n driver = \"systemd\"\n{lines}\n  }}\n }}\n}}\n"
         ))
     }
+
+    #[test]
+    fn what_is_escaped_twice_stays_escaped_in_a_heredoc_of_many_lines() {
+        let text = "variables {\n dc = \"eu\"\n}\njob \"j\" {\n datacenters = [var.dc]\n task \"t\" {\n driver = \"x\"\n \
+                    template {\n destination = \"local/x\"\n data = <<-S\n a $$${A} $$${B}\n %%%{c} $$${D}\n S\n }\n }\n}\n";
+        let job = parse(text, &BTreeMap::new(), Path::new(".")).unwrap();
+        assert_eq!(job.datacenter, "eu");
+        let template = &job.groups[0].tasks[0].templates[0];
+        let text = format!("{template:?}");
+        assert!(text.contains("a $${A} $${B}") && text.contains("%%{c} $${D}"), "{text}");
+        let given = [("dc".to_owned(), "us".to_owned())].into();
+        assert_eq!(parse(JOB_OF_VARIABLES, &given, Path::new(".")).unwrap().datacenter, "us");
+    }
+
+    const JOB_OF_VARIABLES: &str = "variables {\n dc = \"eu\"\n}\njob \"j\" {\n datacenters = [var.dc]\n task \"t\" {\n driver = \"x\"\n }\n}\n";
 
     #[test]
     fn a_job_is_read_with_its_defaults() {

@@ -268,6 +268,14 @@ impl Sandbox {
 /// What an error calls a property, or an option of another kind: the option that sets the property, if there is one,
 /// such as `` `files.bind_paths` (BindPaths) ``.
 pub(crate) fn shown(property: &str) -> String {
+    match option_of(property) {
+        Some(option) => format!("`{option}` ({property})"),
+        None => format!("`{property}`"),
+    }
+}
+
+/// The option that sets a property, such as `files.bind_paths`.
+pub(crate) fn option_of(property: &str) -> Option<String> {
     let blocks: [(&str, &[Opt]); 4] = [
         ("files", Files::OPTIONS),
         ("limits", Limits::OPTIONS),
@@ -276,7 +284,7 @@ pub(crate) fn shown(property: &str) -> String {
     ];
     let named = |(block, options): (&str, &[Opt])| {
         let option = options.iter().find(|option| option.property == Some(property))?;
-        Some(format!("`{block}.{}` ({property})", option.name))
+        Some(format!("{block}.{}", option.name))
     };
-    blocks.into_iter().find_map(named).unwrap_or_else(|| format!("`{property}`"))
+    blocks.into_iter().find_map(named)
 }

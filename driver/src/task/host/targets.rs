@@ -16,11 +16,14 @@ use crate::task::host::view::{self, PLAIN_PATH, View};
 use crate::task::host::way::is_safe;
 use crate::task::spec::TaskSpec;
 
+/// What a relative mount point is not: half of a path, or a directory that a task would look for where it begins.
+const ABSOLUTE: &str = "an absolute path; a blank begins another entry, unless the entry is in quotes: \"\\\"SOURCE:TARGET\\\"\"";
+
 /// Why nothing can be mounted there.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It may lead anywhere.
-    #[error("{}: the mount point {path:?} is not {PLAIN_PATH}", settings::shown(.option))]
+    #[error("{}: the mount point {path:?} is not {}", settings::shown(.option), if path.is_relative() { ABSOLUTE } else { PLAIN_PATH })]
     NotPlain {
         /// The property.
         option: &'static str,

@@ -23,6 +23,15 @@ pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String>
              ephemeral users"
         ));
     }
+    if let Identity::User(name) = &node.default_identity
+        && node.policy.has_no_root()
+        && accounts.user(name).is_some_and(|user| user.uid == 0)
+    {
+        return Some(format!(
+            "plugin option `default_user`: `{name}` is root, and no task may be root here; set `allow_root`, name another user, \
+             or leave the option out for ephemeral users"
+        ));
+    }
     if let Some(directory) = &node.wasm.shim_dir {
         let missing =
             ["wasm-shim", "wasm-shim-compile"].into_iter().find(|name| !directory.join(name).is_file());

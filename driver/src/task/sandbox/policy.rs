@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::systemd::{Assignment, Reach, capability_mask};
 use crate::task::config::PluginConfig;
 use crate::task::config::options::Opt;
+use crate::task::config::settings::option_of;
 use crate::task::host::view::is_plain;
 use crate::task::sandbox::preset::{self, Looser, Preset};
 use crate::task::sandbox::reach;
@@ -210,6 +211,11 @@ impl Policy {
         allowed.max_by_key(|allowed| allowed.path.components().count())
     }
 
+    /// May no task be root?
+    pub(crate) fn has_no_root(&self) -> bool {
+        self.root == Root::No
+    }
+
     /// May a job have the kernel mount an image that lies in the task's own directories?
     pub fn allows_images_of_tasks(&self) -> bool {
         self.images_of_tasks
@@ -244,9 +250,10 @@ impl Policy {
         let floor = self.floor.assignments().iter().filter(|line| is_known(line));
         let floor: Vec<Assignment> = floor.cloned().collect();
         preset::as_tight(&floor, settled).map_err(|Looser { property, floor: least }| Error::Refused {
-            option: property.to_owned(),
+            option: option_of(property).unwrap_or_else(|| property.to_owned()),
             reason: format!(
-                "the operator of this node allows nothing looser than {least} (`sandbox_floor = \"{}\"`)",
+                "the operator of this node allows nothing looser than {least} (`sandbox_floor = \"{}\"`); give the task at \
+                 least this preset (`sandbox.preset`), and leave out what loosens {property}",
                 self.floor
             ),
         })

@@ -126,6 +126,16 @@ pub(crate) fn confine(
     }
 }
 
+/// Does the job ask for what systemd ignores with an ephemeral user?
+pub(crate) fn check_ephemeral(settings: &[Assignment], facts: &Facts<'_>) -> Result<(), Error> {
+    if facts.is_ephemeral && text_of(settings, "NoNewPrivileges").as_deref() == Some("no") {
+        let reason =
+            "an ephemeral user has it whatever the job says (`DynamicUser=`, systemd.exec(5)); name a `user`";
+        return Err(refused("sandbox.no_new_privileges", reason.to_owned()));
+    }
+    Ok(())
+}
+
 /// Why the task is root, or could act as root, and the option that says so.
 fn reason_for_root(settings: &[Assignment], facts: &Facts<'_>) -> Option<(&'static str, String)> {
     if facts.standing == Standing::Root {
@@ -391,6 +401,7 @@ mod tests {
         assert!(
             confined(&facts(Standing::Named), &no, 257, &set_user_id).unwrap_err().contains("`allow_root")
         );
+        // systemd itself does not let an ephemeral user gain rights.
         // systemd itself does not let an ephemeral user gain rights.
         assert!(confined(&facts(Standing::Unique), &no, 257, &set_user_id).is_ok());
         let harmless = [("AmbientCapabilities", "CAP_NET_BIND_SERVICE")];

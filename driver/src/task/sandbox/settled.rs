@@ -75,6 +75,7 @@ pub(crate) fn requested(
         node.policy.check("notify.watchdog", &assignment)?;
     }
     if let Some(name) = &driver.hostname {
+        check_hostname(name)?;
         said.push(("hostname".to_owned(), "ProtectHostname", format!("private:{name}")));
     }
     for (name, value) in &driver.properties {
@@ -94,6 +95,7 @@ pub(crate) fn requested(
     let parse = |(option, property, text): (String, &str, String)| {
         let parsed = Assignment::parse(property, &text);
         let assignment = parsed.map_err(|source| Error::Property { option: option.clone(), source })?;
+        check_absolute(&option, &assignment)?;
         Ok((option, assignment))
     };
     let assignments = said.into_iter().map(parse).collect::<Result<Vec<_>, Error>>()?;
@@ -112,13 +114,48 @@ pub(crate) fn requested(
     Ok(assignments)
 }
 
+/// The longest name of a host (hostname(7)).
+const HOSTNAME_MAX: usize = 64;
+
+/// systemd would refuse another name, and not say of which option.
+fn check_hostname(name: &str) -> Result<(), Error> {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    if name.len() <= HOSTNAME_MAX && name.split('.').all(is_label) {
+        return Ok(());
+    }
+    let wanted = "a name of at most 64 letters, digits, hyphens and dots, such as \"web-1\"";
+    Err(Error::Option { option: "hostname", value: name.to_owned(), wanted })
+}
+
+/// The properties whose paths are those of the task's view.
+const IN_VIEW: [&str; 5] =
+    ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"];
+
+/// systemd would refuse a relative path, and not say of which option.
+fn check_absolute(option: &str, assignment: &Assignment) -> Result<(), Error> {
+    let paths = if IN_VIEW.contains(&assignment.name()) { assignment.texts() } else { Vec::new() };
+    let bare = paths.iter().map(|path| path.trim_start_matches(['-', '+']));
+    match bare.into_iter().find(|path| !path.is_empty() && !path.starts_with('/')) {
+        Some(path) => Err(Error::Refused {
+            option: option.to_owned(),
+            reason: format!(
+                "`{path}` is not an absolute path; write the path as the task sees it, such as `/{path}`"
+            ),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// An option's values as systemd reads them, one for each assignment.
 fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> {
     let Some(known) = systemd::property(property) else { return setting.values.clone() };
     // What is a path of the host for systemd is one of the view for a job.
-    let in_view = matches!(view, View::Private { .. })
-        && ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"]
-            .contains(&property);
+    let in_view = matches!(view, View::Private { .. }) && IN_VIEW.contains(&property);
     // As in a unit file an element may be several words, and each of them is a path.
     let path = |word: String| {
         let path = match word.strip_prefix('-') {
@@ -296,6 +333,7 @@ pub(crate) fn settled(
     }
     let is_confined_root = privilege::confine(&mut settled, facts, &node.policy, features)?;
     node.policy.check_floor(&settled, is_known)?;
+    privilege::check_ephemeral(&settled, facts)?;
     privilege::keep_namespaces_few(&mut settled, facts, &node.policy, features)?;
     Ok(Settled { lines: settled, is_confined_root })
 }

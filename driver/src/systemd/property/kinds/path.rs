@@ -15,6 +15,9 @@ pub(crate) fn binds(text: &str) -> Parsed<Vec<(String, String, bool, u64)>> {
         rest.skip_space();
         let Some(source) = rest.next(part)? else { return Ok(binds) };
         let (from, optional) = leniently(&source.text);
+        if from.is_empty() && source.ended_by == Some(':') {
+            return Err("the source is empty; write SOURCE:TARGET".to_owned());
+        }
         let (mut to, mut flags) = (from.clone(), RECURSIVE);
         if source.ended_by == Some(':') {
             let target = rest.next(part)?.ok_or("nothing stands behind the colon")?;

@@ -1,7 +1,7 @@
 //! Why a program cannot be started.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::task::host::view::PLAIN_PATH;
 
@@ -38,8 +38,8 @@ pub enum Error {
     },
     /// What a script or a binary is started by is not there.
     #[error(
-        "`command`: {path} is started by {loader}, which is not in the task's view; fetch a program that is made for this \
-         system, or have the operator install {loader}"
+        "`command`: {path} is started by {loader}, which is not in the task's view; {}",
+        about_loader(loader)
     )]
     NoLoader {
         /// As the task would say it.
@@ -50,6 +50,12 @@ pub enum Error {
     /// It looks like a command line.
     #[error("`command`: there is no program {command:?}; put its arguments into `args`")]
     WithArguments {
+        /// As the job says it.
+        command: String,
+    },
+    /// A blank before or behind it, which the shell of other tools takes away.
+    #[error("`command`: there is no program {command:?}; write it without the blank at its begin or end")]
+    Blank {
         /// As the job says it.
         command: String,
     },
@@ -75,15 +81,19 @@ pub enum Error {
     },
     /// The host may have it; the task does not see it.
     #[error(
-        "`command`: {path} is not in the task's view; fetch it into `local/` with an `artifact` block, or bind its \
-         directory with `files.bind_read_only_paths`, which the operator allows by `allow_host_paths`"
+        "`command`: {path} is not in the task's view; fetch it into `local/` with an `artifact` block, bind its directory with \
+         `files.bind_read_only_paths`, which the operator allows by `allow_host_paths`, or have the operator show it to all \
+         tasks (`host_paths`)"
     )]
     NotInView {
         /// As the job says it.
         path: PathBuf,
     },
     /// A directory or a device.
-    #[error("`command`: {path} is not a regular file")]
+    #[error(
+        "`command`: {path} is not a regular file; where it is a directory, name the program in it, or let an `artifact` of one \
+         file have `mode = \"file\"`"
+    )]
     NotAFile {
         /// As the task would say it.
         path: PathBuf,
@@ -136,4 +146,13 @@ pub enum Error {
         /// The first bytes, readable.
         begins: String,
     },
+}
+
+/// The file may be there, and hidden from tasks.
+fn about_loader(loader: &Path) -> &'static str {
+    if loader.exists() {
+        "this node has it, so have the operator show its directory to tasks (`host_paths` in the plugin's configuration)"
+    } else {
+        "fetch a program that is made for this system, or have the operator install it"
+    }
 }

@@ -182,6 +182,9 @@ pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
         }
     }
     match at(last, sight) {
+        Err(Error::Missing { .. } | Error::NotInView { .. }) if command.trim() != command => {
+            Err(Error::Blank { command: command.to_owned() })
+        }
         Err(Error::Missing { .. } | Error::NotInView { .. }) if command.contains(' ') => {
             Err(Error::WithArguments { command: command.to_owned() })
         }
