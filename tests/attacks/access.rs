@@ -64,6 +64,32 @@ async fn nothing_is_closed_where_a_task_could_put_a_link_meanwhile() {
     assert_eq!(node.output_of(job.config(config)).await, "read-only\nfine\n");
 }
 
+/// systemd would give the directory of the bus, of another service or of another tenant to the task, and remove it at its end.
+#[tokio::test]
+async fn systemd_keeps_for_a_task_only_what_is_its_groups() {
+    let host = host!();
+    let node = Node::configured(
+        &host,
+        "allow_properties = [\"@confining\", \"StateDirectory\", \"RuntimeDirectory\", \"LogsDirectory\"]",
+    )
+    .await;
+    let socket = || host.run("stat", &["-c", "%U %a", "/run/dbus", "/run/dbus/system_bus_socket"]);
+    let before = socket();
+    let config = "files {\n runtime_directory = [\"dbus\"]\n state_directory = [\"nomad-driver-systemd\", \"x\"]\n logs_directory = \
+                  [\"journal\"]\n}";
+    let script = "for d in $(echo $RUNTIME_DIRECTORY $STATE_DIRECTORY $LOGS_DIRECTORY | tr : ' '); do test -w $d && echo $d; done";
+    let of = |namespace: &str| {
+        let mut job = Job::shell(script).config(config);
+        namespace.clone_into(&mut job.request.namespace);
+        job
+    };
+    let (one, other) = (node.output_of(of("one")).await, node.output_of(of("other")).await);
+    assert_eq!(one.lines().count(), 4, "{one}");
+    assert!(one.lines().all(|line| line.contains("/task-")), "{one}");
+    assert!(one.lines().all(|line| !other.contains(line)), "another tenant has others: {one} {other}");
+    assert_eq!(socket(), before);
+}
+
 /// Another task that has `ours` would put a link in it.
 #[tokio::test]
 async fn systemd_keeps_no_directory_in_one_that_another_task_may_have() {
@@ -78,7 +104,10 @@ async fn systemd_keeps_no_directory_in_one_that_another_task_may_have() {
         for name in ["ours/x", "ours/x/y", "ours//x"] {
             let config = format!("properties {{\n {property} = \"{name}\"\n}}");
             let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(&config);
-            assert!(refusal.message.contains("that another task may have"), "{config}: {refusal}");
+            assert!(
+                refusal.message.contains("that another task of the group may have"),
+                "{config}: {refusal}"
+            );
         }
     }
 }

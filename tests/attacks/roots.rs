@@ -126,6 +126,20 @@ async fn an_extension_replaces_no_program_of_the_driver() {
     }
 }
 
+/// A link in an image leads where a task puts links.
+#[tokio::test]
+async fn nothing_is_closed_behind_a_link_that_the_job_brings() {
+    let host = host!();
+    let node = Node::configured(&host, "allow_host_paths = [\"local\", \"/srv\"]").await;
+    for path in ["/l", "/l/q/x", "/usr/share"] {
+        let config =
+            format!("files {{\n root_image = \"local/root.img\"\n read_only_paths = [\"{path}\"]\n}}");
+        let job = Job::shell("true").file("root.img", b"").config(&config);
+        let message = refusal(&host, &node, job).await;
+        assert!(message.contains("of which the job brings a part"), "{path}: {message}");
+    }
+}
+
 /// What a job brings can hold links that nobody sees before systemd follows them.
 #[tokio::test]
 async fn there_is_no_user_namespace_in_a_root_that_the_job_brings() {

@@ -91,7 +91,7 @@ const OPTIONS: &[(u32, &str, &str, &str)] = &[
         " 0 0 65536\n",
     ),
     // Its init is the first one there.
-    (257, "sandbox { private_pids = \"yes\" }", "test $$ -lt 10 && cat /proc/1/comm", "wasm-shim\n"),
+    (257, "sandbox { private_pids = \"yes\" }", "test $$ -lt 10 && cat /proc/1/comm", "shim\n"),
     (258, "hostname = \"web-1\"", "cat /proc/sys/kernel/hostname", "web-1\n"),
     (258, "hostname = \"web-1\"", "grep web-1 /etc/hosts", "127.0.1.1 web-1\n"),
     (0, "sandbox { keyring_mode = \"private\" }", "cat /proc/keys | wc -l > /dev/null; echo ok", "ok\n"),
@@ -157,6 +157,19 @@ async fn each_option_is_in_force_or_refused_with_the_version_that_has_it() {
         let (_, output, errors) = node.finish(task).await;
         assert_eq!(output, *expected, "{config}: {errors}");
     }
+}
+
+/// What it does passes the filters of system calls.
+#[tokio::test]
+async fn no_task_has_io_uring_unless_its_job_asks_for_it() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    // io_uring_setup(2) with a bad pointer: 1 is EPERM, of the filter; 14 is EFAULT, of the kernel; 38 of one without it.
+    let script = "perl -e 'my $r = syscall(425, 1, 0); print $! + 0, \"\\n\"'";
+    assert_eq!(node.output_of(Job::shell(script)).await, "1\n");
+    let asks = "sandbox { system_call_filter = [\"io_uring_setup\"] }";
+    let output = node.output_of(Job::shell(script).config(asks)).await;
+    assert!(["14\n", "38\n"].contains(&output.as_str()), "{output}");
 }
 
 #[tokio::test]

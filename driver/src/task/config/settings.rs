@@ -122,7 +122,7 @@ settings! {
         extension_directories: Vec<String> => "ExtensionDirectories",
         /// As `root_image_policy`.
         extension_image_policy: String => "ExtensionImagePolicy",
-        /// Directories below the host's `/var/lib` that outlive the allocation. Only if the operator allows it, like all of the following.
+        /// Directories below the host's `/var/lib` that outlive the allocation; their names begin with that of the group's ephemeral user, and `STATE_DIRECTORY` has the path. Only if the operator allows it, like all of the following.
         state_directory: Vec<String> => "StateDirectory",
         /// Their mode, such as `"0700"`.
         state_directory_mode: String => "StateDirectoryMode",

@@ -1,5 +1,4 @@
-//! Paths that a job closes, opens, or makes read-only: `ReadOnlyPaths=`, `InaccessiblePaths=` and the like; and directories
-//! that systemd makes for it.
+//! Paths that a job closes, opens, or makes read-only: `ReadOnlyPaths=`, `InaccessiblePaths=` and the like.
 //!
 //! systemd mounts each such path over itself, as root and in sight of the whole host, and looks it up twice: once for where
 //! to mount, once for what. Who can exchange a directory on the way for a link in between has another directory mounted
@@ -17,9 +16,8 @@ use crate::task::spec::TaskSpec;
 /// The properties that do so.
 const ACCESS: [&str; 5] =
     ["ExecPaths", "InaccessiblePaths", "NoExecPaths", "ReadOnlyPaths", "ReadWritePaths"];
-/// The properties that name directories which systemd makes.
-const KEPT: [&str; 5] =
-    ["CacheDirectory", "ConfigurationDirectory", "LogsDirectory", "RuntimeDirectory", "StateDirectory"];
+/// The properties by which a job can bring files of the root.
+pub(crate) const BRINGS: [&str; 3] = ["ExtensionDirectories", "ExtensionImages", "RootImage"];
 /// Where links lead to whatever a process has, or to the root that systemd makes for it.
 const OF_PROCESSES: [&str; 6] =
     ["/dev/fd", "/dev/stderr", "/dev/stdin", "/dev/stdout", "/proc/self", "/proc/thread-self"];
@@ -36,7 +34,14 @@ fn paths(settings: &[Assignment]) -> impl Iterator<Item = (&'static str, PathBuf
 }
 
 /// Is the way to each path one that no task can change? `targets` is what is mounted for the task beside its directories.
-pub(crate) fn check(settings: &[Assignment], targets: &[Target], task: &TaskSpec) -> Result<(), Error> {
+///
+/// `brings_links` tells of a job that brings files of the root, such as an image, in which nobody looked for links.
+pub(crate) fn check(
+    settings: &[Assignment],
+    targets: &[Target],
+    task: &TaskSpec,
+    brings_links: bool,
+) -> Result<(), Error> {
     let is_writable = |target: &&Target| !matches!(target.source, Source::Empty);
     let mounted = targets.iter().filter(is_writable).map(|target| target.path.as_path());
     let own = task.dirs.pairs().into_iter().flat_map(|(host, inside)| [host, Path::new(inside)]);
@@ -50,6 +55,10 @@ pub(crate) fn check(settings: &[Assignment], targets: &[Target], task: &TaskSpec
         let below = writable.iter().find(|outer| path.starts_with(outer) && path != **outer);
         if let Some(outer) = below {
             return Err(Error::Raced { option, path, outer: outer.to_path_buf() });
+        }
+        let is_whole = path.parent().is_none() || writable.contains(&path.as_path());
+        if brings_links && !is_whole {
+            return Err(Error::Unseen { option, path });
         }
         let of_process = path.strip_prefix("/proc").ok().and_then(|below| below.components().next());
         let is_number =
@@ -70,21 +79,6 @@ pub(crate) fn check(settings: &[Assignment], targets: &[Target], task: &TaskSpec
         };
         if let Some(outer) = changeable(&path, others) {
             return Err(Error::Raced { option, path, outer });
-        }
-    }
-    Ok(())
-}
-
-/// Are the directories that systemd makes and keeps for the task not in one that another task may have of the same kind? Its
-/// owner could exchange a directory in it for a link, and root would make directories, and give them away, where that leads.
-pub(crate) fn check_kept(settings: &[Assignment]) -> Result<(), Error> {
-    // A user's systemd can give away nothing.
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    for line in settings.iter().filter(|line| KEPT.contains(&line.name())) {
-        if let Some(name) = line.texts().into_iter().find(|name| name.contains('/')) {
-            return Err(Error::Deep { option: line.name(), name });
         }
     }
     Ok(())

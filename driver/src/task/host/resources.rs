@@ -33,8 +33,8 @@ pub(crate) fn make(
     own_root::check_namespace(said, &points, is_of_job).map_err(refused)?;
     let programs = if task.view == View::Host { ours.as_slice() } else { &[] };
     own_root::check_extensions(said, &points, programs).map_err(refused)?;
-    access::check(said, &points, task).map_err(refused)?;
-    access::check_kept(said).map_err(refused)?;
+    let brings_links = said.iter().any(|line| access::BRINGS.contains(&line.name()) && is_of_job(line));
+    access::check(said, &points, task, brings_links).map_err(refused)?;
     let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
     let root_directory = settings.iter().rfind(|line| line.name() == "RootDirectory");
     if let Some(root) = root_directory.and_then(|line| line.texts().into_iter().next()) {

@@ -124,15 +124,15 @@ pub enum Error {
         /// The directory that can be changed.
         outer: PathBuf,
     },
-    /// A directory that systemd keeps, in another one.
+    /// A path over itself in a root of which the job brings a part.
     #[error(
-        "{}: {name:?} is in a directory that another task may have, and exchange for a link while systemd makes yours; name a \
-         directory without `/`, such as `{}`", settings::shown(.option), name.replace('/', "-"))]
-    Deep {
+        "{}: {path} is in a root of which the job brings a part, and a link in that could lead elsewhere; name `/`, `/local`, \
+         `/alloc`, `/secrets` or a mount point as a whole", settings::shown(.option))]
+    Unseen {
         /// The property.
         option: &'static str,
         /// As the job says it.
-        name: String,
+        path: PathBuf,
     },
     /// A path through what a process has, or systemd makes.
     #[error(

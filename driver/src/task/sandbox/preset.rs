@@ -39,6 +39,8 @@ const STANDARD: &[(&str, &str)] = &[
     ("SystemCallArchitectures", "native"),
     ("SystemCallErrorNumber", "EPERM"),
     ("SystemCallFilter", "@system-service"),
+    // What it does is not seen by filters of system calls, such as those of `RestrictSUIDSGID=` and of families of addresses.
+    ("SystemCallFilter", "~io_uring_enter io_uring_register io_uring_setup"),
 ];
 
 /// On top of [`STANDARD`].

@@ -5,7 +5,7 @@
 //! (systemd, src/core/dynamic-user.c), so a group has the same number on every node, unless another user has it already;
 //! then the group takes the next of its names.
 
-use std::hash::Hasher;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -26,8 +26,10 @@ const KEY: [u8; 16] =
     [0x37, 0x53, 0x7e, 0x31, 0xcf, 0xce, 0x48, 0xf5, 0x8a, 0xbb, 0x39, 0x57, 0x8d, 0xd9, 0xec, 0x59];
 
 /// How many names a group has. That all their numbers are taken on a node is as good as impossible before the node has
-/// thousands of such users.
+/// thousands of such users, unless the author of other jobs looks for groups that have them.
 const NAMES: usize = 8;
+/// How many names that nobody can know beforehand are tried then: enough for one free number to be found.
+const OTHER_NAMES: usize = 100_000;
 
 /// How many files of a directory are looked at for their owner.
 const FILES: usize = 64;
@@ -67,14 +69,22 @@ impl EphemeralUser {
     }
 
     /// The name to start the task with, among the users that systemd has given numbers to: that of tasks of the group
-    /// which run, else the one that owns what the group has left, else the first one that is free.
-    fn choose(&self, taken: &[(u32, String)], owner: Option<u32>) -> &str {
+    /// which run, else the one that owns what the group has left, else the first one that is free. A name whose number is
+    /// another's would leave the choice to systemd, and the task's logs to that other user.
+    fn choose(&self, taken: &[(u32, String)], owner: Option<u32>) -> String {
         let runs = |name: &&String| taken.iter().any(|(_, other)| other == *name);
         let is_free = |name: &&String| !taken.iter().any(|(number, _)| *number == number_of(name));
         let is_owner = |name: &&String| owner == Some(number_of(name));
         let names = || self.0.iter();
         let found = names().find(runs).or_else(|| names().filter(is_free).find(is_owner));
-        found.or_else(|| names().find(is_free)).map_or(self.name(), String::as_str)
+        if let Some(name) = found.or_else(|| names().find(is_free)) {
+            return name.clone();
+        }
+        let secret = RandomState::new();
+        let others =
+            (0..OTHER_NAMES).map(|index| name_of(&format!("{}\0{}", self.name(), secret.hash_one(index))));
+        let mut others = others.filter(|name| is_free(&name));
+        others.next().unwrap_or_else(|| self.name().to_owned())
     }
 }
 
@@ -111,7 +121,7 @@ pub async fn choose(
     let taken = systemd.ephemeral_users().await?;
     let left = [dirs.shared.join("data"), dirs.local.clone()];
     let owner = left.iter().find_map(|directory| owner_in(&dirs.alloc_dir, directory));
-    Ok(user.choose(&taken, owner).to_owned())
+    Ok(user.choose(&taken, owner))
 }
 
 /// The ephemeral user that owns something directly in the directory, if there is one.
@@ -159,6 +169,17 @@ mod tests {
         assert_eq!(user().choose(&[other(first), other(second)], None), "task-2");
         let running = (second, "task-1".to_owned());
         assert_eq!(user().choose(&[running], Some(first)), "task-1", "as the others of the group");
+    }
+
+    #[test]
+    fn a_group_whose_numbers_others_have_taken_gets_a_free_one_that_nobody_foresees() {
+        let taken: Vec<(u32, String)> =
+            (0..NAMES).map(|index| (number_of(&format!("task-{index}")), "other".to_owned())).collect();
+        let [one, other] = [user().choose(&taken, None), user().choose(&taken, None)];
+        for name in [&one, &other] {
+            assert!(name.starts_with("task-") && !taken.iter().any(|(number, _)| *number == number_of(name)));
+        }
+        assert_ne!(one, other);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod ephemeral;
 mod error;
 mod etc_files;
 pub(crate) mod identity;
+mod kept;
 mod names;
 mod node;
 mod output;
@@ -28,7 +29,7 @@ pub use self::resources::{Memory, mebibytes};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::systemd::{Assignment, Features, UnitName};
+use crate::systemd::{Assignment, Features, Manager, UnitName};
 use crate::task::config::{
     Credential, Device, DriverConfig, Mount, NetworkMode, Resources, Sandbox, TaskConfig,
 };
@@ -42,7 +43,7 @@ use crate::task::sandbox::privilege::{Facts, Standing};
 use crate::task::sandbox::settled;
 use crate::task::sandbox::settled::Settled;
 use crate::task::spec::activation::{Listener, Readiness};
-use crate::task::spec::ephemeral::EphemeralUser;
+use crate::task::spec::ephemeral::{EphemeralUser, Sharing};
 pub use crate::task::spec::identity::Identity;
 use crate::task::wasm::guest::{self, Guest};
 
@@ -272,6 +273,11 @@ impl Outline {
         let preset = preset.unwrap_or(usual);
         let Settled { lines: settings, is_confined_root } =
             settled::settled(preset, &fence, &requested, config, &facts, node, features)?;
+        // A user's systemd makes directories below that user's own.
+        let settings = match node.manager {
+            Manager::System => kept::of_group(settings, EphemeralUser::of(config, Sharing::Group).name())?,
+            Manager::User => settings,
+        };
         Ok(TaskSpec { kind, settings, is_confined_root, ..task })
     }
 }

@@ -15,7 +15,7 @@ pub(crate) fn binds(text: &str) -> Parsed<Vec<(String, String, bool, u64)>> {
         rest.skip_space();
         let Some(source) = rest.next(part)? else { return Ok(binds) };
         let (from, optional) = leniently(&source.text);
-        if from.is_empty() && source.ended_by == Some(':') {
+        if from.is_empty() && !optional && source.ended_by == Some(':') {
             return Err("the source is empty; write SOURCE:TARGET".to_owned());
         }
         let (mut to, mut flags) = (from.clone(), RECURSIVE);
