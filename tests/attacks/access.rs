@@ -152,3 +152,19 @@ async fn logs_that_are_exchanged_are_nothing_of_the_hosts() {
     }
     assert!(ran > 0, "some starts find the logs");
 }
+
+/// Nomad makes the directory of a task for everybody to write to, and the way to it may be open: a user of the node puts a
+/// link in the place of `local`.
+#[tokio::test]
+async fn a_directory_of_the_task_that_is_a_link_is_not_followed() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for directory in ["web/local", "web/secrets", "alloc"] {
+        let prepared = node.prepare(&Job::command("/bin/ls").args(&["/local", "/secrets", "/alloc"]));
+        let directory = prepared.alloc_dir().join(directory);
+        std::fs::rename(&directory, directory.with_extension("old")).unwrap();
+        symlink("/etc", &directory).unwrap();
+        let refusal = node.begin(prepared).await.expect_err("a link");
+        assert!(!refusal.message.is_empty(), "{refusal}");
+    }
+}

@@ -228,9 +228,9 @@ async fn nobody_else_sends_to_the_init_of_a_task_that_speaks_with_systemd() {
 async fn a_command_whose_file_is_leased_holds_up_nobody() {
     let host = host!();
     let node = Node::start(&host).await;
-    let lease = "$| = 1; open my $file, '>', '/alloc/data/leased' or die; chmod 0755, $file; close $file; \
+    let lease = "$| = 1; $SIG{IO} = 'IGNORE'; open my $file, '>', '/alloc/data/leased' or die; chmod 0755, $file; close $file; \
                  open $file, '+<', '/alloc/data/leased' or die; fcntl($file, 1024, 1) or die; print \"leased\\n\"; \
-                 $SIG{IO} = 'IGNORE'; sleep 1000";
+                 sleep 1000";
     let mut holder = node.run(super::perl(lease, &[])).await;
     holder.says("leased").await;
     let begun = Instant::now();

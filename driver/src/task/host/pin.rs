@@ -118,18 +118,22 @@ impl Pins {
         pinned
     }
 
-    /// Holds the directory that the tasks of a group share, with its directory of logs read-only in it, and answers with
-    /// the path by which systemd finds both; nothing, if this driver is not root. A task that could replace the FIFO of a
-    /// later start would choose what a root process opens, and one of another driver can replace the directory while systemd
-    /// would look it up: so it is found and closed by descriptors alone.
-    pub(crate) fn shared(&mut self, dirs: &TaskDirs) -> io::Result<Option<PathBuf>> {
+    /// Holds the directories of a task, and answers with the paths by which systemd finds them; nothing, if this driver is
+    /// not root. Nomad makes the directory that they are in for everybody to write to, so a link could be there.
+    ///
+    /// In the one that the tasks of a group share, the directory of logs is read-only: a task that could replace the FIFO of
+    /// a later start would choose what a root process opens. One of another driver can replace the directory while systemd
+    /// would look it up, so it is found and closed by descriptors alone.
+    pub(crate) fn own(&mut self, dirs: &TaskDirs) -> io::Result<Option<TaskDirs>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
-        let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &dirs.shared };
-        let held = self.pin(base, Path::new(""), |_| Ok(()))?;
-        kernel::in_the_mounts_of_systemd(|| close_logs(&held))?;
-        Ok(Some(held))
+        let mut held = |directory: &Path| {
+            self.pin(Base::Task { alloc_dir: &dirs.alloc_dir, directory }, Path::new(""), |_| Ok(()))
+        };
+        let (local, shared, secrets) = (held(&dirs.local)?, held(&dirs.shared)?, held(&dirs.secrets)?);
+        kernel::in_the_mounts_of_systemd(|| close_logs(&shared))?;
+        Ok(Some(TaskDirs { alloc_dir: dirs.alloc_dir.clone(), shared, local, secrets }))
     }
 
     /// Lays one directory over another, read-only, and answers with the path by which systemd finds both as one.

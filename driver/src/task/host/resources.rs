@@ -66,14 +66,14 @@ pub(crate) fn make(
     let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
     let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
     let sockets = sockets.map_err(Error::Files)?;
-    let shared = if task.view == View::Host {
+    let held = if task.view == View::Host {
         None
     } else {
-        pins.shared(&task.dirs)
-            .map_err(|source| Error::View { directory: task.dirs.shared.clone(), source })?
+        let directory = task.dirs.alloc_dir.clone();
+        pins.own(&task.dirs).map_err(|source| Error::View { directory, source })?
     };
     let mut made =
-        HostResources { root, shared, settings, etc, sockets, mounts, overlays, ..HostResources::default() };
+        HostResources { root, held, settings, etc, sockets, mounts, overlays, ..HostResources::default() };
     let mut read = 0;
     for Credential { name, path, encrypted } in &task.credentials {
         let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;

@@ -257,12 +257,9 @@ impl View {
             Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
             Self::Host => return shared_memory(sight).into_iter().collect(),
         };
-        let own = dirs.pairs().map(|(host, target)| match made.shared {
-            Some(held) if host == dirs.shared => bind(held, target.as_ref()),
-            _ => bind(host, target.as_ref()),
-        });
+        let own = made.held.unwrap_or(dirs).pairs().map(|(host, target)| bind(host, target.as_ref()));
         properties.push(Property::BindPaths(own.into()));
-        if made.shared.is_none() {
+        if made.held.is_none() {
             // Of a user's systemd, and in what is only printed. By its path in the view: on the host another task of the
             // group could have put a link there.
             properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
@@ -282,8 +279,8 @@ fn shared_memory(sight: Sight) -> Option<Property> {
 pub struct Made<'a> {
     /// The root that it is mounted on ([`prepare`]).
     pub root: &'a Path,
-    /// Where the directory that it shares with its group is held, with the logs in it read-only.
-    pub shared: Option<&'a Path>,
+    /// Where its directories are held, with the logs of its group read-only.
+    pub held: Option<&'a TaskDirs>,
     /// What it sees in the place of paths of the host.
     pub overlays: &'a Overlays,
 }
