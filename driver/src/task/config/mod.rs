@@ -18,7 +18,7 @@ options! {
     pub struct PluginConfig {
         /// Capabilities that a job may add (`cap_add`) or set in its `sandbox`; the default is that of Nomad's `exec` driver. `"all"` allows every capability.
         pub allow_caps: Vec<String> = "[\"audit_write\", \"chown\", \"dac_override\", \"fowner\", \"fsetid\", \"kill\", \"mknod\", \"net_bind_service\", \"setfcap\", \"setgid\", \"setpcap\", \"setuid\", \"sys_chroot\"]",
-        /// Host paths that a job may bind, or use as a root or an image, with everything below them; `"/path:ro"` allows to read them and no more. `"local"` allows images in the task's own directories, which makes the kernel mount file systems that an `artifact` block fetched.
+        /// Host paths that a job may bind, or use as a root or an image, with everything below them; `"/path:ro"` allows to read them and no more. `"local"` allows images and extensions in the task's own directories: for authors of jobs that you trust with the node, see [SECURITY.md](SECURITY.md).
         pub allow_host_paths: Vec<String> = "[]",
         /// Tasks that are root, or could act as root: with UID 0, with a capability such as `"setuid"` or `"dac_override"`, or with a named user and without `no_new_privileges`. `"no"`: refused. `"confined"`: allowed under the preset `"standard"`, in user and PID namespaces of their own (systemd 257 or newer), where a program cannot become another user. `"host"`: allowed with the rights of the host's root, limited by their capabilities and view.
         pub allow_root: String = "\"no\"",

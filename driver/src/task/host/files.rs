@@ -33,7 +33,7 @@ pub enum Error {
     },
     /// The kernel would read an image that the job brought.
     #[error(
-        "{}: {path} is the task's own; the operator of this node does not let jobs mount images that they bring \
+        "{}: {path} is the task's own; the operator of this node does not let jobs mount images and extensions that they bring \
          (`allow_host_paths = [\"local\"]` in the plugin's configuration)", settings::shown(.option))]
     OwnImage {
         /// The property.
@@ -193,7 +193,6 @@ pub fn targets(settings: &[Assignment], task: &TaskSpec) -> Vec<Target> {
 /// Can a job change what this line names: is it in the task's directories, or an image that nobody vouches for?
 pub(crate) fn is_of_job(line: &Assignment, task: &TaskSpec, policy: &Policy) -> bool {
     let name = line.name();
-    let is_image = name.ends_with("Image") || name.ends_with("Images");
     let is_own = |path: &String| {
         let path = Path::new(path.trim_start_matches('-'));
         in_own_directory(path, &task.dirs.local, task).is_some()
@@ -201,7 +200,12 @@ pub(crate) fn is_of_job(line: &Assignment, task: &TaskSpec, policy: &Policy) -> 
     // Behind an image there are options; directories are a list of nothing else.
     let paths = line.texts();
     let count = if name == "ExtensionDirectories" { paths.len() } else { 1 };
-    is_image && policy.allows_images_of_tasks() || paths.iter().take(count).any(is_own)
+    is_image(name) && policy.allows_images_of_tasks() || paths.iter().take(count).any(is_own)
+}
+
+/// Does the property name what is mounted as a root, or laid over it?
+fn is_image(property: &str) -> bool {
+    property.ends_with("Image") || property.ends_with("Images") || property == "ExtensionDirectories"
 }
 
 /// Pins what is at `path` on the host, for a job that names it in this property.
@@ -222,8 +226,7 @@ fn find(
         if directory == dirs.shared {
             return shared(option, path, &below, task, pins);
         }
-        let is_image = option.ends_with("Image") || option.ends_with("Images");
-        if is_image && !policy.allows_images_of_tasks() {
+        if is_image(option) && !policy.allows_images_of_tasks() {
             return Err(Error::OwnImage { option, path: path.to_owned() });
         }
         let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &directory };
@@ -231,8 +234,7 @@ fn find(
     }
     let (base, inside) = allowed(option, path, policy)?;
     // systemd makes mount points in the root of a task, and the kernel reads an image: nobody else may change them.
-    let is_image = option.ends_with("Image") || option.ends_with("Images");
-    let is_roots = option == "RootDirectory" || is_image && !policy.allows_images_of_tasks();
+    let is_roots = option == "RootDirectory" || is_image(option) && !policy.allows_images_of_tasks();
     pins.pin(base, inside, |object| if is_roots { check_root(object) } else { Ok(()) }).map_err(|source| {
         if source.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) {
             Error::LinkedAway { option, path: path.to_owned() }

@@ -174,14 +174,15 @@ impl Policy {
             Reach::Confining(_) if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
             // The paths are looked at one by one: those of the task's own directories may be seen under other paths, too.
             Reach::BeyondTask(_) if assignment.names_host_paths() => {
-                let is_image = name.ends_with("Image") || name.ends_with("Images");
+                let is_image =
+                    name.ends_with("Image") || name.ends_with("Images") || name == "ExtensionDirectories";
                 let is_bind = BINDS.contains(&name);
                 if self.host_paths.is_empty() && !is_bind && !(is_image && self.images_of_tasks) {
                     let own = match name {
                         "RootDirectory" => {
                             ", and a directory that the task can change cannot be its root (a disk image can)"
                         }
-                        _ if name.contains("Image") => " (\"local\" for images that jobs bring)",
+                        _ if is_image => " (\"local\" for images and extensions that jobs bring)",
                         _ => "",
                     };
                     return Err(refused(format!(
