@@ -153,8 +153,23 @@ async fn logs_that_are_exchanged_are_nothing_of_the_hosts() {
     assert!(ran > 0, "some starts find the logs");
 }
 
-/// Nomad makes the directory of a task for everybody to write to, and the way to it may be open: a user of the node puts a
-/// link in the place of `local`.
+/// Nomad makes the directory of a task for everybody to write to, and the way to it is open: a user of the node would put
+/// files in `local`.
+#[tokio::test]
+async fn no_user_of_the_node_gets_to_the_files_of_a_task() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let prepared = node.prepare(&Job::shell("test -w /local && echo ready; exec sleep 1000"));
+    let task_dir = prepared.alloc_dir().join(&prepared.config.name);
+    std::fs::set_permissions(&task_dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let mut task = node.begin(prepared).await.unwrap();
+    task.says("ready").await;
+    let found = host.run("stat", &["-c", "%U %a", task_dir.to_str().unwrap()]);
+    assert_eq!(found.trim(), "root 700");
+    node.destroy(&task, true).await.unwrap();
+}
+
+/// A user of the node puts a link in the place of `local`.
 #[tokio::test]
 async fn a_directory_of_the_task_that_is_a_link_is_not_followed() {
     let host = host!();

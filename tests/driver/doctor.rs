@@ -123,8 +123,10 @@ async fn what_is_wrong_in_the_configuration_is_told() {
         installed.fails(&[], check, words);
     }
     let data = format!("data_dir = \"{}\"\n", installed.place.path().display());
-    installed.write(&format!("{data}plugin \"systemd\" {{\n}}\n"));
-    installed.fails(&[], "agent configuration", "plugin \"systemd\"");
+    for label in ["systemd", "nomad-driver-systmd"] {
+        installed.write(&format!("{data}plugin \"{label}\" {{\n}}\n"));
+        installed.fails(&[], "agent configuration", &format!("plugin \"{label}\""));
+    }
     installed.write("plugin {");
     let (code, failed) = installed.examined(&[]);
     assert_eq!((code, failed[0].0.as_str()), (1, "agent configuration"));

@@ -1,6 +1,7 @@
 //! The agent of this node and what its configuration says of plugins. Facts from Nomad v2.0.5, command/agent/.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hcl::{Body, Expression};
@@ -110,6 +111,8 @@ impl Agent {
                     self.plugin = Some(config.map(|config| config.body().clone()).unwrap_or_default());
                 }
                 "systemd" | "wasm-shim" | "nomad-systemd-driver" => self.misnamed = Some(label.to_owned()),
+                // A typing error.
+                label if strsim::levenshtein(label, PLUGIN) <= 3 => self.misnamed = Some(label.to_owned()),
                 _ => {}
             }
         }
@@ -182,6 +185,7 @@ impl Agent {
             let plugin = if self.plugin.is_some() { "" } else { "; the plugin has its defaults" };
             Finding::ok("agent configuration", format!("{}{plugin}", if names.is_empty() { "-dev".to_owned() } else { names.join(", ") }))
         });
+        findings.extend(self.data_dir.as_ref().and_then(|directory| way_to_allocations(directory)));
         findings
     }
 
@@ -198,6 +202,25 @@ impl Agent {
             (Some(pid), _) => Finding::ok("agent", format!("process {pid}")),
         }
     }
+}
+
+/// Can everybody get to the allocation directories, which Nomad makes for everybody to write to?
+fn way_to_allocations(data_dir: &Path) -> Option<Finding> {
+    const OTHERS_ENTER: u32 = 0o001;
+    let is_open = |directory: &Path| {
+        fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & OTHERS_ENTER != 0)
+    };
+    (is_open(data_dir) && is_open(&data_dir.join("alloc"))).then(|| {
+        Finding::warning(
+            "data_dir",
+            format!("every user of this node can enter {}", data_dir.join("alloc").display()),
+            "They can write to the directories that the tasks of a group share, and to those of tasks before their first start.",
+            format!(
+                "chmod 0700 {}, unless tasks need the way: those of other drivers with a `user`, or all with `fs_isolation = \"none\"`.",
+                data_dir.join("alloc").display()
+            ),
+        )
+    })
 }
 
 /// The process of an agent and its arguments.

@@ -27,7 +27,7 @@ pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
     };
     let config = agent.plugin.clone().unwrap_or_default();
     let findings = match plugin.configure(&config, &Node::of_this_machine()).await {
-        Ok(()) => healthy(&plugin).await,
+        Ok(()) => without_confining(&config).into_iter().chain(healthy(&plugin).await).collect(),
         Err(error) => vec![Finding::failed(
             "plugin options",
             causes(&error),
@@ -37,6 +37,25 @@ pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
     };
     plugin.shutdown().await;
     findings
+}
+
+/// A list of what jobs may set takes the place of the usual one.
+fn without_confining(config: &hcl::Body) -> Option<Finding> {
+    const CONFINING: &str = "@confining";
+    let named = config.attributes().find(|attribute| attribute.key() == "allow_properties")?;
+    let hcl::Expression::Array(names) = named.expr() else { return None };
+    let names: Vec<&str> = names
+        .iter()
+        .filter_map(|name| if let hcl::Expression::String(name) = name { Some(name.as_str()) } else { None })
+        .collect();
+    (!names.contains(&CONFINING)).then(|| {
+        Finding::warning(
+            "allow_properties",
+            format!("does not have \"{CONFINING}\""),
+            "Jobs may not even set what only confines them, such as `files.read_only_paths`.",
+            format!("Add \"{CONFINING}\" to the list, unless this is what you want."),
+        )
+    })
 }
 
 async fn healthy(plugin: &Plugin) -> Vec<Finding> {
@@ -103,4 +122,17 @@ fn of_attributes(found: &FingerprintResponse) -> Vec<Finding> {
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let all = std::iter::successors(Some(error), |error| error.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ").replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_leaves_out_what_only_confines_is_told_of() {
+        let told = |options: &str| without_confining(&hcl::parse(options).unwrap()).is_some();
+        assert!(told("allow_properties = [\"NotifyAccess\"]\n"));
+        assert!(!told("allow_properties = [\"@confining\", \"NotifyAccess\"]\n"));
+        assert!(!told("allow_caps = []\n"));
+    }
 }

@@ -119,7 +119,8 @@ impl Pins {
     }
 
     /// Holds the directories of a task, and answers with the paths by which systemd finds them; nothing, if this driver is
-    /// not root. Nomad makes the directory that they are in for everybody to write to, so a link could be there.
+    /// not root. Nomad makes the directory that they are in for everybody to write to, so a link could be there; nobody but
+    /// root needs the way through it, and it is closed.
     ///
     /// In the one that the tasks of a group share, the directory of logs is read-only: a task that could replace the FIFO of
     /// a later start would choose what a root process opens. One of another driver can replace the directory while systemd
@@ -127,6 +128,9 @@ impl Pins {
     pub(crate) fn own(&mut self, dirs: &TaskDirs) -> io::Result<Option<TaskDirs>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
+        }
+        if let Some(task_dir) = dirs.local.parent() {
+            close(Base::Task { alloc_dir: &dirs.alloc_dir, directory: task_dir })?;
         }
         let mut held = |directory: &Path| {
             self.pin(Base::Task { alloc_dir: &dirs.alloc_dir, directory }, Path::new(""), |_| Ok(()))
@@ -265,6 +269,15 @@ fn hold(object: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
     // What the host mounts later on still arrives; but the end of the pin is not the end of the host's own mounts.
     mount_change(path, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     Ok(path.to_owned())
+}
+
+/// Leaves a directory to root.
+fn close(directory: Base<'_>) -> io::Result<()> {
+    let found = directory.open(Path::new(""))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty())?;
+    rustix::fs::fchown(&opened, Some(rustix::fs::Uid::ROOT), Some(rustix::fs::Gid::ROOT))?;
+    Ok(rustix::fs::fchmod(&opened, Mode::RWXU)?)
 }
 
 /// Makes the directory of logs in this one read-only, where it is a directory.

@@ -195,8 +195,8 @@ impl Policy {
             }
             _ if self.allows_by_name(name) => Ok(()),
             Reach::Confining(why) => Err(refused(format!(
-                "the operator of this node does not allow {name} (`allow_properties` in the plugin's configuration), although \
-                 {why}"
+                "the operator of this node does not allow {name} (`allow_properties` in the plugin's configuration has neither \
+                 {name} nor `{CONFINING}`), although {why}"
             ))),
             Reach::BeyondTask(why) => Err(refused(format!(
                 "{name}={} reaches beyond the task: {why}; the operator of this node allows it with \"{name}\" in \
