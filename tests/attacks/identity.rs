@@ -275,7 +275,10 @@ async fn no_task_in_a_user_namespace_makes_others() {
         (USER, "properties { RestrictNamespaces = \"no\" }"),
     ] {
         let message = refusal(&host, &node, Job::shell(unshare).user(user).config(config)).await;
-        assert!(message.contains("\"RestrictNamespaces\" to `allow_properties`"), "{config}: {message}");
+        assert!(
+            message.contains("\"RestrictNamespaces\"") && message.contains("`allow_properties`"),
+            "{config}: {message}"
+        );
     }
 }
 

@@ -238,7 +238,7 @@ impl Shared {
                 option: "network.ip_address_allow".to_owned(),
                 reason: format!(
                     "it would count more than the addresses that the operator of this node denies to all tasks in {slice}; \
-                     the operator allows that with \"IPAddressAllow\" in `allow_properties` in the plugin's configuration"
+                     the operator allows that with \"IPAddressAllow\" beside \"@confining\" in `allow_properties` in the plugin's configuration"
                 ),
             })),
             Some(_) => {

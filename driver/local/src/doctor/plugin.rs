@@ -42,8 +42,8 @@ pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
 /// A list of what jobs may set takes the place of the usual one.
 fn without_confining(config: &hcl::Body) -> Option<Finding> {
     const CONFINING: &str = "@confining";
-    let named = config.attributes().find(|attribute| attribute.key() == "allow_properties")?;
-    let hcl::Expression::Array(names) = named.expr() else { return None };
+    let attribute = config.attributes().find(|attribute| attribute.key() == "allow_properties")?;
+    let hcl::Expression::Array(names) = attribute.expr() else { return None };
     let names: Vec<&str> = names
         .iter()
         .filter_map(|name| if let hcl::Expression::String(name) = name { Some(name.as_str()) } else { None })

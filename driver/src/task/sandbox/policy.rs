@@ -199,7 +199,7 @@ impl Policy {
                  {name} nor `{CONFINING}`), although {why}"
             ))),
             Reach::BeyondTask(why) => Err(refused(format!(
-                "{name}={} reaches beyond the task: {why}; the operator of this node allows it with \"{name}\" in \
+                "{name}={} reaches beyond the task: {why}; the operator of this node allows it with \"{name}\" beside \"@confining\" in \
                  `allow_properties` in the plugin's configuration",
                 assignment.text(),
             ))),

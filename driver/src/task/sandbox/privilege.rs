@@ -184,7 +184,7 @@ fn keep_processes_apart(
         option,
         format!(
             "user {uid} is one of the operating system's, whose daemons the task could signal and limit; {instead}, or have \
-             the operator of this node add \"User\" to `allow_properties`"
+             the operator of this node add \"User\", beside \"@confining\", to `allow_properties`"
         ),
     ))
 }
@@ -200,7 +200,7 @@ fn keep_users_apart(settings: &mut Vec<Assignment>, facts: &Facts<'_>, policy: &
         return Err(refused(
             "sandbox.private_users",
             "a task of a named user would see the host through that user's other processes; leave `user` out, or have the \
-             operator of this node add \"PrivateUsers\" to `allow_properties`"
+             operator of this node add \"PrivateUsers\", beside \"@confining\", to `allow_properties`"
                 .to_owned(),
         ));
     }
@@ -210,7 +210,7 @@ fn keep_users_apart(settings: &mut Vec<Assignment>, facts: &Facts<'_>, policy: &
             "cap_add",
             format!(
                 "a task of a named user is in a user namespace of its own, where {} has no effect on the host's network: \
-                 leave `user` out, use a `socket` block, or have the operator of this node add \"PrivateUsers\" to \
+                 leave `user` out, use a `socket` block, or have the operator of this node add \"PrivateUsers\", beside \"@confining\", to \
                  `allow_properties` and set `private_users = \"no\"` in `sandbox`",
                 capability_names(lost)
             ),
@@ -243,7 +243,7 @@ pub(crate) fn keep_namespaces_few(
         return Err(refused(
             "sandbox.restrict_namespaces",
             "a task in a user namespace, as of `private_users` or of a named user, could use up the namespaces of the host by \
-             others within; deny them with \"~user\", or have the operator of this node add \"RestrictNamespaces\" to \
+             others within; deny them with \"~user\", or have the operator of this node add \"RestrictNamespaces\", beside \"@confining\", to \
              `allow_properties`"
                 .to_owned(),
         ));

@@ -75,6 +75,9 @@ fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
             Address::Port(address_of_port(label, config).ok_or_else(|| wrong("socket.port", label, wanted))?)
         }
         (None, Some(path)) if is_plain(Path::new(path)) => Address::Path(path.into()),
+        (None, Some(path)) if Path::new(path).is_relative() => {
+            return Err(wrong("socket.path", path, "an absolute path, such as \"/alloc/app.sock\""));
+        }
         (None, Some(path)) => return Err(wrong("socket.path", path, PLAIN_PATH)),
         _ => return Err(wrong("socket", name, "a socket with one of `port` and `path`")),
     };

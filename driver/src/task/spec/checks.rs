@@ -15,7 +15,7 @@ pub(super) fn check_word(option: &str, property: &str, why: &str, node: &NodeSpe
     Err(Error::Refused {
         option: option.to_owned(),
         reason: format!(
-            "{why}; the operator of this node allows it with \"{property}\" in `allow_properties` in the plugin's \
+            "{why}; the operator of this node allows it with \"{property}\" beside \"@confining\" in `allow_properties` in the plugin's \
              configuration"
         ),
     })

@@ -193,7 +193,7 @@ pub(crate) fn check_groups(
         Some((option, line, name, Reach::BeyondTask(why))) => Err(refused(
             option,
             format!(
-                "{property}={name} reaches beyond the task: {why}; the operator of this node allows it with \"{property}\" in \
+                "{property}={name} reaches beyond the task: {why}; the operator of this node allows it with \"{property}\" beside \"@confining\" in \
                  `allow_properties` in the plugin's configuration",
                 property = line.name()
             ),

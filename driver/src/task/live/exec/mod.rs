@@ -59,7 +59,7 @@ pub enum Error {
     /// The task is WebAssembly, and the command one of its job's.
     #[error(
         "a command of the job's (a script check, or `change_mode = \"script\"`) could send messages to systemd in the unit of a \
-         WebAssembly task; check it by HTTP, or have the operator of this node add \"NotifyAccess\" to `allow_properties`"
+         WebAssembly task; check it by HTTP, or have the operator of this node add \"NotifyAccess\", beside \"@confining\", to `allow_properties`"
     )]
     BesideGuest,
     /// Too many of them run, or have left something that runs.
