@@ -30,7 +30,7 @@ const SANDBOX: Reach =
 const TIMES: Reach = Confining("it only decides when the task itself is ended");
 // Why it reaches further.
 const DEVICES: Reach = BeyondTask("it gives devices of the host");
-const DIRECTORIES: Reach = BeyondTask("it makes directories on the host that outlive the task");
+const DIRECTORIES: Reach = BeyondTask("it makes directories on the host, most of which outlive the task");
 const FILES: Reach = BeyondTask("it names files of the host");
 const PATTERNS: Reach = BeyondTask("journald, which all share, evaluates it for each line");
 const FIELDS: Reach =
@@ -40,6 +40,9 @@ const IPC: Reach = BeyondTask(
 );
 const KERNEL: Reach = BeyondTask("it hands programs or labels to the kernel");
 const KERNEL_LOG: Reach = BeyondTask("it writes to the log of the kernel, which all share");
+const OPENS: Reach = BeyondTask(
+    "it opens what the driver made read-only (a directory of the host is made writable by `files.bind_paths`)",
+);
 const MOUNTS: Reach =
     BeyondTask("it changes the mounts that the driver made, or passes mounts on to the host");
 const NAMESPACES: Reach = BeyondTask("it joins namespaces of the host, or makes the task their manager");
@@ -270,7 +273,7 @@ pub(super) static TABLE: &[PropertyDef] = &[
     row("ProtectKernelTunables", 247, Sandbox, Kind::Bool, SANDBOX),
     row("ProtectKernelModules", 247, Sandbox, Kind::Bool, SANDBOX),
     row("ProtectKernelLogs", 247, Sandbox, Kind::Bool, SANDBOX),
-    row("ReadWritePaths", 247, Sandbox, Kind::Words, MOUNTS),
+    row("ReadWritePaths", 247, Sandbox, Kind::Words, OPENS),
     row("ReadOnlyPaths", 247, Sandbox, Kind::Words, HIDES),
     row("InaccessiblePaths", 247, Sandbox, Kind::Words, HIDES),
     row("ExecPaths", 248, Sandbox, Kind::Words, MOUNTS),

@@ -221,7 +221,7 @@ options! {
         pub port: Option<String>,
         /// Requests that an instance handles before it is replaced (`--max-instance-reuse-count`). Default: 1 with WASI 0.2, 128 with 0.3.
         pub reuse: Option<u32>,
-        /// Time for open requests to finish after the `kill_signal` (default: `SIGTERM`). Set it below the task's `kill_timeout`.
+        /// Time for open requests to finish after `SIGTERM` (the default of `kill_signal` here) or `SIGINT`; other signals end the server at once. Set it below the task's `kill_timeout`.
         pub shutdown_timeout: String = "\"4s\"",
         /// Or the name of a `socket` block to serve on.
         pub socket: Option<String>,
