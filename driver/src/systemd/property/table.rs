@@ -61,7 +61,9 @@ const STALLS: Reach =
 const STORES: Reach = BeyondTask("it has systemd itself keep things for the task");
 const UNITS: Reach = BeyondTask("it acts on other units");
 const USERS: Reach = BeyondTask("it gives the task the rights of further users or groups");
-const VARIABLES: Reach = BeyondTask("it takes variables from systemd or from files of the host");
+const VARIABLES: Reach = BeyondTask(
+    "it takes variables from systemd or from files of the host (the task's own come from `env`, or a `template` with `env = true`)",
+);
 
 /// Every property.
 #[rustfmt::skip]

@@ -20,8 +20,8 @@ impl Network {
     pub(super) fn resolve(wasm: &Wasm) -> Result<Self, Error> {
         let rules = |option: &'static str, said: &[String]| {
             let rule = |said: &String| {
-                let wanted = "addresses and ports such as \"tcp:10.0.0.0/8:5432\", \"[::1]:53\" or \"*:443\" (no host names: \
-                          `wasm.name_lookup` lets a guest look them up)";
+                let wanted = "addresses and ports such as \"tcp:10.0.0.0/8:5432\", \"[::1]:53\" or \"*:443\" (for the name of a \
+                          host grant its address here, and `wasm.name_lookup`)";
                 AddressRule::parse(said).map_err(|_| Error::Option { option, value: said.clone(), wanted })
             };
             said.iter().map(rule).collect::<Result<Vec<_>, _>>()
