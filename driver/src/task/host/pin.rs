@@ -132,12 +132,14 @@ impl Pins {
         if let Some(task_dir) = dirs.local.parent() {
             close(Base::Task { alloc_dir: &dirs.alloc_dir, directory: task_dir })?;
         }
-        let mut held = |directory: &Path| {
-            self.pin(Base::Task { alloc_dir: &dirs.alloc_dir, directory }, Path::new(""), |_| Ok(()))
-        };
-        let (local, shared, secrets) = (held(&dirs.local)?, held(&dirs.shared)?, held(&dirs.secrets)?);
+        // Nobody can put a link in there any more, so to look once is enough; each pin is a mount that PID 1 sees.
+        let way = |directory| Base::Task { alloc_dir: &dirs.alloc_dir, directory };
+        for directory in [&dirs.local, &dirs.secrets] {
+            way(directory).open(Path::new(""))?;
+        }
+        let shared = self.pin(way(&dirs.shared), Path::new(""), |_| Ok(()))?;
         kernel::in_the_mounts_of_systemd(|| close_logs(&shared))?;
-        Ok(Some(TaskDirs { alloc_dir: dirs.alloc_dir.clone(), shared, local, secrets }))
+        Ok(Some(TaskDirs { shared, ..dirs.clone() }))
     }
 
     /// Lays one directory over another, read-only, and answers with the path by which systemd finds both as one.
