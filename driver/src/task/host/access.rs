@@ -11,11 +11,9 @@ use std::path::{Component, Path, PathBuf};
 use super::targets::{Error, MOST, Source, Target};
 use super::view::View;
 use crate::systemd::Assignment;
+use crate::task::sandbox::settled::IN_VIEW;
 use crate::task::spec::TaskSpec;
 
-/// The properties that do so.
-const ACCESS: [&str; 5] =
-    ["ExecPaths", "InaccessiblePaths", "NoExecPaths", "ReadOnlyPaths", "ReadWritePaths"];
 /// The properties by which a job can bring files of the root.
 pub(crate) const BRINGS: [&str; 3] = ["ExtensionDirectories", "ExtensionImages", "RootImage"];
 /// Where links lead to whatever a process has, or to the root that systemd makes for it.
@@ -25,8 +23,8 @@ const OF_PROCESSES: [&str; 6] =
 const OF_SYSTEMD: &str = "/run/systemd";
 
 /// Each path that such a line names, without what stands before it.
-fn paths(settings: &[Assignment]) -> impl Iterator<Item = (&'static str, PathBuf)> {
-    let lines = settings.iter().filter(|line| ACCESS.contains(&line.name()));
+pub(crate) fn paths(settings: &[Assignment]) -> impl Iterator<Item = (&'static str, PathBuf)> {
+    let lines = settings.iter().filter(|line| IN_VIEW.contains(&line.name()));
     lines.flat_map(|line| {
         let bare = |path: String| PathBuf::from(path.trim_start_matches(['-', '+']));
         line.texts().into_iter().map(move |path| (line.name(), bare(path)))
@@ -82,11 +80,6 @@ pub(crate) fn check(
         }
     }
     Ok(())
-}
-
-/// The same paths, as places in a root of the task's own.
-pub(crate) fn in_root(settings: &[Assignment]) -> impl Iterator<Item = (&'static str, PathBuf)> {
-    paths(settings)
 }
 
 /// The directory on the way to `path`, or to what it leads to over links, in which somebody else than root, or than `others`

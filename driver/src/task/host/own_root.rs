@@ -74,7 +74,7 @@ pub(crate) fn check_extensions(
         |path: &Path| ["/etc", "/opt", "/usr"].iter().any(|extended| path.starts_with(extended));
     let points = targets.iter().map(|target| (target.option, target.path.clone()));
     let programs = programs.iter().map(|path| (extension.name(), path.clone()));
-    match points.chain(programs).chain(access::in_root(settings)).find(|(_, path)| is_extended(path)) {
+    match points.chain(programs).chain(access::paths(settings)).find(|(_, path)| is_extended(path)) {
         Some((option, path)) => Err(Error::InExtension { option, path, extension: extension.name() }),
         None => Ok(()),
     }
@@ -84,7 +84,7 @@ pub(crate) fn check_extensions(
 /// root could put one while systemd makes mount points there?
 pub(crate) fn check_ways(root: &Path, settings: &[Assignment], targets: &[Target]) -> Result<(), Error> {
     let of_tasks = OF_TASKS.iter().map(|path| ("RootDirectory", Path::new(*path)));
-    let closed: Vec<_> = access::in_root(settings).collect();
+    let closed: Vec<_> = access::paths(settings).collect();
     let closed = closed.iter().map(|(option, path)| (*option, path.as_path()));
     let points = targets.iter().map(|target| (target.option, target.path.as_path()));
     let points: Vec<_> = points.chain(closed).chain(of_tasks).collect();

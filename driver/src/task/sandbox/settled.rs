@@ -133,7 +133,7 @@ fn check_hostname(name: &str) -> Result<(), Error> {
 }
 
 /// The properties whose paths are those of the task's view.
-const IN_VIEW: [&str; 5] =
+pub(crate) const IN_VIEW: [&str; 5] =
     ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"];
 
 /// systemd would refuse a relative path, and not say of which option.
