@@ -11,6 +11,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -762,6 +763,26 @@ async fn it_outlives_a_restart_of_the_agent() {
 async fn it_outlives_the_agents_violent_death() {
     let agent = agent!(alone);
     outlives(&agent, Signal::KILL).await;
+}
+
+/// An agent that starts opens the directories in `alloc` to everybody, and follows links.
+#[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
+async fn a_task_leads_no_agent_to_directories_of_the_host() {
+    let agent = ours!(Agent::alone());
+    let secret = tempfile::Builder::new().prefix("tenant-").tempdir_in("/srv").unwrap();
+    let mode = || fs::metadata(secret.path()).unwrap().permissions().mode() & 0o7777;
+    fs::set_permissions(secret.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    let script = format!(
+        "cd $NOMAD_ALLOC_DIR; for name in data tmp logs; do mv $name old-$name && ln -s {} $name; done; echo ready; exec sleep 1000",
+        secret.path().display()
+    );
+    let alloc = agent.run(Spec::service(&script)).await;
+    alloc.says("ready").await;
+    agent.end(Signal::INT).await;
+    agent.start().await;
+    alloc.was_restarted(0).await;
+    assert_eq!(mode(), 0o700);
 }
 
 #[tokio::test]

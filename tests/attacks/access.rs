@@ -1,12 +1,17 @@
 //! Paths that a job closes, opens or makes read-only, and directories in which a task puts links meanwhile: systemd mounts
 //! each such path over itself, and looks it up twice.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{lchown, symlink};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, Uid, renameat_with};
+use rustix::thread::set_thread_res_uid;
 use tests::{Job, Node};
+
+use super::allow_root;
+
+const NOBODY: u32 = 65534;
 
 const ALLOWED: &str = "allow_properties = [\"@confining\", \"ExecPaths\", \"ReadWritePaths\"]";
 
@@ -112,8 +117,8 @@ async fn systemd_keeps_no_directory_in_one_that_another_task_may_have() {
     }
 }
 
-/// A task of another driver in the group, whose `/alloc` holds nothing that is mounted, exchanges the directory of logs for
-/// a link to another tenant's directory, again and again.
+/// A task of another driver in the group, of a user that is not root, exchanges the directory of logs for a link to another
+/// tenant's directory, again and again: nothing is mounted in its `/alloc`.
 #[tokio::test]
 async fn logs_that_are_exchanged_are_nothing_of_the_hosts() {
     let host = host!();
@@ -121,26 +126,37 @@ async fn logs_that_are_exchanged_are_nothing_of_the_hosts() {
     let secret = tempfile::Builder::new().prefix("tenant-").tempdir_in("/srv").unwrap();
     std::fs::write(secret.path().join("key"), "secret").unwrap();
     std::fs::set_permissions(secret.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let mut ran = 0;
+    let (mut ran, mut exchanged) = (0, 0);
     for _ in 0..30 {
         let script = "test -e /alloc/logs/key && echo LEAKED; touch /alloc/logs/x 2>/dev/null && echo WRITABLE; echo ran";
         let prepared = node.prepare(&Job::shell(script));
         let shared = prepared.alloc_dir().join("alloc");
         let (logs, link) = (shared.join("logs"), shared.join("link"));
         symlink(secret.path(), &link).unwrap();
+        lchown(&link, Some(NOBODY), None).unwrap();
+        // As the agent makes them.
+        for directory in [&shared, &logs] {
+            std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+            lchown(directory, Some(NOBODY), None).unwrap();
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let exchange = {
-            let (stop, logs, link) = (Arc::clone(&stop), logs.clone(), link.clone());
+            let (stop, opened) = (Arc::clone(&stop), std::fs::File::open(&shared).unwrap());
             std::thread::spawn(move || {
+                // Of this thread only.
+                let user = Uid::from_raw(NOBODY);
+                set_thread_res_uid(user, user, user).unwrap();
+                let mut exchanged = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    // Refused while it is a mount point in the namespace of this process.
-                    let _ = renameat_with(CWD, &logs, CWD, &link, RenameFlags::EXCHANGE);
+                    let done = renameat_with(&opened, "logs", &opened, "link", RenameFlags::EXCHANGE);
+                    exchanged += u32::from(done.is_ok());
                 }
+                exchanged
             })
         };
         let started = node.begin(prepared).await;
         stop.store(true, Ordering::Relaxed);
-        exchange.join().unwrap();
+        exchanged += exchange.join().unwrap();
         if let Ok(task) = started {
             if std::fs::symlink_metadata(&logs).unwrap().is_symlink() {
                 renameat_with(CWD, &logs, CWD, &link, RenameFlags::EXCHANGE).unwrap();
@@ -151,6 +167,21 @@ async fn logs_that_are_exchanged_are_nothing_of_the_hosts() {
         }
     }
     assert!(ran > 0, "some starts find the logs");
+    assert!(exchanged > 0, "before the start it can");
+}
+
+/// What an agent opens when it starts, links followed, is in no task's power to exchange.
+#[tokio::test]
+async fn no_task_exchanges_what_the_agent_made_in_alloc() {
+    let host = host!();
+    let node = Node::configured(&host, &allow_root("host")).await;
+    let script = "cd /alloc; for name in data tmp logs; do mv $name old || rmdir $name; done 2>/dev/null
+        touch mine data/x tmp/x && mv mine data/ && ls -d * data/mine";
+    for user in ["", "nobody", "root"] {
+        let task = node.run(Job::shell(script).user(user)).await;
+        let (_, output, errors) = node.finish(task).await;
+        assert_eq!(output, "data\ndata/mine\nlogs\ntmp\n", "{user}: {errors}");
+    }
 }
 
 /// Nomad makes the directory of a task for everybody to write to, and the way to it is open: a user of the node would put

@@ -42,7 +42,7 @@ pub use self::live::saved::Saved;
 use self::config::{PluginConfig, TaskConfig, TaskId, TaskIdentity};
 use self::host::unfit;
 use self::host::users::OfHost;
-use self::host::view::View;
+use self::host::view::{TaskDirs, View};
 use self::live::beginners::Beginners;
 use self::live::events::Events;
 use self::live::exec::{Report, Session};
@@ -181,6 +181,10 @@ impl Tasks {
             return Err(Error::Lost { id, reason: "the machine has rebooted since the task started" });
         }
         self.shared.serves(&identity.alloc_dir);
+        let dirs = TaskDirs::new(&identity.alloc_dir, &identity.name);
+        if let Err(error) = host::dirs::close_again(&dirs) {
+            tracing::warn!(path = %dirs.shared.display(), %error, "failed to close the directory that a group shares");
+        }
         // Whoever started it has told of it.
         self.shared.beginners.are_first(&identity);
         let (systemd, events) = (self.shared.systemd.clone(), self.shared.events.clone());

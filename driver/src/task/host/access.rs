@@ -82,6 +82,22 @@ pub(crate) fn check(
     Ok(())
 }
 
+/// The settings, with what is said of `/alloc` said of the mount points in it as well, which systemd would leave out.
+pub(crate) fn of_all_alloc(settings: Vec<Assignment>, apart: &[&str]) -> Vec<Assignment> {
+    let with_its_mount_points = |line: Assignment| {
+        let is_of_view = IN_VIEW.contains(&line.name());
+        let texts = if is_of_view { line.texts() } else { Vec::new() };
+        let alloc = texts.into_iter().find(|text| text.trim_start_matches(['-', '+']) == "/alloc");
+        let more = alloc.and_then(|alloc| {
+            let alloc = alloc.trim_start_matches('-');
+            let paths: Vec<_> = apart.iter().map(|name| format!("-{alloc}/{name}")).collect();
+            Assignment::parse(line.name(), &paths.join(" ")).ok()
+        });
+        std::iter::once(line).chain(more.filter(|_| !apart.is_empty()))
+    };
+    settings.into_iter().flat_map(with_its_mount_points).collect()
+}
+
 /// The directory on the way to `path`, or to what it leads to over links, in which somebody else than root, or than `others`
 /// in its mode allow, could put another link.
 fn changeable(path: &Path, others: u32) -> Option<PathBuf> {
@@ -101,6 +117,18 @@ fn changeable(path: &Path, others: u32) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_of_alloc_holds_for_the_mount_points_in_it() {
+        let line = |name, text| Assignment::parse(name, text).unwrap();
+        let said = vec![line("ReadOnlyPaths", "/usr +/alloc"), line("NoExecPaths", "/local")];
+        let all = of_all_alloc(said.clone(), &["data", "tmp"]);
+        assert_eq!(
+            all,
+            [said[0].clone(), line("ReadOnlyPaths", "-+/alloc/data -+/alloc/tmp"), said[1].clone()]
+        );
+        assert_eq!(of_all_alloc(said.clone(), &[]), said);
+    }
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]

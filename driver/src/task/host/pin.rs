@@ -20,10 +20,9 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
-    mount_remount, move_mount, open_tree, unmount,
+    move_mount, open_tree, unmount,
 };
 
-use super::view::TaskDirs;
 use crate::kernel;
 use crate::systemd::UnitName;
 
@@ -116,30 +115,6 @@ impl Pins {
         });
         self.count += 1;
         pinned
-    }
-
-    /// Holds the directories of a task, and answers with the paths by which systemd finds them; nothing, if this driver is
-    /// not root. Nomad makes the directory that they are in for everybody to write to, so a link could be there; nobody but
-    /// root needs the way through it, and it is closed.
-    ///
-    /// In the one that the tasks of a group share, the directory of logs is read-only: a task that could replace the FIFO of
-    /// a later start would choose what a root process opens. One of another driver can replace the directory while systemd
-    /// would look it up, so it is found and closed by descriptors alone.
-    pub(crate) fn own(&mut self, dirs: &TaskDirs) -> io::Result<Option<TaskDirs>> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(None);
-        }
-        if let Some(task_dir) = dirs.local.parent() {
-            close(Base::Task { alloc_dir: &dirs.alloc_dir, directory: task_dir })?;
-        }
-        // Nobody can put a link in there any more, so to look once is enough; each pin is a mount that PID 1 sees.
-        let way = |directory| Base::Task { alloc_dir: &dirs.alloc_dir, directory };
-        for directory in [&dirs.local, &dirs.secrets] {
-            way(directory).open(Path::new(""))?;
-        }
-        let shared = self.pin(way(&dirs.shared), Path::new(""), |_| Ok(()))?;
-        kernel::in_the_mounts_of_systemd(|| close_logs(&shared))?;
-        Ok(Some(TaskDirs { shared, ..dirs.clone() }))
     }
 
     /// Lays one directory over another, read-only, and answers with the path by which systemd finds both as one.
@@ -271,40 +246,6 @@ fn hold(object: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
     // What the host mounts later on still arrives; but the end of the pin is not the end of the host's own mounts.
     mount_change(path, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     Ok(path.to_owned())
-}
-
-/// Leaves a directory to root.
-fn close(directory: Base<'_>) -> io::Result<()> {
-    let found = directory.open(Path::new(""))?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty())?;
-    rustix::fs::fchown(&opened, Some(rustix::fs::Uid::ROOT), Some(rustix::fs::Gid::ROOT))?;
-    Ok(rustix::fs::fchmod(&opened, Mode::RWXU)?)
-}
-
-/// Makes the directory of logs in this one read-only, where it is a directory.
-fn close_logs(shared: &Path) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let shared = rustix::fs::open(shared, flags, Mode::empty())?;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let open = || rustix::fs::openat2(&shared, "logs", flags, Mode::empty(), resolve);
-    let logs = match open() {
-        Err(rustix::io::Errno::NOENT) => return Ok(()),
-        found => found?,
-    };
-    let tree = open_tree(
-        &logs,
-        "",
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH,
-    )?;
-    let to = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&tree, "", &logs, "", to)?;
-    // The descriptor of what was moved is one of the mount.
-    let mounted = format!("/proc/thread-self/fd/{}", tree.as_raw_fd());
-    let inherited = rustix::fs::fstatvfs(&tree)?.f_flag & INHERITED;
-    let inherited = MountFlags::from_bits_truncate(u32::try_from(inherited.bits()).unwrap_or(0));
-    let flags = MountFlags::BIND | MountFlags::RDONLY | inherited;
-    Ok(mount_remount(mounted, flags, c"")?)
 }
 
 /// Unmounts what is in a directory of pins, and removes the mount points. Nothing is removed recursively: what is still

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::pin::Pins;
 use super::place::{self, Place};
 use super::view::{self, View};
-use super::{access, files, own_root, targets, users};
+use super::{access, dirs, files, own_root, targets, users};
 use crate::kernel;
 use crate::systemd::Assignment;
 use crate::task::config::{self, Credential};
@@ -66,14 +66,15 @@ pub(crate) fn make(
     let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
     let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
     let sockets = sockets.map_err(Error::Files)?;
-    let held = if task.view == View::Host {
-        None
+    let apart = if task.view == View::Host {
+        Vec::new()
     } else {
         let directory = task.dirs.alloc_dir.clone();
-        pins.own(&task.dirs).map_err(|source| Error::View { directory, source })?
+        dirs::close(&task.dirs).map_err(|source| Error::View { directory, source })?
     };
+    let settings = access::of_all_alloc(settings, &apart);
     let mut made =
-        HostResources { root, held, settings, etc, sockets, mounts, overlays, ..HostResources::default() };
+        HostResources { root, apart, settings, etc, sockets, mounts, overlays, ..HostResources::default() };
     let mut read = 0;
     for Credential { name, path, encrypted } in &task.credentials {
         let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;

@@ -67,7 +67,9 @@ pub const MOUNTED: &[&str] = &[
     SHIM,
     GUEST,
     "/alloc",
+    "/alloc/data",
     "/alloc/logs",
+    "/alloc/tmp",
     "/local",
     "/secrets",
     "/dev/shm",
@@ -257,13 +259,12 @@ impl View {
             Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
             Self::Host => return shared_memory(sight).into_iter().collect(),
         };
-        let own = made.held.unwrap_or(dirs).pairs().map(|(host, target)| bind(host, target.as_ref()));
-        properties.push(Property::BindPaths(own.into()));
-        if made.held.is_none() {
-            // Of a user's systemd, and in what is only printed. By its path in the view: on the host another task of the
-            // group could have put a link there.
-            properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
-        }
+        let own = dirs.pairs().map(|(host, target)| bind(host, target.as_ref()));
+        let apart =
+            made.apart.iter().map(|name| bind(&dirs.shared.join(name), &Path::new("/alloc").join(name)));
+        properties.push(Property::BindPaths(own.into_iter().chain(apart).collect()));
+        // A task that could replace the FIFO of a later start would choose what a root process opens. By its path in the view.
+        properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
         properties.extend(shared_memory(sight));
         properties
     }
@@ -279,8 +280,8 @@ fn shared_memory(sight: Sight) -> Option<Property> {
 pub struct Made<'a> {
     /// The root that it is mounted on ([`prepare`]).
     pub root: &'a Path,
-    /// Where its directories are held, with the logs of its group read-only.
-    pub held: Option<&'a TaskDirs>,
+    /// Directories in `/alloc` that are mount points, so that no task can put a link in their place.
+    pub apart: &'a [&'static str],
     /// What it sees in the place of paths of the host.
     pub overlays: &'a Overlays,
 }

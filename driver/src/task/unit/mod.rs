@@ -10,7 +10,7 @@ use crate::systemd::{Assignment, Bind, Manager, Meaning, Property, Stream, Trans
 use crate::task::config::{Mount, NetworkMode};
 use crate::task::host::env;
 use crate::task::host::place;
-use crate::task::host::view::{self, Overlays, Sight, TaskDirs, View};
+use crate::task::host::view::{self, Overlays, Sight, View};
 use crate::task::spec::activation::{Listener, Readiness};
 use crate::task::spec::{Identity, Memory, Output, TaskSpec};
 
@@ -68,8 +68,8 @@ pub struct Streams {
 pub struct HostResources {
     /// The root that its view is mounted on.
     pub root: PathBuf,
-    /// Where its directories are held, with the logs of its group read-only.
-    pub held: Option<TaskDirs>,
+    /// Directories in the shared one that are to be mount points.
+    pub apart: Vec<&'static str>,
     /// The file with its environment.
     pub env_file: PathBuf,
     /// The name of its ephemeral user, if it has one.
@@ -94,7 +94,7 @@ pub struct HostResources {
 pub fn build(task: &TaskSpec, command: &Command, made: HostResources, streams: Streams) -> TransientUnit {
     let filter = if task.is_guest() { Vec::new() } else { address_filter(&made.settings) };
     let sockets = sockets(task, &made.sockets, filter);
-    let of_view = view::Made { root: &made.root, held: made.held.as_ref(), overlays: &made.overlays };
+    let of_view = view::Made { root: &made.root, apart: &made.apart, overlays: &made.overlays };
     let concerns = [
         lifecycle(task),
         run(task, command, &made.settings),

@@ -1,0 +1,98 @@
+//! The directories of an allocation, closed to whoever could put a link in their place.
+//!
+//! Nomad's agent makes a task's directory and the shared one for everybody to write to, and the way to them may be open:
+//!
+//! ```text
+//!  <allocation>/alloc            root's, with the sticky bit, so that who can write there cannot exchange what is in it
+//!               ├── logs         root's; no task of ours can write there
+//!               ├── data, tmp    root's, and mount points in the view of each task
+//!               └── …            of tasks
+//!  <allocation>/<task>           root's alone
+//!               └── local, secrets
+//! ```
+//!
+//! An agent that starts makes `alloc` and what it has made in it everybody's once more, and follows links: a task that put
+//! one there would have it open directories of the host. What is a mount point in its view a task cannot exchange.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fstat};
+
+use super::pin::Base;
+use super::view::TaskDirs;
+
+/// The user "nobody", to whom the agent gives what it makes: its number is the same wherever systemd runs
+/// (<https://systemd.io/UIDS-GIDS>).
+const NOBODY: u32 = 65534;
+/// What the agent makes in the directory that the tasks of a group share, and tasks can write to.
+const WRITABLE: [&str; 2] = ["data", "tmp"];
+
+/// Closes the directories before systemd hears of them, and answers with the names of those in `alloc` that are to be mount
+/// points. A driver that is not root leaves all as it is: its tasks are its own user's, and have nothing to gain.
+pub(crate) fn close(dirs: &TaskDirs) -> io::Result<Vec<&'static str>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(Vec::new());
+    }
+    let base = |directory| Base::Task { alloc_dir: &dirs.alloc_dir, directory };
+    if let Some(task_dir) = dirs.local.parent() {
+        give_to_root(&base(task_dir).open(Path::new(""))?, Some(Mode::RWXU))?;
+    }
+    // Nobody can put a link in there any more, so to look once is enough.
+    for directory in [&dirs.local, &dirs.secrets] {
+        base(directory).open(Path::new(""))?;
+    }
+    close_shared(dirs)
+}
+
+/// Closes the shared directory of a running task after a restart of the agent, which has opened it. One whose own directory
+/// is not closed sees the files of the host as they are, and so does its group.
+pub(crate) fn close_again(dirs: &TaskDirs) -> io::Result<()> {
+    let task_dir = dirs.local.parent().unwrap_or(&dirs.local);
+    let found = rustix::fs::lstat(task_dir)?;
+    let is_closed = found.st_uid == 0 && Mode::from_raw_mode(found.st_mode) == Mode::RWXU;
+    if rustix::process::geteuid().is_root() && is_closed {
+        close_shared(dirs)?;
+    }
+    Ok(())
+}
+
+fn close_shared(dirs: &TaskDirs) -> io::Result<Vec<&'static str>> {
+    let shared = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &dirs.shared };
+    let everybodys = Mode::SVTX | Mode::RWXU | Mode::RWXG | Mode::RWXO;
+    give_to_root(&shared.open(Path::new(""))?, Some(everybodys))?;
+    let inside = |name: &str| {
+        let directory = dirs.shared.join(name);
+        match (Base::Task { alloc_dir: &dirs.alloc_dir, directory: &directory }).open(Path::new("")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    };
+    if let Some(logs) = inside("logs")? {
+        give_to_root(&logs, None)?;
+    }
+    let mut closed = Vec::new();
+    for name in WRITABLE {
+        // What a task has made its own, as database servers want their directory, stays so. That user could put a link
+        // there, so systemd does not look it up.
+        if let Some(directory) = inside(name)?
+            && matches!(fstat(&directory)?.st_uid, 0 | NOBODY)
+        {
+            give_to_root(&directory, None)?;
+            closed.push(name);
+        }
+    }
+    Ok(closed)
+}
+
+fn give_to_root(found: &OwnedFd, mode: Option<Mode>) -> io::Result<()> {
+    // The descriptor is one for looking only.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty())?;
+    fchown(&opened, Some(Uid::ROOT), Some(Gid::ROOT))?;
+    if let Some(mode) = mode {
+        fchmod(&opened, mode)?;
+    }
+    Ok(())
+}
