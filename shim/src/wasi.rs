@@ -197,6 +197,7 @@ fn missing(import: &str, name: &str, wasi: Option<Wasi>) -> String {
 }
 
 /// Provides the interface `name`, example `wasi:cli/exit`, in its versions 0.2. False if the shim does not have it.
+#[allow(clippy::too_many_lines, reason = "one line per interface")]
 fn link_p2(name: &str, linker: &mut Linker) -> Result<bool> {
     let l = linker;
     match name {

@@ -87,6 +87,7 @@ async fn a_device_of_a_plugin_is_there_and_no_other() {
     assert!(output.starts_with("2\n"), "{output}{errors}");
 }
 
+#[allow(clippy::too_many_lines, reason = "a table of options")]
 #[tokio::test]
 async fn a_job_sees_the_files_that_it_asks_for() {
     let host = host!();

@@ -105,6 +105,7 @@ async fn serve(stream: UnixStream, asked: Arc<Mutex<Option<Vec<Property>>>>) {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "a table of properties")]
 #[tokio::test]
 async fn an_assignment_is_read_as_systemd_run_reads_it() {
     let _host = host!();

@@ -14,6 +14,7 @@ use proto::hclspec::{Block, BlockAttrs, BlockList, BlockMap, Spec};
 
 use crate::jobspec::expression::{self, Scope};
 use crate::jobspec::types::{Type, described, parse_expression};
+use crate::unknown_options::{names, told};
 
 /// Why a configuration does not fit its schema. The first two name what the person wrote, the others the schema.
 #[derive(Debug, thiserror::Error)]
@@ -299,113 +300,8 @@ fn name_of<'a>(given: &'a str, implied: &'a str) -> Result<&'a str, Error> {
     }
 }
 
-/// Options of Nomad's other drivers, and what stands for them here.
-const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
-    ("bind_paths", "`files.bind_paths`"),
-    ("bind_read_only_paths", "`files.bind_read_only_paths`"),
-    ("cgroup_v2_override", "`limits` and `properties`"),
-    ("dns_servers", "the `dns` block of the group's `network`"),
-    ("env", "the `env` block of the task"),
-    ("entrypoint", "`command` and `args`"),
-    ("group_add", "`supplementary_groups`"),
-    ("healthcheck", "a `check` in a `service` of the task"),
-    ("healthchecks", "a `check` in a `service` of the task"),
-    ("init", "every task has an init"),
-    ("memory_hard_limit", "`memory_max` in the task's `resources`"),
-    ("shm_size", "`files.temporary_file_system`, such as `\"/dev/shm:size=256M,mode=1777\"`"),
-    ("sysctl", "sysctl.d(5) on the node"),
-    ("user", "`user` of the task"),
-    ("limits.nofile", "`ulimit`"),
-    ("force_pull", "there are no images; an `artifact` block fetches the program"),
-    (
-        "image",
-        "there are no container images; an `artifact` block fetches the program, or `files.root_image` a file system",
-    ),
-    ("ipc_mode", "`sandbox.private_ipc`"),
-    ("labels", "`meta` of the task"),
-    ("limits.memory_max", "`memory_max` in the task's `resources`"),
-    ("mount", "`files.bind_paths`, or `files.temporary_file_system` for a tmpfs"),
-    ("mounts", "`files.bind_paths`, or `files.temporary_file_system` for a tmpfs"),
-    ("network.mode", "the group's `network` block"),
-    ("network_mode", "the group's `network` block"),
-    ("pid_mode", "`sandbox.private_pids`"),
-    ("pids_limit", "`limits.tasks_max`"),
-    ("ports", "the group's `network` block, whose ports are those of the host"),
-    ("privileged", "`cap_add`, and the operator's `allow_root`"),
-    ("readonly_rootfs", "the view of the host is read-only"),
-    ("security_opt", "`sandbox`"),
-    ("tmpfs", "`files.temporary_file_system`"),
-    ("unveil", "`files.bind_read_only_paths`"),
-    ("volumes", "`files.bind_paths`, or `files.bind_read_only_paths` in place of `:ro`"),
-    ("logging.type", "`logging.driver`"),
-    ("wasm.args", "`args` beside `command`"),
-];
-
-/// Options of the plugins of Nomad's other drivers, in the plugin's configuration.
-const OF_OTHER_PLUGINS: &[(&str, &str)] = &[
-    ("allow_privileged", "`allow_root`"),
-    ("default_ipc_mode", "`sandbox.private_ipc` of jobs"),
-    ("default_pid_mode", "`sandbox.private_pids` of jobs"),
-    ("enabled", "remove the plugin from nodes that must not have it"),
-    ("volumes", "`allow_host_paths`"),
-];
-
-/// The unknown keys, each with what was meant.
-fn told(keys: &[String], known: &str) -> String {
-    let is_plugins = known.split(", ").any(|known| known == "allow_host_paths");
-    let table = if is_plugins { OF_OTHER_PLUGINS } else { OF_OTHER_DRIVERS };
-    let told = keys.iter().map(|key| {
-        let moved = table.iter().find(|(theirs, _)| theirs == key);
-        match moved {
-            Some((_, ours)) => format!("`{key}` (here: {ours})"),
-            None => format!("`{key}`{}", meant(key, known)),
-        }
-    });
-    let plural = if keys.len() == 1 { "key" } else { "keys" };
-    format!("{plural} {}", told.collect::<Vec<_>>().join(", "))
-}
-
-/// The known key that almost has these letters.
-fn meant(key: &str, known: &str) -> String {
-    let name = key.rsplit('.').next().unwrap_or(key);
-    let near = known.split(", ").map(|known| (strsim::levenshtein(name, known), known));
-    let near = near.filter(|(distance, _)| *distance <= 2).min();
-    near.map(|(_, known)| format!(" (did you mean `{known}`?)")).unwrap_or_default()
-}
-
 fn schema(reason: &str) -> Error {
     Error::Schema { reason: reason.to_owned() }
-}
-
-/// The keys that a body of this schema may have.
-fn names<'a>(spec: &'a Spec, implied: &'a str, known: &mut BTreeSet<&'a str>) {
-    let mut add = |name: &'a str| {
-        known.insert(if name.is_empty() { implied } else { name });
-    };
-    match &spec.block {
-        Some(Piece::Object(object)) => {
-            for (key, child) in &object.attributes {
-                names(child, key, known);
-            }
-        }
-        Some(Piece::Array(array)) => {
-            for child in &array.values {
-                names(child, "", known);
-            }
-        }
-        Some(Piece::Default(default)) => {
-            for child in [&default.primary, &default.default].into_iter().flatten() {
-                names(child, "", known);
-            }
-        }
-        Some(Piece::Attr(attr)) => add(&attr.name),
-        Some(Piece::BlockValue(block)) => add(&block.name),
-        Some(Piece::BlockAttrs(attrs)) => add(&attrs.name),
-        Some(Piece::BlockList(list)) => add(&list.name),
-        Some(Piece::BlockSet(set)) => add(&set.name),
-        Some(Piece::BlockMap(map)) => add(&map.name),
-        Some(Piece::Literal(_)) | None => {}
-    }
 }
 
 /// The blocks of one name: an object is one block, a list several; what is in the list is told by [`content`].
@@ -650,6 +546,7 @@ mod tests {
     }
 
     /// What Nomad v2.0.5 itself (jobspec2, hclutils.ParseHclInterface) makes of these lines of a job file.
+    #[allow(clippy::too_many_lines, reason = "one job with every kind of option")]
     #[test]
     fn a_job_file_means_what_it_means_to_nomad() {
         let path = r#"{"deep": nil, "n": nil, "path": "/a"}"#;

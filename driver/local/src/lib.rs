@@ -43,3 +43,4 @@ pub mod taskenv;
 pub mod template;
 mod terminal;
 pub mod unit;
+mod unknown_options;

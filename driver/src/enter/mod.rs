@@ -155,57 +155,88 @@ fn enter(plan: &Plan) -> Result<Init, Failure> {
         Ok(())
     };
     step("its own protection", hide)?;
-    let proc = PathBuf::from(format!("/proc/{}", plan.main_pid));
-    let task = Pid::from_raw(plan.main_pid)
-        .ok_or_else(|| failed("its main process", &io::ErrorKind::NotFound.into()))?;
-    // Held from here on, so that the number cannot come to stand for another process after this check.
-    let _pidfd = step("its main process", || Ok(rustix::process::pidfd_open(task, PidfdFlags::empty())?))?;
-    let cgroups = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
-    if !cgroups.lines().any(|line| line.starts_with("0::") && line.ends_with(&plan.unit_cgroup)) {
-        return Err(failed("its main process", &io::Error::other("it has ended")));
-    }
-
     let nothing = step("its streams", || File::options().read(true).write(true).open("/dev/null"))?;
-    // Everything that can be known is read before anything is given up.
-    let inherited = step("what it inherited", || Inherited::of(&proc, task))?;
-    let is_root = rustix::process::geteuid().is_root();
-    let is_filtered = inherited.is_filtered() && !inherited.is_filtered_like_every_init();
-    if is_filtered && !is_root {
-        let reason = "the kernel shows them to root alone, and the command must have the same; without root only a task \
-                      whose system calls are not filtered can be joined (`sandbox` with `preset = \"off\"`)";
-        return Err(failed("its system call filters", &io::Error::other(reason)));
-    }
-    let filters = step("its system call filters", || {
-        kernel::filters_of(task, is_root && inherited.is_filtered() || is_filtered)
+    let task = Joined::look(plan)?;
+    task.take_on(plan)?;
+    let init = start(plan, &task)?;
+    // They are the command's, and end with it.
+    step("its streams", || {
+        rustix::stdio::dup2_stdin(&nothing)?;
+        rustix::stdio::dup2_stdout(&nothing)?;
+        Ok(rustix::stdio::dup2_stderr(&nothing)?)
     })?;
-    let namespaces = step("its namespaces", || Namespaces::of(&proc, plan.has_user_namespace))?;
-    let root = step("its root directory", || File::open(proc.join("root")))?;
-    // It lives, so all of this was about it and not about another process of its number.
-    step("its main process", || Ok(rustix::process::test_kill_process(task)?))?;
-    let still_there = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
-    if still_there != cgroups {
-        return Err(failed("its main process", &io::Error::other("it has ended")));
+    Ok(init)
+}
+
+/// What this process takes on of the task. Everything that can be known is read before anything is given up.
+struct Joined {
+    inherited: Inherited,
+    filters: kernel::Filters,
+    namespaces: Namespaces,
+    root: File,
+}
+
+impl Joined {
+    /// Looks at the task's main process.
+    fn look(plan: &Plan) -> Result<Self, Failure> {
+        let proc = PathBuf::from(format!("/proc/{}", plan.main_pid));
+        let task = Pid::from_raw(plan.main_pid)
+            .ok_or_else(|| failed("its main process", &io::ErrorKind::NotFound.into()))?;
+        // Held from here on, so that the number cannot come to stand for another process after this check.
+        let _pidfd =
+            step("its main process", || Ok(rustix::process::pidfd_open(task, PidfdFlags::empty())?))?;
+        let cgroups = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
+        if !cgroups.lines().any(|line| line.starts_with("0::") && line.ends_with(&plan.unit_cgroup)) {
+            return Err(failed("its main process", &io::Error::other("it has ended")));
+        }
+        let inherited = step("what it inherited", || Inherited::of(&proc, task))?;
+        let is_root = rustix::process::geteuid().is_root();
+        let is_filtered = inherited.is_filtered() && !inherited.is_filtered_like_every_init();
+        if is_filtered && !is_root {
+            let reason = "the kernel shows them to root alone, and the command must have the same; without root only a \
+                          task whose system calls are not filtered can be joined (`sandbox` with `preset = \"off\"`)";
+            return Err(failed("its system call filters", &io::Error::other(reason)));
+        }
+        let filters = step("its system call filters", || {
+            kernel::filters_of(task, is_root && inherited.is_filtered() || is_filtered)
+        })?;
+        let namespaces = step("its namespaces", || Namespaces::of(&proc, plan.has_user_namespace))?;
+        let root = step("its root directory", || File::open(proc.join("root")))?;
+        // It lives, so all of this was about it and not about another process of its number.
+        step("its main process", || Ok(rustix::process::test_kill_process(task)?))?;
+        let still_there = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
+        if still_there != cgroups {
+            return Err(failed("its main process", &io::Error::other("it has ended")));
+        }
+        Ok(Self { inherited, filters, namespaces, root })
     }
 
-    step("nothing of the driver", kernel::keep_descriptors_from_the_command)?;
-    step("its cgroup", || fs::write(plan.cgroup.join("cgroup.procs"), "0"))?;
-    inherited.take_on()?;
-    step("its groups", || plan.identity.join_groups(&inherited))?;
-    step("its namespaces", || namespaces.join())?;
-    step("its root directory", || {
-        rustix::process::fchdir(&root)?;
-        Ok(rustix::process::chroot(".")?)
-    })?;
-    step("its user namespace", || namespaces.join_user())?;
-    step("a session of its own", || {
-        rustix::process::setsid()?;
-        kernel::join_new_keyring()
-    })?;
-    step("its user", || plan.identity.take_on(&inherited))?;
-    // The change of user undid it.
-    step("its own protection", || {
-        Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
-    })?;
+    /// Makes this process one of the task's, but for the filters of system calls.
+    fn take_on(&self, plan: &Plan) -> Result<(), Failure> {
+        step("nothing of the driver", kernel::keep_descriptors_from_the_command)?;
+        step("its cgroup", || fs::write(plan.cgroup.join("cgroup.procs"), "0"))?;
+        self.inherited.take_on()?;
+        step("its groups", || plan.identity.join_groups(&self.inherited))?;
+        step("its namespaces", || self.namespaces.join())?;
+        step("its root directory", || {
+            rustix::process::fchdir(&self.root)?;
+            Ok(rustix::process::chroot(".")?)
+        })?;
+        step("its user namespace", || self.namespaces.join_user())?;
+        step("a session of its own", || {
+            rustix::process::setsid()?;
+            kernel::join_new_keyring()
+        })?;
+        step("its user", || plan.identity.take_on(&self.inherited))?;
+        // The change of user undid it.
+        step("its own protection", || {
+            Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+        })
+    }
+}
+
+/// Starts the command, with this process as its init.
+fn start(plan: &Plan, task: &Joined) -> Result<Init, Failure> {
     let home = plan.identity.home();
     // After the change of user, which would undo it.
     step("the driver's life", || {
@@ -214,7 +245,6 @@ fn enter(plan: &Plan) -> Result<Init, Failure> {
         if parent == Some(plan.driver_pid) { Ok(()) } else { Err(io::Error::other("it has ended")) }
     })?;
     step("its working directory", || std::env::set_current_dir(&plan.directory))?;
-
     let [command, arguments @ ..] = plan.argv.as_slice() else {
         let reason = "an empty command".to_owned();
         return Err(Failure::Command { command: String::new(), reason });
@@ -225,7 +255,7 @@ fn enter(plan: &Plan) -> Result<Init, Failure> {
         process.env("TERM", "xterm");
     }
     // A process of this number is the command's parent; seen from another namespace of processes, none is.
-    let init = if namespaces.have_processes() { None } else { Some(rustix::process::getpid()) };
+    let init = if task.namespaces.have_processes() { None } else { Some(rustix::process::getpid()) };
     let become_the_command = || {
         if plan.terminal {
             rustix::process::ioctl_tiocsctty(io::stdin())?;
@@ -235,23 +265,16 @@ fn enter(plan: &Plan) -> Result<Init, Failure> {
             return Err(io::Error::other("the driver has ended"));
         }
         // The last: from here on only what the task itself may do.
-        filters.install()?;
+        task.filters.install()?;
         Err(process.exec())
     };
     // The init has no filters of the job's, which could lie to it about what is left (seccomp(2), SECCOMP_RET_ERRNO).
-    let init = Init::start(become_the_command).map_err(|error| match error {
+    Init::start(become_the_command).map_err(|error| match error {
         task_init::Error::Program(error) => {
             Failure::Command { command: command.clone(), reason: error.to_string() }
         }
         task_init::Error::Init { step, source } => failed(step, &source),
-    })?;
-    // They are the command's, and end with it.
-    step("its streams", || {
-        rustix::stdio::dup2_stdin(&nothing)?;
-        rustix::stdio::dup2_stdout(&nothing)?;
-        Ok(rustix::stdio::dup2_stderr(&nothing)?)
-    })?;
-    Ok(init)
+    })
 }
 
 fn step<T>(step: &str, act: impl FnOnce() -> io::Result<T>) -> Result<T, Failure> {

@@ -8,14 +8,13 @@ use zbus::message::Message;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 
 use super::checked::Checked;
-use super::connection::{
-    DESTINATION, FIRST_PAUSE, LONGEST_PAUSE, MANAGER, MANAGER_PATH, PROPERTIES, SERVICE, Shared, UNIT,
-};
+use super::connection::{DESTINATION, MANAGER, MANAGER_PATH, PROPERTIES, SERVICE, Shared, UNIT};
 use super::error::{Error, is_named, unfit};
 use super::features::{Features, Manager};
 use super::jobs::{JOB_TIMEOUT, JobEnds, job_of};
 use super::journal::{self, Ended};
 use super::name::UnitName;
+use super::patience::Patience;
 use super::state::{InvocationId, Service};
 use super::transient::Property;
 use super::vocabulary::Vocabulary;
@@ -25,8 +24,6 @@ use super::watch::Unit;
 const UNIT_NAME_MAX: usize = 255;
 const SLICE: &str = "org.freedesktop.systemd1.Slice";
 
-/// How long the removal of a unit is tried again while systemd cannot be asked.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How long after a unit's end journald may still be busy with its last lines.
 const JOURNAL_LAG: Duration = Duration::from_secs(10);
 
@@ -395,29 +392,5 @@ impl Systemd {
         let connected = self.shared.connect().await;
         let manager = self.shared.manager();
         connected.map_err(|source| Error::Connect { manager, source: Box::new(source) })
-    }
-}
-
-/// For what may be done twice: it is done again while systemd cannot be asked.
-pub(super) struct Patience {
-    until: tokio::time::Instant,
-    pause: Duration,
-}
-
-impl Patience {
-    pub(super) fn new() -> Self {
-        Self { until: tokio::time::Instant::now() + PATIENCE, pause: FIRST_PAUSE }
-    }
-
-    /// Waits a little, or gives the error back: it will not pass, or has not in all this time.
-    pub(super) async fn with(&mut self, error: Error) -> Result<(), Error> {
-        let cannot_be_asked = matches!(error, Error::Connect { .. } | Error::Call { .. }) && error.may_pass();
-        if !cannot_be_asked || tokio::time::Instant::now() > self.until {
-            return Err(error);
-        }
-        tracing::debug!(error = crate::chain(&error), "systemd cannot be asked, trying again");
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Ok(())
     }
 }

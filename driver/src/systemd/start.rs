@@ -5,11 +5,12 @@ use std::time::Duration;
 use zbus::{OwnedObjectPath, Variant};
 
 use super::checked::Checked;
-use super::client::{Method, Patience, Systemd};
+use super::client::{Method, Systemd};
 use super::error::{Error, is_named, unfit};
 use super::jobs::{JOB_TIMEOUT, JobEnds, job_of};
 use super::journal;
 use super::name::UnitName;
+use super::patience::Patience;
 use super::reload::{Moment, may_be_misread};
 use super::state::{FailedStep, MainExit, UnitState};
 use super::transient::{Property, SocketUnit, TransientUnit};

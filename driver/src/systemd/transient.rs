@@ -126,6 +126,7 @@ impl Property {
     }
 
     /// The property as it goes over the bus.
+    #[allow(clippy::too_many_lines, reason = "one line per property")]
     pub(super) fn into_wire(self) -> Vec<(String, Variant<'static>)> {
         let (name, value): (&str, Variant<'static>) = match self {
             Self::Assigned(assignment) => return assignment.wire(),

@@ -40,9 +40,10 @@ pub use self::live::handle::Handle;
 pub use self::live::saved::Saved;
 
 use self::config::{PluginConfig, TaskConfig, TaskId, TaskIdentity};
+use self::host::dirs::TaskDirs;
 use self::host::unfit;
 use self::host::users::OfHost;
-use self::host::view::{TaskDirs, View};
+use self::host::view::View;
 use self::live::beginners::Beginners;
 use self::live::events::Events;
 use self::live::exec::{Report, Session};

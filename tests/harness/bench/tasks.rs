@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
-use nomad_driver_systemd::systemd::{Checked, Features, Stream, Systemd, UnitName};
+use nomad_driver_systemd::systemd::{Checked, Features, Stream, Systemd, TransientUnit, UnitName};
 use nomad_driver_systemd::task::config::{
     DriverConfig, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId, TaskIdentity,
 };
@@ -119,6 +119,45 @@ impl Floor {
     }
 
     async fn timed_start(&self, node: &Node) -> Duration {
+        let unit = self.unit(node).await;
+        let name: UnitName = unit.name.clone();
+        let properties = Checked::new(unit.properties).unwrap().into_wire();
+        let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
+
+        let mut messages = MessageStream::from(&self.connection);
+        let began = Instant::now();
+        let answer =
+            call(&self.connection, "StartTransientUnit", &(name.as_str(), "fail", properties, others)).await;
+        let job: OwnedObjectPath = answer.body().deserialize().unwrap();
+        while let Some(Ok(message)) = messages.next().await {
+            if message.header().member().is_some_and(|member| member.as_str() == "JobRemoved") {
+                let (_, ended, _, result): (u32, OwnedObjectPath, String, String) =
+                    message.body().deserialize().unwrap();
+                if ended == job {
+                    assert_eq!(result, "done");
+                    break;
+                }
+            }
+        }
+        let took = began.elapsed();
+        drop(messages);
+        call(&self.connection, "KillUnit", &(name.as_str(), "all", 9)).await;
+        call(&self.connection, "StopUnit", &(name.as_str(), "replace")).await;
+        let _ = self
+            .connection
+            .call_method(
+                Some("org.freedesktop.systemd1"),
+                "/org/freedesktop/systemd1",
+                Some("org.freedesktop.systemd1.Manager"),
+                "ResetFailedUnit",
+                &(name.as_str(),),
+            )
+            .await;
+        took
+    }
+
+    /// The unit that the driver would make.
+    async fn unit(&self, node: &Node) -> TransientUnit {
         let prepared = node.prepare(&Job::command("/bin/sleep").args(&["infinity"]));
         let wire = &prepared.config;
         let config = TaskConfig {
@@ -160,46 +199,8 @@ impl Floor {
             settings: task.settings.clone(),
             ..Default::default()
         };
-        let made = unit::build(
-            &task,
-            &unit::Command::Native { path: "/bin/sleep".into(), shim: program("wasm-shim") },
-            made,
-            streams,
-        );
-        let name: UnitName = made.name.clone();
-        let properties = Checked::new(made.properties).unwrap().into_wire();
-        let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
-
-        let mut messages = MessageStream::from(&self.connection);
-        let began = Instant::now();
-        let answer =
-            call(&self.connection, "StartTransientUnit", &(name.as_str(), "fail", properties, others)).await;
-        let job: OwnedObjectPath = answer.body().deserialize().unwrap();
-        while let Some(Ok(message)) = messages.next().await {
-            if message.header().member().is_some_and(|member| member.as_str() == "JobRemoved") {
-                let (_, ended, _, result): (u32, OwnedObjectPath, String, String) =
-                    message.body().deserialize().unwrap();
-                if ended == job {
-                    assert_eq!(result, "done");
-                    break;
-                }
-            }
-        }
-        let took = began.elapsed();
-        drop(messages);
-        call(&self.connection, "KillUnit", &(name.as_str(), "all", 9)).await;
-        call(&self.connection, "StopUnit", &(name.as_str(), "replace")).await;
-        let _ = self
-            .connection
-            .call_method(
-                Some("org.freedesktop.systemd1"),
-                "/org/freedesktop/systemd1",
-                Some("org.freedesktop.systemd1.Manager"),
-                "ResetFailedUnit",
-                &(name.as_str(),),
-            )
-            .await;
-        took
+        let command = unit::Command::Native { path: "/bin/sleep".into(), shim: program("wasm-shim") };
+        unit::build(&task, &command, made, streams)
     }
 }
 

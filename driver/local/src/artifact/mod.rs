@@ -216,28 +216,18 @@ impl Fetch {
         {
             return Err(Reason::Checksum { kind: checksum.kind, expected: checksum.expected.clone(), got });
         }
-        let wrong_mode = |reason| Reason::Mode { mode: self.mode.clone(), reason };
         let whole = self.mode == "file";
         if whole && self.destination.is_dir() {
-            return Err(wrong_mode("the destination is a directory; name the file in `destination`"));
+            return Err(self.wrong_mode("the destination is a directory; name the file in `destination`"));
         }
         let Some(format) = format else {
             let mode = if executable { 0o755 } else { 0o644 };
             fs::set_permissions(&download, Permissions::from_mode(mode)).map_err(store)?;
-            return match self.mode.as_str() {
-                "file" => place(&download, &self.destination),
-                "any" => {
-                    let given = options.get("filename").map_or_else(|| location.file_name(), String::as_str);
-                    let name = Path::new(given).file_name();
-                    let name =
-                        name.ok_or_else(|| wrong_mode("the source has no file name; use mode \"file\""))?;
-                    place(&download, &self.destination.join(name))
-                }
-                _ => Err(wrong_mode("the source is one file and no archive; use \"any\" or \"file\"")),
-            };
+            let name = options.get("filename").map_or_else(|| location.file_name(), String::as_str);
+            return self.place_one(&download, name);
         };
         if matches!(format, Format::Single(_)) && !whole {
-            return Err(wrong_mode(
+            return Err(self.wrong_mode(
                 "the source is one compressed file; use \"file\" and name it in `destination`, or `archive = \"false\"`",
             ));
         }
@@ -248,11 +238,29 @@ impl Fetch {
         let files = unpack(format, file, &unpacked).map_err(|source| Reason::Unpack { source })?;
         if whole {
             if files != 1 {
-                return Err(wrong_mode("the archive holds several files; use \"any\""));
+                return Err(self.wrong_mode("the archive holds several files; use \"any\""));
             }
             return place(&only_file(&unpacked).map_err(store)?, &self.destination);
         }
         merge(&unpacked, &self.destination)
+    }
+
+    /// Puts what is no archive where it belongs; `name` is what its source calls it.
+    fn place_one(&self, download: &Path, name: &str) -> Result<(), Reason> {
+        match self.mode.as_str() {
+            "file" => place(download, &self.destination),
+            "any" => {
+                let name = Path::new(name).file_name();
+                let name =
+                    name.ok_or_else(|| self.wrong_mode("the source has no file name; use mode \"file\""))?;
+                place(download, &self.destination.join(name))
+            }
+            _ => Err(self.wrong_mode("the source is one file and no archive; use \"any\" or \"file\"")),
+        }
+    }
+
+    fn wrong_mode(&self, reason: &'static str) -> Reason {
+        Reason::Mode { mode: self.mode.clone(), reason }
     }
 }
 

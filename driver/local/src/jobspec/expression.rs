@@ -170,6 +170,7 @@ impl Scope {
     }
 
     /// Replaces what the evaluator cannot know: names of a later stage become text, functions are checked by name.
+    #[allow(clippy::too_many_lines, reason = "one arm per kind of expression")]
     fn resolve(&self, expression: &mut Expression, bound: &mut BTreeSet<String>) -> Result<(), Error> {
         match expression {
             Expression::Variable(variable) if !bound.contains(variable.as_str()) => {
@@ -214,20 +215,7 @@ impl Scope {
                 self.resolve_template(&mut parsed, bound)?;
                 **template = TemplateExpr::QuotedString(parsed.to_string());
             }
-            Expression::FuncCall(call) => {
-                let name = call.name.name.as_str();
-                let reads_files = functions::reads_files(name);
-                let is_known = functions::is_known(name) && (!reads_files || self.directory.is_some());
-                if call.name.is_namespaced() || !is_known {
-                    return Err(Error::UnknownFunction { name: name.to_owned() });
-                }
-                for argument in &mut call.args {
-                    self.resolve(argument, bound)?;
-                }
-                if let Some(directory) = self.directory.as_ref().filter(|_| reads_files) {
-                    call.args.insert(0, Expression::String(directory.clone()));
-                }
-            }
+            Expression::FuncCall(call) => self.resolve_call(call, bound)?,
             Expression::Parenthesis(inner) => self.resolve(inner, bound)?,
             Expression::Conditional(conditional) => {
                 self.resolve(&mut conditional.cond_expr, bound)?;
@@ -257,6 +245,23 @@ impl Scope {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// A function that reads files is told where the job file is.
+    fn resolve_call(&self, call: &mut FuncCall, bound: &mut BTreeSet<String>) -> Result<(), Error> {
+        let name = call.name.name.as_str();
+        let reads_files = functions::reads_files(name);
+        let is_known = functions::is_known(name) && (!reads_files || self.directory.is_some());
+        if call.name.is_namespaced() || !is_known {
+            return Err(Error::UnknownFunction { name: name.to_owned() });
+        }
+        for argument in &mut call.args {
+            self.resolve(argument, bound)?;
+        }
+        if let Some(directory) = self.directory.as_ref().filter(|_| reads_files) {
+            call.args.insert(0, Expression::String(directory.clone()));
         }
         Ok(())
     }

@@ -63,6 +63,7 @@ impl Type {
     }
 
     /// Converts as go-cty does; null is a value of every type.
+    #[allow(clippy::too_many_lines, reason = "one arm per type, and per value that is of another")]
     pub(crate) fn convert(&self, value: Value) -> Result<Value, String> {
         let wrong =
             |wanted: &str, value: &Value| Err(format!("{wanted} is required, not {}", described(value)));

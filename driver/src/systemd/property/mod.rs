@@ -462,6 +462,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "a table of texts")]
     #[test]
     fn no_text_makes_it_panic_and_each_is_read_alike_twice() {
         const PIECES: [&str; 48] = [

@@ -1,4 +1,5 @@
-//! Every property that `systemd-run -p` takes for a service, one line each.
+//! Every property that `systemd-run -p` takes for a service, one line each, in one file however many there are: whoever
+//! looks for one finds it here.
 
 use super::kind::{Group, Kind, PropertyDef, Reach, Unit, reserved, row};
 

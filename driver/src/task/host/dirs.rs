@@ -16,18 +16,57 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fstat};
 
 use super::pin::Base;
-use super::view::TaskDirs;
 
 /// The user "nobody", to whom the agent gives what it makes: its number is the same wherever systemd runs
 /// (<https://systemd.io/UIDS-GIDS>).
 const NOBODY: u32 = 65534;
 /// What the agent makes in the directory that the tasks of a group share, and tasks can write to.
 const WRITABLE: [&str; 2] = ["data", "tmp"];
+
+/// The directories of one task, on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskDirs {
+    /// The allocation directory; only the agent writes here.
+    pub alloc_dir: PathBuf,
+    /// Shared by the group's tasks, `/alloc` in the view.
+    pub shared: PathBuf,
+    /// The task's own, `/local` in the view.
+    pub local: PathBuf,
+    /// A tmpfs that Nomad made, `/secrets` in the view.
+    pub secrets: PathBuf,
+}
+
+impl TaskDirs {
+    /// The layout that Nomad's `client/allocdir` makes.
+    pub fn new(alloc_dir: &Path, task: &str) -> Self {
+        let task_dir = alloc_dir.join(task);
+        Self {
+            alloc_dir: alloc_dir.to_owned(),
+            shared: alloc_dir.join("alloc"),
+            local: task_dir.join("local"),
+            secrets: task_dir.join("secrets"),
+        }
+    }
+
+    /// The directory that a relative path names as it is written for drivers whose tasks begin in the task's directory,
+    /// such as `local/x`: on the host and in the private view, and what is left of the path.
+    pub fn named<'p>(&self, path: &'p Path) -> Option<(&Path, &'static str, &'p Path)> {
+        self.pairs().into_iter().find_map(|(host, inside)| {
+            let below = path.strip_prefix(inside.trim_start_matches('/')).ok()?;
+            Some((host, inside, below))
+        })
+    }
+
+    /// Each directory on the host beside its name in the private view.
+    pub fn pairs(&self) -> [(&Path, &'static str); 3] {
+        [(&self.local, "/local"), (&self.shared, "/alloc"), (&self.secrets, "/secrets")]
+    }
+}
 
 /// Closes the directories before systemd hears of them, and answers with the names of those in `alloc` that are to be mount
 /// points. A driver that is not root leaves all as it is: its tasks are its own user's, and have nothing to gain.

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use crate::task::host::view::{TaskDirs, View};
+use crate::task::host::dirs::TaskDirs;
+use crate::task::host::view::View;
 use crate::task::spec::TaskSpec;
 
 /// How many words are looked at: a job may have hundreds of thousands.

@@ -1,7 +1,7 @@
 //! What is found and made on the host for a task: its view, files, mounts, program, environment and log pipes.
 
 pub(crate) mod access;
-pub(crate) mod dirs;
+pub mod dirs;
 pub mod env;
 pub mod files;
 pub mod logs;

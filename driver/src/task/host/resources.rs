@@ -51,17 +51,7 @@ pub(crate) fn make(
     }
     if let Identity::Number(number) = task.identity {
         place.tell_of_user(number).map_err(failed)?;
-        if users::find(&place::user_name(number)).is_none() {
-            return Err(Error::Spec(spec::Error::Node {
-                option: "user".to_owned(),
-                reason: format!(
-                    "users that Nomad makes up, such as {}, are known to the host by systemd 249 or newer and `systemd` in \
-                     /etc/nsswitch.conf (package libnss-systemd); without it have the operator set \
-                     `dynamic_workload_users = false`",
-                    place::user_name(number)
-                ),
-            }));
-        }
+        check_known(number)?;
     }
     let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
     let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
@@ -83,6 +73,22 @@ pub(crate) fn make(
         if *encrypted { made.encrypted.push(copy) } else { made.credentials.push(copy) }
     }
     Ok(made)
+}
+
+/// Does the host know a user that Nomad made up, now that it was told?
+fn check_known(number: u32) -> Result<(), Error> {
+    if users::find(&place::user_name(number)).is_some() {
+        return Ok(());
+    }
+    Err(Error::Spec(spec::Error::Node {
+        option: "user".to_owned(),
+        reason: format!(
+            "users that Nomad makes up, such as {}, are known to the host by systemd 249 or newer and `systemd` in \
+             /etc/nsswitch.conf (package libnss-systemd); without it have the operator set \
+             `dynamic_workload_users = false`",
+            place::user_name(number)
+        ),
+    }))
 }
 
 /// Makes the mount points that the operating system lacks, each as what is mounted there.

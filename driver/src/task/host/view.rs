@@ -20,6 +20,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use super::dirs::TaskDirs;
 use crate::systemd::{Assignment, Bind, Manager, Property, check_text};
 
 /// Where units find what of ours need not outlive a boot; a driver that is not root has it among what is its user's.
@@ -130,46 +131,6 @@ const SEARCH: (usize, usize) = (8, 512);
 pub const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 /// Shared memory by name (shm_overview(7)): the host's would be everybody's.
 pub const SHARED_MEMORY: (&str, &str) = ("/dev/shm", "mode=1777,nosuid,nodev");
-
-/// The directories of one task, on the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskDirs {
-    /// The allocation directory; only the agent writes here.
-    pub alloc_dir: PathBuf,
-    /// Shared by the group's tasks, `/alloc` in the view.
-    pub shared: PathBuf,
-    /// The task's own, `/local` in the view.
-    pub local: PathBuf,
-    /// A tmpfs that Nomad made, `/secrets` in the view.
-    pub secrets: PathBuf,
-}
-
-impl TaskDirs {
-    /// The layout that Nomad's `client/allocdir` makes.
-    pub fn new(alloc_dir: &Path, task: &str) -> Self {
-        let task_dir = alloc_dir.join(task);
-        Self {
-            alloc_dir: alloc_dir.to_owned(),
-            shared: alloc_dir.join("alloc"),
-            local: task_dir.join("local"),
-            secrets: task_dir.join("secrets"),
-        }
-    }
-
-    /// The directory that a relative path names as it is written for drivers whose tasks begin in the task's directory,
-    /// such as `local/x`: on the host and in the private view, and what is left of the path.
-    pub fn named<'p>(&self, path: &'p Path) -> Option<(&Path, &'static str, &'p Path)> {
-        self.pairs().into_iter().find_map(|(host, inside)| {
-            let below = path.strip_prefix(inside.trim_start_matches('/')).ok()?;
-            Some((host, inside, below))
-        })
-    }
-
-    /// Each directory on the host beside its name in the private view.
-    pub fn pairs(&self) -> [(&Path, &'static str); 3] {
-        [(&self.local, "/local"), (&self.shared, "/alloc"), (&self.secrets, "/secrets")]
-    }
-}
 
 /// How a task sees the host's files.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,82 +17,36 @@ use crate::task::sandbox::preset::Preset;
 use crate::task::sandbox::privilege::{self, Facts};
 use crate::task::spec::{Error, NodeSpec};
 
+const BOUNDING: &str = "CapabilityBoundingSet";
+const AMBIENT: &str = "AmbientCapabilities";
+
+/// A line that a job says: the option, the property and the text.
+type Said<'a> = (String, &'a str, String);
+
 /// Everything that the job says under the names of systemd's, in the order in which it counts.
 pub(crate) fn requested(
     driver: &DriverConfig,
     node: &NodeSpec,
     features: &Features,
 ) -> Result<Vec<(String, Assignment)>, Error> {
-    let mut said = Vec::new();
-    let blocks: [(&str, &[Setting]); 4] = [
-        ("sandbox", driver.sandbox.as_ref().map_or(&[], |block| &block.0)),
-        ("limits", driver.limits.as_ref().map_or(&[], |block| &block.0)),
-        ("files", driver.files.as_ref().map_or(&[], |block| &block.0)),
-        ("network", driver.network.as_ref().map_or(&[], |block| &block.0)),
-    ];
-    for (block, setting) in
-        blocks.iter().flat_map(|(block, settings)| settings.iter().map(move |s| (block, s)))
-    {
-        let Some(property) = setting.option.property else { continue };
-        let option = format!("{block}.{}", setting.option.name);
-        for text in texts(property, setting, &node.view) {
-            said.push((option.clone(), property, text));
-        }
+    check_blocks_of_their_own(driver, node)?;
+    let limits: Vec<String> =
+        driver.ulimit.keys().map(|name| format!("Limit{}", name.to_uppercase())).collect();
+    let mut said = of_blocks(driver, node);
+    for ((name, value), property) in driver.ulimit.iter().zip(&limits) {
+        said.push((format!("ulimit.{name}"), property, value.clone()));
     }
-    let ulimits = driver.ulimit.iter();
-    let limits: Vec<(String, String, &String)> = ulimits
-        .map(|(name, value)| (format!("ulimit.{name}"), format!("Limit{}", name.to_uppercase()), value))
-        .collect();
-    said.extend(
-        limits.iter().map(|(option, property, value)| (option.clone(), property.as_str(), (*value).clone())),
-    );
-    if let Some(group) = &driver.group {
-        said.push(("group".to_owned(), "Group", group.clone()));
-    }
+    said.extend(driver.group.iter().map(|group| ("group".to_owned(), "Group", group.clone())));
     let groups = driver.supplementary_groups.iter();
     said.extend(
         groups.map(|group| ("supplementary_groups".to_owned(), "SupplementaryGroups", group.clone())),
     );
-    if let Some(logging) = &driver.logging {
-        // They are checked here, and said by `Output`.
-        let burst = logging.rate_limit_burst.map(|burst| ("burst", "LogRateLimitBurst", burst.to_string()));
-        let interval = logging.rate_limit_interval.clone();
-        let interval = interval.map(|time| ("interval", "LogRateLimitIntervalSec", time));
-        for (option, property, text) in burst.into_iter().chain(interval) {
-            if let Ok(assignment) = Assignment::parse(property, &text) {
-                node.policy.check(&format!("logging.rate_limit_{option}"), &assignment)?;
-            }
-        }
-        if let Some(Ok(assignment)) =
-            logging.namespace.as_ref().map(|name| Assignment::parse("LogNamespace", name))
-        {
-            node.policy.check("logging.namespace", &assignment)?;
-        }
-    }
-    if let Some(Notify { watchdog: Some(time), .. }) = &driver.notify
-        && let Ok(assignment) = Assignment::parse("WatchdogSec", time)
-    {
-        node.policy.check("notify.watchdog", &assignment)?;
-    }
     if let Some(name) = &driver.hostname {
         check_hostname(name)?;
         said.push(("hostname".to_owned(), "ProtectHostname", format!("private:{name}")));
     }
-    for (name, value) in &driver.properties {
-        if name == "WatchdogSec" {
-            // systemd listens to a task with a watchdog (`NotifyAccess=main`), whoever else is to decide that.
-            return Err(Error::Refused {
-                option: format!("properties.{name}"),
-                reason: "systemd would take messages from the task: write a `notify` block with a `watchdog`"
-                    .to_owned(),
-            });
-        }
-        // Each line is an assignment; no line at all is one of nothing.
-        let lines =
-            value.split('\n').map(str::trim).filter(|line| !line.is_empty() || value.trim().is_empty());
-        said.extend(lines.map(|line| (format!("properties.{name}"), name.as_str(), line.to_owned())));
-    }
-    let parse = |(option, property, text): (String, &str, String)| {
+    said.extend(of_properties(driver)?);
+    let parse = |(option, property, text): Said<'_>| {
         let parsed = Assignment::parse(property, &text);
         let assignment = parsed.map_err(|source| Error::Property { option: option.clone(), source })?;
         check_absolute(&option, &assignment)?;
@@ -112,6 +66,67 @@ pub(crate) fn requested(
         known.map_err(|reason| Error::Refused { option: option.clone(), reason })?;
     }
     Ok(assignments)
+}
+
+/// What the blocks say whose options each stand for a property.
+fn of_blocks<'a>(driver: &'a DriverConfig, node: &NodeSpec) -> Vec<Said<'a>> {
+    let blocks: [(&str, &[Setting]); 4] = [
+        ("sandbox", driver.sandbox.as_ref().map_or(&[], |block| &block.0)),
+        ("limits", driver.limits.as_ref().map_or(&[], |block| &block.0)),
+        ("files", driver.files.as_ref().map_or(&[], |block| &block.0)),
+        ("network", driver.network.as_ref().map_or(&[], |block| &block.0)),
+    ];
+    let mut said = Vec::new();
+    for (block, settings) in blocks {
+        for setting in settings {
+            let Some(property) = setting.option.property else { continue };
+            let option = format!("{block}.{}", setting.option.name);
+            let texts = texts(property, setting, &node.view);
+            said.extend(texts.into_iter().map(|text| (option.clone(), property, text)));
+        }
+    }
+    said
+}
+
+/// What the block of properties says. Each line is an assignment; no line at all is one of nothing.
+fn of_properties(driver: &DriverConfig) -> Result<Vec<Said<'_>>, Error> {
+    let mut said = Vec::new();
+    for (name, value) in &driver.properties {
+        if name == "WatchdogSec" {
+            // systemd listens to a task with a watchdog (`NotifyAccess=main`), whoever else is to decide that.
+            return Err(Error::Refused {
+                option: format!("properties.{name}"),
+                reason: "systemd would take messages from the task: write a `notify` block with a `watchdog`"
+                    .to_owned(),
+            });
+        }
+        let lines =
+            value.split('\n').map(str::trim).filter(|line| !line.is_empty() || value.trim().is_empty());
+        said.extend(lines.map(|line| (format!("properties.{name}"), name.as_str(), line.to_owned())));
+    }
+    Ok(said)
+}
+
+/// May the job say what its blocks of logging and notifications say? Their properties are made elsewhere (`Output`).
+fn check_blocks_of_their_own(driver: &DriverConfig, node: &NodeSpec) -> Result<(), Error> {
+    let mut said: Vec<(&str, &str, String)> = Vec::new();
+    if let Some(logging) = &driver.logging {
+        let burst = logging.rate_limit_burst.map(|burst| burst.to_string());
+        said.extend(burst.map(|text| ("logging.rate_limit_burst", "LogRateLimitBurst", text)));
+        let interval = logging.rate_limit_interval.clone();
+        said.extend(interval.map(|text| ("logging.rate_limit_interval", "LogRateLimitIntervalSec", text)));
+        said.extend(logging.namespace.clone().map(|text| ("logging.namespace", "LogNamespace", text)));
+    }
+    if let Some(Notify { watchdog: Some(time), .. }) = &driver.notify {
+        said.push(("notify.watchdog", "WatchdogSec", time.clone()));
+    }
+    for (option, property, text) in said {
+        // Text that is no value has an error of its own, where the property is made.
+        if let Ok(assignment) = Assignment::parse(property, &text) {
+            node.policy.check(option, &assignment)?;
+        }
+    }
+    Ok(())
 }
 
 /// The longest name of a host (hostname(7)).
@@ -236,11 +251,50 @@ pub(crate) fn settled(
     node: &NodeSpec,
     features: &Features,
 ) -> Result<Settled, Error> {
-    const BOUNDING: &str = "CapabilityBoundingSet";
-    const AMBIENT: &str = "AmbientCapabilities";
     let view = facts.view;
-    let driver = &config.driver;
-    let allowed = node.policy.all_capabilities();
+    // The device of an image with verity is waited for by a semaphore (libdevmapper), which udev finds in the host's own
+    // namespace alone: systemd would hang.
+    let is_image = |line: &Assignment| {
+        let images = ["RootImage", "MountImages", "ExtensionImages"];
+        images.contains(&line.name()) && !line.text().is_empty()
+    };
+    let has_images = said.iter().any(is_image);
+    let of_view = view
+        .assignments()
+        .into_iter()
+        .filter(|line| features.check(line).is_ok() && !(has_images && line.name() == "PrivateIPC"));
+    // A user's systemd has the credentials of a unit, and its own ear for it, among what ProtectHome hides.
+    let needs_no_home_hidden = features.manager == Manager::User && view.has_no_home();
+    // What this node's systemd knows of a preset.
+    let is_known = |line: &Assignment| {
+        features.check(line).is_ok() && !(needs_no_home_hidden && line.name() == "ProtectHome")
+    };
+    // No home is hidden either where tasks see the host as it is.
+    let of_preset = preset
+        .assignments()
+        .iter()
+        .filter(|line| is_known(line) && (*view != View::Host || line.name() != "ProtectHome"));
+    let emptied = emptied_homes(said, config, view);
+    let of_preset = of_preset.map(|line| match &emptied {
+        Some(emptied) if line.name() == "ProtectHome" => emptied,
+        _ => line,
+    });
+    let later = granted.iter().chain(said).cloned();
+    let base = of_driver(config, node, features).into_iter().chain(of_view);
+    let mut settled = Assignment::folded(base.chain(of_preset.cloned()).chain(later));
+    if matches!(view, View::Private { .. }) {
+        check_for_shared_view(&settled)?;
+    }
+    settle_capabilities(&mut settled, &config.driver, node)?;
+    let is_confined_root = privilege::confine(&mut settled, facts, &node.policy, features)?;
+    node.policy.check_floor(&settled, is_known)?;
+    privilege::check_ephemeral(&settled, facts)?;
+    privilege::keep_namespaces_few(&mut settled, facts, &node.policy, features)?;
+    Ok(Settled { lines: settled, is_confined_root })
+}
+
+/// What a unit has whatever the view, the preset and the job say.
+fn of_driver(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Vec<Assignment> {
     let mut ours = vec![
         // The only difference to an ordinary process that systemd makes by default.
         ("IgnoreSIGPIPE", "no"),
@@ -256,67 +310,40 @@ pub(crate) fn settled(
     if config.network == NetworkMode::None {
         ours.push(("PrivateNetwork", "yes"));
     }
-    let is_of_a_user = features.manager == Manager::User;
-    if is_of_a_user {
+    if features.manager == Manager::User {
         // Before 257 everything that needs a namespace would be passed over in silence without it.
         ours.push(("PrivateUsers", "yes"));
     }
     let ours = ours.into_iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
-    // The device of an image with verity is waited for by a semaphore (libdevmapper), which udev finds in the host's own
-    // namespace alone: systemd would hang.
-    let is_image = |line: &Assignment| {
-        let images = ["RootImage", "MountImages", "ExtensionImages"];
-        images.contains(&line.name()) && !line.text().is_empty()
-    };
-    let has_images = said.iter().any(is_image);
-    let of_view = view
-        .assignments()
-        .into_iter()
-        .filter(|line| features.check(line).is_ok() && !(has_images && line.name() == "PrivateIPC"));
-    let base = Assignment::of_capabilities(BOUNDING, allowed).into_iter().chain(ours).chain(of_view);
-    // A user's systemd has the credentials of a unit, and its own ear for it, among what ProtectHome hides.
-    let needs_no_home_hidden = is_of_a_user && view.has_no_home();
-    // What this node's systemd knows of a preset.
-    let is_known = |line: &Assignment| {
-        features.check(line).is_ok() && !(needs_no_home_hidden && line.name() == "ProtectHome")
-    };
-    // No home is hidden either where tasks see the host as it is.
-    let preset = preset
-        .assignments()
-        .iter()
-        .filter(|line| is_known(line) && (*view != View::Host || line.name() != "ProtectHome"));
-    // What is mounted below a home is hidden with the home, but not if an empty file system hides it.
+    Assignment::of_capabilities(BOUNDING, node.policy.all_capabilities()).into_iter().chain(ours).collect()
+}
+
+/// How homes are hidden where something is mounted below one: what is mounted there is hidden with the home, but not if an
+/// empty file system hides it. Where the operator shows homes, an empty one would be covered by them.
+fn emptied_homes(said: &[Assignment], config: &TaskConfig, view: &View) -> Option<Assignment> {
     let targets = said.iter().flat_map(Assignment::mount_points).map(|(_, target)| PathBuf::from(target));
     let mut targets = targets.chain(config.mounts.iter().map(|mount| mount.target.clone()));
     let mounts_in_homes = targets.any(|target| view::HOMES.iter().any(|home| target.starts_with(home)));
-    // Where the operator shows homes, an empty one would be covered by them.
-    let emptied = if mounts_in_homes && view.has_no_home() {
-        Assignment::parse("ProtectHome", "tmpfs").ok()
-    } else {
-        None
-    };
-    let preset = preset.map(|line| match &emptied {
-        Some(emptied) if line.name() == "ProtectHome" => emptied,
-        _ => line,
-    });
-    let later = granted.iter().chain(said).cloned();
-    let mut settled = Assignment::folded(base.chain(preset.cloned()).chain(later));
-    if matches!(view, View::Private { .. }) {
-        check_for_shared_view(&settled)?;
-    }
+    let is_emptied = mounts_in_homes && view.has_no_home();
+    is_emptied.then(|| Assignment::parse("ProtectHome", "tmpfs").ok()).flatten()
+}
 
+/// Takes from both sets of capabilities what the job drops, and adds what it adds.
+fn settle_capabilities(
+    settled: &mut Vec<Assignment>,
+    driver: &DriverConfig,
+    node: &NodeSpec,
+) -> Result<(), Error> {
+    let allowed = node.policy.all_capabilities();
     let added = node.policy.capabilities("cap_add", &driver.cap_add)?;
     let dropped = policy::capabilities(&driver.cap_drop).map_err(|value| Error::Option {
         option: "cap_drop",
         value,
         wanted: "a capability such as \"chown\"",
     })?;
-    let now = |settled: &[Assignment], name| {
-        let line = settled.iter().rfind(|line| line.name() == name).map(Assignment::meaning);
-        if let Some(Meaning::Number(set)) = line { set } else { 0 }
-    };
     for name in [BOUNDING, AMBIENT] {
-        let before = now(&settled, name);
+        let line = settled.iter().rfind(|line| line.name() == name).map(Assignment::meaning);
+        let before = if let Some(Meaning::Number(set)) = line { set } else { 0 };
         if before & !allowed != 0 {
             return Err(Error::Refused {
                 option: name.to_owned(),
@@ -331,9 +358,5 @@ pub(crate) fn settled(
             settled.extend(Assignment::of_capabilities(name, after));
         }
     }
-    let is_confined_root = privilege::confine(&mut settled, facts, &node.policy, features)?;
-    node.policy.check_floor(&settled, is_known)?;
-    privilege::check_ephemeral(&settled, facts)?;
-    privilege::keep_namespaces_few(&mut settled, facts, &node.policy, features)?;
-    Ok(Settled { lines: settled, is_confined_root })
+    Ok(())
 }

@@ -14,8 +14,8 @@ use siphasher::sip::SipHasher24;
 
 use crate::systemd::{self, Systemd};
 use crate::task::config::TaskConfig;
+use crate::task::host::dirs::TaskDirs;
 use crate::task::host::pin::Base;
-use crate::task::host::view::TaskDirs;
 use crate::task::spec::digest;
 
 /// The numbers that systemd gives to such users, first and last (systemd, "Users, Groups, UIDs and GIDs").

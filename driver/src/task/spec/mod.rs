@@ -33,11 +33,12 @@ use crate::systemd::{Assignment, Features, Manager, UnitName};
 use crate::task::config::{
     Credential, Device, DriverConfig, Mount, NetworkMode, Resources, Sandbox, TaskConfig,
 };
+use crate::task::host::dirs::TaskDirs;
 use crate::task::host::env;
 use crate::task::host::program;
 use crate::task::host::program::ProgramKind;
 use crate::task::host::users::Accounts;
-use crate::task::host::view::{PLAIN_PATH, TaskDirs, View, is_plain};
+use crate::task::host::view::{PLAIN_PATH, View, is_plain};
 use crate::task::sandbox::preset::Preset;
 use crate::task::sandbox::privilege::{Facts, Standing};
 use crate::task::sandbox::settled;
@@ -144,6 +145,38 @@ impl TaskSpec {
     }
 }
 
+/// Can this node have what the blocks of the job ask for?
+fn check_blocks(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Result<(), Error> {
+    let DriverConfig { command, args, credential, .. } = &config.driver;
+    check_length("command", command)?;
+    args.iter().try_for_each(|arg| check_length("args", arg))?;
+    check_node(config, features)?;
+    check_credentials(credential, node)?;
+    check_notify(config, node)?;
+    check_sockets(config, node, features)
+}
+
+/// What systemctl shows beside the name of the unit.
+fn description(config: &TaskConfig) -> String {
+    on_one_line(&format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.identity.name))
+}
+
+/// What a task sees that says this.
+fn view(requested: &[Assignment], node: &NodeSpec) -> Result<View, Error> {
+    let is_of_root = |line: &Assignment| ["RootDirectory", "RootImage"].contains(&line.name());
+    if !requested.iter().any(is_of_root) {
+        return Ok(node.view.clone());
+    }
+    if node.view == View::Host {
+        return Err(Error::Refused {
+            option: "files".to_owned(),
+            reason: "a root of its own needs `fs_isolation = \"image\"` in the plugin's configuration"
+                .to_owned(),
+        });
+    }
+    Ok(View::Own)
+}
+
 impl Outline {
     /// What `config` means on this node, whose users and groups `accounts` knows; asking for them may take long.
     pub fn resolve(
@@ -155,15 +188,10 @@ impl Outline {
         node.policy.check_given(&config.given)?;
         let DriverConfig { command, args, work_dir, extra_hosts, credential, .. } = &config.driver;
         let sockets = activation::listeners(config)?;
-        check_length("command", command)?;
-        args.iter().try_for_each(|arg| check_length("args", arg))?;
+        check_blocks(config, node, features)?;
         let dirs = directories(config)?;
         let working_directory = working_directory(work_dir.as_deref(), node, &dirs)?;
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
-        check_node(config, features)?;
-        check_credentials(credential, node)?;
-        check_notify(config, node)?;
-        check_sockets(config, node, features)?;
         let (identity, user) = Identity::of(config, node, accounts)?;
         let mut env = environment(config, node, &sockets)?;
         if identity == Identity::Ephemeral {
@@ -175,15 +203,7 @@ impl Outline {
         let allows_addresses = requested.iter().any(|line| line.name() == "IPAddressAllow");
         let standing = Standing::of(&identity, user.as_ref());
         let preset = preset(config, node)?;
-        let has_own_root = requested.iter().any(|line| ["RootDirectory", "RootImage"].contains(&line.name()));
-        let view = if has_own_root { View::Own } else { node.view.clone() };
-        if has_own_root && node.view == View::Host {
-            return Err(Error::Refused {
-                option: "files".to_owned(),
-                reason: "a root of its own needs `fs_isolation = \"image\"` in the plugin's configuration"
-                    .to_owned(),
-            });
-        }
+        let view = view(&requested, node)?;
         let memory = Memory::resolve(*memory_mb, *memory_max_mb);
         let etc = etc(config, extra_hosts)?;
         let guest = Guest::resolve(config, &view, &dirs, &working_directory, &env, memory.ceiling)?;
@@ -192,10 +212,7 @@ impl Outline {
         let asked_for = asked_for.map(|user| user.uid);
         let task = TaskSpec {
             unit: unit_name(&config.identity.alloc_id, &config.identity.name, &config.identity.id),
-            description: on_one_line(&format!(
-                "Nomad: {}/{}/{}",
-                config.job_name, config.group_name, config.identity.name
-            )),
+            description: description(config),
             namespace: config.namespace.clone(),
             job: config.job_name.clone(),
             ephemeral_user: EphemeralUser::of(config, node.ephemeral_user),

@@ -72,78 +72,93 @@ impl NodeSpec {
             state_dir,
             wasm_cache_size,
         } = config;
-        let plain = |option, path: &str| match PathBuf::from(path) {
-            path if is_plain(&path) => Ok(path),
-            _ => Err(Error::Plugin { option, value: path.to_owned(), wanted: PLAIN_PATH }),
-        };
         let host_paths: Vec<PathBuf> =
             host_paths.iter().map(|path| plain("host_paths", path)).collect::<Result<_, _>>()?;
-        if let Some(root) = host_paths.iter().find(|path| path.parent().is_none()) {
-            let value = root.display().to_string();
-            let wanted = "a part of the host (for all of it set `fs_isolation = \"none\"`)";
-            return Err(Error::Plugin { option: "host_paths", value, wanted });
-        }
-        let view = match fs_isolation.as_str() {
-            "image" => View::Private { host_paths: host_paths.clone() },
-            "none" => View::Host,
-            _ => {
-                let wanted = "one of \"image\" and \"none\"";
-                return Err(Error::Plugin { option: "fs_isolation", value: fs_isolation, wanted });
-            }
-        };
         let wrong = |option, value| move |wanted| Error::Plugin { option, value, wanted };
-        let lost_after = duration(&lost_after).map_err(wrong("lost_after", lost_after.clone()))?;
         let wanted = "a size such as \"512M\" or \"1G\"";
         let cache_size = systemd::bytes(&wasm_cache_size)
             .map_err(|_| wrong("wasm_cache_size", wasm_cache_size.clone())(wanted))?;
-        let log_sink = Sink::parse(&log_driver).map_err(wrong("log_driver", log_driver.clone()))?;
-        let ephemeral_user = match ephemeral_user.as_str() {
-            "group" => Sharing::Group,
-            "task" => Sharing::None,
-            _ => {
-                let wanted = "one of \"group\" and \"task\"";
-                return Err(Error::Plugin { option: "ephemeral_user", value: ephemeral_user, wanted });
-            }
-        };
         // Nothing looser than the floor could start.
         let preset = Preset::parse(&sandbox).map_err(wrong("sandbox", sandbox.clone()))?;
         let preset = policy.at_least(preset);
-        let said_manager = match manager.as_deref() {
-            None => None,
-            Some("system") => Some(Manager::System),
-            Some("user") => Some(Manager::User),
-            Some(other) => return Err(wrong("manager", other.to_owned())("one of \"system\" and \"user\"")),
-        };
+        let said_manager = manager.map(manager_of).transpose()?;
         let manager = said_manager.unwrap_or_default();
         let runtime_dir = view::runtime_dir(manager);
-        let says_state_dir = state_dir.is_some();
-        let state_dir = state_dir.map_or_else(|| state_dir_of(manager), |path| plain("state_dir", &path))?;
         Ok(Self {
-            log_sink,
-            lost_after,
+            log_sink: Sink::parse(&log_driver).map_err(wrong("log_driver", log_driver.clone()))?,
+            lost_after: duration(&lost_after).map_err(wrong("lost_after", lost_after.clone()))?,
             manager,
             said_manager,
             policy,
             runtime_dir: runtime_dir.clone(),
             preset,
-            ephemeral_user,
+            ephemeral_user: sharing(ephemeral_user)?,
             // A user's systemd runs every task as that user.
             dynamic_workload_users: dynamic_workload_users && manager == Manager::System,
-            default_identity: match default_user {
-                Some(user) if !user.is_empty() => Identity::User(user),
-                _ => Identity::Ephemeral,
-            },
-            view,
-            says_state_dir,
+            default_identity: default_user
+                .filter(|user| !user.is_empty())
+                .map_or(Identity::Ephemeral, Identity::User),
+            view: view_of(fs_isolation, &host_paths)?,
+            says_state_dir: state_dir.is_some(),
             wasm: compiler::Installation {
                 shim_dir: shim_dir.map(|path| plain("shim_dir", &path)).transpose()?,
-                state_dir,
+                state_dir: state_dir
+                    .map_or_else(|| state_dir_of(manager), |path| plain("state_dir", &path))?,
                 cache_size,
                 host_paths,
                 manager,
                 root: view::shared_root(&runtime_dir),
             },
         })
+    }
+}
+
+/// The path in an option of the plugin's, if it is a plain one.
+fn plain(option: &'static str, path: &str) -> Result<PathBuf, Error> {
+    match PathBuf::from(path) {
+        path if is_plain(&path) => Ok(path),
+        _ => Err(Error::Plugin { option, value: path.to_owned(), wanted: PLAIN_PATH }),
+    }
+}
+
+/// What tasks see under this `fs_isolation` and these `host_paths`.
+fn view_of(fs_isolation: String, host_paths: &[PathBuf]) -> Result<View, Error> {
+    if let Some(root) = host_paths.iter().find(|path| path.parent().is_none()) {
+        let value = root.display().to_string();
+        let wanted = "a part of the host (for all of it set `fs_isolation = \"none\"`)";
+        return Err(Error::Plugin { option: "host_paths", value, wanted });
+    }
+    match fs_isolation.as_str() {
+        "image" => Ok(View::Private { host_paths: host_paths.to_vec() }),
+        "none" => Ok(View::Host),
+        _ => {
+            let wanted = "one of \"image\" and \"none\"";
+            Err(Error::Plugin { option: "fs_isolation", value: fs_isolation, wanted })
+        }
+    }
+}
+
+/// The systemd of this name.
+fn manager_of(manager: String) -> Result<Manager, Error> {
+    match manager.as_str() {
+        "system" => Ok(Manager::System),
+        "user" => Ok(Manager::User),
+        _ => {
+            let wanted = "one of \"system\" and \"user\"";
+            Err(Error::Plugin { option: "manager", value: manager, wanted })
+        }
+    }
+}
+
+/// Who shares an ephemeral user under this `ephemeral_user`.
+fn sharing(ephemeral_user: String) -> Result<Sharing, Error> {
+    match ephemeral_user.as_str() {
+        "group" => Ok(Sharing::Group),
+        "task" => Ok(Sharing::None),
+        _ => {
+            let wanted = "one of \"group\" and \"task\"";
+            Err(Error::Plugin { option: "ephemeral_user", value: ephemeral_user, wanted })
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::Path;
 use shim_interface::Directory;
 
 use crate::task::config::Mount;
-use crate::task::host::view::{TaskDirs, View, is_plain};
+use crate::task::host::dirs::TaskDirs;
+use crate::task::host::view::{View, is_plain};
 use crate::task::spec::{Error, check_length};
 
 /// A directory that the job names, as the runner takes it.

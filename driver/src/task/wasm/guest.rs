@@ -17,7 +17,8 @@ use shim_interface::{Directory, Proposal};
 
 use crate::systemd::{self, Assignment, Features};
 use crate::task::config::{NetworkMode, TaskConfig, Wasm};
-use crate::task::host::view::{TaskDirs, View};
+use crate::task::host::dirs::TaskDirs;
+use crate::task::host::view::View;
 use crate::task::sandbox::policy::Policy;
 use crate::task::spec::activation::Readiness;
 use crate::task::spec::{Error, check_length};

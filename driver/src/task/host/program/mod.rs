@@ -18,9 +18,10 @@ pub use self::error::Error;
 use self::loader::Loader;
 use crate::systemd::Assignment;
 use crate::task::config::Mount;
+use crate::task::host::dirs::TaskDirs;
 use crate::task::host::open::{self, is_link_out, is_open_to_all, open_within, reopen_regular};
 use crate::task::host::pin::Base;
-use crate::task::host::view::{TaskDirs, View, is_plain};
+use crate::task::host::view::{View, is_plain};
 
 /// A program that can be started.
 #[derive(Debug)]

@@ -88,6 +88,7 @@ fn code_is_found_again_with_a_seal_behind_it_and_is_nobodys_to_write() {
     assert_eq!(desk.files().len(), 2, "{:?}", desk.files());
 }
 
+#[allow(clippy::too_many_lines, reason = "a table of faults")]
 #[test]
 fn what_is_not_as_we_left_it_is_removed_and_never_given() {
     /// Changes what is in a file without any trace but the one that the kernel leaves.
