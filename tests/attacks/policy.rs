@@ -41,7 +41,7 @@ const DENIED: &[(u32, &str, &str)] = &[
     (0, "LimitNOFILE", "ulimit { nofile = \"77\" }"),
     (0, "LimitCORE", "ulimit { core = \"0\" }"),
     (0, "SystemCallFilter", "sandbox { system_call_filter = [] }"),
-    (0, "PrivateTmp", "sandbox { private_tmp = \"no\" }"),
+    (0, "PrivateTmp", "sandbox { private_tmp = \"yes\" }"),
     (0, "SyslogIdentifier", "properties { SyslogIdentifier = \"sshd\" }"),
 ];
 

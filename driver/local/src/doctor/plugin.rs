@@ -27,7 +27,10 @@ pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
     };
     let config = agent.plugin.clone().unwrap_or_default();
     let findings = match plugin.configure(&config, &Node::of_this_machine()).await {
-        Ok(()) => without_confining(&config).into_iter().chain(healthy(&plugin).await).collect(),
+        Ok(()) => {
+            let of_options = without_confining(&config).into_iter().chain(missing_host_paths(&config));
+            of_options.chain(healthy(&plugin, &config).await).collect()
+        }
         Err(error) => vec![Finding::failed(
             "plugin options",
             causes(&error),
@@ -42,12 +45,7 @@ pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
 /// A list of what jobs may set takes the place of the usual one.
 fn without_confining(config: &hcl::Body) -> Option<Finding> {
     const CONFINING: &str = "@confining";
-    let attribute = config.attributes().find(|attribute| attribute.key() == "allow_properties")?;
-    let hcl::Expression::Array(names) = attribute.expr() else { return None };
-    let names: Vec<&str> = names
-        .iter()
-        .filter_map(|name| if let hcl::Expression::String(name) = name { Some(name.as_str()) } else { None })
-        .collect();
+    let names = list(config, "allow_properties")?;
     (!names.contains(&CONFINING)).then(|| {
         Finding::warning(
             "allow_properties",
@@ -58,10 +56,54 @@ fn without_confining(config: &hcl::Body) -> Option<Finding> {
     })
 }
 
-async fn healthy(plugin: &Plugin) -> Vec<Finding> {
+/// Paths that jobs may use, and that are not there: a typing error, or a disk that is not mounted.
+fn missing_host_paths(config: &hcl::Body) -> Vec<Finding> {
+    let paths = list(config, "allow_host_paths").unwrap_or_default().into_iter();
+    let paths = paths.map(|path| path.strip_suffix(":ro").unwrap_or(path));
+    let missing = paths.filter(|path| path.starts_with('/') && !Path::new(path).exists());
+    missing
+        .map(|path| {
+            Finding::warning(
+                "allow_host_paths",
+                format!("{path} is not there"),
+                "Jobs that use the path, or one below, do not start.",
+                format!("Correct the path in `allow_host_paths`, or create or mount {path}."),
+            )
+        })
+        .collect()
+}
+
+/// The texts of an option that is a list of them.
+fn list<'a>(config: &'a hcl::Body, option: &str) -> Option<Vec<&'a str>> {
+    let attribute = config.attributes().find(|attribute| attribute.key() == option)?;
+    let hcl::Expression::Array(values) = attribute.expr() else { return None };
+    let text = |value: &'a hcl::Expression| match value {
+        hcl::Expression::String(text) => Some(text.as_str()),
+        _ => None,
+    };
+    Some(values.iter().filter_map(text).collect())
+}
+
+/// Confined root needs namespaces that an older systemd does not make.
+fn of_allow_root(config: &hcl::Body, systemd: &str) -> Option<Finding> {
+    const CONFINES: u32 = 257;
+    let attribute = config.attributes().find(|attribute| attribute.key() == "allow_root")?;
+    let is_confined = matches!(attribute.expr(), hcl::Expression::String(text) if text == "confined");
+    let version: u32 = systemd.split('.').next()?.parse().ok()?;
+    (is_confined && version < CONFINES).then(|| {
+        Finding::warning(
+            "allow_root",
+            format!("\"confined\" needs systemd {CONFINES}, and here is {version}"),
+            "Jobs that ask for root do not start, as with \"no\".",
+            "Use a newer systemd, or allow root on the host (`allow_root = \"host\"`) where all authors of jobs are trusted with it.",
+        )
+    })
+}
+
+async fn healthy(plugin: &Plugin, config: &hcl::Body) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("plugin options", "accepted")];
     match plugin.fingerprint().await {
-        Ok(found) if found.health() == HealthState::Healthy => findings.extend(of_attributes(&found)),
+        Ok(found) if found.health() == HealthState::Healthy => findings.extend(of_attributes(&found, config)),
         Ok(found) => findings.push(Finding::failed(
             "health",
             found.health_description,
@@ -78,7 +120,7 @@ async fn healthy(plugin: &Plugin) -> Vec<Finding> {
     findings
 }
 
-fn of_attributes(found: &FingerprintResponse) -> Vec<Finding> {
+fn of_attributes(found: &FingerprintResponse, config: &hcl::Body) -> Vec<Finding> {
     let attribute =
         |name: &str| found.attributes.get(&format!("driver.systemd.{name}")).and_then(|a| a.value.clone());
     let text = |name: &str| match attribute(name) {
@@ -116,7 +158,8 @@ fn of_attributes(found: &FingerprintResponse) -> Vec<Finding> {
             "Install both in /usr/local/libexec/nomad-driver-systemd, or name their directory as `shim_dir`.",
         )
     };
-    vec![version, filters, wasm]
+    let root = of_allow_root(config, &text("systemd"));
+    [version, filters, wasm].into_iter().chain(root).collect()
 }
 
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
@@ -134,5 +177,21 @@ mod tests {
         assert!(told("allow_properties = [\"NotifyAccess\"]\n"));
         assert!(!told("allow_properties = [\"@confining\", \"NotifyAccess\"]\n"));
         assert!(!told("allow_caps = []\n"));
+    }
+
+    #[test]
+    fn a_path_that_jobs_may_use_and_that_is_not_there_is_told_of() {
+        let options =
+            hcl::parse("allow_host_paths = [\"/usr:ro\", \"local\", \"/no-such/path:ro\"]\n").unwrap();
+        let told: Vec<_> = missing_host_paths(&options).into_iter().map(|finding| finding.found).collect();
+        assert_eq!(told, ["/no-such/path is not there"]);
+    }
+
+    #[test]
+    fn confined_root_needs_a_newer_systemd_and_is_told_of() {
+        let told = |options: &str, systemd| of_allow_root(&hcl::parse(options).unwrap(), systemd).is_some();
+        assert!(told("allow_root = \"confined\"\n", "252.39"));
+        assert!(!told("allow_root = \"confined\"\n", "257"));
+        assert!(!told("allow_root = \"host\"\n", "252"));
     }
 }

@@ -69,7 +69,7 @@ pub enum Error {
         instead: &'static str,
     },
     /// The driver needs the property for itself.
-    #[error("set property `{name}`: {reason}")]
+    #[error("`{name}` is not for jobs to set: {reason}")]
     Ours {
         /// As the manual writes it.
         name: &'static str,

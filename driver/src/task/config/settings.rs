@@ -220,7 +220,7 @@ settings! {
         protect_proc: String => "ProtectProc",
         /// `"pid"`: `/proc` shows only processes.
         proc_subset: String => "ProcSubset",
-        /// Private `/tmp` and `/var/tmp`.
+        /// Private `/tmp` and `/var/tmp`; `"no"` only for a task with a root of its own.
         private_tmp: String => "PrivateTmp",
         /// Private `/dev` with pseudo devices only.
         private_devices: bool => "PrivateDevices",

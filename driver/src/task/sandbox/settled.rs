@@ -228,6 +228,17 @@ fn check_for_shared_view(settled: &[Assignment]) -> Result<(), Error> {
                 .to_owned(),
         });
     }
+    let has_no_tmp = |line: &Assignment| {
+        line.name() == "PrivateTmp" && matches!(line.text(), "no" | "false" | "off" | "0" | "n" | "f")
+    };
+    if settled.iter().any(has_no_tmp) {
+        return Err(Error::Refused {
+            option: "sandbox.private_tmp".to_owned(),
+            reason: "leave it out: a task has a `/tmp` and `/var/tmp` of its own or none that it can write to, and never the \
+                     host's; files that tasks share belong in `/alloc/tmp`"
+                .to_owned(),
+        });
+    }
     let is_strict = |line: &Assignment| line.name() == "ProtectSystem" && line.text() == "strict";
     if !settled.iter().any(is_strict) {
         return Err(Error::Refused {
