@@ -1,10 +1,10 @@
 //! `nomad-driver-systemd`: a plugin when Nomad starts it, and a command for people otherwise.
 #![forbid(unsafe_code)]
 
-mod limits;
+mod open_files;
 #[cfg(feature = "pages")]
 mod pages;
-mod units;
+mod unit_command;
 
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use nomad_driver_systemd::{chain, copy, enter, log, plugin};
 use nomad_local::doctor::{self, DoctorOptions};
 use nomad_local::run::{self, RunOptions};
 
-use self::units::UnitOptions;
+use self::unit_command::UnitOptions;
 
 /// A Nomad task driver that runs every task as a systemd transient unit.
 ///
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     match cli.command {
         None => plugin_process(),
         Some(Command::Run(options)) => finished(run::run(options)).map_or(ExitCode::FAILURE, ExitCode::from),
-        Some(Command::Unit(options)) => units::print(options),
+        Some(Command::Unit(options)) => unit_command::print(options),
         Some(Command::Doctor(options)) => {
             finished(doctor::run(options)).map_or(ExitCode::FAILURE, ExitCode::from)
         }
@@ -84,7 +84,7 @@ fn plugin_process() -> ExitCode {
     };
     log::to_stderr_as_hclog();
     log::panic_is_the_end();
-    limits::raise_open_files();
+    open_files::raise_open_files();
     let serve = async {
         let systemd = Systemd::default();
         let tasks = Tasks::new(systemd.clone());

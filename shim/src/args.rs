@@ -100,7 +100,7 @@ pub struct Grants {
     #[arg(long, value_name = "RULE", value_parser = AddressRule::parse)]
     pub listen: Vec<AddressRule>,
     /// Give the guest the configuration (wasi:config) that is in this variable of wasm-shim's environment, as a JSON
-    /// object of texts: nobody else can see it there
+    /// object whose values are strings: nobody else can see it there
     #[arg(long, value_name = "NAME")]
     pub config_env: Option<String>,
     /// Limits and features: fuel=N, timeout=TIME, max-memory-size=SIZE, max-table-elements=N, max-wasm-stack=SIZE,

@@ -172,8 +172,9 @@ fn from_env(variable: &str) -> Result<Vec<(String, String)>, String> {
     let said = std::env::var(variable).map_err(|_| {
         format!("`--config-env {variable}`: wasm-shim has no such variable in its environment")
     })?;
-    let read: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&said)
-        .map_err(|error| format!("`--config-env {variable}`: it is not a JSON object of texts: {error}"))?;
+    let read: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&said).map_err(|error| {
+        format!("`--config-env {variable}`: it is not a JSON object whose values are strings: {error}")
+    })?;
     let text = |(name, value): (String, serde_json::Value)| match value {
         serde_json::Value::String(text) => Ok((name, text)),
         _ => Err(format!("`--config-env {variable}`: the value of `{name}` is not a text")),

@@ -352,6 +352,20 @@ mod tests {
         }
     }
 
+    /// Guests are checked by the lists before they start.
+    #[test]
+    fn every_interface_that_is_linked_is_in_the_list() {
+        let source = include_str!("wasi.rs");
+        for (version, list) in [("p2", &imports::P2[..]), ("p3", &imports::P3[..])] {
+            let (_, body) = source.split_once(&format!("\nfn link_{version}(")).unwrap();
+            let (body, _) = body.split_once("\n}\n").unwrap();
+            let arms = body.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\" =>"));
+            let linked: Vec<&str> = arms.map(|(name, _)| name).collect();
+            let missing: Vec<&&str> = linked.iter().filter(|name| !list.contains(name)).collect();
+            assert!(linked.len() >= list.len() && missing.is_empty(), "{version}: {missing:?}");
+        }
+    }
+
     #[test]
     fn what_the_shim_does_not_have_is_not_linked() {
         assert!(!link_p2("wasi:nn/tensor", &mut linker()).unwrap());

@@ -21,6 +21,7 @@ macro_rules! host {
 }
 
 mod access;
+mod accomplices;
 mod devices;
 mod entering;
 mod identity;

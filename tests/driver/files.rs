@@ -164,11 +164,11 @@ async fn a_path_of_the_host_is_followed_to_its_end_before_it_is_allowed() {
     let link = format!("{}/link", shared.path());
     for (source, reason) in [
         (link.as_str(), "out of the paths that the operator"),
-        ("/etc", "/etc is a path of the host, and not among those"),
+        ("/etc", "/etc is a path of the host, and neither it nor a directory above it"),
         ("/srv/../etc", "has `..` in it"),
         ("/srv/no-such-file", "/srv/no-such-file cannot be opened"),
         ("../secrets", "has `..` in it"),
-        ("/proc/1/root", "not among those"),
+        ("/proc/1/root", "neither it nor a directory above it"),
     ] {
         let config = format!("files {{ bind_paths = [\"{source}:/data\"] }}");
         let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(source);

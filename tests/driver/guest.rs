@@ -791,7 +791,7 @@ async fn what_no_guest_can_be_given_is_refused_by_option_and_value_before_anythi
         (server(1, "").args(&["x"]), "`args`: a guest that serves"),
         (
             with("web.wat", "timeout = \"1s\"\nserve {\n port = \"x\"\n}").port("x", 1),
-            "`wasm.timeout`: one that serves has no end",
+            "`wasm.timeout`: a guest that serves runs until it is stopped",
         ),
         (server(1, "").config("notify {\n access = \"all\"\n}"), "`notify.access`"),
         (

@@ -193,7 +193,11 @@ async fn the_unit_that_is_printed_for_a_job_is_one_that_systemd_reads() {
                 config {
                     command = "/bin/sh"
                     args    = ["-c", "echo 100% $HOME 'a b' \"c\""]
-                    limits { nice = 5 }
+                    limits {
+                        nice        = 5
+                        cpu_quota   = "150%"
+                        memory_high = "50%"
+                    }
                     sandbox { system_call_filter = ["~@mount", "~@clock"] }
                     properties { LogLevelMax = "info" }
                     socket {
@@ -209,7 +213,7 @@ async fn the_unit_that_is_printed_for_a_job_is_one_that_systemd_reads() {
     let driver = program("nomad-driver-systemd").display().to_string();
     let text = host.run(&driver, &["unit", path.to_str().unwrap()]);
     assert!(text.contains("Nice=5\n") && text.contains("LogLevelMax=info\n"), "{text}");
-    assert!(text.contains("100%%"), "{text}");
+    assert!(text.contains("echo 100%% ") && text.contains("CPUQuota=150%\n"), "{text}");
     // Each unit begins with its name.
     let mut files = Vec::new();
     for unit in text.split("\n# nomad-").skip(1) {

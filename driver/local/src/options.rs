@@ -26,7 +26,7 @@ pub struct JobOptions {
     /// The value of a variable of the job; may be given several times.
     #[arg(long = "var", value_name = "NAME=VALUE")]
     pub variables: Vec<String>,
-    /// A host volume of this machine, as a job names it in `source`; `:ro` lets nobody write; may be given several
+    /// A host volume: NAME is the `source` in the volume block of the job; `:ro` makes it read-only; may be given several
     /// times.
     #[arg(long = "volume", value_name = "NAME=PATH[:ro]")]
     pub volumes: Vec<String>,

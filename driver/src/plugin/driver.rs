@@ -31,7 +31,7 @@ type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// How many pieces of a command's output may wait for its client.
 const OUTPUT_WAITING: usize = 16;
 
-pub(super) struct Systemds {
+pub(super) struct DriverService {
     pub(super) systemd: Systemd,
     pub(super) tasks: Tasks,
     /// Of one core, in MHz; the agent tells it, if it is of 1.7 or later.
@@ -39,7 +39,7 @@ pub(super) struct Systemds {
 }
 
 #[tonic::async_trait]
-impl Driver for Systemds {
+impl Driver for DriverService {
     async fn init(&self, _: Request<InitRequest>) -> Result<Response<InitResponse>, Status> {
         Ok(Response::new(InitResponse {}))
     }
@@ -220,7 +220,7 @@ impl Driver for Systemds {
         let ExecTaskRequest { task_id, command, timeout } = request.into_inner();
         let limit = convert::duration(timeout);
         let report =
-            self.tasks.run(&TaskId(task_id), command, limit).await.map_err(|error| status(&error))?;
+            self.tasks.exec(&TaskId(task_id), command, limit).await.map_err(|error| status(&error))?;
         Ok(Response::new(convert::exec_response(report)))
     }
 
@@ -236,7 +236,7 @@ impl Driver for Systemds {
         let (setup, first) =
             first.ok_or_else(|| Status::invalid_argument("exec: the first frame must say what to run"))?;
         let exec_task_streaming_request::Setup { task_id, command, tty } = setup;
-        let session = match self.tasks.exec(&TaskId(task_id), command, tty).await {
+        let session = match self.tasks.exec_streaming(&TaskId(task_id), command, tty).await {
             Ok(session) => session,
             // As from a shell: Nomad's client makes "unexpected EOF" of an error that comes so early.
             Err(error @ task::Error::Exec(exec::Error::Enter(Failure::Command { .. }))) => {

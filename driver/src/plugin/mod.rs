@@ -129,7 +129,7 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
             .max_encoding_message_size(MESSAGE_MAX),
         )
         .add_service(
-            DriverServer::new(driver::Systemds { systemd, tasks, core_speed })
+            DriverServer::new(driver::DriverService { systemd, tasks, core_speed })
                 .max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX),
         )

@@ -28,8 +28,8 @@ pub enum Error {
     },
     /// We are not root, and polkit does not let us.
     #[error(
-        "start unit {unit}: polkit does not let this user start it; examples/nomad-driver-systemd.rules is a rule that does, \
-         on systemd 257 or newer, which tells polkit which unit is meant"
+        "start unit {unit}: polkit does not let this user start units; install examples/nomad-driver-systemd.rules, a rule that does (it needs \
+         systemd 257 or newer, which tells polkit the name of the unit)"
     )]
     Denied {
         /// Its name.

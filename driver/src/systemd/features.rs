@@ -110,7 +110,10 @@ impl Features {
     /// Why this manager cannot decrypt credentials, if so.
     pub fn keeps_credentials_sealed(&self) -> Option<String> {
         (self.manager == Manager::User && self.version < ENCRYPTED_OF_A_USER).then(|| {
-            format!("a user's systemd needs to be {ENCRYPTED_OF_A_USER}, and here is {}", self.version)
+            format!(
+                "a user manager needs systemd {ENCRYPTED_OF_A_USER} or newer, and this node has {}",
+                self.version
+            )
         })
     }
 
@@ -131,7 +134,7 @@ impl Features {
                 String::new()
             };
             return Err(format!(
-                "{name}{value} needs systemd {}, and here is {}",
+                "{name}{value} needs systemd {} or newer, and this node has {}",
                 assignment.needs(),
                 self.version
             ));

@@ -11,6 +11,7 @@ use super::jobs::{JOB_TIMEOUT, JobEnds, job_of};
 use super::journal;
 use super::name::UnitName;
 use super::patience::Patience;
+use super::property;
 use super::reload::{Moment, may_be_misread};
 use super::state::{FailedStep, MainExit, UnitState};
 use super::transient::{Property, SocketUnit, TransientUnit};
@@ -277,7 +278,7 @@ impl Systemd {
                 // The program ran, and ended with a status that looks like a step.
                 (Ok(None), FailedStep::Perhaps(_)) if !surely_failed => None,
                 (_, FailedStep::Surely(status) | FailedStep::Perhaps(status)) => {
-                    Some(step_name(status).map_or_else(
+                    Some(property::step(status).map_or_else(
                         || "systemd failed before it ran the program".to_owned(),
                         |step| format!("systemd failed at step {step}"),
                     ))
@@ -310,54 +311,4 @@ impl Systemd {
             tracing::error!(unit = %name, "a unit that failed to start could not be removed; run `systemctl stop` on it");
         });
     }
-}
-
-/// systemd's word for a step of setting up a process (systemd.exec(5), "Process Exit Codes").
-fn step_name(status: i32) -> Option<&'static str> {
-    let name = match status {
-        200 => "CHDIR",
-        201 => "NICE",
-        202 => "FDS",
-        203 => "EXEC",
-        204 => "MEMORY",
-        205 => "LIMITS",
-        206 => "OOM_ADJUST",
-        207 => "SIGNAL_MASK",
-        208 => "STDIN",
-        209 => "STDOUT",
-        210 => "CHROOT",
-        211 => "IOPRIO",
-        212 => "TIMERSLACK",
-        213 => "SECUREBITS",
-        214 => "SETSCHEDULER",
-        215 => "CPUAFFINITY",
-        216 => "GROUP",
-        217 => "USER",
-        218 => "CAPABILITIES",
-        219 => "CGROUP",
-        220 => "SETSID",
-        222 => "STDERR",
-        224 => "PAM",
-        225 => "NETWORK",
-        226 => "NAMESPACE",
-        227 => "NO_NEW_PRIVILEGES",
-        228 => "SECCOMP",
-        229 => "SELINUX_CONTEXT",
-        230 => "PERSONALITY",
-        231 => "APPARMOR",
-        232 => "ADDRESS_FAMILIES",
-        233 => "RUNTIME_DIRECTORY",
-        235 => "CHOWN",
-        236 => "SMACK",
-        237 => "KEYRING",
-        238 => "STATE_DIRECTORY",
-        239 => "CACHE_DIRECTORY",
-        240 => "LOGS_DIRECTORY",
-        241 => "CONFIGURATION_DIRECTORY",
-        242 => "NUMA_POLICY",
-        243 => "CREDENTIALS",
-        245 => "BPF",
-        _ => return None,
-    };
-    Some(name)
 }

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::property::{lines_of, quote};
+use super::property::{escaped, lines_of, quote};
 use super::transient::{Property, SocketUnit, TransientUnit};
 
 /// The unit as the files of ordinary units.
 ///
-/// What goes over the bus is taken literally; in a file a `%` means something, and is written twice there.
+/// What goes over the bus is taken literally; in a file a `%` may mean something.
 pub fn unit_file(unit: TransientUnit) -> String {
     let TransientUnit { name, properties, sockets, patience: _ } = unit;
     let lines: Vec<(String, String)> = properties.into_iter().flat_map(lines).collect();
@@ -55,7 +55,7 @@ pub(super) fn lines(property: Property) -> Vec<(String, String)> {
 fn section<'a>(text: &mut String, name: &str, lines: impl Iterator<Item = &'a (String, String)>) {
     let _ = writeln!(text, "[{name}]");
     for (name, value) in lines {
-        let _ = writeln!(text, "{name}={}", value.replace('%', "%%"));
+        let _ = writeln!(text, "{name}={}", escaped(name, value));
     }
 }
 
@@ -72,9 +72,13 @@ mod tests {
             Property::ExecStart { path: "/bin/sh".into(), argv },
             Property::StandardOutput(Stream::Null),
         ];
-        properties.extend(Property::assigned(&[("MemoryHigh", "10M")]));
+        properties.extend(Property::assigned(&[("MemoryHigh", "10M"), ("CPUQuota", "150%")]));
+        properties.extend(Property::assigned(&[("ConditionPathExists", "/50%")]));
         let text = unit_file(TransientUnit::new(UnitName::known("x.service"), properties));
         assert!(text.starts_with("# x.service\n[Unit]\nDescription=a task\n[Service]\n"), "{text}");
-        assert!(text.contains("MemoryHigh=10M\n") && text.contains("100%%"), "{text}");
+        for line in ["MemoryHigh=10M", "CPUQuota=150%", "ConditionPathExists=/50%%"] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        assert!(text.contains(" 100%%\"\n"), "{text}");
     }
 }

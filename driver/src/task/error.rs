@@ -48,12 +48,20 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The directories of the allocation are not as they must be.
+    #[error("close the directories of the task in {directory} to others")]
+    Directories {
+        /// The allocation's.
+        directory: PathBuf,
+        /// What is wrong.
+        source: std::io::Error,
+    },
     /// A file of the host that the job names cannot be had.
     #[error(transparent)]
     Files(files::Error),
     /// It ended, or took too long, before it said that it is ready.
     #[error(
-        "the task did not say that it is ready (`READY=1`, sd_notify(3)) {how}; it must, since its job has a {} block{}; what it wrote is in its log files \
+        "the task did not send `READY=1` (sd_notify(3)) {how}; its job requires that by a {} block{}; what it wrote is in its log files \
          (`nomad alloc fs ALLOCATION alloc/logs`), or in the journal{}",
         if *serves { "`wasm.serve`" } else { "`notify`" },
         if *by_program { BY_CHILDREN } else { "" },
@@ -127,7 +135,7 @@ pub enum Error {
     },
     /// Mount points cannot be laid over a path of the host's.
     #[error(
-        "make mount points in {path}, which lacks them, by an overlay (is the kernel's module `overlay` there?); mount \
+        "make mount points in {path}, which lacks them, by an overlay (is the kernel module `overlay` loaded?); mount \
          elsewhere, or have the operator create them"
     )]
     Overlay {
@@ -143,7 +151,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The program has no init.
-    #[error("`command`: every program is started by wasm-shim, which is its init")]
+    #[error(
+        "`command`: the program cannot be started, since wasm-shim, which is the init of every native task, is not to be had"
+    )]
     Init {
         /// What is wrong with it.
         source: compiler::Error,

@@ -15,9 +15,9 @@ pub mod config;
 mod earlier;
 pub mod error;
 pub mod host;
+mod init_report;
 pub mod live;
 pub mod preview;
-mod report;
 pub mod sandbox;
 pub mod spec;
 mod start;
@@ -42,7 +42,7 @@ pub use self::live::saved::Saved;
 use self::config::{PluginConfig, TaskConfig, TaskId, TaskIdentity};
 use self::host::dirs::TaskDirs;
 use self::host::unfit;
-use self::host::users::OfHost;
+use self::host::users::HostAccounts;
 use self::host::view::View;
 use self::live::beginners::Beginners;
 use self::live::events::Events;
@@ -135,7 +135,7 @@ impl Tasks {
     /// Why no task could start with this configuration, if it names what is not there.
     pub async fn unfit(&self) -> Option<String> {
         let node = self.node().ok()?;
-        tokio::task::spawn_blocking(move || unfit::reason(&node, &OfHost)).await.ok()?
+        tokio::task::spawn_blocking(move || unfit::reason(&node, &HostAccounts)).await.ok()?
     }
 
     /// Does Nomad give each task its user?
@@ -168,7 +168,7 @@ impl Tasks {
             claim.keep(&handle);
             Ok(handle)
         });
-        started.await.unwrap_or(Err(Error::Unknown { id }))
+        started.await.unwrap_or(Err(Error::Panicked))
     }
 
     /// Finds a task that an earlier process of the driver started. One that we follow already is fine.
@@ -182,19 +182,15 @@ impl Tasks {
             return Err(Error::Lost { id, reason: "the machine has rebooted since the task started" });
         }
         self.shared.serves(&identity.alloc_dir);
-        let dirs = TaskDirs::new(&identity.alloc_dir, &identity.name);
-        if let Err(error) = host::dirs::close_again(&dirs) {
-            tracing::warn!(path = %dirs.shared.display(), %error, "failed to close the directory that a group shares");
-        }
         // Whoever started it has told of it.
-        self.shared.beginners.are_first(&identity);
+        self.shared.beginners.record(&identity);
         let (systemd, events) = (self.shared.systemd.clone(), self.shared.events.clone());
         let name = UnitName::known(&saved.unit);
         let handle = match systemd.find(&name).await {
             Ok(unit) if unit.state().invocation != saved.invocation => {
                 return Err(Error::Lost { id, reason: "its unit was started again by somebody else" });
             }
-            Ok(unit) => Handle::follow(identity, unit, saved.beside(), systemd, events),
+            Ok(unit) => Handle::follow(identity, unit, saved.traits(), systemd, events),
             // Units do not go by themselves: somebody stopped it. What is still known of its end is better than nothing.
             Err(systemd::Error::NoSuchUnit { .. }) => {
                 let end = systemd.end_in_journal(&name, &saved.invocation).await;
@@ -230,7 +226,7 @@ impl Tasks {
             "" => None,
             name => Signal::parse(name)
                 .inspect_err(
-                    |error| tracing::warn!(task = %id, %error, "stopping the task with the usual signal"),
+                    |error| tracing::warn!(task = %id, %error, "kill_signal is unknown, stopping the task with the default signal"),
                 )
                 .ok(),
         };
@@ -259,15 +255,20 @@ impl Tasks {
     }
 
     /// Starts a command in a running task, with streams or a terminal.
-    pub async fn exec(&self, id: &TaskId, argv: Vec<String>, terminal: bool) -> Result<Session, Error> {
+    pub async fn exec_streaming(
+        &self,
+        id: &TaskId,
+        argv: Vec<String>,
+        terminal: bool,
+    ) -> Result<Session, Error> {
         self.get(id)?.exec(argv, terminal, &self.node()?.policy).await
     }
 
     /// Runs a command in a running task to its end, for no longer than `limit`; zero is no limit.
-    pub async fn run(&self, id: &TaskId, argv: Vec<String>, limit: Duration) -> Result<Report, Error> {
+    pub async fn exec(&self, id: &TaskId, argv: Vec<String>, limit: Duration) -> Result<Report, Error> {
         let (handle, node) = (self.get(id)?, self.node()?);
         // Its runner is told where systemd listens, and whatever is beside it is its equal.
-        if handle.saved().beside().guest
+        if handle.saved().traits().guest
             && node.manager == Manager::System
             && !node.policy.allows_by_name("NotifyAccess")
         {
@@ -290,9 +291,16 @@ impl Tasks {
     /// Waits for the end of a task. Everybody who asks gets the same answer, also long after.
     pub async fn wait(&self, id: &TaskId) -> Result<Exit, Error> {
         let handle = self.get(id)?;
+        // An agent that has started asks once it has opened the directories of the allocation.
+        let dirs = TaskDirs::new(&handle.identity().alloc_dir, &handle.identity().name);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = host::dirs::close_again(&dirs) {
+                tracing::warn!(path = %dirs.shared.display(), %error, "failed to close the directory that a group shares");
+            }
+        });
         // Nomad asks once it has told of the start itself.
         let advice = self.shared.beginners.take_advice(id);
-        if self.shared.beginners.are_first(handle.identity()) {
+        if self.shared.beginners.record(handle.identity()) {
             handle.tell_of_its_start();
             if let Some(advice) = advice {
                 handle.tell(advice, &[]);

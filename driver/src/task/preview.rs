@@ -8,7 +8,7 @@ use super::config::{Credential, PluginConfig, TaskConfig};
 use super::error::Error;
 use super::host::place::Place;
 use super::host::program::ProgramKind;
-use super::host::users::OfEveryHost;
+use super::host::users::AssumedAccounts;
 use super::host::{env, program, view};
 use super::spec::{NodeSpec, Outline, TaskSpec};
 use super::unit::{self, Command, HostResources, Streams};
@@ -42,7 +42,7 @@ impl Sketch {
     pub fn new(config: &TaskConfig, plugin: PluginConfig) -> Result<Self, Error> {
         let node = NodeSpec::resolve(plugin).map_err(Error::Spec)?;
         let features = Features::everything(node.manager);
-        let outline = Outline::resolve(config, &node, &features, &OfEveryHost).map_err(Error::Spec)?;
+        let outline = Outline::resolve(config, &node, &features, &AssumedAccounts).map_err(Error::Spec)?;
         let extension = Path::new(&config.driver.command).extension();
         let is_guest = config.driver.wasm.is_some() || extension.is_some_and(|extension| extension == "wasm");
         let kind = if is_guest { ProgramKind::Wasm } else { ProgramKind::Native };

@@ -14,13 +14,13 @@ use super::host::pin::Pins;
 use super::host::place::Place;
 use super::host::program::Program;
 use super::host::program::ProgramKind;
-use super::host::users::OfHost;
+use super::host::users::HostAccounts;
 use super::host::view::View;
-use super::host::{env, logs, misplaced, program, resources, view};
+use super::host::{dirs, env, logs, misplaced, program, resources, view};
+use super::init_report::Report;
 use super::live::handle::Handle;
-use super::live::saved::Companions;
+use super::live::saved::Traits;
 use super::live::slices::Slices;
-use super::report::Report;
 use super::sandbox::policy::Policy;
 use super::spec::activation::Readiness;
 use super::spec::{self, NodeSpec, Outline, Sink, TaskSpec, ephemeral};
@@ -35,6 +35,14 @@ const LAST_LOOK: Duration = Duration::from_secs(10);
 /// After this time somebody may wonder what a task waits for.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// What a start goes on with.
+enum Run {
+    /// The unit that an interrupted start of this very run had made.
+    Adopted(Unit),
+    /// What it will run.
+    New(Program),
+}
+
 impl Shared {
     /// Starts a task. Told `stopped`, it gives up what may take minutes, which is to compile.
     pub(super) async fn start(&self, config: TaskConfig, stopped: &Notify) -> Result<Handle, Error> {
@@ -48,35 +56,45 @@ impl Shared {
             let (node, features) = (Arc::clone(&node), features.clone());
             // The databases of users may be far away.
             let resolve = move || {
-                let outline = Outline::resolve(&config, &node, &features, &OfHost);
+                let outline = Outline::resolve(&config, &node, &features, &HostAccounts);
                 (config, outline)
             };
             tokio::task::spawn_blocking(resolve).await.map_err(|_| Error::Panicked)?
         };
-        let outline = outline.map_err(Error::Spec)?;
-        let begun = self.begun_before(outline.task()).await?;
+        let outline = outline.map_err(|error| {
+            if matches!(error, spec::Error::Name { .. }) {
+                dirs::take_back(&config.identity.alloc_dir);
+            }
+            Error::Spec(error)
+        })?;
+        let adopted = self.begun_before(outline.task()).await?;
         let mounted = outline.mounted();
         let program =
             beside_others(|| program::find(&outline.task().command, outline.task().sight(&mounted)));
-        // What runs already need not be there any more.
         let kind = program.as_ref().map_or(ProgramKind::Native, Program::kind);
-        let program = if begun.is_some() { None } else { Some(program.map_err(Error::Program)?) };
+        let run = match adopted {
+            // What runs already need not be there any more.
+            Some(unit) => Run::Adopted(unit),
+            None => Run::New(program.map_err(Error::Program)?),
+        };
         let task = outline.with_program(kind, &config, &node, &features).map_err(Error::Spec)?;
+        if matches!(run, Run::New(_)) {
+            self.mount_nothing_on_the_host(&task).await?;
+        }
         let advice = misplaced::advice(&task);
         // Nothing was touched before.
         self.remove_earlier_runs(&config, &task.unit).await?;
-        let unit = match (begun, program) {
-            (Some(unit), _) => unit,
-            (None, Some(program)) => {
-                let begun = self.begin(&task, program, &node, &config.identity, stopped).await;
-                begun.map_err(|error| error.with_advice(advice.as_ref()))?
+        let unit = match run {
+            Run::Adopted(unit) => unit,
+            Run::New(program) => {
+                let started = self.start_new(&task, program, &node, &config.identity, stopped).await;
+                started.map_err(|error| error.with_advice(advice.as_ref()))?
             }
-            (None, None) => return Err(Error::Panicked),
         };
         if let Some(advice) = advice {
             self.beginners.advise(&config.identity.id, advice);
         }
-        let beside = Companions {
+        let traits = Traits {
             copied: task.output.sink == Sink::Both,
             listens: !task.sockets.is_empty(),
             speaks: task.readiness != Readiness::default() && !task.guest.serves,
@@ -85,7 +103,7 @@ impl Shared {
             init: !task.is_guest(),
         };
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
-        let handle = Handle::follow(config.identity, unit, beside, systemd, events);
+        let handle = Handle::follow(config.identity, unit, traits, systemd, events);
         tracing::info!(unit = %handle.unit(), task = %handle.id(), pid = handle.pid(), "task started");
         Ok(handle)
     }
@@ -111,7 +129,7 @@ impl Shared {
     }
 
     /// The unit of a new run.
-    async fn begin(
+    async fn start_new(
         &self,
         task: &TaskSpec,
         program: Program,
@@ -124,7 +142,7 @@ impl Shared {
         view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
         let (command, lease) = self.command(task, program, node, identity, stopped).await?;
         let place = Place::of(&node.runtime_dir, &task.unit);
-        let started = self.begin_at(&place, command, task, node, &identity.id).await;
+        let started = self.launch(&place, command, task, node, &identity.id).await;
         if started.is_ok() {
             place.forget_credentials();
         } else {
@@ -141,7 +159,8 @@ impl Shared {
         started
     }
 
-    async fn begin_at(
+    /// Makes what the unit needs on the host, and starts it.
+    async fn launch(
         &self,
         place: &Place,
         command: Command,
@@ -153,7 +172,6 @@ impl Shared {
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
         let mut made = beside_others(|| resources::make(place, task, node, &mut pins))?;
         self.leave_addresses_to_the_operator(task, &node.policy, &mut made.settings).await?;
-        self.mount_nothing_on_the_host(task).await?;
         let mut owner = task.uid;
         if task.identity == spec::Identity::Ephemeral {
             let chosen = ephemeral::choose(&task.ephemeral_user, &task.dirs, &self.systemd).await;

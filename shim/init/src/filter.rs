@@ -12,7 +12,7 @@ use seccompiler::{
 };
 
 /// The bit by which numbers of the x32 ABI of x86-64 differ.
-const X32: i64 = 0x4000_0000;
+pub(crate) const X32: i64 = 0x4000_0000;
 
 /// Lets the kernel refuse from here on whatever makes a process, and whatever would end this one's being the parent of
 /// orphans. Filters that came before stay, and must let prctl(2) through: seccomp(2) is not among what systemd calls
@@ -20,6 +20,11 @@ const X32: i64 = 0x4000_0000;
 pub(crate) fn make_no_more_processes() -> io::Result<()> {
     let instructions = program().map_err(io::Error::other)?;
     nix::sys::prctl::set_no_new_privs()?;
+    install(&instructions)
+}
+
+/// Gives this process a filter more, which must let prctl(2) through for the next one.
+pub(crate) fn install(instructions: &BpfProgram) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(instructions.len()).map_err(io::Error::other)?,
         filter: instructions.as_ptr().cast_mut().cast(),

@@ -16,6 +16,7 @@
 mod filter;
 mod notify;
 mod process;
+mod program_filter;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -124,6 +125,7 @@ impl Init {
                 // A filter may refuse it; then the program is in the session of the init.
                 let _ = setsid();
                 signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked_before), None)?;
+                program_filter::confine()?;
                 become_program()
             })
         })?;
@@ -192,3 +194,7 @@ impl Init {
         ended
     }
 }
+
+/// Held by tests that open descriptors, or count them.
+#[cfg(test)]
+static DESCRIPTORS: std::sync::Mutex<()> = std::sync::Mutex::new(());

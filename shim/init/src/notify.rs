@@ -125,6 +125,7 @@ mod tests {
 
     #[test]
     fn nothing_that_comes_with_a_message_stays_open() -> io::Result<()> {
+        let _alone = crate::DESCRIPTORS.lock();
         let directory = std::env::temp_dir().join(format!("task-init-{}", std::process::id()));
         fs::create_dir_all(&directory)?;
         let notify = Notify::open("/no/such/socket", &directory.join("socket"))?;

@@ -12,7 +12,7 @@ use nomad_driver_systemd::task::config::{
     DriverConfig, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId, TaskIdentity,
 };
 use nomad_driver_systemd::task::host::program::ProgramKind;
-use nomad_driver_systemd::task::host::users::OfHost;
+use nomad_driver_systemd::task::host::users::HostAccounts;
 use nomad_driver_systemd::task::host::{env, logs, view};
 use nomad_driver_systemd::task::live::cgroup::Cgroup;
 use nomad_driver_systemd::task::live::stats::Reading;
@@ -184,7 +184,7 @@ impl Floor {
             given: Vec::new(),
             ports: std::collections::BTreeMap::new(),
         };
-        let outline = Outline::resolve(&config, &self.node, &self.features, &OfHost).unwrap();
+        let outline = Outline::resolve(&config, &self.node, &self.features, &HostAccounts).unwrap();
         let task = outline.with_program(ProgramKind::Native, &config, &self.node, &self.features).unwrap();
         let env_file = env::write(&task.env, &self.node.runtime_dir).unwrap();
         let open = |path: &'static str| logs::open(Path::new("/"), Path::new(path));

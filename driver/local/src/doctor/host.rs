@@ -107,7 +107,7 @@ fn selinux(root: &Path) -> Finding {
         Some("1") => Finding::warning(
             "SELinux",
             "enforcing",
-            "Files that an agent makes may have labels with which services may not use them.",
+            "Files that the agent creates may have SELinux labels that deny services access to them.",
             "If tasks fail with permission denied, look into `ausearch -m avc`, and give volumes `selinux_label`.",
         ),
         Some(_) => Finding::ok("SELinux", "permissive"),
@@ -136,7 +136,7 @@ fn inotify(root: &Path) -> Finding {
 }
 
 fn pids(root: &Path) -> Finding {
-    let means = "All processes and threads of the node together cannot be more.";
+    let means = "All processes and threads of the node share this limit.";
     at_least(root, "processes", "kernel.pid_max", 4096, means, "sysctl kernel.pid_max=4194304")
 }
 

@@ -13,7 +13,7 @@ pub(super) fn findings(root: &Path, has_agent: bool) -> Vec<Finding> {
     let processes = match orphans.first() {
         Some(pid) => Finding::warning(
             "driver processes",
-            format!("process {pid} and {} others have no agent", orphans.len() - 1),
+            format!("{} without an agent, the first is process {pid}", orphans.len()),
             "They follow tasks that another driver process follows as well.",
             format!("kill {}", orphans.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
         ),
@@ -69,7 +69,7 @@ fn units(has_agent: bool) -> Finding {
     match units.first() {
         Some(first) if !has_agent => Finding::warning(
             "units",
-            format!("{first} and {} others run, and no agent does", units.len() - 1),
+            format!("{} run without an agent, the first is {first}", units.len()),
             "Tasks go on without an agent, for as long as `lost_after` says.",
             "Start the agent, which finds its tasks again; or end them: systemctl stop 'nomad-*.service'",
         ),

@@ -77,5 +77,11 @@ fn print(findings: &[Finding]) -> io::Result<()> {
         }
     }
     let count = |status| findings.iter().filter(|finding| finding.status == status).count();
-    writeln!(out, "\n{} failed, {} warnings", count(Status::Failed), count(Status::Warning))
+    let warnings = count(Status::Warning);
+    writeln!(
+        out,
+        "\n{} failed, {warnings} warning{}",
+        count(Status::Failed),
+        if warnings == 1 { "" } else { "s" }
+    )
 }

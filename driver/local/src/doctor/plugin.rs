@@ -108,7 +108,7 @@ async fn healthy(plugin: &Plugin, config: &hcl::Body) -> Vec<Finding> {
             "health",
             found.health_description,
             "No task of the driver is placed on this node.",
-            "As it says; `journalctl -u nomad` may have more.",
+            "Do what the message says; `journalctl -u nomad` may have details.",
         )),
         Err(error) => findings.push(Finding::failed(
             "health",

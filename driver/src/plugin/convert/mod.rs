@@ -166,6 +166,7 @@ pub(super) fn status(error: &tasks::Error) -> Status {
         | Error::SetUp { .. } => Code::InvalidArgument,
         Error::Exec(command::Error::TimedOut { .. }) => Code::DeadlineExceeded,
         Error::View { .. }
+        | Error::Directories { .. }
         | Error::Connection { .. }
         | Error::Overlay { .. }
         | Error::Sockets { .. }

@@ -23,16 +23,17 @@ use zbus::Variant;
 
 pub use grammar::quote;
 pub use kind::{Group, PropertyDef, Reach};
+pub(super) use names::step;
 pub use names::{capability_mask, capability_names};
-pub use print::{lines_of, text_of};
+pub use print::{escaped, lines_of, text_of};
 pub use reading::Meaning;
 
 use super::unit_text::{self, check_text};
 use kind::{Kind, Unit};
 use table::{GONE, TABLE};
 
-/// systemd's own limit of processes for a unit that says nothing (`DefaultTasksMax=15%`), of all and of the kernel's
-/// smallest number of all.
+/// systemd's limit of processes for a unit that sets none (`DefaultTasksMax=15%`), as a share, and as a number with the
+/// kernel's smallest `pid_max`, 32768.
 const TASKS_MAX_SHARE: u32 = u32::MAX / 20 * 3 + 20;
 /// See [`TASKS_MAX_SHARE`].
 const TASKS_MAX: u64 = 32_768 / 100 * 15;
@@ -209,10 +210,13 @@ impl Assignment {
             (Kind::Seconds, Variant::U64(time)) => {
                 (name == "LogRateLimitIntervalUSec" && *time < LOG_INTERVAL, FLOOD)
             }
-            (Kind::Bool, Variant::Bool(on)) => (
-                self.name() == "PrivateIPC" && !on,
-                "this value shares System V objects and queues with all of the host",
-            ),
+            (Kind::Bool, Variant::Bool(false)) => match self.name() {
+                "PrivateIPC" => (true, "this value shares System V objects and queues with all of the host"),
+                "RestrictSUIDSGID" => {
+                    (true, "with this value whoever reaches a file that the task makes can become its user")
+                }
+                _ => (false, ""),
+            },
             (Kind::Word(_), Variant::Str(word)) => {
                 const OPENS: &str = "this value opens every device of the host that the task can reach";
                 const SHOWS: &str = "this value shows the processes of others, with their command lines";

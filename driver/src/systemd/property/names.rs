@@ -90,7 +90,7 @@ const EXIT_CODES: &Names = &[
     ("SELINUX_CONTEXT", 229), ("PERSONALITY", 230), ("APPARMOR", 231), ("ADDRESS_FAMILIES", 232),
     ("RUNTIME_DIRECTORY", 233), ("CHOWN", 235), ("SMACK_PROCESS_LABEL", 236), ("KEYRING", 237),
     ("STATE_DIRECTORY", 238), ("CACHE_DIRECTORY", 239), ("LOGS_DIRECTORY", 240), ("CONFIGURATION_DIRECTORY", 241),
-    ("NUMA_POLICY", 242), ("CREDENTIALS", 243), ("EXCEPTION", 255),
+    ("NUMA_POLICY", 242), ("CREDENTIALS", 243), ("BPF", 245), ("EXCEPTION", 255),
 ];
 /// Capabilities in the order of their numbers, without their `CAP_`.
 #[rustfmt::skip]
@@ -227,6 +227,13 @@ pub(super) fn exit_status(text: &str) -> Parsed<(Vec<i32>, Vec<i32>)> {
         }
     }
     Ok((codes, signals))
+}
+
+/// systemd's word for a step of setting up a process, by the exit code of one that failed there, example 226 for "NAMESPACE"
+/// (systemd.exec(5), "Process Exit Codes").
+pub(crate) fn step(code: i32) -> Option<&'static str> {
+    let is_it = |(_, known): &&(&'static str, i32)| *known == code && (200..255).contains(&code);
+    EXIT_CODES.iter().find(is_it).map(|(name, _)| *name)
 }
 
 /// What a dump of the process holds: words, or bits in hexadecimal.

@@ -5,15 +5,17 @@
 use zbus::Variant;
 
 use super::grammar::quote;
+use super::kind::Kind;
 use super::kinds::{
     command, condition, credential, dash, device, directory, filter, image, network, number, path, word,
 };
+use super::known;
 use super::lines::{spaced, word};
 
 /// The lines of a unit file that say `name` and `value`, in order.
 ///
 /// Lists that the manual writes one to a line take as many. There is none for what a unit file cannot say: a file
-/// descriptor, a secret, a soft limit apart from its hard one. `%` is doubled, for unit files expand it.
+/// descriptor, a secret, a soft limit apart from its hard one. A `%` is itself; see [`escaped`].
 pub fn lines_of(name: &str, value: &Variant<'_>) -> Vec<(String, String)> {
     let lines = match (name, value) {
         // An empty one of any kind takes back those of all kinds.
@@ -34,7 +36,7 @@ pub fn lines_of(name: &str, value: &Variant<'_>) -> Vec<(String, String)> {
         },
         _ => said(name, value).into_iter().collect(),
     };
-    lines.into_iter().map(|line| (in_file(name), line.replace('%', "%%"))).collect()
+    lines.into_iter().map(|line| (in_file(name), line)).collect()
 }
 
 /// The one line of a unit file that says `name` and `value`, if it takes just one; see [`lines_of`].
@@ -43,6 +45,17 @@ pub fn text_of(name: &str, value: &Variant<'_>) -> Option<(String, String)> {
         Ok([line]) => Some(line),
         Err(_) => None,
     }
+}
+
+/// The text of a line as a unit file has it: systemd replaces specifiers such as `%n` there (systemd.unit(5)), and takes `%%`
+/// for `%`; but not in shares such as `CPUQuota=150%`, nor in patterns.
+pub fn escaped(name: &str, text: &str) -> String {
+    let kind = known(name).map(|property| property.kind);
+    let is_literal = matches!(
+        kind,
+        Some(Kind::CpuQuota | Kind::Memory(_) | Kind::Tasks | Kind::Permyriad | Kind::LogPattern)
+    );
+    if is_literal { text.to_owned() } else { text.replace('%', "%%") }
 }
 
 /// How the manual writes the property that is `name` on the bus.
@@ -189,14 +202,14 @@ mod tests {
         assert_eq!(said("RuntimeMaxUSec", 90_000_000_u64), "RuntimeMaxSec=90s");
         assert_eq!(said("RuntimeMaxUSec", 500_000_u64), "RuntimeMaxSec=500ms");
         assert_eq!(said("RuntimeMaxUSec", u64::MAX), "RuntimeMaxSec=infinity");
-        assert_eq!(said("CPUQuotaPerSecUSec", 125_000_u64), "CPUQuota=12.50%%");
+        assert_eq!(said("CPUQuotaPerSecUSec", 125_000_u64), "CPUQuota=12.50%");
     }
 
     #[test]
     fn a_command_is_said_with_its_prefix_and_quotes() {
         let line =
             ("/bin/sh".to_owned(), texts(&["sh", "-c", "echo 50% \"$A\"\n"]), texts(&["no-env-expand"]));
-        assert_eq!(said("ExecStartEx", vec![line]), "ExecStart=:@/bin/sh sh -c \"echo 50%% \\\"$A\\\"\\n\"");
+        assert_eq!(said("ExecStartEx", vec![line]), "ExecStart=:@/bin/sh sh -c \"echo 50% \\\"$A\\\"\\n\"");
         let line = ("/bin/true".to_owned(), texts(&["/bin/true"]), true);
         assert_eq!(said("ExecStopPost", vec![line]), "ExecStopPost=-/bin/true");
     }

@@ -12,7 +12,7 @@ const COMMAND: &str =
 const CREDENTIAL: &str = "every user of the machine can read it over the bus: write a `credential` block";
 const ENDS: &str = "the driver starts the task by it, and reads its end from it; for a task that says when it is ready write a `notify` block";
 const KILL: &str = "Nomad stops tasks: write `kill_signal` and `kill_timeout` in the task block";
-const OTHER_START: &str = "it is for services that start in other ways than a task";
+const OTHER_START: &str = "it has no effect on services of `Type=exec` and `Type=notify`, as tasks are";
 const RESTART: &str = "Nomad restarts tasks: write a `restart` block";
 const STREAM: &str = "the driver hands the task's output to Nomad, or to the journal (`logging.driver`), and gives it no input";
 const TERMINAL: &str = "a task has no terminal of its own: `nomad alloc exec` brings one";

@@ -47,7 +47,7 @@ options! {
         pub host_paths: Vec<String> = "[\"/usr\", \"/etc\", \"/bin\", \"/sbin\", \"/lib\", \"/lib32\", \"/lib64\", \"/libx32\"]",
         /// Log driver of tasks whose job sets no `logging.driver`.
         pub log_driver: String = "\"nomad\"",
-        /// Time after the start of the driver after which running tasks that Nomad has not recovered are stopped: an agent that died at a bad moment has lost them. `"0"`: never.
+        /// How long after its start the driver waits for Nomad to recover a running task before it stops the task as lost: an agent that died before it stored the task's handle never does. `"0"`: for ever.
         pub lost_after: String = "\"10m\"",
         /// `"system"`, or `"user"` for the user manager of the user that the agent runs as. Default: `"system"`.
         pub manager: Option<String>,
@@ -155,7 +155,7 @@ options! {
         pub name: String,
         /// Label of a port that Nomad allocated to the group.
         pub port: Option<String>,
-        /// Or a path of a UNIX socket directly in `/alloc`, `/local` or `/secrets`.
+        /// Path of a UNIX socket directly in `/alloc`, `/local` or `/secrets`, in place of `port`.
         pub path: Option<String>,
         /// `"stream"` or `"datagram"`.
         pub kind: String = "\"stream\"",
@@ -211,7 +211,7 @@ options! {
     pub struct Serve {
         /// `true`: log each request to stderr.
         pub access_log: bool = "false",
-        /// Time that a client may stall while it sends a request's body or reads the response (`--client-timeout`). Each 500 bytes earn a second, up to the whole time; while other requests wait, time counts fivefold. `"0"`: no limit.
+        /// Time that a client may stall while it sends a request's body or reads the response (`--client-timeout`). Every 500 bytes that are transferred give back one second, up to the whole time; while other requests wait, the time runs five times as fast. `"0"`: no limit.
         pub client_timeout: String = "\"30s\"",
         /// Requests that an instance handles at the same time (`--max-instance-concurrent-reuse-count`). Default: 16; with WASI 0.2 always 1.
         pub concurrency: Option<u32>,
@@ -225,7 +225,7 @@ options! {
         pub reuse: Option<u32>,
         /// Time for open requests to finish after `SIGTERM` (the default of `kill_signal` here) or `SIGINT`; other signals end the server at once. Set it below the task's `kill_timeout`.
         pub shutdown_timeout: String = "\"4s\"",
-        /// Or the name of a `socket` block to serve on.
+        /// Name of a `socket` block to serve on, in place of `port`.
         pub socket: Option<String>,
         /// Maximum time per request, such as `"30s"`; then the response is 504 (`-W timeout`).
         pub timeout: Option<String>,

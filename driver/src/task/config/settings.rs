@@ -122,19 +122,19 @@ settings! {
         extension_directories: Vec<String> => "ExtensionDirectories",
         /// As `root_image_policy`.
         extension_image_policy: String => "ExtensionImagePolicy",
-        /// Directories below the host's `/var/lib` that outlive the allocation; their names begin with that of the group's ephemeral user, and `STATE_DIRECTORY` has the path. Only if the operator allows it, like all of the following.
+        /// Directories below the host's `/var/lib` that outlive the allocation; their names begin with that of the group's ephemeral user, and `STATE_DIRECTORY` has the path. Needs `"StateDirectory"` in `allow_properties`.
         state_directory: Vec<String> => "StateDirectory",
         /// Their mode, such as `"0700"`.
         state_directory_mode: String => "StateDirectoryMode",
-        /// The same below `/var/cache`.
+        /// The same below `/var/cache`; needs `"CacheDirectory"`.
         cache_directory: Vec<String> => "CacheDirectory",
         /// Their mode.
         cache_directory_mode: String => "CacheDirectoryMode",
-        /// The same below `/var/log`.
+        /// The same below `/var/log`; needs `"LogsDirectory"`.
         logs_directory: Vec<String> => "LogsDirectory",
         /// Their mode.
         logs_directory_mode: String => "LogsDirectoryMode",
-        /// Directories below `/run` that are removed with the task.
+        /// Directories below `/run` that are removed with the task; needs `"RuntimeDirectory"`.
         runtime_directory: Vec<String> => "RuntimeDirectory",
         /// Their mode.
         runtime_directory_mode: String => "RuntimeDirectoryMode",
@@ -192,7 +192,7 @@ settings! {
         delegate_namespaces: String => "DelegateNamespaces",
         /// No real-time scheduling.
         restrict_realtime: bool => "RestrictRealtime",
-        /// The task cannot create set-user-ID or set-group-ID files.
+        /// The task cannot create set-user-ID or set-group-ID files; it can by `false`, which needs `"RestrictSUIDSGID"` in `allow_properties`.
         restrict_suid_sgid: bool => "RestrictSUIDSGID",
         /// No memory that is writable and executable.
         memory_deny_write_execute: bool => "MemoryDenyWriteExecute",

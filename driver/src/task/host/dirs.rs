@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  <allocation>/alloc            root's, with the sticky bit, so that who can write there cannot exchange what is in it
-//!               ├── logs         root's; no task of ours can write there
+//!               ├── logs         root's, and nobody else writes there
 //!               ├── data, tmp    root's, and mount points in the view of each task
 //!               └── …            of tasks
 //!  <allocation>/<task>           root's alone
@@ -14,8 +14,10 @@
 //! An agent that starts makes `alloc` and what it has made in it everybody's once more, and follows links: a task that put
 //! one there would have it open directories of the host. What is a mount point in its view a task cannot exchange.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fstat};
@@ -70,31 +72,73 @@ impl TaskDirs {
 
 /// Closes the directories before systemd hears of them, and answers with the names of those in `alloc` that are to be mount
 /// points. A driver that is not root leaves all as it is: its tasks are its own user's, and have nothing to gain.
-pub(crate) fn close(dirs: &TaskDirs) -> io::Result<Vec<&'static str>> {
+///
+/// Where tasks see the host as it is, `sees_host`, they reach their own directory by the same way, so that stays open.
+pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Vec<&'static str>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(Vec::new());
     }
-    let base = |directory| Base::Task { alloc_dir: &dirs.alloc_dir, directory };
-    if let Some(task_dir) = dirs.local.parent() {
-        give_to_root(&base(task_dir).open(Path::new(""))?, Some(Mode::RWXU))?;
+    if let Some(directory) = changeable(&dirs.alloc_dir) {
+        let directory = directory.display();
+        return Err(io::Error::other(format!(
+            "others than root can exchange what is in {directory}, as Nomad leaves it after a task named `.` or `..`; give it \
+             back to root (`chown root: {directory}; chmod go-w {directory}`), and stop such jobs"
+        )));
     }
-    // Nobody can put a link in there any more, so to look once is enough.
-    for directory in [&dirs.local, &dirs.secrets] {
-        base(directory).open(Path::new(""))?;
+    if !sees_host {
+        let base = |directory| Base::Task { alloc_dir: &dirs.alloc_dir, directory };
+        if let Some(task_dir) = dirs.local.parent() {
+            give_to_root(&base(task_dir).open(Path::new(""))?, Some(Mode::RWXU))?;
+        }
+        // Nobody can put a link in there any more, so to look once is enough.
+        for directory in [&dirs.local, &dirs.secrets] {
+            base(directory).open(Path::new(""))?;
+        }
     }
     close_shared(dirs)
 }
 
-/// Closes the shared directory of a running task after a restart of the agent, which has opened it. One whose own directory
-/// is not closed sees the files of the host as they are, and so does its group.
+/// Closes the shared directory of a running task after a restart of the agent, which has opened it.
 pub(crate) fn close_again(dirs: &TaskDirs) -> io::Result<()> {
-    let task_dir = dirs.local.parent().unwrap_or(&dirs.local);
-    let found = rustix::fs::lstat(task_dir)?;
-    let is_closed = found.st_uid == 0 && Mode::from_raw_mode(found.st_mode) == Mode::RWXU;
-    if rustix::process::geteuid().is_root() && is_closed {
+    if rustix::process::geteuid().is_root() {
         close_shared(dirs)?;
     }
     Ok(())
+}
+
+/// Takes back what Nomad does for a task named `.` or `..`, which it makes a directory for that is one of the agent's: the
+/// allocation's, or that of all allocations, are everybody's then.
+pub(crate) fn take_back(alloc_dir: &Path) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let modes = [(Some(alloc_dir), 0o755), (alloc_dir.parent(), 0o711)];
+    for (directory, mode) in modes.into_iter().filter_map(|(directory, mode)| Some((directory?, mode))) {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(directory, flags, Mode::empty()).map_err(io::Error::from);
+        let given = opened.and_then(|opened| {
+            let found = fstat(&opened)?;
+            let is_everybodys = found.st_uid == NOBODY && found.st_mode & 0o777 == 0o777;
+            if is_everybodys { give_to_root(&opened, Some(Mode::from_raw_mode(mode))) } else { Ok(()) }
+        });
+        if let Err(error) = given {
+            tracing::warn!(path = %directory.display(), %error, "failed to close what Nomad has opened to everybody");
+        }
+    }
+}
+
+/// The directory on the way to the allocation's, or that one itself, in which everybody could put another in its place.
+fn changeable(alloc_dir: &Path) -> Option<PathBuf> {
+    let can_be_changed = |directory: &&Path| {
+        let Ok(found) = fs::symlink_metadata(directory) else { return true };
+        let is_last = *directory == alloc_dir;
+        let is_everybodys = found.mode() & 0o002 != 0 && found.mode() & 0o1000 == 0;
+        found.uid() == NOBODY
+            || !found.is_symlink() && is_everybodys
+            || is_last && (found.uid() != 0 || found.mode() & 0o022 != 0)
+    };
+    let real = alloc_dir.canonicalize().unwrap_or_else(|_| alloc_dir.to_owned());
+    alloc_dir.ancestors().chain(real.ancestors()).find(can_be_changed).map(Path::to_owned)
 }
 
 fn close_shared(dirs: &TaskDirs) -> io::Result<Vec<&'static str>> {
@@ -109,7 +153,7 @@ fn close_shared(dirs: &TaskDirs) -> io::Result<Vec<&'static str>> {
         }
     };
     if let Some(logs) = inside("logs")? {
-        give_to_root(&logs, None)?;
+        give_to_root(&logs, Some(Mode::from_raw_mode(0o755)))?;
     }
     let mut closed = Vec::new();
     for name in WRITABLE {
@@ -134,4 +178,39 @@ fn give_to_root(found: &OwnedFd, mode: Option<Mode>) -> io::Result<()> {
         fchmod(&opened, mode)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn an_allocation_whose_way_everybody_can_change_is_told() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let base = tempfile::tempdir_in("/run").unwrap();
+        let path = |path: &str| base.path().join(path);
+        let mode = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        fs::create_dir_all(path("alloc/ab12")).unwrap();
+        symlink("alloc", path("link")).unwrap();
+        for directory in ["alloc", "alloc/ab12"] {
+            mode(&path(directory), 0o755);
+        }
+        assert_eq!(changeable(&path("alloc/ab12")), None);
+        assert_eq!(changeable(&path("link/ab12")), None);
+        mode(&path("alloc"), 0o1777);
+        assert_eq!(changeable(&path("alloc/ab12")), None);
+        mode(&path("alloc"), 0o777);
+        assert_eq!(changeable(&path("alloc/ab12")), Some(path("alloc")));
+        assert_eq!(changeable(&path("link/ab12")), Some(path("alloc")));
+        mode(&path("alloc"), 0o711);
+        mode(&path("alloc/ab12"), 0o777);
+        assert_eq!(changeable(&path("alloc/ab12")), Some(path("alloc/ab12")));
+        // What Nomad does for the name.
+        rustix::fs::chown(path("alloc/ab12"), Some(Uid::from_raw(NOBODY)), None).unwrap();
+        take_back(&path("alloc/ab12"));
+        assert_eq!(changeable(&path("alloc/ab12")), None);
+    }
 }

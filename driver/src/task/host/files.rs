@@ -23,8 +23,8 @@ use crate::task::spec::activation::{Address, Listener};
 pub enum Error {
     /// The operator does not allow it.
     #[error(
-        "{}: {path} is a path of the host, and not among those that the operator of this node allows to jobs \
-         (`allow_host_paths` in the plugin's configuration)", settings::shown(.option))]
+        "{}: {path} is a path of the host, and neither it nor a directory above it is in `allow_host_paths`, by which the operator \
+         of this node allows paths to jobs (in the plugin's configuration)", settings::shown(.option))]
     NotAllowed {
         /// The property.
         option: &'static str,

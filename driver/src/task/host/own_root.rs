@@ -34,7 +34,7 @@ const OF_TASKS: [&str; 15] = [
 const ROOTS: [&str; 5] =
     ["ExtensionDirectories", "ExtensionImages", "MountImages", "RootDirectory", "RootImage"];
 
-/// Is there a user namespace although the job brings what it is set up in? `is_of_job` tells whether a job can change what
+/// Refuses a user namespace (`PrivateUsers=`) where the job can change the root in which systemd sets the namespace up. `is_of_job` tells whether a job can change what
 /// is at such a path.
 pub(crate) fn check_namespace(
     settings: &[Assignment],

@@ -117,6 +117,27 @@ impl Pins {
         pinned
     }
 
+    /// Makes terminals that are nobody else's (devpts, pty(7)), and answers with the path by which systemd finds them; nothing,
+    /// if this driver is not root.
+    pub fn terminals(&mut self) -> io::Result<Option<PathBuf>> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let place = self.directory.join(self.count.to_string());
+        let made = kernel::in_the_mounts_of_systemd(|| {
+            self.prepare()?;
+            fs::create_dir(&place)?;
+            let terminals = place.join("pts");
+            fs::create_dir(&terminals)?;
+            // As systemd mounts those of the host; 5 is the group `tty` wherever it has a number of its own.
+            let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+            mount(c"devpts", &terminals, c"devpts", flags, c"newinstance,ptmxmode=0666,mode=0620,gid=5")?;
+            Ok(terminals)
+        });
+        self.count += 1;
+        made.map(Some)
+    }
+
     /// Lays one directory over another, read-only, and answers with the path by which systemd finds both as one.
     pub fn overlay(&mut self, above: &Path, below: &Path) -> io::Result<PathBuf> {
         let place = self.directory.join(self.count.to_string());

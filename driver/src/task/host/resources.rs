@@ -56,15 +56,25 @@ pub(crate) fn make(
     let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
     let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
     let sockets = sockets.map_err(Error::Files)?;
-    let apart = if task.view == View::Host {
-        Vec::new()
-    } else {
-        let directory = task.dirs.alloc_dir.clone();
-        dirs::close(&task.dirs).map_err(|source| Error::View { directory, source })?
+    let directory = task.dirs.alloc_dir.clone();
+    let closed = dirs::close(&task.dirs, task.view == View::Host);
+    let apart = closed.map_err(|source| Error::Directories { directory, source })?;
+    // Those of the host's other users are theirs, and the job's author is none of them.
+    let has_own_terminals = matches!(task.identity, Identity::User(_)) && task.view != View::Host;
+    let terminals =
+        if has_own_terminals && !task.is_guest() { pins.terminals().map_err(failed)? } else { None };
+    let settings = if task.view == View::Host { settings } else { access::of_all_alloc(settings, &apart) };
+    let mut made = HostResources {
+        root,
+        terminals,
+        apart,
+        settings,
+        etc,
+        sockets,
+        mounts,
+        overlays,
+        ..HostResources::default()
     };
-    let settings = access::of_all_alloc(settings, &apart);
-    let mut made =
-        HostResources { root, apart, settings, etc, sockets, mounts, overlays, ..HostResources::default() };
     let mut read = 0;
     for Credential { name, path, encrypted } in &task.credentials {
         let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;

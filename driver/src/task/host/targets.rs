@@ -31,7 +31,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// Nothing needs so many.
-    #[error("{}: {count} paths are to be mounted, closed or opened for the task; the limit is {MOST}", settings::shown(.option))]
+    #[error("{}: the task has {count} mounts and paths of `read_only_paths`, `inaccessible_paths` and the like; the limit is {MOST}", settings::shown(.option))]
     Many {
         /// One of the properties.
         option: &'static str,

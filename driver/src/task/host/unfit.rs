@@ -59,17 +59,17 @@ fn usable(directory: &Path) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::task::config::PluginConfig;
-    use crate::task::host::users::OfEveryHost;
+    use crate::task::host::users::AssumedAccounts;
 
     struct OnlyRoot;
 
     impl Accounts for OnlyRoot {
         fn user(&self, name: &str) -> Option<crate::task::host::users::HostUser> {
-            OfEveryHost.user(name).filter(|_| name == "root")
+            AssumedAccounts.user(name).filter(|_| name == "root")
         }
 
         fn group(&self, name: &str) -> Option<u32> {
-            OfEveryHost.group(name)
+            AssumedAccounts.group(name)
         }
     }
 

@@ -26,9 +26,9 @@ pub trait Accounts {
 }
 
 /// The host's databases, which may be on other machines: asking them may take long.
-pub struct OfHost;
+pub struct HostAccounts;
 
-impl Accounts for OfHost {
+impl Accounts for HostAccounts {
     fn user(&self, name: &str) -> Option<HostUser> {
         find(name)
     }
@@ -39,9 +39,9 @@ impl Accounts for OfHost {
 }
 
 /// What every host has: root. For a preview, which asks nobody.
-pub struct OfEveryHost;
+pub struct AssumedAccounts;
 
-impl Accounts for OfEveryHost {
+impl Accounts for AssumedAccounts {
     fn user(&self, name: &str) -> Option<HostUser> {
         let root = || HostUser { name: "root".to_owned(), uid: 0, gids: vec![0] };
         if name == "root" || name.parse() == Ok(0) { Some(root()) } else { None }

@@ -214,16 +214,20 @@ impl View {
 
     /// The properties that make a unit see the host this way.
     pub fn properties(&self, dirs: &TaskDirs, made: &Made<'_>, sight: Sight) -> Vec<Property> {
+        let apart = |alloc: &Path| -> Vec<Bind> {
+            made.apart.iter().map(|name| bind(&dirs.shared.join(name), &alloc.join(name))).collect()
+        };
         let mut properties = match self {
             Self::Private { host_paths } => self::root(made.root, host_paths, made.overlays, sight),
             // It may be the host's own.
             Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
-            Self::Host => return shared_memory(sight).into_iter().collect(),
+            Self::Host => {
+                let apart = (!made.apart.is_empty()).then(|| Property::BindPaths(apart(&dirs.shared)));
+                return shared_memory(sight).into_iter().chain(apart).collect();
+            }
         };
         let own = dirs.pairs().map(|(host, target)| bind(host, target.as_ref()));
-        let apart =
-            made.apart.iter().map(|name| bind(&dirs.shared.join(name), &Path::new("/alloc").join(name)));
-        properties.push(Property::BindPaths(own.into_iter().chain(apart).collect()));
+        properties.push(Property::BindPaths(own.into_iter().chain(apart(Path::new("/alloc"))).collect()));
         // A task that could replace the FIFO of a later start would choose what a root process opens. By its path in the view.
         properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
         properties.extend(shared_memory(sight));
@@ -250,7 +254,8 @@ pub struct Made<'a> {
 /// What a task sees less, or more, than others.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sight {
-    /// It is root: what root alone may read of the operating system it does not see.
+    /// It is root, or may be given directories by one who is not: what root alone may read of the operating system it does
+    /// not see.
     pub of_root: bool,
     /// Its network is the host's, or one that leads there: it sees the resolver.
     pub of_resolver: bool,

@@ -19,8 +19,8 @@ impl Beginners {
     /// So many are remembered before all are forgotten, one of which costs 16 bytes.
     const MOST: usize = 10_000;
 
-    /// Is this the first run of the task in its allocation, as far as this process knows?
-    pub(crate) fn are_first(&self, identity: &TaskIdentity) -> bool {
+    /// Remembers that the task was told of; true the first time in its allocation, as far as this process knows.
+    pub(crate) fn record(&self, identity: &TaskIdentity) -> bool {
         let mut hasher = DefaultHasher::new();
         (&identity.alloc_id, &identity.name).hash(&mut hasher);
         let mut told = self.told.lock();

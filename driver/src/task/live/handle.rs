@@ -22,7 +22,7 @@ use crate::task::live::exec::{self, Report, Session};
 use crate::task::live::exit::{Exit, Phase};
 use crate::task::live::init::Init;
 use crate::task::live::owner::Owner;
-use crate::task::live::saved::{Companions, Saved, boot_id};
+use crate::task::live::saved::{Saved, Traits, boot_id};
 use crate::task::live::signal::Signal;
 use crate::task::sandbox::policy::Policy;
 use crate::task::wasm::outcome;
@@ -56,11 +56,11 @@ impl Handle {
     pub(crate) fn follow(
         identity: TaskIdentity,
         unit: Unit,
-        companions: Companions,
+        traits: Traits,
         systemd: Systemd,
         events: Events,
     ) -> Self {
-        let Companions { copied, listens, speaks, serves, guest, init } = companions;
+        let Traits { copied, listens, speaks, serves, guest, init } = traits;
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
         if let Some(exit) = Exit::of(&state) {
@@ -94,16 +94,8 @@ impl Handle {
         };
         let init = if init { Init::of(handle.pid, handle.unit.as_str()) } else { None };
         let is_asked = Arc::clone(&handle.is_asked);
-        let owner = Owner {
-            identity,
-            unit,
-            companions,
-            systemd,
-            events,
-            is_asked,
-            phase: sender,
-            served: served_sender,
-        };
+        let owner =
+            Owner { identity, unit, traits, systemd, events, is_asked, phase: sender, served: served_sender };
         tokio::spawn(owner.follow(init));
         handle
     }

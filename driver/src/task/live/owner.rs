@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::events::Events;
 use super::exit::{Exit, Phase, Word, out_of_memory, word_of_the_end, word_of_trouble};
 use super::init::Init;
-use super::saved::Companions;
+use super::saved::Traits;
 use super::signal::Signal;
 use crate::systemd::{Systemd, Unit, UnitState, Whom};
 use crate::task::config::TaskIdentity;
@@ -30,7 +30,7 @@ use crate::task::wasm::outcome::{self, Trouble};
 pub(super) struct Owner {
     pub(super) identity: TaskIdentity,
     pub(super) unit: Unit,
-    pub(super) companions: Companions,
+    pub(super) traits: Traits,
     pub(super) systemd: Systemd,
     pub(super) events: Events,
     /// Somebody has asked the task to end.
@@ -79,7 +79,7 @@ impl Owner {
             Followed::Abandoned => return,
         };
         // Its last words may have come with its end.
-        if let Some(served) = outcome::served(&state.status_text).filter(|_| self.companions.serves) {
+        if let Some(served) = outcome::served(&state.status_text).filter(|_| self.traits.serves) {
             self.take_note(served, &mut trouble);
             if let Some(word) = trouble.tell() {
                 self.tell(word_of_trouble(&word, &state.status_text));
@@ -106,7 +106,7 @@ impl Owner {
             tokio::select! {
                 () = &mut rest, if !is_ended => is_ended = true,
                 state = self.unit.main_ended() => return Followed::Ending(state),
-                text = self.unit.says_other_than(&said), if self.companions.serves => {
+                text = self.unit.says_other_than(&said), if self.traits.serves => {
                     said = text;
                     if let Some(served) = outcome::served(&said) {
                         self.take_note(served, trouble);
@@ -136,7 +136,7 @@ impl Owner {
             // As long as nobody has been told of the end, the unit is there to be asked.
             self.tell(out_of_memory(&self.systemd.service(unit).await.unwrap_or_default()));
         }
-        let Companions { guest, speaks, .. } = self.companions;
+        let Traits { guest, speaks, .. } = self.traits;
         let is_asked = self.is_asked.load(Ordering::Relaxed);
         if let Some(word) = word_of_the_end(state, &exit, guest, speaks, is_asked) {
             self.tell(word);
@@ -155,7 +155,7 @@ impl Owner {
     /// Of a unit that failed systemd has closed them.
     async fn close_sockets(&self) {
         let unit = self.unit.name();
-        if self.companions.listens
+        if self.traits.listens
             && let Err(error) = self.systemd.close_sockets(unit).await
         {
             tracing::debug!(%unit, error = crate::chain(&error), "the sockets of a task were not closed");

@@ -34,28 +34,28 @@ pub struct Saved {
     pub init: bool,
 }
 
-/// What units a task has beside its own.
+/// What a task is and has, as far as whoever follows it needs to know.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_excessive_bools, reason = "as in what is saved")]
-pub(crate) struct Companions {
-    /// Those that copy its output.
+pub(crate) struct Traits {
+    /// Has units that copy its output.
     pub(crate) copied: bool,
-    /// That of its sockets.
+    /// Has a unit of its sockets.
     pub(crate) listens: bool,
-    /// None, but it has a `notify` block, and is no guest that serves.
+    /// Has a `notify` block, and is no guest that serves: systemd listens to the task itself.
     pub(crate) speaks: bool,
-    /// None, but it is a guest that serves.
+    /// Is a guest that serves.
     pub(crate) serves: bool,
-    /// None, but it is WebAssembly, whose runner alone is believed when it says how a guest ended.
+    /// Is WebAssembly, whose runner alone is believed when it says how a guest ended.
     pub(crate) guest: bool,
-    /// None, but its main process is an init.
+    /// Its main process is an init.
     pub(crate) init: bool,
 }
 
 impl Saved {
-    pub(crate) fn beside(&self) -> Companions {
+    pub(crate) fn traits(&self) -> Traits {
         let Self { copied, listens, speaks, serves, guest, init, .. } = *self;
-        Companions { copied, listens, speaks, serves, guest: guest.unwrap_or(!speaks), init }
+        Traits { copied, listens, speaks, serves, guest: guest.unwrap_or(!speaks), init }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a task may: the presets, the operator's policy, and what comes of both for one task.
 
+pub(crate) mod option_properties;
 pub(crate) mod policy;
 pub mod preset;
 pub(crate) mod privilege;
-pub(crate) mod reach;
 pub(crate) mod settled;

@@ -7,8 +7,8 @@ use crate::task::config::PluginConfig;
 use crate::task::config::options::Opt;
 use crate::task::config::settings::option_of;
 use crate::task::host::view::is_plain;
+use crate::task::sandbox::option_properties;
 use crate::task::sandbox::preset::{self, Looser, Preset};
-use crate::task::sandbox::reach;
 use crate::task::spec::Error;
 
 /// The properties that show a task files under another path.
@@ -97,7 +97,7 @@ impl Policy {
             // A word that is misspelt would allow, or worse deny, nothing.
             let is_known = |pattern: &String| {
                 (pattern == CONFINING && option == "allow_properties")
-                    || reach::all_properties().any(|name| matches(pattern, name))
+                    || option_properties::all().any(|name| matches(pattern, name))
             };
             if let Some(pattern) = patterns.iter().find(|pattern| !is_known(pattern)) {
                 return Err(wrong(option, pattern)(
@@ -143,7 +143,7 @@ impl Policy {
     /// May a job use these options? No property that they stand for may be denied.
     pub fn check_given(&self, given: &[(String, Option<&'static Opt>)]) -> Result<(), Error> {
         for (path, option) in given {
-            for property in reach::properties_of(path, *option).unwrap_or_default() {
+            for property in option_properties::properties_of(path, *option).unwrap_or_default() {
                 self.check_denied(path, &property)?;
             }
         }
@@ -217,6 +217,11 @@ impl Policy {
         self.root == Root::No
     }
 
+    /// May tasks be root that are confined for that?
+    pub(crate) fn confines_root(&self) -> bool {
+        self.root == Root::Confined
+    }
+
     /// May a job have the kernel mount an image that lies in the task's own directories?
     pub fn allows_images_of_tasks(&self) -> bool {
         self.images_of_tasks
@@ -273,12 +278,12 @@ impl Policy {
         let refused = |reason| Err(Error::Refused { option: "user".to_owned(), reason });
         if let Some(uid) = uid.filter(|uid| within(&self.uids, *uid)) {
             return refused(format!(
-                "the operator of this node lets no task run as {user}, number {uid} (`denied_host_uids`)"
+                "the operator of this node lets no task run as {user}, UID {uid} (`denied_host_uids`)"
             ));
         }
         match gids.iter().find(|gid| within(&self.gids, **gid)) {
             Some(gid) => refused(format!(
-                "the operator of this node lets no task run in group {gid}, in which {user} is (`denied_host_gids`)"
+                "{user} is in group {gid}, and the operator of this node lets no task run in that group (`denied_host_gids`)"
             )),
             None => Ok(()),
         }

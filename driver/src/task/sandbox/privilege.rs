@@ -333,7 +333,7 @@ fn set_of(settings: &[Assignment], name: &str) -> u64 {
     }
 }
 
-fn text_of(settings: &[Assignment], name: &str) -> Option<String> {
+pub(super) fn text_of(settings: &[Assignment], name: &str) -> Option<String> {
     match settings.iter().rfind(|line| line.name() == name)?.meaning() {
         Meaning::Text(text) => Some(text),
         _ => None,

@@ -228,10 +228,7 @@ fn check_for_shared_view(settled: &[Assignment]) -> Result<(), Error> {
                 .to_owned(),
         });
     }
-    let has_no_tmp = |line: &Assignment| {
-        line.name() == "PrivateTmp" && matches!(line.text(), "no" | "false" | "off" | "0" | "n" | "f")
-    };
-    if settled.iter().any(has_no_tmp) {
+    if privilege::text_of(settled, "PrivateTmp").as_deref() == Some("no") {
         return Err(Error::Refused {
             option: "sandbox.private_tmp".to_owned(),
             reason: "leave it out: a task has a `/tmp` and `/var/tmp` of its own or none that it can write to, and never the \
@@ -291,7 +288,7 @@ pub(crate) fn settled(
         _ => line,
     });
     let later = granted.iter().chain(said).cloned();
-    let base = of_driver(config, node, features).into_iter().chain(of_view);
+    let base = of_driver(said, config, node, features).into_iter().chain(of_view);
     let mut settled = Assignment::folded(base.chain(of_preset.cloned()).chain(later));
     if matches!(view, View::Private { .. }) {
         check_for_shared_view(&settled)?;
@@ -305,7 +302,12 @@ pub(crate) fn settled(
 }
 
 /// What a unit has whatever the view, the preset and the job say.
-fn of_driver(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Vec<Assignment> {
+fn of_driver(
+    said: &[Assignment],
+    config: &TaskConfig,
+    node: &NodeSpec,
+    features: &Features,
+) -> Vec<Assignment> {
     let mut ours = vec![
         // The only difference to an ordinary process that systemd makes by default.
         ("IgnoreSIGPIPE", "no"),
@@ -320,6 +322,13 @@ fn of_driver(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Vec<A
     }
     if config.network == NetworkMode::None {
         ours.push(("PrivateNetwork", "yes"));
+    }
+    // systemd has no filter where a program without rights may gain some.
+    let gains = privilege::text_of(said, "NoNewPrivileges").as_deref() == Some("no");
+    if features.manager == Manager::System && !gains {
+        // Also without a preset: others of the host who reach such a file would become the task's user. The files of a user's
+        // tasks are that user's own.
+        ours.push(("RestrictSUIDSGID", "yes"));
     }
     if features.manager == Manager::User {
         // Before 257 everything that needs a namespace would be passed over in silence without it.

@@ -106,8 +106,9 @@ pub(super) fn check_node(config: &TaskConfig, features: &Features) -> Result<(),
     let is_encrypted = config.driver.credential.iter().any(|credential| credential.encrypted);
     if is_encrypted && features.version < ENCRYPTED_CREDENTIALS {
         let here = features.version;
-        let reason =
-            format!("LoadCredentialEncrypted needs systemd {ENCRYPTED_CREDENTIALS}, and here is {here}");
+        let reason = format!(
+            "LoadCredentialEncrypted needs systemd {ENCRYPTED_CREDENTIALS} or newer, and this node has {here}"
+        );
         return lacks("credential.encrypted", reason);
     }
     if !config.resources.cores.is_empty() && !features.controllers.contains("cpuset") {

@@ -5,8 +5,8 @@ mod checks;
 pub mod ephemeral;
 mod error;
 mod etc_files;
+mod exec_directories;
 pub(crate) mod identity;
-mod kept;
 mod names;
 mod node;
 mod output;
@@ -111,8 +111,9 @@ pub struct TaskSpec {
     pub kind: ProgramKind,
     /// Everything that has a name of systemd's.
     pub settings: Vec<Assignment>,
-    /// It is root, or could act as root, and is confined for that.
-    pub is_confined_root: bool,
+    /// It is root and confined for that, or a task like that may be in its group, to which it could pass a directory: what root
+    /// alone may read is not in its view.
+    pub may_meet_root: bool,
 }
 
 /// A task of which everything is known but what its program is, and so what its sandbox is.
@@ -241,7 +242,7 @@ impl Outline {
             allows_addresses,
             kind: ProgramKind::Native,
             settings: Vec::new(),
-            is_confined_root: false,
+            may_meet_root: false,
         };
         Ok(Self { task, requested, preset, standing, asked_for })
     }
@@ -292,10 +293,17 @@ impl Outline {
             settled::settled(preset, &fence, &requested, config, &facts, node, features)?;
         // A user's systemd makes directories below that user's own.
         let settings = match node.manager {
-            Manager::System => kept::of_group(settings, EphemeralUser::of(config, Sharing::Group).name())?,
+            Manager::System => {
+                let group = EphemeralUser::of(config, Sharing::Group);
+                // What one user has made does not become another's, who may be root.
+                let owner =
+                    task.uid.map_or_else(|| group.name().to_owned(), |uid| format!("{}-{uid}", group.name()));
+                exec_directories::of_group(settings, &owner)?
+            }
             Manager::User => settings,
         };
-        Ok(TaskSpec { kind, settings, is_confined_root, ..task })
+        let may_meet_root = is_confined_root || node.policy.confines_root();
+        Ok(TaskSpec { kind, settings, may_meet_root, ..task })
     }
 }
 

@@ -174,7 +174,7 @@ pub(super) fn state_dir_of(manager: Manager) -> Result<PathBuf, Error> {
     let missing = || Error::Plugin {
         option: "state_dir",
         value: String::new(),
-        wanted: "to be found: this process has no `HOME`, so it must be set",
+        wanted: "an absolute path, which must be set: neither `XDG_STATE_HOME` nor `HOME` is set, so there is no default",
     };
     Ok(state.ok_or_else(missing)?.join("nomad-driver-systemd"))
 }

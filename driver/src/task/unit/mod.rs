@@ -68,6 +68,8 @@ pub struct Streams {
 pub struct HostResources {
     /// The root that its view is mounted on.
     pub root: PathBuf,
+    /// Terminals of its own.
+    pub terminals: Option<PathBuf>,
     /// Directories in the shared one that are to be mount points.
     pub apart: Vec<&'static str>,
     /// The file with its environment.
@@ -99,6 +101,10 @@ pub fn build(task: &TaskSpec, command: &Command, made: HostResources, streams: S
         lifecycle(task),
         run(task, command, &made.settings),
         task.view.properties(&task.dirs, &of_view, sight(task, &made.settings)),
+        made.terminals
+            .map(|terminals| Property::BindPaths(vec![Bind::new(terminals, "/dev/pts")]))
+            .into_iter()
+            .collect(),
         identity(task, made.ephemeral_user),
         output(streams),
         journal(&task.output),
@@ -145,7 +151,7 @@ fn sight(task: &TaskSpec, settings: &[Assignment]) -> Sight {
     let is_of_group = matches!(task.network, NetworkMode::Group { .. }) && !task.is_guest();
     let mut targets = settings.iter().flat_map(Assignment::mount_points).map(|(_, target)| target);
     Sight {
-        of_root: task.is_confined_root,
+        of_root: task.may_meet_root,
         of_resolver: is_of_group || !has_own_network(settings),
         has_shared_memory: targets.any(|target| target == view::SHARED_MEMORY.0),
     }

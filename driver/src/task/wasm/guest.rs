@@ -22,8 +22,8 @@ use crate::task::host::view::View;
 use crate::task::sandbox::policy::Policy;
 use crate::task::spec::activation::Readiness;
 use crate::task::spec::{Error, check_length};
-use crate::task::wasm::directories::{directory, here, usual_directories};
 use crate::task::wasm::network::{Network, RESOLVER, name_servers};
+use crate::task::wasm::preopens::{directory, here, usual_directories};
 use crate::task::wasm::server::{server, time};
 
 /// The variable of the runner that holds the guest's configuration, as a JSON object of texts. The runner's command line
@@ -125,12 +125,15 @@ impl Guest {
         if !self.serves && speaks {
             return refused(
                 "notify",
-                "a WebAssembly guest cannot speak with systemd, and its runner says that it is ready and well only of one \
-                 that serves (`wasm { serve { … } }`)",
+                "a WebAssembly guest cannot send messages to systemd; wasm-shim sends `READY=1` and those of the watchdog for a guest \
+                 that serves (`wasm { serve { … } }`), and for no other",
             );
         }
         if all {
-            return refused("notify.access", "for a WebAssembly guest its runner speaks, which is \"main\"");
+            return refused(
+                "notify.access",
+                "for a WebAssembly guest wasm-shim sends the messages, which is the main process (\"main\")",
+            );
         }
         match self.env.iter().find(|name| !env.contains_key(*name) || *name == CONFIG) {
             Some(name) => Err(Error::Option {

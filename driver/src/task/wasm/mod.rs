@@ -2,8 +2,8 @@
 
 pub mod cache;
 pub mod compiler;
-pub(crate) mod directories;
 pub mod guest;
 pub(crate) mod network;
 pub mod outcome;
+pub(crate) mod preopens;
 pub(crate) mod server;

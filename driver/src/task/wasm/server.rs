@@ -20,7 +20,7 @@ pub(super) fn server(serve: &Serve, config: &TaskConfig) -> Result<Vec<(&'static
     if config.driver.wasm.as_ref().is_some_and(|wasm| wasm.timeout.is_some()) {
         return refused(
             "wasm.timeout",
-            "one that serves has no end; `serve.timeout` is that of each request",
+            "a guest that serves runs until it is stopped; for the time of each request set `wasm.serve.timeout`",
         );
     }
     let name = match (&serve.port, &serve.socket) {

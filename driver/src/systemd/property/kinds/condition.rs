@@ -24,5 +24,5 @@ pub(crate) fn text(condition: &Variant<'_>) -> Option<(String, String)> {
         return None;
     };
     let marks = format!("{}{}", if *trigger { "|" } else { "" }, if *negate { "!" } else { "" });
-    Some((name.to_string(), format!("{marks}{text}").replace('%', "%%")))
+    Some((name.to_string(), format!("{marks}{text}")))
 }

@@ -109,7 +109,7 @@ pub(super) fn remove_if_stray(path: &Path) {
     let age = metadata.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
     if !metadata.is_dir() && age.is_some_and(|age| age >= STRAY_AFTER) {
         let removed = fs::remove_file(path).is_ok();
-        tracing::debug!(path = %path.display(), removed, "this is no compiled code");
+        tracing::debug!(path = %path.display(), removed, "removed from the cache what is no compiled code");
     }
 }
 

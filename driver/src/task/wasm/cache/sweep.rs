@@ -68,7 +68,7 @@ impl Cache {
     /// until the others fit; what killed drivers left; and the directories of engines that have no entry any more.
     pub(super) fn sweep(&self) {
         if let Err(error) = self.try_to_sweep() {
-            tracing::warn!(directory = %self.directory.display(), %error, "compiled code cannot be removed");
+            tracing::warn!(directory = %self.directory.display(), %error, "failed to remove compiled code from the cache");
         }
     }
 

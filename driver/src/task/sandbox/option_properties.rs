@@ -46,7 +46,7 @@ const NONE: &[&str] =
     &["command", "args", "files", "limits", "logging", "network", "properties", "sandbox", "ulimit"];
 
 /// The names of all properties that a job can set in some way.
-pub(crate) fn all_properties() -> impl Iterator<Item = &'static str> {
+pub(crate) fn all() -> impl Iterator<Item = &'static str> {
     let of_options = PROPERTIES.iter().flat_map(|(_, properties)| properties.iter().copied());
     systemd::properties().map(|property| property.name).chain(of_options)
 }

@@ -32,7 +32,7 @@ fn renamed(line: &Assignment, group: &str) -> Result<Assignment, Error> {
             if part.contains('/') {
                 let plain = part.replace('/', "-");
                 return Err(refused(format!(
-                    "{part:?} is in a directory that another task of the group may have, and exchange for a link while systemd \\
+                    "{part:?} is in a directory that another task of the group may have, and exchange for a link while systemd \
                      makes this one; name a directory without `/`, such as `{plain}`"
                 )));
             }

@@ -1,0 +1,165 @@
+//! What no program may do, whatever its sandbox: what filters of systemd's do not see, and what harms others.
+//!
+//! - To make a file that is set-user-ID or set-group-ID from its first moment (`O_TMPFILE`, open(2)): `RestrictSUIDSGID=`
+//!   looks at files that are made by name. Whoever reaches such a file on the host becomes the task's user.
+//! - io_uring, whose operations pass every filter of system calls.
+//! - Leases (`F_SETLEASE`, fcntl(2)): whoever opens the file waits up to 45 seconds for the task, systemd among them.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Compare,
+    SeccompCondition as Condition, SeccompFilter, SeccompRule, TargetArch,
+};
+
+use crate::filter::{X32, install};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// `O_TMPFILE` without `O_DIRECTORY` (include/uapi/asm-generic/fcntl.h), alike on all architectures.
+const TMPFILE: u64 = 0o20_000_000;
+const SET_ID: [u64; 2] = [0o4000, 0o2000];
+
+/// The numbers of the calls on an architecture.
+struct Calls {
+    open: &'static [i64],
+    openat: i64,
+    fcntl: &'static [i64],
+    io_uring_setup: i64,
+}
+
+/// An architecture whose programs the kernel runs as well, by the number that audit(8) has for it (linux/audit.h).
+struct Other {
+    audit: u32,
+    calls: Calls,
+}
+
+#[cfg(target_arch = "x86_64")]
+const NATIVE: Calls = Calls {
+    open: &[libc::SYS_open, libc::SYS_open | X32],
+    openat: libc::SYS_openat,
+    fcntl: &[libc::SYS_fcntl, libc::SYS_fcntl | X32],
+    io_uring_setup: libc::SYS_io_uring_setup,
+};
+#[cfg(not(target_arch = "x86_64"))]
+const NATIVE: Calls = Calls {
+    open: &[],
+    openat: libc::SYS_openat,
+    fcntl: &[libc::SYS_fcntl],
+    io_uring_setup: libc::SYS_io_uring_setup,
+};
+#[cfg(target_arch = "x86_64")]
+const OTHER: Other = Other {
+    audit: 0x4000_0003, // i386
+    calls: Calls { open: &[5], openat: 295, fcntl: &[55, 221], io_uring_setup: 425 },
+};
+#[cfg(not(target_arch = "x86_64"))]
+const OTHER: Other = Other {
+    audit: 0x4000_0028, // arm
+    calls: Calls { open: &[5], openat: 322, fcntl: &[55, 221], io_uring_setup: 425 },
+};
+
+/// Lets the kernel refuse it from here on, also to all that this process makes. Where a program may gain privileges, which the
+/// operator has allowed by name then, a process without any cannot filter.
+pub(crate) fn confine() -> io::Result<()> {
+    if !nix::sys::prctl::get_no_new_privs()? {
+        return Ok(());
+    }
+    let compiled = || -> Result<[BpfProgram; 2], Error> { Ok([program(&NATIVE)?, of_other(&OTHER)?]) };
+    let programs = compiled().map_err(io::Error::other)?;
+    programs.iter().try_for_each(install)
+}
+
+fn program(calls: &Calls) -> Result<BpfProgram, Error> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let is_set_id = |flags: u8, mode: u8| -> Result<Vec<SeccompRule>, Error> {
+        let rule = |bit| -> Result<SeccompRule, Error> {
+            let has = |argument, bits| Condition::new(argument, Length::Dword, Compare::MaskedEq(bits), bits);
+            Ok(SeccompRule::new(vec![has(flags, TMPFILE)?, has(mode, bit)?])?)
+        };
+        SET_ID.into_iter().map(rule).collect()
+    };
+    for call in calls.open {
+        rules.insert(*call, is_set_id(1, 2)?);
+    }
+    let lease = u64::from(libc::F_SETLEASE.unsigned_abs());
+    for call in calls.fcntl {
+        let is_lease = Condition::new(1, Length::Dword, Compare::Eq, lease)?;
+        rules.insert(*call, vec![SeccompRule::new(vec![is_lease])?]);
+    }
+    for abi in if calls.open == NATIVE.open { &[0, X32][..] } else { &[0] } {
+        rules.insert(calls.openat | abi, is_set_id(2, 3)?);
+        rules.insert(calls.io_uring_setup | abi, Vec::new());
+    }
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+    let mut program: BpfProgram =
+        SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)?.try_into()?;
+    *verdict_on_others(&mut program)? = libc::SECCOMP_RET_ALLOW;
+    Ok(program)
+}
+
+/// seccompiler knows native architectures only: the calls of the other are those of this one under other numbers.
+fn of_other(other: &Other) -> Result<BpfProgram, Error> {
+    let mut program = program(&other.calls)?;
+    verdict_on_others(&mut program)?;
+    program[1].k = other.audit;
+    Ok(program)
+}
+
+/// What becomes of a call of another architecture: the third instruction, after the number of the architecture was loaded
+/// and compared.
+fn verdict_on_others(program: &mut BpfProgram) -> Result<&mut u32, Error> {
+    match program.get_mut(2) {
+        Some(verdict) if [libc::SECCOMP_RET_KILL_PROCESS, libc::SECCOMP_RET_ALLOW].contains(&verdict.k) => {
+            Ok(&mut verdict.k)
+        }
+        _ => Err("the filter does not begin with the architecture".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    #[test]
+    fn a_program_makes_no_file_that_is_set_user_id_from_its_first_moment_and_takes_no_lease() {
+        let _alone = crate::DESCRIPTORS.lock();
+        let directory = std::env::temp_dir();
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        // Filters are a thread's own.
+        let tried = std::thread::spawn(move || {
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            confine().unwrap();
+            let unnamed = |mode| {
+                let mut options = std::fs::OpenOptions::new();
+                let opened = options.write(true).mode(mode).custom_flags(libc::O_TMPFILE).open(&directory);
+                opened.map(drop).map_err(|error| error.raw_os_error().unwrap())
+            };
+            #[expect(unsafe_code, reason = "fcntl and io_uring_setup as a program calls them")]
+            // SAFETY: neither call is given memory.
+            let (lease, ring) = unsafe {
+                use std::os::fd::AsRawFd;
+                let lease = libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK);
+                let lease = (lease, Errno::last());
+                (lease, (libc::syscall(libc::SYS_io_uring_setup, 1, 0), Errno::last()))
+            };
+            (unnamed(0o600), unnamed(0o4755), unnamed(0o2755), lease, ring)
+        });
+        let (usual, set_user, set_group, lease, ring) = tried.join().unwrap();
+        assert_ne!(usual, Err(libc::EPERM));
+        assert_eq!((set_user, set_group), (Err(libc::EPERM), Err(libc::EPERM)));
+        assert_eq!((lease, ring), ((-1, Errno::EPERM), (-1, Errno::EPERM)));
+    }
+
+    #[test]
+    fn calls_of_the_other_architecture_are_told_by_its_number() {
+        let (native, other) = (program(&NATIVE).unwrap(), of_other(&OTHER).unwrap());
+        assert_ne!(native[1].k, other[1].k);
+        assert_eq!(other[1].k, OTHER.audit);
+        assert!([&native, &other].iter().all(|program| program[2].k == libc::SECCOMP_RET_ALLOW));
+    }
+}
