@@ -74,7 +74,7 @@ async fn properties_are_checked_before_anything_starts() {
         ("properties { Restart = \"always\" }", "Restart"),
         ("properties { ExecStartPre = \"/bin/true\" }", "ExecStartPre"),
         ("properties { Type = \"forking\" }", "Type"),
-        ("properties { MemoryLimit = \"1G\" }", "MemoryMax"),
+        ("properties { MemoryLimit = \"1G\" }", "`memory` in the task's `resources`"),
         ("properties { MemroyHigh = \"1G\" }", "MemoryHigh"),
         ("properties { MemoryHigh = \"a lot\" }", "a lot"),
         ("properties { TasksMax = \"5\" }", "`deny_properties`"),
@@ -139,6 +139,19 @@ async fn a_mistake_is_told_by_the_name_of_its_option() {
             "files { bind_paths = [\"/local/a b:/x y\"] }",
             ["`files.bind_paths`", "a blank begins another entry"],
         ),
+        (
+            "files {\n bind_paths = [\"/local/a:/data\"]\n temporary_file_system = [\"/data\"]\n}",
+            ["/data is the target of two mounts", "leave one out"],
+        ),
+        (
+            "files { temporary_file_system = [\"/usr\"] }",
+            ["`files.temporary_file_system`", "has the host's /usr there"],
+        ),
+        (
+            "cap_add = [\"net_bind_service\"]\n sandbox { preset = \"strict\" }",
+            ["`cap_add`", "`private_users = \"no\"`"],
+        ),
+        ("sandbox { private_tmp = \"no\" }", ["`sandbox.private_tmp`", "leave it out"]),
         ("hostname = \"web_1\"", ["`hostname`", "such as \"web-1\""]),
         ("sandbox { no_new_privileges = false }", ["`sandbox.no_new_privileges`", "name a `user`"]),
     ] {

@@ -211,7 +211,7 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
         }
         systemd::Error::Init { .. } => {
             let advice = "every program is started by an init, which takes a process more than the program does, and the \
-                          system calls of systemd's groups `@process`, `@signal` and `@io-event`: see the job's \
+                          system calls of systemd's groups `@basic-io`, `@file-system`, `@process`, `@signal` and `@io-event`: see the job's \
                           `tasks_max`, `ulimit` and `sandbox.system_call_filter`";
             Error::SetUp { advice: advice.to_owned(), source }
         }

@@ -46,7 +46,7 @@ pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
 fn without_confining(config: &hcl::Body) -> Option<Finding> {
     const CONFINING: &str = "@confining";
     let names = list(config, "allow_properties")?;
-    (!names.contains(&CONFINING)).then(|| {
+    (!names.contains(&CONFINING) && !names.contains(&"*")).then(|| {
         Finding::warning(
             "allow_properties",
             format!("does not have \"{CONFINING}\""),

@@ -465,16 +465,16 @@ pub(super) static TABLE: &[PropertyDef] = &[
 
 /// What systemd has given up, and what took its place.
 pub(super) const GONE: [(&str, &str); 12] = [
-    ("BlockIOAccounting", "IOAccounting"),
-    ("BlockIODeviceWeight", "IODeviceWeight"),
-    ("BlockIOReadBandwidth", "IOReadBandwidthMax"),
-    ("BlockIOWeight", "IOWeight"),
-    ("BlockIOWriteBandwidth", "IOWriteBandwidthMax"),
-    ("CPUShares", "CPUWeight"),
-    ("InaccessibleDirectories", "InaccessiblePaths"),
-    ("MemoryLimit", "MemoryMax"),
-    ("ReadOnlyDirectories", "ReadOnlyPaths"),
-    ("ReadWriteDirectories", "ReadWritePaths"),
-    ("StartupBlockIOWeight", "StartupIOWeight"),
-    ("StartupCPUShares", "StartupCPUWeight"),
+    ("BlockIOAccounting", "`IOAccounting`"),
+    ("BlockIODeviceWeight", "`IODeviceWeight`"),
+    ("BlockIOReadBandwidth", "`IOReadBandwidthMax`"),
+    ("BlockIOWeight", "`IOWeight`"),
+    ("BlockIOWriteBandwidth", "`IOWriteBandwidthMax`"),
+    ("CPUShares", "`CPUWeight`"),
+    ("InaccessibleDirectories", "`InaccessiblePaths`"),
+    ("MemoryLimit", "`memory` in the task's `resources`"),
+    ("ReadOnlyDirectories", "`ReadOnlyPaths`"),
+    ("ReadWriteDirectories", "`ReadWritePaths`"),
+    ("StartupBlockIOWeight", "`StartupIOWeight`"),
+    ("StartupCPUShares", "`StartupCPUWeight`"),
 ];

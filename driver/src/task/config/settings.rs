@@ -84,7 +84,7 @@ settings! {
         bind_paths: Vec<String> => "BindPaths",
         /// The same, read-only.
         bind_read_only_paths: Vec<String> => "BindReadOnlyPaths",
-        /// tmpfs mounts, as `"/path"` or `"/path:size=10M,mode=0700"`.
+        /// tmpfs mounts, as `"/path"` or `"/path:size=10M,mode=1777"`; without such a mode only root can write there.
         temporary_file_system: Vec<String> => "TemporaryFileSystem",
         /// Paths that are read-only for the task. `/` does not include what is mounted below it: name `/local`, `/alloc` and others one by one.
         read_only_paths: Vec<String> => "ReadOnlyPaths",

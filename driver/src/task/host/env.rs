@@ -109,8 +109,10 @@ pub fn carried(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
 
 /// Gives an ephemeral user its task's `local/` as home, unless the job names another: systemd knows of none, and many
 /// programs fail without.
-pub fn give_home(env: &mut BTreeMap<String, String>) {
-    if let Some(local) = env.get("NOMAD_TASK_DIR").cloned() {
+///
+/// `said` is what Nomad has said, of which an operator may deny a part.
+pub fn give_home(env: &mut BTreeMap<String, String>, said: &BTreeMap<String, String>) {
+    if let Some(local) = said.get("NOMAD_TASK_DIR").cloned() {
         env.entry("HOME".to_owned()).or_insert(local);
     }
 }

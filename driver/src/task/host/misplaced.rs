@@ -36,9 +36,11 @@ fn misplaced(task: &TaskSpec) -> Option<String> {
         "secrets" => "NOMAD_SECRETS_DIR",
         _ => "NOMAD_TASK_DIR",
     };
+    let beside =
+        if task.view == View::Host { "" } else { "set `work_dir = \"/\"` to begin beside `local/`, or " };
     Some(format!(
-        "`args`: {word} is looked up in the working directory, the task's `local/`, and is not there; set `work_dir = \"/\"` \
-         to begin beside `local/`, or write ${{{variable}}} for its directory"
+        "`args`: {word} is looked up in the working directory, the task's `local/`, and is not there; {beside}write \
+         ${{{variable}}} for its directory"
     ))
 }
 
@@ -47,9 +49,19 @@ fn hidden(task: &TaskSpec) -> Option<String> {
     if matches!(task.view, View::Host) {
         return None;
     }
-    let entries = std::fs::read_dir(task.dirs.local.parent()?).ok()?;
-    let names = entries.take(LOOKED_AT).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let name = names.filter(|name| !OF_NOMAD.contains(&name.as_str())).min()?;
+    let task_dir = task.dirs.local.parent()?;
+    let entries = |directory: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().take(LOOKED_AT);
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+    };
+    // With other drivers `alloc` is there the directory that the group shares, which has a place of its own.
+    if let Some(name) = entries(&task_dir.join("alloc")).into_iter().min() {
+        return Some(format!(
+            "\"alloc/{name}\" in the task directory is not visible to the task: write \"${{NOMAD_ALLOC_DIR}}/{name}\" as the \
+             `destination` of the `template` or `artifact`"
+        ));
+    }
+    let name = entries(task_dir).into_iter().filter(|name| !OF_NOMAD.contains(&name.as_str())).min()?;
     Some(format!(
         "{name:?} in the task directory is not visible to the task: let the `template` or `artifact` put it below \
          `local/`, such as in `local/{name}`, and use `files.bind_paths` to show it elsewhere"

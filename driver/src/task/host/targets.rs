@@ -17,7 +17,7 @@ use crate::task::host::way::is_safe;
 use crate::task::spec::TaskSpec;
 
 /// What a relative mount point is not: half of a path, or a directory that a task would look for where it begins.
-const ABSOLUTE: &str = "an absolute path; a blank begins another entry, unless the entry is in quotes: \"\\\"SOURCE:TARGET\\\"\"";
+const ABSOLUTE: &str = "an absolute path, such as \"/data\"; in a list of paths a blank begins another entry, unless the entry is in quotes: \"\\\"SOURCE:TARGET\\\"\"";
 
 /// Why nothing can be mounted there.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,22 @@ pub enum Error {
     /// It may lead anywhere.
     #[error("{}: the mount point {path:?} is not {}", settings::shown(.option), if path.is_relative() { ABSOLUTE } else { PLAIN_PATH })]
     NotPlain {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// systemd would take one of them, and not say so.
+    #[error("{}: {path} is the target of two mounts (`files`, `volume_mount`); leave one out", settings::shown(.option))]
+    Twice {
+        /// One of the properties.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The view mounts the host's there.
+    #[error("{}: the view of the task has the host's {path} there; name a directory in it, such as {path}/x", settings::shown(.option))]
+    Hidden {
         /// The property.
         option: &'static str,
         /// The mount point.
@@ -248,7 +264,8 @@ pub(crate) fn check(targets: &[Target], task: &TaskSpec, ours: &[PathBuf]) -> Re
         return Err(Error::NotPlain { option, path: path.clone() });
     }
     let mut missing = Missing::new();
-    for Target { option, path, source } in targets {
+    for target in targets {
+        let Target { option, path, source } = target;
         if let Some(host_path) = check_way(option, path, task)? {
             missing.entry(host_path).or_default().push(path.clone());
         }
@@ -274,6 +291,15 @@ pub(crate) fn check(targets: &[Target], task: &TaskSpec, ours: &[PathBuf]) -> Re
         };
         if let Some(inner) = view::MOUNTED.iter().find(covered) {
             return Err(Error::Covers { option, path: path.clone(), inner });
+        }
+        let is_other_there = |other: &&Target| other.path == *path && !std::ptr::eq(*other, target);
+        if targets.iter().any(|other| is_other_there(&other)) {
+            return Err(Error::Twice { option, path: path.clone() });
+        }
+        if let (View::Private { host_paths }, Source::Empty) = (&task.view, source)
+            && host_paths.contains(path)
+        {
+            return Err(Error::Hidden { option, path: path.clone() });
         }
         // What is mounted there can be changed by others while systemd comes to it.
         let holds = |other: &&Target| {

@@ -272,7 +272,7 @@ impl Handle {
         let mut env = self.identity.env.clone();
         env.retain(|name, _| crate::task::host::env::is_name(name) && !policy.denies_variable(name));
         if service.dynamic_user {
-            crate::task::host::env::give_home(&mut env);
+            crate::task::host::env::give_home(&mut env, &self.identity.env);
         }
         env.entry("INVOCATION_ID".to_owned()).or_insert_with(|| self.saved.invocation.0.clone());
         Ok(Plan {

@@ -133,6 +133,18 @@ pub(crate) fn check_ephemeral(settings: &[Assignment], facts: &Facts<'_>) -> Res
             "an ephemeral user has it whatever the job says (`DynamicUser=`, systemd.exec(5)); name a `user`";
         return Err(refused("sandbox.no_new_privileges", reason.to_owned()));
     }
+    let lost = set_of(settings, "AmbientCapabilities") & mask(&NETWORK);
+    let has_namespace = text_of(settings, "PrivateUsers").is_some_and(|users| users != "no");
+    if facts.is_ephemeral && has_namespace && lost != 0 && *facts.network == NetworkMode::Host {
+        return Err(refused(
+            "cap_add",
+            format!(
+                "in a user namespace of the task's own (`sandbox.private_users`, as in the preset \"strict\") {} has no effect on \
+                 the host's network: set `private_users = \"no\"` in `sandbox`, or use a `socket` block",
+                capability_names(lost)
+            ),
+        ));
+    }
     Ok(())
 }
 

@@ -196,7 +196,7 @@ impl Outline {
         let (identity, user) = Identity::of(config, node, accounts)?;
         let mut env = environment(config, node, &sockets)?;
         if identity == Identity::Ephemeral {
-            env::give_home(&mut env);
+            env::give_home(&mut env, &config.identity.env);
         }
         let requested = settled::requested(&config.driver, node, features)?;
         identity::check_groups(&requested, user.as_ref(), node, accounts)?;

@@ -128,6 +128,14 @@ fn view_of(fs_isolation: String, host_paths: &[PathBuf]) -> Result<View, Error> 
         let wanted = "a part of the host (for all of it set `fs_isolation = \"none\"`)";
         return Err(Error::Plugin { option: "host_paths", value, wanted });
     }
+    if let Some(path) = host_paths.iter().find(|path| path.to_string_lossy().ends_with(":ro")) {
+        let value = path.display().to_string();
+        return Err(Error::Plugin {
+            option: "host_paths",
+            value,
+            wanted: "without `:ro`: tasks see all of them read-only",
+        });
+    }
     match fs_isolation.as_str() {
         "image" => Ok(View::Private { host_paths: host_paths.to_vec() }),
         "none" => Ok(View::Host),
