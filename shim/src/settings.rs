@@ -1,7 +1,7 @@
 //! What is said with `-W` and `-S`, under the names of the wasmtime CLI.
 
 use crate::engine::{Tuning, is_yes};
-use shim_interface::digits;
+use shim_interface::{STACK_MAX, digits};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -112,11 +112,8 @@ impl Wasm {
     }
 }
 
-/// Deeper ones need more than what is set aside for the stacks of guests.
-const STACK_MAX: usize = 1 << 30;
-
 fn stack(bytes: usize) -> Result<usize, String> {
-    if !(1..=STACK_MAX).contains(&bytes) {
+    if bytes == 0 || bytes as u64 > STACK_MAX {
         return Err(format!("`-W max-wasm-stack={bytes}`: 1 to {STACK_MAX} bytes are possible"));
     }
     Ok(bytes)
@@ -336,7 +333,9 @@ mod tests {
                 prop_assert_eq!(wasm.timeout.is_some(), has("timeout"));
                 prop_assert_eq!(wasm.max_memory_size.is_some(), has("max-memory-size"));
                 prop_assert_eq!(wasm.max_wasm_stack.is_some(), has("max-wasm-stack"));
-                prop_assert!(wasm.max_wasm_stack.is_none_or(|bytes| (1..=STACK_MAX).contains(&bytes)));
+                prop_assert!(
+                    wasm.max_wasm_stack.is_none_or(|bytes| (1..=STACK_MAX).contains(&(bytes as u64)))
+                );
                 prop_assert!(!said.contains('+'), "numbers are digits alone");
                 // What the compiler is told makes the same code.
                 let told: Vec<_> = wasm

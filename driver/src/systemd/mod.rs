@@ -40,7 +40,7 @@ pub use journal::Ended;
 pub use name::UnitName;
 pub use property::{
     Assignment, Error as AssignmentError, Meaning, Reach, all as properties, bytes, capability_mask,
-    capability_names, known as property, quote as quoted, words,
+    capability_names, known as property, names_image, quote as quoted, words,
 };
 pub use run_line::{shell_word, systemd_run};
 pub use state::{InvocationId, MainExit, Service, UnitState};

@@ -3,7 +3,7 @@
 //! ```text
 //!   TaskConfig ──► TaskSpec ──► program, files ──► TransientUnit ──► Handle
 //!   written        meant        found, made        told systemd      followed
-//!   config/        spec/        host/  wasm/       unit.rs           live/
+//!   config/        spec/        host/  wasm/       unit/             live/
 //!                    └─ sandbox/ what of it is allowed
 //! ```
 //!
@@ -40,7 +40,6 @@ pub use self::live::handle::Handle;
 pub use self::live::saved::Saved;
 
 use self::config::{PluginConfig, TaskConfig, TaskId, TaskIdentity};
-use self::host::dirs::TaskDirs;
 use self::host::unfit;
 use self::host::users::HostAccounts;
 use self::host::view::View;
@@ -292,12 +291,8 @@ impl Tasks {
     pub async fn wait(&self, id: &TaskId) -> Result<Exit, Error> {
         let handle = self.get(id)?;
         // An agent that has started asks once it has opened the directories of the allocation.
-        let dirs = TaskDirs::new(&handle.identity().alloc_dir, &handle.identity().name);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = host::dirs::close_again(&dirs) {
-                tracing::warn!(path = %dirs.shared.display(), %error, "failed to close the directory that a group shares");
-            }
-        });
+        let dirs = handle.dirs();
+        tokio::task::spawn_blocking(move || host::dirs::close_again(&dirs));
         // Nomad asks once it has told of the start itself.
         let advice = self.shared.beginners.take_advice(id);
         if self.shared.beginners.record(handle.identity()) {

@@ -13,6 +13,10 @@ mod outcome;
 mod proposal;
 mod status;
 
+/// The deepest stack that wasm-shim can give a guest, in bytes (`-W max-wasm-stack`): deeper ones need more than what is set
+/// aside for the stacks of guests.
+pub const STACK_MAX: u64 = 1 << 30;
+
 pub use address::{AddressRule, Prefix, Protocol, digits};
 pub use denial::{Act, Denial};
 pub use directory::Directory;

@@ -69,6 +69,11 @@ impl Assignment {
     }
 }
 
+/// Does the property name what is mounted as a root, or laid over it, such as `RootImage`?
+pub fn names_image(property: &str) -> bool {
+    property.ends_with("Image") || property.ends_with("Images") || property == "ExtensionDirectories"
+}
+
 /// Which field of the property's values is a path of the host.
 fn path_field(property: &str) -> Option<usize> {
     Some(match property {

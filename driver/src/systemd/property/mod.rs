@@ -22,6 +22,7 @@ mod wire;
 use zbus::Variant;
 
 pub use grammar::quote;
+pub use host_paths::names_image;
 pub use kind::{Group, PropertyDef, Reach};
 pub(super) use names::step;
 pub use names::{capability_mask, capability_names};

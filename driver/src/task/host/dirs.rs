@@ -99,11 +99,12 @@ pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Vec<&'static
 }
 
 /// Closes the shared directory of a running task after a restart of the agent, which has opened it.
-pub(crate) fn close_again(dirs: &TaskDirs) -> io::Result<()> {
-    if rustix::process::geteuid().is_root() {
-        close_shared(dirs)?;
+pub(crate) fn close_again(dirs: &TaskDirs) {
+    if rustix::process::geteuid().is_root()
+        && let Err(error) = close_shared(dirs)
+    {
+        tracing::warn!(path = %dirs.shared.display(), %error, "failed to close the directory that a group shares");
     }
-    Ok(())
 }
 
 /// Takes back what Nomad does for a task named `.` or `..`, which it makes a directory for that is one of the agent's: the

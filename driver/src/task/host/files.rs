@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use crate::systemd::Assignment;
+use crate::systemd::{self, Assignment};
 use crate::task::config::settings;
 use crate::task::config::{Device, Mount};
 use crate::task::host::open;
@@ -200,12 +200,7 @@ pub(crate) fn is_of_job(line: &Assignment, task: &TaskSpec, policy: &Policy) -> 
     // Behind an image there are options; directories are a list of nothing else.
     let paths = line.texts();
     let count = if name == "ExtensionDirectories" { paths.len() } else { 1 };
-    is_image(name) && policy.allows_images_of_tasks() || paths.iter().take(count).any(is_own)
-}
-
-/// Does the property name what is mounted as a root, or laid over it?
-fn is_image(property: &str) -> bool {
-    property.ends_with("Image") || property.ends_with("Images") || property == "ExtensionDirectories"
+    systemd::names_image(name) && policy.allows_images_of_tasks() || paths.iter().take(count).any(is_own)
 }
 
 /// Pins what is at `path` on the host, for a job that names it in this property.
@@ -226,7 +221,7 @@ fn find(
         if directory == dirs.shared {
             return shared(option, path, &below, task, pins);
         }
-        if is_image(option) && !policy.allows_images_of_tasks() {
+        if systemd::names_image(option) && !policy.allows_images_of_tasks() {
             return Err(Error::OwnImage { option, path: path.to_owned() });
         }
         let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &directory };
@@ -234,7 +229,8 @@ fn find(
     }
     let (base, inside) = allowed(option, path, policy)?;
     // systemd makes mount points in the root of a task, and the kernel reads an image: nobody else may change them.
-    let is_roots = option == "RootDirectory" || is_image(option) && !policy.allows_images_of_tasks();
+    let is_roots =
+        option == "RootDirectory" || systemd::names_image(option) && !policy.allows_images_of_tasks();
     pins.pin(base, inside, |object| if is_roots { check_root(object) } else { Ok(()) }).map_err(|source| {
         if source.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) {
             Error::LinkedAway { option, path: path.to_owned() }

@@ -37,21 +37,8 @@ pub(super) fn is_open_to_all(base: &Path, inside: &Path) -> io::Result<bool> {
 /// Opens a file for reading, never leaving `directory`, which is reached from `alloc_dir` without following any link:
 /// the allocation directory is the agent's, what lies in it is not.
 pub(crate) fn open_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<File> {
-    let base = directory_of_task(alloc_dir, directory)?;
+    let base = Base::Task { alloc_dir, directory }.open(Path::new(""))?;
     open_regular(base, inside, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
-}
-
-pub(super) fn directory_of_task(alloc_dir: &Path, directory: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let alloc = rustix::fs::open(alloc_dir, flags, Mode::empty())?;
-    let way = directory.strip_prefix(alloc_dir).unwrap_or(directory);
-    Ok(rustix::fs::openat2(
-        alloc,
-        way,
-        flags,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-    )?)
 }
 
 /// Opens for reading what was found by `O_PATH`, if it is a regular file, and nothing else.
@@ -68,7 +55,7 @@ pub(crate) fn reopen_regular(found: &OwnedFd) -> io::Result<File> {
 
 /// Removes what is directly in `directory` of a task, if anything is.
 pub(crate) fn remove_within(alloc_dir: &Path, directory: &Path, name: &Path) -> io::Result<()> {
-    let base = directory_of_task(alloc_dir, directory)?;
+    let base = Base::Task { alloc_dir, directory }.open(Path::new(""))?;
     match rustix::fs::unlinkat(base, name, rustix::fs::AtFlags::empty()) {
         Err(rustix::io::Errno::NOENT) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),

@@ -16,6 +16,7 @@ use crate::enter::{Identity, Plan};
 use crate::systemd::{Ended, Manager, Systemd, Unit, UnitName, Whom};
 use crate::task::Error;
 use crate::task::config::{TaskId, TaskIdentity};
+use crate::task::host::dirs::TaskDirs;
 use crate::task::live::cgroup::Cgroup;
 use crate::task::live::events::Events;
 use crate::task::live::exec::{self, Report, Session};
@@ -141,6 +142,11 @@ impl Handle {
     /// What Nomad told of it.
     pub fn identity(&self) -> &TaskIdentity {
         &self.identity
+    }
+
+    /// The directories of the task on the host.
+    pub(crate) fn dirs(&self) -> TaskDirs {
+        TaskDirs::new(&self.identity.alloc_dir, &self.identity.name)
     }
 
     /// The unit it runs in.

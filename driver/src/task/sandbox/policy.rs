@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::systemd::{Assignment, Reach, capability_mask};
+use crate::systemd::{self, Assignment, Reach, capability_mask};
 use crate::task::config::PluginConfig;
 use crate::task::config::options::Opt;
 use crate::task::config::settings::option_of;
@@ -174,8 +174,7 @@ impl Policy {
             Reach::Confining(_) if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
             // The paths are looked at one by one: those of the task's own directories may be seen under other paths, too.
             Reach::BeyondTask(_) if assignment.names_host_paths() => {
-                let is_image =
-                    name.ends_with("Image") || name.ends_with("Images") || name == "ExtensionDirectories";
+                let is_image = systemd::names_image(name);
                 let is_bind = BINDS.contains(&name);
                 if self.host_paths.is_empty() && !is_bind && !(is_image && self.images_of_tasks) {
                     let own = match name {

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use shim_interface::{Directory, Proposal};
+use shim_interface::{Directory, Proposal, STACK_MAX};
 
 use crate::systemd::{self, Assignment, Features};
 use crate::task::config::{NetworkMode, TaskConfig, Wasm};
@@ -281,9 +281,6 @@ fn settings(wasm: &Wasm, ceiling: Option<u64>) -> Result<(Vec<String>, Vec<Strin
     }
     Ok((limits, changes))
 }
-
-/// The deepest stack that the runner can give.
-const STACK_MAX: u64 = 1 << 30;
 
 #[cfg(test)]
 mod tests {
