@@ -257,6 +257,10 @@ fn advice(status: i32, task: &TaskSpec) -> String {
             }
             _ => "the task's network cannot be made".to_owned(),
         },
+        (226, _) if task.settings.iter().any(|line| ["LimitAS", "LimitNOFILE"].contains(&line.name())) => {
+            "the task's view of the host cannot be made; does the job's `ulimit` leave enough memory and open files for it?"
+                .to_owned()
+        }
         (226, _) if task.settings.iter().any(|line| line.name() == "RootVerity") => {
             "the image cannot be mounted with its `files.root_hash` and `files.root_verity`: does it fit them, and has the node \
              libcryptsetup, which systemd looks for when it needs it (package libcryptsetup12 since Debian 13)?"
