@@ -67,7 +67,7 @@ async fn the_terminals_of_the_host_are_not_in_the_view() {
     let name = rustix::pty::ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
     assert!(name.starts_with("/dev/pts/"));
     for user in ["nobody", "root"] {
-        let script = "ls /dev/pts; script -qc 'tty; echo in a terminal' /dev/null </dev/null | tr -d '\\r'";
+        let script = "ls /dev/pts; SHELL=/bin/sh script -qc 'tty; echo in a terminal' /dev/null </dev/null | tr -d '\\r'";
         let task = node.run(Job::shell(script).user(user)).await;
         let (_, output, errors) = node.finish(task).await;
         assert_eq!(output, "ptmx\n/dev/pts/0\nin a terminal\n", "{user}: {errors}");
