@@ -26,7 +26,7 @@ pub use desk::{Desk, End, Running, built_guest, end_of, within};
 pub use exec::Session;
 pub use host::{DropIn, Host, Need};
 pub use manager::{Manager, with_sockets};
-pub use node::{Events, Exit, Job, Node, Refusal, Task};
+pub use node::{Events, Exit, Job, Node, Prepared, Refusal, Task};
 pub use user::User;
 
 /// How long anything that should happen at once may take on a busy machine, or on an emulated one.

@@ -19,7 +19,7 @@ use nomad_driver_systemd::task::live::stats::Reading;
 use nomad_driver_systemd::task::spec::{NodeSpec, Outline};
 use nomad_driver_systemd::task::unit::{self, Streams};
 use proto::driver::WaitTaskRequest;
-use tests::{Exit, Host, Job, Need, Node, Task, program};
+use tests::{Exit, Host, Job, Need, Node, Prepared, Task, program};
 use zbus::{MessageStream, OwnedObjectPath, Variant};
 
 use crate::{hello_guest, median, milliseconds};
@@ -119,7 +119,9 @@ impl Floor {
     }
 
     async fn timed_start(&self, node: &Node) -> Duration {
-        let unit = self.unit(node).await;
+        let prepared = node.prepare(&Job::command("/bin/sleep").args(&["infinity"]));
+        // The file is there as long as this is.
+        let (unit, _env_file) = self.unit(&prepared).await;
         let name: UnitName = unit.name.clone();
         let properties = Checked::new(unit.properties).unwrap().into_wire();
         let others: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
@@ -156,9 +158,8 @@ impl Floor {
         took
     }
 
-    /// The unit that the driver would make.
-    async fn unit(&self, node: &Node) -> TransientUnit {
-        let prepared = node.prepare(&Job::command("/bin/sleep").args(&["infinity"]));
+    /// The unit that the driver would make, and the file with its variables.
+    async fn unit(&self, prepared: &Prepared) -> (TransientUnit, tempfile::NamedTempFile) {
         let wire = &prepared.config;
         let config = TaskConfig {
             identity: TaskIdentity {
@@ -200,7 +201,7 @@ impl Floor {
             ..Default::default()
         };
         let command = unit::Command::Native { path: "/bin/sleep".into(), shim: program("wasm-shim") };
-        unit::build(&task, &command, made, streams)
+        (unit::build(&task, &command, made, streams), env_file)
     }
 }
 
