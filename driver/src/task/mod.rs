@@ -115,7 +115,7 @@ impl Tasks {
 
     /// Takes note that an agent has chosen this process to run its tasks.
     pub fn serve(&self) {
-        let lost_after = self.node().map(|node| node.lost_after).unwrap_or_default();
+        let lost_after = self.shared.node().map(|node| node.lost_after).unwrap_or_default();
         if !lost_after.is_zero() && !self.shared.serves_an_agent.swap(true, Ordering::Relaxed) {
             tokio::spawn(lost::watch(Arc::downgrade(&self.shared), lost_after));
         }
@@ -123,29 +123,29 @@ impl Tasks {
 
     /// Do tasks see the host as it is?
     pub fn see_the_host(&self) -> bool {
-        self.node().is_ok_and(|node| node.view == View::Host)
+        self.shared.node().is_ok_and(|node| node.view == View::Host)
     }
 
     /// Whose systemd runs the tasks, if the operator says it.
     pub fn manager(&self) -> Option<Manager> {
-        self.node().ok().and_then(|node| node.said_manager)
+        self.shared.node().ok().and_then(|node| node.said_manager)
     }
 
     /// Why no task could start with this configuration, if it names what is not there.
     pub async fn unfit(&self) -> Option<String> {
-        let node = self.node().ok()?;
+        let node = self.shared.node().ok()?;
         tokio::task::spawn_blocking(move || unfit::reason(&node, &HostAccounts)).await.ok()?
     }
 
     /// Does Nomad give each task its user?
     pub fn take_their_users_from_nomad(&self) -> bool {
-        self.node().is_ok_and(|node| node.dynamic_workload_users)
+        self.shared.node().is_ok_and(|node| node.dynamic_workload_users)
     }
 
     /// The version of wasmtime by which WebAssembly is run here, empty if its runner does not say it; nothing if there is
     /// no runner.
     pub async fn wasmtime(&self) -> Option<String> {
-        let shim = self.node().ok()?.wasm.shim().ok()?;
+        let shim = self.shared.node().ok()?.wasm.shim().ok()?;
         let made = std::fs::metadata(&shim).and_then(|metadata| metadata.modified()).ok()?;
         if let Some((.., version)) =
             self.shared.runner.lock().as_ref().filter(|(path, at, _)| (path, at) == (&shim, &made))
@@ -260,12 +260,12 @@ impl Tasks {
         argv: Vec<String>,
         terminal: bool,
     ) -> Result<Session, Error> {
-        self.get(id)?.exec(argv, terminal, &self.node()?.policy).await
+        self.get(id)?.exec(argv, terminal, &self.shared.node()?.policy).await
     }
 
     /// Runs a command in a running task to its end, for no longer than `limit`; zero is no limit.
     pub async fn exec(&self, id: &TaskId, argv: Vec<String>, limit: Duration) -> Result<Report, Error> {
-        let (handle, node) = (self.get(id)?, self.node()?);
+        let (handle, node) = (self.get(id)?, self.shared.node()?);
         // Its runner is told where systemd listens, and whatever is beside it is its equal.
         if handle.saved().traits().guest
             && node.manager == Manager::System
@@ -344,10 +344,6 @@ impl Tasks {
         }
         self.shared.table.lock().remove(id);
         Ok(())
-    }
-
-    fn node(&self) -> Result<Arc<NodeSpec>, Error> {
-        self.shared.node()
     }
 }
 
