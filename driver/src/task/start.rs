@@ -62,7 +62,8 @@ impl Shared {
             tokio::task::spawn_blocking(resolve).await.map_err(|_| Error::Panicked)?
         };
         let outline = outline.map_err(|error| {
-            if matches!(error, spec::Error::Name { .. }) {
+            // Whatever else is wrong with the job.
+            if matches!(config.identity.name.as_str(), "." | "..") {
                 dirs::take_back(&config.identity.alloc_dir);
             }
             Error::Spec(error)
