@@ -122,14 +122,7 @@ fn finished<T>(played: impl Future<Output = Result<T, nomad_local::error::Error>
     match played {
         Ok(result) => Some(result),
         Err(error) => {
-            // On several lines where the cause draws a picture, as the parser of job files does.
-            let mut cause: Option<&dyn std::error::Error> = Some(&error);
-            let mut line = String::from("nomad-driver-systemd");
-            while let Some(error) = cause {
-                line = format!("{line}: {error}");
-                cause = error.source();
-            }
-            eprintln!("{line}");
+            eprintln!("nomad-driver-systemd: {}", nomad_local::error::with_causes(&error));
             None
         }
     }

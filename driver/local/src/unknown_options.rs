@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use proto::hclspec::Spec;
 use proto::hclspec::spec::Block as Piece;
 
+use crate::nearest::nearest;
+
 /// Options of Nomad's other drivers, and what stands for them here.
 const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
     ("bind_paths", "`files.bind_paths`"),
@@ -74,9 +76,7 @@ pub(crate) fn told(keys: &[String], known: &str) -> String {
 /// The known key that almost has these letters.
 fn meant(key: &str, known: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
-    let near = known.split(", ").map(|known| (strsim::levenshtein(name, known), known));
-    let near = near.filter(|(distance, _)| *distance <= 2).min();
-    near.map(|(_, known)| format!(" (did you mean `{known}`?)")).unwrap_or_default()
+    nearest(name, known.split(", ")).map(|known| format!(" (did you mean `{known}`?)")).unwrap_or_default()
 }
 
 /// The keys that a body of this schema may have.

@@ -20,6 +20,7 @@ mod features;
 mod jobs;
 mod journal;
 mod name;
+mod nearest;
 mod patience;
 pub mod property;
 mod reload;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use super::nearest::nearest;
 use super::property::{Assignment, Meaning};
 
 /// systemd-analyze(1) answers in some 20 ms.
@@ -62,11 +63,8 @@ impl Vocabulary {
             let is_group = unknown.starts_with('@');
             let what = if is_group { format!("group of {kind}s") } else { kind.to_owned() };
             let alike = known.iter().filter(|known| known.starts_with('@') == is_group);
-            let nearest = alike
-                .map(|known| (strsim::levenshtein(unknown, known), known))
-                .min()
-                .filter(|(distance, _)| *distance <= unknown.len() / 2)
-                .map(|(_, known)| format!("; did you mean `{known}`?"));
+            let nearest = nearest(unknown, alike.map(String::as_str));
+            let nearest = nearest.map(|known| format!("; did you mean `{known}`?"));
             Err(format!(
                 "{name}: `{unknown}` is not a {what} that this node knows (`systemd-analyze {list}` lists them), and systemd \
                  would ignore it{}",

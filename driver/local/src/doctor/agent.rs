@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use hcl::{Body, Expression};
 
 use super::finding::Finding;
+use crate::nearest::nearest;
 use crate::node::DRIVER;
 
 /// The label of the plugin's block: the name of its file.
@@ -112,7 +113,7 @@ impl Agent {
                 }
                 "systemd" | "wasm-shim" | "nomad-systemd-driver" => self.misnamed = Some(label.to_owned()),
                 // A typing error.
-                label if strsim::levenshtein(label, PLUGIN) <= 3 => self.misnamed = Some(label.to_owned()),
+                label if nearest(label, [PLUGIN]).is_some() => self.misnamed = Some(label.to_owned()),
                 _ => {}
             }
         }

@@ -8,6 +8,7 @@ use proto::structs::attribute::Value;
 
 use super::agent::Agent;
 use super::finding::Finding;
+use crate::error::with_causes;
 use crate::node::Node;
 use crate::plugin_client::{self, Launch, Plugin};
 
@@ -162,9 +163,8 @@ fn of_attributes(found: &FingerprintResponse, config: &hcl::Body) -> Vec<Finding
     [version, filters, wasm].into_iter().chain(root).collect()
 }
 
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let all = std::iter::successors(Some(error), |error| error.source());
-    all.map(ToString::to_string).collect::<Vec<_>>().join(": ").replace('\n', " ")
+fn causes(error: &plugin_client::Error) -> String {
+    with_causes(error).replace('\n', " ")
 }
 
 #[cfg(test)]

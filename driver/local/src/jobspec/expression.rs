@@ -15,6 +15,7 @@ use hcl::template::{Directive, Element, Template};
 use hcl::{Expression, Identifier, Map, Value};
 
 use super::functions;
+use crate::nearest::nearest;
 
 /// Why an expression has no value.
 #[derive(Debug, thiserror::Error)]
@@ -310,9 +311,9 @@ impl Scope {
     fn no_variable(&self, name: String) -> Error {
         // Nomad writes an underscore for each character that no name of HCL has, such as the hyphen of a label.
         let plain: String = name.chars().map(|c| if c == '-' { '_' } else { c }).collect();
-        let near = self.variables.keys().map(|known| (strsim::levenshtein(&plain, known), known));
-        let near = near.filter(|(distance, known)| *distance <= 2 && *known != &name).min();
-        Error::UnknownVariable { nearest: near.map(|(_, known)| known.clone()), name }
+        let others = self.variables.keys().filter(|known| *known != &name);
+        let nearest = nearest(&plain, others.map(String::as_str)).map(ToOwned::to_owned);
+        Error::UnknownVariable { nearest, name }
     }
 
     /// The name of a key that its object does not have, such as `var.prot`; the evaluator would name the key alone.

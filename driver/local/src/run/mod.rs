@@ -134,6 +134,7 @@ fn attributes(fingerprint: &FingerprintResponse) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use crate::error::with_causes;
     use std::fs;
 
     use proto::driver::Mount;
@@ -168,15 +169,7 @@ mod tests {
             alloc_dir: Some(base.clone()),
             plain: false,
         };
-        let code = run(options).await.map_err(|error| {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                text = format!("{text}: {error}");
-                cause = error.source();
-            }
-            text
-        });
+        let code = run(options).await.map_err(|error| with_causes(&error));
         let alloc = fs::read_dir(base).into_iter().flatten().flatten().next();
         let result =
             alloc.map(|alloc| fs::read_to_string(alloc.path().join("alloc/data/result")).unwrap_or_default());

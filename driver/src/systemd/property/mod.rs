@@ -29,6 +29,7 @@ pub use names::{capability_mask, capability_names};
 pub use print::{escaped, lines_of, text_of};
 pub use reading::Meaning;
 
+use super::nearest::nearest;
 use super::unit_text::{self, check_text};
 use kind::{Kind, Unit};
 use table::{GONE, TABLE};
@@ -55,12 +56,18 @@ pub struct Assignment {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// systemd has no such property.
-    #[error("set property `{name}`: no such systemd property; did you mean `{nearest}`?")]
+    #[error(
+        "set property `{name}`: no such systemd property; {}",
+        nearest.map_or_else(
+            || "systemd.exec(5), systemd.resource-control(5) and systemd.service(5) name those there are".to_owned(),
+            |nearest| format!("did you mean `{nearest}`?")
+        )
+    )]
     Unknown {
         /// As given.
         name: String,
-        /// The known name that is most like it.
-        nearest: &'static str,
+        /// The name that was meant, such as `MemoryMax`.
+        nearest: Option<&'static str>,
     },
     /// systemd has given up the property.
     #[error("`{name}` is a name of older systemd; use {instead}")]
@@ -269,18 +276,17 @@ fn unknown(name: &str) -> Error {
     if let Some((_, instead)) = GONE.iter().find(|(gone, _)| *gone == name) {
         return Error::Gone { name: name.to_owned(), instead };
     }
-    // No name is longer, and what is would take its time.
-    let plain: String = name.chars().filter(|letter| *letter != '_').take(64).collect();
-    let plain = plain.to_ascii_lowercase();
-    let distance = |known: &PropertyDef| strsim::levenshtein(&plain, &known.name.to_ascii_lowercase());
-    let reserved = TABLE.iter().filter(|known| distance(known) == 0).find_map(|known| match known.reach {
-        Reach::Reserved(reason) => Some(Error::Ours { name: known.name, reason }),
+    let plain = name.replace('_', "");
+    let reserved = TABLE.iter().find_map(|known| match known.reach {
+        Reach::Reserved(reason) if known.name.eq_ignore_ascii_case(&plain) => {
+            Some(Error::Ours { name: known.name, reason })
+        }
         _ => None,
     });
     // Nobody is led to what would be refused next.
     let free = TABLE.iter().filter(|known| !matches!(known.reach, Reach::Reserved(_)));
-    let nearest = free.min_by_key(|known| distance(known)).map(|known| known.name);
-    reserved.unwrap_or(Error::Unknown { name: name.to_owned(), nearest: nearest.unwrap_or_default() })
+    let nearest = nearest(&plain, free.map(|known| known.name));
+    reserved.unwrap_or(Error::Unknown { name: name.to_owned(), nearest })
 }
 
 #[cfg(test)]

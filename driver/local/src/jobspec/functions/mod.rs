@@ -93,8 +93,7 @@ pub(super) fn names() -> String {
 
 /// The function whose name is almost this one.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    let near = FUNCTIONS.iter().map(|(known, _)| (strsim::levenshtein(name, known), *known));
-    near.filter(|(distance, _)| *distance <= 2).min().map(|(_, known)| known)
+    crate::nearest::nearest(name, FUNCTIONS.iter().map(|(known, _)| *known))
 }
 
 /// Does the function read files?

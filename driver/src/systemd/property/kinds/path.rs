@@ -1,5 +1,6 @@
 //! Paths that are mounted in the task's view.
 
+use super::super::super::nearest::nearest;
 use super::super::grammar::{LIST, Parsed, Split, Words, quote, words};
 use super::{dash, leniently, owned};
 
@@ -52,8 +53,11 @@ pub(crate) fn temporary_file_systems(text: &str) -> Parsed<Vec<(String, String)>
     let mut named =
         mounts.iter().flat_map(|(_, options)| options.split(',')).filter_map(|option| option.split_once('='));
     if let Some((name, _)) = named.find(|(name, _)| !TMPFS.contains(name)) {
-        let nearest = TMPFS.iter().min_by_key(|known| strsim::levenshtein(name, known)).unwrap_or(&"size");
-        return Err(format!("`{name}` is not an option of a tmpfs (tmpfs(5)); did you mean `{nearest}`?"));
+        let meant = match nearest(name, TMPFS) {
+            Some(known) => format!("did you mean `{known}`?"),
+            None => format!("its options are {}", TMPFS.join(", ")),
+        };
+        return Err(format!("`{name}` is not an option of a tmpfs (tmpfs(5)); {meant}"));
     }
     let mut words = mounts.iter().flat_map(|(_, options)| options.split(','));
     if let Some(word) = words.find(|word| OTHER_MOUNTS.contains(word)) {
