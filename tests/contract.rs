@@ -228,6 +228,47 @@ fn the_conformance_list_names_tests_that_exist() {
     }
 }
 
+/// Files below a directory of driver/src, in one text.
+fn sources(below: &str) -> String {
+    let mut paths = vec![repository().join("driver/src").join(below)];
+    let mut text = String::new();
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            text += read(&path).split("#[cfg(test)]").next().unwrap_or_default();
+        }
+    }
+    text
+}
+
+/// The texts in quotation marks in `source` that `is_one` takes.
+fn quoted(source: &str, is_one: impl Fn(&str) -> bool) -> Vec<&str> {
+    source.split('"').filter(|text| is_one(text)).collect()
+}
+
+#[test]
+fn the_drivers_page_shows_every_node_attribute_and_every_detail_of_an_event() {
+    let page = read(&repository().join("driver/README.md"));
+    let plugin = sources("plugin");
+    let attributes = quoted(&plugin, |text| text.starts_with("driver.systemd"));
+    assert!(attributes.len() > 5, "{attributes:?}");
+    for attribute in attributes {
+        assert!(page.contains(&format!("| `{attribute}` |")), "`{attribute}` is not in driver/README.md");
+    }
+    let task = sources("task");
+    // `tell(message, &[("module", …)])`
+    let lists = task.split(".tell(").skip(1).filter_map(|rest| rest.split_once(';')?.0.split_once("&["));
+    let details =
+        lists.flat_map(|(_, list)| list.split("(\"").skip(1).filter_map(|name| name.split('"').next()));
+    let is_name = |name: &&str| name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let details: std::collections::BTreeSet<&str> = details.filter(is_name).collect();
+    assert!(details.contains("module") && details.contains("kill_timeout"), "{details:?}");
+    for detail in details {
+        assert!(page.contains(&format!("`{detail}`")), "`{detail}` is not in driver/README.md");
+    }
+}
+
 /// Operators and users read them in the documents, and the driver's events speak of them.
 #[test]
 fn the_exit_codes_of_the_documents_are_those_of_the_shim() {
@@ -247,7 +288,7 @@ fn the_exit_codes_of_the_documents_are_those_of_the_shim() {
     }
 }
 
-/// They share no code: the shim knows nothing of Nomad, and the driver nothing of wasmtime.
+/// They share the parser (`shim/interface`), and each must ask it.
 #[test]
 fn driver_and_shim_read_a_grant_alike() {
     let desk = Desk::new();

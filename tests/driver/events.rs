@@ -116,7 +116,7 @@ async fn a_unit_that_an_administrator_stops_is_told_of() {
     let mut events = node.events().await;
     let task = node.run(Job::shell("exec sleep infinity")).await;
     host.run("systemctl", &["stop", "--", &node.unit(&task).await]);
-    events.until(&task, "stopped from outside").await;
+    events.until(&task, "stopped by somebody else").await;
     assert_eq!(node.wait(&task).await, Exit::signal(15));
     node.destroy(&task, true).await.unwrap();
 }

@@ -345,12 +345,15 @@ async fn a_host_path_that_the_operator_allows_to_read_is_not_written() {
     let script = "cat /data/greeting; touch /data/x 2>/dev/null || echo refused";
     let bind = format!("files {{ bind_read_only_paths = [\"{path}:/data\"] }}");
     assert_eq!(node.output_of(Job::shell(script).config(&bind)).await, "hello\nrefused\n");
-    for config in [
-        format!("files {{ bind_paths = [\"{path}:/data\"] }}"),
-        format!("files {{ root_directory = \"{path}\" }}"),
+    let credential = format!("properties {{ LoadCredential = \"x:{path}/greeting\" }}");
+    let read = Job::shell("cat $CREDENTIALS_DIRECTORY/x").config(&credential);
+    assert_eq!(node.output_of(read).await, "hello\n", "a copy writes nothing");
+    for (config, instead) in [
+        (format!("files {{ bind_paths = [\"{path}:/data\"] }}"), "`files.bind_read_only_paths`"),
+        (format!("files {{ root_directory = \"{path}\" }}"), "name another path"),
     ] {
         let refusal = node.try_run(Job::shell(script).config(&config)).await.expect_err(&config);
-        assert!(refusal.message.contains("`bind_read_only_paths`"), "{config}: {refusal}");
+        assert!(refusal.message.contains(instead), "{config}: {refusal}");
     }
     // What an agent that looks at the host asks for.
     let agent = "files { bind_read_only_paths = [\"/proc:/host/proc\", \"/:/host/root\"] }";

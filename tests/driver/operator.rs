@@ -43,8 +43,14 @@ async fn users_groups_capabilities_and_variables_have_bounds() {
         (Job::shell("true").user("task-0123456789ab"), "`user`"),
         (Job::shell("true").user("61184"), "`user`"),
         (Job::shell("true").user("bin"), "`denied_host_gids`"),
-        (Job::shell("true").user("nobody").config("group = \"bin\""), "`denied_host_gids`"),
-        (Job::shell("true").user("nobody").config("supplementary_groups = [\"bin\"]"), "`denied_host_gids`"),
+        (
+            Job::shell("true").user("nobody").config("group = \"bin\""),
+            "`group`: by bin the task would be in group 2",
+        ),
+        (
+            Job::shell("true").user("nobody").config("supplementary_groups = [\"bin\"]"),
+            "`supplementary_groups`: by bin",
+        ),
         (Job::shell("true").config("cap_add = [\"net_bind_service\"]"), "`allow_caps`"),
         (Job::shell("true").config("cap_add = [\"all\"]"), ""),
         (Job::shell("true").config("sandbox { ambient_capabilities = [\"CAP_SYS_ADMIN\"] }"), "`allow_caps`"),

@@ -304,7 +304,7 @@ const KINDS: &[(&str, &[&str])] = &[
     (
         "CPUSetPartition DevicePolicy BindNetworkInterface ManagedOOMSwap ManagedOOMMemoryPressure \
          ManagedOOMPreference MemoryPressureWatch CPUPressureWatch IOPressureWatch DelegateSubgroup RootImage \
-         RootVerity RootImagePolicy MountImagePolicy ExtensionImagePolicy RootMStack RuntimeDirectoryPreserve Group \
+         RootVerity RootImagePolicy MountImagePolicy ExtensionImagePolicy RuntimeDirectoryPreserve Group \
          PAMName UtmpIdentifier UtmpMode SyslogIdentifier LogNamespace Personality MemoryTHP ProtectSystem \
          ProtectHome ProtectProc ProcSubset PrivatePIDs PrivateBPF BPFDelegateCommands BPFDelegateMaps \
          BPFDelegatePrograms BPFDelegateAttachments NetworkNamespacePath IPCNamespacePath UserNamespacePath \

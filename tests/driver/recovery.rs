@@ -98,8 +98,26 @@ async fn the_exit_status_survives_even_the_removal_of_the_unit_while_nobody_was_
     node.restart().await;
     let mut events = node.events().await;
     node.recover(&task).await.unwrap();
-    assert!(events.next_of(&task).await.message.contains("stopped from outside"));
+    assert!(events.next_of(&task).await.message.contains("stopped by somebody else"));
     assert_eq!(node.wait(&task).await, Exit::status(7), "systemd wrote it into the journal");
+    node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_unit_that_failed_and_was_removed_while_nobody_was_there_has_failed() {
+    let host = host!();
+    let mut node = Node::start(&host).await;
+    // It takes the signal for a wish, and says that all is well.
+    let script = "trap 'exit 0' TERM; while ! test -e /local/go; do sleep 0.05; done; touch /local/late; while :; do sleep 0.05; done";
+    let task = node.run(Job::shell(script).config("limits { runtime_max = \"3s\" }")).await;
+    let unit = node.unit(&task).await;
+    node.plugin().kill().await;
+    eventually("it is ended", async || (host.property(&unit, "SubState") == "failed").then_some(())).await;
+    host.run("systemctl", &["reset-failed", "--", &unit]);
+    assert_eq!(host.property(&unit, "LoadState"), "not-found");
+    node.restart().await;
+    node.recover(&task).await.unwrap();
+    assert_eq!(node.wait(&task).await, Exit { code: 143, ..Exit::signal(15) });
     node.destroy(&task, true).await.unwrap();
 }
 

@@ -13,7 +13,7 @@ use crate::systemd::{Features, Systemd};
 use crate::task::Tasks;
 
 /// How long systemd may take to answer on a node that can run tasks.
-const ANSWER: Duration = Duration::from_secs(10);
+const SYSTEMD_ANSWERS: Duration = Duration::from_secs(10);
 
 /// Looks at the node. Nothing that changes by itself is published, since every change goes to Nomad's servers.
 pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintResponse {
@@ -29,11 +29,11 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
         Ok(features) => features,
         Err(error) => return unfit(HealthState::Unhealthy, &crate::chain(&error)),
     };
-    if !systemd.answers(ANSWER).await {
+    if !systemd.answers(SYSTEMD_ANSWERS).await {
         return unfit(
             HealthState::Unhealthy,
             &format!(
-                "systemd does not answer within {ANSWER:?}; `systemd-cgtop` may show the task that keeps it busy"
+                "systemd does not answer within {SYSTEMD_ANSWERS:?}; `systemd-cgtop` may show the task that keeps it busy"
             ),
         );
     }

@@ -51,7 +51,7 @@ use crate::task::{self, Tasks};
 /// A task's whole environment and configuration are in one message; gRPC's default of 4 MiB is what Go's side has.
 const MESSAGE_MAX: usize = 64 << 20;
 /// The host waits two seconds for our end; this lets the answer to `Shutdown` leave.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const LOG_FLUSHES: Duration = Duration::from_millis(100);
 
 /// What a task would become under a plugin of this configuration. Asks no systemd and touches nothing.
 pub fn sketch(plugin_config: &[u8], task: proto::driver::TaskConfig) -> Result<Sketch, Error> {
@@ -145,7 +145,7 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
         ended = server => ended.map_err(|source| Error::Serve { source }),
         _ = told_to_end.recv() => {
             // Open streams would keep a polite server alive for ever; the answer only has to get out.
-            tokio::time::sleep(LAST_WORDS).await;
+            tokio::time::sleep(LOG_FLUSHES).await;
             Ok(())
         }
         _ = terminate.recv() => Ok(()),

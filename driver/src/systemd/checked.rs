@@ -1,9 +1,8 @@
 //! The only form in which properties go over the bus: every text of every property has been looked at.
 
-use zbus::Variant;
-
 use super::transient::Property;
 use super::unit_text::{check, written};
+use super::wire::Wire;
 
 /// The longest line of a unit's file that we have systemd write, in bytes.
 const LINE_MAX: usize = 768 << 10;
@@ -17,7 +16,7 @@ const TIMES_MAX: usize = 128;
 
 /// Properties whose texts have all been looked at.
 #[derive(Debug)]
-pub struct Checked(Vec<(String, Variant<'static>)>);
+pub struct Checked(Wire);
 
 impl Checked {
     /// Looks at all texts of these properties. Otherwise the name of the property, and what is wrong with it.
@@ -58,7 +57,7 @@ impl Checked {
     }
 
     /// The argument of a call to systemd.
-    pub fn into_wire(self) -> Vec<(String, Variant<'static>)> {
+    pub fn into_wire(self) -> Wire {
         self.0
     }
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use tokio::process::Command;
@@ -20,6 +20,8 @@ const SPAWN_FAILED: &str = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7";
 const PROCESS_EXIT: &str = "MESSAGE_ID=98e322203f7a4ed290d09fe03c09fe15";
 /// The message that a unit is being stopped (`SD_MESSAGE_UNIT_STOPPING`).
 const STOPPING: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";
+/// The message that a unit has failed, and as what (`SD_MESSAGE_UNIT_FAILURE_RESULT`).
+const FAILED: &str = "MESSAGE_ID=d9b373ed55a64feb8242e02dbe79a49c";
 /// Between two looks at what is still being written.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a user's systemd is waited for to have its words in the journal, which no user can ask for.
@@ -64,6 +66,12 @@ struct Entry {
     /// The status, or the number of the signal.
     #[serde(rename = "EXIT_STATUS", default)]
     exit_status: String,
+    /// Such as `oom-kill` (org.freedesktop.systemd1(5), `Result`).
+    #[serde(rename = "UNIT_RESULT", default)]
+    unit_result: String,
+    /// When it came, in microseconds since 1970.
+    #[serde(rename = "__REALTIME_TIMESTAMP", default)]
+    time: String,
     /// When it came, in microseconds of the boot.
     #[serde(rename = "__MONOTONIC_TIMESTAMP", default)]
     at: String,
@@ -76,10 +84,14 @@ impl Entry {
 }
 
 /// The end of a run of a unit that is gone.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Ended {
     /// How its main process ended.
     pub exit: MainExit,
+    /// As what the unit had failed, such as `oom-kill`; empty if it had not.
+    pub result: String,
+    /// When.
+    pub at: SystemTime,
     /// The unit was stopped while the process ran.
     pub was_stopped: bool,
 }
@@ -138,17 +150,30 @@ pub(super) async fn last_words(manager: Manager, unit: &str) -> Option<String> {
 
 /// How this run of the unit ended, if it is written there.
 pub(super) async fn end(manager: Manager, unit: &UnitName, invocation: &InvocationId) -> Option<Ended> {
-    let ended = last(manager, PROCESS_EXIT, unit, invocation, None).await.ok()??;
-    let number = ended.exit_status.parse().ok()?;
-    let exit = match ended.exit_code.as_str() {
-        "exited" => MainExit::Status(number),
-        "killed" | "dumped" => MainExit::Signal(number),
-        _ => return None,
+    let failed = last(manager, FAILED, unit, invocation, None).await.ok()?;
+    let process = last(manager, PROCESS_EXIT, unit, invocation, None).await.ok()?;
+    let result = failed.as_ref().map(|failed| failed.unit_result.clone()).unwrap_or_default();
+    let (ended, exit) = match (process, failed) {
+        (Some(process), _) => {
+            let number = process.exit_status.parse().ok()?;
+            let exit = match process.exit_code.as_str() {
+                "exited" => MainExit::Status(number),
+                "killed" | "dumped" => MainExit::Signal(number),
+                _ => return None,
+            };
+            (process, exit)
+        }
+        // systemd does not write of a process that was ended and says that all is well.
+        (None, Some(failed)) if ["oom-kill", "timeout", "watchdog"].contains(&result.as_str()) => {
+            (failed, MainExit::Status(0))
+        }
+        (None, _) => return None,
     };
     // That of a task which had ended is stopped by its driver.
     let stopping = last(manager, STOPPING, unit, invocation, None).await.ok()?;
     let was_stopped = stopping.is_some_and(|stopping| stopping.at() < ended.at());
-    Some(Ended { exit, was_stopped })
+    let time = Duration::from_micros(ended.time.parse().unwrap_or_default());
+    Some(Ended { exit, result, at: SystemTime::UNIX_EPOCH + time, was_stopped })
 }
 
 /// The last message of that kind about this run of the unit.

@@ -32,6 +32,7 @@ mod unit_file;
 mod unit_text;
 mod vocabulary;
 mod watch;
+mod wire;
 
 pub use checked::Checked;
 pub use client::{Systemd, Whom};
@@ -40,8 +41,8 @@ pub use features::{Features, Manager};
 pub use journal::Ended;
 pub use name::UnitName;
 pub use property::{
-    Assignment, Error as AssignmentError, Meaning, Reach, all as properties, bytes, capability_mask,
-    capability_names, known as property, names_image, quote as quoted, words,
+    Assignment, Error as AssignmentError, Meaning, Paths, PropertyDef, Reach, Role, all as properties, bytes,
+    capability_mask, capability_names, known as property, quote as quoted, words,
 };
 pub use run_line::{shell_word, systemd_run};
 pub use state::{InvocationId, MainExit, Service, UnitState};

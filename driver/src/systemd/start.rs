@@ -14,8 +14,9 @@ use super::patience::Patience;
 use super::property;
 use super::reload::{Moment, may_be_misread};
 use super::state::{FailedStep, MainExit, UnitState};
-use super::transient::{Property, SocketUnit, TransientUnit};
+use super::transient::{Property, TransientUnit};
 use super::watch::Unit;
+use super::wire::Wire;
 
 /// What we say of a job whose end we did not wait for, because the main process has ended.
 const ENDED: &str = "ended";
@@ -32,8 +33,6 @@ struct Request {
     may_be_misread: bool,
 }
 
-type Wire = Vec<(String, Variant<'static>)>;
-
 /// What came of a request.
 struct Requested {
     /// systemd works at it. Nothing where the answer was lost, but the unit is there.
@@ -44,22 +43,13 @@ struct Requested {
 
 impl Request {
     fn new(unit: TransientUnit) -> Result<Self, Error> {
-        let TransientUnit { name, mut properties, sockets, patience } = unit;
+        let patience = unit.patience;
+        let (name, properties, of_sockets) = unit.bound();
         let wire = |properties: Vec<Property>| {
             Checked::new(properties).map(Checked::into_wire).map_err(|wrong| unfit(name.as_str(), wrong))
         };
-        let mut others = Vec::new();
-        if let Some(SocketUnit { properties: mut of_sockets }) = sockets {
-            let socket = name.socket();
-            properties
-                .extend([Property::Requires(vec![socket.clone()]), Property::After(vec![socket.clone()])]);
-            of_sockets.extend([
-                // It goes with the service: whoever connected after its end would have it started again.
-                Property::BindsTo(vec![name.to_string()]),
-                Property::CollectMode("inactive-or-failed"),
-            ]);
-            others.push((socket, wire(of_sockets)?));
-        }
+        let others = of_sockets.map(|of_sockets| Ok((name.socket(), wire(of_sockets)?)));
+        let others = others.into_iter().collect::<Result<Vec<_>, _>>()?;
         let properties = wire(properties)?;
         let may_be_misread = properties.iter().any(|(name, value)| may_be_misread(name, value));
         Ok(Self { properties, others, patience, may_be_misread })
@@ -236,7 +226,7 @@ impl Systemd {
         let mut ends = self.job_ends(scope);
         let properties = vec![Property::PIDs(vec![pid]), Property::CollectMode("inactive-or-failed")];
         let properties = Checked::new(properties).map_err(|wrong| unfit(scope.as_str(), wrong))?.into_wire();
-        let others: Vec<(String, Vec<(String, Variant<'_>)>)> = Vec::new();
+        let others: Vec<(String, Wire)> = Vec::new();
         let body = (scope.as_str(), "fail", properties, others);
         let answer = self.call(act, scope.as_str(), Method::of_manager("StartTransientUnit"), &body).await?;
         match ends.wait_for(&job_of(&answer, act, scope)?, act, JOB_TIMEOUT).await? {

@@ -8,6 +8,7 @@ use zbus::Variant;
 
 use super::name::UnitName;
 use super::property::Assignment;
+use super::wire::Wire;
 
 /// A file or directory of the host and where the unit sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +128,7 @@ impl Property {
 
     /// The property as it goes over the bus.
     #[allow(clippy::too_many_lines, reason = "one line per property")]
-    pub(super) fn into_wire(self) -> Vec<(String, Variant<'static>)> {
+    pub(super) fn into_wire(self) -> Wire {
         let (name, value): (&str, Variant<'static>) = match self {
             Self::Assigned(assignment) => return assignment.wire(),
             Self::AllowedCPUs(cores) => ("AllowedCPUs", cpu_set(&cores).into()),
@@ -271,6 +272,22 @@ impl TransientUnit {
     /// A service with no sockets, which is there when it runs.
     pub fn new(name: UnitName, properties: Vec<Property>) -> Self {
         Self { name, properties, sockets: None, patience: Duration::ZERO }
+    }
+
+    /// The properties of the service, and those of its socket unit if it has one, each bound to the other.
+    pub(super) fn bound(self) -> (UnitName, Vec<Property>, Option<Vec<Property>>) {
+        let Self { name, mut properties, sockets, patience: _ } = self;
+        let sockets = sockets.map(|SocketUnit { properties: mut of_sockets }| {
+            let socket = name.socket();
+            properties.extend([Property::Requires(vec![socket.clone()]), Property::After(vec![socket])]);
+            of_sockets.extend([
+                // It goes with the service: whoever connected after its end would have it started again.
+                Property::BindsTo(vec![name.to_string()]),
+                Property::CollectMode("inactive-or-failed"),
+            ]);
+            of_sockets
+        });
+        (name, properties, sockets)
     }
 }
 

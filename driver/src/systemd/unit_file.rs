@@ -3,28 +3,18 @@
 use std::fmt::Write as _;
 
 use super::property::{escaped, lines_of, quote};
-use super::transient::{Property, SocketUnit, TransientUnit};
+use super::transient::{Property, TransientUnit};
 
 /// The unit as the files of ordinary units.
 ///
 /// What goes over the bus is taken literally; in a file a `%` may mean something.
 pub fn unit_file(unit: TransientUnit) -> String {
-    let TransientUnit { name, properties, sockets, patience: _ } = unit;
-    let lines: Vec<(String, String)> = properties.into_iter().flat_map(lines).collect();
+    let (name, properties, of_sockets) = unit.bound();
     let mut text = format!("# {name}\n");
-    let is_unit = |name: &str| ["Description", "CollectMode"].contains(&name);
-    let socket = name.socket();
-    let extra = sockets
-        .is_some()
-        .then(|| vec![("Requires".to_owned(), socket.clone()), ("After".to_owned(), socket.clone())]);
-    section(&mut text, "Unit", lines.iter().filter(|(name, _)| is_unit(name)).chain(extra.iter().flatten()));
-    section(&mut text, "Service", lines.iter().filter(|(name, _)| !is_unit(name)));
-    if let Some(SocketUnit { properties }) = sockets {
-        let lines: Vec<(String, String)> = properties.into_iter().flat_map(self::lines).collect();
-        let bound = [("BindsTo".to_owned(), name.to_string())];
-        let _ = writeln!(text, "\n# {socket}");
-        section(&mut text, "Unit", lines.iter().filter(|(name, _)| is_unit(name)).chain(&bound));
-        section(&mut text, "Socket", lines.iter().filter(|(name, _)| !is_unit(name)));
+    sections(&mut text, "Service", properties);
+    if let Some(properties) = of_sockets {
+        let _ = writeln!(text, "\n# {}", name.socket());
+        sections(&mut text, "Socket", properties);
     }
     text
 }
@@ -52,17 +42,24 @@ pub(super) fn lines(property: Property) -> Vec<(String, String)> {
     }
 }
 
-fn section<'a>(text: &mut String, name: &str, lines: impl Iterator<Item = &'a (String, String)>) {
-    let _ = writeln!(text, "[{name}]");
-    for (name, value) in lines {
-        let _ = writeln!(text, "{name}={}", escaped(name, value));
+/// What systemd.unit(5) describes, and what the manual of the unit's `kind` does.
+fn sections(text: &mut String, kind: &str, properties: Vec<Property>) {
+    const OF_UNITS: [&str; 5] = ["After", "BindsTo", "CollectMode", "Description", "Requires"];
+    let lines: Vec<(String, String)> = properties.into_iter().flat_map(lines).collect();
+    let (of_unit, of_kind): (Vec<_>, Vec<_>) =
+        lines.iter().partition(|(name, _)| OF_UNITS.contains(&name.as_str()));
+    for (section, lines) in [("Unit", of_unit), (kind, of_kind)] {
+        let _ = writeln!(text, "[{section}]");
+        for (name, value) in lines {
+            let _ = writeln!(text, "{name}={}", escaped(name, value));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::systemd::{Stream, UnitName};
+    use crate::systemd::{SocketUnit, Stream, UnitName};
 
     #[test]
     fn a_unit_is_written_as_its_file() {
@@ -80,5 +77,14 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
         assert!(text.contains(" 100%%\"\n"), "{text}");
+    }
+    #[test]
+    fn the_sockets_of_a_unit_go_with_it() {
+        let mut unit = TransientUnit::new(UnitName::known("x.service"), Vec::new());
+        unit.sockets = Some(SocketUnit { properties: Vec::new() });
+        let text = unit_file(unit);
+        let (service, socket) = text.split_once("# x.socket\n").unwrap();
+        assert!(service.contains("[Unit]\nRequires=x.socket\nAfter=x.socket\n[Service]\n"), "{service}");
+        assert_eq!(socket, "[Unit]\nBindsTo=x.service\nCollectMode=inactive-or-failed\n[Socket]\n");
     }
 }

@@ -1,12 +1,9 @@
 //! Units that were there before: earlier runs of a task, and what is left of one.
 
 use super::error::Error;
-use super::{Shared, Slot, spec};
+use super::{Shared, spec};
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
-
-use super::live::handle::Handle;
 
 use super::config::{TaskConfig, TaskId};
 use super::host::place::Place;
@@ -54,14 +51,8 @@ impl Shared {
             other != unit && spec::is_run_of(other, &config.identity.alloc_id, &config.identity.name)
         };
         let earlier = self.earlier().await?.iter().filter(|other| is_earlier(other)).cloned();
-        let ours: Vec<Arc<Handle>> = {
-            let table = self.table.lock();
-            let live = table.values().filter_map(|slot| match slot {
-                Slot::Live(handle) => Some(Arc::clone(handle)),
-                Slot::Starting(_) => None,
-            });
-            live.filter(|handle| is_earlier(handle.unit())).collect()
-        };
+        let mut ours = self.live();
+        ours.retain(|handle| is_earlier(handle.unit()));
         let units: HashSet<UnitName> =
             earlier.chain(ours.iter().map(|handle| handle.unit().clone())).collect();
         for unit in units {

@@ -11,7 +11,7 @@ use super::live::signal;
 use super::spec::{Identity, TaskSpec};
 use super::wasm::compiler;
 use super::wasm::outcome::Outcome;
-use crate::systemd::{self, UnitName};
+use crate::systemd::{self, Assignment, UnitName};
 
 /// What a script that runs systemd-notify(1) lacks.
 const BY_CHILDREN: &str = "; what a child of the program says counts with `notify.access = \"all\"` only";
@@ -40,16 +40,18 @@ pub enum Error {
     /// A command could not be run in the task.
     #[error(transparent)]
     Exec(exec::Error),
-    /// The shared root cannot be made.
-    #[error("prepare the tasks' view of the host in {directory}")]
-    View {
+    /// Something that the task needs cannot be made on the host.
+    #[error("{what} cannot be made in {directory}; has its file system room, and is it writable?")]
+    Make {
+        /// Such as `the root of the task's view`.
+        what: &'static str,
         /// Where.
         directory: PathBuf,
         /// What the kernel said.
         source: std::io::Error,
     },
     /// The directories of the allocation are not as they must be.
-    #[error("close the directories of the task in {directory} to others")]
+    #[error("the directories of the task in {directory} cannot be closed to others")]
     Directories {
         /// The allocation's.
         directory: PathBuf,
@@ -135,7 +137,7 @@ pub enum Error {
     },
     /// Mount points cannot be laid over a path of the host's.
     #[error(
-        "make mount points in {path}, which lacks them, by an overlay (is the kernel module `overlay` loaded?); mount \
+        "{path} lacks mount points of the job, and they cannot be laid over it (is the kernel module `overlay` loaded?); mount \
          elsewhere, or have the operator create them"
     )]
     Overlay {
@@ -144,9 +146,13 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
-    /// The connection to the program's init cannot be made.
-    #[error("make a connection to the task's init (has the driver too many files open?)")]
+    /// The driver cannot be connected with a process of the task's unit.
+    #[error(
+        "{to} cannot be connected with the driver; has it too many files open (`LimitNOFILE=` of the agent)?"
+    )]
     Connection {
+        /// Such as `the task's init`.
+        to: &'static str,
         /// What the kernel said.
         source: std::io::Error,
     },
@@ -158,8 +164,10 @@ pub enum Error {
         /// What is wrong with it.
         source: compiler::Error,
     },
-    /// The driver is at fault.
-    #[error("the driver panicked while it read the task's configuration; please report this")]
+    /// The driver is at fault; its panic is in the log.
+    #[error(
+        "the driver panicked while it started the task; please report this, with the lines of the agent's log before it"
+    )]
     Panicked,
     /// The unit is not the one we started.
     #[error("task {id} is lost: {reason}")]
@@ -177,7 +185,7 @@ impl Error {
         match self {
             Self::Systemd(error) | Self::Sockets { source: error, .. } => error.may_pass(),
             Self::Logs(logs::Error::NoReader { .. })
-            | Self::View { .. }
+            | Self::Make { .. }
             | Self::Connection { .. }
             | Self::NotReady { .. } => true,
             Self::Env(error) => matches!(error, env::Error::Write { .. }),
@@ -232,6 +240,8 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
 
 /// What the author of a job can do about a step of systemd's that failed (systemd.exec(5), "Process Exit Codes").
 fn advice(status: i32, task: &TaskSpec) -> String {
+    let is_small_limit = |line: &Assignment| ["LimitAS", "LimitNOFILE"].contains(&line.name());
+    let has_small_limits = task.settings.iter().any(is_small_limit);
     match (status, &task.identity) {
         (203, _) => format!(
             "`command`: {} cannot be executed; is the interpreter after `#!` or the program's loader in the task's \
@@ -257,10 +267,6 @@ fn advice(status: i32, task: &TaskSpec) -> String {
             }
             _ => "the task's network cannot be made".to_owned(),
         },
-        (226, _) if task.settings.iter().any(|line| ["LimitAS", "LimitNOFILE"].contains(&line.name())) => {
-            "the task's view of the host cannot be made; does the job's `ulimit` leave enough memory and open files for it?"
-                .to_owned()
-        }
         (226, _) if task.settings.iter().any(|line| line.name() == "RootVerity") => {
             "the image cannot be mounted with its `files.root_hash` and `files.root_verity`: does it fit them, and has the node \
              libcryptsetup, which systemd looks for when it needs it (package libcryptsetup12 since Debian 13)?"
@@ -274,11 +280,21 @@ fn advice(status: i32, task: &TaskSpec) -> String {
         (226, _) => {
             format!(
                 "the task's view of the host cannot be made from {}; is every path there that the job names in `files` \
-                 (`inaccessible_paths`, `read_only_paths` and the like; with `-` before it one may be missing), and are \
+                 (`inaccessible_paths`, `read_only_paths` and the like; with `-` before it one may be missing), {}are \
                  the options of `temporary_file_system` those of tmpfs(5), such as `size=64M`?",
-                task.dirs.alloc_dir.display()
+                task.dirs.alloc_dir.display(),
+                if has_small_limits { "does the job's `ulimit` leave enough memory and open files for it, and " } else { "and " }
             )
         }
-        _ => "systemd could not set up the task's process".to_owned(),
+        (228, _) => "the filters of system calls cannot be set: see `sandbox.system_call_filter`".to_owned(),
+        (231, _) => "`properties.AppArmorProfile`: is the profile loaded?".to_owned(),
+        (229, _) => "`properties.SELinuxContext`: does the policy know the label?".to_owned(),
+        (233 | 238..=240, _) => {
+            "a directory that systemd keeps for the task (`state_directory`, `cache_directory` and the like in `files`) \
+             cannot be made: has the file system of /var and /run room?"
+                .to_owned()
+        }
+        (243, _) => "a credential cannot be decrypted: was it encrypted on this node, and under this name?".to_owned(),
+        _ => "systemd could not set up the task's process; `journalctl -t systemd` on the node has its words".to_owned(),
     }
 }

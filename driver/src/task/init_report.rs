@@ -23,9 +23,9 @@ const LINE_MAX: usize = 256;
 
 /// The driver's end of a connection.
 #[derive(Debug)]
-pub(super) struct Report(UnixStream);
+pub(super) struct InitReport(UnixStream);
 
-impl Report {
+impl InitReport {
     /// Its other end is the stdin of the unit: a socket, as systemd 262 takes nothing there that cannot be read from.
     pub(super) fn new() -> io::Result<(Self, Stream)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;

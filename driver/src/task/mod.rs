@@ -16,6 +16,7 @@ mod earlier;
 pub mod error;
 pub mod host;
 mod init_report;
+mod last_checks;
 pub mod live;
 pub mod preview;
 pub mod sandbox;
@@ -43,12 +44,12 @@ use self::config::{PluginConfig, TaskConfig, TaskId, TaskIdentity};
 use self::host::unfit;
 use self::host::users::HostAccounts;
 use self::host::view::View;
-use self::live::beginners::Beginners;
 use self::live::events::Events;
 use self::live::exec::{Report, Session};
 use self::live::signal::Signal;
 use self::live::slices::Slices;
 use self::live::stats::{Stats, Usage};
+use self::live::told_once::ToldOnce;
 use self::live::{exec, handle, lost, saved};
 use self::spec::NodeSpec;
 use self::wasm::{compiler, guest};
@@ -75,7 +76,7 @@ struct Shared {
     serves_an_agent: AtomicBool,
     /// Units of tasks that were there before this process: some will be recovered, the others are nobody's.
     earlier: OnceCell<Vec<UnitName>>,
-    beginners: Beginners,
+    told_once: ToldOnce,
 }
 
 /// A row of the table.
@@ -100,7 +101,7 @@ impl Tasks {
             alloc_parents: Mutex::default(),
             serves_an_agent: AtomicBool::default(),
             earlier: OnceCell::new(),
-            beginners: Beginners::default(),
+            told_once: ToldOnce::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -180,9 +181,9 @@ impl Tasks {
         if saved.boot_id != saved::boot_id() {
             return Err(Error::Lost { id, reason: "the machine has rebooted since the task started" });
         }
-        self.shared.serves(&identity.alloc_dir);
+        self.shared.note_agent_of(&identity.alloc_dir);
         // Whoever started it has told of it.
-        self.shared.beginners.record(&identity);
+        self.shared.told_once.record(&identity);
         let (systemd, events) = (self.shared.systemd.clone(), self.shared.events.clone());
         let name = UnitName::known(&saved.unit);
         let handle = match systemd.find(&name).await {
@@ -294,8 +295,8 @@ impl Tasks {
         let dirs = handle.dirs();
         tokio::task::spawn_blocking(move || host::dirs::close_again(&dirs));
         // Nomad asks once it has told of the start itself.
-        let advice = self.shared.beginners.take_advice(id);
-        if self.shared.beginners.record(handle.identity()) {
+        let advice = self.shared.told_once.take_advice(id);
+        if self.shared.told_once.record(handle.identity()) {
             handle.tell_of_its_start();
             if let Some(advice) = advice {
                 handle.tell(advice, &[]);
@@ -311,7 +312,7 @@ impl Tasks {
 
     /// Forgets a task and removes all that is left of it, also one that this process never saw.
     pub async fn destroy(&self, id: &TaskId, force: bool) -> Result<(), Error> {
-        self.shared.beginners.take_advice(id);
+        self.shared.told_once.take_advice(id);
         let handle = self.get(id).ok();
         let (unit, copied) = match &handle {
             Some(handle) => {
@@ -348,6 +349,16 @@ impl Tasks {
 }
 
 impl Shared {
+    /// The tasks that have started.
+    fn live(&self) -> Vec<Arc<Handle>> {
+        let table = self.table.lock();
+        let live = table.values().filter_map(|slot| match slot {
+            Slot::Live(handle) => Some(Arc::clone(handle)),
+            Slot::Starting(_) => None,
+        });
+        live.collect()
+    }
+
     fn node(&self) -> Result<Arc<NodeSpec>, Error> {
         let configured = self.node.read().clone();
         // A host that sets no configuration gets the defaults.

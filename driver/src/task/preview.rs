@@ -59,8 +59,8 @@ impl Sketch {
     pub fn by_hand(&self) -> ByHand {
         let dirs = &self.task.dirs;
         let code = dirs.alloc_dir.join(format!("{}.cwasm", self.task.unit));
-        let sight = self.task.sight(&[]);
-        let module = sight.on_host(&program::guess(&self.task.command, sight));
+        let surroundings = self.task.surroundings(&[]);
+        let module = surroundings.on_host(&program::guess(&self.task.command, surroundings));
         let compile = [self.shim().display().to_string(), "compile".to_owned()].into_iter();
         let files = ["-o".to_owned(), code.display().to_string(), module.display().to_string()];
         let compile = compile.chain(self.task.guest.flags.iter().cloned()).chain(files).collect();
@@ -95,15 +95,15 @@ impl Sketch {
         let command = if task.is_guest() {
             Command::Wasm { shim: self.shim(), code, name: task.command.clone() }
         } else {
-            let path = program::guess(&task.command, task.sight(&[]));
+            let path = program::guess(&task.command, task.surroundings(&[]));
             Command::Native { path, shim: self.shim() }
         };
         let place = Place::of(&node.runtime_dir, &task.unit);
-        let sight = task.sight(&[]);
+        let surroundings = task.surroundings(&[]);
         let on_host = |path: &str, _| {
             let path = Path::new(path);
             let named = task.dirs.named(path).map(|(directory, _, below)| directory.join(below));
-            Ok::<_, Infallible>(Some(named.unwrap_or_else(|| sight.on_host(path))))
+            Ok::<_, Infallible>(Some(named.unwrap_or_else(|| surroundings.on_host(path))))
         };
         let lines = task.settings.iter().cloned();
         let settings: Vec<_> =

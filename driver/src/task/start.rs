@@ -13,26 +13,23 @@ use super::error::{Error, not_started};
 use super::host::pin::Pins;
 use super::host::place::Place;
 use super::host::program::Program;
-use super::host::program::ProgramKind;
 use super::host::users::HostAccounts;
 use super::host::view::View;
 use super::host::{dirs, env, logs, misplaced, program, resources, view};
-use super::init_report::Report;
+use super::init_report::InitReport;
 use super::live::handle::Handle;
 use super::live::saved::Traits;
-use super::live::slices::Slices;
-use super::sandbox::policy::Policy;
-use super::spec::activation::Readiness;
+
 use super::spec::{self, NodeSpec, Outline, Sink, TaskSpec, ephemeral};
 use super::unit::{self, Command, Streams};
 use super::wasm::cache::Lease;
 use super::wasm::compiler::{Code, Wanted};
-use crate::systemd::{self, Assignment, Manager, Stream, Unit};
+use crate::systemd::{self, Stream, Unit};
 
-/// How long compiled code that is opened by its path stays there at least.
+/// How long the lease of compiled code is kept after the start where the runner opens the code by its path in the cache.
 const LAST_LOOK: Duration = Duration::from_secs(10);
 
-/// After this time somebody may wonder what a task waits for.
+/// A compilation that takes longer is told of by an event.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// What a start goes on with.
@@ -44,10 +41,10 @@ enum Run {
 }
 
 impl Shared {
-    /// Starts a task. Told `stopped`, it gives up what may take minutes, which is to compile.
+    /// Starts a task. When `stopped` is notified, a compilation that the start waits for is given up, and nothing else.
     pub(super) async fn start(&self, config: TaskConfig, stopped: &Notify) -> Result<Handle, Error> {
         let node = self.node()?;
-        self.serves(&config.identity.alloc_dir);
+        self.note_agent_of(&config.identity.alloc_dir);
         let features = self.systemd.features().await.map_err(Error::Systemd)?;
         if let Some(reason) = features.shortfall() {
             return Err(Error::Spec(spec::Error::Node { option: "manager".to_owned(), reason }));
@@ -68,22 +65,19 @@ impl Shared {
             }
             Error::Spec(error)
         })?;
-        let adopted = self.begun_before(outline.task()).await?;
-        let mounted = outline.mounted();
-        let program =
-            beside_others(|| program::find(&outline.task().command, outline.task().sight(&mounted)));
-        let kind = program.as_ref().map_or(ProgramKind::Native, Program::kind);
-        let run = match adopted {
+        let program = beside_others(|| outline.find_program());
+        let kind = program.as_ref().map_or_else(|_| outline.presumed_kind(), Program::kind);
+        let task = outline.with_program(kind, &config, &node, &features).map_err(Error::Spec)?;
+        let run = match self.begun_before(&task).await? {
             // What runs already need not be there any more.
             Some(unit) => Run::Adopted(unit),
             None => Run::New(program.map_err(Error::Program)?),
         };
-        let task = outline.with_program(kind, &config, &node, &features).map_err(Error::Spec)?;
         if matches!(run, Run::New(_)) {
             self.mount_nothing_on_the_host(&task).await?;
         }
         let advice = misplaced::advice(&task);
-        // Nothing was touched before.
+        // Up to here nothing was changed for this task.
         self.remove_earlier_runs(&config, &task.unit).await?;
         let unit = match run {
             Run::Adopted(unit) => unit,
@@ -93,12 +87,12 @@ impl Shared {
             }
         };
         if let Some(advice) = advice {
-            self.beginners.advise(&config.identity.id, advice);
+            self.told_once.advise(&config.identity.id, advice);
         }
         let traits = Traits {
             copied: task.output.sink == Sink::Both,
             listens: !task.sockets.is_empty(),
-            speaks: task.readiness != Readiness::default() && !task.guest.serves,
+            speaks: task.speaks(),
             serves: task.guest.serves,
             guest: task.is_guest(),
             init: !task.is_guest(),
@@ -138,7 +132,8 @@ impl Shared {
         identity: &TaskIdentity,
         stopped: &Notify,
     ) -> Result<Unit, Error> {
-        let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
+        let what = "the root of the tasks' view of the host";
+        let failed = |source| Error::Make { what, directory: node.runtime_dir.clone(), source };
         // A compilation sees the host on it, too.
         view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
         let (command, lease) = self.command(task, program, node, identity, stopped).await?;
@@ -169,7 +164,7 @@ impl Shared {
         node: &NodeSpec,
         id: &TaskId,
     ) -> Result<Unit, Error> {
-        // Until the unit has started, or has not.
+        // Held until the start is over, however it ends.
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
         let mut made = beside_others(|| resources::make(place, task, node, &mut pins))?;
         self.leave_addresses_to_the_operator(task, &node.policy, &mut made.settings).await?;
@@ -191,7 +186,8 @@ impl Shared {
         let _promise = self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
         let (report, stdin) = match &command {
             Command::Native { path, .. } => {
-                let (report, stdin) = Report::new().map_err(|source| Error::Connection { source })?;
+                let (report, stdin) = InitReport::new()
+                    .map_err(|source| Error::Connection { to: "the task's init", source })?;
                 (Some((report, path.display().to_string())), stdin)
             }
             Command::Wasm { .. } => (None, Stream::Null),
@@ -218,56 +214,6 @@ impl Shared {
         Err(not_started(failure, task))
     }
 
-    /// systemd mounts what is missing at a unit's working directory, and means the host's (systemd.exec(5),
-    /// `WorkingDirectory=`): a job may not do that.
-    async fn mount_nothing_on_the_host(&self, task: &TaskSpec) -> Result<(), Error> {
-        let path = &task.working_directory;
-        if *path == task.view.working_directory(&task.dirs) || self.systemd.manager() == Manager::User {
-            return Ok(());
-        }
-        match self.systemd.unmounted(path).await.map_err(Error::Systemd)? {
-            Some(mount) => Err(Error::Spec(spec::Error::Refused {
-                option: "work_dir".to_owned(),
-                reason: format!(
-                    "systemd would mount the host's file system at {} for it, which is not mounted; choose a directory below \
-                     `/local`, or have the operator mount the file system",
-                    mount.display()
-                ),
-            })),
-            None => Ok(()),
-        }
-    }
-
-    /// A task whose unit allows addresses reaches them whatever the operator denies in the slices above it: a job may not
-    /// do that, and a guest is filtered by its runner alone.
-    async fn leave_addresses_to_the_operator(
-        &self,
-        task: &TaskSpec,
-        policy: &Policy,
-        settings: &mut Vec<Assignment>,
-    ) -> Result<(), Error> {
-        if !settings.iter().any(|line| line.name() == "IPAddressAllow")
-            || policy.allows_by_name("IPAddressAllow")
-        {
-            return Ok(());
-        }
-        let denying = Slices::that_denies_addresses(&self.systemd, task).await.map_err(Error::Systemd)?;
-        match denying {
-            Some(slice) if task.allows_addresses => Err(Error::Spec(spec::Error::Refused {
-                option: "network.ip_address_allow".to_owned(),
-                reason: format!(
-                    "it would count more than the addresses that the operator of this node denies to all tasks in {slice}; \
-                     the operator allows that with \"IPAddressAllow\" beside \"@confining\" in `allow_properties` in the plugin's configuration"
-                ),
-            })),
-            Some(_) => {
-                settings.retain(|line| !["IPAddressAllow", "IPAddressDeny"].contains(&line.name()));
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
     /// One stream of the task. Where it shall reach two places, a copier is started for it, which ends when the last
     /// writer of the stream does.
     async fn stream(&self, task: &TaskSpec, id: &TaskId, name: &str, path: &Path) -> Result<Stream, Error> {
@@ -277,7 +223,7 @@ impl Shared {
         let fifo = logs::open(&task.dirs.alloc_dir, path).await.map_err(Error::Logs)?;
         match (task.output.sink, fifo) {
             (Sink::Both, Stream::Fd(fifo)) => {
-                let failed = |source| Error::View { directory: PathBuf::from("/proc/self"), source };
+                let failed = |source| Error::Connection { to: "the copier of the task's output", source };
                 let (reader, writer) = std::io::pipe().map_err(failed)?;
                 let program = own_program().map_err(failed)?;
                 let unit = spec::copier_of(id, name);

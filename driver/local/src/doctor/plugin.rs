@@ -30,7 +30,7 @@ pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
     let findings = match plugin.configure(&config, &Node::of_this_machine()).await {
         Ok(()) => {
             let of_options = without_confining(&config).into_iter().chain(missing_host_paths(&config));
-            of_options.chain(healthy(&plugin, &config).await).collect()
+            of_options.chain(of_health(&plugin, &config).await).collect()
         }
         Err(error) => vec![Finding::failed(
             "plugin options",
@@ -101,7 +101,7 @@ fn of_allow_root(config: &hcl::Body, systemd: &str) -> Option<Finding> {
     })
 }
 
-async fn healthy(plugin: &Plugin, config: &hcl::Body) -> Vec<Finding> {
+async fn of_health(plugin: &Plugin, config: &hcl::Body) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("plugin options", "accepted")];
     match plugin.fingerprint().await {
         Ok(found) if found.health() == HealthState::Healthy => findings.extend(of_attributes(&found, config)),

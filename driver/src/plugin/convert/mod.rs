@@ -52,7 +52,31 @@ pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskIdenti
     let saved = serde_json::from_slice(&driver_state).map_err(|error| {
         Status::invalid_argument(format!("recover task {}: its saved state is damaged: {error}", config.id))
     })?;
-    let wire::TaskConfig { id, name, env, alloc_dir, alloc_id, .. } = config;
+    let wire::TaskConfig {
+        id,
+        name,
+        env,
+        alloc_dir,
+        alloc_id,
+        // What a task that runs already is no longer asked for.
+        msgpack_driver_config: _,
+        device_env: _,
+        resources: _,
+        mounts: _,
+        devices: _,
+        user: _,
+        stdout_path: _,
+        stderr_path: _,
+        task_group_name: _,
+        job_name: _,
+        network_isolation_spec: _,
+        dns: _,
+        job_id: _,
+        namespace: _,
+        node_name: _,
+        node_id: _,
+        parent_job_id: _,
+    } = config;
     let (id, alloc_dir, env) = (TaskId(id), PathBuf::from(alloc_dir), env.into_iter().collect());
     Ok((TaskIdentity { id, name, alloc_id, alloc_dir, env }, saved))
 }
@@ -165,7 +189,7 @@ pub(super) fn status(error: &tasks::Error) -> Status {
         | Error::Systemd(systemd::Error::Unfit { .. })
         | Error::SetUp { .. } => Code::InvalidArgument,
         Error::Exec(command::Error::TimedOut { .. }) => Code::DeadlineExceeded,
-        Error::View { .. }
+        Error::Make { .. }
         | Error::Directories { .. }
         | Error::Connection { .. }
         | Error::Overlay { .. }
@@ -184,7 +208,8 @@ mod tests {
 
     #[test]
     fn an_error_that_may_pass_carries_the_detail_that_nomad_looks_for() {
-        let status = status(&tasks::Error::View {
+        let status = status(&tasks::Error::Make {
+            what: "the root of the view",
             directory: "/run".into(),
             source: std::io::ErrorKind::Other.into(),
         });

@@ -5,12 +5,40 @@ use std::path::PathBuf;
 use zbus::Variant;
 
 use super::Assignment;
+use super::definition::{Paths, Role};
 use super::kind::Kind;
 
 impl Assignment {
     /// Does it name paths of the host that systemd takes for the task?
     pub fn names_host_paths(&self) -> bool {
-        path_field(self.name()).is_some()
+        self.role().is_some()
+    }
+
+    /// What systemd does with the files of the host that it names, if it names any.
+    pub fn role(&self) -> Option<Role> {
+        self.property.role()
+    }
+
+    /// The paths of the host that it names, without the marks before them.
+    pub fn host_paths(&self) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
+        let note = |path: &str, _| -> Result<_, std::convert::Infallible> {
+            paths.push(PathBuf::from(path));
+            Ok(Some(PathBuf::from(path)))
+        };
+        let Ok(_) = self.clone().with_host_paths(note);
+        paths
+    }
+
+    /// The paths that it names as the task sees them, without the marks before them (`-`, `+`: systemd.exec(5)).
+    pub fn paths_in_view(&self) -> Vec<String> {
+        let texts = if self.property.paths == Paths::View { self.texts() } else { Vec::new() };
+        texts.iter().map(|path| path.trim_start_matches(['-', '+']).to_owned()).collect()
+    }
+
+    /// Does it name directories that systemd makes and keeps for the task?
+    pub fn names_kept_directories(&self) -> bool {
+        matches!(self.property.paths, Paths::Kept(_))
     }
 
     /// The same with every path of the host replaced by what `find` makes of it, which is told whether the path may be
@@ -19,7 +47,7 @@ impl Assignment {
         mut self,
         mut find: impl FnMut(&str, bool) -> Result<Option<PathBuf>, E>,
     ) -> Result<Option<Self>, E> {
-        let Some(field) = path_field(self.name()) else { return Ok(Some(self)) };
+        let Paths::Host { field, role } = self.property.paths else { return Ok(Some(self)) };
         let mut kept = Vec::with_capacity(self.wire.len());
         for (name, value) in self.wire {
             // A hash or signature itself, and not the file that holds it.
@@ -29,7 +57,7 @@ impl Assignment {
                 kept.push((name, value));
                 continue;
             }
-            kept.extend(replace(value, field, &mut find)?.map(|value| (name, value)));
+            kept.extend(replace(value, (field, role), &mut find)?.map(|value| (name, value)));
         }
         self.wire = kept;
         Ok((!self.wire.is_empty()).then_some(self))
@@ -37,19 +65,14 @@ impl Assignment {
 
     /// Where systemd would make mount points, in the task's view, and the path of the host that it would mount on each.
     pub fn mount_points(&self) -> Vec<(Option<String>, String)> {
-        let (source, target) = match self.name() {
-            "BindPaths" | "BindReadOnlyPaths" | "MountImages" => (Some(0), 1),
-            "TemporaryFileSystem" => (None, 0),
-            name => {
-                let parent = match name {
-                    "StateDirectory" => "/var/lib",
-                    "CacheDirectory" => "/var/cache",
-                    "LogsDirectory" => "/var/log",
-                    "RuntimeDirectory" => "/run",
-                    _ => return Vec::new(),
-                };
+        let (source, target) = match (self.property.paths, self.property.kind) {
+            (Paths::Host { role: Role::Bind | Role::BindReadOnly | Role::MountImage, .. }, _) => (Some(0), 1),
+            (_, Kind::TemporaryFileSystem) => (None, 0),
+            // systemd makes the one of its configuration, and mounts the others.
+            (Paths::Kept(parent), _) if parent != "/etc" => {
                 return self.texts().iter().map(|name| (None, format!("{parent}/{name}"))).collect();
             }
+            _ => return Vec::new(),
         };
         let arrays = self
             .wire
@@ -69,34 +92,10 @@ impl Assignment {
     }
 }
 
-/// Does the property name what is mounted as a root, or laid over it, such as `RootImage`?
-pub fn names_image(property: &str) -> bool {
-    property.ends_with("Image") || property.ends_with("Images") || property == "ExtensionDirectories"
-}
-
-/// Which field of the property's values is a path of the host.
-fn path_field(property: &str) -> Option<usize> {
-    Some(match property {
-        "RootDirectory"
-        | "RootImage"
-        | "RootVerity"
-        | "RootHash"
-        | "RootHashSignature"
-        | "BindPaths"
-        | "BindReadOnlyPaths"
-        | "MountImages"
-        | "ExtensionImages"
-        | "ExtensionDirectories"
-        | "OpenFile" => 0,
-        "LoadCredential" | "LoadCredentialEncrypted" => 1,
-        _ => return None,
-    })
-}
-
 /// The value with the paths in it replaced; nothing if all that it held is missing.
 fn replace<E>(
     value: Variant<'static>,
-    field: usize,
+    path: (usize, Role),
     find: &mut impl FnMut(&str, bool) -> Result<Option<PathBuf>, E>,
 ) -> Result<Option<Variant<'static>>, E> {
     let mut found = |text: &str, may_be_missing: bool| {
@@ -112,7 +111,7 @@ fn replace<E>(
             for element in array.iter() {
                 let element = match element {
                     Variant::Str(text) => found(text, false)?,
-                    Variant::Structure(fields) => with_path(fields, field, &mut found)?,
+                    Variant::Structure(fields) => with_path(fields, path, &mut found)?,
                     other => Some(other.clone()),
                 };
                 if let Some(element) = element {
@@ -130,14 +129,15 @@ fn replace<E>(
 /// The structure with the path in this field replaced; nothing if the path is missing.
 fn with_path<E>(
     fields: &zbus::wire::Structure<'static>,
-    field: usize,
+    (path, role): (usize, Role),
     found: &mut impl FnMut(&str, bool) -> Result<Option<Variant<'static>>, E>,
 ) -> Result<Option<Variant<'static>>, E> {
-    let may_be_missing = fields.fields().contains(&Variant::Bool(true));
+    let says_so = role.may_be_missing_field().and_then(|field| fields.fields().get(field));
+    let may_be_missing = says_so == Some(&Variant::Bool(true));
     let mut structure = zbus::wire::StructureBuilder::new();
     for (at, value) in fields.fields().iter().enumerate() {
         let value = match value {
-            Variant::Str(text) if at == field && !text.is_empty() => match found(text, may_be_missing)? {
+            Variant::Str(text) if at == path && !text.is_empty() => match found(text, may_be_missing)? {
                 Some(path) => path,
                 None => return Ok(None),
             },

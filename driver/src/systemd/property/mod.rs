@@ -7,6 +7,7 @@
 //!
 //! The grammar is that of `systemd-run -p NAME=TEXT`; tests/driver/properties.rs holds the two side by side.
 
+mod definition;
 mod grammar;
 mod host_paths;
 mod kind;
@@ -17,13 +18,11 @@ mod parse;
 mod print;
 mod reading;
 mod table;
-mod wire;
 
 use zbus::Variant;
 
+pub use definition::{Group, Paths, PropertyDef, Reach, Role};
 pub use grammar::quote;
-pub use host_paths::names_image;
-pub use kind::{Group, PropertyDef, Reach};
 pub(super) use names::step;
 pub use names::{capability_mask, capability_names};
 pub use print::{escaped, lines_of, text_of};
@@ -31,6 +30,7 @@ pub use reading::Meaning;
 
 use super::nearest::nearest;
 use super::unit_text::{self, check_text};
+use super::wire::Wire;
 use kind::{Kind, Unit};
 use table::{GONE, TABLE};
 
@@ -49,7 +49,7 @@ const LOG_INTERVAL: u64 = 30_000_000;
 pub struct Assignment {
     property: &'static PropertyDef,
     text: String,
-    wire: Vec<(String, Variant<'static>)>,
+    wire: Wire,
 }
 
 /// Why an assignment cannot be made. The message names the property and what is wrong.
@@ -157,7 +157,7 @@ impl Assignment {
     }
 
     /// What goes over the bus, in order.
-    pub fn wire(&self) -> Vec<(String, Variant<'static>)> {
+    pub fn wire(&self) -> Wire {
         self.wire.clone()
     }
 

@@ -6,16 +6,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zbus::Variant;
 
+use super::super::wire::{Wire, one};
+use super::definition::PropertyDef;
 use super::grammar::{
     self, Backslash, LIST, Parsed, Split, boolean, integer, is_space, permyriad, within, words,
 };
-use super::kind::{Kind, PropertyDef};
+use super::kind::Kind;
 use super::kinds::{
     condition, credential, device, directory, each, filter, image, leniently, limit, network, owned, path,
     unless_tilde, unsigned, word,
 };
 use super::names;
-use super::wire::{Wire, one};
 
 /// The properties of the bus for `text`.
 #[allow(clippy::too_many_lines, reason = "one line per kind of value")]

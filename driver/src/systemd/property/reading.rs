@@ -2,7 +2,8 @@
 
 use zbus::Variant;
 
-use super::kind::{Kind, PropertyDef};
+use super::definition::{Paths, PropertyDef, Role};
+use super::kind::Kind;
 use super::{Assignment, parse};
 
 /// What a value says, as far as two of them can be compared.
@@ -27,7 +28,7 @@ impl PropertyDef {
     /// Is a value a list of paths, each of which a job writes as one element, spaces included? Elements of other lists
     /// are read as in a unit file: `"~@chown @ipc"` denies both.
     pub fn takes_paths(&self) -> bool {
-        self.kind == Kind::Words && (self.name.ends_with("Paths") || self.name == "ExtensionDirectories")
+        self.paths == Paths::View || self.role() == Some(Role::ExtensionDirectory)
     }
 
     /// Is it a set, so that several values make one?
@@ -58,6 +59,11 @@ impl Assignment {
             folded.push(line);
         }
         folded
+    }
+
+    /// The line of this name that counts where a later one replaces an earlier one: the last.
+    pub fn last<'a>(all: &'a [Self], name: &str) -> Option<&'a Self> {
+        all.iter().rfind(|line| line.name() == name)
     }
 
     /// Two values of a set, the second said after the first.

@@ -1,7 +1,8 @@
 //! Every property that `systemd-run -p` takes for a service, one line each, in one file however many there are: whoever
 //! looks for one finds it here.
 
-use super::kind::{Group, Kind, PropertyDef, Reach, Unit, reserved, row};
+use super::definition::{Group, PropertyDef, Reach, Role, reserved, row};
+use super::kind::{Kind, Unit};
 
 use Group::{Exec, Process, Resource, Sandbox, Service, Unit as UnitFile};
 use Reach::{BeyondTask, Confining};
@@ -12,6 +13,7 @@ const COMMAND: &str =
 const CREDENTIAL: &str = "every user of the machine can read it over the bus: write a `credential` block";
 const ENDS: &str = "the driver starts the task by it, and reads its end from it; for a task that says when it is ready write a `notify` block";
 const KILL: &str = "Nomad stops tasks: write `kill_signal` and `kill_timeout` in the task block";
+const MSTACK: &str = "the driver does not look into what it would mount: name the task's root with `files.root_directory` or `files.root_image`";
 const OTHER_START: &str = "it has no effect on services of `Type=exec` and `Type=notify`, as tasks are";
 const RESTART: &str = "Nomad restarts tasks: write a `restart` block";
 const STREAM: &str = "the driver hands the task's output to Nomad, or to the journal (`logging.driver`), and gives it no input";
@@ -139,31 +141,31 @@ pub(super) static TABLE: &[PropertyDef] = &[
     row("UnsetEnvironment", 247, Exec, Kind::WordsUnescaped, OWN),
     row("SetLoginEnvironment", 255, Exec, Kind::Bool, OWN),
     reserved("WorkingDirectory", 247, Exec, "the driver sets it: write `work_dir` in the task's configuration, or let the program change its directory"),
-    row("RootDirectory", 247, Exec, Kind::Text, FILES).system(),
-    row("RootImage", 247, Exec, Kind::Text, FILES).system(),
-    row("RootVerity", 247, Exec, Kind::Text, FILES).system(),
+    row("RootDirectory", 247, Exec, Kind::Text, FILES).system().host(0, Role::RootDirectory),
+    row("RootImage", 247, Exec, Kind::Text, FILES).system().host(0, Role::RootImage),
+    row("RootVerity", 247, Exec, Kind::Text, FILES).system().host(0, Role::Verity),
     row("RootImageOptions", 247, Exec, Kind::RootImageOptions, FILES).system(),
-    row("RootHash", 247, Exec, Kind::RootHash, FILES).system(),
-    row("RootHashSignature", 247, Exec, Kind::RootHashSignature, FILES).system(),
+    row("RootHash", 247, Exec, Kind::RootHash, FILES).system().host(0, Role::Verity),
+    row("RootHashSignature", 247, Exec, Kind::RootHashSignature, FILES).system().host(0, Role::Verity),
     row("RootEphemeral", 254, Exec, Kind::Bool, FILES).system(),
     row("RootImagePolicy", 254, Exec, Kind::Text, FILES).system(),
     row("MountImagePolicy", 254, Exec, Kind::Text, FILES).system(),
     row("ExtensionImagePolicy", 254, Exec, Kind::Text, FILES).system(),
-    row("RootMStack", 260, Exec, Kind::Text, FILES).system(),
-    row("MountImages", 247, Exec, Kind::MountImages, FILES).system(),
-    row("ExtensionImages", 248, Exec, Kind::ExtensionImages, FILES).system(),
-    row("ExtensionDirectories", 251, Exec, Kind::Words, FILES).system(),
-    row("BindPaths", 247, Exec, Kind::Binds, FILES),
-    row("BindReadOnlyPaths", 247, Exec, Kind::Binds, FILES),
+    reserved("RootMStack", 260, Exec, MSTACK),
+    row("MountImages", 247, Exec, Kind::MountImages, FILES).system().host(0, Role::MountImage),
+    row("ExtensionImages", 248, Exec, Kind::ExtensionImages, FILES).system().host(0, Role::ExtensionImage),
+    row("ExtensionDirectories", 251, Exec, Kind::Words, FILES).system().host(0, Role::ExtensionDirectory),
+    row("BindPaths", 247, Exec, Kind::Binds, FILES).host(0, Role::Bind),
+    row("BindReadOnlyPaths", 247, Exec, Kind::Binds, FILES).host(0, Role::BindReadOnly),
     row("TemporaryFileSystem", 247, Exec, Kind::TemporaryFileSystem, HIDES),
     row("MountAPIVFS", 247, Exec, Kind::Bool, MOUNTS),
     row("MountFlags", 247, Exec, Kind::MountFlag, MOUNTS),
     row("BindLogSockets", 257, Exec, Kind::Bool, FILES),
-    row("StateDirectory", 247, Exec, Kind::Directory, DIRECTORIES),
-    row("CacheDirectory", 247, Exec, Kind::Directory, DIRECTORIES),
-    row("LogsDirectory", 247, Exec, Kind::Directory, DIRECTORIES),
-    row("RuntimeDirectory", 247, Exec, Kind::Directory, DIRECTORIES),
-    row("ConfigurationDirectory", 247, Exec, Kind::Words, DIRECTORIES),
+    row("StateDirectory", 247, Exec, Kind::Directory, DIRECTORIES).kept("/var/lib"),
+    row("CacheDirectory", 247, Exec, Kind::Directory, DIRECTORIES).kept("/var/cache"),
+    row("LogsDirectory", 247, Exec, Kind::Directory, DIRECTORIES).kept("/var/log"),
+    row("RuntimeDirectory", 247, Exec, Kind::Directory, DIRECTORIES).kept("/run"),
+    row("ConfigurationDirectory", 247, Exec, Kind::Words, DIRECTORIES).kept("/etc"),
     row("StateDirectoryMode", 247, Exec, Kind::Mode, DIRECTORIES),
     row("CacheDirectoryMode", 247, Exec, Kind::Mode, DIRECTORIES),
     row("LogsDirectoryMode", 247, Exec, Kind::Mode, DIRECTORIES),
@@ -183,10 +185,10 @@ pub(super) static TABLE: &[PropertyDef] = &[
     row("PAMName", 247, Exec, Kind::Text, USERS).system(),
     reserved("SetCredential", 247, Exec, CREDENTIAL),
     reserved("SetCredentialEncrypted", 250, Exec, CREDENTIAL),
-    row("LoadCredential", 247, Exec, Kind::LoadCredential, FILES),
-    row("LoadCredentialEncrypted", 250, Exec, Kind::LoadCredential, FILES),
+    row("LoadCredential", 247, Exec, Kind::LoadCredential, FILES).host(1, Role::Credential),
+    row("LoadCredentialEncrypted", 250, Exec, Kind::LoadCredential, FILES).host(1, Role::Credential),
     row("ImportCredential", 254, Exec, Kind::ImportCredential, FILES),
-    row("OpenFile", 253, Exec, Kind::OpenFile, FILES),
+    row("OpenFile", 253, Exec, Kind::OpenFile, FILES).host(0, Role::OpenFile),
     row("UtmpIdentifier", 247, Exec, Kind::Text, USERS).system(),
     row("UtmpMode", 247, Exec, Kind::Text, USERS).system(),
     reserved("StandardInput", 247, Exec, STREAM),
@@ -244,7 +246,7 @@ pub(super) static TABLE: &[PropertyDef] = &[
     row("IgnoreSIGPIPE", 247, Process, Kind::Bool, OWN),
     row("MemoryKSM", 254, Process, Kind::Bool, SHARES),
     row("MemoryTHP", 260, Process, Kind::Text, OWN),
-    reserved("NonBlocking", 247, Process, "it is for sockets that systemd hands over, and a task gets none"),
+    reserved("NonBlocking", 247, Process, "the program itself decides it for the sockets of its `socket` blocks"),
     row("SecureBits", 247, Sandbox, Kind::SecureBits, SANDBOX),
     // Which of them a task may have is another matter than whether it may say so.
     row("CapabilityBoundingSet", 247, Sandbox, Kind::Capabilities, SANDBOX),
@@ -276,11 +278,11 @@ pub(super) static TABLE: &[PropertyDef] = &[
     row("ProtectKernelTunables", 247, Sandbox, Kind::Bool, SANDBOX),
     row("ProtectKernelModules", 247, Sandbox, Kind::Bool, SANDBOX),
     row("ProtectKernelLogs", 247, Sandbox, Kind::Bool, SANDBOX),
-    row("ReadWritePaths", 247, Sandbox, Kind::Words, OPENS),
-    row("ReadOnlyPaths", 247, Sandbox, Kind::Words, HIDES),
-    row("InaccessiblePaths", 247, Sandbox, Kind::Words, HIDES),
-    row("ExecPaths", 248, Sandbox, Kind::Words, MOUNTS),
-    row("NoExecPaths", 248, Sandbox, Kind::Words, HIDES),
+    row("ReadWritePaths", 247, Sandbox, Kind::Words, OPENS).view(),
+    row("ReadOnlyPaths", 247, Sandbox, Kind::Words, HIDES).view(),
+    row("InaccessiblePaths", 247, Sandbox, Kind::Words, HIDES).view(),
+    row("ExecPaths", 248, Sandbox, Kind::Words, MOUNTS).view(),
+    row("NoExecPaths", 248, Sandbox, Kind::Words, HIDES).view(),
     row("SystemCallFilter", 247, Sandbox, Kind::Filter, SANDBOX),
     row("SystemCallLog", 247, Sandbox, Kind::Filter, KERNEL_LOG),
     row("SystemCallErrorNumber", 247, Sandbox, Kind::Errno, SANDBOX),
@@ -478,3 +480,35 @@ pub(super) const GONE: [(&str, &str); 12] = [
     ("StartupBlockIOWeight", "`StartupIOWeight`"),
     ("StartupCPUShares", "`StartupCPUWeight`"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::systemd::property::definition::Paths;
+
+    /// What an operator allows by the property's name, and with it whatever it names.
+    const BY_NAME: [&str; 11] = [
+        "RootImageOptions",
+        "RootEphemeral",
+        "RootImagePolicy",
+        "MountImagePolicy",
+        "ExtensionImagePolicy",
+        "BindLogSockets",
+        "ImportCredential",
+        "TemporaryFileSystem",
+        "RuntimeDirectoryPreserve",
+        "MountAPIVFS",
+        "MountFlags",
+    ];
+
+    #[test]
+    fn a_property_that_reaches_files_or_directories_says_which_of_its_words_are_paths() {
+        let reaches = |row: &&PropertyDef| {
+            [FILES, HIDES, OPENS, MOUNTS, DIRECTORIES].contains(&row.reach) && !row.name.ends_with("Mode")
+        };
+        for row in TABLE.iter().filter(reaches) {
+            let says = row.paths != Paths::None;
+            assert_ne!(says, BY_NAME.contains(&row.name), "{}", row.name);
+        }
+    }
+}

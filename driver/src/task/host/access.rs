@@ -11,11 +11,8 @@ use std::path::{Component, Path, PathBuf};
 use super::targets::{Error, MOST, Source, Target};
 use super::view::View;
 use crate::systemd::Assignment;
-use crate::task::sandbox::settled::IN_VIEW;
 use crate::task::spec::TaskSpec;
 
-/// The properties by which a job can bring files of the root.
-pub(crate) const BRINGS: [&str; 3] = ["ExtensionDirectories", "ExtensionImages", "RootImage"];
 /// Where links lead to whatever a process has, or to the root that systemd makes for it.
 const OF_PROCESSES: [&str; 6] =
     ["/dev/fd", "/dev/stderr", "/dev/stdin", "/dev/stdout", "/proc/self", "/proc/thread-self"];
@@ -24,11 +21,9 @@ const OF_SYSTEMD: &str = "/run/systemd";
 
 /// Each path that such a line names, without what stands before it.
 pub(crate) fn paths(settings: &[Assignment]) -> impl Iterator<Item = (&'static str, PathBuf)> {
-    let lines = settings.iter().filter(|line| IN_VIEW.contains(&line.name()));
-    lines.flat_map(|line| {
-        let bare = |path: String| PathBuf::from(path.trim_start_matches(['-', '+']));
-        line.texts().into_iter().map(move |path| (line.name(), bare(path)))
-    })
+    settings
+        .iter()
+        .flat_map(|line| line.paths_in_view().into_iter().map(|path| (line.name(), PathBuf::from(path))))
 }
 
 /// Is the way to each path one that no task can change? `targets` is what is mounted for the task beside its directories.
@@ -85,8 +80,7 @@ pub(crate) fn check(
 /// The settings, with what is said of `/alloc` said of the mount points in it as well, which systemd would leave out.
 pub(crate) fn of_all_alloc(settings: Vec<Assignment>, apart: &[&str]) -> Vec<Assignment> {
     let with_its_mount_points = |line: Assignment| {
-        let is_of_view = IN_VIEW.contains(&line.name());
-        let texts = if is_of_view { line.texts() } else { Vec::new() };
+        let texts = if line.paths_in_view().is_empty() { Vec::new() } else { line.texts() };
         let alloc = texts.into_iter().find(|text| text.trim_start_matches(['-', '+']) == "/alloc");
         let more = alloc.and_then(|alloc| {
             let alloc = alloc.trim_start_matches('-');

@@ -107,14 +107,21 @@ pub fn carried(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     env.iter().enumerate().map(carry).collect()
 }
 
-/// Gives an ephemeral user its task's `local/` as home, unless the job names another: systemd knows of none, and many
-/// programs fail without.
+/// The variables of a task and of commands in it: those that Nomad has `said`, without those that the operator denies.
 ///
-/// `said` is what Nomad has said, of which an operator may deny a part.
-pub fn give_home(env: &mut BTreeMap<String, String>, said: &BTreeMap<String, String>) {
-    if let Some(local) = said.get("NOMAD_TASK_DIR").cloned() {
-        env.entry("HOME".to_owned()).or_insert(local);
+/// An ephemeral user has its task's `local/` as home, unless the job names another: systemd knows of none, and many
+/// programs fail without.
+pub fn of_task(
+    said: &BTreeMap<String, String>,
+    is_denied: impl Fn(&str) -> bool,
+    is_ephemeral: bool,
+) -> BTreeMap<String, String> {
+    let kept = said.iter().filter(|(name, _)| !is_denied(name));
+    let mut env: BTreeMap<_, _> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+    if let Some(local) = said.get("NOMAD_TASK_DIR").filter(|_| is_ephemeral) {
+        env.entry("HOME".to_owned()).or_insert_with(|| local.clone());
     }
+    env
 }
 
 /// Are these variables that a task can have?

@@ -7,14 +7,14 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use crate::systemd::{self, Assignment};
+use crate::systemd::{self, Assignment, PropertyDef, Role};
 use crate::task::config::settings;
 use crate::task::config::{Device, Mount};
 use crate::task::host::open;
 use crate::task::host::pin::{Base, Pins};
 use crate::task::host::targets::{self, Source, Target};
 use crate::task::host::view::View;
-use crate::task::sandbox::policy::{BINDS, Policy};
+use crate::task::sandbox::policy::Policy;
 use crate::task::spec::TaskSpec;
 use crate::task::spec::activation::{Address, Listener};
 
@@ -92,11 +92,13 @@ pub enum Error {
     },
     /// The operator allows it to be read.
     #[error(
-        "{}: the operator of this node allows jobs to read {path}, and no more: bind it with `bind_read_only_paths`, \
+        "{}: the operator of this node allows jobs to read {path}, and no more: {instead}, \
          or have the operator leave out `:ro` (`allow_host_paths` in the plugin's configuration)", settings::shown(.option))]
     ReadOnly {
         /// The property.
         option: &'static str,
+        /// What to do in its place.
+        instead: &'static str,
         /// As the job says it.
         path: PathBuf,
     },
@@ -114,7 +116,8 @@ pub enum Error {
 
 /// What to do about a path of the task's own that is not there: systemd makes none.
 fn advice(option: &str, path: &Path, source: &io::Error) -> &'static str {
-    if source.kind() == io::ErrorKind::NotFound && path.is_relative() && BINDS.contains(&option) {
+    let is_bind = systemd::property(option).and_then(PropertyDef::role).is_some_and(Role::is_bind);
+    if source.kind() == io::ErrorKind::NotFound && path.is_relative() && is_bind {
         "; it must be there before the task starts: make it with a `template`, an `artifact` or a prestart task, or bind \
          `alloc/data`, which Nomad makes"
     } else if source.kind() == io::ErrorKind::NotFound && path.is_relative() && option == "credential" {
@@ -134,13 +137,16 @@ pub fn resolve(
 ) -> Result<Vec<Assignment>, Error> {
     let mut resolved = Vec::with_capacity(settings.len());
     for line in settings {
-        let extends =
-            ["ExtensionImages", "ExtensionDirectories"].contains(&line.name()) && !line.text().is_empty();
+        let extends = line.role().is_some_and(Role::is_extension) && !line.text().is_empty();
         if extends && matches!(task.view, View::Private { .. }) {
             return Err(Error::NoBase { option: line.name() });
         }
+        let Some(role) = line.role() else {
+            resolved.push(line.clone());
+            continue;
+        };
         let pinned = line.clone().with_host_paths(|path, may_be_missing| {
-            match find(line.name(), Path::new(path), task, policy, pins) {
+            match find((line.name(), role), Path::new(path), task, policy, pins) {
                 // Only where the job may name it: systemd would look again, and by then it may be there.
                 Err(Error::Find { source, .. })
                     if may_be_missing && source.kind() == io::ErrorKind::NotFound =>
@@ -192,20 +198,14 @@ pub fn targets(settings: &[Assignment], task: &TaskSpec) -> Vec<Target> {
 
 /// Can a job change what this line names: is it in the task's directories, or an image that nobody vouches for?
 pub(crate) fn is_of_job(line: &Assignment, task: &TaskSpec, policy: &Policy) -> bool {
-    let name = line.name();
-    let is_own = |path: &String| {
-        let path = Path::new(path.trim_start_matches('-'));
-        in_own_directory(path, &task.dirs.local, task).is_some()
-    };
-    // Behind an image there are options; directories are a list of nothing else.
-    let paths = line.texts();
-    let count = if name == "ExtensionDirectories" { paths.len() } else { 1 };
-    systemd::names_image(name) && policy.allows_images_of_tasks() || paths.iter().take(count).any(is_own)
+    let is_own = |path: &PathBuf| in_own_directory(path, &task.dirs.local, task).is_some();
+    line.role().is_some_and(Role::brings_files) && policy.allows_images_of_tasks()
+        || line.host_paths().iter().any(is_own)
 }
 
 /// Pins what is at `path` on the host, for a job that names it in this property.
 fn find(
-    option: &'static str,
+    (option, role): (&'static str, Role),
     path: &Path,
     task: &TaskSpec,
     policy: &Policy,
@@ -215,22 +215,21 @@ fn find(
     let dirs = &task.dirs;
     check_no_parent(option, path)?;
     if let Some((directory, below)) = in_own_directory(path, &dirs.local, task) {
-        if option == "RootDirectory" {
+        if role == Role::RootDirectory {
             return Err(Error::OwnRoot { path: path.to_owned() });
         }
         if directory == dirs.shared {
-            return shared(option, path, &below, task, pins);
+            return shared((option, role), path, &below, task, pins);
         }
-        if systemd::names_image(option) && !policy.allows_images_of_tasks() {
+        if role.brings_files() && !policy.allows_images_of_tasks() {
             return Err(Error::OwnImage { option, path: path.to_owned() });
         }
         let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &directory };
         return pins.pin(base, &below, |_| Ok(())).map_err(failed);
     }
-    let (base, inside) = allowed(option, path, policy)?;
+    let (base, inside) = allowed((option, role), path, policy)?;
     // systemd makes mount points in the root of a task, and the kernel reads an image: nobody else may change them.
-    let is_roots =
-        option == "RootDirectory" || systemd::names_image(option) && !policy.allows_images_of_tasks();
+    let is_roots = role == Role::RootDirectory || role.brings_files() && !policy.allows_images_of_tasks();
     pins.pin(base, inside, |object| if is_roots { check_root(object) } else { Ok(()) }).map_err(|source| {
         if source.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) {
             Error::LinkedAway { option, path: path.to_owned() }
@@ -243,7 +242,7 @@ fn find(
 /// Pins what is in the directory that the group shares, to be seen under another path. In any other way systemd or the
 /// kernel would read what another task may change meanwhile.
 fn shared(
-    option: &'static str,
+    (option, role): (&'static str, Role),
     path: &Path,
     below: &Path,
     task: &TaskSpec,
@@ -251,7 +250,7 @@ fn shared(
 ) -> Result<PathBuf, Error> {
     let mut parts = below.components();
     // Under another path the pipes of the logs, which root opens, could be replaced.
-    let first = parts.next().filter(|first| first.as_os_str() != "logs" && BINDS.contains(&option));
+    let first = parts.next().filter(|first| first.as_os_str() != "logs" && role.is_bind());
     let Some(first) = first else { return Err(Error::Shared { option, path: path.to_owned() }) };
     let directory = task.dirs.shared.join(first);
     let failed = |source| Error::Find { option, path: path.to_owned(), source };
@@ -296,27 +295,25 @@ fn in_own_directory(path: &Path, relative_to: &Path, task: &TaskSpec) -> Option<
     })
 }
 
-/// What writes nothing to the paths that it names.
-const READING: [&str; 7] = [
-    "BindReadOnlyPaths",
-    "ExtensionDirectories",
-    "ExtensionImages",
-    "RootHash",
-    "RootHashSignature",
-    "RootVerity",
-    "credential",
-];
+/// What a job can do about a path that it may only read, to go on in the sentence.
+fn instead_of(role: Role) -> &'static str {
+    match role {
+        Role::Bind => "bind it with `files.bind_read_only_paths`",
+        Role::OpenFile => "bind it with `files.bind_read_only_paths` and open it in the task",
+        _ => "name another path",
+    }
+}
 
 /// The path of the operator's that allows this one, and where in it.
 fn allowed<'a>(
-    option: &'static str,
+    (option, role): (&'static str, Role),
     path: &'a Path,
     policy: &'a Policy,
 ) -> Result<(Base<'a>, &'a Path), Error> {
     let refused = || Error::NotAllowed { option, path: path.to_owned() };
     let root = policy.allowed_root(path).ok_or_else(refused)?;
-    if root.read_only && !READING.contains(&option) {
-        return Err(Error::ReadOnly { option, path: path.to_owned() });
+    if root.read_only && !role.only_reads() {
+        return Err(Error::ReadOnly { option, instead: instead_of(role), path: path.to_owned() });
     }
     let inside = path.strip_prefix(&root.path).map_err(|_| refused())?;
     Ok((Base::Host(&root.path), inside))
@@ -335,7 +332,7 @@ pub fn credential(path: &Path, before: usize, task: &TaskSpec, policy: &Policy) 
     let file = if let Some((directory, inside)) = in_own_directory(path, &dirs.secrets, task) {
         open::open_within(&dirs.alloc_dir, &directory, &inside)
     } else {
-        let (base, inside) = allowed(option, path, policy)?;
+        let (base, inside) = allowed((option, Role::Credential), path, policy)?;
         base.open(inside).and_then(|found| open::reopen_regular(&found))
     };
     let left = CREDENTIALS_MAX.saturating_sub(before);

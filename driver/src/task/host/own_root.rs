@@ -10,7 +10,7 @@ use super::access;
 use super::targets::{Error, Target};
 use super::way::is_safe;
 use crate::kernel;
-use crate::systemd::{Assignment, Meaning};
+use crate::systemd::{Assignment, Meaning, Role};
 
 /// Where systemd and the driver mount something for every task, and make what is missing as root.
 const OF_TASKS: [&str; 15] = [
@@ -30,10 +30,6 @@ const OF_TASKS: [&str; 15] = [
     "/tmp",
     "/var/tmp",
 ];
-/// Properties that bring files in which systemd looks for mount points.
-const ROOTS: [&str; 5] =
-    ["ExtensionDirectories", "ExtensionImages", "MountImages", "RootDirectory", "RootImage"];
-
 /// Refuses a user namespace (`PrivateUsers=`) where the job can change the root in which systemd sets the namespace up. `is_of_job` tells whether a job can change what
 /// is at such a path.
 pub(crate) fn check_namespace(
@@ -41,17 +37,20 @@ pub(crate) fn check_namespace(
     targets: &[Target],
     is_of_job: impl Fn(&Assignment) -> bool,
 ) -> Result<(), Error> {
-    let users = settings.iter().rfind(|line| line.name() == "PrivateUsers").map(Assignment::meaning);
+    let users = Assignment::last(settings, "PrivateUsers").map(Assignment::meaning);
     let has_users = users.is_some_and(|users| users != Meaning::Text("no".to_owned()));
     // Since systemd 258 it makes a user namespace as well.
     if !has_users && !settings.iter().any(|line| line.name() == "DelegateNamespaces") {
         return Ok(());
     }
     // Nobody looks into the operator's image either, and every system has links, such as /var/run.
-    let is_image_with_mounts =
-        |line: &Assignment| line.name() == "RootImage" && !line.text().is_empty() && !targets.is_empty();
-    let can_lead =
-        |line: &&Assignment| ROOTS.contains(&line.name()) && is_of_job(line) || is_image_with_mounts(line);
+    let is_image_with_mounts = |line: &Assignment| {
+        line.role() == Some(Role::RootImage) && !line.text().is_empty() && !targets.is_empty()
+    };
+    let brings_files = |role: Role| role.brings_files() || role == Role::RootDirectory;
+    let can_lead = |line: &&Assignment| {
+        line.role().is_some_and(brings_files) && is_of_job(line) || is_image_with_mounts(line)
+    };
     match settings.iter().find(can_lead) {
         Some(line) => Err(Error::NamespaceInRoot { option: line.name() }),
         None => Ok(()),
@@ -66,9 +65,8 @@ pub(crate) fn check_extensions(
     targets: &[Target],
     programs: &[PathBuf],
 ) -> Result<(), Error> {
-    let extends = |line: &&Assignment| {
-        ["ExtensionDirectories", "ExtensionImages"].contains(&line.name()) && !line.texts().is_empty()
-    };
+    let extends =
+        |line: &&Assignment| line.role().is_some_and(Role::is_extension) && !line.texts().is_empty();
     let Some(extension) = settings.iter().find(extends) else { return Ok(()) };
     let is_extended =
         |path: &Path| ["/etc", "/opt", "/usr"].iter().any(|extended| path.starts_with(extended));

@@ -6,54 +6,55 @@ use std::path::{Path, PathBuf};
 
 use super::pin::Pins;
 use super::place::{self, Place};
+use super::targets::{Missing, Target};
 use super::view::{self, View};
 use super::{access, dirs, files, own_root, targets, users};
 use crate::kernel;
-use crate::systemd::Assignment;
+use crate::systemd::{Assignment, Role};
 use crate::task::config::{self, Credential};
 use crate::task::error::Error;
 use crate::task::spec::{self, Identity, NodeSpec, TaskSpec};
 use crate::task::unit::HostResources;
 
-/// Makes what the task needs on the host beside its allocation.
+/// Names, and the files of the host that systemd reads under them.
+type Copies = Vec<(String, PathBuf)>;
+
+/// Where something is mounted for the task, and the mount points that the operating system lacks.
+struct Points {
+    targets: Vec<Target>,
+    missing: Missing,
+}
+
+/// Makes what the task needs on the host beside its allocation, once nothing speaks against it.
 pub(crate) fn make(
     place: &Place,
     task: &TaskSpec,
     node: &NodeSpec,
     pins: &mut Pins,
 ) -> Result<HostResources, Error> {
+    let points = check(task, node).map_err(|error| Error::Files(files::Error::Target(error)))?;
     let said = &task.settings;
-    let points = files::targets(said, task);
-    let refused = |error| Error::Files(files::Error::Target(error));
-    let shim = node.wasm.shim().ok();
-    let ours: Vec<PathBuf> =
-        [node.runtime_dir.clone(), node.wasm.state_dir.clone()].into_iter().chain(shim).collect();
-    let missing = targets::check(&points, task, &ours).map_err(refused)?;
-    let is_of_job = |line: &Assignment| files::is_of_job(line, task, &node.policy);
-    own_root::check_namespace(said, &points, is_of_job).map_err(refused)?;
-    let programs = if task.view == View::Host { ours.as_slice() } else { &[] };
-    own_root::check_extensions(said, &points, programs).map_err(refused)?;
-    let brings_links = said.iter().any(|line| access::BRINGS.contains(&line.name()) && is_of_job(line));
-    access::check(said, &points, task, brings_links).map_err(refused)?;
     let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
-    let root_directory = settings.iter().rfind(|line| line.name() == "RootDirectory");
+    let root_directory = Assignment::last(&settings, "RootDirectory");
     if let Some(root) = root_directory.and_then(|line| line.texts().into_iter().next()) {
-        own_root::check_ways(Path::new(&root), said, &points).map_err(refused)?;
+        own_root::check_ways(Path::new(&root), said, &points.targets)
+            .map_err(|error| Error::Files(files::Error::Target(error)))?;
     }
     let mounts = files::mounts(task, pins).map_err(Error::Files)?;
-    let failed = |source| Error::View { directory: node.runtime_dir.clone(), source };
-    let overlays = overlays(place, &missing, &settings, &mounts, pins)?;
+    let failed = |what| move |source| Error::Make { what, directory: node.runtime_dir.clone(), source };
+    let overlays = overlays(place, &points.missing, &settings, &mounts, pins)?;
     let mut root = node.wasm.root.clone();
     if matches!(task.view, View::Private { .. }) && task.needs_a_root_of_its_own(&settings) {
         root = place.root();
-        place.make().map_err(failed)?;
-        view::prepare(&root, &node.wasm.host_paths).map_err(failed)?;
+        let made = place.make().and_then(|()| view::prepare(&root, &node.wasm.host_paths));
+        made.map_err(failed("the root of the task's view"))?;
     }
     if let Identity::Number(number) = task.identity {
-        place.tell_of_user(number).map_err(failed)?;
+        place.tell_of_user(number).map_err(failed("the record of the task's user"))?;
         check_known(number)?;
     }
-    let etc = if task.etc.is_empty() { Vec::new() } else { place.etc(&task.etc).map_err(failed)? };
+    let etc = if task.etc.is_empty() { Ok(Vec::new()) } else { place.etc(&task.etc) };
+    let etc = etc.map_err(failed("a file of the task's `/etc`"))?;
     let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
     let sockets = sockets.map_err(Error::Files)?;
     let directory = task.dirs.alloc_dir.clone();
@@ -61,28 +62,57 @@ pub(crate) fn make(
     let apart = closed.map_err(|source| Error::Directories { directory, source })?;
     // Those of the host's other users are theirs, and the job's author is none of them.
     let has_own_terminals = matches!(task.identity, Identity::User(_)) && task.view != View::Host;
-    let terminals =
-        if has_own_terminals && !task.is_guest() { pins.terminals().map_err(failed)? } else { None };
+    let terminals = if has_own_terminals && !task.is_guest() { pins.terminals() } else { Ok(None) };
+    let terminals = terminals.map_err(failed("the task's file system of terminals"))?;
     let settings = if task.view == View::Host { settings } else { access::of_all_alloc(settings, &apart) };
-    let mut made = HostResources {
+    let (credentials, encrypted) = credentials(place, task, node)?;
+    Ok(HostResources {
         root,
         terminals,
         apart,
         settings,
         etc,
+        credentials,
+        encrypted,
         sockets,
         mounts,
         overlays,
         ..HostResources::default()
-    };
+    })
+}
+
+/// Does nothing speak against what the job says of files? Nothing was made so far.
+fn check(task: &TaskSpec, node: &NodeSpec) -> Result<Points, targets::Error> {
+    let said = &task.settings;
+    let targets = files::targets(said, task);
+    let shim = node.wasm.shim().ok();
+    let ours: Vec<PathBuf> =
+        [node.runtime_dir.clone(), node.wasm.state_dir.clone()].into_iter().chain(shim).collect();
+    let missing = targets::check(&targets, task, &ours)?;
+    let is_of_job = |line: &Assignment| files::is_of_job(line, task, &node.policy);
+    own_root::check_namespace(said, &targets, is_of_job)?;
+    let programs = if task.view == View::Host { ours.as_slice() } else { &[] };
+    own_root::check_extensions(said, &targets, programs)?;
+    let is_in_root = |role: Role| role.is_extension() || role == Role::RootImage;
+    let brings_links = said.iter().any(|line| line.role().is_some_and(is_in_root) && is_of_job(line));
+    access::check(said, &targets, task, brings_links)?;
+    Ok(Points { targets, missing })
+}
+
+/// A copy of each credential: those that are plain, and those that systemd decrypts.
+fn credentials(place: &Place, task: &TaskSpec, node: &NodeSpec) -> Result<(Copies, Copies), Error> {
+    let (mut plain, mut sealed) = (Vec::new(), Vec::new());
     let mut read = 0;
     for Credential { name, path, encrypted } in &task.credentials {
         let content = files::credential(Path::new(path), read, task, &node.policy).map_err(Error::Files)?;
         read += content.len();
-        let copy = (name.clone(), place.credential(name, &content).map_err(failed)?);
-        if *encrypted { made.encrypted.push(copy) } else { made.credentials.push(copy) }
+        let copy = place.credential(name, &content).map_err(|source| {
+            let what = "the copy of a credential";
+            Error::Make { what, directory: node.runtime_dir.clone(), source }
+        })?;
+        if *encrypted { &mut sealed } else { &mut plain }.push((name.clone(), copy));
     }
-    Ok(made)
+    Ok((plain, sealed))
 }
 
 /// Does the host know a user that Nomad made up, now that it was told?
@@ -104,7 +134,7 @@ fn check_known(number: u32) -> Result<(), Error> {
 /// Makes the mount points that the operating system lacks, each as what is mounted there.
 fn overlays(
     place: &Place,
-    missing: &targets::Missing,
+    missing: &Missing,
     settings: &[Assignment],
     mounts: &[config::Mount],
     pins: &mut Pins,

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::systemd::{MainExit, Service, UnitState};
+use crate::systemd::{Ended, MainExit, Service, UnitState};
 use crate::task::spec;
 use crate::task::wasm::outcome::{self, Outcome};
 
@@ -33,34 +33,39 @@ pub struct Exit {
 impl Exit {
     /// What a unit's state says of its end; nothing while it runs.
     pub(super) fn of(state: &UnitState) -> Option<Self> {
+        let at = state.exited_at().unwrap_or_else(SystemTime::now);
+        Some(Self::by(state.exit()?, &state.result, state.was_stopped(), at))
+    }
+
+    /// What the journal says of the end of a unit that is gone.
+    pub(super) fn in_journal(ended: &Ended) -> Self {
+        let Ended { exit, result, at, was_stopped } = ended;
+        Self::by(*exit, result, *was_stopped, *at)
+    }
+
+    /// `result` is systemd's word for how the unit ended (org.freedesktop.systemd1(5), `Result`).
+    fn by(exit: MainExit, result: &str, was_stopped: bool, at: SystemTime) -> Self {
         const SIGABRT: i32 = 6;
         const SIGTERM: i32 = 15;
         // A task that had to be ended has failed, also if it took the signal for a wish and obeyed.
-        let ended_by = match state.result.as_str() {
-            _ if state.was_stopped() => None,
+        let ended_by = match result {
+            _ if was_stopped => None,
             "timeout" => Some(MainExit::Signal(SIGTERM)),
             "watchdog" => Some(MainExit::Signal(SIGABRT)),
             _ => None,
         };
-        let exit = match (state.exit()?, ended_by) {
-            (MainExit::Status(0), Some(signal)) => signal,
-            (exit, _) => exit,
+        let (code, signal) = match (exit, ended_by) {
+            (MainExit::Status(0), Some(MainExit::Signal(signal))) | (MainExit::Signal(signal), _) => {
+                (128 + signal, signal)
+            }
+            (MainExit::Status(status), _) => (status, 0),
         };
-        let exit = Self::by(exit, state.exited_at().unwrap_or_else(SystemTime::now));
-        Some(Self { oom_killed: state.result == "oom-kill", ..exit })
-    }
-
-    pub(super) fn by(exit: MainExit, at: SystemTime) -> Self {
-        let (code, signal) = match exit {
-            MainExit::Status(status) => (status, 0),
-            MainExit::Signal(signal) => (128 + signal, signal),
-        };
-        Self { code, signal, oom_killed: false, unknown: None, at }
+        Self { code, signal, oom_killed: result == "oom-kill", unknown: None, at }
     }
 
     pub(super) fn removed() -> Self {
         let unknown =
-            "the task's unit was removed from outside (systemctl stop?), its exit status is unknown";
+            "the task's unit was removed by somebody else (systemctl stop?), and its exit status is unknown";
         Self {
             code: -1,
             signal: 0,
@@ -103,7 +108,7 @@ pub(super) fn word_of_the_end(
     if state.was_stopped() && !is_asked {
         // systemd tells both alike.
         let itself = if speaks { ", or it said itself that it stops (STOPPING=1)" } else { "" };
-        return Some((format!("Its unit was stopped from outside (systemctl stop?){itself}"), vec![]));
+        return Some((format!("Its unit was stopped by somebody else (systemctl stop?){itself}"), vec![]));
     }
     match state.result.as_str() {
         "watchdog" => {

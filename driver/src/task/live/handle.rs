@@ -17,11 +17,12 @@ use crate::systemd::{Ended, Manager, Systemd, Unit, UnitName, Whom};
 use crate::task::Error;
 use crate::task::config::{TaskId, TaskIdentity};
 use crate::task::host::dirs::TaskDirs;
+use crate::task::host::env;
 use crate::task::live::cgroup::Cgroup;
 use crate::task::live::events::Events;
 use crate::task::live::exec::{self, Report, Session};
 use crate::task::live::exit::{Exit, Phase};
-use crate::task::live::init::Init;
+use crate::task::live::init_watch::InitWatch;
 use crate::task::live::owner::Owner;
 use crate::task::live::saved::{Saved, Traits, boot_id};
 use crate::task::live::signal::Signal;
@@ -93,7 +94,7 @@ impl Handle {
             events: events.clone(),
             identity: identity.clone(),
         };
-        let init = if init { Init::of(handle.pid, handle.unit.as_str()) } else { None };
+        let init = if init { InitWatch::of(handle.pid, handle.unit.as_str()) } else { None };
         let is_asked = Arc::clone(&handle.is_asked);
         let owner =
             Owner { identity, unit, traits, systemd, events, is_asked, phase: sender, served: served_sender };
@@ -109,10 +110,10 @@ impl Handle {
         systemd: Systemd,
         events: Events,
     ) -> Self {
-        let exit = end.map_or_else(Exit::removed, |end| Exit::by(end.exit, SystemTime::now()));
+        let exit = end.as_ref().map_or_else(Exit::removed, Exit::in_journal);
         // Nomad also asks for tasks that ended long ago and were destroyed.
         if end.is_some_and(|end| end.was_stopped) {
-            let word = "Its unit was stopped from outside (systemctl stop?) while the driver was away";
+            let word = "Its unit was stopped by somebody else (systemctl stop?) while the driver was away";
             events.tell(&identity, word.to_owned(), &[("unit", saved.unit.clone())]);
         }
         let (sender, phase) = watch::channel(Phase::Exited(exit));
@@ -275,11 +276,8 @@ impl Handle {
         let (Some(main_pid), Some(cgroup)) = (main_pid, Cgroup::of_unit(&service.control_group)) else {
             return Err(Error::Exec(exec::Error::Ended));
         };
-        let mut env = self.identity.env.clone();
-        env.retain(|name, _| crate::task::host::env::is_name(name) && !policy.denies_variable(name));
-        if service.dynamic_user {
-            crate::task::host::env::give_home(&mut env, &self.identity.env);
-        }
+        let is_denied = |name: &str| !env::is_name(name) || policy.denies_variable(name);
+        let mut env = env::of_task(&self.identity.env, is_denied, service.dynamic_user);
         env.entry("INVOCATION_ID".to_owned()).or_insert_with(|| self.saved.invocation.0.clone());
         Ok(Plan {
             argv,

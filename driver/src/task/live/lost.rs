@@ -18,7 +18,6 @@ use rustix::process::{Pid, getppid};
 
 use crate::systemd::UnitName;
 use crate::task::Shared;
-use crate::task::Slot;
 use crate::task::spec;
 
 /// Looks for lost units each time that this long has passed, for as long as the agent that started us lives.
@@ -68,15 +67,8 @@ impl Shared {
 
     /// The units of all live tasks, and the directories in which their agents keep allocations.
     fn asked_for(&self) -> (HashSet<UnitName>, HashSet<PathBuf>) {
-        let table = self.table.lock();
-        let live = || {
-            table.values().filter_map(|slot| match slot {
-                Slot::Live(handle) => Some(handle),
-                Slot::Starting(_) => None,
-            })
-        };
-        let directories = self.alloc_parents.lock().clone();
-        (live().map(|handle| handle.unit().clone()).collect(), directories)
+        let units = self.live().iter().map(|handle| handle.unit().clone()).collect();
+        (units, self.alloc_parents.lock().clone())
     }
 
     async fn alloc_dir_of(&self, unit: &UnitName) -> Option<PathBuf> {
@@ -92,8 +84,8 @@ impl Shared {
         found.is_ok_and(|unit| unit.state().started_at().is_some_and(|started| started < than))
     }
 
-    /// Remembers that the agent of this allocation is ours.
-    pub(crate) fn serves(&self, alloc_dir: &Path) {
+    /// Notes where the agent that asks for this task keeps its allocations: the agent is ours.
+    pub(crate) fn note_agent_of(&self, alloc_dir: &Path) {
         if let Some(parent) = alloc_dir.parent() {
             self.alloc_parents.lock().insert(parent.to_owned());
         }

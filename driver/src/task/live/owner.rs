@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::events::Events;
 use super::exit::{Exit, Phase, Word, out_of_memory, word_of_the_end, word_of_trouble};
-use super::init::Init;
+use super::init_watch::InitWatch;
 use super::saved::Traits;
 use super::signal::Signal;
 use crate::systemd::{Systemd, Unit, UnitState, Whom};
@@ -71,7 +71,7 @@ impl Rest {
 
 impl Owner {
     /// Follows the task to its end. `init` reaps what the program leaves.
-    pub(super) async fn follow(mut self, init: Option<Init>) {
+    pub(super) async fn follow(mut self, init: Option<InitWatch>) {
         let before = *self.served.borrow();
         let mut trouble = Trouble::since(before.unwrap_or_default());
         let state = match self.run(init, &mut trouble).await {
@@ -98,9 +98,9 @@ impl Owner {
     }
 
     /// Until the main process ends.
-    async fn run(&mut self, init: Option<Init>, trouble: &mut Trouble) -> Followed {
+    async fn run(&mut self, init: Option<InitWatch>, trouble: &mut Trouble) -> Followed {
         let mut said = self.unit.state().status_text;
-        let mut rest = std::pin::pin!(Init::end_what_is_left(init));
+        let mut rest = std::pin::pin!(InitWatch::end_what_is_left(init));
         let mut is_ended = false;
         loop {
             tokio::select! {

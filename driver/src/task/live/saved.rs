@@ -20,7 +20,7 @@ pub struct Saved {
     /// It has sockets that were open before it started, in a unit of their own.
     #[serde(default)]
     pub listens: bool,
-    /// Its job has a `notify` block, and it is no guest.
+    /// See `TaskSpec::speaks`.
     #[serde(default)]
     pub speaks: bool,
     /// It is a guest that serves.
@@ -42,7 +42,7 @@ pub(crate) struct Traits {
     pub(crate) copied: bool,
     /// Has a unit of its sockets.
     pub(crate) listens: bool,
-    /// Has a `notify` block, and is no guest that serves: systemd listens to the task itself.
+    /// See `TaskSpec::speaks`.
     pub(crate) speaks: bool,
     /// Is a guest that serves.
     pub(crate) serves: bool,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::systemd::{self, Assignment, Reach, capability_mask};
+use crate::systemd::{Assignment, Reach, Role, capability_mask};
 use crate::task::config::PluginConfig;
 use crate::task::config::options::Opt;
 use crate::task::config::settings::option_of;
@@ -10,9 +10,6 @@ use crate::task::host::view::is_plain;
 use crate::task::sandbox::option_properties;
 use crate::task::sandbox::preset::{self, Looser, Preset};
 use crate::task::spec::Error;
-
-/// The properties that show a task files under another path.
-pub(crate) const BINDS: [&str; 2] = ["BindPaths", "BindReadOnlyPaths"];
 
 /// All that can only take from a task, as a pattern of properties.
 const CONFINING: &str = "@confining";
@@ -75,14 +72,61 @@ pub struct Policy {
     pub root: Root,
 }
 
+fn within(ranges: &[(u32, u32)], id: u32) -> bool {
+    ranges.iter().any(|(first, last)| (*first..=*last).contains(&id))
+}
+
+/// Does each pattern stand for a property? A word that is misspelt would allow, or worse deny, nothing.
+fn check_patterns(option: &'static str, patterns: &[String]) -> Result<(), Error> {
+    let is_known = |pattern: &&String| {
+        (*pattern == CONFINING && option == "allow_properties")
+            || option_properties::all().any(|name| matches(pattern, name))
+    };
+    let wanted = "the name of a systemd property such as \"LogNamespace\", or a pattern such as \"Log*\"";
+    let unknown = patterns.iter().find(|pattern| !is_known(pattern));
+    unknown.map_or(Ok(()), |pattern| Err(Error::Plugin { option, value: pattern.clone(), wanted }))
+}
+
+/// What a job's author can do about an option that the operator must allow by the property's name, to go on in a sentence
+/// after "or" or a semicolon.
+pub(crate) fn how_to_allow(property: &str) -> String {
+    format!(
+        "have the operator of this node add \"{property}\", beside \"{CONFINING}\", to `allow_properties` in the plugin's \
+         configuration"
+    )
+}
+
 impl Policy {
     /// Checks the operator's words.
     pub fn resolve(config: &PluginConfig) -> Result<Self, Error> {
+        let PluginConfig {
+            allow_caps,
+            allow_host_paths,
+            allow_properties,
+            allow_root,
+            deny_properties,
+            denied_host_gids,
+            denied_host_uids,
+            denied_envvars,
+            sandbox_floor,
+            default_user: _, // these are the node's
+            dynamic_workload_users: _,
+            ephemeral_user: _,
+            fs_isolation: _,
+            host_paths: _,
+            log_driver: _,
+            lost_after: _,
+            manager: _,
+            sandbox: _,
+            shim_dir: _,
+            state_dir: _,
+            wasm_cache_size: _,
+        } = config;
         let wrong = |option, value: &str| {
             let value = value.to_owned();
             move |wanted| Error::Plugin { option, value, wanted }
         };
-        let (local, host): (Vec<_>, Vec<_>) = config.allow_host_paths.iter().partition(|path| *path == LOCAL);
+        let (local, host): (Vec<_>, Vec<_>) = allow_host_paths.iter().partition(|path| *path == LOCAL);
         let host: Vec<HostPath> = host.into_iter().map(|text| HostPath::parse(text)).collect();
         if let Some(HostPath { path, .. }) = host
             .iter()
@@ -91,37 +135,24 @@ impl Policy {
             let wanted = "an absolute path without `..`, one with `:ro` at its end, or \"local\"";
             return Err(wrong("allow_host_paths", &path.display().to_string())(wanted));
         }
-        for (option, patterns) in
-            [("allow_properties", &config.allow_properties), ("deny_properties", &config.deny_properties)]
-        {
-            // A word that is misspelt would allow, or worse deny, nothing.
-            let is_known = |pattern: &String| {
-                (pattern == CONFINING && option == "allow_properties")
-                    || option_properties::all().any(|name| matches(pattern, name))
-            };
-            if let Some(pattern) = patterns.iter().find(|pattern| !is_known(pattern)) {
-                return Err(wrong(option, pattern)(
-                    "the name of a systemd property such as \"LogNamespace\", or a pattern such as \"Log*\"",
-                ));
-            }
-        }
+        check_patterns("allow_properties", allow_properties)?;
+        check_patterns("deny_properties", deny_properties)?;
         Ok(Self {
-            capabilities: capabilities(&config.allow_caps)
+            capabilities: capabilities(allow_caps)
                 .map_err(|name| wrong("allow_caps", &name)("a capability"))?,
             host_paths: host,
             images_of_tasks: !local.is_empty(),
-            allowed: config.allow_properties.clone(),
-            denied: config.deny_properties.clone(),
-            uids: ranges(&config.denied_host_uids)
+            allowed: allow_properties.clone(),
+            denied: deny_properties.clone(),
+            uids: ranges(denied_host_uids)
                 .ok_or(RANGES)
-                .map_err(wrong("denied_host_uids", &config.denied_host_uids))?,
-            gids: ranges(&config.denied_host_gids)
+                .map_err(wrong("denied_host_uids", denied_host_uids))?,
+            gids: ranges(denied_host_gids)
                 .ok_or(RANGES)
-                .map_err(wrong("denied_host_gids", &config.denied_host_gids))?,
-            denied_env: config.denied_envvars.clone(),
-            floor: Preset::parse(&config.sandbox_floor)
-                .map_err(wrong("sandbox_floor", &config.sandbox_floor))?,
-            root: Root::parse(&config.allow_root).map_err(wrong("allow_root", &config.allow_root))?,
+                .map_err(wrong("denied_host_gids", denied_host_gids))?,
+            denied_env: denied_envvars.clone(),
+            floor: Preset::parse(sandbox_floor).map_err(wrong("sandbox_floor", sandbox_floor))?,
+            root: Root::parse(allow_root).map_err(wrong("allow_root", allow_root))?,
         })
     }
 
@@ -173,12 +204,11 @@ impl Policy {
             Reach::Reserved(reason) => Err(refused(reason.to_owned())),
             Reach::Confining(_) if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
             // The paths are looked at one by one: those of the task's own directories may be seen under other paths, too.
-            Reach::BeyondTask(_) if assignment.names_host_paths() => {
-                let is_image = systemd::names_image(name);
-                let is_bind = BINDS.contains(&name);
-                if self.host_paths.is_empty() && !is_bind && !(is_image && self.images_of_tasks) {
-                    let own = match name {
-                        "RootDirectory" => {
+            Reach::BeyondTask(_) if let Some(role) = assignment.role() => {
+                let is_image = role.brings_files();
+                if self.host_paths.is_empty() && !role.is_bind() && !(is_image && self.images_of_tasks) {
+                    let own = match role {
+                        Role::RootDirectory => {
                             ", and a directory that the task can change cannot be its root (a disk image can)"
                         }
                         _ if is_image => " (\"local\" for images and extensions that jobs bring)",
@@ -198,9 +228,9 @@ impl Policy {
                  {name} nor `{CONFINING}`), although {why}"
             ))),
             Reach::BeyondTask(why) => Err(refused(format!(
-                "{name}={} reaches beyond the task: {why}; the operator of this node allows it with \"{name}\" beside \"@confining\" in \
-                 `allow_properties` in the plugin's configuration",
+                "{name}={} reaches beyond the task: {why}; leave it out, or {}",
                 assignment.text(),
+                how_to_allow(name)
             ))),
         }
     }
@@ -269,23 +299,31 @@ impl Policy {
         preset.max(self.floor)
     }
 
-    /// May a task be this user and in these groups?
-    pub fn check_user(&self, user: &str, uid: Option<u32>, gids: &[u32]) -> Result<(), Error> {
-        let within = |ranges: &[(u32, u32)], id: u32| {
-            ranges.iter().any(|(first, last)| (*first..=*last).contains(&id))
-        };
-        let refused = |reason| Err(Error::Refused { option: "user".to_owned(), reason });
-        if let Some(uid) = uid.filter(|uid| within(&self.uids, *uid)) {
-            return refused(format!(
-                "the operator of this node lets no task run as {user}, UID {uid} (`denied_host_uids`)"
-            ));
+    /// May a task be this user?
+    pub fn check_user(&self, option: &str, user: &str, uid: u32) -> Result<(), Error> {
+        if !within(&self.uids, uid) {
+            return Ok(());
         }
-        match gids.iter().find(|gid| within(&self.gids, **gid)) {
-            Some(gid) => refused(format!(
-                "{user} is in group {gid}, and the operator of this node lets no task run in that group (`denied_host_gids`)"
-            )),
-            None => Ok(()),
+        Err(Error::Refused {
+            option: option.to_owned(),
+            reason: format!(
+                "the operator of this node lets no task run as {user}, UID {uid} (`denied_host_uids`); name another user"
+            ),
+        })
+    }
+
+    /// May a task be in this group, by this option? `name` is the group's, or the user's whose group it is.
+    pub fn check_group(&self, option: &str, name: &str, gid: u32) -> Result<(), Error> {
+        if !within(&self.gids, gid) {
+            return Ok(());
         }
+        Err(Error::Refused {
+            option: option.to_owned(),
+            reason: format!(
+                "by {name} the task would be in group {gid}, in which the operator of this node lets no task run \
+                 (`denied_host_gids`); name another"
+            ),
+        })
     }
 }
 
@@ -435,11 +473,11 @@ mod tests {
         assert!(
             usual.capabilities("cap_add", &["flying".into()]).unwrap_err().to_string().contains("flying")
         );
-        assert!(
-            usual.check_user("root", Some(0), &[]).is_err()
-                && usual.check_user("web", Some(33), &[0]).is_ok()
-        );
+        assert!(usual.check_user("user", "root", 0).is_err() && usual.check_user("user", "web", 33).is_ok());
+        assert!(usual.check_group("user", "web", 0).is_ok());
         let groups = policy(|config| config.denied_host_gids = "0".into());
-        assert!(groups.check_user("web", Some(33), &[33, 0]).is_err());
+        assert!(
+            groups.check_group("user", "web", 0).is_err() && groups.check_group("user", "web", 33).is_ok()
+        );
     }
 }

@@ -18,9 +18,10 @@ use std::ops::RangeInclusive;
 
 use crate::systemd::{Assignment, Features, Manager, Meaning, capability_mask, capability_names};
 use crate::task::config::NetworkMode;
+use crate::task::config::settings::option_of;
 use crate::task::host::users::HostUser;
 use crate::task::host::view::View;
-use crate::task::sandbox::policy::{Policy, Root};
+use crate::task::sandbox::policy::{Policy, Root, how_to_allow};
 use crate::task::sandbox::preset::{self, Looser, Preset};
 use crate::task::spec::{Error, Identity};
 
@@ -195,8 +196,8 @@ fn keep_processes_apart(
     Err(refused(
         option,
         format!(
-            "user {uid} is one of the operating system's, whose daemons the task could signal and limit; {instead}, or have \
-             the operator of this node add \"User\", beside \"@confining\", to `allow_properties`"
+            "user {uid} is one of the operating system's, whose daemons the task could signal and limit; {instead}, or {}",
+            how_to_allow("User")
         ),
     ))
 }
@@ -211,9 +212,10 @@ fn keep_users_apart(settings: &mut Vec<Assignment>, facts: &Facts<'_>, policy: &
         }
         return Err(refused(
             "sandbox.private_users",
-            "a task of a named user would see the host through that user's other processes; leave `user` out, or have the \
-             operator of this node add \"PrivateUsers\", beside \"@confining\", to `allow_properties`"
-                .to_owned(),
+            format!(
+                "a task of a named user would see the host through that user's other processes; leave `user` out, or {}",
+                how_to_allow("PrivateUsers")
+            ),
         ));
     }
     let lost = set_of(settings, "AmbientCapabilities") & mask(&NETWORK);
@@ -222,9 +224,9 @@ fn keep_users_apart(settings: &mut Vec<Assignment>, facts: &Facts<'_>, policy: &
             "cap_add",
             format!(
                 "a task of a named user is in a user namespace of its own, where {} has no effect on the host's network: \
-                 leave `user` out, use a `socket` block, or have the operator of this node add \"PrivateUsers\", beside \"@confining\", to \
-                 `allow_properties` and set `private_users = \"no\"` in `sandbox`",
-                capability_names(lost)
+                 leave `user` out, use a `socket` block, or set `private_users = \"no\"` in `sandbox` and {}",
+                capability_names(lost),
+                how_to_allow("PrivateUsers")
             ),
         ));
     }
@@ -254,10 +256,11 @@ pub(crate) fn keep_namespaces_few(
     if set_of(settings, NAME) & USER != 0 {
         return Err(refused(
             "sandbox.restrict_namespaces",
-            "a task in a user namespace, as of `private_users` or of a named user, could use up the namespaces of the host by \
-             others within; deny them with \"~user\", or have the operator of this node add \"RestrictNamespaces\", beside \"@confining\", to \
-             `allow_properties`"
-                .to_owned(),
+            format!(
+                "a task in a user namespace, as of `private_users` or of a named user, could use up the namespaces of the host \
+                 by others within; deny them with \"~user\", or {}",
+                how_to_allow(NAME)
+            ),
         ));
     }
     if !settings.iter().any(|line| line.name() == NAME) {
@@ -324,7 +327,7 @@ fn confine_root(
     floor.extend(own.into_iter().filter_map(|(name, text)| Assignment::parse(name, text).ok()));
     preset::as_tight(&floor, settings).map_err(|Looser { property, floor }| {
         refused(
-            property,
+            &option_of(property).unwrap_or_else(|| property.to_owned()),
             format!("a task that is root, or could act as root, has nothing looser than {floor} (`allow_root = \"confined\"`)"),
         )
     })
@@ -339,14 +342,15 @@ fn mask(names: &[&str]) -> u64 {
 }
 
 fn set_of(settings: &[Assignment], name: &str) -> u64 {
-    match settings.iter().rfind(|line| line.name() == name).map(Assignment::meaning) {
+    match Assignment::last(settings, name).map(Assignment::meaning) {
         Some(Meaning::Number(set)) => set,
         _ => 0,
     }
 }
 
+/// What the last line of this name says, if it is one text.
 pub(super) fn text_of(settings: &[Assignment], name: &str) -> Option<String> {
-    match settings.iter().rfind(|line| line.name() == name)?.meaning() {
+    match Assignment::last(settings, name)?.meaning() {
         Meaning::Text(text) => Some(text),
         _ => None,
     }

@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 
-use crate::systemd::{self, Assignment, Features, Manager, Meaning};
+use crate::systemd::{self, Assignment, Features, Manager, Meaning, Paths, Role};
 use crate::task::config::options::Setting;
 use crate::task::config::{DriverConfig, MemoryMax, NetworkMode, Notify, TaskConfig};
 use crate::task::host::view::{self, View};
@@ -147,15 +147,10 @@ fn check_hostname(name: &str) -> Result<(), Error> {
     Err(Error::Option { option: "hostname", value: name.to_owned(), wanted })
 }
 
-/// The properties whose paths are those of the task's view.
-pub(crate) const IN_VIEW: [&str; 5] =
-    ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths"];
-
 /// systemd would refuse a relative path, and not say of which option.
 fn check_absolute(option: &str, assignment: &Assignment) -> Result<(), Error> {
-    let paths = if IN_VIEW.contains(&assignment.name()) { assignment.texts() } else { Vec::new() };
-    let bare = paths.iter().map(|path| path.trim_start_matches(['-', '+']));
-    match bare.into_iter().find(|path| !path.is_empty() && !path.starts_with('/')) {
+    let paths = assignment.paths_in_view();
+    match paths.iter().find(|path| !path.is_empty() && !path.starts_with('/')) {
         Some(path) => Err(Error::Refused {
             option: option.to_owned(),
             reason: format!(
@@ -170,7 +165,7 @@ fn check_absolute(option: &str, assignment: &Assignment) -> Result<(), Error> {
 fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> {
     let Some(known) = systemd::property(property) else { return setting.values.clone() };
     // What is a path of the host for systemd is one of the view for a job.
-    let in_view = matches!(view, View::Private { .. }) && IN_VIEW.contains(&property);
+    let in_view = matches!(view, View::Private { .. }) && known.paths == Paths::View;
     // As in a unit file an element may be several words, and each of them is a path.
     let path = |word: String| {
         let path = match word.strip_prefix('-') {
@@ -262,10 +257,7 @@ pub(crate) fn settled(
     let view = facts.view;
     // The device of an image with verity is waited for by a semaphore (libdevmapper), which udev finds in the host's own
     // namespace alone: systemd would hang.
-    let is_image = |line: &Assignment| {
-        let images = ["RootImage", "MountImages", "ExtensionImages"];
-        images.contains(&line.name()) && !line.text().is_empty()
-    };
+    let is_image = |line: &Assignment| line.role().is_some_and(Role::is_image) && !line.text().is_empty();
     let has_images = said.iter().any(is_image);
     let of_view = view
         .assignments()
@@ -362,7 +354,7 @@ fn settle_capabilities(
         wanted: "a capability such as \"chown\"",
     })?;
     for name in [BOUNDING, AMBIENT] {
-        let line = settled.iter().rfind(|line| line.name() == name).map(Assignment::meaning);
+        let line = Assignment::last(settled, name).map(Assignment::meaning);
         let before = if let Some(Meaning::Number(set)) = line { set } else { 0 };
         if before & !allowed != 0 {
             return Err(Error::Refused {

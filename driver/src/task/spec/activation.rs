@@ -42,7 +42,8 @@ pub struct Readiness {
     pub watchdog: Option<Duration>,
     /// Every process of it may say so.
     pub all: bool,
-    /// It may say other things, too (`STATUS=`, sd_notify(3)).
+    /// The job says so, with a `notify` block: the task may say other things, too (`STATUS=`, sd_notify(3)). For a guest
+    /// that serves wasm-shim says it.
     pub speaks: bool,
 }
 

@@ -5,6 +5,7 @@ use super::node::NodeSpec;
 use crate::systemd::{Assignment, Features, Manager};
 use crate::task::config::{Credential, DriverConfig, NetworkMode, TaskConfig};
 use crate::task::host::env;
+use crate::task::sandbox::policy::how_to_allow;
 use crate::task::sandbox::preset::Preset;
 
 /// A job asks for what the operator must allow by the property's name; a user's own systemd is that user's affair.
@@ -14,10 +15,7 @@ pub(super) fn check_word(option: &str, property: &str, why: &str, node: &NodeSpe
     }
     Err(Error::Refused {
         option: option.to_owned(),
-        reason: format!(
-            "{why}; the operator of this node allows it with \"{property}\" beside \"@confining\" in `allow_properties` in the plugin's \
-             configuration"
-        ),
+        reason: format!("{why}; leave it out, or {}", how_to_allow(property)),
     })
 }
 

@@ -8,15 +8,11 @@ use crate::systemd::{self, Assignment};
 use crate::task::config::settings::option_of;
 use crate::task::spec::Error;
 
-/// The properties that name such directories.
-const KEPT: [&str; 5] =
-    ["CacheDirectory", "ConfigurationDirectory", "LogsDirectory", "RuntimeDirectory", "StateDirectory"];
-
 /// The settings with the names of a group, such as `task-21a0f9822e3b71a399fa8e3fdf`, before each name of a directory.
 pub(super) fn of_group(settings: Vec<Assignment>, group: &str) -> Result<Vec<Assignment>, Error> {
     settings
         .into_iter()
-        .map(|line| if KEPT.contains(&line.name()) { renamed(&line, group) } else { Ok(line) })
+        .map(|line| if line.names_kept_directories() { renamed(&line, group) } else { Ok(line) })
         .collect()
 }
 

@@ -3,6 +3,7 @@
 use crate::systemd::{Assignment, Manager, Meaning, Reach};
 use crate::task::config::TaskConfig;
 use crate::task::host::users::{Accounts, HostUser};
+use crate::task::sandbox::policy::how_to_allow;
 use crate::task::spec::ephemeral::NUMBERS as EPHEMERAL;
 use crate::task::spec::{Error, NodeSpec};
 
@@ -143,13 +144,16 @@ fn check_reserved(name: &str, found: Option<&HostUser>) -> Result<(), Error> {
     }
 }
 
-/// May the task be in the groups that its job names, in whatever way? A user's own groups come with the user.
+/// May the task be this user, whom the job names or the plugin's configuration, and in the groups that its job names in
+/// whatever way? A user's own groups come with the user.
 pub(crate) fn check_groups(
     lines: &[(String, Assignment)],
     found: Option<&HostUser>,
+    config: &TaskConfig,
     node: &NodeSpec,
     accounts: &dyn Accounts,
 ) -> Result<(), Error> {
+    let option_of_user = if config.user.is_empty() { "default_user" } else { "user" };
     let own = found.map(|user| user.gids.clone()).unwrap_or_default();
     let mut beyond_own = Vec::new();
     for (option, line) in lines {
@@ -181,11 +185,11 @@ pub(crate) fn check_groups(
             beyond_own.push((option, line, name.clone(), gid));
         }
     }
-    let gids: Vec<u32> = own.iter().copied().chain(beyond_own.iter().map(|(.., gid)| *gid)).collect();
-    match found {
-        Some(user) => node.policy.check_user(&user.name, Some(user.uid), &gids),
-        None => node.policy.check_user("the task", None, &gids),
-    }?;
+    if let Some(user) = found {
+        node.policy.check_user(option_of_user, &user.name, user.uid)?;
+        own.iter().try_for_each(|gid| node.policy.check_group(option_of_user, &user.name, *gid))?;
+    }
+    beyond_own.iter().try_for_each(|(option, _, name, gid)| node.policy.check_group(option, name, *gid))?;
     let beyond = beyond_own
         .iter()
         .find(|(_, line, _, gid)| !own.contains(gid) && !node.policy.allows_by_name(line.name()));
@@ -193,8 +197,8 @@ pub(crate) fn check_groups(
         Some((option, line, name, Reach::BeyondTask(why))) => Err(refused(
             option,
             format!(
-                "{property}={name} reaches beyond the task: {why}; the operator of this node allows it with \"{property}\" beside \"@confining\" in \
-                 `allow_properties` in the plugin's configuration",
+                "{property}={name} reaches beyond the task: {why}; leave it out, or {}",
+                how_to_allow(line.name()),
                 property = line.name()
             ),
         )),

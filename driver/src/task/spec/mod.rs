@@ -29,14 +29,13 @@ pub use self::resources::{Memory, mebibytes};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::systemd::{Assignment, Features, Manager, UnitName};
+use crate::systemd::{Assignment, Features, Manager, Role, UnitName};
 use crate::task::config::{
     Credential, Device, DriverConfig, Mount, NetworkMode, Resources, Sandbox, TaskConfig,
 };
 use crate::task::host::dirs::TaskDirs;
 use crate::task::host::env;
-use crate::task::host::program;
-use crate::task::host::program::ProgramKind;
+use crate::task::host::program::{self, Program, ProgramKind};
 use crate::task::host::users::Accounts;
 use crate::task::host::view::{PLAIN_PATH, View, is_plain};
 use crate::task::sandbox::preset::Preset;
@@ -135,9 +134,14 @@ impl TaskSpec {
     }
 
     /// What its command is looked up in. Where something else is `mounted`, only systemd will know what it holds.
-    pub fn sight<'a>(&'a self, mounted: &'a [PathBuf]) -> program::Sight<'a> {
+    pub fn surroundings<'a>(&'a self, mounted: &'a [PathBuf]) -> program::Surroundings<'a> {
         let path = self.env.get("PATH").map(String::as_str);
-        program::Sight { view: &self.view, dirs: &self.dirs, mounts: &self.mounts, path, mounted }
+        program::Surroundings { view: &self.view, dirs: &self.dirs, mounts: &self.mounts, path, mounted }
+    }
+
+    /// Does its program send messages to systemd itself: has the job a `notify` block, and is it no guest?
+    pub fn speaks(&self) -> bool {
+        self.readiness.speaks && !self.is_guest()
     }
 
     /// Is it WebAssembly?
@@ -164,8 +168,7 @@ fn description(config: &TaskConfig) -> String {
 
 /// What a task sees that says this.
 fn view(requested: &[Assignment], node: &NodeSpec) -> Result<View, Error> {
-    let is_of_root = |line: &Assignment| ["RootDirectory", "RootImage"].contains(&line.name());
-    if !requested.iter().any(is_of_root) {
+    if !requested.iter().any(|line| line.role().is_some_and(Role::is_root)) {
         return Ok(node.view.clone());
     }
     if node.view == View::Host {
@@ -194,12 +197,9 @@ impl Outline {
         let working_directory = working_directory(work_dir.as_deref(), node, &dirs)?;
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
         let (identity, user) = Identity::of(config, node, accounts)?;
-        let mut env = environment(config, node, &sockets)?;
-        if identity == Identity::Ephemeral {
-            env::give_home(&mut env, &config.identity.env);
-        }
+        let env = environment(config, node, &sockets, identity == Identity::Ephemeral)?;
         let requested = settled::requested(&config.driver, node, features)?;
-        identity::check_groups(&requested, user.as_ref(), node, accounts)?;
+        identity::check_groups(&requested, user.as_ref(), config, node, accounts)?;
         let requested: Vec<Assignment> = requested.into_iter().map(|(_, line)| line).collect();
         let allows_addresses = requested.iter().any(|line| line.name() == "IPAddressAllow");
         let standing = Standing::of(&identity, user.as_ref());
@@ -247,14 +247,16 @@ impl Outline {
         Ok(Self { task, requested, preset, standing, asked_for })
     }
 
-    /// The task as far as it is known.
-    pub fn task(&self) -> &TaskSpec {
-        &self.task
+    /// The program of the task's `command`.
+    pub fn find_program(&self) -> Result<Program, program::Error> {
+        // Of what is there only systemd will know what it holds.
+        let mounted = program::mounted(&self.requested);
+        program::find(&self.task.command, self.task.surroundings(&mounted))
     }
 
-    /// Where the job mounts something, of which only systemd will know what it holds.
-    pub fn mounted(&self) -> Vec<PathBuf> {
-        program::mounted(&self.requested)
+    /// What the program most probably is, where it is not there any more.
+    pub fn presumed_kind(&self) -> ProgramKind {
+        if self.task.guest.check_native().is_ok() { ProgramKind::Native } else { ProgramKind::Wasm }
     }
 
     /// The task, now that its program is known to be of this `kind`.
@@ -284,7 +286,7 @@ impl Outline {
             standing,
             asked_for,
             is_ephemeral: task.identity == Identity::Ephemeral,
-            speaks: !is_guest && task.readiness != Readiness::default(),
+            speaks: !is_guest && task.readiness.speaks,
             view: &task.view,
             network: &config.network,
         };
@@ -365,9 +367,10 @@ fn environment(
     config: &TaskConfig,
     node: &NodeSpec,
     sockets: &[Listener],
+    is_ephemeral: bool,
 ) -> Result<BTreeMap<String, String>, Error> {
-    let mut env = config.identity.env.clone();
-    env.retain(|name, _| !node.policy.denies_variable(name));
+    let is_denied = |name: &str| node.policy.denies_variable(name);
+    let mut env = env::of_task(&config.identity.env, is_denied, is_ephemeral);
     if !sockets.is_empty() {
         // All of them are of one unit, which would give all the same name.
         let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();

@@ -142,7 +142,7 @@ fn network(task: &TaskSpec, settings: &[Assignment], etc: Vec<(PathBuf, PathBuf)
 }
 
 fn has_own_network(settings: &[Assignment]) -> bool {
-    let last = settings.iter().rfind(|line| line.name() == "PrivateNetwork");
+    let last = Assignment::last(settings, "PrivateNetwork");
     last.is_some_and(|line| line.meaning() == Meaning::Text("yes".to_owned()))
 }
 
@@ -191,7 +191,7 @@ fn lifecycle(task: &TaskSpec) -> Vec<Property> {
     }
     properties.extend(ready_within.map(Property::TimeoutStart));
     properties.extend(watchdog.map(Property::Watchdog));
-    if speaks && !task.is_guest() && !all && task.identity != Identity::Driver {
+    if task.speaks() && !all && task.identity != Identity::Driver {
         properties.push(Property::TemporaryFileSystem(vec![(notify_directory(task), OF_NOTIFY)]));
     }
     // The runner of WebAssembly says how a guest ended that did not end by itself.
@@ -242,7 +242,7 @@ fn run(task: &TaskSpec, command: &Command, settings: &[Assignment]) -> Vec<Prope
         Command::Native { path, .. } => {
             words.push("init".to_owned());
             words.extend(carried.into_iter().flatten());
-            if task.readiness.speaks {
+            if task.speaks() {
                 let place = if task.readiness.all { "all".to_owned() } else { notify_socket(task) };
                 words.extend(["--notify".to_owned(), place]);
             }

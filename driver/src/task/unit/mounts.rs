@@ -38,7 +38,7 @@ pub(super) fn mounts(task: &TaskSpec, mounts: &[Mount]) -> Vec<Property> {
 /// The file by which a task that asks for it is told of memory pressure, writable in a root of its own as well: systemd
 /// means the host's root (257, `ReadWritePaths=` in systemd.exec(5)), and `ProtectControlGroups=` makes all others read-only.
 pub(super) fn memory_pressure(task: &TaskSpec, settings: &[Assignment]) -> Option<Property> {
-    let asked = settings.iter().rfind(|line| line.name() == "MemoryPressureWatch")?;
+    let asked = Assignment::last(settings, "MemoryPressureWatch")?;
     if task.view == View::Host || ["off", "skip"].contains(&asked.text()) {
         return None;
     }
@@ -51,7 +51,7 @@ pub(super) fn memory_pressure(task: &TaskSpec, settings: &[Assignment]) -> Optio
 /// 252 not for extensions.
 pub(super) fn images(settings: &[Assignment]) -> Vec<Property> {
     let says = |name: &str, meant: &dyn Fn(&str) -> bool| {
-        let last = settings.iter().rfind(|line| line.name() == name);
+        let last = Assignment::last(settings, name);
         last.is_some_and(|line| {
             if let Meaning::Text(text) = line.meaning() { meant(&text) } else { !line.text().is_empty() }
         })

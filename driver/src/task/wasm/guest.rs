@@ -30,7 +30,7 @@ use crate::task::wasm::server::{server, time};
 /// can be read by everybody, its environment by nobody.
 const CONFIG: &str = "NOMAD_WASM_CONFIG";
 /// How long the runner may take to tell its version.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SHIM_ANSWERS: Duration = Duration::from_secs(5);
 /// What of a task's memory is the runner's own.
 const RUNNER: u64 = 8 << 20;
 /// A task with less memory is too small to set that much aside.
@@ -212,7 +212,7 @@ pub(crate) async fn wasmtime(shim: &Path) -> Option<String> {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(PATIENCE, said).await.ok()?.ok()?;
+    let output = tokio::time::timeout(SHIM_ANSWERS, said).await.ok()?.ok()?;
     let said = String::from_utf8_lossy(&output.stdout);
     let (_, version) = said.split_once("wasmtime ")?;
     version.split(['+', ')', ' ', '\n']).next().map(str::to_owned)

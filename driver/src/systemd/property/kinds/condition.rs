@@ -2,7 +2,7 @@
 
 use zbus::Variant;
 
-use super::super::wire::{Wire, one};
+use super::super::super::wire::{Wire, one};
 
 /// `[|][!]TEXT`, which goes to a list of all conditions.
 pub(crate) fn parse(name: &str, text: &str) -> Wire {

@@ -1,7 +1,7 @@
 //! Credentials from files and from the manager.
 
+use super::super::super::wire::{Wire, one};
 use super::super::grammar::{FIELDS, Parsed, Words};
-use super::super::wire::{Wire, one};
 
 /// `NAME[:PATH]`.
 pub(crate) fn parse(text: &str) -> Parsed<(String, String)> {

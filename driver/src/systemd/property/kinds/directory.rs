@@ -1,9 +1,9 @@
 //! Directories that systemd makes, their quotas, and files that it opens.
 
+use super::super::super::wire::{Wire, one};
 use super::super::grammar::{Backslash, FIELDS, LIST, Parsed, Split, UNQUOTED_LIST, fields, size, words};
 use super::super::lines::word;
 use super::super::names::{self, Names};
-use super::super::wire::{Wire, one};
 use super::limit::{percent, scaled, share};
 use super::unsigned;
 

@@ -1,8 +1,8 @@
 //! Resource limits, and shares of what the machine has.
 
+use super::super::super::wire::Wire;
 use super::super::grammar::{self, FIELDS, Parsed, fields, permyriad, within};
 use super::super::kind::Unit;
-use super::super::wire::Wire;
 
 /// `SOFT[:HARD]`.
 pub(crate) fn parse(name: &str, unit: Unit, text: &str) -> Parsed<Wire> {

@@ -1,7 +1,7 @@
 //! One word of several, a yes or no, and what has either.
 
+use super::super::super::wire::{Wire, one};
 use super::super::grammar::{Parsed, boolean};
-use super::super::wire::{Wire, one};
 use super::owned;
 
 /// A yes or no, or one of these words, which go to another property of the same name and `Ex`.

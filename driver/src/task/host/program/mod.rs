@@ -65,7 +65,7 @@ pub fn make_executable(path: &Path, own: Option<&File>) -> Result<(), Error> {
 
 /// What a command is looked up in.
 #[derive(Debug, Clone, Copy)]
-pub struct Sight<'a> {
+pub struct Surroundings<'a> {
     /// What the task sees of the host.
     pub view: &'a View,
     /// Its directories.
@@ -101,14 +101,14 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 
 /// What a job most probably means by `command`, where there is no allocation to look in: a program of this machine for a
 /// name alone, and else a file of the task's.
-pub fn guess(command: &str, sight: Sight<'_>) -> PathBuf {
-    let candidates = sight.candidates(command);
+pub fn guess(command: &str, surroundings: Surroundings<'_>) -> PathBuf {
+    let candidates = surroundings.candidates(command);
     let of_machine = candidates.iter().skip(1).find(|path| path.is_file());
     let of_task = if command.contains('/') { candidates.last() } else { candidates.first() };
     of_machine.or(of_task).cloned().unwrap_or_default()
 }
 
-impl<'a> Sight<'a> {
+impl<'a> Surroundings<'a> {
     fn is_mounted_over(self, path: &Path) -> bool {
         self.mounted.iter().any(|target| path.starts_with(target))
     }
@@ -166,7 +166,7 @@ impl<'a> Sight<'a> {
 }
 
 /// Finds `command` and makes sure that it can run here, without changing anything.
-pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
+pub fn find(command: &str, surroundings: Surroundings<'_>) -> Result<Program, Error> {
     if command.is_empty() {
         return Err(Error::Empty);
     }
@@ -174,15 +174,15 @@ pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
     if !is_plain(&Path::new("/").join(command)) {
         return Err(Error::NotPlain { command: command.to_owned() });
     }
-    let candidates = sight.candidates(command);
+    let candidates = surroundings.candidates(command);
     let (last, others) = candidates.split_last().ok_or(Error::Empty)?;
     for path in others {
-        match at(path, sight) {
+        match at(path, surroundings) {
             Err(Error::Missing { .. } | Error::NotInView { .. }) => {}
             found => return found,
         }
     }
-    match at(last, sight) {
+    match at(last, surroundings) {
         Err(Error::Missing { .. } | Error::NotInView { .. }) if command.trim() != command => {
             Err(Error::Blank { command: command.to_owned() })
         }
@@ -206,15 +206,15 @@ pub fn find(command: &str, sight: Sight<'_>) -> Result<Program, Error> {
 }
 
 /// The program at that path of the view.
-fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
+fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
     let path = path.to_owned();
-    if sight.is_mounted_over(&path) {
+    if surroundings.is_mounted_over(&path) {
         return Ok(Program::elsewhere(path));
     }
-    let spot = match sight.spot(&path) {
+    let spot = match surroundings.spot(&path) {
         Some(spot) => spot,
         // Only systemd will know what is in there.
-        None if *sight.view == View::Own => return Ok(Program::elsewhere(path)),
+        None if *surroundings.view == View::Own => return Ok(Program::elsewhere(path)),
         None => return Err(Error::NotInView { path }),
     };
     let (Spot::Task(_, inside) | Spot::Host(_, inside)) = &spot;
@@ -222,7 +222,7 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
         return Err(Error::NotAFile { path });
     }
     let opened = match &spot {
-        Spot::Task(directory, inside) => open_within(&sight.dirs.alloc_dir, directory, inside),
+        Spot::Task(directory, inside) => open_within(&surroundings.dirs.alloc_dir, directory, inside),
         Spot::Host(base, inside) => match is_open_to_all(base, inside) {
             Ok(true) => Base::Host(base).open(inside).and_then(|found| reopen_regular(&found)),
             // We can read what the task's user may not: neither tell its author what is there, nor run it for them.
@@ -260,7 +260,9 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
         ProgramKind::Native => {
             match loader::of(&file) {
                 Some(Loader::CarriageReturn) => return Err(Error::CarriageReturn { path }),
-                Some(Loader::Interpreter(loader) | Loader::Dynamic(loader)) if is_missing(&loader, sight) => {
+                Some(Loader::Interpreter(loader) | Loader::Dynamic(loader))
+                    if is_missing(&loader, surroundings) =>
+                {
                     return Err(Error::NoLoader { path, loader });
                 }
                 _ => {}
@@ -271,16 +273,16 @@ fn at(path: &Path, sight: Sight<'_>) -> Result<Program, Error> {
 }
 
 /// Is it certain that the task will not find anything at that path of its view?
-fn is_missing(path: &Path, sight: Sight<'_>) -> bool {
+fn is_missing(path: &Path, surroundings: Surroundings<'_>) -> bool {
     // What is relative is so to where the task will be by then.
-    if !is_plain(path) || sight.is_mounted_over(path) {
+    if !is_plain(path) || surroundings.is_mounted_over(path) {
         return false;
     }
     let not_found = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
-    match sight.spot(path) {
-        None => *sight.view != View::Own,
+    match surroundings.spot(path) {
+        None => *surroundings.view != View::Own,
         Some(Spot::Task(directory, inside)) => {
-            open_within(&sight.dirs.alloc_dir, directory, &inside).is_err_and(not_found)
+            open_within(&surroundings.dirs.alloc_dir, directory, &inside).is_err_and(not_found)
         }
         Some(Spot::Host(base, inside)) => {
             let is_open = is_open_to_all(base, &inside).unwrap_or(false);
@@ -319,7 +321,7 @@ mod tests {
         fn find_with(&self, command: &str, mounts: &[Mount], path: Option<&str>) -> Result<Program, Error> {
             let host_paths = ["/usr", "/bin", "/lib", "/lib64"].map(PathBuf::from).into();
             let view = View::Private { host_paths };
-            find(command, Sight { view: &view, dirs: &self.dirs, mounts, path, mounted: &[] })
+            find(command, Surroundings { view: &view, dirs: &self.dirs, mounts, path, mounted: &[] })
         }
     }
 
@@ -449,8 +451,9 @@ mod tests {
         let secret = task.dir.path().join("secret");
         std::fs::write(&secret, "root:$6$salt").unwrap();
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o640)).unwrap();
-        let sight = Sight { view: &View::Host, dirs: &task.dirs, mounts: &[], path: None, mounted: &[] };
-        let found = find(secret.to_str().unwrap(), sight);
+        let surroundings =
+            Surroundings { view: &View::Host, dirs: &task.dirs, mounts: &[], path: None, mounted: &[] };
+        let found = find(secret.to_str().unwrap(), surroundings);
         assert!(matches!(&found, Ok(Program::Native { path, .. }) if *path == secret), "{found:?}");
     }
 

@@ -23,6 +23,7 @@ pub(crate) use self::process::{end_those_of_earlier_drivers, new_group};
 use self::streams::{CHUNK, LAST_CHUNKS, Terminal, read_now};
 use crate::enter::{Failure, Plan};
 use crate::systemd::{self, Systemd};
+use crate::task::sandbox::policy::how_to_allow;
 
 /// How much of its output a command may have that nobody watches, in bytes: what Nomad's own drivers keep.
 const TAIL: usize = 4096;
@@ -59,7 +60,8 @@ pub enum Error {
     /// The task is WebAssembly, and the command one of its job's.
     #[error(
         "a command of the job's (a script check, or `change_mode = \"script\"`) could send messages to systemd in the unit of a \
-         WebAssembly task; check it by HTTP, or have the operator of this node add \"NotifyAccess\", beside \"@confining\", to `allow_properties`"
+         WebAssembly task; check it by HTTP, or {}",
+        how_to_allow("NotifyAccess")
     )]
     BesideGuest,
     /// Too many of them run, or have left something that runs.

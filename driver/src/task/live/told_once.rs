@@ -10,12 +10,12 @@ use crate::task::config::{TaskId, TaskIdentity};
 
 /// Tasks whose first start was told of, and what there is to say of those that were not waited for yet.
 #[derive(Default)]
-pub(crate) struct Beginners {
+pub(crate) struct ToldOnce {
     told: Mutex<HashSet<u64>>,
     advice: Mutex<HashMap<TaskId, String>>,
 }
 
-impl Beginners {
+impl ToldOnce {
     /// So many are remembered before all are forgotten, one of which costs 16 bytes.
     const MOST: usize = 10_000;
 

@@ -1,11 +1,11 @@
-//! Values as they go over the bus.
+//! Properties as they go over the bus.
 
 use zbus::Variant;
 
-/// Properties of the bus, in order.
+/// Names and values, in the order in which systemd shall see them.
 pub(super) type Wire = Vec<(String, Variant<'static>)>;
 
-/// A property of the bus.
+/// One property.
 pub(super) fn one(name: impl Into<String>, value: impl Into<Variant<'static>>) -> Wire {
     vec![(name.into(), value.into())]
 }

@@ -10,13 +10,13 @@ use crate::task::live::cgroup::Cgroup;
 
 /// The init of a task that runs.
 #[derive(Debug)]
-pub(crate) struct Init {
+pub(crate) struct InitWatch {
     /// Readable when the process has ended (pidfd_open(2)), which is all that is asked of it.
     process: pipe::Receiver,
     cgroup: Cgroup,
 }
 
-impl Init {
+impl InitWatch {
     /// The process of that number, if it is still one of that unit.
     pub(crate) fn of(pid: u32, unit: &str) -> Option<Self> {
         let process = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::NONBLOCK).ok()?;

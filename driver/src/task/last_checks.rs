@@ -1,0 +1,61 @@
+//! What a job may not do to the host's mounts and networks, and systemd alone knows: asked for at the end of a start.
+
+use super::Shared;
+use super::error::Error;
+use super::live::slices::Slices;
+use super::sandbox::policy::{Policy, how_to_allow};
+use super::spec::{self, TaskSpec};
+use crate::systemd::{Assignment, Manager};
+
+impl Shared {
+    /// systemd mounts what is missing at a unit's working directory, and means the host's (systemd.exec(5),
+    /// `WorkingDirectory=`): a job may not do that.
+    pub(super) async fn mount_nothing_on_the_host(&self, task: &TaskSpec) -> Result<(), Error> {
+        let path = &task.working_directory;
+        if *path == task.view.working_directory(&task.dirs) || self.systemd.manager() == Manager::User {
+            return Ok(());
+        }
+        match self.systemd.unmounted(path).await.map_err(Error::Systemd)? {
+            Some(mount) => Err(Error::Spec(spec::Error::Refused {
+                option: "work_dir".to_owned(),
+                reason: format!(
+                    "systemd would mount the host's file system at {} for it, which is not mounted; choose a directory below \
+                     `/local`, or have the operator mount the file system",
+                    mount.display()
+                ),
+            })),
+            None => Ok(()),
+        }
+    }
+
+    /// A task whose unit allows addresses reaches them whatever the operator denies in the slices above it: a job may not
+    /// do that, and a guest is filtered by its runner alone.
+    pub(super) async fn leave_addresses_to_the_operator(
+        &self,
+        task: &TaskSpec,
+        policy: &Policy,
+        settings: &mut Vec<Assignment>,
+    ) -> Result<(), Error> {
+        if !settings.iter().any(|line| line.name() == "IPAddressAllow")
+            || policy.allows_by_name("IPAddressAllow")
+        {
+            return Ok(());
+        }
+        let denying = Slices::that_denies_addresses(&self.systemd, task).await.map_err(Error::Systemd)?;
+        match denying {
+            Some(slice) if task.allows_addresses => Err(Error::Spec(spec::Error::Refused {
+                option: "network.ip_address_allow".to_owned(),
+                reason: format!(
+                    "it would override `IPAddressDeny=` of {slice}, by which the operator of this node denies addresses to all \
+                     tasks; leave it out, or {}",
+                    how_to_allow("IPAddressAllow")
+                ),
+            })),
+            Some(_) => {
+                settings.retain(|line| !["IPAddressAllow", "IPAddressDeny"].contains(&line.name()));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
