@@ -55,6 +55,8 @@ fn the_drivers_page_shows_every_option() {
         let table = options::table(options);
         assert!(page.contains(&table), "the table of {block} options in driver/README.md must be:\n{table}");
     }
+    let presets = nomad_driver_systemd::task::sandbox::preset::table();
+    assert!(page.contains(&presets), "the table of presets in driver/README.md must be:\n{presets}");
     for option in DriverConfig::OPTIONS {
         let Some(Kind::Once(options)) = option.block else { continue };
         if options::has_properties(options) {

@@ -30,7 +30,7 @@ options! {
         pub deny_properties: Vec<String> = "[]",
         /// GIDs that no task may run with, such as `"0,100-199"`.
         pub denied_host_gids: String = "\"\"",
-        /// UIDs that no job may name, such as `"0,1000-59999"`; ephemeral users are not meant.
+        /// UIDs that no task may run as, whether named by the job or by `default_user`, such as `"0,1000-59999"`. Ephemeral users are not affected.
         pub denied_host_uids: String = "\"\"",
         /// Names of environment variables that are removed from every task, or patterns such as `"LD_*"`.
         pub denied_envvars: Vec<String> = "[]",
@@ -47,7 +47,7 @@ options! {
         pub host_paths: Vec<String> = "[\"/usr\", \"/etc\", \"/bin\", \"/sbin\", \"/lib\", \"/lib32\", \"/lib64\", \"/libx32\"]",
         /// Log driver of tasks whose job sets no `logging.driver`.
         pub log_driver: String = "\"nomad\"",
-        /// How long after its start the driver waits for Nomad to recover a running task before it stops the task as lost: an agent that died before it stored the task's handle never does. `"0"`: for ever.
+        /// How long a running task may wait for Nomad to recover it, after the driver has started. Then the task is stopped as lost: its agent died before it stored the task's handle. `"0"`: for ever.
         pub lost_after: String = "\"10m\"",
         /// `"system"`, or `"user"` for the user manager of the user that the agent runs as. Default: `"system"`.
         pub manager: Option<String>,

@@ -98,6 +98,28 @@ impl Preset {
     }
 }
 
+/// The table in driver/README.md of what the presets set: a property once for each value that it has in one of them.
+pub fn table() -> String {
+    let presets = [Preset::Standard, Preset::Strict, Preset::Wasm];
+    let mut lines =
+        vec!["| property | `standard` | `strict` | `wasm` |".to_owned(), "|---|---|---|---|".to_owned()];
+    let mut names: Vec<&str> = Preset::Wasm.assignments().iter().map(Assignment::name).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let said = |preset: &Preset| {
+            let lines = preset.assignments().iter().filter(|line| line.name() == name);
+            let values = lines.map(|line| match line.text() {
+                "" => "empty".to_owned(),
+                text => format!("`{text}`"),
+            });
+            values.collect::<Vec<_>>().join(", ")
+        };
+        lines.push(format!("| `{name}=` | {} |", presets.iter().map(said).collect::<Vec<_>>().join(" | ")));
+    }
+    lines.join("\n")
+}
+
 impl fmt::Display for Preset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
