@@ -142,7 +142,7 @@ impl Fate {
         };
         // Every process of this run holds the lock, and the last one frees it by its end.
         Job::shell(&format!(
-            "exec 9>>/alloc/lock; flock -n 9 || echo overlap {start} >>life
+            "exec 9>>/alloc/data/lock; flock -n 9 || echo overlap {start} >>life
             {trap}
             echo begin {start} >>life
             while ! test -e go; do sleep 0.1; done

@@ -5,7 +5,7 @@ use crate::env::Var;
 use crate::network::Network;
 use crate::settings::{self, Said, Wasi, Wasm};
 use clap::{Args, Parser, Subcommand};
-use shim_interface::{AddressRule, Directory, digits};
+use shim_interface::{AddressRule, Directory, Same, digits};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,6 +87,9 @@ pub struct Grants {
     /// Let the guest see a directory, as GUEST (default: under the same path), writable unless `:ro`
     #[arg(long = "dir", value_name = "HOST[::GUEST[:ro]]", value_parser = Directory::parse)]
     pub dirs: Vec<Directory>,
+    /// Refuse to start where another directory is at the path: DEVICE:INODE:PATH, from the driver
+    #[arg(long, hide = true, value_name = "DEVICE:INODE:PATH", value_parser = Same::parse)]
+    pub same: Vec<Same>,
     /// Give the guest a variable; without a value, the one from wasm-shim's own environment. Nothing else is inherited
     #[arg(long = "env", value_name = "NAME[=VALUE]", value_parser = Var::parse)]
     pub env: Vec<Var>,
@@ -152,6 +155,7 @@ pub struct Guest {
 
 impl Guest {
     fn resolve(file: &Path, args: &[String], grants: &Grants) -> Result<Self, String> {
+        grants.same.iter().try_for_each(Same::check)?;
         let base = || file.file_name().map(|base| base.to_string_lossy().into_owned());
         let wasi = Wasi::resolve(&grants.wasi, grants.config_env.as_deref())?;
         // WASI would pass both of two variables with one name.

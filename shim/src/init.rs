@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! wasm-shim become [--carried PREFIX] -- PATH ARGV0 [ARGUMENT…]
-//! wasm-shim init   [--carried PREFIX] [--notify SOCKET|all] [--report] -- PATH ARGV0 [ARGUMENT…]
+//! wasm-shim init   [--carried PREFIX] [--notify SOCKET|all] [--same DIRECTORY]… [--report] -- PATH ARGV0 [ARGUMENT…]
 //! ```
 //!
 //! - `--carried`: variables whose names begin with this are given their own names (variables.rs).
 //! - `--notify`: what the program says at SOCKET, a path that the task alone can reach, is passed on to systemd; or all of
 //!   its processes speak with systemd. Without it nobody has systemd's socket in the environment.
+//! - `--same`: the program does not run where another directory is at a path than the driver has prepared
+//!   ([`shim_interface::Same`]).
 //! - `--report`: stdin is a connection, to which the init writes one line: empty when the program runs, the number of the
 //!   kernel's error when it cannot be executed, words when the init cannot do its part. The program gets an empty stdin.
 
@@ -22,6 +24,8 @@ use std::io::{self, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use task_init::{Ended, Error, Init, Notify, end_like};
+
+use shim_interface::Same;
 
 use crate::variables::restored;
 
@@ -55,6 +59,7 @@ pub fn begin() -> Option<u8> {
 struct Program {
     carried: Option<OsString>,
     notify: Option<OsString>,
+    same: Vec<Same>,
     report: bool,
     path: OsString,
     argv: Vec<OsString>,
@@ -67,6 +72,7 @@ impl Program {
             match words.next()?.to_str()? {
                 "--carried" => program.carried = Some(words.next()?),
                 "--notify" => program.notify = Some(words.next()?),
+                "--same" => program.same.push(Same::parse(words.next()?.to_str()?).ok()?),
                 "--report" => program.report = true,
                 "--" => break,
                 _ => return None,
@@ -94,10 +100,14 @@ impl Program {
                 }
             }
         }
-        let notify = match self.notify() {
+        let notify = self.same.iter().try_for_each(Same::check).and_then(|()| {
+            self.notify().map_err(|error| {
+                format!("a socket for the program's NOTIFY_SOCKET: {}", number_of(&error).desc())
+            })
+        });
+        let notify = match notify {
             Ok(notify) => notify,
-            Err(error) => {
-                let why = format!("a socket for the program's NOTIFY_SOCKET: {}", number_of(&error).desc());
+            Err(why) => {
                 if let Some(mut report) = report {
                     let _ = report.write_all(format!("{why}\n").as_bytes());
                 }

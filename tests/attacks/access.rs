@@ -176,11 +176,11 @@ async fn no_task_exchanges_what_the_agent_made_in_alloc() {
     let host = host!();
     let node = Node::configured(&host, &allow_root("host")).await;
     let script = "cd /alloc; for name in data tmp logs; do mv $name old || rmdir $name; done 2>/dev/null
-        touch mine data/x tmp/x && mv mine data/ && ls -d * data/mine";
+        touch mine 2>/dev/null && echo written; touch data/x tmp/x && ls -d *";
     for user in ["", "nobody", "root"] {
         let task = node.run(Job::shell(script).user(user)).await;
         let (_, output, errors) = node.finish(task).await;
-        assert_eq!(output, "data\ndata/mine\nlogs\ntmp\n", "{user}: {errors}");
+        assert_eq!(output, "data\nlogs\ntmp\n", "{user}: {errors}");
     }
 }
 
@@ -213,4 +213,72 @@ async fn a_directory_of_the_task_that_is_a_link_is_not_followed() {
         let refusal = node.begin(prepared).await.expect_err("a link");
         assert!(!refusal.message.is_empty(), "{refusal}");
     }
+}
+
+/// Whoever can exchange a task's directory does so all the time, as between the driver's look and systemd's.
+#[tokio::test]
+async fn a_directory_that_is_exchanged_while_a_task_starts_does_not_become_the_tasks() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let script = "test -e /local/passwd && echo the host; exit 0";
+    let mut noticed = false;
+    for _ in 0..200 {
+        if noticed {
+            break;
+        }
+        let prepared = node.prepare(&Job::shell(script));
+        let base = prepared.alloc_dir().to_owned();
+        let (own, other) = (base.join("web"), base.join("other"));
+        std::fs::create_dir(&other).unwrap();
+        symlink("/etc", other.join("local")).unwrap();
+        std::fs::create_dir(other.join("secrets")).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let swapping = {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = renameat_with(CWD, &own, CWD, &other, RenameFlags::EXCHANGE);
+                    std::thread::yield_now();
+                }
+            })
+        };
+        let begun = node.begin(prepared).await;
+        stop.store(true, Ordering::Relaxed);
+        swapping.join().unwrap();
+        match begun {
+            Ok(task) => {
+                let (_, output, _) = node.finish(task).await;
+                assert_eq!(output, "", "the task has another directory");
+            }
+            Err(refusal) => {
+                noticed = refusal.message.contains("is not the directory that the driver prepared");
+            }
+        }
+    }
+    assert!(noticed, "no exchange came between the two looks");
+}
+
+/// A descriptor of `/alloc` that a task passes to one elsewhere: there the mount points of its own view are none.
+#[tokio::test]
+async fn nobody_exchanges_what_the_agent_made_in_alloc_by_a_descriptor_either() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut victim = node.run(Job::shell("echo ready; exec sleep infinity")).await;
+    victim.says("ready").await;
+    let main = host.property(&node.unit(&victim).await, "MainPID");
+    // As it is when the agent has just started.
+    let shared = victim.alloc_dir().join("alloc");
+    std::fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let alloc = std::fs::File::open(format!("/proc/{main}/root/alloc")).unwrap();
+    let by_descriptor =
+        |name: &str| format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&alloc));
+    for (old, new) in [("data", "x"), ("logs", "x")] {
+        let renamed = std::fs::rename(by_descriptor(old), by_descriptor(new));
+        assert_eq!(renamed.unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{old}");
+    }
+    let linked = symlink("/etc", by_descriptor("link"));
+    assert_eq!(linked.unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    let script = "touch /alloc/data/x /alloc/tmp/x && echo written; touch /alloc/x || echo refused";
+    assert_eq!(node.output_in(&victim, script).await, "written\nrefused\n");
+    node.destroy(&victim, true).await.unwrap();
 }

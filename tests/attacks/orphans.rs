@@ -135,12 +135,12 @@ async fn a_program_that_stops_its_init_before_it_has_reported_holds_no_start_up(
 async fn a_task_that_ends_its_init_is_ended_at_once_with_all_that_it_has() {
     let host = host!();
     let node = Node::start(&host).await;
-    let script = "trap '' TERM INT HUP; (trap '' TERM INT HUP; while :; do sleep 1000; done) & echo $! > /alloc/left; \
+    let script = "trap '' TERM INT HUP; (trap '' TERM INT HUP; while :; do sleep 1000; done) & echo $! > /alloc/data/left; \
                   echo ready; until test -e /alloc/data/go; do sleep 0.01; done; kill -9 $PPID; while :; do sleep 1000; done";
     let job = Job::shell(script);
     let mut task = node.run(job).await;
     task.says("ready").await;
-    let left = std::fs::read_to_string(task.alloc_dir().join("alloc/left")).unwrap().trim().to_owned();
+    let left = std::fs::read_to_string(task.alloc_dir().join("alloc/data/left")).unwrap().trim().to_owned();
     let began = Instant::now();
     std::fs::write(task.alloc_dir().join("alloc/data/go"), "").unwrap();
     assert_eq!(node.wait(&task).await, Exit::signal(9));

@@ -274,3 +274,18 @@ async fn no_other_kind_of_users_gives_back_what_was_taken() {
         }
     }
 }
+
+/// A task that may write to the kernel's settings could pass confined root the directory of them: the kernel compares UIDs.
+#[tokio::test]
+async fn beside_confined_root_no_task_may_change_the_kernels_settings() {
+    let host = host!();
+    let node = Node::configured(&host, &super::allow_root("confined")).await;
+    let refusal = node.try_run(Job::shell("true").config("sandbox { preset = \"off\" }")).await.unwrap_err();
+    for word in ["`sandbox.preset`", "`allow_root = \"confined\"`"] {
+        assert!(refusal.message.contains(word), "{refusal}");
+    }
+    let script = "for file in /proc/sys/kernel/core_pattern /sys/fs/cgroup/cgroup.procs; do test -w $file && echo $file; done; true";
+    let loosened = "sandbox { protect_kernel_tunables = false }";
+    assert!(node.try_run(Job::shell(script).config(loosened)).await.is_err());
+    assert_eq!(node.output_of(Job::shell(script)).await, "");
+}

@@ -69,9 +69,9 @@ async fn a_task_that_ignores_its_signal_is_killed_with_all_its_children() {
 async fn children_do_not_outlive_the_main_process() {
     let host = host!();
     let node = Node::start(&host).await;
-    let task = node.run(Job::shell("sleep infinity & echo $! > /alloc/child; exit 0")).await;
+    let task = node.run(Job::shell("sleep infinity & echo $! > /alloc/data/child; exit 0")).await;
     assert_eq!(node.wait(&task).await, Exit::status(0));
-    let child = std::fs::read_to_string(task.alloc_dir().join("alloc/child")).unwrap();
+    let child = std::fs::read_to_string(task.alloc_dir().join("alloc/data/child")).unwrap();
     let proc = format!("/proc/{}", child.trim());
     eventually("the child is gone", async || (!Path::new(&proc).exists()).then_some(())).await;
     node.destroy(&task, true).await.unwrap();

@@ -384,6 +384,19 @@ async fn shared_memory_has_the_size_that_its_job_says_and_a_private_tmp_is_not_s
 async fn what_a_job_mounts_in_a_home_is_seen_and_no_home_of_the_host() {
     let host = host!();
     let node = Node::configured(&host, "sandbox_floor = \"standard\"").await;
+    let script = "touch /root/x && echo written; ls -A /home 2>/dev/null; true";
+    for user in ["", "nobody"] {
+        let own = Job::shell(script).user(user).config("files { bind_paths = [\"alloc/data:/root\"] }");
+        match node.try_run(own).await {
+            Ok(task) => assert_eq!(node.finish(task).await.1, "written\n", "{user}"),
+            Err(refusal) => {
+                assert!(user.is_empty() && refusal.message.contains("/root/data"), "{user}: {refusal}");
+            }
+        }
+        let below = Job::shell("touch /root/.cache/x && echo written").user(user);
+        let below = below.config("files { bind_paths = [\"alloc/data:/root/.cache\"] }");
+        assert_eq!(node.output_of(below).await, "written\n", "{user}");
+    }
     let volume = Shared::new();
     let script =
         "cat /home/app/greeting; touch /home/app/new && echo written; cat /home/x.conf; ls -A /home /root";

@@ -198,8 +198,8 @@ async fn a_start_that_a_dying_plugin_did_not_see_through_is_gone_on_with() {
     let host = host!();
     let mut node = Node::start(&host).await;
     for (script, exit) in [
-        ("echo x >> /alloc/starts; exec sleep infinity", None),
-        ("echo x >> /alloc/starts; exit 201", Some(201)),
+        ("echo x >> /alloc/data/starts; exec sleep infinity", None),
+        ("echo x >> /alloc/data/starts; exit 201", Some(201)),
     ] {
         let prepared = node.prepare(&Job::shell(script));
         let config = prepared.config.clone();
@@ -214,7 +214,7 @@ async fn a_start_that_a_dying_plugin_did_not_see_through_is_gone_on_with() {
             assert_eq!(node.wait(&task).await, Exit::status(status));
         }
         node.destroy(&task, true).await.unwrap();
-        let starts = std::fs::read_to_string(task.alloc_dir().join("alloc/starts")).unwrap();
+        let starts = std::fs::read_to_string(task.alloc_dir().join("alloc/data/starts")).unwrap();
         assert_eq!(starts, "x\n", "no task is started twice");
     }
 }

@@ -9,10 +9,11 @@ async fn a_task_sees_its_own_directories_and_the_operating_system_read_only() {
     let other = node.run(Job::shell("exec sleep infinity")).await;
     let before = host.run("ls", &["-A", "/"]);
     let script = "
-        for dir in /local /alloc /secrets /tmp /var/tmp; do echo x > $dir/file && echo \"$dir is writable\"; done
+        for dir in /local /alloc/data /alloc/tmp /secrets /tmp /var/tmp; do echo x > $dir/file && echo \"$dir is writable\"; done
         echo x 2>/dev/null > /usr/file || echo '/usr is read-only'
         echo x 2>/dev/null > /etc/file || echo '/etc is read-only'
         echo x 2>/dev/null > /file || echo '/ is read-only'
+        echo x 2>/dev/null > /alloc/file || echo '/alloc is read-only'
         echo x 2>/dev/null > /alloc/logs/file || echo '/alloc/logs is read-only'
         for path in /home/* /root/* /var/lib/apt /srv /opt /boot /run/dbus /run/nomad-driver-systemd /run/systemd/private; do
             test -e $path && echo \"$path is visible\"
@@ -21,9 +22,9 @@ async fn a_task_sees_its_own_directories_and_the_operating_system_read_only() {
     // What root may not do, nobody may.
     for user in ["", "root"] {
         let output = node.output_of(Job::shell(script).user(user)).await;
-        let expected = "/local is writable\n/alloc is writable\n/secrets is writable\n/tmp is writable\n\
+        let expected = "/local is writable\n/alloc/data is writable\n/alloc/tmp is writable\n/secrets is writable\n/tmp is writable\n\
                         /var/tmp is writable\n/usr is read-only\n/etc is read-only\n/ is read-only\n\
-                        /alloc/logs is read-only\n";
+                        /alloc is read-only\n/alloc/logs is read-only\n";
         assert_eq!(output, expected, "as {user:?}");
     }
     let names = node.output_of(Job::shell("find / -name '*.fifo' 2>/dev/null; ls /")).await;
@@ -106,9 +107,10 @@ async fn a_file_of_the_tasks_own_is_not_the_hosts_and_every_command_in_the_task_
 async fn a_task_begins_where_its_job_says_and_so_does_a_command_in_it() {
     let host = host!();
     let node = Node::start(&host).await;
-    let task =
-        node.run(Job::shell("pwd > /alloc/where; exec sleep infinity").option("work_dir", "/usr/lib")).await;
-    assert_eq!(node.output_in(&task, "pwd; cat /alloc/where").await, "/usr/lib\n/usr/lib\n");
+    let task = node
+        .run(Job::shell("pwd > /alloc/data/where; exec sleep infinity").option("work_dir", "/usr/lib"))
+        .await;
+    assert_eq!(node.output_in(&task, "pwd; cat /alloc/data/where").await, "/usr/lib\n/usr/lib\n");
     node.destroy(&task, true).await.unwrap();
     for (path, reason) in [
         ("lib", "`work_dir`: `lib` is not an absolute path"),

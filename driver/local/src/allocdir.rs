@@ -110,6 +110,12 @@ impl AllocDir {
         &self.path
     }
 
+    /// Closes it to all users but ours: the tasks have their directories mounted elsewhere.
+    pub fn close(&self) -> Result<(), Error> {
+        fs::set_permissions(&self.path, Permissions::from_mode(0o700))
+            .map_err(|source| Error::Directory { path: self.path.clone(), source })
+    }
+
     /// Makes the directories of one task.
     pub fn task(&self, name: &str) -> Result<TaskDir, Error> {
         let dir = TaskDir::below(&self.path, name);

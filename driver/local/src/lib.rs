@@ -45,3 +45,4 @@ pub mod template;
 mod terminal;
 pub mod unit;
 mod unknown_options;
+mod within;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-use proto::driver::driver_capabilities::MountConfigs;
+use proto::driver::driver_capabilities::{FsIsolation, MountConfigs};
 use proto::driver::network_isolation_spec::NetworkIsolationMode;
 use proto::driver::{DnsConfig, DriverCapabilities, NetworkIsolationSpec};
 
@@ -51,6 +51,11 @@ impl<'a> Requests<'a> {
         let capabilities =
             plugin.capabilities().await.map_err(|source| Error::Plugin { source: Box::new(source) })?;
         Ok(Self { plugin, asked, node, capabilities, ports, cores_taken: 0 })
+    }
+
+    /// Do tasks see their directories in views of their own, and not by the paths that they have on the node?
+    pub(crate) fn tasks_have_views(&self) -> bool {
+        self.capabilities.fs_isolation() == FsIsolation::Image
     }
 
     /// An allocation of that group, in a directory that may or may not be there.

@@ -105,6 +105,11 @@ impl TaskEnv {
         }
     }
 
+    /// The allocation's directory on the node, in which all of the task's are.
+    pub fn base(&self) -> &Path {
+        self.alloc.parent().unwrap_or(&self.alloc)
+    }
+
     /// The variables that the task gets, all of them.
     pub fn variables(&self) -> &BTreeMap<String, String> {
         &self.task

@@ -2,13 +2,12 @@
 //! language, as far as most jobs use it). A template that needs more is named, and needs a Nomad agent.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 
 use crate::jobspec::Template;
 use crate::taskenv::TaskEnv;
+use crate::within;
 
 /// Why a template cannot be rendered here.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +51,8 @@ impl Template {
     /// Writes the result where it belongs, and gives the variables in it if it is one for the environment.
     pub fn write(&self, env: &TaskEnv) -> Result<BTreeMap<String, String>, Error> {
         let path = |path: &str| env.node_path(path).ok_or_else(|| Error::Outside { path: path.to_owned() });
-        let read = |path: PathBuf| fs::read_to_string(&path).map_err(|source| Error::File { path, source });
+        let read =
+            |path: PathBuf| within::read(env.base(), &path).map_err(|source| Error::File { path, source });
         let text = match (&self.data, &self.source) {
             (Some(data), _) => data.clone(),
             (None, source) => read(path(source.as_deref().unwrap_or_default())?)?,
@@ -60,17 +60,8 @@ impl Template {
         let result =
             self.render(&text, &|name| env.variables().get(name).cloned(), &|file| read(path(file)?))?;
         let destination = path(&self.destination)?;
-        let write = || {
-            if let Some(parent) = destination.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            fs::write(&destination, &result)?;
-            if self.owner != (None, None) {
-                chown(&destination, self.owner.0, self.owner.1)?;
-            }
-            fs::set_permissions(&destination, fs::Permissions::from_mode(self.mode))
-        };
-        write().map_err(|source| Error::File { path: destination.clone(), source })?;
+        within::write(env.base(), &destination, &result, self.mode, self.owner)
+            .map_err(|source| Error::File { path: destination, source })?;
         Ok(if self.env { variables(&result) } else { BTreeMap::new() })
     }
 

@@ -61,6 +61,8 @@ impl Inherited {
             let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             value.map(str::trim).ok_or_else(|| io::Error::other(format!("its status has no {name}")))
         };
+        // The kernel tells it of what has files to make, and a process that has ended has not.
+        field("Umask").map_err(|_| io::Error::other("its main process has ended"))?;
         let number = |name: &str, radix| u64::from_str_radix(field(name)?, radix).map_err(io::Error::other);
         let numbers = |name: &str| {
             let numbers = field(name)?.split_whitespace().map(str::parse);

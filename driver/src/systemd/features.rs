@@ -164,6 +164,15 @@ impl Features {
                 "{name} needs a systemd that was built with `+BPF_FRAMEWORK` (`systemctl --version`)"
             ));
         }
+        if let Some(module) = missing_security_module(name)
+            && !assignment.text().trim().is_empty()
+            && !assignment.text().starts_with('-')
+        {
+            return Err(format!(
+                "{name} needs {module}, which the kernel of this node does not enforce; with `-` before the value it may be \
+                 missing"
+            ));
+        }
         if name == "RestrictFileSystems" && !has_bpf_security_module() {
             return Err(format!(
                 "{name} needs a kernel that was started with `bpf` among its security modules (`lsm=`)"
@@ -198,6 +207,20 @@ fn is_for_users(name: &str, text: &str) -> bool {
         "ProtectControlGroups" => !["private", "strict"].contains(&first),
         _ => true,
     }
+}
+
+/// The security module without which systemd leaves such a property out, if the kernel does not enforce it.
+fn missing_security_module(property: &str) -> Option<&'static str> {
+    let (module, is_enforced) = match property {
+        "AppArmorProfile" => {
+            let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+            ("AppArmor", enabled.is_ok_and(|enabled| enabled.starts_with('Y')))
+        }
+        "SELinuxContext" => ("SELinux", std::path::Path::new("/sys/fs/selinux/status").exists()),
+        "SmackProcessLabel" => ("SMACK", std::path::Path::new("/sys/fs/smackfs/load2").exists()),
+        _ => return None,
+    };
+    (!is_enforced).then_some(module)
 }
 
 fn has_bpf_security_module() -> bool {

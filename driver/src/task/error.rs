@@ -11,6 +11,8 @@ use super::live::signal;
 use super::spec::{Identity, TaskSpec};
 use super::wasm::compiler;
 use super::wasm::outcome::Outcome;
+use shim_interface::Same;
+
 use crate::systemd::{self, Assignment, UnitName};
 
 /// What a script that runs systemd-notify(1) lacks.
@@ -216,6 +218,9 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
             let by_program = task.readiness.speaks && !task.readiness.all;
             let not_ready = Error::NotReady { how, serves, by_program, advice: None };
             outcome.map_or(not_ready, |outcome| Error::Guest { command, outcome })
+        }
+        systemd::Error::Init { ref words, .. } if words.contains(Same::OTHER) => {
+            Error::SetUp { advice: "the task's init did not run the program".to_owned(), source }
         }
         systemd::Error::Init { .. } => {
             let advice = "every program is started by an init, which takes a process more than the program does, and the \

@@ -19,7 +19,7 @@ const EXEC: i32 = 203;
 /// How long the init may take to say so, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The longest line, in bytes.
-const LINE_MAX: usize = 256;
+const LINE_MAX: usize = 512;
 
 /// The driver's end of a connection.
 #[derive(Debug)]

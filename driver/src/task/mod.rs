@@ -22,6 +22,7 @@ pub mod preview;
 pub mod sandbox;
 pub mod spec;
 mod start;
+mod turns;
 pub mod unit;
 pub mod wasm;
 
@@ -52,6 +53,7 @@ use self::live::stats::{Stats, Usage};
 use self::live::told_once::ToldOnce;
 use self::live::{exec, handle, lost, saved};
 use self::spec::NodeSpec;
+use self::turns::TurnsOf;
 use self::wasm::{compiler, guest};
 use crate::systemd::{self, Manager, Systemd, UnitName, Whom};
 
@@ -77,6 +79,8 @@ struct Shared {
     /// Units of tasks that were there before this process: some will be recovered, the others are nobody's.
     earlier: OnceCell<Vec<UnitName>>,
     told_once: ToldOnce,
+    /// Starts with many paths of the host, one at a time of each namespace of Nomad's.
+    crowded: TurnsOf<String>,
 }
 
 /// A row of the table.
@@ -102,6 +106,7 @@ impl Tasks {
             serves_an_agent: AtomicBool::default(),
             earlier: OnceCell::new(),
             told_once: ToldOnce::default(),
+            crowded: TurnsOf::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -144,9 +149,10 @@ impl Tasks {
     }
 
     /// The version of wasmtime by which WebAssembly is run here, empty if its runner does not say it; nothing if there is
-    /// no runner.
+    /// no runner, or no compiler.
     pub async fn wasmtime(&self) -> Option<String> {
-        let shim = self.shared.node().ok()?.wasm.shim().ok()?;
+        let node = self.shared.node().ok()?;
+        let shim = node.wasm.shim().ok().filter(|_| node.wasm.compiles())?;
         let made = std::fs::metadata(&shim).and_then(|metadata| metadata.modified()).ok()?;
         if let Some((.., version)) =
             self.shared.runner.lock().as_ref().filter(|(path, at, _)| (path, at) == (&shim, &made))

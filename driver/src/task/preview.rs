@@ -9,10 +9,10 @@ use super::error::Error;
 use super::host::place::Place;
 use super::host::program::ProgramKind;
 use super::host::users::AssumedAccounts;
-use super::host::{env, program, view};
+use super::host::{dirs, env, program, view};
 use super::spec::{NodeSpec, Outline, TaskSpec};
 use super::unit::{self, Command, HostResources, Streams};
-use crate::systemd::{Features, Property, Stream, TransientUnit};
+use crate::systemd::{Features, Manager, Property, Stream, TransientUnit};
 
 /// A task as the driver would start it on a machine that can do everything.
 pub struct Sketch {
@@ -75,7 +75,10 @@ impl Sketch {
             }
         }
         ByHand {
-            directories: vec![dirs.local.clone(), dirs.secrets.clone(), dirs.shared.join("data")],
+            directories: [dirs.local.clone(), dirs.secrets.clone()]
+                .into_iter()
+                .chain(dirs::WRITABLE.map(|name| dirs.shared.join(name)))
+                .collect(),
             compile: self.task.is_guest().then_some(compile),
             view: view::shared_root(&self.node.runtime_dir),
             unit,
@@ -125,6 +128,7 @@ impl Sketch {
             encrypted: of(true).map(copy).collect(),
             sockets: task.sockets.clone(),
             mounts: task.mounts.clone(),
+            writable: (node.manager == Manager::System).then(|| dirs::WRITABLE.to_vec()),
             ..HostResources::default()
         };
         let streams = Streams { stdin: Stream::Null, stdout: Stream::Null, stderr: Stream::Null };

@@ -32,6 +32,9 @@ const LAST_LOOK: Duration = Duration::from_secs(10);
 /// A compilation that takes longer is told of by an event.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// The most paths of the host that a task may have to start beside others of its namespace.
+const FEW: usize = 8;
+
 /// What a start goes on with.
 enum Run {
     /// The unit that an interrupted start of this very run had made.
@@ -164,6 +167,9 @@ impl Shared {
         node: &NodeSpec,
         id: &TaskId,
     ) -> Result<Unit, Error> {
+        // Each is a mount that PID 1 sees, and mounts are copied for every unit that starts meanwhile.
+        let _turn =
+            if host_paths(task) > FEW { Some(self.crowded.take(&task.namespace).await) } else { None };
         // Held until the start is over, however it ends.
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
         let mut made = beside_others(|| resources::make(place, task, node, &mut pins))?;
@@ -287,6 +293,12 @@ impl Shared {
             }
         }
     }
+}
+
+/// How many paths of the host are pinned for its start.
+fn host_paths(task: &TaskSpec) -> usize {
+    let of_settings = task.settings.iter().map(|line| line.host_paths().len());
+    of_settings.chain([task.mounts.len()]).sum()
 }
 
 /// Does what may wait for a file system, and leaves this thread's other work to another one.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   a job's `wasm` block ──► driver ── options: --dir Directory, --connect and --listen AddressRule, -W Proposal ──► wasm-shim
+//!   its directories       ──► driver ── --same Same, for the runner and for the init ─────────────────────────────────► wasm-shim
 //!   task events          ◄── driver ◄── STATUS= (sd_notify(3)): Status, of a Kind, a Denial or Served; exit codes ──┘
 //! ```
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ mod denial;
 mod directory;
 mod outcome;
 mod proposal;
+mod same;
 mod status;
 
 /// The deepest stack that wasm-shim can give a guest, in bytes (`-W max-wasm-stack`): deeper ones need more than what is set
@@ -22,4 +24,5 @@ pub use denial::{Act, Denial};
 pub use directory::Directory;
 pub use outcome::Kind;
 pub use proposal::Proposal;
+pub use same::Same;
 pub use status::{Served, Status};

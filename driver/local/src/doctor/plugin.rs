@@ -154,8 +154,8 @@ fn of_attributes(found: &FingerprintResponse, config: &hcl::Body) -> Vec<Finding
     } else {
         Finding::warning(
             "WebAssembly",
-            "wasm-shim and wasm-shim-compile are not found",
-            "Tasks with a WebAssembly `command` do not start.",
+            "wasm-shim-compile is not found",
+            "Tasks with a WebAssembly `command` do not start. (Without wasm-shim no task does.)",
             "Install both in /usr/local/libexec/nomad-driver-systemd, or name their directory as `shim_dir`.",
         )
     };

@@ -102,6 +102,10 @@ impl<'a> Block<'a> {
     /// The one label that this block must have.
     pub(super) fn label(&self) -> Result<&str, Error> {
         match self.labels.as_slice() {
+            // It is shown on a terminal.
+            [label] if label.chars().any(char::is_control) => {
+                Err(self.wrong("label", "a name without control characters is required"))
+            }
             [label] if !label.is_empty() => Ok(label),
             _ => Err(self.wrong("label", "exactly one name in quotes is required")),
         }

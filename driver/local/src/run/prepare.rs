@@ -63,6 +63,9 @@ pub(super) async fn prepare<'a>(
         let alloc = AllocDir::create(base, &id).map_err(wrong)?;
         allocs.push(alloc);
         let Some(alloc) = allocs.last() else { continue };
+        if requests.tasks_have_views() {
+            alloc.close().map_err(wrong)?;
+        }
         let allocation = requests.allocation(group, id, alloc.path().to_owned())?;
         for task in &group.tasks {
             alloc.task(&task.name).map_err(wrong)?;

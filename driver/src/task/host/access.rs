@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::targets::{Error, MOST, Source, Target};
-use super::view::View;
+use super::view::{self, View};
 use crate::systemd::Assignment;
 use crate::task::spec::TaskSpec;
 
@@ -49,6 +49,12 @@ pub(crate) fn check(
         if let Some(outer) = below {
             return Err(Error::Raced { option, path, outer: outer.to_path_buf() });
         }
+        if option == "ReadWritePaths" && path == Path::new("/alloc") {
+            return Err(Error::Alloc { option });
+        }
+        if let View::Private { host_paths } = &task.view {
+            check_is_seen(option, &path, host_paths, targets)?;
+        }
         let is_whole = path.parent().is_none() || writable.contains(&path.as_path());
         if brings_links && !is_whole {
             return Err(Error::Unseen { option, path });
@@ -77,17 +83,42 @@ pub(crate) fn check(
     Ok(())
 }
 
+/// Is a path that systemd mounts over itself in the private view more than a directory that is made for a mount point below
+/// it? systemd would look before that is there.
+///
+/// What the operating system has is read-only, whatever else is said of it.
+fn check_is_seen(
+    option: &'static str,
+    path: &Path,
+    host_paths: &[PathBuf],
+    targets: &[Target],
+) -> Result<(), Error> {
+    let is_of_system = host_paths.iter().any(|of| path.starts_with(of));
+    if option == "ReadWritePaths" && is_of_system {
+        return Err(Error::System { option, path: path.to_owned() });
+    }
+    // What is only made read-only may as well be made later.
+    let is_looked_for = option != "ReadOnlyPaths";
+    let below = targets.iter().find(|target| target.path.starts_with(path) && target.path != path);
+    match below.filter(|_| is_looked_for) {
+        Some(target) if !is_of_system && path.parent().is_some() && view::is_made_for_mounts(path) => {
+            Err(Error::MadeForMount { option, path: path.to_owned(), target: target.path.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The settings, with what is said of `/alloc` said of the mount points in it as well, which systemd would leave out.
-pub(crate) fn of_all_alloc(settings: Vec<Assignment>, apart: &[&str]) -> Vec<Assignment> {
+pub(crate) fn of_all_alloc(settings: Vec<Assignment>, writable: &[&str]) -> Vec<Assignment> {
     let with_its_mount_points = |line: Assignment| {
         let texts = if line.paths_in_view().is_empty() { Vec::new() } else { line.texts() };
         let alloc = texts.into_iter().find(|text| text.trim_start_matches(['-', '+']) == "/alloc");
         let more = alloc.and_then(|alloc| {
             let alloc = alloc.trim_start_matches('-');
-            let paths: Vec<_> = apart.iter().map(|name| format!("-{alloc}/{name}")).collect();
+            let paths: Vec<_> = writable.iter().map(|name| format!("-{alloc}/{name}")).collect();
             Assignment::parse(line.name(), &paths.join(" ")).ok()
         });
-        std::iter::once(line).chain(more.filter(|_| !apart.is_empty()))
+        std::iter::once(line).chain(more.filter(|_| !writable.is_empty()))
     };
     settings.into_iter().flat_map(with_its_mount_points).collect()
 }

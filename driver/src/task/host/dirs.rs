@@ -3,16 +3,18 @@
 //! Nomad's agent makes a task's directory and the shared one for everybody to write to, and the way to them may be open:
 //!
 //! ```text
-//!  <allocation>/alloc            root's, with the sticky bit, so that who can write there cannot exchange what is in it
-//!               ├── logs         root's, and nobody else writes there
-//!               ├── data, tmp    root's, and mount points in the view of each task
-//!               └── …            of tasks
+//!                                 on the node                                     in the view of a task
+//!  <allocation>/alloc            root's, with the sticky bit                     read-only
+//!               ├── logs         root's, and nobody else writes there            read-only
+//!               └── data, tmp    root's, or of the task that has taken it        writable
 //!  <allocation>/<task>           root's alone
-//!               └── local, secrets
+//!               └── local, secrets                                               writable
 //! ```
 //!
-//! An agent that starts makes `alloc` and what it has made in it everybody's once more, and follows links: a task that put
-//! one there would have it open directories of the host. What is a mount point in its view a task cannot exchange.
+//! An agent that starts makes `alloc` and what it has made in it everybody's once more, and follows links, also when it
+//! writes logs: a task that put a link there would have it open directories of the host, or write files of root's. That
+//! `alloc` is read-only holds for a descriptor of it as well that a task passes to one elsewhere, since the mount is what is
+//! read-only; a mount point, or the sticky bit, would not.
 
 use std::fs;
 use std::io;
@@ -22,13 +24,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fstat};
 
+use shim_interface::Same;
+
 use super::pin::Base;
 
 /// The user "nobody", to whom the agent gives what it makes: its number is the same wherever systemd runs
 /// (<https://systemd.io/UIDS-GIDS>).
 const NOBODY: u32 = 65534;
 /// What the agent makes in the directory that the tasks of a group share, and tasks can write to.
-const WRITABLE: [&str; 2] = ["data", "tmp"];
+pub(crate) const WRITABLE: [&str; 2] = ["data", "tmp"];
 
 /// The directories of one task, on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,19 +68,32 @@ impl TaskDirs {
         })
     }
 
+    /// Those that are the task's own, on the host beside their names in the private view.
+    pub fn own(&self) -> [(&Path, &'static str); 2] {
+        [(&self.local, "/local"), (&self.secrets, "/secrets")]
+    }
+
     /// Each directory on the host beside its name in the private view.
     pub fn pairs(&self) -> [(&Path, &'static str); 3] {
         [(&self.local, "/local"), (&self.shared, "/alloc"), (&self.secrets, "/secrets")]
     }
 }
 
-/// Closes the directories before systemd hears of them, and answers with the names of those in `alloc` that are to be mount
-/// points. A driver that is not root leaves all as it is: its tasks are its own user's, and have nothing to gain.
+/// The directories of a task, closed.
+#[derive(Debug, Default)]
+pub(crate) struct Closed {
+    /// The names of those in `alloc` that the task may write to. Nothing where all of it is writable, since nothing was closed.
+    pub(crate) writable: Option<Vec<&'static str>>,
+    /// What the task must find in its view when systemd has mounted it.
+    pub(crate) same: Vec<Same>,
+}
+
+/// Closes the directories before systemd hears of them. A driver that is not root leaves all as it is: its tasks are its own user's, and have nothing to gain.
 ///
 /// Where tasks see the host as it is, `sees_host`, they reach their own directory by the same way, so that stays open.
-pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Vec<&'static str>> {
+pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Closed> {
     if !rustix::process::geteuid().is_root() {
-        return Ok(Vec::new());
+        return Ok(Closed::default());
     }
     if let Some(directory) = changeable(&dirs.alloc_dir) {
         let directory = directory.display();
@@ -85,17 +102,22 @@ pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Vec<&'static
              back to root (`chown root: {directory}; chmod go-w {directory}`), and stop such jobs"
         )));
     }
-    if !sees_host {
-        let base = |directory| Base::Task { alloc_dir: &dirs.alloc_dir, directory };
-        if let Some(task_dir) = dirs.local.parent() {
-            give_to_root(&base(task_dir).open(Path::new(""))?, Some(Mode::RWXU))?;
-        }
-        // Nobody can put a link in there any more, so to look once is enough.
-        for directory in [&dirs.local, &dirs.secrets] {
-            base(directory).open(Path::new(""))?;
-        }
+    if !sees_host && let Some(directory) = dirs.local.parent() {
+        let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory };
+        give_to_root(&base.open(Path::new(""))?, Some(Mode::RWXU))?;
     }
-    close_shared(dirs)
+    let writable = close_shared(dirs)?;
+    let shared: Vec<_> =
+        writable.iter().map(|name| (dirs.shared.join(name), format!("/alloc/{name}"))).collect();
+    let own = dirs.pairs().map(|(host, inside)| (host.to_owned(), inside.to_owned()));
+    let in_view = if sees_host { Vec::new() } else { own.into_iter().chain(shared).collect() };
+    // Nobody can put a link there any more, so to look once is enough.
+    let same = in_view.into_iter().map(|(host, path)| {
+        let found = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &host }.open(Path::new(""))?;
+        let found = fstat(&found)?;
+        Ok(Same { path, device: found.st_dev, inode: found.st_ino })
+    });
+    Ok(Closed { writable: Some(writable), same: same.collect::<io::Result<_>>()? })
 }
 
 /// Closes the shared directory of a running task after a restart of the agent, which has opened it.
@@ -156,18 +178,18 @@ fn close_shared(dirs: &TaskDirs) -> io::Result<Vec<&'static str>> {
     if let Some(logs) = inside("logs")? {
         give_to_root(&logs, Some(Mode::from_raw_mode(0o755)))?;
     }
-    let mut closed = Vec::new();
+    let mut found = Vec::new();
     for name in WRITABLE {
-        // What a task has made its own, as database servers want their directory, stays so. That user could put a link
-        // there, so systemd does not look it up.
-        if let Some(directory) = inside(name)?
-            && matches!(fstat(&directory)?.st_uid, 0 | NOBODY)
-        {
-            give_to_root(&directory, None)?;
-            closed.push(name);
+        if let Some(directory) = inside(name)? {
+            // What a task has made its own, as database servers want their directory, stays so. On the node that user could
+            // put another directory there; what starts the program compares.
+            if matches!(fstat(&directory)?.st_uid, 0 | NOBODY) {
+                give_to_root(&directory, None)?;
+            }
+            found.push(name);
         }
     }
-    Ok(closed)
+    Ok(found)
 }
 
 fn give_to_root(found: &OwnedFd, mode: Option<Mode>) -> io::Result<()> {

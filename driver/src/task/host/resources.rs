@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::dirs::Closed;
 use super::pin::Pins;
 use super::place::{self, Place};
 use super::targets::{Missing, Target};
@@ -59,17 +60,19 @@ pub(crate) fn make(
     let sockets = sockets.map_err(Error::Files)?;
     let directory = task.dirs.alloc_dir.clone();
     let closed = dirs::close(&task.dirs, task.view == View::Host);
-    let apart = closed.map_err(|source| Error::Directories { directory, source })?;
+    let Closed { writable, same } = closed.map_err(|source| Error::Directories { directory, source })?;
     // Those of the host's other users are theirs, and the job's author is none of them.
     let has_own_terminals = matches!(task.identity, Identity::User(_)) && task.view != View::Host;
     let terminals = if has_own_terminals && !task.is_guest() { pins.terminals() } else { Ok(None) };
     let terminals = terminals.map_err(failed("the task's file system of terminals"))?;
-    let settings = if task.view == View::Host { settings } else { access::of_all_alloc(settings, &apart) };
+    let in_alloc = writable.as_deref().unwrap_or_default();
+    let settings = if task.view == View::Host { settings } else { access::of_all_alloc(settings, in_alloc) };
     let (credentials, encrypted) = credentials(place, task, node)?;
     Ok(HostResources {
         root,
         terminals,
-        apart,
+        writable,
+        same,
         settings,
         etc,
         credentials,

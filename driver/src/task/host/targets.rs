@@ -140,6 +140,34 @@ pub enum Error {
         /// The directory that can be changed.
         outer: PathBuf,
     },
+    /// The operating system's files, to be made writable.
+    #[error(
+        "{}: {path} is of the operating system, which no task writes to: bind a directory of the task there (`files.bind_paths`, \
+         such as `alloc/data:{path}`)", settings::shown(.option))]
+    System {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+    },
+    /// A directory of the view that holds nothing but mount points.
+    #[error(
+        "{}: {path} is in the view only for what is mounted at {target}; name {target}", settings::shown(.option))]
+    MadeForMount {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
+        path: PathBuf,
+        /// What is mounted in it.
+        target: PathBuf,
+    },
+    /// What an agent that starts opens, and follows links in.
+    #[error(
+        "{}: `/alloc` is read-only as a whole, since a Nomad agent follows the links in it: write to `/alloc/data` and `/alloc/tmp`", settings::shown(.option))]
+    Alloc {
+        /// The property.
+        option: &'static str,
+    },
     /// A path over itself in a root of which the job brings a part.
     #[error(
         "{}: {path} is in a root of which the job brings a part, and a link in that could lead elsewhere; name `/`, `/local`, \

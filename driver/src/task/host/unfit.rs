@@ -42,6 +42,12 @@ pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String>
             ));
         }
     }
+    if let Err(error) = node.wasm.shim() {
+        return Some(format!(
+            "{}; no task starts without wasm-shim, which is the init of native programs and runs WebAssembly",
+            crate::chain(&error)
+        ));
+    }
     let directory = Some(&node.wasm.state_dir).filter(|_| node.says_state_dir)?;
     let why = usable(directory).err()?;
     Some(format!("plugin option `state_dir`: {} cannot be used: {}", directory.display(), crate::chain(&why)))
@@ -76,10 +82,20 @@ mod tests {
     #[test]
     fn what_is_named_and_not_there_is_told() {
         let place = tempfile::tempdir().unwrap();
+        let (whole, half) = (place.path().join("whole"), place.path().join("half"));
+        for (directory, programs) in
+            [(&whole, &["wasm-shim", "wasm-shim-compile"][..]), (&half, &["wasm-shim"])]
+        {
+            std::fs::create_dir(directory).unwrap();
+            for name in programs {
+                std::fs::write(directory.join(name), "").unwrap();
+            }
+        }
         let node = || {
             let mut node = NodeSpec::resolve(PluginConfig::decode(&[]).unwrap()).unwrap();
             node.wasm.state_dir = place.path().join("new/state");
             node.says_state_dir = true;
+            node.wasm.shim_dir = Some(whole.clone());
             node
         };
         assert_eq!(reason(&node(), &OnlyRoot), None);
@@ -94,12 +110,11 @@ mod tests {
         );
 
         let mut other = node();
-        other.wasm.shim_dir = Some(place.path().to_owned());
-        std::fs::write(place.path().join("wasm-shim"), "").unwrap();
+        other.wasm.shim_dir = Some(half.clone());
         assert!(reason(&other, &OnlyRoot).unwrap().contains("has no wasm-shim-compile; "));
 
         let mut other = node();
-        other.wasm.state_dir = place.path().join("wasm-shim/below-a-file");
+        other.wasm.state_dir = half.join("wasm-shim/below-a-file");
         assert!(reason(&other, &OnlyRoot).unwrap().starts_with("plugin option `state_dir`: "));
     }
 }

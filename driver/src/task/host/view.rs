@@ -214,22 +214,40 @@ impl View {
 
     /// The properties that make a unit see the host this way.
     pub fn properties(&self, dirs: &TaskDirs, made: &Made<'_>, sight: Sight) -> Vec<Property> {
-        let apart = |alloc: &Path| -> Vec<Bind> {
-            made.apart.iter().map(|name| bind(&dirs.shared.join(name), &alloc.join(name))).collect()
+        let writable = |alloc: &Path| -> Vec<Bind> {
+            let names = made.writable.unwrap_or_default().iter();
+            names.map(|name| bind(&dirs.shared.join(name), &alloc.join(name))).collect()
         };
         let mut properties = match self {
             Self::Private { host_paths } => self::root(made.root, host_paths, made.overlays, sight),
             // It may be the host's own.
             Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
             Self::Host => {
-                let apart = (!made.apart.is_empty()).then(|| Property::BindPaths(apart(&dirs.shared)));
-                return shared_memory(sight).into_iter().chain(apart).collect();
+                let mut properties = Vec::from_iter(shared_memory(sight));
+                if let (Some(_), Some(allocs), Some(own)) =
+                    (made.writable, dirs.alloc_dir.parent(), dirs.local.parent())
+                {
+                    // Other allocations among them.
+                    properties.push(Property::ReadOnlyPaths(vec![allocs.to_owned()]));
+                    let binds = std::iter::once(bind(own, own)).chain(writable(&dirs.shared));
+                    properties.push(Property::BindPaths(binds.collect()));
+                }
+                return properties;
             }
         };
-        let own = dirs.pairs().map(|(host, target)| bind(host, target.as_ref()));
-        properties.push(Property::BindPaths(own.into_iter().chain(apart(Path::new("/alloc"))).collect()));
-        // A task that could replace the FIFO of a later start would choose what a root process opens. By its path in the view.
-        properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
+        let alloc = bind(&dirs.shared, Path::new("/alloc"));
+        let mut binds: Vec<Bind> =
+            dirs.own().map(|(host, target)| bind(host, Path::new(target))).into_iter().collect();
+        if made.writable.is_some() {
+            properties.push(Property::BindReadOnlyPaths(vec![alloc]));
+        } else {
+            binds.push(alloc);
+            // A task that could replace the FIFO of a later start would choose what a root process opens. By its path in the
+            // view.
+            properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
+        }
+        binds.extend(writable(Path::new("/alloc")));
+        properties.push(Property::BindPaths(binds));
         properties.extend(shared_memory(sight));
         properties
     }
@@ -240,13 +258,21 @@ fn shared_memory(sight: Sight) -> Option<Property> {
     (!sight.has_shared_memory).then(|| Property::TemporaryFileSystem(vec![(path.into(), options)]))
 }
 
+/// Is it in the private view of a task, without the paths of the host, only if something is mounted in it?
+pub(crate) fn is_made_for_mounts(path: &Path) -> bool {
+    !OWN_DIRS.iter().any(|own| {
+        let own = Path::new("/").join(own);
+        path.starts_with(&own) || own.starts_with(path)
+    })
+}
+
 /// What was made on the host for the view of one task.
 #[derive(Debug, Clone, Copy)]
 pub struct Made<'a> {
     /// The root that it is mounted on ([`prepare`]).
     pub root: &'a Path,
-    /// Directories in `/alloc` that are mount points, so that no task can put a link in their place.
-    pub apart: &'a [&'static str],
+    /// Directories in `/alloc` that the task may write to; nothing for all of it.
+    pub writable: Option<&'a [&'static str]>,
     /// What it sees in the place of paths of the host.
     pub overlays: &'a Overlays,
 }

@@ -135,6 +135,8 @@ impl Policy {
             let wanted = "an absolute path without `..`, one with `:ro` at its end, or \"local\"";
             return Err(wrong("allow_host_paths", &path.display().to_string())(wanted));
         }
+        let floor = Preset::parse(sandbox_floor).map_err(wrong("sandbox_floor", sandbox_floor))?;
+        let root = Root::parse(allow_root).map_err(wrong("allow_root", allow_root))?;
         check_patterns("allow_properties", allow_properties)?;
         check_patterns("deny_properties", deny_properties)?;
         Ok(Self {
@@ -151,8 +153,9 @@ impl Policy {
                 .ok_or(RANGES)
                 .map_err(wrong("denied_host_gids", denied_host_gids))?,
             denied_env: denied_envvars.clone(),
-            floor: Preset::parse(sandbox_floor).map_err(wrong("sandbox_floor", sandbox_floor))?,
-            root: Root::parse(allow_root).map_err(wrong("allow_root", allow_root))?,
+            // A task beside it that may change the kernel's settings could pass confined root the directory of them.
+            floor: if root == Root::Confined { floor.max(Preset::Standard) } else { floor },
+            root,
         })
     }
 
@@ -287,9 +290,10 @@ impl Policy {
         preset::as_tight(&floor, settled).map_err(|Looser { property, floor: least }| Error::Refused {
             option: option_of(property).unwrap_or_else(|| property.to_owned()),
             reason: format!(
-                "the operator of this node allows nothing looser than {least} (`sandbox_floor = \"{}\"`); give the task at \
+                "the operator of this node allows nothing looser than {least} (`sandbox_floor = \"{}\"`{}); give the task at \
                  least this preset (`sandbox.preset`), and leave out what loosens {property}",
-                self.floor
+                self.floor,
+                if self.confines_root() { ", which `allow_root = \"confined\"` brings with it" } else { "" }
             ),
         })
     }

@@ -6,10 +6,11 @@
 //!  properties ────────────┘  (requested)      (policy, node)      then the job ─► the operator's floor    (settled)
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::systemd::{self, Assignment, Features, Manager, Meaning, Paths, Role};
 use crate::task::config::options::Setting;
+use crate::task::config::settings::{Sandbox, option_of};
 use crate::task::config::{DriverConfig, MemoryMax, NetworkMode, Notify, TaskConfig};
 use crate::task::host::view::{self, View};
 use crate::task::sandbox::policy;
@@ -263,8 +264,12 @@ pub(crate) fn settled(
         .assignments()
         .into_iter()
         .filter(|line| features.check(line).is_ok() && !(has_images && line.name() == "PrivateIPC"));
-    // A user's systemd has the credentials of a unit, and its own ear for it, among what ProtectHome hides.
-    let needs_no_home_hidden = features.manager == Manager::User && view.has_no_home();
+    // A user's systemd has the credentials of a unit, and its own ear for it, among what ProtectHome hides; and systemd
+    // write-protects what a job mounts there, but for older ones where homes are empty (seen on 252, and not on 257).
+    let mounts_in_homes = view.has_no_home() && mounts_in_homes(said, config, facts, features)?;
+    let empties_homes = mounts_in_homes && facts.is_ephemeral && features.version < 257;
+    let needs_no_home_hidden =
+        view.has_no_home() && features.manager == Manager::User || mounts_in_homes && !empties_homes;
     // What this node's systemd knows of a preset.
     let is_known = |line: &Assignment| {
         features.check(line).is_ok() && !(needs_no_home_hidden && line.name() == "ProtectHome")
@@ -274,7 +279,7 @@ pub(crate) fn settled(
         .assignments()
         .iter()
         .filter(|line| is_known(line) && (*view != View::Host || line.name() != "ProtectHome"));
-    let emptied = emptied_homes(said, config, view);
+    let emptied = Assignment::parse("ProtectHome", "tmpfs").ok().filter(|_| empties_homes);
     let of_preset = of_preset.map(|line| match &emptied {
         Some(emptied) if line.name() == "ProtectHome" => emptied,
         _ => line,
@@ -287,8 +292,9 @@ pub(crate) fn settled(
     }
     settle_capabilities(&mut settled, &config.driver, node)?;
     let is_confined_root = privilege::confine(&mut settled, facts, &node.policy, features)?;
-    node.policy.check_floor(&settled, is_known)?;
+    node.policy.check_floor(&settled, is_known).map_err(|error| in_words_of_job(error, config))?;
     privilege::check_ephemeral(&settled, facts)?;
+    privilege::check_new_privileges(&settled, facts, features)?;
     privilege::keep_namespaces_few(&mut settled, facts, &node.policy, features)?;
     Ok(Settled { lines: settled, is_confined_root })
 }
@@ -330,14 +336,53 @@ fn of_driver(
     Assignment::of_capabilities(BOUNDING, node.policy.all_capabilities()).into_iter().chain(ours).collect()
 }
 
-/// How homes are hidden where something is mounted below one: what is mounted there is hidden with the home, but not if an
-/// empty file system hides it. Where the operator shows homes, an empty one would be covered by them.
-fn emptied_homes(said: &[Assignment], config: &TaskConfig, view: &View) -> Option<Assignment> {
-    let targets = said.iter().flat_map(Assignment::mount_points).map(|(_, target)| PathBuf::from(target));
-    let mut targets = targets.chain(config.mounts.iter().map(|mount| mount.target.clone()));
-    let mounts_in_homes = targets.any(|target| view::HOMES.iter().any(|home| target.starts_with(home)));
-    let is_emptied = mounts_in_homes && view.has_no_home();
-    is_emptied.then(|| Assignment::parse("ProtectHome", "tmpfs").ok()).flatten()
+/// The refusal of a property that another option of the job has set.
+fn in_words_of_job(error: Error, config: &TaskConfig) -> Error {
+    match error {
+        Error::Refused { option, reason } if option == "sandbox.capability_bounding_set" => {
+            let is_added = !config.driver.cap_add.is_empty();
+            Error::Refused { option: if is_added { "cap_add".to_owned() } else { option }, reason }
+        }
+        Error::Refused { reason, .. }
+            if config.driver.sandbox.as_ref().and_then(Sandbox::preset) == Some("off") =>
+        {
+            Error::Refused { option: "sandbox.preset".to_owned(), reason }
+        }
+        other => other,
+    }
+}
+
+/// Does the job mount something where homes of users are elsewhere?
+fn mounts_in_homes(
+    said: &[Assignment],
+    config: &TaskConfig,
+    facts: &Facts<'_>,
+    features: &Features,
+) -> Result<bool, Error> {
+    let of_line = |line: &Assignment| {
+        let option = option_of(line.name()).unwrap_or_else(|| line.name().to_owned());
+        line.mount_points().into_iter().map(move |(_, target)| (option.clone(), PathBuf::from(target)))
+    };
+    let of_volume = config.mounts.iter().map(|mount| ("volume_mount".to_owned(), mount.target.clone()));
+    let mut mounts_in_homes = false;
+    for (option, target) in said.iter().flat_map(of_line).chain(of_volume) {
+        // An ephemeral user implies `ProtectHome=read-only` (systemd.exec(5), `DynamicUser=`).
+        if facts.is_ephemeral
+            && features.version >= 257
+            && view::HOMES.iter().any(|home| target == Path::new(home))
+        {
+            let target = target.display();
+            return Err(Error::Refused {
+                option,
+                reason: format!(
+                    "systemd write-protects {target} itself for an ephemeral user; mount below it, such as on {target}/data, or \
+                     give the task a `user`"
+                ),
+            });
+        }
+        mounts_in_homes |= view::HOMES.iter().any(|home| target.starts_with(home));
+    }
+    Ok(mounts_in_homes)
 }
 
 /// Takes from both sets of capabilities what the job drops, and adds what it adds.
@@ -358,9 +403,11 @@ fn settle_capabilities(
         let before = if let Some(Meaning::Number(set)) = line { set } else { 0 };
         if before & !allowed != 0 {
             return Err(Error::Refused {
-                option: name.to_owned(),
-                reason: "the operator of this node does not allow all of these capabilities (`allow_caps`)"
-                    .to_owned(),
+                option: option_of(name).unwrap_or_else(|| name.to_owned()),
+                reason: format!(
+                    "the operator of this node does not allow {} (`allow_caps`); leave it out",
+                    systemd::capability_names(before & !allowed)
+                ),
             });
         }
         // As with Nomad's own drivers, `cap_drop = ["all"]` and `cap_add` leave what is added.

@@ -6,6 +6,8 @@ mod sockets;
 
 use std::path::{Path, PathBuf};
 
+use shim_interface::Same;
+
 use crate::systemd::{Assignment, Bind, Manager, Meaning, Property, Stream, TransientUnit};
 use crate::task::config::{Mount, NetworkMode};
 use crate::task::host::env;
@@ -70,8 +72,10 @@ pub struct HostResources {
     pub root: PathBuf,
     /// Terminals of its own.
     pub terminals: Option<PathBuf>,
-    /// Directories in the shared one that are to be mount points.
-    pub apart: Vec<&'static str>,
+    /// Directories in the shared one that it may write to; nothing for all of it.
+    pub writable: Option<Vec<&'static str>>,
+    /// What must be where its directories are, when it begins.
+    pub same: Vec<Same>,
     /// The file with its environment.
     pub env_file: PathBuf,
     /// The name of its ephemeral user, if it has one.
@@ -96,10 +100,11 @@ pub struct HostResources {
 pub fn build(task: &TaskSpec, command: &Command, made: HostResources, streams: Streams) -> TransientUnit {
     let filter = if task.is_guest() { Vec::new() } else { address_filter(&made.settings) };
     let sockets = sockets(task, &made.sockets, filter);
-    let of_view = view::Made { root: &made.root, apart: &made.apart, overlays: &made.overlays };
+    let of_view =
+        view::Made { root: &made.root, writable: made.writable.as_deref(), overlays: &made.overlays };
     let concerns = [
         lifecycle(task),
-        run(task, command, &made.settings),
+        run(task, command, &made),
         task.view.properties(&task.dirs, &of_view, sight(task, &made.settings)),
         made.terminals
             .map(|terminals| Property::BindPaths(vec![Bind::new(terminals, "/dev/pts")]))
@@ -229,7 +234,8 @@ fn notify_socket(task: &TaskSpec) -> String {
     directory.join(name).display().to_string()
 }
 
-fn run(task: &TaskSpec, command: &Command, settings: &[Assignment]) -> Vec<Property> {
+fn run(task: &TaskSpec, command: &Command, made: &HostResources) -> Vec<Property> {
+    let same = made.same.iter().flat_map(|same| ["--same".to_owned(), same.to_string()]);
     let ours: Vec<(&Path, &str)> = match command {
         Command::Native { shim, .. } => vec![(shim, view::SHIM)],
         Command::Wasm { shim, code, .. } => vec![(shim, view::SHIM), (code, view::GUEST)],
@@ -246,13 +252,16 @@ fn run(task: &TaskSpec, command: &Command, settings: &[Assignment]) -> Vec<Prope
                 let place = if task.readiness.all { "all".to_owned() } else { notify_socket(task) };
                 words.extend(["--notify".to_owned(), place]);
             }
+            words.extend(same);
             words.extend(["--report".to_owned(), "--".to_owned(), path.display().to_string()]);
-            words.push(task.command.clone());
+            // What looks for itself by its own name finds itself: a relative path is not one of the working directory.
+            let is_relative = task.command.contains('/') && !task.command.starts_with('/');
+            words.push(if is_relative { path.display().to_string() } else { task.command.clone() });
             words.extend(task.args.iter().cloned());
             words
         }
         Command::Wasm { name, .. } => {
-            let argv = task.guest.command_line(&inside[1], name, &task.args);
+            let argv = task.guest.command_line(&inside[1], name, &task.args, same);
             match carried {
                 Some(carried) => {
                     words.push("become".to_owned());
@@ -265,7 +274,7 @@ fn run(task: &TaskSpec, command: &Command, settings: &[Assignment]) -> Vec<Prope
         }
     };
     let mut properties = Vec::from_iter(binds);
-    if settings.iter().any(|line| line.name() == "NoExecPaths") {
+    if made.settings.iter().any(|line| line.name() == "NoExecPaths") {
         // What runs the task may be executed, whatever else may not.
         properties.push(Property::ExecPaths(vec![shim.clone()]));
     }
@@ -312,10 +321,10 @@ fn identity(task: &TaskSpec, ephemeral_user: String) -> Vec<Property> {
         Identity::Ephemeral => {
             let mut properties = vec![Property::DynamicUser(true), Property::User(ephemeral_user)];
             if task.view == View::Host {
-                // An ephemeral user implies a read-only host; the task's own directories stay writable.
-                properties.push(Property::ReadWritePaths(
-                    task.dirs.pairs().iter().map(|(host, _)| (*host).to_owned()).collect(),
-                ));
+                // An ephemeral user implies a read-only host; the task's own directories stay writable, those in `alloc` as
+                // its view mounts them.
+                properties
+                    .push(Property::ReadWritePaths(task.dirs.own().map(|(host, _)| host.to_owned()).into()));
             }
             properties
         }

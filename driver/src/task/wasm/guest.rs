@@ -146,9 +146,17 @@ impl Guest {
     }
 
     /// The runner's command line, for a guest whose compiled code is at `code` of its view and whose file has this name.
-    pub(crate) fn command_line(&self, code: &Path, file_name: &str, args: &[String]) -> Vec<String> {
+    /// `same` are options about the directories of its task.
+    pub(crate) fn command_line(
+        &self,
+        code: &Path,
+        file_name: &str,
+        args: &[String],
+        same: impl Iterator<Item = String>,
+    ) -> Vec<String> {
         let verb = if self.serves { "serve" } else { "run" };
         let mut words = vec!["wasm-shim".to_owned(), verb.to_owned(), "--allow-precompiled".to_owned()];
+        words.extend(same);
         words.extend(self.options.iter().cloned());
         for variable in &self.env {
             words.extend(["--env".to_owned(), variable.clone()]);

@@ -11,10 +11,12 @@ use crate::systemd;
 pub enum Error {
     /// The two programs are not there.
     #[error(
-        "find wasm-shim and wasm-shim-compile in {searched}: install them there, or name their directory as `shim_dir` \
-         in the driver's plugin configuration"
+        "{name} is not in {searched}: install wasm-shim and wasm-shim-compile there, or name their directory as `shim_dir` in \
+         the driver's plugin configuration"
     )]
     NoShim {
+        /// The one that is missing.
+        name: String,
         /// Where we looked.
         searched: String,
     },

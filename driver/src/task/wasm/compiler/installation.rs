@@ -28,6 +28,11 @@ impl Installation {
         self.program("wasm-shim")
     }
 
+    /// Is the compiler there?
+    pub fn compiles(&self) -> bool {
+        self.program("wasm-shim-compile").is_ok()
+    }
+
     /// A program of this name.
     pub(super) fn program(&self, name: &str) -> Result<PathBuf, Error> {
         let beside_us = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
@@ -38,6 +43,7 @@ impl Installation {
         };
         let found = searched.iter().map(|directory| directory.join(name)).find(|path| path.is_file());
         found.ok_or_else(|| Error::NoShim {
+            name: name.to_owned(),
             searched: searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
         })
     }

@@ -1,13 +1,9 @@
 //! Who may compile now: fair among contents, jobs and namespaces.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::Arc;
-
-use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Wanted;
+use crate::task::turns::{Turn, TurnsOf};
 use crate::task::wasm::cache::Entry;
 
 /// How many modules are compiled at the same time, each with its own limits.
@@ -25,19 +21,9 @@ pub(super) struct Turns {
     places: Semaphore,
 }
 
-/// Who does something that only one may do at the same time; the others wait for their turn.
-type TurnsOf<K> = Mutex<HashMap<K, Arc<AsyncMutex<()>>>>;
-
-fn turn<K: Clone + Eq + Hash>(turns: &TurnsOf<K>, of: &K) -> Arc<AsyncMutex<()>> {
-    let mut turns = turns.lock();
-    // Those that nobody holds any more.
-    turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-    Arc::clone(turns.entry(of.clone()).or_default())
-}
-
 /// A place at a compiler: while it is held, nobody else compiles the same.
 pub(super) struct Place<'a> {
-    _turns: [OwnedMutexGuard<()>; 3],
+    _turns: [Turn; 3],
     _place: Option<SemaphorePermit<'a>>,
 }
 
@@ -57,11 +43,11 @@ impl Turns {
     pub(super) async fn place(&self, wanted: &Wanted<'_>, entry: &Entry) -> Place<'_> {
         // In this order: who holds the turn of a content is compiling it, or about to. Nobody of another namespace can
         // hold it while waiting behind a queue of its own.
-        let of_job = turn(&self.jobs, &(wanted.namespace.clone(), wanted.job.clone())).lock_owned().await;
-        let of_namespace = turn(&self.namespaces, wanted.namespace).lock_owned().await;
+        let of_job = self.jobs.take(&(wanted.namespace.clone(), wanted.job.clone())).await;
+        let of_namespace = self.namespaces.take(wanted.namespace).await;
         // Nobody closes the semaphore.
         let place = self.places.acquire().await.ok();
-        let of_content = turn(&self.contents, entry).lock_owned().await;
+        let of_content = self.contents.take(entry).await;
         Place { _turns: [of_content, of_namespace, of_job], _place: place }
     }
 }
