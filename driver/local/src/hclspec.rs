@@ -6,7 +6,7 @@
 //! helper/pluginutils/hclspecutils/dec.go and helper/pluginutils/hclutils/util.go.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hcl::{Map, Value};
 use proto::hclspec::spec::Block as Piece;
@@ -14,18 +14,20 @@ use proto::hclspec::{Block, BlockAttrs, BlockList, BlockMap, Spec};
 
 use crate::jobspec::expression::{self, Scope};
 use crate::jobspec::types::{Type, described, parse_expression};
-use crate::unknown_options::{names, told};
+use crate::unknown_options::{names, names_in_blocks, told};
 
 /// Why a configuration does not fit its schema. The first two name what the person wrote, the others the schema.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A key that the schema does not know, almost always a typing error.
-    #[error("unknown {}; known here: {known}", told(keys, known))]
+    #[error("unknown {}; known here: {known}", told(keys, known, elsewhere))]
     UnknownKey {
         /// Such as `comand`.
         keys: Vec<String>,
         /// All keys of that place, such as `args, command`.
         known: String,
+        /// The keys of the blocks in that place, each with where it is: `tasks_max` in `limits.tasks_max`.
+        elsewhere: BTreeMap<String, String>,
     },
     /// A required key is not given.
     #[error("`{key}` is required")]
@@ -89,7 +91,9 @@ impl Decoder<'_> {
         let keys: Vec<String> = unknown.cloned().collect();
         if !keys.is_empty() {
             let known = known.into_iter().collect::<Vec<_>>().join(", ");
-            return Err(Error::UnknownKey { keys, known });
+            let mut elsewhere = BTreeMap::new();
+            names_in_blocks(spec, &mut elsewhere);
+            return Err(Error::UnknownKey { keys, known, elsewhere });
         }
         self.piece(spec, "", config)
     }
@@ -251,8 +255,8 @@ impl Decoder<'_> {
     fn within(&self, name: &str, spec: &Spec, block: &Map<String, Value>) -> Result<Value, Error> {
         let inside = |key: String| format!("{name}.{key}");
         self.body(spec, block).map_err(|error| match error {
-            Error::UnknownKey { keys, known } => {
-                Error::UnknownKey { keys: keys.into_iter().map(inside).collect(), known }
+            Error::UnknownKey { keys, known, elsewhere } => {
+                Error::UnknownKey { keys: keys.into_iter().map(inside).collect(), known, elsewhere }
             }
             Error::Missing { key } => Error::Missing { key: inside(key) },
             Error::Value { key, reason } => Error::Value { key: inside(key), reason },
@@ -514,6 +518,8 @@ mod tests {
         );
         let error = decoded(&spec, "many {\n pth = 1\n}\n").unwrap_err().to_string();
         assert_eq!(error, "unknown key `many.pth` (did you mean `path`?); known here: path");
+        let error = decoded(&spec, "Path = \"/a\"\n").unwrap_err().to_string();
+        assert!(error.starts_with("unknown key `Path` (here: `"), "{error}");
         assert!(decoded(&spec, "many {}\nmany {}\nmany {}\n").is_err());
         assert!(decoded(&spec, "one {}\none {}\n").is_err());
     }

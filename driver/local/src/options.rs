@@ -38,6 +38,9 @@ pub struct JobOptions {
     pub plugin: Option<PathBuf>,
 }
 
+/// How a job is read: to be run, or to be shown.
+type Parse = fn(&str, &BTreeMap<String, String>, &Path) -> Result<Job, jobspec::Error>;
+
 /// What was asked for. Everything in it fits together.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -52,11 +55,25 @@ pub(crate) struct Asked {
 }
 
 impl JobOptions {
-    /// Reads everything, and says it when the configuration is not as it was given.
+    /// Reads everything for a run, and says it when the configuration is not as it was given.
     pub(crate) fn read(&self) -> Result<Asked, Error> {
-        let job = self.job()?;
+        let job = self.job(jobspec::parse)?;
         let volumes = Volumes::parse(&self.volumes)?;
         volumes.check(&job)?;
+        self.asked(job, volumes)
+    }
+
+    /// The same for a job that is only shown: what this machine lacks for it is noted.
+    pub(crate) fn read_to_show(&self) -> Result<Asked, Error> {
+        let job = self.job(jobspec::parse_to_show)?;
+        if !job.needs_agent.is_empty() {
+            note(&format!("job {}: only with a Nomad agent: {}", job.id, job.needs_agent.join(", ")));
+        }
+        let volumes = Volumes::parse(&self.volumes)?.with_all_of(&job);
+        self.asked(job, volumes)
+    }
+
+    fn asked(&self, job: Job, volumes: Volumes) -> Result<Asked, Error> {
         let given = plugin_config(self.plugin_config.as_deref())?;
         let (config, added) = with_manager(given, rustix::process::geteuid().is_root());
         if added {
@@ -69,7 +86,7 @@ impl JobOptions {
         Ok(Asked { job, config, volumes, program, own_manager })
     }
 
-    fn job(&self) -> Result<Job, Error> {
+    fn job(&self, parse: Parse) -> Result<Job, Error> {
         let path = self.file.clone();
         let text = fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         let mut variables = BTreeMap::new();
@@ -77,7 +94,7 @@ impl JobOptions {
             let (name, value) = text.split_once('=').ok_or_else(|| Error::Variable { text: text.clone() })?;
             variables.insert(name.to_owned(), value.to_owned());
         }
-        let job = jobspec::parse(&text, &variables, path.parent().unwrap_or(Path::new("")))
+        let job = parse(&text, &variables, path.parent().unwrap_or(Path::new("")))
             .map_err(|source| Error::Job { path, source: Box::new(source) })?;
         match job.groups.iter().flat_map(|group| &group.tasks).find(|task| task.driver != DRIVER) {
             Some(task) => Err(Error::Driver { task: task.name.clone(), driver: task.driver.clone() }),
@@ -150,6 +167,17 @@ impl Volumes {
         Ok(())
     }
 
+    /// The same with those that no `--volume` gives, at a path that stands for theirs.
+    fn with_all_of(mut self, job: &Job) -> Self {
+        for volume in job.groups.iter().flat_map(|group| &group.volumes) {
+            let path = || PathBuf::from(format!("/PATH-OF-VOLUME/{}", volume.source));
+            self.0
+                .entry(volume.source.clone())
+                .or_insert_with(|| HostVolume { path: path(), read_only: volume.read_only });
+        }
+        self
+    }
+
     /// Are they there? An agent looks when it starts.
     pub(crate) fn must_exist(&self) -> Result<(), Error> {
         for (name, HostVolume { path, .. }) in &self.0 {
@@ -194,11 +222,11 @@ mod tests {
             plugin: None,
         };
         assert_eq!(
-            options.job().unwrap_err().to_string(),
+            options.job(jobspec::parse).unwrap_err().to_string(),
             "task t: its driver is `docker`; only `systemd` runs here"
         );
         let options = JobOptions { variables: vec!["x".to_owned()], ..options };
-        assert!(matches!(options.job(), Err(Error::Variable { .. })));
+        assert!(matches!(options.job(jobspec::parse), Err(Error::Variable { .. })));
     }
 
     #[test]

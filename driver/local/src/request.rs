@@ -12,7 +12,7 @@ use proto::driver::{DnsConfig, DriverCapabilities, NetworkIsolationSpec};
 
 use crate::allocdir::TaskDir;
 use crate::error::Error;
-use crate::jobspec::{Group, Job, Port, Task};
+use crate::jobspec::{Group, Job, Network, Port, Task};
 use crate::node::Node;
 use crate::options::Asked;
 use crate::plugin_client::Plugin;
@@ -113,7 +113,7 @@ impl<'a> Requests<'a> {
             ports: ports.clone(),
             dns: dns(group, &env),
             mounts,
-            network: group.without_network.then(no_network),
+            network: network(group.network, alloc_id),
             ..TaskRequest::new(alloc_id, &task.name, path)
         };
         Ok((request, env))
@@ -132,8 +132,15 @@ impl<'a> Requests<'a> {
 }
 
 /// The agent makes an empty namespace for such a group, which only root can; here the driver is told to.
-fn no_network() -> NetworkIsolationSpec {
-    NetworkIsolationSpec { mode: NetworkIsolationMode::None.into(), ..NetworkIsolationSpec::default() }
+/// The host's network has no specification.
+fn network(network: Network, alloc_id: &str) -> Option<NetworkIsolationSpec> {
+    let (mode, path) = match network {
+        Network::Host => return None,
+        Network::None => (NetworkIsolationMode::None, String::new()),
+        // Where an agent makes it (client/lib/nsutil).
+        Network::OfGroup => (NetworkIsolationMode::Group, format!("/var/run/netns/{alloc_id}")),
+    };
+    Some(NetworkIsolationSpec { mode: mode.into(), path, ..NetworkIsolationSpec::default() })
 }
 
 /// Our own environment; what is not UTF-8 cannot travel to a plugin.

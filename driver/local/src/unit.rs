@@ -30,7 +30,7 @@ pub struct Requested {
 
 /// Everything that comes before a task's start and touches nothing.
 pub async fn requests(options: &JobOptions) -> Result<Requested, Error> {
-    let asked = options.read()?;
+    let asked = options.read_to_show()?;
     // Without it Ctrl-C would end us and not the plugin.
     let mut orders = Orders::watch()?;
     let requested = async {
@@ -165,5 +165,45 @@ job "web" {
         let options = JobOptions { plugin, ..options(directory.path(), "data=/srv") };
         let error = requests(&options).await.unwrap_err().to_string();
         assert!(error.starts_with("task t: the driver takes no volumes"), "{error}");
+    }
+    #[tokio::test]
+    async fn a_job_that_needs_an_agent_is_shown_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let fake = Fake::default();
+        let file = directory.path().join("x.nomad.hcl");
+        let job = r#"
+job "web" {
+  parameterized { payload = "required" }
+  group "g" {
+    count = 3
+    network {
+      mode = "bridge"
+      port "http" { to = 8080 }
+    }
+    volume "v" {
+      type   = "host"
+      source = "data"
+    }
+    task "t" {
+      driver = "systemd"
+      dispatch_payload { file = "x" }
+      config { command = "echo" }
+      volume_mount {
+        volume      = "v"
+        destination = "/srv"
+      }
+    }
+  }
+}
+"#;
+        let plugin = Some(fake.serve(directory.path()));
+        let variables = Vec::new();
+        let asked = JobOptions { file, variables, plugin, ..options(directory.path(), "other=/srv") };
+        std::fs::write(&asked.file, job).unwrap();
+        let task = &requests(&asked).await.unwrap().tasks[0].1;
+        let network = task.network_isolation_spec.as_ref().unwrap();
+        assert_eq!(network.mode(), NetworkIsolationMode::Group);
+        assert_eq!(network.path, format!("/var/run/netns/{}", task.alloc_id));
+        assert_eq!(task.mounts[0].host_path, "/PATH-OF-VOLUME/data");
     }
 }

@@ -1,6 +1,6 @@
 //! What is said of options that this driver has not: what was meant, and what stands for those of Nomad's other drivers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::hclspec::Spec;
 use proto::hclspec::spec::Block as Piece;
@@ -79,14 +79,17 @@ const OF_OTHER_PLUGINS: &[(&str, &str)] = &[
 ];
 
 /// The unknown keys, each with what was meant.
-pub(crate) fn told(keys: &[String], known: &str) -> String {
+pub(crate) fn told(keys: &[String], known: &str, elsewhere: &BTreeMap<String, String>) -> String {
     let is_plugins = known.split(", ").any(|known| known == "allow_host_paths");
     let table = if is_plugins { OF_OTHER_PLUGINS } else { OF_OTHER_DRIVERS };
     let told = keys.iter().map(|key| {
         let moved = table.iter().find(|(theirs, _)| theirs == key);
         match moved {
             Some((_, ours)) => format!("`{key}` (here: {ours})"),
-            None => format!("`{key}`{}", meant(key, known)),
+            None => match elsewhere.get(&snake_case(key)) {
+                Some(place) => format!("`{key}` (here: `{place}`)"),
+                None => format!("`{key}`{}", meant(key, known)),
+            },
         }
     });
     let plural = if keys.len() == 1 { "key" } else { "keys" };
@@ -96,7 +99,43 @@ pub(crate) fn told(keys: &[String], known: &str) -> String {
 /// The known key that almost has these letters.
 fn meant(key: &str, known: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
-    nearest(name, known.split(", ")).map(|known| format!(" (did you mean `{known}`?)")).unwrap_or_default()
+    nearest(&snake_case(name), known.split(", "))
+        .map(|known| format!(" (did you mean `{known}`?)"))
+        .unwrap_or_default()
+}
+
+/// A name of systemd's as an option has it: `protect_proc` for `ProtectProc`.
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    let mut before = '_';
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !before.is_ascii_uppercase() && before != '_' {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+        before = letter;
+    }
+    snake
+}
+
+/// The keys of the blocks that a body of this schema may have, each with where it is.
+pub(crate) fn names_in_blocks(spec: &Spec, places: &mut BTreeMap<String, String>) {
+    let Some(Piece::Object(object)) = &spec.block else { return };
+    for (implied, child) in &object.attributes {
+        let (block, nested) = match &child.block {
+            Some(Piece::BlockValue(block)) => (&block.name, &block.nested),
+            Some(Piece::BlockList(list)) => (&list.name, &list.nested),
+            _ => continue,
+        };
+        let block = if block.is_empty() { implied } else { block };
+        let mut keys = BTreeSet::new();
+        if let Some(nested) = nested {
+            names(nested, "", &mut keys);
+        }
+        for key in keys {
+            places.entry(key.to_owned()).or_insert_with(|| format!("{block}.{key}"));
+        }
+    }
 }
 
 /// The keys that a body of this schema may have.

@@ -8,6 +8,7 @@ use hcl::edit::Span;
 use hcl::edit::structure::{Attribute, Block as Written, Body, Structure};
 use hcl::{Expression, Map, Value};
 
+use super::Notes;
 use super::expression::{self, Scope};
 use super::types::Type;
 
@@ -215,7 +216,7 @@ impl<'a> Block<'a> {
                     scope.value(&expression).map_err(|source| block.expression_error(&name, source))?;
                 values.insert(name, value);
             }
-            block.finish(&[], &[], &mut Vec::new())?;
+            block.finish(&[], &[], &mut Notes::default())?;
         }
         match self.converted(key, &Type::Map(Box::new(Type::String)), scope)? {
             Some(Value::Object(map)) if values.is_empty() => values = map,
@@ -262,19 +263,18 @@ impl<'a> Block<'a> {
         self,
         ignored: &[&str],
         refused: &[(&str, &str)],
-        notes: &mut Vec<String>,
+        notes: &mut Notes,
     ) -> Result<(), Error> {
         let blocks = self.blocks.iter().map(|block| block.ident.as_str());
         for key in self.attributes.keys().copied().chain(blocks) {
             if let Some((_, advice)) = refused.iter().find(|(name, _)| *name == key) {
-                return Err(self.not_here(key, advice));
+                notes.need_agent(self.not_here(key, advice))?;
+                continue;
             }
             if !ignored.contains(&key) {
                 return Err(Error::Unknown { place: self.place.clone(), key: key.to_owned() });
             }
-            if !notes.iter().any(|note| note == key) {
-                notes.push(key.to_owned());
-            }
+            notes.ignore(key);
         }
         Ok(())
     }

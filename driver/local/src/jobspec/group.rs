@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::block::{Block, Error};
 use super::expression::Scope;
 use super::task::{Task, VolumeMount, finish_task, task};
-use super::{AGENT, constraint, name, service};
+use super::{AGENT, Notes, constraint, name, service};
 
 /// A group of tasks that share an allocation.
 #[derive(Debug, Clone)]
@@ -18,12 +18,23 @@ pub struct Group {
     pub ports: Vec<Port>,
     /// The `dns` block of its network.
     pub dns: Option<Dns>,
-    /// The `mode` of its network is `none`; else it is the host's.
-    pub without_network: bool,
+    /// The `mode` of its network.
+    pub network: Network,
     /// Its `volume` blocks.
     pub volumes: Vec<Volume>,
     /// At least one.
     pub tasks: Vec<Task>,
+}
+
+/// Which network the tasks of a group have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The host's.
+    Host,
+    /// None.
+    None,
+    /// One that an agent makes for the group: the job is only shown.
+    OfGroup,
 }
 
 /// A port of a group's network, which is the host's.
@@ -59,18 +70,18 @@ pub struct Volume {
     pub read_only: bool,
 }
 
-pub(super) fn group(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Group, Error> {
+pub(super) fn group(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Group, Error> {
     let name = name(block)?;
     match block.integer("count", scope)? {
         None | Some(1) => {}
         Some(count) => {
             let advice = format!("one instance runs here, not {count}; set it to 1 or {AGENT}");
-            return Err(block.not_here("count", &advice));
+            notes.need_agent(block.not_here("count", &advice))?;
         }
     }
-    let (mut ports, mut dns, mut without_network) = (Vec::new(), None, false);
+    let (mut ports, mut dns, mut of_group) = (Vec::new(), None, Network::Host);
     if let Some(mut network) = block.block("network")? {
-        without_network = without(&mut network, scope)?;
+        of_group = mode(&mut network, scope, notes)?;
         (ports, dns) = self::network(&mut network, scope)?;
         network.finish(
             &["mbits"],
@@ -80,35 +91,35 @@ pub(super) fn group(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<Stri
                 ("device", AGENT),
                 ("cidr", AGENT),
             ],
-            ignored,
+            notes,
         )?;
     }
-    let volumes = volumes(block, scope, ignored)?;
+    let volumes = volumes(block, scope, notes)?;
     let mut tasks: Vec<Task> = Vec::new();
     for mut inner in block.blocks("task") {
-        let task = task(&mut inner, scope, ignored)?;
+        let task = task(&mut inner, scope, notes)?;
         check_mounts(&inner, &task, &volumes)?;
         if tasks.iter().any(|other| other.name == task.name) {
             return Err(block.wrong("task", &format!("two tasks are named `{}`", task.name)));
         }
         tasks.push(task);
-        finish_task(inner, ignored)?;
+        finish_task(inner, notes)?;
     }
     if tasks.is_empty() {
         return Err(block.missing("task"));
     }
     for inner in block.blocks("constraint") {
         // Within one group of one instance nothing can be kept apart.
-        constraint(inner, scope, 1, ignored)?;
+        constraint(inner, scope, 1, notes)?;
     }
     for inner in block.blocks("service") {
-        service(inner, ignored)?;
+        service(inner, notes)?;
     }
-    Ok(Group { name, meta: block.map("meta", scope)?, ports, dns, without_network, volumes, tasks })
+    Ok(Group { name, meta: block.map("meta", scope)?, ports, dns, network: of_group, volumes, tasks })
 }
 
 /// The group's `volume` blocks (nomad/structs/volumes.go).
-fn volumes(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Vec<Volume>, Error> {
+fn volumes(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Vec<Volume>, Error> {
     let mut volumes: Vec<Volume> = Vec::new();
     for mut inner in block.blocks("volume") {
         let name = inner.label()?.to_owned();
@@ -116,7 +127,7 @@ fn volumes(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> R
             "host" => {}
             "csi" => {
                 let advice = format!("a CSI volume needs Nomad's servers; use \"host\" or {AGENT}");
-                return Err(inner.not_here("type", &advice));
+                notes.need_agent(inner.not_here("type", &advice))?;
             }
             other => return Err(inner.wrong("type", &format!("`{other}` is neither host nor csi"))),
         }
@@ -135,7 +146,7 @@ fn volumes(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> R
         inner.finish(
             &["sticky", "access_mode", "attachment_mode"],
             &[("mount_options", "a host volume has none; remove it")],
-            ignored,
+            notes,
         )?;
     }
     Ok(volumes)
@@ -154,22 +165,19 @@ pub(super) fn check_mounts(block: &Block<'_>, task: &Task, volumes: &[Volume]) -
     }
 }
 
-/// Is the network's mode `none`?
-fn without(block: &mut Block<'_>, scope: &Scope) -> Result<bool, Error> {
+/// The network's mode.
+fn mode(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Network, Error> {
     match block.string("mode", scope)?.as_deref() {
-        None | Some("" | "host") => Ok(false),
-        Some("none") => Ok(true),
+        None | Some("" | "host") => Ok(Network::Host),
+        Some("none") => Ok(Network::None),
+        // The driver makes no networks, also for an agent.
+        Some("driver") => Err(block
+            .wrong("mode", "Nomad makes the networks of this driver's tasks; use \"host\" or \"bridge\"")),
         Some(mode) => {
-            let advice = match mode {
-                // The driver makes no networks, also for an agent.
-                "driver" => {
-                    "Nomad makes the networks of this driver's tasks; use \"host\" or \"bridge\"".to_owned()
-                }
-                _ => {
-                    format!("`{mode}` needs Nomad's network plugins; use \"host\" to run it here, or {AGENT}")
-                }
-            };
-            Err(block.not_here("mode", &advice))
+            let advice =
+                format!("`{mode}` needs Nomad's network plugins; use \"host\" to run it here, or {AGENT}");
+            notes.need_agent(block.not_here("mode", &advice))?;
+            Ok(Network::OfGroup)
         }
     }
 }
@@ -188,7 +196,7 @@ fn network(block: &mut Block<'_>, scope: &Scope) -> Result<(Vec<Port>, Option<Dn
         };
         let (fixed, to) = (number("static")?, number("to")?);
         ports.push(Port { label, fixed, to });
-        port.finish(&["ignore_collision"], &[("host_network", AGENT)], &mut Vec::new())?;
+        port.finish(&["ignore_collision"], &[("host_network", AGENT)], &mut Notes::default())?;
     }
     let mut dns = None;
     if let Some(mut inner) = block.block("dns")? {
@@ -197,7 +205,7 @@ fn network(block: &mut Block<'_>, scope: &Scope) -> Result<(Vec<Port>, Option<Dn
             searches: inner.strings("searches", scope)?,
             options: inner.strings("options", scope)?,
         });
-        inner.finish(&[], &[], &mut Vec::new())?;
+        inner.finish(&[], &[], &mut Notes::default())?;
     }
     Ok((ports, dns))
 }

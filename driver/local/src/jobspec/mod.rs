@@ -22,7 +22,7 @@ use hcl::{Map, Value};
 use self::block::Block;
 pub use self::block::Error;
 use self::expression::Scope;
-pub use self::group::{Dns, Group, Port, Volume};
+pub use self::group::{Dns, Group, Network, Port, Volume};
 pub use self::task::{Artifact, Hook, Lifecycle, Resources, Task, Template, VolumeMount};
 use self::types::Type;
 
@@ -47,12 +47,61 @@ pub struct Job {
     pub groups: Vec<Group>,
     /// Names of blocks that were accepted and change nothing here, such as `restart`.
     pub ignored: Vec<String>,
+    /// What only an agent can do, of a job that is only shown ([`parse_to_show`]), such as `parameterized`.
+    pub needs_agent: Vec<String>,
+}
+
+/// What a job says beside what can be done here.
+#[derive(Default)]
+struct Notes {
+    ignored: Vec<String>,
+    needs_agent: Vec<String>,
+    /// What only an agent can do is noted, and no error.
+    shows_only: bool,
+}
+
+impl Notes {
+    fn ignore(&mut self, key: &str) {
+        if !self.ignored.iter().any(|noted| noted == key) {
+            self.ignored.push(key.to_owned());
+        }
+    }
+
+    fn need_agent(&mut self, error: Error) -> Result<(), Error> {
+        match error {
+            Error::NotHere { key, .. } if self.shows_only => {
+                if !self.needs_agent.contains(&key) {
+                    self.needs_agent.push(key);
+                }
+                Ok(())
+            }
+            error => Err(error),
+        }
+    }
 }
 
 const AGENT: &str = "submit the job to a Nomad agent";
 
 /// Reads a job. `variables` are the values of `-var`, names to text; the paths of `file("…")` are in `directory`.
 pub fn parse(text: &str, variables: &BTreeMap<String, String>, directory: &Path) -> Result<Job, Error> {
+    read(text, variables, directory, false)
+}
+
+/// Reads a job that is not run here: what only an agent can do is in [`Job::needs_agent`], and no error.
+pub fn parse_to_show(
+    text: &str,
+    variables: &BTreeMap<String, String>,
+    directory: &Path,
+) -> Result<Job, Error> {
+    read(text, variables, directory, true)
+}
+
+fn read(
+    text: &str,
+    variables: &BTreeMap<String, String>,
+    directory: &Path,
+    shows_only: bool,
+) -> Result<Job, Error> {
     let text = &readable(text);
     let body = hcl::edit::parser::parse_body(text).map_err(|source| Error::Parse { source })?;
     let mut file = Block::file(text, &body);
@@ -67,9 +116,9 @@ pub fn parse(text: &str, variables: &BTreeMap<String, String>, directory: &Path)
     let Some(mut block) = file.block("job")? else {
         return Err(file.missing("job"));
     };
-    let mut ignored = Vec::new();
-    file.finish(&[], &[], &mut ignored)?;
-    job(&mut block, &scope, &mut ignored).and_then(|job| {
+    let mut notes = Notes { shows_only, ..Notes::default() };
+    file.finish(&[], &[], &mut notes)?;
+    job(&mut block, &scope, &mut notes).and_then(|job| {
         block.finish(
             &[
                 "priority",
@@ -91,9 +140,10 @@ pub fn parse(text: &str, variables: &BTreeMap<String, String>, directory: &Path)
                 ("consul", "it needs a Consul server; submit the job to a Nomad agent"),
                 ("secret", "it needs a secrets provider; submit the job to a Nomad agent"),
             ],
-            &mut ignored,
+            &mut notes,
         )?;
-        Ok(Job { ignored, ..job })
+        let Notes { ignored, needs_agent, shows_only: _ } = notes;
+        Ok(Job { ignored, needs_agent, ..job })
     })
 }
 
@@ -139,7 +189,7 @@ fn declared(file: &mut Block<'_>, given: &BTreeMap<String, String>) -> Result<Ma
             None => value,
         };
         values.insert(name, value);
-        block.finish(&["description", "validation", "sensitive"], &[], &mut Vec::new())?;
+        block.finish(&["description", "validation", "sensitive"], &[], &mut Notes::default())?;
     }
     for mut block in file.blocks("variables") {
         for (name, default) in block.expressions() {
@@ -149,7 +199,7 @@ fn declared(file: &mut Block<'_>, given: &BTreeMap<String, String>) -> Result<Ma
             };
             values.insert(name, value);
         }
-        block.finish(&[], &[], &mut Vec::new())?;
+        block.finish(&[], &[], &mut Notes::default())?;
     }
     if let Some(name) = given.keys().find(|name| !values.contains_key(*name)) {
         return Err(file.wrong(name, "is given with `--var`, but the job declares no such variable"));
@@ -166,7 +216,7 @@ fn locals(
     let mut waiting = Vec::new();
     for mut block in file.blocks("locals") {
         waiting.extend(block.expressions());
-        block.finish(&[], &[], &mut Vec::new())?;
+        block.finish(&[], &[], &mut Notes::default())?;
     }
     let mut values = Map::new();
     while !waiting.is_empty() {
@@ -189,7 +239,7 @@ fn locals(
     Ok(values)
 }
 
-fn job(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Job, Error> {
+fn job(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Job, Error> {
     let label = block.label()?.to_owned();
     let id = block.string("id", scope)?.unwrap_or(label);
     let kind = block.string("type", scope)?.unwrap_or_else(|| "service".to_owned());
@@ -199,7 +249,7 @@ fn job(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resul
     let datacenters = block.strings("datacenters", scope)?;
     let mut groups = Vec::new();
     for mut inner in block.blocks("group") {
-        groups.push(group::group(&mut inner, scope, ignored)?);
+        groups.push(group::group(&mut inner, scope, notes)?);
         inner.finish(
             &[
                 "restart", "reschedule", "update", "migrate", "ephemeral_disk", "affinity", "spread", "disconnect",
@@ -211,20 +261,20 @@ fn job(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resul
                 ("secret", "it needs a secrets provider; submit the job to a Nomad agent"),
                 ("scaling", "the number of instances is always one here; remove it or submit the job to a Nomad agent"),
             ],
-            ignored,
+            notes,
         )?;
     }
     // A task straight in the job is a group of its own (jobspec2/parse_job.go).
     for mut inner in block.blocks("task") {
-        let task = task::task(&mut inner, scope, ignored)?;
-        task::finish_task(inner, ignored)?;
+        let task = task::task(&mut inner, scope, notes)?;
+        task::finish_task(inner, notes)?;
         group::check_mounts(block, &task, &[])?;
         groups.push(Group {
             name: task.name.clone(),
             meta: BTreeMap::new(),
             ports: Vec::new(),
             dns: None,
-            without_network: false,
+            network: Network::Host,
             volumes: Vec::new(),
             tasks: vec![task],
         });
@@ -233,7 +283,7 @@ fn job(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resul
         return Err(block.missing("group"));
     }
     for inner in block.blocks("constraint") {
-        constraint(inner, scope, groups.len(), ignored)?;
+        constraint(inner, scope, groups.len(), notes)?;
     }
     Ok(Job {
         name: block.string("name", scope)?.unwrap_or_else(|| id.clone()),
@@ -248,16 +298,12 @@ fn job(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Resul
         meta: block.map("meta", scope)?,
         groups,
         ignored: Vec::new(),
+        needs_agent: Vec::new(),
     })
 }
 
 /// A constraint chooses nodes and there is one; only one that keeps groups apart cannot be met.
-fn constraint(
-    mut block: Block<'_>,
-    scope: &Scope,
-    groups: usize,
-    ignored: &mut Vec<String>,
-) -> Result<(), Error> {
+fn constraint(mut block: Block<'_>, scope: &Scope, groups: usize, notes: &mut Notes) -> Result<(), Error> {
     let apart = ["distinct_hosts", "distinct_property"];
     let operator = block.string("operator", scope)?.unwrap_or_default();
     let mut wanted = apart.contains(&operator.as_str());
@@ -265,7 +311,9 @@ fn constraint(
         wanted |= block.value(key, scope)?.is_some_and(|value| value != Value::Bool(false));
     }
     if wanted && groups > 1 {
-        return Err(block.not_here("distinct_hosts", "`run` is one node; submit the job to a Nomad agent"));
+        notes.need_agent(
+            block.not_here("distinct_hosts", "`run` is one node; submit the job to a Nomad agent"),
+        )?;
     }
     let others = [
         "attribute",
@@ -281,25 +329,20 @@ fn constraint(
         "attribute_is_set",
         "attribute_is_not_set",
     ];
-    block.finish(&others, &[], &mut Vec::new())?;
-    if !ignored.iter().any(|note| note == "constraint") {
-        ignored.push("constraint".to_owned());
-    }
+    block.finish(&others, &[], &mut Notes::default())?;
+    notes.ignore("constraint");
     Ok(())
 }
 
 /// A service is registered nowhere; one that needs a service mesh cannot work.
-fn service(mut block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error> {
+fn service(mut block: Block<'_>, notes: &mut Notes) -> Result<(), Error> {
     for key in ["connect", "sidecar_task"] {
         if block.block(key)?.is_some() {
-            return Err(
-                block.not_here(key, "it needs a Consul service mesh; submit the job to a Nomad agent")
-            );
+            let advice = "it needs a Consul service mesh; submit the job to a Nomad agent";
+            notes.need_agent(block.not_here(key, advice))?;
         }
     }
-    if !ignored.iter().any(|note| note == "service") {
-        ignored.push("service".to_owned());
-    }
+    notes.ignore("service");
     Ok(())
 }
 
@@ -554,9 +597,9 @@ job "web" {
                 .groups
                 .remove(0)
         };
-        assert!(group("network {\n mode = \"none\"\n}").without_network);
-        assert!(!group("network {\n mode = \"host\"\n}").without_network);
-        assert!(!group("").without_network);
+        assert_eq!(group("network {\n mode = \"none\"\n}").network, Network::None);
+        assert_eq!(group("network {\n mode = \"host\"\n}").network, Network::Host);
+        assert_eq!(group("").network, Network::Host);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use hcl::{Map, Value};
 
 use super::block::{Block, Error};
 use super::expression::Scope;
-use super::{AGENT, constraint, name, service};
+use super::{AGENT, Notes, constraint, name, service};
 use crate::node::SIGNALS;
 
 /// A `volume_mount` block.
@@ -130,13 +130,13 @@ pub struct Resources {
     pub memory_max: i64,
 }
 
-pub(super) fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Task, Error> {
+pub(super) fn task(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Task, Error> {
     let name = name(block)?;
     let driver = block.string("driver", scope)?.ok_or_else(|| block.missing("driver"))?;
     let mut artifacts = Vec::new();
     for mut inner in block.blocks("artifact") {
         artifacts.push(artifact(&mut inner, scope)?);
-        inner.finish(&[], &[], ignored)?;
+        inner.finish(&[], &[], notes)?;
     }
     let mut templates = Vec::new();
     for mut inner in block.blocks("template") {
@@ -146,13 +146,13 @@ pub(super) fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<Strin
         inner.finish(
             &[&later[..], &["error_on_missing_key", "vault_grace"]].concat(),
             &[],
-            &mut Vec::new(),
+            &mut Notes::default(),
         )?;
     }
     let mut volume_mounts = Vec::new();
     for mut inner in block.blocks("volume_mount") {
         volume_mounts.push(volume_mount(&mut inner, scope)?);
-        inner.finish(&[], &[], ignored)?;
+        inner.finish(&[], &[], notes)?;
     }
     let lifecycle = match block.block("lifecycle")? {
         Some(inner) => lifecycle(inner, scope)?,
@@ -161,17 +161,17 @@ pub(super) fn task(block: &mut Block<'_>, scope: &Scope, ignored: &mut Vec<Strin
     let mut logs_disabled = false;
     if let Some(mut logs) = block.block("logs")? {
         logs_disabled = logs.bool("disabled", scope)?.unwrap_or(false);
-        logs.finish(&["max_files", "max_file_size", "enabled"], &[], &mut Vec::new())?;
+        logs.finish(&["max_files", "max_file_size", "enabled"], &[], &mut Notes::default())?;
     }
     let resources = match block.block("resources")? {
-        Some(inner) => resources(inner, scope, ignored)?,
+        Some(inner) => resources(inner, scope, notes)?,
         None => Resources { cpu: 100, cores: 0, memory: 300, memory_max: 0 },
     };
     for inner in block.blocks("service") {
-        service(inner, ignored)?;
+        service(inner, notes)?;
     }
     for inner in block.blocks("constraint") {
-        constraint(inner, scope, 1, ignored)?;
+        constraint(inner, scope, 1, notes)?;
     }
     Ok(Task {
         name,
@@ -207,7 +207,7 @@ fn offered_signal(block: &mut Block<'_>, key: &str, scope: &Scope) -> Result<Str
     Err(block.wrong(key, &reason))
 }
 
-pub(super) fn finish_task(block: Block<'_>, ignored: &mut Vec<String>) -> Result<(), Error> {
+pub(super) fn finish_task(block: Block<'_>, notes: &mut Notes) -> Result<(), Error> {
     block.finish(
         &["restart", "affinity", "shutdown_delay", "identity"],
         &[
@@ -220,7 +220,7 @@ pub(super) fn finish_task(block: Block<'_>, ignored: &mut Vec<String>) -> Result
             ("schedule", AGENT),
             ("kind", AGENT),
         ],
-        ignored,
+        notes,
     )
 }
 
@@ -236,7 +236,7 @@ fn lifecycle(mut block: Block<'_>, scope: &Scope) -> Result<Lifecycle, Error> {
         }
     };
     let sidecar = block.bool("sidecar", scope)?.unwrap_or(false) && hook != Hook::Poststop;
-    block.finish(&[], &[], &mut Vec::new())?;
+    block.finish(&[], &[], &mut Notes::default())?;
     Ok(Lifecycle { hook, sidecar })
 }
 
@@ -312,7 +312,7 @@ fn volume_mount(block: &mut Block<'_>, scope: &Scope) -> Result<VolumeMount, Err
     })
 }
 
-fn resources(mut block: Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> Result<Resources, Error> {
+fn resources(mut block: Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Resources, Error> {
     let cores = block.integer("cores", scope)?.unwrap_or(0);
     let cores = u32::try_from(cores).map_err(|_| block.wrong("cores", "a number of cores is required"))?;
     let cpu = block.integer("cpu", scope)?;
@@ -330,7 +330,7 @@ fn resources(mut block: Block<'_>, scope: &Scope, ignored: &mut Vec<String>) -> 
             ("network", "write the `network` block in the group, where Nomad wants it since 0.12"),
             ("device", "it needs Nomad's device plugins; submit the job to a Nomad agent"),
         ],
-        ignored,
+        notes,
     )?;
     Ok(Resources { cpu: cpu.unwrap_or(100), cores, memory, memory_max })
 }
