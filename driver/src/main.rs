@@ -7,6 +7,7 @@ mod pages;
 mod unit_command;
 
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
 use nomad_driver_systemd::plugin::handshake::Terms;
@@ -22,7 +23,7 @@ use self::unit_command::UnitOptions;
 ///
 /// Nomad starts it without a command.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = VERSION.as_str())]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -48,6 +49,13 @@ enum Command {
         directory: std::path::PathBuf,
     },
 }
+
+/// The release, and the commit that it was built from where driver/dist/release has built it: `0.1.0 (9f3c2a1b0d)`.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let release = env!("CARGO_PKG_VERSION");
+    let commit = option_env!("NOMAD_SYSTEMD_COMMIT");
+    commit.map_or_else(|| release.to_owned(), |commit| format!("{release} ({commit})"))
+});
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -76,7 +76,9 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
     /// The plugin's configuration is not HCL.
-    #[error("the plugin's configuration `{text}` is neither a file nor HCL")]
+    #[error(
+        "the plugin's configuration `{text}` cannot be read as HCL, the language of the agent's configuration"
+    )]
     PluginConfig {
         /// What was given.
         text: String,

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use hcl::{Body, Expression};
 
 use super::finding::Finding;
-use crate::nearest::nearest;
 use crate::node::DRIVER;
 
 /// The label of the plugin's block: the name of its file.
@@ -15,6 +14,9 @@ pub(super) const PLUGIN: &str = "nomad-driver-systemd";
 
 /// Where packages put the agent's configuration.
 const USUAL: &str = "etc/nomad.d";
+
+/// What Nomad takes in a `plugin` block beside `config` (nomad/structs/config).
+const OF_PLUGIN_BLOCKS: [&str; 1] = ["args"];
 
 /// What is known of the agent.
 #[derive(Debug, Default)]
@@ -32,6 +34,8 @@ pub(super) struct Agent {
     pub(super) plugin: Option<Body>,
     /// Labels of plugin blocks that mean no file of ours, such as `systemd`.
     misnamed: Option<String>,
+    /// Options of the plugin that stand beside its `config` block, where Nomad ignores them.
+    outside_config: Vec<String>,
     is_dev: bool,
     /// The option by which the agent leaves our driver out.
     excluded: Option<String>,
@@ -109,11 +113,14 @@ impl Agent {
             match label {
                 PLUGIN => {
                     let config = block.body().blocks().find(|block| block.identifier() == "config");
+                    let outside = block.body().attributes().map(|attribute| attribute.key().to_owned());
+                    self.outside_config =
+                        outside.filter(|key| !OF_PLUGIN_BLOCKS.contains(&key.as_str())).collect();
                     self.plugin = Some(config.map(|config| config.body().clone()).unwrap_or_default());
                 }
                 "systemd" | "wasm-shim" | "nomad-systemd-driver" => self.misnamed = Some(label.to_owned()),
-                // A typing error.
-                label if nearest(label, [PLUGIN]).is_some() => self.misnamed = Some(label.to_owned()),
+                // A typing error: other drivers' names are not much less alike.
+                label if strsim::levenshtein(label, PLUGIN) <= 3 => self.misnamed = Some(label.to_owned()),
                 _ => {}
             }
         }
@@ -174,6 +181,13 @@ impl Agent {
                 format!("plugin \"{label}\""),
                 "The label of the block is the name of the plugin's file, so the options in it go to no plugin.",
                 format!("Write `plugin \"{PLUGIN}\"`."),
+            )
+        } else if let Some(option) = self.outside_config.first() {
+            Finding::failed(
+                "agent configuration",
+                format!("plugin \"{PLUGIN}\" {{ {option} }}"),
+                "Nomad ignores an option of a plugin outside of its `config` block.",
+                format!("Write `plugin \"{PLUGIN}\" {{ config {{ {option} = … }} }}`."),
             )
         } else if self.files.is_empty() && !self.is_dev {
             Finding::warning(
@@ -374,6 +388,16 @@ mod tests {
         let agent = with(&[("a.hcl", text)]);
         assert_eq!(verdict(&agent).0, Status::Ok, "{:?}", verdict(&agent));
         assert_eq!(agent.plugin.unwrap().attributes().count(), 1);
+    }
+
+    #[test]
+    fn an_option_of_the_plugin_beside_its_config_block_is_told() {
+        let beside =
+            "plugin \"nomad-driver-systemd\" {\n args = []\n sandbox_floor = \"strict\"\n config {}\n}\n";
+        let (status, found) = verdict(&with(&[("a.hcl", beside)]));
+        assert!(status == Status::Failed && found.contains("sandbox_floor"), "{found}");
+        let usual = beside.replace(" sandbox_floor = \"strict\"\n", "");
+        assert_eq!(verdict(&with(&[("a.hcl", &usual)])).0, Status::Ok);
     }
 
     #[test]

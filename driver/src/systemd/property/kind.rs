@@ -29,7 +29,8 @@ pub(super) enum Kind {
     Hostname,
     Ignorable,
     ImportCredential,
-    Integer,
+    /// Between these two.
+    Integer(i32, i32),
     IoClass,
     IoLatency,
     IoLimit,
