@@ -51,7 +51,7 @@ impl Shared {
             other != unit && spec::is_run_of(other, &config.identity.alloc_id, &config.identity.name)
         };
         let earlier = self.earlier().await?.iter().filter(|other| is_earlier(other)).cloned();
-        let mut ours = self.live();
+        let mut ours = self.table.live();
         ours.retain(|handle| is_earlier(handle.unit()));
         let units: HashSet<UnitName> =
             earlier.chain(ours.iter().map(|handle| handle.unit().clone())).collect();

@@ -22,19 +22,19 @@ pub mod preview;
 pub mod sandbox;
 pub mod spec;
 mod start;
+mod table;
 mod turns;
 pub mod unit;
 pub mod wasm;
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, OnceCell, mpsc};
+use tokio::sync::{OnceCell, mpsc};
 
 pub use self::error::Error;
 pub use self::live::exit::{Exit, Phase};
@@ -53,6 +53,7 @@ use self::live::stats::{Stats, Usage};
 use self::live::told_once::ToldOnce;
 use self::live::{exec, handle, lost, saved};
 use self::spec::NodeSpec;
+use self::table::{Claim, Slot, Table};
 use self::turns::TurnsOf;
 use self::wasm::{compiler, guest};
 use crate::systemd::{self, Manager, Systemd, UnitName, Whom};
@@ -69,7 +70,7 @@ struct Shared {
     compiler: compiler::Compiler,
     /// The runner of WebAssembly, when it was made, and what it says of its version.
     runner: Mutex<Option<(PathBuf, SystemTime, String)>>,
-    table: Mutex<HashMap<TaskId, Slot>>,
+    table: Arc<Table>,
     events: Events,
     stats: Stats,
     slices: Slices,
@@ -83,13 +84,6 @@ struct Shared {
     crowded: TurnsOf<String>,
 }
 
-/// A row of the table.
-enum Slot {
-    /// The id is taken, the task is not there yet; told when it shall not be there any more.
-    Starting(Arc<Notify>),
-    Live(Arc<Handle>),
-}
-
 impl Tasks {
     /// No tasks yet.
     pub fn new(systemd: Systemd) -> Self {
@@ -98,7 +92,7 @@ impl Tasks {
             node: RwLock::default(),
             compiler: compiler::Compiler::default(),
             runner: Mutex::default(),
-            table: Mutex::default(),
+            table: Arc::default(),
             events: Events::default(),
             stats: Stats::default(),
             slices: Slices::default(),
@@ -168,7 +162,7 @@ impl Tasks {
     pub async fn start(&self, config: TaskConfig) -> Result<Arc<Handle>, Error> {
         let this = self.clone();
         let id = config.identity.id.clone();
-        let claim = Claim::new(&self.shared, &id)?;
+        let claim = Claim::new(&self.shared.table, &id)?;
         let started = tokio::spawn(async move {
             let handle = Arc::new(Box::pin(this.shared.start(config, &claim.stopped)).await?);
             claim.keep(&handle);
@@ -183,7 +177,7 @@ impl Tasks {
         if let Some(Slot::Live(_)) = self.shared.table.lock().get(&id) {
             return Ok(());
         }
-        let claim = Claim::new(&self.shared, &id)?;
+        let claim = Claim::new(&self.shared.table, &id)?;
         if saved.boot_id != saved::boot_id() {
             return Err(Error::Lost { id, reason: "the machine has rebooted since the task started" });
         }
@@ -355,16 +349,6 @@ impl Tasks {
 }
 
 impl Shared {
-    /// The tasks that have started.
-    fn live(&self) -> Vec<Arc<Handle>> {
-        let table = self.table.lock();
-        let live = table.values().filter_map(|slot| match slot {
-            Slot::Live(handle) => Some(Arc::clone(handle)),
-            Slot::Starting(_) => None,
-        });
-        live.collect()
-    }
-
     fn node(&self) -> Result<Arc<NodeSpec>, Error> {
         let configured = self.node.read().clone();
         // A host that sets no configuration gets the defaults.
@@ -376,39 +360,5 @@ impl Shared {
             },
             Ok,
         )
-    }
-}
-
-/// A row that is taken while a task is being started, and free again unless it was.
-struct Claim {
-    shared: Arc<Shared>,
-    id: TaskId,
-    /// Told when somebody wants the task to end.
-    stopped: Arc<Notify>,
-}
-
-impl Claim {
-    fn new(shared: &Arc<Shared>, id: &TaskId) -> Result<Self, Error> {
-        match shared.table.lock().entry(id.clone()) {
-            Entry::Occupied(_) => Err(Error::Duplicate { id: id.clone() }),
-            Entry::Vacant(row) => {
-                let stopped = Arc::default();
-                row.insert(Slot::Starting(Arc::clone(&stopped)));
-                Ok(Self { shared: Arc::clone(shared), id: id.clone(), stopped })
-            }
-        }
-    }
-
-    fn keep(self, handle: &Arc<Handle>) {
-        self.shared.table.lock().insert(self.id.clone(), Slot::Live(Arc::clone(handle)));
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let mut table = self.shared.table.lock();
-        if let Some(Slot::Starting(_)) = table.get(&self.id) {
-            table.remove(&self.id);
-        }
     }
 }

@@ -21,6 +21,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use super::dirs::TaskDirs;
+use super::root_only;
 use crate::systemd::{Assignment, Bind, Manager, Property, check_text};
 
 /// Where units find what of ours need not outlive a boot; a driver that is not root has it among what is its user's.
@@ -102,31 +103,6 @@ const HIDDEN: &[&str] = &[
     // By which, since systemd 262, everybody could have all of the journal written to the disk, again and again.
     "-+/run/systemd/journal/io.systemd.journal",
 ];
-/// What of the operating system root alone may read, so that one who is root in a task may not.
-const HIDDEN_FROM_ROOT: &[&str] = &[
-    "-+/etc/shadow",
-    "-+/etc/shadow-",
-    "-+/etc/gshadow",
-    "-+/etc/gshadow-",
-    "-+/etc/security/opasswd",
-    "-+/etc/ssh",
-    "-+/etc/ssl/private",
-    "-+/etc/pki/tls/private",
-    "-+/etc/sudoers",
-    "-+/etc/sudoers.d",
-    "-+/etc/krb5.keytab",
-    "-+/etc/crypttab",
-    "-+/etc/cryptsetup-keys.d",
-    "-+/etc/credstore",
-    "-+/etc/credstore.encrypted",
-    "-+/etc/NetworkManager",
-    "-+/etc/wireguard",
-    "-+/etc/ppp",
-    // By which root speaks with the resolver about more than its own questions.
-    "-+/run/systemd/resolve/io.systemd.Resolve.Monitor",
-];
-/// How deep, and for how many files, the operating system's configuration is searched for what is closed to others.
-const SEARCH: (usize, usize) = (8, 512);
 /// What `ProtectHome=` hides (systemd.exec(5)).
 pub const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 /// Shared memory by name (shm_overview(7)): the host's would be everybody's.
@@ -293,7 +269,7 @@ pub struct Sight {
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotInView;
 
-/// What a task sees in the place of a path of the host, see `targets.rs`.
+/// What a task sees in the place of a path of the host, see `targets`.
 pub type Overlays = BTreeMap<PathBuf, PathBuf>;
 
 /// A unit whose root is this one, with `host_paths` on it.
@@ -306,36 +282,16 @@ pub fn root(root: &Path, host_paths: &[PathBuf], overlays: &Overlays, sight: Sig
         .collect();
     let runtime = std::iter::once(JOURNAL).chain(sight.of_resolver.then_some(RESOLVER));
     system.extend(runtime.map(|path| Bind { optional: true, ..bind(path.as_ref(), path.as_ref()) }));
-    let hidden_from_root = if sight.of_root { HIDDEN_FROM_ROOT } else { &[] };
-    let mut hidden: Vec<PathBuf> = HIDDEN.iter().chain(hidden_from_root).map(PathBuf::from).collect();
+    let mut hidden: Vec<PathBuf> = HIDDEN.iter().map(PathBuf::from).collect();
     if sight.of_root {
-        // Programs and libraries are for all.
-        let of_programs = |path: &&PathBuf| ["/usr", "/bin", "/sbin"].iter().any(|of| path.starts_with(of));
-        let others = host_paths.iter().filter(|path| !of_programs(path) && !path.starts_with("/lib"));
-        others.for_each(|path| closed_to_others(path, SEARCH.0, &mut hidden));
+        let of_root = root_only::of(host_paths).into_iter().filter(|path| is_plain(path));
+        hidden.extend(of_root.map(|path| PathBuf::from(format!("-+{}", path.display()))));
     }
     vec![
         Property::RootDirectory(root.to_owned()),
         Property::BindReadOnlyPaths(system),
         Property::InaccessiblePaths(hidden),
     ]
-}
-
-/// What below `path` others than its owner may not read, as paths that are hidden in a view.
-fn closed_to_others(path: &Path, depth: usize, hidden: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        let Ok(metadata) = entry.metadata() else { continue };
-        let path = entry.path();
-        let needed = if metadata.is_dir() { 0o005 } else { 0o004 };
-        if metadata.is_symlink() || hidden.len() >= SEARCH.1 || !is_plain(&path) {
-            continue;
-        }
-        if metadata.permissions().mode() & needed != needed {
-            hidden.push(format!("-+{}", path.display()).into());
-        } else if metadata.is_dir() && depth > 0 {
-            closed_to_others(&path, depth - 1, hidden);
-        }
-    }
 }
 
 /// Makes such a root, or completes it. Every process of ours may do so at any time.

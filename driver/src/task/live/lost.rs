@@ -67,7 +67,7 @@ impl Shared {
 
     /// The units of all live tasks, and the directories in which their agents keep allocations.
     fn asked_for(&self) -> (HashSet<UnitName>, HashSet<PathBuf>) {
-        let units = self.live().iter().map(|handle| handle.unit().clone()).collect();
+        let units = self.table.live().iter().map(|handle| handle.unit().clone()).collect();
         (units, self.alloc_parents.lock().clone())
     }
 

@@ -127,47 +127,6 @@ pub(crate) fn confine(
     }
 }
 
-/// Does the job ask for new privileges where systemd before 257 takes them from every user but root, since it filters
-/// system calls (systemd.exec(5), `NoNewPrivileges=`)?
-pub(crate) fn check_new_privileges(
-    settings: &[Assignment],
-    facts: &Facts<'_>,
-    features: &Features,
-) -> Result<(), Error> {
-    const FILTERS: [&str; 14] = [
-        "LockPersonality",
-        "MemoryDenyWriteExecute",
-        "PrivateDevices",
-        "ProtectClock",
-        "ProtectHostname",
-        "ProtectKernelLogs",
-        "ProtectKernelModules",
-        "ProtectKernelTunables",
-        "RestrictAddressFamilies",
-        "RestrictNamespaces",
-        "RestrictRealtime",
-        "RestrictSUIDSGID",
-        "SystemCallArchitectures",
-        "SystemCallFilter",
-    ];
-    let asks = text_of(settings, "NoNewPrivileges").as_deref() == Some("no");
-    let filters = |line: &&Assignment| {
-        FILTERS.contains(&line.name()) && line.meaning() != Meaning::Text("no".to_owned())
-    };
-    let is_lost = asks && facts.standing == Standing::Named && features.version < 257;
-    match settings.iter().find(filters).filter(|_| is_lost) {
-        Some(line) => Err(refused(
-            "sandbox.no_new_privileges",
-            format!(
-                "systemd before 257 gives a user other than root no new privileges where it filters system calls, as with {}; \
-                 set `preset = \"off\"` in `sandbox` as well, or use a node with systemd 257",
-                line.name()
-            ),
-        )),
-        None => Ok(()),
-    }
-}
-
 /// Does the job ask for what systemd ignores with an ephemeral user?
 pub(crate) fn check_ephemeral(settings: &[Assignment], facts: &Facts<'_>) -> Result<(), Error> {
     if facts.is_ephemeral && text_of(settings, "NoNewPrivileges").as_deref() == Some("no") {

@@ -13,13 +13,11 @@ use crate::task::config::options::Setting;
 use crate::task::config::settings::{Sandbox, option_of};
 use crate::task::config::{DriverConfig, MemoryMax, NetworkMode, Notify, TaskConfig};
 use crate::task::host::view::{self, View};
-use crate::task::sandbox::policy;
+use crate::task::sandbox::capabilities::{self, BOUNDING};
+use crate::task::sandbox::new_privileges;
 use crate::task::sandbox::preset::Preset;
 use crate::task::sandbox::privilege::{self, Facts};
 use crate::task::spec::{Error, NodeSpec};
-
-const BOUNDING: &str = "CapabilityBoundingSet";
-const AMBIENT: &str = "AmbientCapabilities";
 
 /// A line that a job says: the option, the property and the text.
 type Said<'a> = (String, &'a str, String);
@@ -290,11 +288,11 @@ pub(crate) fn settled(
     if matches!(view, View::Private { .. }) {
         check_for_shared_view(&settled)?;
     }
-    settle_capabilities(&mut settled, &config.driver, node)?;
+    capabilities::settle(&mut settled, &config.driver, node)?;
     let is_confined_root = privilege::confine(&mut settled, facts, &node.policy, features)?;
     node.policy.check_floor(&settled, is_known).map_err(|error| in_words_of_job(error, config))?;
     privilege::check_ephemeral(&settled, facts)?;
-    privilege::check_new_privileges(&settled, facts, features)?;
+    new_privileges::check(&settled, facts, features)?;
     privilege::keep_namespaces_few(&mut settled, facts, &node.policy, features)?;
     Ok(Settled { lines: settled, is_confined_root })
 }
@@ -383,39 +381,4 @@ fn mounts_in_homes(
         mounts_in_homes |= view::HOMES.iter().any(|home| target.starts_with(home));
     }
     Ok(mounts_in_homes)
-}
-
-/// Takes from both sets of capabilities what the job drops, and adds what it adds.
-fn settle_capabilities(
-    settled: &mut Vec<Assignment>,
-    driver: &DriverConfig,
-    node: &NodeSpec,
-) -> Result<(), Error> {
-    let allowed = node.policy.all_capabilities();
-    let added = node.policy.capabilities("cap_add", &driver.cap_add)?;
-    let dropped = policy::capabilities(&driver.cap_drop).map_err(|value| Error::Option {
-        option: "cap_drop",
-        value,
-        wanted: "a capability such as \"chown\"",
-    })?;
-    for name in [BOUNDING, AMBIENT] {
-        let line = Assignment::last(settled, name).map(Assignment::meaning);
-        let before = if let Some(Meaning::Number(set)) = line { set } else { 0 };
-        if before & !allowed != 0 {
-            return Err(Error::Refused {
-                option: option_of(name).unwrap_or_else(|| name.to_owned()),
-                reason: format!(
-                    "the operator of this node does not allow {} (`allow_caps`); leave it out",
-                    systemd::capability_names(before & !allowed)
-                ),
-            });
-        }
-        // As with Nomad's own drivers, `cap_drop = ["all"]` and `cap_add` leave what is added.
-        let after = (before & !dropped) | added;
-        if after != before {
-            settled.retain(|line| line.name() != name);
-            settled.extend(Assignment::of_capabilities(name, after));
-        }
-    }
-    Ok(())
 }

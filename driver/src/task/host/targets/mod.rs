@@ -6,229 +6,18 @@
 //! `/etc/app.conf`, sees it through an overlay: the host's directory, and above it one that holds nothing but the mount
 //! points.
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::task::config::settings;
-use crate::task::host::view::{self, PLAIN_PATH, View};
+pub use self::error::Error;
+pub(crate) use self::error::MOST;
+use crate::task::host::view::{self, View};
 use crate::task::host::way::is_safe;
 use crate::task::spec::TaskSpec;
-
-/// What a relative mount point is not: half of a path, or a directory that a task would look for where it begins.
-const ABSOLUTE: &str = "an absolute path, such as \"/data\"; in a list of paths a blank begins another entry, unless the entry is in quotes: \"\\\"SOURCE:TARGET\\\"\"";
-
-/// Why nothing can be mounted there.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It may lead anywhere.
-    #[error("{}: the mount point {path:?} is not {}", settings::shown(.option), if path.is_relative() { ABSOLUTE } else { PLAIN_PATH })]
-    NotPlain {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-    },
-    /// systemd would take one of them, and not say so.
-    #[error("{}: {path} is the target of two mounts (`files`, `volume_mount`); leave one out", settings::shown(.option))]
-    Twice {
-        /// One of the properties.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-    },
-    /// The view mounts the host's there.
-    #[error("{}: the view of the task has the host's {path} there; name a directory in it, such as {path}/x", settings::shown(.option))]
-    Hidden {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-    },
-    /// Nothing needs so many.
-    #[error("{}: the task has {count} mounts and paths of `read_only_paths`, `inaccessible_paths` and the like; the limit is {MOST}", settings::shown(.option))]
-    Many {
-        /// One of the properties.
-        option: &'static str,
-        /// How many.
-        count: usize,
-    },
-    /// A mount point behind a link of the host's: what is compared would not be what systemd mounts on.
-    #[error("{}: {path} leads over a link, to {real}; name that path", settings::shown(.option))]
-    HostLink {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-        /// Where it leads to.
-        real: PathBuf,
-    },
-    /// A mount point in a directory that tasks can change.
-    #[error(
-        "{}: {path} is in a directory that tasks or other users can change while something is mounted there; mount it \
-         elsewhere, such as on `/data`, outside of `/local`, `/secrets` and `/alloc`", settings::shown(.option))]
-    Shared {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-    },
-    /// A mount point in what is mounted.
-    #[error(
-        "{}: {path} lies in {outer}, which is mounted as well, and others can put a link in its place; mount it \
-         outside of {outer}", settings::shown(.option))]
-    Nested {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-        /// What it lies in.
-        outer: PathBuf,
-    },
-    /// What the driver or systemd mounts would come to lie in what is mounted.
-    #[error(
-        "{}: {path} would hold {inner}, where something is mounted for every task, and others can put a link in its \
-         place; mount it elsewhere", settings::shown(.option))]
-    Covers {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-        /// What would lie in it.
-        inner: &'static str,
-    },
-    /// A path of the host that every task sees would come to lie in what is mounted.
-    #[error("{}: {path} would hold {inner}, which the operator shows to every task; mount it elsewhere", settings::shown(.option))]
-    CoversHostPath {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-        /// What would lie in it.
-        inner: PathBuf,
-    },
-    /// It would stand in the place of what the driver or systemd mounts, or of what systemd asks the kernel through.
-    #[error("{}: {path} is in {reserved}, which is systemd's and the driver's; mount it elsewhere", settings::shown(.option))]
-    Reserved {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-        /// What it lies in.
-        reserved: PathBuf,
-    },
-    /// A mount point behind a link of the task's root.
-    #[error(
-        "{}: {path} leads over a link in the root of the task, or a directory where others than root could put one, and \
-         systemd would mount on what it leads to; name a path without links, in directories of root's", settings::shown(.option))]
-    RootLink {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-    },
-    /// A path that is mounted over itself, on a way that others can change meanwhile.
-    #[error(
-        "{}: {path} is in {outer}, where tasks or other users can put links while systemd looks the path up; name {outer} \
-         itself, or bind the directory to a path of its own (`files.bind_paths`, such as `/alloc/data:/data`) and name that", settings::shown(.option))]
-    Raced {
-        /// The property.
-        option: &'static str,
-        /// As the job says it.
-        path: PathBuf,
-        /// The directory that can be changed.
-        outer: PathBuf,
-    },
-    /// The operating system's files, to be made writable.
-    #[error(
-        "{}: {path} is of the operating system, which no task writes to: bind a directory of the task there (`files.bind_paths`, \
-         such as `alloc/data:{path}`)", settings::shown(.option))]
-    System {
-        /// The property.
-        option: &'static str,
-        /// As the job says it.
-        path: PathBuf,
-    },
-    /// A directory of the view that holds nothing but mount points.
-    #[error(
-        "{}: {path} is in the view only for what is mounted at {target}; name {target}", settings::shown(.option))]
-    MadeForMount {
-        /// The property.
-        option: &'static str,
-        /// As the job says it.
-        path: PathBuf,
-        /// What is mounted in it.
-        target: PathBuf,
-    },
-    /// What an agent that starts opens, and follows links in.
-    #[error(
-        "{}: `/alloc` is read-only as a whole, since a Nomad agent follows the links in it: write to `/alloc/data` and `/alloc/tmp`", settings::shown(.option))]
-    Alloc {
-        /// The property.
-        option: &'static str,
-    },
-    /// A path over itself in a root of which the job brings a part.
-    #[error(
-        "{}: {path} is in a root of which the job brings a part, and a link in that could lead elsewhere; name `/`, `/local`, \
-         `/alloc`, `/secrets` or a mount point as a whole", settings::shown(.option))]
-    Unseen {
-        /// The property.
-        option: &'static str,
-        /// As the job says it.
-        path: PathBuf,
-    },
-    /// A path through what a process has, or systemd makes.
-    #[error(
-        "{}: {path} leads through a process or a directory of systemd's; name the path as the task sees it, without `..`", settings::shown(.option))]
-    OfProcess {
-        /// The property.
-        option: &'static str,
-        /// As the job says it.
-        path: PathBuf,
-    },
-    /// A mount point in what an extension is laid over.
-    #[error(
-        "{}: {path} is in a directory over which {} lays files, and links among them could lead it elsewhere; mount it \
-         outside of `/usr`, `/opt` and `/etc`", settings::shown(.option), settings::shown(.extension))]
-    InExtension {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-        /// The property of the extension.
-        extension: &'static str,
-    },
-    /// A user namespace in a root that the job brings.
-    #[error(
-        "{}: the task has a user namespace (`sandbox.private_users`, the preset \"strict\", a named `user` or `allow_root = \
-         \"confined\"`), which systemd sets up in files that links in it could replace; use a root directory of the operator's, \
-         or do without the namespace or without further mounts", settings::shown(.option))]
-    NamespaceInRoot {
-        /// The property.
-        option: &'static str,
-    },
-    /// systemd would pass it over.
-    #[error(
-        "{}: {path} is a directory of the task's own already (`sandbox.private_tmp`), and nothing is mounted on it; mount \
-         elsewhere, and point the program there (`TMPDIR`)", settings::shown(.option))]
-    Temporary {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-    },
-    /// systemd would make a mount point on the host.
-    #[error(
-        "{}: {path} is not there, and cannot be made, where the task sees the host's own directories: choose a path \
-         outside of them, or have the operator create it", settings::shown(.option))]
-    Missing {
-        /// The property.
-        option: &'static str,
-        /// The mount point.
-        path: PathBuf,
-    },
-}
 
 /// What is mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,9 +64,6 @@ const RESERVED_FROM_FILES: [&str; 11] = [
     "/var/lib/private",
     "/var/log/private",
 ];
-
-/// The most mount points of a task: systemd mounts each, and looks at each beside all others.
-pub(super) const MOST: usize = 128;
 
 /// The mount points that are not there, by the path of the host that lacks them. What is not there otherwise systemd makes.
 pub(crate) type Missing = BTreeMap<PathBuf, Vec<PathBuf>>;
