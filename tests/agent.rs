@@ -785,6 +785,24 @@ async fn a_task_leads_no_agent_to_directories_of_the_host() {
     assert_eq!(mode(), 0o700);
 }
 
+/// The agent writes tokens there while the task runs, as root, and follows links.
+#[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
+async fn a_link_in_the_secrets_of_a_task_leads_nobody_anywhere() {
+    let agent = ours!(Agent::alone());
+    let script = "ln -s /etc/hostname $NOMAD_SECRETS_DIR/link; cat $NOMAD_SECRETS_DIR/link || echo refused; echo ready; exec sleep 1000";
+    let alloc = agent.run(Spec::service(script)).await;
+    let output = alloc.says("ready").await;
+    let main =
+        agent.host().property(&agent.host().units(&format!("{}-main", alloc.id())).remove(0), "MainPID");
+    let mounts = fs::read_to_string(format!("/proc/{main}/mountinfo")).unwrap();
+    let secrets = mounts.lines().find(|line| line.contains(" /secrets ")).unwrap();
+    assert!(secrets.contains("nosymfollow"), "{secrets}");
+    let of_agent = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let of_agent = of_agent.lines().find(|line| line.contains(&format!("{}/main/secrets", alloc.id())));
+    assert!(of_agent.is_some_and(|line| line.contains("nosymfollow")), "{of_agent:?} {output:?}");
+}
+
 #[tokio::test]
 #[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_guest_answers_requests_whatever_dies_around_it() {

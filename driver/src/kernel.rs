@@ -37,6 +37,27 @@ pub(crate) fn keep_descriptors_from_the_command() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets nobody follow a link on this mount any more, whoever made the link (mount_setattr(2), since Linux 5.14). Fails where
+/// the descriptor is not that of a mount's root.
+pub(crate) fn follow_no_links_on(mount: BorrowedFd<'_>) -> io::Result<()> {
+    /// `MOUNT_ATTR_NOSYMFOLLOW` (include/uapi/linux/mount.h).
+    const NO_LINKS: u64 = 0x0020_0000;
+    let attributes = libc::mount_attr { attr_set: NO_LINKS, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let size = size_of::<libc::mount_attr>();
+    // SAFETY: the kernel reads a path and a structure that are there, the latter of the size that is said.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size,
+        )
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Would the kernel take a program that looks at the packets of a cgroup? What systemd filters by cgroup needs it.
 pub(crate) fn takes_cgroup_programs() -> bool {
     const BPF_PROG_LOAD: libc::c_long = 5;

@@ -243,10 +243,15 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
     }
 }
 
+/// Does the job limit what systemd itself needs to set up the task's process?
+fn has_small_limits(settings: &[Assignment]) -> bool {
+    let limits = ["LimitAS", "LimitDATA", "LimitNOFILE", "LimitSTACK"];
+    settings.iter().any(|line| limits.contains(&line.name()))
+}
+
 /// What the author of a job can do about a step of systemd's that failed (systemd.exec(5), "Process Exit Codes").
 fn advice(status: i32, task: &TaskSpec) -> String {
-    let is_small_limit = |line: &Assignment| ["LimitAS", "LimitNOFILE"].contains(&line.name());
-    let has_small_limits = task.settings.iter().any(is_small_limit);
+    let has_small_limits = has_small_limits(&task.settings);
     match (status, &task.identity) {
         (203, _) => format!(
             "`command`: {} cannot be executed; is the interpreter after `#!` or the program's loader in the task's \
@@ -291,9 +296,13 @@ fn advice(status: i32, task: &TaskSpec) -> String {
                 if has_small_limits { "does the job's `ulimit` leave enough memory and open files for it, and " } else { "and " }
             )
         }
-        (228, _) => "the filters of system calls cannot be set: see `sandbox.system_call_filter`".to_owned(),
-        (231, _) => "`properties.AppArmorProfile`: is the profile loaded?".to_owned(),
-        (229, _) => "`properties.SELinuxContext`: does the policy know the label?".to_owned(),
+        (228, _) => format!(
+            "the filters of system calls cannot be set: see {}",
+            if has_small_limits { "the memory and files that the job's `ulimit` leaves" } else { "`sandbox.system_call_filter`" }
+        ),
+        (229 | 231, _) => {
+            "`properties.SELinuxContext` or `AppArmorProfile`: does the node know the label or the profile?".to_owned()
+        }
         (233 | 238..=240, _) => {
             "a directory that systemd keeps for the task (`state_directory`, `cache_directory` and the like in `files`) \
              cannot be made: has the file system of /var and /run room?"

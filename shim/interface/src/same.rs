@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 /// A directory, known by the numbers of its file system and of its inode.
@@ -40,8 +41,17 @@ impl Same {
     /// # Errors
     /// When another directory is at the path, or none; the message says what to do.
     pub fn check(&self) -> Result<(), String> {
-        let found = fs::metadata(&self.path);
-        if found.is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode)) {
+        let found = match fs::metadata(&self.path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(format!(
+                    "{} cannot be looked at: {error} (by a filter of system calls, `sandbox.system_call_filter`?)",
+                    self.path
+                ));
+            }
+            Err(error) => return Err(format!("{} {}: {error}", self.path, Self::OTHER)),
+        };
+        if (found.dev(), found.ino()) == (self.device, self.inode) {
             return Ok(());
         }
         Err(format!(

@@ -30,8 +30,9 @@ pub enum Error {
     },
     /// A name that nothing defines.
     #[error(
-        "there is no variable named `{name}`; {}write `$$${{{name}}}` where the task shall get the text itself",
-        nearest.as_ref().map(|nearest| format!("did you mean `{nearest}`? Otherwise ")).unwrap_or_default()
+        "there is no variable named `{name}`{}; a Nomad agent may know it, from a `template` with `env = true`, the meta of a \
+         dispatch or of the node; for a shell in the task to read it write `$$${{{name}}}`",
+        nearest.as_ref().map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default()
     )]
     UnknownVariable {
         /// Such as `env.HOMEE`.

@@ -29,8 +29,7 @@ pub(super) enum Kind {
     Hostname,
     Ignorable,
     ImportCredential,
-    /// Between these two.
-    Integer(i32, i32),
+    Integer,
     IoClass,
     IoLatency,
     IoLimit,

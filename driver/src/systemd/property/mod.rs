@@ -196,7 +196,7 @@ impl Assignment {
         const FLOOD: &str = "this value lets the task crowd other log lines out of the journal";
         let (beyond, why) = match (self.property.kind, value) {
             (Kind::Nice, Variant::I32(nice)) => (*nice < 0, PRIORITY),
-            (Kind::Integer(..), Variant::I32(adjust)) => {
+            (Kind::Integer, Variant::I32(adjust)) => {
                 (self.name() == "OOMScoreAdjust" && *adjust < 0, PRIORITY)
             }
             // Batch and idle give way to all others.

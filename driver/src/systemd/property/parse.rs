@@ -80,7 +80,7 @@ pub(super) fn parse(property: &PropertyDef, text: &str) -> Parsed<Wire> {
             let (text, ignore) = leniently(text);
             (ignore, text).into()
         }
-        Kind::Integer(least, most) => grammar::within(text, least..=most)?.into(),
+        Kind::Integer => integer::<i32>(text)?.into(),
         Kind::IoClass => names::number_or_name(text, names::IO_CLASSES, 7)?.into(),
         Kind::IoLimit => device::parse(text, |limit| match limit {
             "infinity" => Ok(u64::MAX),

@@ -44,7 +44,7 @@ const IPC: Reach = BeyondTask(
 const KERNEL: Reach = BeyondTask("it hands programs or labels to the kernel");
 const KERNEL_LOG: Reach = BeyondTask("it writes to the log of the kernel, which all share");
 const OPENS: Reach = BeyondTask(
-    "it opens what the driver made read-only (a directory of the host is made writable by `files.bind_paths`)",
+    "it opens what the driver made read-only: tasks write to `/local`, `/alloc/data` and `/alloc/tmp`, and to directories of the host by `files.bind_paths`",
 );
 const MOUNTS: Reach =
     BeyondTask("it changes the mounts that the driver made, or passes mounts on to the host");
@@ -230,12 +230,12 @@ pub(super) static TABLE: &[PropertyDef] = &[
     row("LimitSIGPENDING", 247, Process, Kind::Limit(Unit::Count), OWN),
     row("LimitSTACK", 247, Process, Kind::Limit(Unit::Size), OWN),
     row("Nice", 247, Process, Kind::Nice, OWN),
-    row("OOMScoreAdjust", 247, Process, Kind::Integer(-1000, 1000), OWN),
+    row("OOMScoreAdjust", 247, Process, Kind::Integer, OWN),
     row("UMask", 247, Process, Kind::Mode, OWN),
     row("IOSchedulingClass", 247, Process, Kind::IoClass, OWN),
     row("IOSchedulingPriority", 247, Process, Kind::IoPriority, OWN),
     row("CPUSchedulingPolicy", 247, Process, Kind::Scheduler, OWN),
-    row("CPUSchedulingPriority", 247, Process, Kind::Integer(0, 99), OWN),
+    row("CPUSchedulingPriority", 247, Process, Kind::Integer, OWN),
     row("CPUSchedulingResetOnFork", 247, Process, Kind::Bool, OWN),
     row("CPUAffinity", 247, Process, Kind::CpuAffinity, OWN),
     row("NUMAPolicy", 247, Process, Kind::NumaPolicy, OWN),

@@ -38,7 +38,7 @@ options! {
         pub default_user: Option<String>,
         /// `true`: Nomad allocates a UID to each task without a `user` (`users` in the agent's `client` block), in place of the ephemeral user.
         pub dynamic_workload_users: bool = "false",
-        /// Tasks that share an ephemeral user: `"group"`, the tasks of a job's group in all its allocations, which can then write each other's files in `/alloc`, on sticky disks and in volumes; or `"task"`, none.
+        /// Tasks that share an ephemeral user: `"group"`, the tasks of a job's group in all its allocations, which can then write each other's files in `/alloc/data` and `/alloc/tmp`, on sticky disks and in volumes; or `"task"`, none.
         pub ephemeral_user: String = "\"group\"",
         /// `"image"`: a task sees `/local`, `/alloc`, `/secrets` and `host_paths`, and nothing else of the host.
         /// `"none"`: a task sees the whole host, and `NOMAD_TASK_DIR` and the like are host paths.

@@ -8,7 +8,7 @@
 //!               ├── logs         root's, and nobody else writes there            read-only
 //!               └── data, tmp    root's, or of the task that has taken it        writable
 //!  <allocation>/<task>           root's alone
-//!               └── local, secrets                                               writable
+//!               └── local, secrets                                               writable; no links in secrets
 //! ```
 //!
 //! An agent that starts makes `alloc` and what it has made in it everybody's once more, and follows links, also when it
@@ -18,7 +18,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fstat};
 use shim_interface::Same;
 
 use super::pin::Base;
+use crate::kernel;
 
 /// The user "nobody", to whom the agent gives what it makes: its number is the same wherever systemd runs
 /// (<https://systemd.io/UIDS-GIDS>).
@@ -90,7 +91,7 @@ pub(crate) struct Closed {
 
 /// Closes the directories before systemd hears of them. A driver that is not root leaves all as it is: its tasks are its own user's, and have nothing to gain.
 ///
-/// Where tasks see the host as it is, `sees_host`, they reach their own directory by the same way, so that stays open.
+/// Where tasks see the host as it is, `sees_host`, they reach their own directory by the same way, so that stays passable.
 pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Closed> {
     if !rustix::process::geteuid().is_root() {
         return Ok(Closed::default());
@@ -102,9 +103,17 @@ pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Closed> {
              back to root (`chown root: {directory}; chmod go-w {directory}`), and stop such jobs"
         )));
     }
-    if !sees_host && let Some(directory) = dirs.local.parent() {
+    if let Some(directory) = dirs.local.parent() {
         let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory };
-        give_to_root(&base.open(Path::new(""))?, Some(Mode::RWXU))?;
+        // Where tasks see the host, they pass through it by this very path.
+        let mode = if sees_host { Mode::from_raw_mode(0o711) } else { Mode::RWXU };
+        give_to_root(&base.open(Path::new(""))?, Some(mode))?;
+    }
+    let secrets = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &dirs.secrets }.open(Path::new(""))?;
+    // The agent goes on writing there while the task runs, such as the tokens of `identity` blocks, and follows links. It
+    // is a file system of its own, but for tasks without an agent; older kernels cannot do it.
+    if let Err(error) = kernel::follow_no_links_on(secrets.as_fd()) {
+        tracing::debug!(path = %dirs.secrets.display(), %error, "links in the task's secrets are still followed");
     }
     let writable = close_shared(dirs)?;
     let shared: Vec<_> =

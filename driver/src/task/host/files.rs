@@ -53,8 +53,9 @@ pub enum Error {
     },
     /// Others can change what is there.
     #[error(
-        "{}: {path} is shared with the other tasks of the group, which can change it; name a file or directory of \
-         the task's own `local/` (`bind_paths` also takes what is in `/alloc`, such as `/alloc/data`, but for its logs)", settings::shown(.option))]
+        "{}: {path} is shared with the other tasks of the group: only `bind_paths` and `bind_read_only_paths` take what is in \
+         `/alloc`, such as `/alloc/data`, and none takes `/alloc` itself, or its logs, which the task reads in `/alloc/logs`; \
+         or name a file or directory of the task's own `local/`", settings::shown(.option))]
     Shared {
         /// The property.
         option: &'static str,
@@ -62,7 +63,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// It leads up.
-    #[error("{}: {path} has `..` in it; name the path that it leads to", settings::shown(.option))]
+    #[error("{}: {path} has `..` in it; name the path that it leads to, in the task's directory such as `alloc/data` or `local/x`", settings::shown(.option))]
     Parent {
         /// The property.
         option: &'static str,
@@ -117,10 +118,14 @@ pub enum Error {
 /// What to do about a path of the task's own that is not there: systemd makes none.
 fn advice(option: &str, path: &Path, source: &io::Error) -> &'static str {
     let is_bind = systemd::property(option).and_then(PropertyDef::role).is_some_and(Role::is_bind);
-    if source.kind() == io::ErrorKind::NotFound && path.is_relative() && is_bind {
-        "; it must be there before the task starts: make it with a `template`, an `artifact` or a prestart task, or bind \
-         `alloc/data`, which Nomad makes"
-    } else if source.kind() == io::ErrorKind::NotFound && path.is_relative() && option == "credential" {
+    let is_missing = source.kind() == io::ErrorKind::NotFound;
+    if is_missing && is_bind && (path.starts_with("alloc") || path.starts_with("/alloc")) {
+        "; it must be there before the task starts: a prestart task can make it in `/alloc/data` or `/alloc/tmp`, such as \
+         `alloc/data/x`; what a `template` or an `artifact` makes elsewhere in `/alloc` is root's"
+    } else if is_missing && path.is_relative() && is_bind {
+        "; it must be there before the task starts: make it with a `template` or an `artifact`, or bind `alloc/data`, which \
+         Nomad makes; a volume of the group, by its name, is a `volume_mount`"
+    } else if is_missing && path.is_relative() && option == "credential" {
         "; a relative path is looked up in the task's `secrets/`, before the task starts: a `template` or an `artifact` \
          puts it there"
     } else {

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use shim_interface::Same;
+
 use super::dirs::Closed;
 use super::pin::Pins;
 use super::place::{self, Place};
@@ -65,6 +67,12 @@ pub(crate) fn make(
     let has_own_terminals = matches!(task.identity, Identity::User(_)) && task.view != View::Host;
     let terminals = if has_own_terminals && !task.is_guest() { pins.terminals() } else { Ok(None) };
     let terminals = terminals.map_err(failed("the task's file system of terminals"))?;
+    // What the job closes, or mounts something else on, is not to be compared.
+    let is_open = |same: &Same| {
+        let at = Path::new(&same.path);
+        !access::paths(said).any(|(option, path)| option == "InaccessiblePaths" && at.starts_with(path))
+    };
+    let same = same.into_iter().filter(is_open).collect();
     let in_alloc = writable.as_deref().unwrap_or_default();
     let settings = if task.view == View::Host { settings } else { access::of_all_alloc(settings, in_alloc) };
     let (credentials, encrypted) = credentials(place, task, node)?;

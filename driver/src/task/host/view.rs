@@ -200,12 +200,11 @@ impl View {
             Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
             Self::Host => {
                 let mut properties = Vec::from_iter(shared_memory(sight));
-                if let (Some(_), Some(allocs), Some(own)) =
-                    (made.writable, dirs.alloc_dir.parent(), dirs.local.parent())
-                {
+                if let (Some(_), Some(allocs)) = (made.writable, dirs.alloc_dir.parent()) {
                     // Other allocations among them.
                     properties.push(Property::ReadOnlyPaths(vec![allocs.to_owned()]));
-                    let binds = std::iter::once(bind(own, own)).chain(writable(&dirs.shared));
+                    let own = dirs.own().into_iter().map(|(host, _)| bind(host, host));
+                    let binds = own.chain(writable(&dirs.shared));
                     properties.push(Property::BindPaths(binds.collect()));
                 }
                 return properties;

@@ -22,6 +22,20 @@ use crate::task::spec::{Error, NodeSpec};
 /// A line that a job says: the option, the property and the text.
 type Said<'a> = (String, &'a str, String);
 
+/// The property of a `ulimit`, such as `LimitNOFILE` for `nofile`.
+fn limit_of(name: &str) -> Result<String, Error> {
+    let property = format!("Limit{}", name.to_uppercase());
+    if systemd::property(&property).is_some() {
+        return Ok(property);
+    }
+    let known = systemd::properties().filter_map(|known| known.name.strip_prefix("Limit"));
+    let known: Vec<String> = known.map(str::to_ascii_lowercase).collect();
+    Err(Error::Refused {
+        option: "ulimit".to_owned(),
+        reason: format!("`{name}` is no limit of processes; they are {}", known.join(", ")),
+    })
+}
+
 /// Everything that the job says under the names of systemd's, in the order in which it counts.
 pub(crate) fn requested(
     driver: &DriverConfig,
@@ -29,8 +43,7 @@ pub(crate) fn requested(
     features: &Features,
 ) -> Result<Vec<(String, Assignment)>, Error> {
     check_blocks_of_their_own(driver, node)?;
-    let limits: Vec<String> =
-        driver.ulimit.keys().map(|name| format!("Limit{}", name.to_uppercase())).collect();
+    let limits: Vec<String> = driver.ulimit.keys().map(|name| limit_of(name)).collect::<Result<_, _>>()?;
     let mut said = of_blocks(driver, node);
     for ((name, value), property) in driver.ulimit.iter().zip(&limits) {
         said.push((format!("ulimit.{name}"), property, value.clone()));
@@ -235,7 +248,7 @@ fn check_for_shared_view(settled: &[Assignment]) -> Result<(), Error> {
         return Err(Error::Refused {
             option: "sandbox.protect_system".to_owned(),
             reason: "leave it out: the view of the host is read-only as a whole, as with \"strict\", and cannot be less; \
-                     `/local` and `/alloc` are writable, and `files` adds what else shall be"
+                     `/local`, `/alloc/data` and `/alloc/tmp` are writable, and `files` adds what else shall be"
                 .to_owned(),
         });
     }
