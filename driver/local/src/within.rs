@@ -48,7 +48,8 @@ pub(crate) fn write(
     make_directories(base, parent)?;
     let directory = opened(base, parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
     // Beside it, so that a task sees the old one or the new one; a name that is there already may be a link.
-    let beside = format!(".{}.{}", name.to_string_lossy(), std::process::id());
+    // The name of the file itself may be as long as names can be.
+    let beside = format!(".template.{}", std::process::id());
     let _ = unlinkat(&directory, &beside, rustix::fs::AtFlags::empty());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(&directory, &beside, flags, Mode::RUSR | Mode::WUSR)?);
@@ -107,6 +108,8 @@ mod tests {
         // The link itself makes room.
         write(base.path(), &path("leaf"), "lead", 0o640, (None, None)).unwrap();
         write(base.path(), &path("new/x/y"), "text", 0o644, (None, None)).unwrap();
+        let longest = "x".repeat(255);
+        write(base.path(), &path(&longest), "text", 0o644, (None, None)).unwrap();
         assert_eq!(fs::read_to_string(&treasure).unwrap(), "gold");
         assert_eq!(read(base.path(), &path("leaf")).unwrap(), "lead");
         assert_eq!(fs::metadata(path("leaf")).unwrap().permissions().mode() & 0o777, 0o640);

@@ -89,7 +89,8 @@ pub(crate) struct Closed {
     pub(crate) same: Vec<Same>,
 }
 
-/// Closes the directories before systemd hears of them. A driver that is not root leaves all as it is: its tasks are its own user's, and have nothing to gain.
+/// Closes the directories before systemd hears of them. A driver that is not root leaves all as it is: its tasks are its own
+/// user's, and have nothing to gain.
 ///
 /// Where tasks see the host as it is, `sees_host`, they reach their own directory by the same way, so that stays passable.
 pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Closed> {
