@@ -150,8 +150,9 @@ pub(super) async fn last_words(manager: Manager, unit: &str) -> Option<String> {
 
 /// How this run of the unit ended, if it is written there.
 pub(super) async fn end(manager: Manager, unit: &UnitName, invocation: &InvocationId) -> Option<Ended> {
-    let failed = last(manager, FAILED, unit, invocation, None).await.ok()?;
-    let process = last(manager, PROCESS_EXIT, unit, invocation, None).await.ok()?;
+    sync(manager).await.ok()?;
+    let failed = written(manager, FAILED, unit, invocation, None).await.ok()?;
+    let process = written(manager, PROCESS_EXIT, unit, invocation, None).await.ok()?;
     let result = failed.as_ref().map(|failed| failed.unit_result.clone()).unwrap_or_default();
     let (ended, exit) = match (process, failed) {
         (Some(process), _) => {
@@ -170,16 +171,13 @@ pub(super) async fn end(manager: Manager, unit: &UnitName, invocation: &Invocati
         (None, _) => return None,
     };
     // That of a task which had ended is stopped by its driver.
-    let stopping = last(manager, STOPPING, unit, invocation, None).await.ok()?;
+    let stopping = written(manager, STOPPING, unit, invocation, None).await.ok()?;
     let was_stopped = stopping.is_some_and(|stopping| stopping.at() < ended.at());
     let time = Duration::from_micros(ended.time.parse().unwrap_or_default());
     Some(Ended { exit, result, at: SystemTime::UNIX_EPOCH + time, was_stopped })
 }
 
-/// The last message of that kind about this run of the unit.
-///
-/// Every process can send any message with any of these fields; the number of the process that sent it comes from the
-/// kernel. So only systemd is believed, which is process 1, and `or_from`, the process that systemd had made for the unit.
+/// The last message of that kind about this run of the unit, all that was logged before included.
 async fn last(
     manager: Manager,
     kind: &str,
@@ -188,6 +186,20 @@ async fn last(
     or_from: Option<u32>,
 ) -> Result<Option<Entry>, ()> {
     sync(manager).await?;
+    written(manager, kind, unit, invocation, or_from).await
+}
+
+/// The same of what is written already.
+///
+/// Every process can send any message with any of these fields; the number of the process that sent it comes from the
+/// kernel. So only systemd is believed, which is process 1, and `or_from`, the process that systemd had made for the unit.
+async fn written(
+    manager: Manager,
+    kind: &str,
+    unit: &UnitName,
+    invocation: &InvocationId,
+    or_from: Option<u32>,
+) -> Result<Option<Entry>, ()> {
     let of_systemd = match manager {
         Manager::System => "_PID=1".to_owned(),
         // Whoever is this user could as well change the unit.
