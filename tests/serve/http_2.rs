@@ -1,0 +1,46 @@
+//! As much of HTTP/2 (RFC 9113) as a client needs that is up to no good.
+
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const ACK: u8 = 1;
+const END: u8 = 0x5; // of the stream, and of its headers
+
+pub(crate) fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// What the server allows, by number: the first frame that it sends.
+pub(crate) fn settings(stream: &mut TcpStream) -> HashMap<u16, u32> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(head[3], SETTINGS);
+    let mut settings = vec![0; usize::from(head[2])];
+    stream.read_exact(&mut settings).unwrap();
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+    settings.chunks(6).map(|one| (u16::from_be_bytes([one[0], one[1]]), number(&one[2..]))).collect()
+}
+
+/// Says that it lives whenever it is asked, until the end of the connection.
+pub(crate) fn answer_pings(mut stream: TcpStream) {
+    let mut header = [0; 9];
+    while stream.read_exact(&mut header).is_ok() {
+        let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
+        let got = stream.read_exact(&mut payload);
+        if header[3] == PING && header[4] & ACK == 0 && got.is_ok() {
+            // The next read tells that the connection has ended.
+            let _ = stream.write_all(&frame(PING, ACK, 0, &payload));
+        }
+    }
+}
+
+/// GET, http, "/" and an authority, by their places in HPACK's table (RFC 7541, appendix A).
+pub(crate) fn get() -> Vec<u8> {
+    frame(HEADERS, END, 1, &[0x82, 0x86, 0x84, 0x41, 1, b'x'])
+}
