@@ -15,6 +15,7 @@ macro_rules! host {
 }
 
 mod cache;
+mod compiler;
 mod doctor;
 mod end;
 mod ephemeral;

@@ -129,8 +129,8 @@ pub(crate) const PIECES: &[&str] = &[
     "ipv4",
 ];
 
-/// Texts that can be shared out among all properties: what tests/driver/properties.rs compares with systemd-run, and
-/// what once was wrong.
+/// Texts that can be shared out among all properties: what tests/driver/properties compares with systemd-run, and what
+/// once was wrong.
 pub(crate) const TEXTS: &[&str] = &[
     "",
     " ",

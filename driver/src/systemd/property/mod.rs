@@ -5,7 +5,7 @@
 //!                                                    print: the way back, a line of a unit file
 //! ```
 //!
-//! The grammar is that of `systemd-run -p NAME=TEXT`; tests/driver/properties.rs holds the two side by side.
+//! The grammar is that of `systemd-run -p NAME=TEXT`; tests/driver/properties holds the two side by side.
 
 mod definition;
 mod grammar;
