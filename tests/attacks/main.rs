@@ -22,6 +22,7 @@ macro_rules! host {
 
 mod access;
 mod accomplices;
+mod capabilities;
 mod devices;
 mod entering;
 mod identity;
@@ -33,6 +34,7 @@ mod paths;
 mod policy;
 mod ports;
 mod privileges;
+mod root_user;
 mod roots;
 mod sharing;
 mod units;
@@ -42,6 +44,9 @@ const USER: &str = "nobody";
 
 /// A secret of another task, in its environment and in a file that only its user can read.
 const SECRET: &str = "secret-of-the-victim";
+
+/// The user namespace of a process, such as `user:[4026531837]`.
+const NAMESPACE: &str = "readlink /proc/self/ns/user";
 
 /// The version of the host's systemd, such as 252.
 fn version(host: &Host) -> u32 {
