@@ -1,25 +1,31 @@
 //! A node with our plugin on it, and the tasks that a test runs there.
 
+mod events;
+mod job;
+mod task;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nomad_local::allocdir::{AllocDir, Logs};
+use nomad_local::allocdir::AllocDir;
 use nomad_local::node::Node as Machine;
 use nomad_local::plugin_client::{CallError, Launch, Plugin, Record};
-use nomad_local::task_request::{TaskRequest, new_alloc_id};
-use nomad_local::taskenv::AllocatedPort;
 use proto::driver::driver_client::DriverClient;
 use proto::driver::{
-    DestroyTaskRequest, DriverTaskEvent, ExitResult, InspectTaskRequest, InspectTaskResponse,
-    RecoverTaskRequest, SignalTaskRequest, StartTaskRequest, StopTaskRequest, TaskConfig, TaskEventsRequest,
-    TaskHandle, TaskState, TaskStatsRequest, TaskStatsResponse, WaitTaskRequest, WaitTaskResponse,
+    DestroyTaskRequest, InspectTaskRequest, InspectTaskResponse, RecoverTaskRequest, SignalTaskRequest,
+    StartTaskRequest, StopTaskRequest, TaskConfig, TaskEventsRequest, TaskHandle, TaskState,
+    TaskStatsRequest, TaskStatsResponse, WaitTaskRequest,
 };
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::{Host, SOON, User, program, programs};
+
+pub use events::Events;
+pub use job::Job;
+pub use task::{Exit, Prepared, Task};
 
 /// A plugin that was found running is no child of ours, and does not end with us by itself.
 struct Found(u32);
@@ -36,129 +42,6 @@ impl Drop for Found {
 
 /// A refusal of the plugin, in its own words.
 pub type Refusal = CallError;
-
-/// What a test asks a task to be.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// The job's `command`.
-    pub command: String,
-    /// The job's `args`.
-    pub args: Vec<String>,
-    /// Other options of the job's `config`.
-    pub options: Vec<(String, rmpv::Value)>,
-    /// Files in the task's `local/`, as an `artifact` block would have left them: readable, not executable.
-    pub files: Vec<(String, Vec<u8>)>,
-    /// Everything else.
-    pub request: TaskRequest,
-}
-
-impl Job {
-    /// A task named `web` in an allocation of its own.
-    pub fn command(command: &str) -> Self {
-        let request = TaskRequest::new(&new_alloc_id(), "web", Path::new(""));
-        Self {
-            command: command.to_owned(),
-            args: Vec::new(),
-            options: Vec::new(),
-            files: Vec::new(),
-            request,
-        }
-    }
-
-    /// A shell script.
-    pub fn shell(script: &str) -> Self {
-        Self::command("/bin/sh").args(&["-c", script])
-    }
-
-    /// A program or guest that the task has in its `local/`.
-    pub fn artifact(name: &str, content: &[u8]) -> Self {
-        Self::command(name).file(name, content)
-    }
-
-    /// With these arguments.
-    #[must_use]
-    pub fn args(mut self, args: &[&str]) -> Self {
-        self.args = args.iter().map(ToString::to_string).collect();
-        self
-    }
-
-    /// With an option in its `config`.
-    #[must_use]
-    pub fn option(mut self, name: &str, value: &str) -> Self {
-        self.options.push((name.to_owned(), value.into()));
-        self
-    }
-
-    /// With a block in its `config`, of options whose values are texts.
-    #[must_use]
-    pub fn block(mut self, name: &str, options: &[(&str, &str)]) -> Self {
-        let options = options.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        self.options.push((name.to_owned(), rmpv::Value::Map(options)));
-        self
-    }
-
-    /// With what is written here in its `config`, in HCL; values must have the types of the options.
-    #[must_use]
-    pub fn config(mut self, text: &str) -> Self {
-        /// Blocks that may be there several times.
-        const LISTS: [&str; 2] = ["credential", "socket"];
-        let value: hcl::Value = hcl::from_str(text).expect("the test's own text");
-        let hcl::Value::Object(options) = value else { panic!("a body: {text}") };
-        for (name, value) in options {
-            let value = rmpv::ext::to_value(value).expect("memory does not fail");
-            let one = LISTS.contains(&name.as_str()) && !value.is_array();
-            self.options.push((name, if one { rmpv::Value::Array(vec![value]) } else { value }));
-        }
-        self
-    }
-
-    /// With a file in `local/`.
-    #[must_use]
-    pub fn file(mut self, name: &str, content: &[u8]) -> Self {
-        self.files.push((name.to_owned(), content.to_owned()));
-        self
-    }
-
-    /// As this user.
-    #[must_use]
-    pub fn user(mut self, user: &str) -> Self {
-        user.clone_into(&mut self.request.user);
-        self
-    }
-
-    /// With this variable.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.request.env.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    /// With a port that Nomad allocated on this machine.
-    #[must_use]
-    pub fn port(mut self, label: &str, value: u16) -> Self {
-        self.request.ports.push(AllocatedPort { label: label.to_owned(), value, to: 0 });
-        self
-    }
-
-    /// Changed in some other way.
-    #[must_use]
-    pub fn with(mut self, change: impl FnOnce(&mut TaskRequest)) -> Self {
-        change(&mut self.request);
-        self
-    }
-
-    /// The `config` block, as Nomad sends it.
-    pub fn msgpack(&self) -> Vec<u8> {
-        let args = self.args.iter().map(|arg| arg.as_str().into()).collect();
-        let mut config =
-            vec![("command".into(), self.command.as_str().into()), ("args".into(), rmpv::Value::Array(args))];
-        config.extend(self.options.iter().map(|(name, value)| (name.as_str().into(), value.clone())));
-        let config = rmpv::Value::Map(config);
-        let mut bytes = Vec::new();
-        rmpv::encode::write_value(&mut bytes, &config).expect("memory does not fail");
-        bytes
-    }
-}
 
 /// A node: our plugin, and a directory for its allocations.
 pub struct Node {
@@ -474,186 +357,4 @@ async fn launch(
     let body = hcl::parse(config).expect("the test's own text");
     plugin.configure(&body, &Machine::of_this_machine()).await?;
     Ok((plugin, records))
-}
-
-/// What the plugin tells of tasks while it runs them.
-#[derive(Debug)]
-pub struct Events(Streaming<DriverTaskEvent>);
-
-impl Events {
-    /// The next event of this task.
-    pub async fn next_of(&mut self, task: &Task) -> DriverTaskEvent {
-        let next = async {
-            loop {
-                let event = self.0.message().await.expect("no error comes").expect("the stream never ends");
-                if event.task_id == task.id {
-                    return event;
-                }
-            }
-        };
-        let event = tokio::time::timeout(SOON, next).await.expect("an event comes");
-        assert_eq!((event.alloc_id.as_str(), event.task_name.as_str()), (&task.id[..36], task.name.as_str()));
-        event
-    }
-
-    /// What is told of other tasks before the first word about this one.
-    pub async fn before(&mut self, task: &Task) -> Vec<DriverTaskEvent> {
-        let mut others = Vec::new();
-        let listening = async {
-            loop {
-                let event = self.0.message().await.expect("no error comes").expect("the stream never ends");
-                if event.task_id == task.id {
-                    return;
-                }
-                others.push(event);
-            }
-        };
-        tokio::time::timeout(SOON, listening).await.expect("an event comes");
-        others
-    }
-
-    /// The next event of this task that holds this text.
-    pub async fn until(&mut self, task: &Task, text: &str) -> DriverTaskEvent {
-        loop {
-            let event = self.next_of(task).await;
-            if event.message.contains(text) {
-                return event;
-            }
-        }
-    }
-}
-
-/// A task whose directories are there and which has not been started.
-#[derive(Debug)]
-pub struct Prepared {
-    /// What the plugin will be asked; a test may change it.
-    pub config: TaskConfig,
-    alloc: AllocDir,
-    logs: Logs,
-}
-
-impl Prepared {
-    /// The allocation's directory.
-    pub fn alloc_dir(&self) -> &Path {
-        self.alloc.path()
-    }
-}
-
-/// A task that was started.
-#[derive(Debug)]
-pub struct Task {
-    /// Nomad's id.
-    pub id: String,
-    /// Its name in the job.
-    pub name: String,
-    /// What Nomad keeps.
-    pub handle: TaskHandle,
-    alloc: AllocDir,
-    logs: Option<Logs>,
-    /// The allocation lies in it.
-    #[allow(dead_code, reason = "kept for its drop")]
-    data: Arc<tempfile::TempDir>,
-    owner: Option<User>,
-}
-
-impl Task {
-    /// The allocation's directory.
-    pub fn alloc_dir(&self) -> &Path {
-        self.alloc.path()
-    }
-
-    /// Everything that it wrote to stdout and stderr, once it has been destroyed.
-    pub async fn output(&mut self) -> (String, String) {
-        let Logs { stdout, stderr } = self.logs.take().expect("the output is read once");
-        let (output, errors) = tokio::join!(stdout.output(SOON), stderr.output(SOON));
-        (output.expect("stdout ends"), errors.expect("stderr ends"))
-    }
-
-    /// Nomad's log collector goes away.
-    pub fn close_logs(&mut self) {
-        self.logs = None;
-    }
-
-    /// Reads stdout until this text has come.
-    pub async fn says(&mut self, text: &str) {
-        self.read_until(text).await;
-    }
-
-    /// Reads stdout until this text has come: all that came.
-    pub async fn read_until(&mut self, text: &str) -> String {
-        use tokio::io::AsyncReadExt;
-        let reader = &mut self.logs.as_mut().expect("the output is not read yet").stdout.reader;
-        let mut said = Vec::new();
-        let reading = async {
-            let mut chunk = [0; 4096];
-            while !String::from_utf8_lossy(&said).contains(text) {
-                match reader.read(&mut chunk).await.expect("stdout can be read") {
-                    0 => break,
-                    count => said.extend_from_slice(&chunk[..count]),
-                }
-            }
-        };
-        let _ = tokio::time::timeout(SOON, reading).await;
-        let said = String::from_utf8_lossy(&said).into_owned();
-        assert!(said.contains(text), "it said {said:?}, not {text:?}");
-        said
-    }
-}
-
-impl Task {
-    /// It was destroyed: there is no unit to look for when this is dropped.
-    #[must_use]
-    pub fn ended(mut self) -> Self {
-        self.handle.driver_state.clear();
-        self
-    }
-}
-
-impl Drop for Task {
-    /// A test that failed leaves its unit; the machine shall be as before.
-    fn drop(&mut self) {
-        // The one thing that the harness reads in what the driver saved.
-        let saved: serde_json::Value = serde_json::from_slice(&self.handle.driver_state).unwrap_or_default();
-        if let (Some(unit), Some(owner)) = (saved["unit"].as_str(), self.owner) {
-            owner.remove(unit);
-        } else if let Some(unit) = saved["unit"].as_str() {
-            for action in [&["kill", "--signal=KILL"][..], &["stop"], &["reset-failed"]] {
-                let _ = std::process::Command::new("systemctl").args(action).arg("--").arg(unit).output();
-            }
-        }
-    }
-}
-
-/// How a task ended, as Nomad is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exit {
-    /// Its exit code.
-    pub code: i32,
-    /// The signal that ended it, or zero.
-    pub signal: i32,
-    /// It was ended for want of memory.
-    pub oom_killed: bool,
-    /// Not empty: why the above is not known.
-    pub error: String,
-}
-
-impl From<WaitTaskResponse> for Exit {
-    fn from(answer: WaitTaskResponse) -> Self {
-        let WaitTaskResponse { result, err: error } = answer;
-        let ExitResult { exit_code: code, signal, oom_killed } =
-            result.expect("a result, without which Nomad crashes");
-        Self { code, signal, oom_killed, error }
-    }
-}
-
-impl Exit {
-    /// It returned this status.
-    pub fn status(code: i32) -> Self {
-        Self { code, signal: 0, oom_killed: false, error: String::new() }
-    }
-
-    /// This signal ended it.
-    pub fn signal(signal: i32) -> Self {
-        Self { code: 128 + signal, signal, oom_killed: false, error: String::new() }
-    }
 }

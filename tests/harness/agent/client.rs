@@ -1,0 +1,187 @@
+//! A Nomad agent that runs jobs, as an operator has it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use super::service::{SERVICE, Service, VOLUME, launch, log, named, write_config};
+use crate::{Host, Need, SOON, eventually};
+
+/// A Nomad agent, the client of a cluster of its own, on which the driver under test is healthy.
+pub struct Agent {
+    host: Host,
+    pub(super) service: &'static Service,
+    /// The configuration that it has again when the test ends.
+    usual: Option<Value>,
+}
+
+/// What a command printed, and its exit status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Its exit status.
+    pub status: i32,
+    /// Its stdout.
+    pub out: String,
+    /// Its stderr.
+    pub err: String,
+}
+
+impl Agent {
+    /// The agent that tests share, or nothing when there is no Nomad here; then the reason is printed.
+    pub async fn shared() -> Option<Self> {
+        Self::on(async || Host::with(Need::Systemd).await).await
+    }
+
+    /// The same, with no other test on it meanwhile.
+    pub async fn alone() -> Option<Self> {
+        Self::on(async || Host::alone(Need::Systemd).await).await
+    }
+
+    /// The same as [`Self::alone`], where the operator says something else to our plugin while the test runs.
+    pub async fn configured(option: &str, value: Value) -> Option<Self> {
+        let mut agent = Self::alone().await?;
+        let file = agent.service.dir.join("client.json");
+        let usual: Value = serde_json::from_slice(&fs::read(file).expect("our own file")).expect("JSON");
+        let mut config = usual.clone();
+        config["plugin"]["nomad-driver-systemd"]["config"][option] = value;
+        write_config(&agent.service.dir, "client", &config);
+        agent.usual = Some(usual);
+        agent.end(Signal::INT).await;
+        agent.start().await;
+        Some(agent)
+    }
+
+    async fn on(host: impl AsyncFnOnce() -> Option<Host>) -> Option<Self> {
+        assert!(named().is_some(), "there is no Nomad; name one: NOMAD=/path/to/nomad");
+        let host = host().await?;
+        let agent = Self { host, service: SERVICE.get_or_init(Service::start), usual: None };
+        // A test that failed may have left it stopped.
+        agent.start().await;
+        Some(agent)
+    }
+
+    /// The machine it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The driver of the jobs.
+    pub fn driver(&self) -> &str {
+        &self.service.driver
+    }
+
+    /// Where its host volume is, which everybody may write to. Its name is `volume`.
+    pub fn volume(&self) -> PathBuf {
+        self.service.dir.join(VOLUME)
+    }
+
+    /// Ends the agent's process by a signal; what it started is left to itself.
+    pub async fn end(&self, signal: Signal) {
+        let child = self.service.client.lock().expect("nobody panics here").take();
+        let mut child = child.expect("the agent runs");
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("the agent is our child");
+        eventually("the agent ends", async || child.try_wait().expect("our child")).await;
+    }
+
+    /// Kills the plugin, and waits until the agent has another one.
+    pub async fn kill_plugin(&self) {
+        let program = self.service.dir.join("plugins/nomad-driver-systemd");
+        let killed = eventually("there is a plugin", async || process_of(&program)).await;
+        kill_process(killed, Signal::KILL).expect("it is the agent's child");
+        eventually("there is another one", async || process_of(&program).filter(|one| *one != killed)).await;
+        self.start().await;
+    }
+
+    /// Starts it, if it does not run, and waits until the driver is healthy.
+    pub async fn start(&self) {
+        let Service { nomad, dir, client, hopeless, driver, .. } = self.service;
+        client.lock().expect("nobody panics here").get_or_insert_with(|| launch(nomad, dir, "client"));
+        let deadline = Instant::now() + SOON;
+        while let Err(said) = self.service.ready() {
+            if Instant::now() > deadline {
+                let _ = hopeless.set(format!("{driver} is not healthy: {said}: see {}", log().display()));
+            }
+            // One test has waited for all.
+            if let Some(reason) = hopeless.get() {
+                panic!("{reason}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What the agent's API answers to a GET: null, if it is not what was asked for.
+    pub fn get(&self, path: &str) -> Value {
+        let answer = self.service.ask("GET", &format!("{}{path}", self.service.address), "");
+        answer.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    }
+
+    /// Puts something through the agent's API, which must take it.
+    pub fn put(&self, path: &str, body: &Value) {
+        let answer = self.service.ask("PUT", &format!("{}{path}", self.service.address), &body.to_string());
+        answer.unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+
+    /// Runs the program `nomad`, as an operator does.
+    pub async fn nomad(&self, args: &[&str], input: &str) -> Said {
+        let mut command = tokio::process::Command::new(&self.service.nomad);
+        self.command(command.args(args), input, false).await
+    }
+
+    /// Runs a shell script on a terminal; in it `$NOMAD` is the program.
+    pub async fn on_a_terminal(&self, script: &str, input: &str) -> Said {
+        let mut command = tokio::process::Command::new("script");
+        command.args(["--quiet", "--return", "--command", script, "/dev/null"]);
+        // The end of the input would be the end of the terminal.
+        self.command(&mut command, input, true).await
+    }
+
+    async fn command(&self, command: &mut tokio::process::Command, input: &str, keep: bool) -> Said {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env("NOMAD_ADDR", &self.service.address).env("NOMAD", &self.service.nomad);
+        let mut child = command.kill_on_drop(true).spawn().expect("the command can be started");
+        let mut stdin = child.stdin.take();
+        if let Some(stdin) = &mut stdin {
+            stdin.write_all(input.as_bytes()).await.expect("the command reads");
+        }
+        stdin = stdin.filter(|_| keep);
+        let output = tokio::time::timeout(SOON, child.wait_with_output()).await;
+        drop(stdin);
+        let output = output.expect("the command ends").expect("its output can be read");
+        Said {
+            status: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Drop for Agent {
+    /// The next test finds it as usual: it starts an agent that it does not find.
+    fn drop(&mut self) {
+        let Some(usual) = &self.usual else { return };
+        write_config(&self.service.dir, "client", usual);
+        let child = self.service.client.lock().ok().and_then(|mut client| client.take());
+        if let Some(mut child) = child {
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            let _ = pid.map(|pid| kill_process(pid, Signal::INT));
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Who runs `program`, which stands first on its command line.
+fn process_of(program: &Path) -> Option<Pid> {
+    let listed = fs::read_dir("/proc").expect("/proc can be read");
+    let mut pids = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pid = pids.find(|pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).next() == Some(program.as_os_str().as_encoded_bytes())
+    });
+    pid.and_then(Pid::from_raw)
+}
