@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use tests::{Agent, Spec};
+use tests::{Agent, Spec, eventually};
 
 use super::served;
 
@@ -78,4 +78,40 @@ async fn the_jobs_user_runs_it_and_can_write_to_its_directories() {
         echo own > $dir/own && cat $dir/own; done";
     let alloc = agent.run(Spec::batch(script).task("User", json!("nobody"))).await;
     alloc.prints("nobody\nown\nown\nown\n").await;
+}
+
+/// As an operator starts it after SECURITY.md, with a task that was there before.
+#[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
+async fn an_agent_that_follows_no_links_writes_no_token_through_one() {
+    let agent = ours!(Agent::alone());
+    let earlier = agent.run(Spec::service("echo ready; exec sleep 1000")).await;
+    earlier.says("ready").await;
+    let directory = earlier.dir();
+    agent.follow_no_links().await;
+    drop(earlier);
+    eventually("the directory of an allocation of before is removed", async || {
+        agent.put("/v1/system/gc", &Value::Null);
+        (!directory.exists()).then_some(())
+    })
+    .await;
+
+    let victim = agent.volume().join("victim");
+    fs::write(&victim, "mine").unwrap();
+    let script = format!(
+        "cd $NOMAD_TASK_DIR && test -s token && ln -sf {} token && echo ready; exec sleep 1000",
+        victim.display()
+    );
+    let identity = "identity {\n name = \"other\"\n aud = [\"x\"]\n file = true\n filepath = \"local/token\"\n ttl = \"10s\"\n}";
+    let config = format!("config {{\n command = \"/bin/sh\"\n args = [\"-c\", {script:?}]\n}}");
+    let alloc = agent.run_file("", &format!("{identity}\n{config}")).await;
+    alloc.says("ready").await;
+    eventually("the agent is kept from it", async || {
+        let log = agent.log();
+        log.lines()
+            .find(|line| line.contains(alloc.id()) && line.contains("too many levels of symbolic links"))
+            .map(drop)
+    })
+    .await;
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
 }

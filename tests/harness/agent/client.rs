@@ -1,8 +1,10 @@
 //! A Nomad agent that runs jobs, as an operator has it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,7 +20,16 @@ pub struct Agent {
     pub(super) service: &'static Service,
     /// The configuration that it has again when the test ends.
     usual: Option<Value>,
+    /// What starts Nomad in another way while the test runs.
+    program: OnceLock<PathBuf>,
 }
+
+/// Starts Nomad as SECURITY.md has it for "An agent that follows no links"; the mount goes with the agent's directory.
+const WITHOUT_LINKS: &str = r#"#!/bin/sh
+mountpoint -q ALLOCATIONS || mount --rbind ALLOCATIONS ALLOCATIONS || exit
+exec unshare --mount --propagation unchanged \
+    sh -c 'mount -o remount,bind,nosymfollow ALLOCATIONS && exec "$0" "$@"' NOMAD "$@"
+"#;
 
 /// What a command printed, and its exit status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,10 +70,25 @@ impl Agent {
     async fn on(host: impl AsyncFnOnce() -> Option<Host>) -> Option<Self> {
         assert!(named().is_some(), "there is no Nomad; name one: NOMAD=/path/to/nomad");
         let host = host().await?;
-        let agent = Self { host, service: SERVICE.get_or_init(Service::start), usual: None };
+        let service = SERVICE.get_or_init(Service::start);
+        let agent = Self { host, service, usual: None, program: OnceLock::new() };
         // A test that failed may have left it stopped.
         agent.start().await;
         Some(agent)
+    }
+
+    /// Starts it again so that it follows no links in the directories of allocations, while the test runs.
+    pub async fn follow_no_links(&self) {
+        let Service { nomad, dir, .. } = self.service;
+        let allocations = dir.join("client/alloc").display().to_string();
+        let script = WITHOUT_LINKS.replace("ALLOCATIONS", &allocations);
+        let program = dir.join("nomad-without-links");
+        fs::write(&program, script.replace("NOMAD", &nomad.display().to_string()))
+            .expect("our own directory");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("our own directory");
+        self.program.set(program).expect("it is asked for once in a test");
+        self.end(Signal::INT).await;
+        self.start().await;
     }
 
     /// The machine it runs on.
@@ -101,7 +127,8 @@ impl Agent {
     /// Starts it, if it does not run, and waits until the driver is healthy.
     pub async fn start(&self) {
         let Service { nomad, dir, client, hopeless, driver, .. } = self.service;
-        client.lock().expect("nobody panics here").get_or_insert_with(|| launch(nomad, dir, "client"));
+        let program = self.program.get().unwrap_or(nomad);
+        client.lock().expect("nobody panics here").get_or_insert_with(|| launch(program, dir, "client"));
         let deadline = Instant::now() + SOON;
         while let Err(said) = self.service.ready() {
             if Instant::now() > deadline {
@@ -119,6 +146,11 @@ impl Agent {
     pub fn get(&self, path: &str) -> Value {
         let answer = self.service.ask("GET", &format!("{}{path}", self.service.address), "");
         answer.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    }
+
+    /// What it has logged, with the server of its cluster.
+    pub fn log(&self) -> String {
+        fs::read_to_string(log()).unwrap_or_default()
     }
 
     /// Puts something through the agent's API, which must take it.
@@ -164,8 +196,11 @@ impl Agent {
 impl Drop for Agent {
     /// The next test finds it as usual: it starts an agent that it does not find.
     fn drop(&mut self) {
-        let Some(usual) = &self.usual else { return };
-        write_config(&self.service.dir, "client", usual);
+        match &self.usual {
+            Some(usual) => write_config(&self.service.dir, "client", usual),
+            None if self.program.get().is_none() => return,
+            None => {}
+        }
         let child = self.service.client.lock().ok().and_then(|mut client| client.take());
         if let Some(mut child) = child {
             let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
