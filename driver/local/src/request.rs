@@ -41,6 +41,14 @@ pub(crate) struct Allocation<'a> {
     ports: Vec<AllocatedPort>,
 }
 
+/// What a task finds, and what it has of the node.
+pub(crate) struct Environment {
+    pub(crate) env: TaskEnv,
+    cores: Vec<u32>,
+    /// In MHz.
+    cpu: u64,
+}
+
 impl<'a> Requests<'a> {
     pub(crate) async fn new(
         plugin: &'a Plugin,
@@ -68,35 +76,45 @@ impl<'a> Requests<'a> {
         Ok(Allocation { ports: self.ports.allocate(&group.ports)?, group, id, path })
     }
 
-    /// The request for a task without output, and its environment.
-    pub(crate) async fn task(
+    /// What a task is given of the node, and its environment.
+    pub(crate) fn environment(
         &mut self,
         allocation: &Allocation<'_>,
         task: &Task,
-    ) -> Result<(TaskRequest, TaskEnv), Error> {
-        let Allocation { group, id: alloc_id, path, ports } = allocation;
-        let (job, name) = (&self.asked.job, || task.name.clone());
+    ) -> Result<Environment, Error> {
         let (cores, cpu) = self.cores(task)?;
         let env = TaskEnv::new(&Facts {
-            job,
-            group,
+            job: &self.asked.job,
+            group: allocation.group,
             task,
             node: self.node,
-            alloc_id,
-            dir: &TaskDir::below(path, &task.name),
+            alloc_id: &allocation.id,
+            dir: &TaskDir::below(&allocation.path, &task.name),
             isolation: self.capabilities.fs_isolation(),
-            ports,
+            ports: &allocation.ports,
             cpu,
             cores: &cores,
             host: host_environment(),
         });
+        Ok(Environment { env, cores, cpu })
+    }
+
+    /// The request for a task without output.
+    pub(crate) async fn task(
+        &self,
+        allocation: &Allocation<'_>,
+        task: &Task,
+        Environment { env, cores, cpu }: &Environment,
+    ) -> Result<TaskRequest, Error> {
+        let Allocation { group, id: alloc_id, path, ports } = allocation;
+        let (job, name) = (&self.asked.job, || task.name.clone());
         let config = self.plugin.task_config(&task.config, &env.scope()).await;
         let config = config.map_err(|source| Error::Task { task: name(), source: Box::new(source) })?;
-        let mounts = self.asked.volumes.mounts(group, task, &env);
+        let mounts = self.asked.volumes.mounts(group, task, env);
         if !mounts.is_empty() && self.capabilities.mount_configs() == MountConfigs::NoMounts {
             return Err(Error::NoMounts { task: name() });
         }
-        let request = TaskRequest {
+        Ok(TaskRequest {
             group: group.name.clone(),
             job_id: job.id.clone(),
             job_name: job.name.clone(),
@@ -105,18 +123,17 @@ impl<'a> Requests<'a> {
             user: task.user.clone(),
             env: env.variables().clone(),
             config,
-            cpu,
-            cpu_fraction: fraction(cpu, self.node.total_compute()),
-            cores,
+            cpu: *cpu,
+            cpu_fraction: fraction(*cpu, self.node.total_compute()),
+            cores: cores.clone(),
             memory: task.resources.memory,
             memory_max: task.resources.memory_max,
             ports: ports.clone(),
-            dns: dns(group, &env),
+            dns: dns(group, env),
             mounts,
             network: network(group.network, alloc_id),
             ..TaskRequest::new(alloc_id, &task.name, path)
-        };
-        Ok((request, env))
+        })
     }
 
     /// The task's cores, if it asks for whole ones, and its MHz.

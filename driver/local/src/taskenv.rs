@@ -115,6 +115,11 @@ impl TaskEnv {
         &self.task
     }
 
+    /// Adds what the task's templates make known.
+    pub(crate) fn add(&mut self, variables: BTreeMap<String, String>) {
+        self.task.extend(variables);
+    }
+
     /// Replaces every `${NAME}` that is known; others stay as they are, as in Nomad (helper/args).
     pub fn replace(&self, text: &str) -> String {
         replace(text, &[&self.task, &self.node])

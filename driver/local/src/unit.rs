@@ -59,7 +59,8 @@ async fn ask(plugin: &Plugin, asked: &Asked) -> Result<Requested, Error> {
         let path = Path::new(ALLOCATIONS).join(&id);
         let allocation = requests.allocation(group, id, path)?;
         for task in &group.tasks {
-            let (request, _) = requests.task(&allocation, task).await?;
+            let environment = requests.environment(&allocation, task)?;
+            let request = requests.task(&allocation, task, &environment).await?;
             let id = format!("{}/{}/00000000", request.alloc_id, request.task);
             let name = format!("{}/{}/{}", asked.job.id, group.name, task.name);
             tasks.push((name, TaskConfig { id, ..request.task_config() }));

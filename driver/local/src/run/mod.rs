@@ -205,6 +205,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_configuration_names_what_the_templates_of_its_task_make_known() {
+        let script = "printf %s ${WORD} > $NOMAD_ALLOC_DIR/data/result";
+        let template = "template {\n data = \"WORD=made\"\n destination = \"secrets/env\"\n env = true\n}";
+        let played = played(&format!("group \"g\" {{\n{}\n}}", shell("t", template, script))).await;
+        assert_eq!((played.code, played.result.as_str()), (Ok(0), "made"));
+    }
+
+    #[tokio::test]
     async fn a_rendered_template_belongs_to_whom_the_job_says() {
         let us = rustix::process::geteuid();
         let owner = if us.is_root() { 12345 } else { us.as_raw() };

@@ -1,5 +1,6 @@
 //! Makes the tasks of a job ready: directories, pipes, artifacts, templates. None has run when this fails.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::allocdir::AllocDir;
@@ -26,15 +27,23 @@ pub(super) struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    /// Renders the templates of a task.
-    pub(super) fn render(&mut self, env: &TaskEnv) -> Result<(), Error> {
-        for template in &self.task.templates {
-            let variables = template.write(env);
-            let wrong = |source| Error::Template { task: self.task.name.clone(), source };
-            self.request.env.extend(variables.map_err(wrong)?);
+    /// Renders the templates that wait for the start.
+    pub(super) fn render_late(&mut self) -> Result<(), Error> {
+        if let Some(env) = self.env.take() {
+            self.request.env.extend(render(self.task, &env)?);
         }
         Ok(())
     }
+}
+
+/// Renders the templates of a task; the variables are those that they make known.
+fn render(task: &Task, env: &TaskEnv) -> Result<BTreeMap<String, String>, Error> {
+    let mut variables = BTreeMap::new();
+    for template in &task.templates {
+        let wrong = |source| Error::Template { task: task.name.clone(), source };
+        variables.extend(template.write(env).map_err(wrong)?);
+    }
+    Ok(variables)
 }
 
 /// Whether other tasks of the group run before this one, and may make what its templates read.
@@ -69,14 +78,22 @@ pub(super) async fn prepare<'a>(
         let allocation = requests.allocation(group, id, alloc.path().to_owned())?;
         for task in &group.tasks {
             alloc.task(&task.name).map_err(wrong)?;
-            let (request, env) = requests.task(&allocation, task).await?;
-            fetch(run, task, &env).await?;
-            let mut prepared = Prepared { group: number, task, request, output: None, env: None };
-            if comes_later(task, group) {
-                prepared.env = Some(env);
-            } else {
-                prepared.render(&env)?;
+            let mut environment = requests.environment(&allocation, task)?;
+            let is_later = comes_later(task, group);
+            // What its templates make known, its configuration may name. Otherwise a mistake there comes before all work.
+            let makes_known = !is_later && task.templates.iter().any(|template| template.env);
+            let early =
+                if makes_known { None } else { Some(requests.task(&allocation, task, &environment).await?) };
+            fetch(run, task, &environment.env).await?;
+            if !is_later {
+                environment.env.add(render(task, &environment.env)?);
             }
+            let request = match early {
+                Some(request) => request,
+                None => requests.task(&allocation, task, &environment).await?,
+            };
+            let env = is_later.then_some(environment.env);
+            let mut prepared = Prepared { group: number, task, request, output: None, env };
             if !task.logs_disabled {
                 let logs = alloc.logs(&task.name).map_err(wrong)?;
                 prepared.request.stdout.clone_from(&logs.stdout.path);

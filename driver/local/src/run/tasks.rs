@@ -245,9 +245,7 @@ impl Run<'_> {
         let Some(mut prepared) = task.prepared.take() else { return Ok(()) };
         // Whatever comes of it: nobody starts it again.
         task.state = State::LeftOut;
-        if let Some(env) = prepared.env.take() {
-            prepared.render(&env)?;
-        }
+        prepared.render_late()?;
         let config = prepared.request.task_config();
         task.id.clone_from(&config.id);
         let mut driver = self.plugin.driver();
