@@ -286,6 +286,7 @@ async fn nobody_else_on_the_machine_can_read_the_environment() {
 
 // ---- What is refused
 
+#[allow(clippy::too_many_lines, reason = "a table of jobs")]
 #[tokio::test]
 async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
     let host = host!();
@@ -332,6 +333,15 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
         (Job::command("/etc/shadow").user("nobody"), "cannot be executed"),
         (Job::command("/bin/echo").args(&[&"x".repeat(200_000)]), "`args` is 200000 bytes long"),
         (Job::shell("true").env("BIG", &"x".repeat(200_000)), "`env`: `BIG` is longer than"),
+        (Job::shell("true").config("limits { oom_score_adjust = 2000 }"), "between -1000 and 1000"),
+        (
+            Job::shell("true").config("limits { cpu_affinity = \"4000\" }"),
+            "`limits.cpu_affinity` (CPUAffinity) is `4000`: has the node these processors?",
+        ),
+        (
+            Job::shell("true").config("limits { \n numa_policy = \"bind\"\n numa_mask = \"60\"\n }"),
+            "`limits.numa_policy` (NUMAPolicy) is `bind`, `limits.numa_mask` (NUMAMask) is `60`: has the node",
+        ),
     ];
     for (job, reason) in cases {
         let (what, alloc) = (job.command.clone(), job.request.alloc_id.clone());

@@ -1,19 +1,19 @@
 //! Why a task could not be started, found or asked.
 
-use super::spec;
 use std::path::PathBuf;
 
-use super::config::{NetworkMode, TaskId};
-use super::host::view::{self, View};
+use super::advice;
+use super::config::TaskId;
+use super::host::view;
 use super::host::{env, files, logs, program};
 use super::live::exec;
 use super::live::signal;
-use super::spec::{Identity, TaskSpec};
+use super::spec::{self, TaskSpec};
 use super::wasm::compiler;
 use super::wasm::outcome::Outcome;
 use shim_interface::Same;
 
-use crate::systemd::{self, Assignment, UnitName};
+use crate::systemd::{self, UnitName};
 
 /// What a script that runs systemd-notify(1) lacks.
 const BY_CHILDREN: &str = "; what a child of the program says counts with `notify.access = \"all\"` only";
@@ -233,82 +233,19 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
             let init = "the task's init";
             let words = words.replace(&format!("/run{}", view::SHIM), init).replace(view::SHIM, init);
             let source = systemd::Error::Step { unit, status, words };
-            Error::SetUp { advice: advice(status, task), source }
+            Error::SetUp { advice: advice::of_step(status, task), source }
         }
         source @ systemd::Error::Sockets { .. } => {
             let option = if task.guest.serves { "wasm.serve" } else { "socket" };
             Error::Sockets { option, source }
         }
-        other => Error::Systemd(other),
-    }
-}
-
-/// Does the job limit what systemd itself needs to set up the task's process?
-fn has_small_limits(settings: &[Assignment]) -> bool {
-    let limits = ["LimitAS", "LimitDATA", "LimitNOFILE", "LimitSTACK"];
-    settings.iter().any(|line| limits.contains(&line.name()))
-}
-
-/// What the author of a job can do about a step of systemd's that failed (systemd.exec(5), "Process Exit Codes").
-fn advice(status: i32, task: &TaskSpec) -> String {
-    let has_small_limits = has_small_limits(&task.settings);
-    match (status, &task.identity) {
-        (203, _) => format!(
-            "`command`: {} cannot be executed; is the interpreter after `#!` or the program's loader in the task's \
-             view, may the task's user execute it, and do `sandbox.system_call_filter`, `files.no_exec_paths` and \
-             `files.inaccessible_paths` let it?",
-            task.command
-        ),
-        (216 | 217, Identity::User(user)) => {
-            format!(
-                "`user`: this node has no user `{user}`, or it may not be used; create it or name another"
-            )
-        }
-        (200, _) => format!(
-            "`work_dir`: {} is not there in the task's view, or its user may not enter it",
-            task.working_directory.display()
-        ),
-        (225, _) => match &task.network {
-            NetworkMode::Group { namespace, .. } => {
-                format!(
-                    "`network`: the network namespace of the group, {}, is not there",
-                    namespace.display()
-                )
+        // systemd names the property in its words, such as `Invalid CPUWeight setting: 0`.
+        systemd::Error::Call { source: ref words, .. } if !source.may_pass() => {
+            match advice::of_refusal(&words.to_string(), &task.settings) {
+                Some(advice) => Error::SetUp { advice, source },
+                None => Error::Systemd(source),
             }
-            _ => "the task's network cannot be made".to_owned(),
-        },
-        (226, _) if task.settings.iter().any(|line| line.name() == "RootVerity") => {
-            "the image cannot be mounted with its `files.root_hash` and `files.root_verity`: does it fit them, and has the node \
-             libcryptsetup, which systemd looks for when it needs it (package libcryptsetup12 since Debian 13)?"
-                .to_owned()
         }
-        (226, _) if task.view == View::Own => {
-            "the root that the job names lacks a directory on which something is mounted: `/local`, `/alloc`, `/secrets`, `/dev`, \
-             `/proc`, `/sys`, `/run`, `/tmp`, `/var/tmp` and the targets of binds and volumes must be there"
-                .to_owned()
-        }
-        (226, _) => {
-            format!(
-                "the task's view of the host cannot be made from {}; is every path there that the job names in `files` \
-                 (`inaccessible_paths`, `read_only_paths` and the like; with `-` before it one may be missing), {}are \
-                 the options of `temporary_file_system` those of tmpfs(5), such as `size=64M`?",
-                task.dirs.alloc_dir.display(),
-                if has_small_limits { "does the job's `ulimit` leave enough memory and open files for it, and " } else { "and " }
-            )
-        }
-        (228, _) => format!(
-            "the filters of system calls cannot be set: see {}",
-            if has_small_limits { "the memory and files that the job's `ulimit` leaves" } else { "`sandbox.system_call_filter`" }
-        ),
-        (229 | 231, _) => {
-            "`properties.SELinuxContext` or `AppArmorProfile`: does the node know the label or the profile?".to_owned()
-        }
-        (233 | 238..=240, _) => {
-            "a directory that systemd keeps for the task (`state_directory`, `cache_directory` and the like in `files`) \
-             cannot be made: has the file system of /var and /run room?"
-                .to_owned()
-        }
-        (243, _) => "a credential cannot be decrypted: was it encrypted on this node, and under this name?".to_owned(),
-        _ => "systemd could not set up the task's process; `journalctl -t systemd` on the node has its words".to_owned(),
+        other => Error::Systemd(other),
     }
 }

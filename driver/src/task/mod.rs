@@ -11,6 +11,7 @@
 //!
 //! [`Tasks`] is the table of live tasks, by Nomad's ids, and the only way to make, find and remove one.
 
+mod advice;
 pub mod config;
 mod earlier;
 pub mod error;

@@ -256,7 +256,9 @@ impl Shared {
         if let Ok(code) = tokio::time::timeout(SLOW, &mut compiling).await {
             return code;
         }
-        let message = format!("Compiling {name} to machine code, once for this node");
+        let message = format!(
+            "Compiling {name} to machine code, once for this node (modules of other tasks may come first)"
+        );
         self.events.tell(identity, message, &[("module", name.to_owned())]);
         compiling.await
     }

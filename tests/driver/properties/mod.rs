@@ -10,13 +10,15 @@ use releases::{DROPPED, UNHEARD_OF, since};
 use systemd_run::{Manager, Property};
 
 /// What we refuse although systemd-run sends it.
-const STRICTER: [&str; 6] = [
+const STRICTER: [&str; 8] = [
     "control character",
     "ends in a backslash",
     "it must be one of",
     "is not one name",
     "is not an architecture",
     "is not an address family",
+    "is not between -1000 and 1000",
+    "is not between 0 and 99",
 ];
 
 /// How many assignments are given to one `systemd-run`.

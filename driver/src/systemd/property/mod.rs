@@ -195,10 +195,7 @@ impl Assignment {
         const MORE: &str = "this value is more than every task has by default";
         const FLOOD: &str = "this value lets the task crowd other log lines out of the journal";
         let (beyond, why) = match (self.property.kind, value) {
-            (Kind::Nice, Variant::I32(nice)) => (*nice < 0, PRIORITY),
-            (Kind::Integer, Variant::I32(adjust)) => {
-                (self.name() == "OOMScoreAdjust" && *adjust < 0, PRIORITY)
-            }
+            (Kind::Nice | Kind::OomScore, Variant::I32(number)) => (*number < 0, PRIORITY),
             // Batch and idle give way to all others.
             (Kind::Scheduler, Variant::I32(policy)) => (!matches!(policy, 0 | 3 | 5), PRIORITY),
             (Kind::IoClass, Variant::I32(class)) => (*class == REAL_TIME, PRIORITY),

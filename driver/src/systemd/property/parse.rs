@@ -80,7 +80,6 @@ pub(super) fn parse(property: &PropertyDef, text: &str) -> Parsed<Wire> {
             let (text, ignore) = leniently(text);
             (ignore, text).into()
         }
-        Kind::Integer => integer::<i32>(text)?.into(),
         Kind::IoClass => names::number_or_name(text, names::IO_CLASSES, 7)?.into(),
         Kind::IoLimit => device::parse(text, |limit| match limit {
             "infinity" => Ok(u64::MAX),
@@ -109,8 +108,10 @@ pub(super) fn parse(property: &PropertyDef, text: &str) -> Parsed<Wire> {
         Kind::NftSet => network::nft_sets(text)?.into(),
         Kind::Nice => within(text, -20..=19)?.into(),
         Kind::NumaPolicy => names::number(text, names::NUMA_POLICIES)?.into(),
+        Kind::OomScore => within(text, -1000..=1000)?.into(),
         Kind::OpenFile => each(text, directory::open_file)?.into(),
         Kind::Permyriad => limit::share(text)?.into(),
+        Kind::RealTimePriority => within(text, 0..=99)?.into(),
         Kind::RestrictNamespaces => filter::namespaces(text, true)?.into(),
         Kind::RootHash => match grammar::hexadecimal(text)? {
             hash if hash.len() < 16 => return Err("it is shorter than 16 bytes".to_owned()),

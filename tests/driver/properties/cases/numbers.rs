@@ -8,7 +8,7 @@ pub(crate) const CASES: &[(&str, &[&str])] = &[
         "OOMScoreAdjust",
         &["100", "-100", "x", "", "2147483647", "2147483648", "0b11", "0o17", "010", "08", "1 "],
     ),
-    ("CPUSchedulingPriority", &["0", "50"]),
+    ("CPUSchedulingPriority", &["0", "50", "99", "100", "-1"]),
     ("CPUSchedulingPolicy", &["other", "batch", "idle", "fifo", "rr", "x", "", "5", "-1", "Other"]),
     ("IOSchedulingClass", &["none", "realtime", "best-effort", "idle", "0", "3", "7", "x", ""]),
     ("IOSchedulingPriority", &["0", "7", "8", "-1", "x", ""]),
