@@ -37,6 +37,7 @@ mod privileges;
 mod root_user;
 mod roots;
 mod sharing;
+mod signals;
 mod units;
 
 /// A user of every Debian system that a job may ask for. Nothing runs as this user.

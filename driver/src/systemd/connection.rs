@@ -15,6 +15,7 @@ use super::error::is_named;
 use super::features::{Features, Manager};
 use super::jobs::Jobs;
 use super::reload::Reloads;
+use super::sender::{BUS, From, Sender};
 use super::watch::Units;
 
 pub(super) const DESTINATION: &str = "org.freedesktop.systemd1";
@@ -93,11 +94,13 @@ impl Shared {
         self.reloads.note_connection();
         // One stream for all messages keeps their order. It is read before anything is asked for: a full queue would
         // hold up the answers.
-        tokio::spawn(read(Arc::downgrade(self), MessageStream::from(&connection)));
+        let sender = Arc::new(Sender::default());
+        tokio::spawn(read(Arc::downgrade(self), MessageStream::from(&connection), Arc::clone(&sender)));
         let bus = fdo::DBusProxy::new(&connection).await?;
         for rule in rules()? {
             bus.add_match_rule(rule).await?;
         }
+        sender.ask(&bus).await?;
         // systemd sends no signals of jobs and units to a connection that did not ask for them.
         connection.call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "Subscribe", &()).await?;
         Ok(connection)
@@ -174,6 +177,12 @@ impl Shared {
         }
     }
 
+    /// Everything may be different.
+    fn is_anew(self: &Arc<Self>) {
+        *self.features.lock() = None;
+        tokio::spawn(Arc::clone(self).catch_up());
+    }
+
     fn take(self: &Arc<Self>, message: &Message) -> zbus::Result<()> {
         let header = message.header();
         let (Some(interface), Some(member), Some(path)) =
@@ -204,8 +213,7 @@ impl Shared {
                 if begins {
                     self.reloads.note(message);
                 } else {
-                    *self.features.lock() = None;
-                    tokio::spawn(Arc::clone(self).catch_up());
+                    self.is_anew();
                 }
             }
             _ => {}
@@ -217,15 +225,26 @@ impl Shared {
 /// Reads the bus until it goes away, then connects again.
 ///
 /// Boxed, because connecting starts a reader and a reader connects: the type would contain itself.
-fn read(shared: Weak<Shared>, mut messages: MessageStream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+fn read(
+    shared: Weak<Shared>,
+    mut messages: MessageStream,
+    sender: Arc<Sender>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         while let Some(Ok(message)) = messages.next().await {
             let Some(shared) = shared.upgrade() else { return };
             if message.message_type() != MessageType::Signal {
                 continue;
             }
-            if let Err(error) = shared.take(&message) {
-                tracing::warn!(error = crate::chain(&error), "a signal of systemd could not be read");
+            match sender.of(&message) {
+                From::Systemd => {
+                    if let Err(error) = shared.take(&message) {
+                        tracing::warn!(error = crate::chain(&error), "a signal of systemd could not be read");
+                    }
+                }
+                // What it said before the bus told us of it was not taken.
+                From::NewSystemd => shared.is_anew(),
+                From::Other => {}
             }
         }
         tracing::warn!("lost the connection to systemd; reconnecting (tasks keep running)");
@@ -250,12 +269,13 @@ async fn reconnect(shared: Weak<Shared>) {
     }
 }
 
-/// What we ask the bus to send us: jobs and removals, and the changes of all units. The bus cannot select units by a
+/// What we ask the bus to send us: who systemd is, jobs and removals, and the changes of all units. The bus cannot select units by a
 /// part of their name, and allows no rule per unit beyond 512 of them.
-fn rules() -> zbus::Result<[MatchRule<'static>; 2]> {
-    let signals = || MatchRule::builder().msg_type(MessageType::Signal).sender(DESTINATION);
+fn rules() -> zbus::Result<[MatchRule<'static>; 3]> {
+    let signals = |sender| MatchRule::builder().msg_type(MessageType::Signal).sender(sender);
     Ok([
-        signals().interface(MANAGER).path(MANAGER_PATH).build()?,
-        signals().interface(PROPERTIES).path_namespace(UNIT_PATHS).build()?,
+        signals(BUS).interface(BUS).member("NameOwnerChanged").arg(0, DESTINATION).build()?,
+        signals(DESTINATION).interface(MANAGER).path(MANAGER_PATH).build()?,
+        signals(DESTINATION).interface(PROPERTIES).path_namespace(UNIT_PATHS).build()?,
     ])
 }

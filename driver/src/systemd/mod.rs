@@ -25,6 +25,7 @@ mod patience;
 pub mod property;
 mod reload;
 mod run_line;
+mod sender;
 mod start;
 mod state;
 mod transient;

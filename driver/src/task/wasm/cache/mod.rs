@@ -142,6 +142,9 @@ impl Lease {
             seal.update(piece);
             file.write_all(piece)
         })?;
+        if file.as_file().metadata()?.len() == 0 {
+            return Err(io::Error::other("the compiler wrote no code"));
+        }
         file.write_all(&seal.finalize())?;
         file.as_file().set_permissions(Permissions::from_mode(0o444))?;
         // Without this a crash may leave a file of the right length and nothing in it.
