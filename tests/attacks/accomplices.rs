@@ -2,6 +2,7 @@
 //! root, the task reaches.
 
 use std::os::unix::fs::{PermissionsExt, lchown};
+use std::os::unix::process::CommandExt;
 
 use tests::{Job, Node};
 
@@ -102,6 +103,26 @@ async fn a_task_that_sees_the_host_exchanges_nothing_of_the_agents_either() {
         let (_, output, errors) = node.finish(task).await;
         assert_eq!(output, "data\nlogs\ntmp\n", "{user}: {errors}");
     }
+}
+
+/// Another process of the user sees the host without what is mounted for the task, and knows nothing of it.
+#[tokio::test]
+async fn a_task_of_a_named_user_reaches_no_allocation_through_other_processes_of_that_user() {
+    let host = host!();
+    let node = Node::configured(&host, "fs_isolation = \"none\"").await;
+    let nobody = 65534;
+    let mut other =
+        std::process::Command::new("/bin/sleep").arg("infinity").uid(nobody).gid(nobody).spawn().unwrap();
+    let script = format!(
+        "alloc=$(cd ../../alloc && pwd); cd /proc/{pid} && echo there; ls root/etc >/dev/null && echo seen
+         ln -s /etc root$alloc/link && echo made",
+        pid = other.id()
+    );
+    let task = node.run(Job::shell(&script).user("nobody").config("sandbox { preset = \"off\" }")).await;
+    let (_, output, errors) = node.finish(task).await;
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(output, "there\n", "{errors}");
 }
 
 /// systemd gives a directory that it keeps to the next task's user, with the modes that are in it.

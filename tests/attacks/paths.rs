@@ -417,3 +417,17 @@ async fn no_task_writes_among_its_logs_by_another_path() {
     }
     node.destroy(&left, true).await.unwrap();
 }
+
+/// systemd reads the options as words once more: what it gives the kernel has no backslash, and may be another mount.
+#[tokio::test]
+async fn a_file_system_of_the_tasks_own_is_no_other_mount_whatever_the_spelling() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    for option in ["bind", r"bi\\nd", r"bi\\\\nd", r"bi\\\\x6ed", "'bind'", r"remo\\\\unt", "size=1M,bind"] {
+        let config = format!("files {{ temporary_file_system = [\"/mnt:{option}\"] }}");
+        let message = refusal(&host, &node, Job::shell("true").config(&config)).await;
+        assert!(message.contains("option of a tmpfs") || message.contains("not one"), "{option}: {message}");
+    }
+    let config = "files { temporary_file_system = [\"/mnt:size=1M,mode=1777\"] }";
+    assert_eq!(node.output_of(Job::shell("touch /mnt/x && echo mine").config(config)).await, "mine\n");
+}

@@ -122,6 +122,12 @@ async fn a_job_sees_the_files_that_it_asks_for() {
         // What is compared before a program runs is not what its job has closed.
         ("inaccessible_paths = [\"/alloc\"]", "ls /alloc 2>/dev/null || echo hidden", "hidden\n"),
         ("inaccessible_paths = [\"/usr/share\"]", "ls /usr/share 2>/dev/null || echo hidden", "hidden\n"),
+        // A plus in a name is none of systemd's before a path.
+        (
+            "inaccessible_paths = [\"/usr/share/doc/libstdc++6\"]",
+            "ls -d /usr/share/doc/libstdc++6; ls /usr/share/doc/libstdc++6 2>/dev/null || echo hidden",
+            "/usr/share/doc/libstdc++6\nhidden\n",
+        ),
         (
             "bind_paths = [\"/alloc/data:/data\"]\n read_only_paths = [\"/\", \"/alloc\"]\n read_write_paths = [\"/data\"]",
             "touch /data/x && echo written; touch /alloc/data/y 2>/dev/null || echo refused",

@@ -3,7 +3,8 @@
 //! - To make a file that is set-user-ID or set-group-ID from its first moment (`O_TMPFILE`, open(2)): `RestrictSUIDSGID=`
 //!   looks at files that are made by name. Whoever reaches such a file on the host becomes the task's user.
 //! - io_uring, whose operations pass every filter of system calls.
-//! - Leases (`F_SETLEASE`, fcntl(2)): whoever opens the file waits up to 45 seconds for the task, systemd among them.
+//! - Leases (`F_SETLEASE`, fcntl(2)) and delegations (`F_SETDELEG`, Linux 6.19), which are leases of directories as well:
+//!   whoever opens the file waits up to 45 seconds for the task, systemd among them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,6 +20,8 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// `O_TMPFILE` without `O_DIRECTORY` (include/uapi/asm-generic/fcntl.h), alike on all architectures.
 const TMPFILE: u64 = 0o20_000_000;
+/// `F_LINUX_SPECIFIC_BASE + 16` of `linux/fcntl.h`; libc does not know it yet.
+const F_SETDELEG: i32 = 1040;
 const SET_ID: [u64; 2] = [0o4000, 0o2000];
 
 /// The numbers of the calls on an architecture.
@@ -83,10 +86,12 @@ fn program(calls: &Calls) -> Result<BpfProgram, Error> {
     for call in calls.open {
         rules.insert(*call, is_set_id(1, 2)?);
     }
-    let lease = u64::from(libc::F_SETLEASE.unsigned_abs());
     for call in calls.fcntl {
-        let is_lease = Condition::new(1, Length::Dword, Compare::Eq, lease)?;
-        rules.insert(*call, vec![SeccompRule::new(vec![is_lease])?]);
+        let leases = [libc::F_SETLEASE, F_SETDELEG].map(|command| {
+            let is_it = Condition::new(1, Length::Dword, Compare::Eq, u64::from(command.unsigned_abs()))?;
+            SeccompRule::new(vec![is_it])
+        });
+        rules.insert(*call, leases.into_iter().collect::<Result<_, _>>()?);
     }
     for abi in if calls.open == NATIVE.open { &[0, X32][..] } else { &[0] } {
         rules.insert(calls.openat | abi, is_set_id(2, 3)?);
@@ -145,6 +150,7 @@ mod tests {
                 use std::os::fd::AsRawFd;
                 let lease = libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK);
                 let lease = (lease, Errno::last());
+                assert_eq!((libc::fcntl(file.as_raw_fd(), F_SETDELEG, 0), Errno::last()), (-1, Errno::EPERM));
                 (lease, (libc::syscall(libc::SYS_io_uring_setup, 1, 0), Errno::last()))
             };
             (unnamed(0o600), unnamed(0o4755), unnamed(0o2755), lease, ring)

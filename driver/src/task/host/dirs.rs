@@ -22,7 +22,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fstat};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, unlinkat};
+use rustix::io::Errno;
 
 use shim_interface::Same;
 
@@ -175,13 +176,22 @@ fn changeable(alloc_dir: &Path) -> Option<PathBuf> {
 }
 
 fn close_shared(dirs: &TaskDirs) -> io::Result<Vec<&'static str>> {
-    let shared = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &dirs.shared };
+    let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &dirs.shared };
+    let shared = base.open(Path::new(""))?;
     let everybodys = Mode::SVTX | Mode::RWXU | Mode::RWXG | Mode::RWXO;
-    give_to_root(&shared.open(Path::new(""))?, Some(everybodys))?;
+    give_to_root(&shared, Some(everybodys))?;
     let inside = |name: &str| {
         let directory = dirs.shared.join(name);
-        match (Base::Task { alloc_dir: &dirs.alloc_dir, directory: &directory }).open(Path::new("")) {
+        let open = || Base::Task { alloc_dir: &dirs.alloc_dir, directory: &directory }.open(Path::new(""));
+        match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // Of a task that reached the directory when the agent had opened it. The next agent would follow the link.
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                tracing::error!(path = %directory.display(), "a task has put a link here; replacing it with a directory");
+                unlinkat(&shared, name, AtFlags::empty())?;
+                mkdirat(&shared, name, Mode::from_raw_mode(0o755))?;
+                open().map(Some)
+            }
             found => found.map(Some),
         }
     };

@@ -108,13 +108,13 @@ pub(crate) fn confine(
             if let Some(uid) = facts.asked_for {
                 keep_processes_apart(settings, uid, facts, policy, features)?;
             }
-            if facts.standing == Standing::Named && *facts.view != View::Host {
+            if facts.standing == Standing::Named {
                 keep_users_apart(settings, facts, policy)?;
             }
             Ok(false)
         }
         Some((option, reason)) => match policy.root {
-            Root::No => Err(refused(
+            Root::No => Err(Error::refused(
                 option,
                 format!(
                     "{reason}; the operator of this node allows it with `allow_root = \"confined\"` (systemd 257) or \"host\" in \
@@ -132,12 +132,12 @@ pub(crate) fn check_ephemeral(settings: &[Assignment], facts: &Facts<'_>) -> Res
     if facts.is_ephemeral && text_of(settings, "NoNewPrivileges").as_deref() == Some("no") {
         let reason =
             "an ephemeral user has it whatever the job says (`DynamicUser=`, systemd.exec(5)); name a `user`";
-        return Err(refused("sandbox.no_new_privileges", reason.to_owned()));
+        return Err(Error::refused("sandbox.no_new_privileges", reason.to_owned()));
     }
     let lost = set_of(settings, "AmbientCapabilities") & mask(&NETWORK);
     let has_namespace = text_of(settings, "PrivateUsers").is_some_and(|users| users != "no");
     if facts.is_ephemeral && has_namespace && lost != 0 && *facts.network == NetworkMode::Host {
-        return Err(refused(
+        return Err(Error::refused(
             "cap_add",
             format!(
                 "in a user namespace of the task's own (`sandbox.private_users`, as in the preset \"strict\") {} has no effect on \
@@ -193,7 +193,7 @@ fn keep_processes_apart(
             ("user", "leave `user` out, name a user of number 1000 or more, use a node with systemd 257")
         }
     };
-    Err(refused(
+    Err(Error::refused(
         option,
         format!(
             "user {uid} is one of the operating system's, whose daemons the task could signal and limit; {instead}, or {}",
@@ -202,25 +202,25 @@ fn keep_processes_apart(
     ))
 }
 
-/// A task of a named user has the number of other processes of the host. In a user namespace of its own it may not look
-/// into them, whatever else it may.
+/// A task of a named user has the number of other processes of the host, which see the host without what is mounted for the
+/// task. In a user namespace of its own it may not look into them, whatever else it may.
 fn keep_users_apart(settings: &mut Vec<Assignment>, facts: &Facts<'_>, policy: &Policy) -> Result<(), Error> {
     let said = text_of(settings, "PrivateUsers");
     if said.as_deref() == Some("no") {
         if policy.allows_by_name("PrivateUsers") {
             return Ok(());
         }
-        return Err(refused(
+        return Err(Error::refused(
             "sandbox.private_users",
             format!(
-                "a task of a named user would see the host through that user's other processes; leave `user` out, or {}",
+                "a task of a named user would reach the host through that user's other processes; leave `user` out, or {}",
                 how_to_allow("PrivateUsers")
             ),
         ));
     }
     let lost = set_of(settings, "AmbientCapabilities") & mask(&NETWORK);
     if lost != 0 && *facts.network == NetworkMode::Host {
-        return Err(refused(
+        return Err(Error::refused(
             "cap_add",
             format!(
                 "a task of a named user is in a user namespace of its own, where {} has no effect on the host's network: \
@@ -254,7 +254,7 @@ pub(crate) fn keep_namespaces_few(
         return Ok(());
     }
     if set_of(settings, NAME) & USER != 0 {
-        return Err(refused(
+        return Err(Error::refused(
             "sandbox.restrict_namespaces",
             format!(
                 "a task in a user namespace, as of `private_users` or of a named user, could use up the namespaces of the host \
@@ -276,7 +276,7 @@ fn confine_root(
     option: &str,
 ) -> Result<(), Error> {
     if *facts.view == View::Host {
-        return Err(refused(
+        return Err(Error::refused(
             option,
             "a root that sees the host as it is (`fs_isolation = \"none\"`) cannot be confined; the operator of this node \
              allows it with `allow_root = \"host\"`"
@@ -284,7 +284,7 @@ fn confine_root(
         ));
     }
     if facts.speaks {
-        return Err(refused(
+        return Err(Error::refused(
             "notify",
             "systemd believes root whatever it says, also of processes that are not its own; the operator of this node \
              allows it with `allow_root = \"host\"`"
@@ -294,7 +294,7 @@ fn confine_root(
     let own = [("PrivateUsers", "yes"), ("PrivatePIDs", "yes")];
     for line in own.into_iter().filter_map(|(name, text)| Assignment::parse(name, text).ok()) {
         if let Err(reason) = features.check(&line) {
-            return Err(refused(
+            return Err(Error::refused(
                 option,
                 format!(
                     "{reason}, and root without it can signal every process of the host; the operator of this node allows \
@@ -309,7 +309,7 @@ fn confine_root(
     // A capability of a file is one for every user namespace in which number 0 is the host's, the host's among them.
     let files = mask(&["setfcap"]);
     if set_of(settings, "AmbientCapabilities") & files != 0 {
-        return Err(refused(
+        return Err(Error::refused(
             option,
             "CAP_SETFCAP cannot be confined: a program that the task gives a capability has it on the host; the operator of \
              this node allows it with `allow_root = \"host\"`"
@@ -330,15 +330,11 @@ fn confine_root(
         Preset::Standard.assignments().iter().filter(is_known).cloned().collect();
     floor.extend(own.into_iter().filter_map(|(name, text)| Assignment::parse(name, text).ok()));
     preset::as_tight(&floor, settings).map_err(|Looser { property, floor }| {
-        refused(
+        Error::refused(
             &option_of(property).unwrap_or_else(|| property.to_owned()),
             format!("a task that is root, or could act as root, has nothing looser than {floor} (`allow_root = \"confined\"`)"),
         )
     })
-}
-
-fn refused(option: &str, reason: String) -> Error {
-    Error::Refused { option: option.to_owned(), reason }
 }
 
 fn mask(names: &[&str]) -> u64 {
@@ -421,7 +417,6 @@ mod tests {
         assert!(
             confined(&facts(Standing::Named), &no, 257, &set_user_id).unwrap_err().contains("`allow_root")
         );
-        // systemd itself does not let an ephemeral user gain rights.
         // systemd itself does not let an ephemeral user gain rights.
         assert!(confined(&facts(Standing::Unique), &no, 257, &set_user_id).is_ok());
         let harmless = [("AmbientCapabilities", "CAP_NET_BIND_SERVICE")];

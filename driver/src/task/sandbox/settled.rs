@@ -54,7 +54,6 @@ pub(crate) fn requested(
         groups.map(|group| ("supplementary_groups".to_owned(), "SupplementaryGroups", group.clone())),
     );
     if let Some(name) = &driver.hostname {
-        check_hostname(name)?;
         said.push(("hostname".to_owned(), "ProtectHostname", format!("private:{name}")));
     }
     said.extend(of_properties(driver)?);
@@ -141,24 +140,6 @@ fn check_blocks_of_their_own(driver: &DriverConfig, node: &NodeSpec) -> Result<(
     Ok(())
 }
 
-/// The longest name of a host (hostname(7)).
-const HOSTNAME_MAX: usize = 64;
-
-/// systemd would refuse another name, and not say of which option.
-fn check_hostname(name: &str) -> Result<(), Error> {
-    let is_label = |label: &str| {
-        !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-    };
-    if name.len() <= HOSTNAME_MAX && name.split('.').all(is_label) {
-        return Ok(());
-    }
-    let wanted = "a name of at most 64 letters, digits, hyphens and dots, such as \"web-1\"";
-    Err(Error::Option { option: "hostname", value: name.to_owned(), wanted })
-}
-
 /// systemd would refuse a relative path, and not say of which option.
 fn check_absolute(option: &str, assignment: &Assignment) -> Result<(), Error> {
     let paths = assignment.paths_in_view();
@@ -181,7 +162,8 @@ fn texts(property: &'static str, setting: &Setting, view: &View) -> Vec<String> 
     // As in a unit file an element may be several words, and each of them is a path.
     let path = |word: String| {
         let path = match word.strip_prefix('-') {
-            _ if !in_view || word.contains('+') => word,
+            // It says itself whose path it is.
+            optional if !in_view || optional.unwrap_or(&word).starts_with('+') => word,
             Some(optional) => format!("-+{optional}"),
             None => format!("+{word}"),
         };

@@ -59,6 +59,12 @@ pub(crate) fn temporary_file_systems(text: &str) -> Parsed<Vec<(String, String)>
         };
         return Err(format!("`{name}` is not an option of a tmpfs (tmpfs(5)); {meant}"));
     }
+    // systemd reads them once more, as words: `bi\\nd` is `bind` to it.
+    if let Some((_, options)) = mounts.iter().find(|(_, options)| options.contains(['\\', '"', '\''])) {
+        return Err(format!(
+            "`{options}` holds a backslash or a quote, which no option of a tmpfs has (tmpfs(5))"
+        ));
+    }
     let mut words = mounts.iter().flat_map(|(_, options)| options.split(','));
     if let Some(word) = words.find(|word| OTHER_MOUNTS.contains(word)) {
         return Err(format!("`{word}` is not an option of a tmpfs (tmpfs(5))"));
