@@ -17,9 +17,12 @@
 //!
 //! Beside that `init` runs a program that is no guest, as its init.
 //!
-//! Unsafe code is allowed in two modules: `code`, because precompiled code cannot be checked, and `process`, because
-//! the standard library has no signal handlers. `init` takes one descriptor by its number, and `artifact` calls the one unsafe function, where it decides whose code
-//! to trust.
+//! Unsafe code is allowed in four modules:
+//!
+//! * `code` maps precompiled code, which cannot be checked;
+//! * `artifact` calls the one unsafe function of `code`, where it decides whose code to trust;
+//! * `process` installs handlers of signals, which the standard library has not;
+//! * `init` takes one descriptor by its number.
 
 #[cfg(feature = "run")]
 pub mod args;

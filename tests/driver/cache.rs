@@ -204,14 +204,15 @@ impl Drop for Disk<'_> {
 async fn a_disk_that_is_full_or_read_only_is_an_error_that_says_what_to_do_and_leaves_nothing() {
     let host = host!();
     let disk = Disk::new(&host);
-    let node = Node::configured(&host, &format!("state_dir = {:?}", disk.path())).await;
+    let mut node = Node::configured(&host, &format!("state_dir = {:?}", disk.path())).await;
+    let pid = node.plugin().pid();
     let refused = async |why: &str| {
         let refusal = node.try_run(Job::artifact("exit.wasm", &exiting_guest(2))).await.unwrap_err();
         assert!(refusal.message.contains(&disk.path()), "{refusal}");
         assert!(refusal.message.contains("`state_dir`") && refusal.message.contains(why), "{refusal}");
         assert!(refusal.recoverable, "it may be mended: {refusal}");
         assert_eq!(entries(Path::new(&disk.path())), Vec::<PathBuf>::new());
-        assert_eq!(host.units("nomad-wasm-compile"), Vec::<String>::new());
+        assert_eq!(host.units(&format!("nomad-wasm-compile-{pid}")), Vec::<String>::new());
     };
     let filler = disk.fill();
     refused("No space left on device").await;

@@ -16,8 +16,8 @@ pub mod config;
 mod earlier;
 pub mod error;
 pub mod host;
+mod host_effects;
 mod init_report;
-mod last_checks;
 pub mod live;
 pub mod preview;
 pub mod sandbox;
@@ -82,7 +82,7 @@ struct Shared {
     earlier: OnceCell<Vec<UnitName>>,
     told_once: ToldOnce,
     /// Starts with many paths of the host, one at a time of each namespace of Nomad's.
-    crowded: TurnsOf<String>,
+    turns_of_many_paths: TurnsOf<String>,
 }
 
 impl Tasks {
@@ -101,7 +101,7 @@ impl Tasks {
             serves_an_agent: AtomicBool::default(),
             earlier: OnceCell::new(),
             told_once: ToldOnce::default(),
-            crowded: TurnsOf::default(),
+            turns_of_many_paths: TurnsOf::default(),
         };
         Self { shared: Arc::new(shared) }
     }

@@ -8,10 +8,11 @@ use super::config::{Credential, PluginConfig, TaskConfig};
 use super::error::Error;
 use super::host::place::Place;
 use super::host::program::ProgramKind;
+use super::host::resources::HostResources;
 use super::host::users::AssumedAccounts;
 use super::host::{dirs, env, program, view};
 use super::spec::{NodeSpec, Outline, TaskSpec};
-use super::unit::{self, Command, HostResources, Streams};
+use super::unit::{self, Command, ProcessStart};
 use crate::systemd::{Features, Manager, Property, Stream, TransientUnit};
 
 /// A task as the driver would start it on a machine that can do everything.
@@ -120,8 +121,6 @@ impl Sketch {
         };
         let made = HostResources {
             root,
-            env_file: node.runtime_dir.join("env/TASK"),
-            ephemeral_user: task.ephemeral_user.name().to_owned(),
             settings,
             etc: task.etc.keys().map(|name| place.etc_path(name)).collect(),
             credentials: of(false).map(copy).collect(),
@@ -131,7 +130,13 @@ impl Sketch {
             writable: (node.manager == Manager::System).then(|| dirs::WRITABLE.to_vec()),
             ..HostResources::default()
         };
-        let streams = Streams { stdin: Stream::Null, stdout: Stream::Null, stderr: Stream::Null };
-        unit::build(task, &command, made, streams)
+        let begin = ProcessStart {
+            ephemeral_user: task.ephemeral_user.name().to_owned(),
+            env_file: node.runtime_dir.join("env/TASK"),
+            stdin: Stream::Null,
+            stdout: Stream::Null,
+            stderr: Stream::Null,
+        };
+        unit::build(task, &command, made, begin)
     }
 }

@@ -15,16 +15,15 @@ use super::host::place::Place;
 use super::host::program::Program;
 use super::host::users::HostAccounts;
 use super::host::view::View;
-use super::host::{dirs, env, logs, misplaced, program, resources, view};
+use super::host::{dirs, env, left_files, logs, misplaced, program, resources, view};
 use super::init_report::InitReport;
 use super::live::handle::Handle;
 use super::live::saved::Traits;
-
 use super::spec::{self, NodeSpec, Outline, Sink, TaskSpec, ephemeral};
-use super::unit::{self, Command, Streams};
+use super::unit::{self, Command, ProcessStart};
 use super::wasm::cache::Lease;
 use super::wasm::compiler::{Code, Wanted};
-use crate::systemd::{self, Stream, Unit};
+use crate::systemd::{self, Stream, TransientUnit, Unit};
 
 /// How long the lease of compiled code is kept after the start where the runner opens the code by its path in the cache.
 const LAST_LOOK: Duration = Duration::from_secs(10);
@@ -33,7 +32,7 @@ const LAST_LOOK: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(1);
 
 /// The most paths of the host that a task may have to start beside others of its namespace.
-const FEW: usize = 8;
+const HOST_PATHS_WITHOUT_A_TURN: usize = 8;
 
 /// What a start goes on with.
 enum Run {
@@ -70,16 +69,17 @@ impl Shared {
         })?;
         let program = beside_others(|| outline.find_program());
         let kind = program.as_ref().map_or_else(|_| outline.presumed_kind(), Program::kind);
-        let task = outline.with_program(kind, &config, &node, &features).map_err(Error::Spec)?;
+        let task =
+            beside_others(|| outline.with_program(kind, &config, &node, &features)).map_err(Error::Spec)?;
         let run = match self.begun_before(&task).await? {
             // What runs already need not be there any more.
             Some(unit) => Run::Adopted(unit),
             None => Run::New(program.map_err(Error::Program)?),
         };
         if matches!(run, Run::New(_)) {
-            self.mount_nothing_on_the_host(&task).await?;
+            self.refuse_automount(&task).await?;
         }
-        let advice = misplaced::advice(&task);
+        let advice = beside_others(|| misplaced::advice(&task));
         // Up to here nothing was changed for this task.
         self.remove_earlier_runs(&config, &task.unit).await?;
         let unit = match run {
@@ -138,14 +138,14 @@ impl Shared {
         let what = "the root of the tasks' view of the host";
         let failed = |source| Error::Make { what, directory: node.runtime_dir.clone(), source };
         // A compilation sees the host on it, too.
-        view::prepare(&node.wasm.root, &node.wasm.host_paths).map_err(failed)?;
+        beside_others(|| view::prepare(&node.wasm.root, &node.wasm.host_paths)).map_err(failed)?;
         let (command, lease) = self.command(task, program, node, identity, stopped).await?;
         let place = Place::of(&node.runtime_dir, &task.unit);
         let started = self.launch(&place, command, task, node, &identity.id).await;
         if started.is_ok() {
-            place.forget_credentials();
+            beside_others(|| place.forget_credentials());
         } else {
-            place.remove();
+            beside_others(|| place.remove());
             self.slices.release(&self.systemd).await;
         }
         if let (View::Host, Some(lease)) = (&task.view, lease) {
@@ -168,17 +168,19 @@ impl Shared {
         id: &TaskId,
     ) -> Result<Unit, Error> {
         // Each is a mount that PID 1 sees, and mounts are copied for every unit that starts meanwhile.
+        let takes_a_turn = count_host_paths(task) > HOST_PATHS_WITHOUT_A_TURN;
         let _turn =
-            if host_paths(task) > FEW { Some(self.crowded.take(&task.namespace).await) } else { None };
+            if takes_a_turn { Some(self.turns_of_many_paths.take(&task.namespace).await) } else { None };
         // Held until the start is over, however it ends.
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
         let mut made = beside_others(|| resources::make(place, task, node, &mut pins))?;
-        self.leave_addresses_to_the_operator(task, &node.policy, &mut made.settings).await?;
-        let mut owner = task.uid;
+        self.drop_or_refuse_addresses(task, &node.policy, &mut made.settings).await?;
+        let (mut owner, mut ephemeral_user) = (task.uid, String::new());
         if task.identity == spec::Identity::Ephemeral {
-            let chosen = ephemeral::choose(&task.ephemeral_user, &task.dirs, &self.systemd).await;
-            made.ephemeral_user = chosen.map_err(Error::Systemd)?;
-            owner = Some(ephemeral::number_of(&made.ephemeral_user));
+            let taken = self.systemd.ephemeral_users().await.map_err(Error::Systemd)?;
+            let before = beside_others(|| left_files::owner(&task.dirs));
+            ephemeral_user = task.ephemeral_user.choose(&taken, before);
+            owner = Some(ephemeral::number_of(&ephemeral_user));
         }
         let (stdout, stderr) = tokio::try_join!(
             self.stream(task, id, "stdout", &task.stdout_path),
@@ -187,8 +189,7 @@ impl Shared {
         for stream in [&stdout, &stderr] {
             logs::give_to(stream, owner);
         }
-        let env_file = env::write(&task.env, &node.runtime_dir).map_err(Error::Env)?;
-        env_file.path().clone_into(&mut made.env_file);
+        let env_file = beside_others(|| env::write(&task.env, &node.runtime_dir)).map_err(Error::Env)?;
         let _promise = self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
         let (report, stdin) = match &command {
             Command::Native { path, .. } => {
@@ -198,26 +199,38 @@ impl Shared {
             }
             Command::Wasm { .. } => (None, Stream::Null),
         };
-        let unit = unit::build(task, &command, made, Streams { stdin, stdout, stderr });
-        let failure = match (self.systemd.start(unit).await, report) {
-            (Ok(unit), Some((report, program))) => match report.failure_of(&unit, &program).await {
-                None => return Ok(unit),
+        let env_path = env_file.path().to_owned();
+        let begin = ProcessStart { ephemeral_user, env_file: env_path, stdin, stdout, stderr };
+        let unit = unit::build(task, &command, made, begin);
+        match self.start_unit(unit, report).await {
+            // The driver that died had asked for it, and systemd came to it only now.
+            Err(error @ systemd::Error::Exists { .. }) => {
+                self.adopt(task).await?.ok_or_else(|| not_started(error, task))
+            }
+            started => started.map_err(|error| not_started(error, task)),
+        }
+    }
+
+    /// Starts the unit, and has the init of a native program, if there is one, say that the program runs.
+    async fn start_unit(
+        &self,
+        unit: TransientUnit,
+        report: Option<(InitReport, String)>,
+    ) -> Result<Unit, systemd::Error> {
+        let name = unit.name.clone();
+        let started = self.systemd.start(unit).await;
+        let Some((report, program)) = report else { return started };
+        match started {
+            Ok(unit) => match report.failure_of(&unit, &program).await {
+                None => Ok(unit),
                 Some(failure) => {
-                    self.systemd.remove(unit.name()).await.map_err(Error::Systemd)?;
-                    failure
+                    self.systemd.remove(unit.name()).await?;
+                    Err(failure)
                 }
             },
-            (Ok(unit), None) => return Ok(unit),
-            // The driver that died had asked for it, and systemd came to it only now.
-            (Err(error @ systemd::Error::Exists { .. }), _) => {
-                return self.adopt(task).await?.ok_or_else(|| not_started(error, task));
-            }
-            (Err(error), Some((report, program))) => {
-                report.failure_so_far(&task.unit, &program).unwrap_or(error)
-            }
-            (Err(error), None) => error,
-        };
-        Err(not_started(failure, task))
+            Err(error @ systemd::Error::Exists { .. }) => Err(error),
+            Err(error) => Err(report.failure_so_far(&name, &program).unwrap_or(error)),
+        }
     }
 
     /// One stream of the task. Where it shall reach two places, a copier is started for it, which ends when the last
@@ -298,7 +311,7 @@ impl Shared {
 }
 
 /// How many paths of the host are pinned for its start.
-fn host_paths(task: &TaskSpec) -> usize {
+fn count_host_paths(task: &TaskSpec) -> usize {
     let of_settings = task.settings.iter().map(|line| line.host_paths().len());
     of_settings.chain([task.mounts.len()]).sum()
 }

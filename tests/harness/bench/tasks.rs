@@ -12,12 +12,13 @@ use nomad_driver_systemd::task::config::{
     DriverConfig, NetworkMode, PluginConfig, Resources, TaskConfig, TaskId, TaskIdentity,
 };
 use nomad_driver_systemd::task::host::program::ProgramKind;
+use nomad_driver_systemd::task::host::resources::HostResources;
 use nomad_driver_systemd::task::host::users::HostAccounts;
 use nomad_driver_systemd::task::host::{env, logs, view};
 use nomad_driver_systemd::task::live::cgroup::Cgroup;
 use nomad_driver_systemd::task::live::stats::Reading;
 use nomad_driver_systemd::task::spec::{NodeSpec, Outline};
-use nomad_driver_systemd::task::unit::{self, Streams};
+use nomad_driver_systemd::task::unit::{self, ProcessStart};
 use proto::driver::WaitTaskRequest;
 use tests::{Exit, Host, Job, Need, Node, Prepared, Task, program};
 use zbus::{MessageStream, OwnedObjectPath, Variant};
@@ -189,19 +190,20 @@ impl Floor {
         let task = outline.with_program(ProgramKind::Native, &config, &self.node, &self.features).unwrap();
         let env_file = env::write(&task.env, &self.node.runtime_dir).unwrap();
         let open = |path: &'static str| logs::open(Path::new("/"), Path::new(path));
-        let streams = Streams {
+        let begin = ProcessStart {
+            ephemeral_user: String::new(),
+            env_file: env_file.path().to_owned(),
             stdin: Stream::Null,
             stdout: open("/dev/null").await.unwrap(),
             stderr: open("/dev/null").await.unwrap(),
         };
-        let made = unit::HostResources {
+        let made = HostResources {
             root: view::shared_root(&self.node.runtime_dir),
-            env_file: env_file.path().to_owned(),
             settings: task.settings.clone(),
             ..Default::default()
         };
         let command = unit::Command::Native { path: "/bin/sleep".into(), shim: program("wasm-shim") };
-        (unit::build(&task, &command, made, streams), env_file)
+        (unit::build(&task, &command, made, begin), env_file)
     }
 }
 

@@ -10,14 +10,41 @@ use super::dirs::Closed;
 use super::pin::Pins;
 use super::place::{self, Place};
 use super::targets::{Missing, Target};
-use super::view::{self, View};
+use super::view::{self, Overlays, View};
 use super::{access, dirs, files, own_root, targets, users};
 use crate::kernel;
 use crate::systemd::{Assignment, Role};
-use crate::task::config::{self, Credential};
+use crate::task::config::{self, Credential, Mount};
 use crate::task::error::Error;
+use crate::task::spec::activation::Listener;
 use crate::task::spec::{self, Identity, NodeSpec, TaskSpec};
-use crate::task::unit::HostResources;
+
+/// What was made on the host for the task's start.
+#[derive(Debug, Clone, Default)]
+pub struct HostResources {
+    /// The root that its view is mounted on.
+    pub root: PathBuf,
+    /// Terminals of its own.
+    pub terminals: Option<PathBuf>,
+    /// Directories in the shared one that it may write to; nothing for all of it.
+    pub writable: Option<Vec<&'static str>>,
+    /// What must be where its directories are, when it begins.
+    pub same: Vec<Same>,
+    /// What it asks for under the names of systemd's, with every path of the host found.
+    pub settings: Vec<Assignment>,
+    /// Files of its own in `/etc`, and where it sees them.
+    pub etc: Vec<(PathBuf, PathBuf)>,
+    /// Its credentials, by name.
+    pub credentials: Vec<(String, PathBuf)>,
+    /// The same, encrypted.
+    pub encrypted: Vec<(String, PathBuf)>,
+    /// Its sockets, with paths of the host.
+    pub sockets: Vec<Listener>,
+    /// Its volumes, with their sources pinned.
+    pub mounts: Vec<Mount>,
+    /// What it sees in the place of paths of the host.
+    pub overlays: Overlays,
+}
 
 /// Names, and the files of the host that systemd reads under them.
 type Copies = Vec<(String, PathBuf)>;
@@ -88,7 +115,6 @@ pub(crate) fn make(
         sockets,
         mounts,
         overlays,
-        ..HostResources::default()
     })
 }
 

@@ -1,7 +1,7 @@
 //! Finds units that nobody will ever ask for again, and ends them.
 //!
 //! An agent that dies between the start of a task and the writing down of its handle does not know of the task
-//! afterwards. If it starts the same task again, the earlier run is ended then (`Tasks::start`). If it does not, because
+//! afterwards. If it starts the same task again, the earlier run is ended then (`Shared::remove_earlier_runs`). If it does not, because
 //! the job was stopped meanwhile, the unit would run for ever.
 //!
 //! Many agents may share a machine, and tasks must outlive an agent that is down. So a unit is taken for lost only when

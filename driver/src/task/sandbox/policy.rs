@@ -200,7 +200,7 @@ impl Policy {
     /// May a job say this? `option` is how it said it.
     pub fn check(&self, option: &str, assignment: &Assignment) -> Result<(), Error> {
         let name = assignment.name();
-        let refused = |reason: String| Error::Refused { option: option.to_owned(), reason };
+        let refused = |reason: String| Error::refused(option, reason);
         self.check_denied(option, name)?;
         match assignment.reach() {
             // Those cannot even be said.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::task::config::{NetworkMode, Notify, Socket, TaskConfig};
 use crate::task::host::view::{PLAIN_PATH, is_plain};
-use crate::task::spec::{Error, check_name, duration};
+use crate::task::spec::{Error, check_label, duration};
 
 /// How many sockets a task may have.
 const SOCKETS_MAX: usize = 32;
@@ -68,31 +68,32 @@ pub(crate) fn listeners(config: &TaskConfig) -> Result<Vec<Listener>, Error> {
 
 fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
     let Socket { name, port, path, kind, mode } = socket;
-    let wrong = |option, value: &str, wanted| Error::Option { option, value: value.to_owned(), wanted };
-    check_name("socket.name", name)?;
+    check_label("socket.name", name)?;
     let at = match (port, path) {
         (Some(label), None) => {
             let wanted = "the label of a port in the group's `network` block";
-            Address::Port(address_of_port(label, config).ok_or_else(|| wrong("socket.port", label, wanted))?)
+            Address::Port(
+                address_of_port(label, config).ok_or_else(|| Error::option("socket.port", label, wanted))?,
+            )
         }
         (None, Some(path)) if is_plain(Path::new(path)) => Address::Path(path.into()),
         (None, Some(path)) if Path::new(path).is_relative() => {
-            return Err(wrong("socket.path", path, "an absolute path, such as \"/alloc/app.sock\""));
+            return Err(Error::option("socket.path", path, "an absolute path, such as \"/alloc/app.sock\""));
         }
-        (None, Some(path)) => return Err(wrong("socket.path", path, PLAIN_PATH)),
-        _ => return Err(wrong("socket", name, "a socket with one of `port` and `path`")),
+        (None, Some(path)) => return Err(Error::option("socket.path", path, PLAIN_PATH)),
+        _ => return Err(Error::option("socket", name, "a socket with one of `port` and `path`")),
     };
     let mode = mode
         .as_deref()
         .map(|text| {
             let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-            mode.ok_or_else(|| wrong("socket.mode", text, "a mode such as \"0660\""))
+            mode.ok_or_else(|| Error::option("socket.mode", text, "a mode such as \"0660\""))
         })
         .transpose()?;
     let datagrams = match kind.as_str() {
         "stream" => false,
         "datagram" => true,
-        other => return Err(wrong("socket.kind", other, "one of \"stream\" and \"datagram\"")),
+        other => return Err(Error::option("socket.kind", other, "one of \"stream\" and \"datagram\"")),
     };
     Ok(Listener { name: name.clone(), at, datagrams, mode })
 }
@@ -104,7 +105,7 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 fn listener_of_server(config: &TaskConfig) -> Result<Option<Listener>, Error> {
     let serve = config.driver.wasm.as_ref().and_then(|wasm| wasm.serve.as_ref());
     let Some(label) = serve.and_then(|serve| serve.port.as_ref()) else { return Ok(None) };
-    check_name("wasm.serve.port", label)?;
+    check_label("wasm.serve.port", label)?;
     let at = address_of_port(label, config).ok_or_else(|| Error::Option {
         option: "wasm.serve.port",
         value: label.clone(),

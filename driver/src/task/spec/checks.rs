@@ -33,7 +33,7 @@ pub(super) fn check_credentials(credential: &[Credential], node: &NodeSpec) -> R
             ),
         });
     }
-    credential.iter().try_for_each(|credential| check_name("credential.name", &credential.name))?;
+    credential.iter().try_for_each(|credential| check_label("credential.name", &credential.name))?;
     if !credential.iter().any(|credential| credential.encrypted) {
         return Ok(());
     }
@@ -87,7 +87,7 @@ pub(crate) fn check_length(option: &'static str, text: &str) -> Result<(), Error
 }
 
 /// Is this a name that can be a file's, and stand in a list?
-pub(crate) fn check_name(option: &'static str, name: &str) -> Result<(), Error> {
+pub(crate) fn check_label(option: &'static str, name: &str) -> Result<(), Error> {
     let is_name = (1..=64).contains(&name.len())
         && !name.starts_with('.')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));

@@ -6,16 +6,10 @@
 //! then the group takes the next of its names.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use siphasher::sip::SipHasher24;
 
-use crate::systemd::{self, Systemd};
 use crate::task::config::TaskConfig;
-use crate::task::host::dirs::TaskDirs;
-use crate::task::host::pin::Base;
 use crate::task::spec::digest;
 
 /// The numbers that systemd gives to such users, first and last (systemd, "Users, Groups, UIDs and GIDs").
@@ -30,9 +24,6 @@ const KEY: [u8; 16] =
 const NAMES: usize = 8;
 /// How many names that nobody can know beforehand are tried then: enough for one free number to be found.
 const OTHER_NAMES: usize = 100_000;
-
-/// How many files of a directory are looked at for their owner.
-const FILES: usize = 64;
 
 /// Who shares an ephemeral user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +62,7 @@ impl EphemeralUser {
     /// The name to start the task with, among the users that systemd has given numbers to: that of tasks of the group
     /// which run, else the one that owns what the group has left, else the first one that is free. A name whose number is
     /// another's would leave the choice to systemd, and the task's logs to that other user.
-    fn choose(&self, taken: &[(u32, String)], owner: Option<u32>) -> String {
+    pub fn choose(&self, taken: &[(u32, String)], owner: Option<u32>) -> String {
         let runs = |name: &&String| taken.iter().any(|(_, other)| other == *name);
         let is_free = |name: &&String| !taken.iter().any(|(number, _)| *number == number_of(name));
         let is_owner = |name: &&String| owner == Some(number_of(name));
@@ -102,6 +93,11 @@ fn lasting_job(job_id: &str) -> &str {
     }
 }
 
+/// Is this the number of an ephemeral user?
+pub fn has_number(number: u32) -> bool {
+    (NUMBERS.0..=NUMBERS.1).contains(&number)
+}
+
 /// The number that systemd gives a name, unless it is taken.
 pub fn number_of(name: &str) -> u32 {
     let mut hasher = SipHasher24::new_with_key(&KEY);
@@ -110,30 +106,6 @@ pub fn number_of(name: &str) -> u32 {
     // systemd takes the lower half.
     let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
     first + u32::from_le_bytes([a, b, c, d]) % (last - first + 1)
-}
-
-/// The name under which the task runs now.
-pub async fn choose(
-    user: &EphemeralUser,
-    dirs: &TaskDirs,
-    systemd: &Systemd,
-) -> Result<String, systemd::Error> {
-    let taken = systemd.ephemeral_users().await?;
-    let left = [dirs.shared.join("data"), dirs.local.clone()];
-    let owner = left.iter().find_map(|directory| owner_in(&dirs.alloc_dir, directory));
-    Ok(user.choose(&taken, owner))
-}
-
-/// The ephemeral user that owns something directly in the directory, if there is one.
-fn owner_in(alloc_dir: &Path, directory: &Path) -> Option<u32> {
-    let (first, last) = NUMBERS;
-    // A task could put a link in the place of the directory.
-    let opened = Base::Task { alloc_dir, directory }.open(Path::new("")).ok()?;
-    let listed = std::fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()));
-    let files = listed.into_iter().flatten().flatten().take(FILES);
-    // Of a link itself, and not of what it leads to.
-    let mut owners = files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.uid());
-    owners.find(|owner| (first..=last).contains(owner))
 }
 
 #[cfg(test)]

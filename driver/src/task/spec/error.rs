@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::systemd::{self};
+use crate::systemd;
 use crate::task::config::options;
 use crate::task::host::env;
 
@@ -88,4 +88,27 @@ pub enum Error {
         /// What may be given.
         wanted: &'static str,
     },
+}
+
+impl Error {
+    /// Why the job may not have what `option` says, and what to do.
+    pub(crate) fn refused(option: &str, reason: impl Into<String>) -> Self {
+        Self::Refused { option: option.to_owned(), reason: reason.into() }
+    }
+
+    /// A value that `option` does not take, and what it takes.
+    pub(crate) fn option(option: &'static str, value: &str, wanted: &'static str) -> Self {
+        Self::Option { option, value: value.to_owned(), wanted }
+    }
+
+    /// The number, which must not be 0.
+    pub(crate) fn at_least_one<N: Into<u64>>(
+        option: &'static str,
+        number: Option<N>,
+    ) -> Result<Option<u64>, Self> {
+        match number.map(Into::into) {
+            Some(0) => Err(Self::option(option, "0", "a number of at least 1")),
+            number => Ok(number),
+        }
+    }
 }

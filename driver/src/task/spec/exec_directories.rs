@@ -19,7 +19,7 @@ pub(super) fn of_group(settings: Vec<Assignment>, group: &str) -> Result<Vec<Ass
 fn renamed(line: &Assignment, group: &str) -> Result<Assignment, Error> {
     let property = line.name();
     let option = || option_of(property).unwrap_or_else(|| format!("properties.{property}"));
-    let refused = |reason: String| Error::Refused { option: option(), reason };
+    let refused = |reason: String| Error::refused(&option(), reason);
     let mut words = Vec::new();
     for word in systemd::words(line.text()).map_err(&refused)? {
         // `NAME[:LINK[:ro]]`, and no name has a colon in it.

@@ -1,14 +1,16 @@
 //! Whom a task runs as, and in which groups: what a job may ask for, and what it may not.
 
+use std::ops::RangeInclusive;
+
 use crate::systemd::{Assignment, Manager, Meaning, Reach};
 use crate::task::config::TaskConfig;
 use crate::task::host::users::{Accounts, HostUser};
 use crate::task::sandbox::policy::how_to_allow;
-use crate::task::spec::ephemeral::NUMBERS as EPHEMERAL;
+use crate::task::spec::ephemeral;
 use crate::task::spec::{Error, NodeSpec};
 
 /// Numbers that Nomad gives to tasks by default (Nomad v2.0.5, `client.users.dynamic_user_min`).
-const DYNAMIC: (u32, u32) = (80_000, 89_999);
+const DYNAMIC: RangeInclusive<u32> = 80_000..=89_999;
 /// The least number that Nomad can be told to give: those below are the operating system's.
 const FIRST_DYNAMIC: u32 = 1000;
 /// Numbers that stand for no user, in 16 and in 32 bits.
@@ -43,7 +45,7 @@ impl Identity {
             return if user.is_empty() {
                 Ok((Self::Driver, None))
             } else {
-                Err(refused(
+                Err(Error::refused(
                     "user",
                     "a user's own systemd runs every task as that user; leave it out of the job, or have the operator set \
                      `manager = \"system\"`"
@@ -53,12 +55,12 @@ impl Identity {
         }
         if !user.is_empty() {
             node.policy.check_denied("user", "User")?;
-            check_name(user)?;
+            check_user_name(user)?;
         }
         // Only where Nomad chooses them: a job could choose somebody's.
         let number = user.strip_prefix("nomad-").filter(|_| node.dynamic_workload_users);
         let is_nomads = |number: &u32, text: &str| {
-            *number >= FIRST_DYNAMIC && !within(*number, EPHEMERAL) && number.to_string() == text
+            *number >= FIRST_DYNAMIC && !ephemeral::has_number(*number) && number.to_string() == text
         };
         let number = number.and_then(|text| text.parse().ok().filter(|number| is_nomads(number, text)));
         let identity = match (user, number) {
@@ -82,7 +84,7 @@ impl Identity {
             return Err(if user.is_empty() {
                 Error::Plugin { option: "default_user", value: name.clone(), wanted: "a user of this node" }
             } else {
-                refused(
+                Error::refused(
                     "user",
                     format!(
                         "this node has no user `{name}`; create the user on the node, name another, or leave `user` out for \
@@ -95,19 +97,15 @@ impl Identity {
     }
 }
 
-fn within(number: u32, (first, last): (u32, u32)) -> bool {
-    (first..=last).contains(&number)
-}
-
 /// Can this be the name of a user, or the number? systemd takes the same ("User/Group Name Syntax").
-fn check_name(user: &str) -> Result<(), Error> {
+fn check_user_name(user: &str) -> Result<(), Error> {
     let is_name = user.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.')
         && user.chars().all(|c| c.is_ascii_alphanumeric() || "_-.@$".contains(c));
     if is_name {
         return Ok(());
     }
     let name = user.escape_debug();
-    Err(refused(
+    Err(Error::refused(
         "user",
         format!(
             "`{name}` is not the name or number of a user; write one without spaces or colons (`group` is an option of its own)"
@@ -118,7 +116,7 @@ fn check_name(user: &str) -> Result<(), Error> {
 /// Is this a user that no job may ask for?
 fn check_reserved(name: &str, found: Option<&HostUser>) -> Result<(), Error> {
     let taken = |whose: &str| {
-        Err(refused(
+        Err(Error::refused(
             "user",
             format!(
                 "`{name}` is not a user that a job can ask for: {whose}; leave `user` out for a user of the task's own"
@@ -133,11 +131,11 @@ fn check_reserved(name: &str, found: Option<&HostUser>) -> Result<(), Error> {
     match number {
         None if name.chars().all(|c| c.is_ascii_digit()) => taken("the number stands for no user"),
         Some(number) if NOBODYS.contains(&number) => taken("the number stands for no user"),
-        Some(number) if within(number, EPHEMERAL) => {
+        Some(number) if ephemeral::has_number(number) => {
             taken("systemd gives the numbers 61184 to 65519 to other tasks and services")
         }
         // A user of the host may have such a number.
-        Some(number) if found.is_none() && within(number, DYNAMIC) => {
+        Some(number) if found.is_none() && DYNAMIC.contains(&number) => {
             taken("Nomad gives the numbers 80000 to 89999 to other tasks")
         }
         _ => Ok(()),
@@ -168,14 +166,13 @@ pub(crate) fn check_groups(
         };
         for name in names.iter().filter(|name| !name.is_empty()) {
             let Some(gid) = accounts.group(name) else {
-                return Err(refused(
+                return Err(Error::refused(
                     option,
                     format!("this node has no group `{name}`; create it on the node, or name another"),
                 ));
             };
-            let (first, last) = EPHEMERAL;
-            if RESERVED.iter().any(|begin| name.starts_with(begin)) || (first..=last).contains(&gid) {
-                return Err(refused(
+            if RESERVED.iter().any(|begin| name.starts_with(begin)) || ephemeral::has_number(gid) {
+                return Err(Error::refused(
                     option,
                     format!(
                         "`{name}` is not a group that a job can ask for: it belongs to another task or service"
@@ -194,7 +191,7 @@ pub(crate) fn check_groups(
         .iter()
         .find(|(_, line, _, gid)| !own.contains(gid) && !node.policy.allows_by_name(line.name()));
     match beyond.map(|(option, line, name, _)| (option, line, name, line.reach())) {
-        Some((option, line, name, Reach::BeyondTask(why))) => Err(refused(
+        Some((option, line, name, Reach::BeyondTask(why))) => Err(Error::refused(
             option,
             format!(
                 "{property}={name} reaches beyond the task: {why}; leave it out, or {}",
@@ -204,10 +201,6 @@ pub(crate) fn check_groups(
         )),
         _ => Ok(()),
     }
-}
-
-fn refused(option: &str, reason: String) -> Error {
-    Error::Refused { option: option.to_owned(), reason }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod output;
 mod resources;
 
 use self::checks::{check_credentials, check_node, check_notify, check_preset, check_sockets};
-pub(crate) use self::checks::{check_length, check_name};
+pub(crate) use self::checks::{check_label, check_length};
 pub use self::error::Error;
 use self::etc_files::etc;
 pub(crate) use self::names::digest;
@@ -152,7 +152,16 @@ impl TaskSpec {
 
 /// Can this node have what the blocks of the job ask for?
 fn check_blocks(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Result<(), Error> {
-    let DriverConfig { command, args, credential, .. } = &config.driver;
+    // Every option stands here, so that the compiler asks what becomes of a new one.
+    #[rustfmt::skip]
+    let DriverConfig {
+        command, args, credential,
+        // See `settled::requested`.
+        cap_add: _, cap_drop: _, files: _, group: _, hostname: _, limits: _, network: _, properties: _, sandbox: _,
+        supplementary_groups: _, ulimit: _,
+        // See `Outline::resolve`, `Output`, `activation` and `Guest`.
+        extra_hosts: _, work_dir: _, logging: _, socket: _, notify: _, wasm: _,
+    } = &config.driver;
     check_length("command", command)?;
     args.iter().try_for_each(|arg| check_length("args", arg))?;
     check_node(config, features)?;
@@ -166,7 +175,7 @@ fn description(config: &TaskConfig) -> String {
     on_one_line(&format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.identity.name))
 }
 
-/// What a task sees that says this.
+/// The view of a task whose job asks for these properties.
 fn view(requested: &[Assignment], node: &NodeSpec) -> Result<View, Error> {
     if !requested.iter().any(|line| line.role().is_some_and(Role::is_root)) {
         return Ok(node.view.clone());

@@ -6,14 +6,13 @@ mod sockets;
 
 use std::path::{Path, PathBuf};
 
-use shim_interface::Same;
-
 use crate::systemd::{Assignment, Bind, Manager, Meaning, Property, Stream, TransientUnit};
-use crate::task::config::{Mount, NetworkMode};
+use crate::task::config::NetworkMode;
 use crate::task::host::env;
 use crate::task::host::place;
-use crate::task::host::view::{self, Overlays, Sight, View};
-use crate::task::spec::activation::{Listener, Readiness};
+use crate::task::host::resources::HostResources;
+use crate::task::host::view::{self, Sight, View};
+use crate::task::spec::activation::Readiness;
 use crate::task::spec::{Identity, Memory, Output, TaskSpec};
 
 pub use self::copier::copier;
@@ -54,9 +53,13 @@ pub enum Command {
     },
 }
 
-/// What only the running driver can open.
+/// What the process begins with, and only a driver that runs can choose, write or open.
 #[derive(Debug)]
-pub struct Streams {
+pub struct ProcessStart {
+    /// The name of the task's ephemeral user, if it has one.
+    pub ephemeral_user: String,
+    /// The file with the task's environment.
+    pub env_file: PathBuf,
     /// Nothing, or where a program's init says that it runs.
     pub stdin: Stream,
     /// The task's output.
@@ -65,39 +68,8 @@ pub struct Streams {
     pub stderr: Stream,
 }
 
-/// What was made on the host for the task's start.
-#[derive(Debug, Clone, Default)]
-pub struct HostResources {
-    /// The root that its view is mounted on.
-    pub root: PathBuf,
-    /// Terminals of its own.
-    pub terminals: Option<PathBuf>,
-    /// Directories in the shared one that it may write to; nothing for all of it.
-    pub writable: Option<Vec<&'static str>>,
-    /// What must be where its directories are, when it begins.
-    pub same: Vec<Same>,
-    /// The file with its environment.
-    pub env_file: PathBuf,
-    /// The name of its ephemeral user, if it has one.
-    pub ephemeral_user: String,
-    /// What it asks for under the names of systemd's, with every path of the host found.
-    pub settings: Vec<Assignment>,
-    /// Files of its own in `/etc`, and where it sees them.
-    pub etc: Vec<(PathBuf, PathBuf)>,
-    /// Its credentials, by name.
-    pub credentials: Vec<(String, PathBuf)>,
-    /// The same, encrypted.
-    pub encrypted: Vec<(String, PathBuf)>,
-    /// Its sockets, with paths of the host.
-    pub sockets: Vec<Listener>,
-    /// Its volumes, with their sources pinned.
-    pub mounts: Vec<Mount>,
-    /// What it sees in the place of paths of the host.
-    pub overlays: Overlays,
-}
-
 /// The unit of `task`.
-pub fn build(task: &TaskSpec, command: &Command, made: HostResources, streams: Streams) -> TransientUnit {
+pub fn build(task: &TaskSpec, command: &Command, made: HostResources, begin: ProcessStart) -> TransientUnit {
     let filter = if task.is_guest() { Vec::new() } else { address_filter(&made.settings) };
     let sockets = sockets(task, &made.sockets, filter);
     let of_view =
@@ -110,13 +82,13 @@ pub fn build(task: &TaskSpec, command: &Command, made: HostResources, streams: S
             .map(|terminals| Property::BindPaths(vec![Bind::new(terminals, "/dev/pts")]))
             .into_iter()
             .collect(),
-        identity(task, made.ephemeral_user),
-        output(streams),
+        identity(task, begin.ephemeral_user),
+        streams(begin.stdin, begin.stdout, begin.stderr),
         journal(&task.output),
         memory(task.memory),
         vec![
             Property::CPUWeight(task.cpu_weight),
-            Property::EnvironmentFile(made.env_file),
+            Property::EnvironmentFile(begin.env_file),
             Property::WorkingDirectory(task.working_directory.clone()),
         ],
         task.cores.iter().map(|cores| Property::AllowedCPUs(cores.clone())).collect(),
@@ -331,12 +303,8 @@ fn identity(task: &TaskSpec, ephemeral_user: String) -> Vec<Property> {
     }
 }
 
-fn output(streams: Streams) -> Vec<Property> {
-    vec![
-        Property::StandardInput(streams.stdin),
-        Property::StandardOutput(streams.stdout),
-        Property::StandardError(streams.stderr),
-    ]
+fn streams(stdin: Stream, stdout: Stream, stderr: Stream) -> Vec<Property> {
+    vec![Property::StandardInput(stdin), Property::StandardOutput(stdout), Property::StandardError(stderr)]
 }
 
 /// What the journal writes to each line of the unit, also to what a task sends there by itself.

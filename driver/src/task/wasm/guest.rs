@@ -67,9 +67,17 @@ impl Guest {
     ) -> Result<Self, Error> {
         let nothing = Wasm::decode(&[]).map_err(|source| Error::Defaults { source: Box::new(source) })?;
         let wasm = config.driver.wasm.as_ref().unwrap_or(&nothing);
+        // Every option stands here, so that the compiler asks what becomes of a new one.
+        #[rustfmt::skip]
+        let Wasm {
+            argv0, config: values, dirs: granted, env: names, serve,
+            // See `settings` and `Network`.
+            backtrace_details: _, fuel: _, max_instances: _, max_memory: _, max_stack: _, max_table_elements: _,
+            proposals: _, timeout: _, trap_on_grow_failure: _, connect: _, inherit_network: _, listen: _, name_lookup: _,
+        } = wasm;
         let mut options = Vec::new();
         let mut option = |name: &str, value: String| options.extend([name.to_owned(), value]);
-        let mut dirs: Vec<Directory> = match &wasm.dirs {
+        let mut dirs: Vec<Directory> = match granted {
             Some(said) => said.iter().map(|said| directory(said)).collect::<Result<_, _>>()?,
             None => usual_directories(view, dirs, &config.mounts),
         };
@@ -77,7 +85,7 @@ impl Guest {
         for dir in dirs {
             option("--dir", dir.to_string());
         }
-        if !wasm.config.is_empty() {
+        if !values.is_empty() {
             option("--config-env", CONFIG.to_owned());
         }
         let (limits, changes) = settings(wasm, ceiling)?;
@@ -86,21 +94,20 @@ impl Guest {
         }
         let network = Network::resolve(wasm)?;
         network.options().for_each(|(name, value)| option(name, value));
-        if let Some(serve) = &wasm.serve {
-            server(serve, config)?.into_iter().for_each(|(name, value)| option(name, value));
-            options.extend(serve.access_log.then(|| "--access-log".to_owned()));
+        if let Some(serve) = serve {
+            options.extend(server(serve, config)?);
         }
-        if let Some(name) = &wasm.argv0 {
+        if let Some(name) = argv0 {
             check_length("wasm.argv0", name)?;
         }
         // Not those of ours: what they speak of is the runner's.
         let own = config.identity.env.keys().filter(|name| env.contains_key(*name));
         Ok(Self {
             flags: changes.into_iter().flat_map(|change| ["-W".to_owned(), change]).collect(),
-            serves: wasm.serve.is_some(),
+            serves: serve.is_some(),
             is_asked_for: config.driver.wasm.is_some(),
-            argv0: wasm.argv0.clone(),
-            env: wasm.env.clone().unwrap_or_else(|| own.cloned().collect()),
+            argv0: argv0.clone(),
+            env: names.clone().unwrap_or_else(|| own.cloned().collect()),
             options,
             network,
         })
@@ -113,27 +120,24 @@ impl Guest {
         }
         let reason = "`command` is a native program, and the block is about WebAssembly guests; leave it out, or name a `.wasm` \
              file as `command` (for native programs there are `sandbox`, `limits`, `files` and `network`)";
-        Err(Error::Refused { option: "wasm".to_owned(), reason: reason.to_owned() })
+        Err(Error::refused("wasm", reason))
     }
 
     /// Is all that the job says of its task possible for a guest, which has these variables?
     pub(crate) fn check(&self, readiness: &Readiness, env: &BTreeMap<String, String>) -> Result<(), Error> {
-        let refused = |option: &str, reason: &str| {
-            Err(Error::Refused { option: option.to_owned(), reason: reason.to_owned() })
-        };
         let Readiness { speaks, all, .. } = *readiness;
         if !self.serves && speaks {
-            return refused(
+            return Err(Error::refused(
                 "notify",
                 "a WebAssembly guest cannot send messages to systemd; wasm-shim sends `READY=1` and those of the watchdog for a guest \
                  that serves (`wasm { serve { … } }`), and for no other",
-            );
+            ));
         }
         if all {
-            return refused(
+            return Err(Error::refused(
                 "notify.access",
                 "for a WebAssembly guest wasm-shim sends the messages, which is the main process (\"main\")",
-            );
+            ));
         }
         match self.env.iter().find(|name| !env.contains_key(*name) || *name == CONFIG) {
             Some(name) => Err(Error::Option {
@@ -235,30 +239,25 @@ pub(crate) fn variables(config: &TaskConfig) -> Option<(String, String)> {
 
 /// The runner's `-W`, and what of it is the compiler's, too.
 fn settings(wasm: &Wasm, ceiling: Option<u64>) -> Result<(Vec<String>, Vec<String>), Error> {
-    let wrong = |option, value: &str, wanted| Error::Option { option, value: value.to_owned(), wanted };
     let size = |option, text: Option<&String>| {
         let read = |text: &String| {
             let bytes = systemd::bytes(text).ok().filter(|bytes| *bytes > 0);
-            bytes.ok_or_else(|| wrong(option, text, "a size such as \"64M\", or a number of bytes"))
+            bytes.ok_or_else(|| Error::option(option, text, "a size such as \"64M\", or a number of bytes"))
         };
         text.map(read).transpose()
-    };
-    let count = |option, count: Option<u64>| match count {
-        Some(0) => Err(wrong(option, "0", "a number of at least 1")),
-        count => Ok(count),
     };
     let max_stack = size("wasm.max_stack", wasm.max_stack.as_ref())?;
     if max_stack.is_some_and(|bytes| bytes > STACK_MAX) {
         let said = wasm.max_stack.as_deref().unwrap_or_default();
-        return Err(wrong("wasm.max_stack", said, "a size up to \"1G\""));
+        return Err(Error::option("wasm.max_stack", said, "a size up to \"1G\""));
     }
     let usual_memory = ceiling.filter(|ceiling| *ceiling >= ROOMY).map(|ceiling| ceiling - RUNNER);
     let numbers = [
-        ("fuel", count("wasm.fuel", wasm.fuel)?),
+        ("fuel", Error::at_least_one("wasm.fuel", wasm.fuel)?),
         ("max-memory-size", size("wasm.max_memory", wasm.max_memory.as_ref())?.or(usual_memory)),
-        ("max-table-elements", count("wasm.max_table_elements", wasm.max_table_elements)?),
+        ("max-table-elements", Error::at_least_one("wasm.max_table_elements", wasm.max_table_elements)?),
         ("max-wasm-stack", max_stack),
-        ("max-instances", count("wasm.max_instances", wasm.max_instances)?),
+        ("max-instances", Error::at_least_one("wasm.max_instances", wasm.max_instances)?),
     ];
     let mut limits: Vec<String> =
         numbers.iter().filter_map(|(name, number)| Some(format!("{name}={}", (*number)?))).collect();
@@ -276,13 +275,19 @@ fn settings(wasm: &Wasm, ceiling: Option<u64>) -> Result<(Vec<String>, Vec<Strin
     for (name, value) in &wasm.proposals {
         let known = Proposal::named(&name.replace('_', "-")).ok_or_else(|| {
             let wanted = "the name of a proposal that the runner knows, such as `simd` or `memory64`";
-            wrong("wasm.proposals", name, wanted)
+            Error::option("wasm.proposals", name, wanted)
         })?;
         let known = known.name();
         let switch = match value.as_str() {
             "true" => "y",
             "false" => "n",
-            _ => return Err(wrong("wasm.proposals", &format!("{name} = {value}"), "either true or false")),
+            _ => {
+                return Err(Error::option(
+                    "wasm.proposals",
+                    &format!("{name} = {value}"),
+                    "either true or false",
+                ));
+            }
         };
         limits.push(format!("{known}={switch}"));
         changes.push(format!("{known}={switch}"));

@@ -6,57 +6,60 @@ use crate::task::config::{Serve, TaskConfig};
 use crate::task::spec::{Error, duration};
 
 /// The runner's options for a server.
-pub(super) fn server(serve: &Serve, config: &TaskConfig) -> Result<Vec<(&'static str, String)>, Error> {
-    let wrong = |option, value: &str, wanted| Error::Option { option, value: value.to_owned(), wanted };
-    let refused = |option: &str, reason: &str| {
-        Err(Error::Refused { option: option.to_owned(), reason: reason.to_owned() })
-    };
+pub(super) fn server(serve: &Serve, config: &TaskConfig) -> Result<Vec<String>, Error> {
+    // Every option stands here, so that the compiler asks what becomes of a new one.
+    #[rustfmt::skip]
+    let Serve {
+        access_log, client_timeout, concurrency, idle_timeout, max_concurrent_requests, port, reuse, shutdown_timeout, socket,
+        timeout,
+    } = serve;
     if !config.driver.args.is_empty() {
-        return refused(
+        return Err(Error::refused(
             "args",
             "a guest that serves (`wasm.serve`) is given none; it has variables and `wasm.config`",
-        );
+        ));
     }
     if config.driver.wasm.as_ref().is_some_and(|wasm| wasm.timeout.is_some()) {
-        return refused(
+        return Err(Error::refused(
             "wasm.timeout",
             "a guest that serves runs until it is stopped; for the time of each request set `wasm.serve.timeout`",
-        );
+        ));
     }
-    let name = match (&serve.port, &serve.socket) {
+    let name = match (port, socket) {
         (Some(label), None) => label,
         (None, Some(name)) => match config.driver.socket.iter().find(|socket| socket.name == *name) {
             Some(socket) if socket.kind == "stream" => name,
-            Some(_) => return Err(wrong("wasm.serve.socket", name, "a socket of `kind = \"stream\"`")),
+            Some(_) => {
+                return Err(Error::option("wasm.serve.socket", name, "a socket of `kind = \"stream\"`"));
+            }
             None => {
-                return Err(wrong(
+                return Err(Error::option(
                     "wasm.serve.socket",
                     name,
                     "the name of one of the task's `socket` blocks",
                 ));
             }
         },
-        _ => return refused("wasm.serve", "it needs either a `port` or a `socket`"),
+        _ => return Err(Error::refused("wasm.serve", "it needs either a `port` or a `socket`")),
     };
-    let count = |option, count: Option<u32>| match count {
-        Some(0) => Err(wrong(option, "0", "a number of at least 1")),
-        count => Ok(count.map(|count| count.to_string())),
-    };
+    let count =
+        |option, count: Option<u32>| Ok(Error::at_least_one(option, count)?.map(|count| count.to_string()));
     let time = |option, text: Option<&String>| text.map(|text| time(option, text)).transpose();
     let options = [
         ("--listen-fd", Some(name.clone())),
         (
             "--max-concurrent-requests",
-            count("wasm.serve.max_concurrent_requests", Some(serve.max_concurrent_requests))?,
+            count("wasm.serve.max_concurrent_requests", Some(*max_concurrent_requests))?,
         ),
-        ("--max-instance-reuse-count", count("wasm.serve.reuse", serve.reuse)?),
-        ("--max-instance-concurrent-reuse-count", count("wasm.serve.concurrency", serve.concurrency)?),
-        ("--idle-instance-timeout", time("wasm.serve.idle_timeout", Some(&serve.idle_timeout))?),
-        ("--shutdown-timeout", time("wasm.serve.shutdown_timeout", Some(&serve.shutdown_timeout))?),
-        ("--client-timeout", Some(client_timeout(&serve.client_timeout)?)),
-        ("-W", time("wasm.serve.timeout", serve.timeout.as_ref())?.map(|time| format!("timeout={time}"))),
+        ("--max-instance-reuse-count", count("wasm.serve.reuse", *reuse)?),
+        ("--max-instance-concurrent-reuse-count", count("wasm.serve.concurrency", *concurrency)?),
+        ("--idle-instance-timeout", time("wasm.serve.idle_timeout", Some(idle_timeout))?),
+        ("--shutdown-timeout", time("wasm.serve.shutdown_timeout", Some(shutdown_timeout))?),
+        ("--client-timeout", Some(self::client_timeout(client_timeout)?)),
+        ("-W", time("wasm.serve.timeout", timeout.as_ref())?.map(|time| format!("timeout={time}"))),
     ];
-    Ok(options.into_iter().filter_map(|(option, value)| Some((option, value?))).collect())
+    let given = options.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
+    Ok(given.flatten().chain(access_log.then(|| "--access-log".to_owned())).collect())
 }
 
 /// How long clients are waited for; nothing is for ever.

@@ -35,9 +35,9 @@ pub(crate) fn hostname(text: &str) -> Parsed<Wire> {
         {
             Err("it must be one of `yes`, `no`, `private`, `private:NAME`".to_owned())
         }
-        Some((_, name)) if !is_host_name(name) => {
-            Err(format!("`{name}` is not a host name: letters, digits, `-` and `.`, at most 64"))
-        }
+        Some((_, name)) if !is_host_name(name) => Err(format!(
+            "`{name}` is not a host name: letters, digits, `-`, `_` and `.`, at most 64, such as `web-1`"
+        )),
         parts => Ok(one("ProtectHostnameEx", owned(parts.unwrap_or((text, ""))))),
     }
 }

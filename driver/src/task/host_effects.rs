@@ -1,4 +1,5 @@
-//! What a job may not do to the host's mounts and networks, and systemd alone knows: asked for at the end of a start.
+//! What systemd would do to the host for a task, by a mount or by an address filter, and a job may not have it do. Only
+//! systemd knows, so it is asked when a task starts.
 
 use super::Shared;
 use super::error::Error;
@@ -10,7 +11,7 @@ use crate::systemd::{Assignment, Manager};
 impl Shared {
     /// systemd mounts what is missing at a unit's working directory, and means the host's (systemd.exec(5),
     /// `WorkingDirectory=`): a job may not do that.
-    pub(super) async fn mount_nothing_on_the_host(&self, task: &TaskSpec) -> Result<(), Error> {
+    pub(super) async fn refuse_automount(&self, task: &TaskSpec) -> Result<(), Error> {
         let path = &task.working_directory;
         if *path == task.view.working_directory(&task.dirs) || self.systemd.manager() == Manager::User {
             return Ok(());
@@ -30,7 +31,7 @@ impl Shared {
 
     /// A task whose unit allows addresses reaches them whatever the operator denies in the slices above it: a job may not
     /// do that, and a guest is filtered by its runner alone.
-    pub(super) async fn leave_addresses_to_the_operator(
+    pub(super) async fn drop_or_refuse_addresses(
         &self,
         task: &TaskSpec,
         policy: &Policy,
