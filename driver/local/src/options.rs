@@ -108,7 +108,8 @@ fn plugin_config(given: Option<&str>) -> Result<Body, Error> {
     let Some(given) = given else {
         return Ok(Body::default());
     };
-    let text = if Path::new(given).is_file() {
+    let is_text = given.contains(['=', '{', '\n']);
+    let text = if Path::new(given).is_file() || !given.is_empty() && !is_text {
         fs::read_to_string(given).map_err(|source| Error::Read { path: given.into(), source })?
     } else {
         given.to_owned()

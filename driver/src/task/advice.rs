@@ -8,7 +8,9 @@ use crate::systemd::Assignment;
 /// What to say where systemd refused a property of the job, which stands in its words.
 pub(super) fn of_refusal(words: &str, settings: &[Assignment]) -> Option<String> {
     let is_in = |name: &str| words.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == name);
-    let setting = settings.iter().find(|setting| is_in(setting.name()))?;
+    // Else by its value: `Invalid unit name x`.
+    let by_value = || settings.iter().find(|setting| !setting.text().is_empty() && is_in(setting.text()));
+    let setting = settings.iter().find(|setting| is_in(setting.name())).or_else(by_value)?;
     Some(format!(
         "{}: systemd on this node does not take `{}`",
         settings::shown(setting.name()),
@@ -74,15 +76,7 @@ fn by_step(status: i32, task: &TaskSpec) -> String {
             "`work_dir`: {} is not there in the task's view, or its user may not enter it",
             task.working_directory.display()
         ),
-        (225, _) => match &task.network {
-            NetworkMode::Group { namespace, .. } => {
-                format!(
-                    "`network`: the network namespace of the group, {}, is not there",
-                    namespace.display()
-                )
-            }
-            _ => "the task's network cannot be made".to_owned(),
-        },
+        (225, _) => by_network(&task.network, has_small_limits),
         (226, _) if task.settings.iter().any(|line| line.name() == "RootVerity") => {
             "the image cannot be mounted with its `files.root_hash` and `files.root_verity`: does it fit them, and has the node \
              libcryptsetup, which systemd looks for when it needs it (package libcryptsetup12 since Debian 13)?"
@@ -119,6 +113,20 @@ fn by_step(status: i32, task: &TaskSpec) -> String {
     }
 }
 
+fn by_network(network: &NetworkMode, has_small_limits: bool) -> String {
+    match network {
+        NetworkMode::Group { namespace, .. } => {
+            format!("`network`: the network namespace of the group, {}, is not there", namespace.display())
+        }
+        _ if has_small_limits => {
+            "the task's network cannot be made: do the memory and the files that the job's `ulimit` \
+                                  leaves suffice for it?"
+                .to_owned()
+        }
+        _ => "the task's network cannot be made".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,5 +150,8 @@ mod tests {
         let advice = of_refusal("Invalid Nice setting: 5", &settings).unwrap();
         assert_eq!(advice, "`limits.nice` (Nice): systemd on this node does not take `5`");
         assert_eq!(of_refusal("Invalid NiceLevel setting", &settings), None);
+        let settings = [Assignment::parse("Wants", "x").unwrap()];
+        let advice = of_refusal("Invalid unit name x", &settings).unwrap();
+        assert_eq!(advice, "`Wants`: systemd on this node does not take `x`");
     }
 }

@@ -83,6 +83,9 @@ impl Agent {
                     .map(from_json)
                     .map_err(|error| error.to_string());
             }
+            if let Ok(value @ hcl::Value::Object(_)) = serde_json::from_str(&text) {
+                return Ok(from_json(value));
+            }
             // The agent's own reader also takes blocks of one line (HCL 1).
             hcl::parse(&text).or_else(|error| hcl::parse(&on_lines(&text)).map_err(|_| error.to_string()))
         });
@@ -113,10 +116,13 @@ impl Agent {
             match label {
                 PLUGIN => {
                     let config = block.body().blocks().find(|block| block.identifier() == "config");
+                    let config =
+                        config.map(|config| config.body().clone()).or_else(|| object(block.body(), "config"));
                     let outside = block.body().attributes().map(|attribute| attribute.key().to_owned());
+                    let outside = outside.filter(|key| key != "config");
                     self.outside_config =
                         outside.filter(|key| !OF_PLUGIN_BLOCKS.contains(&key.as_str())).collect();
-                    self.plugin = Some(config.map(|config| config.body().clone()).unwrap_or_default());
+                    self.plugin = Some(config.unwrap_or_default());
                 }
                 "systemd" | "wasm-shim" | "nomad-systemd-driver" => self.misnamed = Some(label.to_owned()),
                 // A typing error: other drivers' names are not much less alike.
@@ -161,7 +167,14 @@ impl Agent {
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut findings = vec![self.process()];
         let names: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
-        findings.push(if let Some((file, why)) = self.unreadable.first() {
+        findings.push(if let (Some((file, why)), Some(pid)) = (self.unreadable.first(), self.pid) {
+            Finding::warning(
+                "agent configuration",
+                format!("{}: {why}", file.display()),
+                format!("The agent (process {pid}) may have read it, as HCL of the first version; what it says is not known here."),
+                "Write each attribute on a line of its own.",
+            )
+        } else if let Some((file, why)) = self.unreadable.first() {
             Finding::failed(
                 "agent configuration",
                 format!("{}: {why}", file.display()),
@@ -301,6 +314,17 @@ fn on_lines(text: &str) -> String {
     }
     // Its names are no identifiers.
     lines.replace("options {", "options = {")
+}
+
+/// What an attribute of this name holds, as the body of a block: `config = { … }`.
+fn object(body: &Body, name: &str) -> Option<Body> {
+    let attribute = body.attributes().find(|attribute| attribute.key() == name)?;
+    let Expression::Object(object) = attribute.expr() else { return None };
+    let attributes = object.iter().map(|(key, value)| {
+        let key = key.to_string();
+        hcl::Attribute::new(key.trim_matches('"').to_owned(), value.clone())
+    });
+    Some(attributes.collect())
 }
 
 /// The JSON form of the configuration, as far as we read it: in it blocks are objects, or lists of them.

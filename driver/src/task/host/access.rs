@@ -39,6 +39,10 @@ pub(crate) fn check(
     let mounted = targets.iter().filter(is_writable).map(|target| target.path.as_path());
     let own = task.dirs.pairs().into_iter().flat_map(|(host, inside)| [host, Path::new(inside)]);
     let writable: Vec<&Path> = own.chain(mounted).collect();
+    if let View::Private { host_paths } = &task.view {
+        let there = targets.iter().map(|target| &target.path).collect::<Vec<_>>();
+        check_is_there(settings, host_paths, &there)?;
+    }
     let mut count = 0;
     for (option, path) in paths(settings) {
         count += 1;
@@ -78,6 +82,31 @@ pub(crate) fn check(
         };
         if let Some(outer) = changeable(&path, others) {
             return Err(Error::Raced { option, path, outer });
+        }
+    }
+    Ok(())
+}
+
+/// Are the paths of the operating system there that systemd needs to be there? What is not there it only makes read-only.
+fn check_is_there(
+    settings: &[Assignment],
+    host_paths: &[PathBuf],
+    mounted: &[&PathBuf],
+) -> Result<(), Error> {
+    const NEEDED: [&str; 3] = ["ExecPaths", "InaccessiblePaths", "NoExecPaths"];
+    for line in settings.iter().filter(|line| NEEDED.contains(&line.name())) {
+        let texts = line.texts().into_iter().filter(|text| !text.starts_with('-'));
+        let paths = texts.map(|text| PathBuf::from(text.trim_start_matches('+')));
+        let is_of_system = |path: &PathBuf| host_paths.iter().any(|of| path.starts_with(of));
+        let is_mounted = |path: &PathBuf| {
+            mounted.iter().any(|target| path.starts_with(target) || target.starts_with(path))
+        };
+        let is_absent = |path: &PathBuf| {
+            fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        };
+        let mut absent = paths.filter(|path| is_of_system(path) && !is_mounted(path)).filter(is_absent);
+        if let Some(path) = absent.next() {
+            return Err(Error::Absent { option: line.name(), path });
         }
     }
     Ok(())

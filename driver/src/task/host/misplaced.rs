@@ -19,7 +19,8 @@ const OF_NOMAD: [&str; 5] = ["alloc", "local", "private", "secrets", "tmp"];
 
 /// What to tell of the first such file.
 pub(crate) fn advice(task: &TaskSpec) -> Option<String> {
-    misplaced(task).or_else(|| hidden(task))
+    // A guest finds "local/x" by the directory that it is granted.
+    Some(task).filter(|task| !task.is_guest()).and_then(misplaced).or_else(|| hidden(task))
 }
 
 /// The first argument with a word that names a file that is there, and not from where the task begins.

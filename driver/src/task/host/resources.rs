@@ -2,6 +2,7 @@
 //! of credentials, pins of host paths.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use shim_interface::Same;
@@ -70,6 +71,7 @@ pub(crate) fn make(
         own_root::check_ways(Path::new(&root), said, &points.targets)
             .map_err(|error| Error::Files(files::Error::Target(error)))?;
     }
+    check_kinds(&settings, &task.view).map_err(|error| Error::Files(files::Error::Target(error)))?;
     let mounts = files::mounts(task, pins).map_err(Error::Files)?;
     let failed = |what| move |source| Error::Make { what, directory: node.runtime_dir.clone(), source };
     let overlays = overlays(place, &points.missing, &settings, &mounts, pins)?;
@@ -134,6 +136,30 @@ fn check(task: &TaskSpec, node: &NodeSpec) -> Result<Points, targets::Error> {
     let brings_links = said.iter().any(|line| line.role().is_some_and(is_in_root) && is_of_job(line));
     access::check(said, &targets, task, brings_links)?;
     Ok(Points { targets, missing })
+}
+
+/// Is a file bound on a file and a directory on a directory, where the target is one of the host's?
+fn check_kinds(settings: &[Assignment], view: &View) -> Result<(), targets::Error> {
+    let is_of_host = |target: &Path| match view {
+        View::Host => true,
+        View::Private { host_paths } => host_paths.iter().any(|of| target.starts_with(of)),
+        View::Own => false,
+    };
+    for line in settings.iter().filter(|line| matches!(line.role(), Some(Role::Bind | Role::BindReadOnly))) {
+        for (source, target) in line.mount_points() {
+            let path = PathBuf::from(target);
+            let (Some(source), true) = (source, is_of_host(&path)) else { continue };
+            let (Ok(of), Ok(at)) = (fs::metadata(source), fs::symlink_metadata(&path)) else { continue };
+            if of.is_dir() != at.is_dir() && !at.is_symlink() {
+                return Err(targets::Error::Kinds {
+                    option: line.name(),
+                    path,
+                    source_is_directory: of.is_dir(),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A copy of each credential: those that are plain, and those that systemd decrypts.

@@ -35,6 +35,17 @@ pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String>
     if let Some(directory) = &node.wasm.shim_dir {
         let missing =
             ["wasm-shim", "wasm-shim-compile"].into_iter().find(|name| !directory.join(name).is_file());
+        let idle = ["wasm-shim", "wasm-shim-compile"]
+            .into_iter()
+            .find(|name| access(directory.join(name), Access::EXEC_OK).is_err());
+        if let (None, Some(name)) = (missing, idle) {
+            let program = directory.join(name);
+            return Some(format!(
+                "plugin option `shim_dir`: {program} cannot be executed; run `chmod 0755 {program}`, and see that the file system is \
+                 not mounted with `noexec`",
+                program = program.display()
+            ));
+        }
         if let Some(name) = missing {
             return Some(format!(
                 "plugin option `shim_dir`: {} has no {name}; install both programs there, or leave the option out",
@@ -66,6 +77,7 @@ mod tests {
     use super::*;
     use crate::task::config::PluginConfig;
     use crate::task::host::users::AssumedAccounts;
+    use std::os::unix::fs::PermissionsExt;
 
     struct OnlyRoot;
 
@@ -89,6 +101,7 @@ mod tests {
             std::fs::create_dir(directory).unwrap();
             for name in programs {
                 std::fs::write(directory.join(name), "").unwrap();
+                std::fs::set_permissions(directory.join(name), PermissionsExt::from_mode(0o755)).unwrap();
             }
         }
         let node = || {

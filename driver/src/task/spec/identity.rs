@@ -18,6 +18,8 @@ const NOBODYS: [u32; 3] = [65_535, u32::MAX - 1, u32::MAX];
 /// Begins of names that are not people's and not a job's to ask for: the ephemeral users of our own tasks, Nomad's, and
 /// those of systemd's services.
 const RESERVED: [&str; 3] = ["task-", "nomad-", "systemd-"];
+/// Those of tasks.
+const OF_TASKS: [&str; 2] = ["task-", "nomad-"];
 
 /// Whom a task runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +173,8 @@ pub(crate) fn check_groups(
                     format!("this node has no group `{name}`; create it on the node, or name another"),
                 ));
             };
-            if RESERVED.iter().any(|begin| name.starts_with(begin)) || ephemeral::has_number(gid) {
+            // Groups of the operating system, such as `systemd-journal`, have numbers of its own.
+            if OF_TASKS.iter().any(|begin| name.starts_with(begin)) || ephemeral::has_number(gid) {
                 return Err(Error::refused(
                     option,
                     format!(

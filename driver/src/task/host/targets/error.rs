@@ -9,7 +9,11 @@ use crate::task::host::view::PLAIN_PATH;
 pub(crate) const MOST: usize = 128;
 
 /// What a relative mount point is not: half of a path, or a directory that a task would look for where it begins.
-const ABSOLUTE: &str = "an absolute path, such as \"/data\"; in a list of paths a blank begins another entry, unless the entry is in quotes: \"\\\"SOURCE:TARGET\\\"\"";
+const ABSOLUTE: &str = "an absolute path, such as \"/data\"; in a list of paths a blank begins another entry, unless each path is in quotes: \"\\\"SOURCE\\\":\\\"TARGET\\\"\"";
+
+fn kind(is_directory: bool) -> &'static str {
+    if is_directory { "directory" } else { "file" }
+}
 
 /// Why nothing can be mounted there.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,26 @@ pub enum Error {
         /// One of the properties.
         option: &'static str,
         /// The mount point.
+        path: PathBuf,
+    },
+    /// The kernel mounts a file on a file, and a directory on a directory.
+    #[error(
+        "{}: {path} is a {}, and what is mounted there is a {}; name one of the same kind, or another target", settings::shown(.option),
+        kind(!source_is_directory), kind(*source_is_directory))]
+    Kinds {
+        /// The property.
+        option: &'static str,
+        /// The mount point.
+        path: PathBuf,
+        /// What is mounted on it.
+        source_is_directory: bool,
+    },
+    /// A path to be closed that is not there.
+    #[error("{}: {path} is not there in the view of the task; write \"-{path}\" if it may be missing", settings::shown(.option))]
+    Absent {
+        /// The property.
+        option: &'static str,
+        /// As the job says it.
         path: PathBuf,
     },
     /// The view mounts the host's there.
