@@ -158,8 +158,14 @@ async fn a_mistake_is_told_by_the_name_of_its_option() {
             ["`cap_add`", "`private_users = \"no\"`"],
         ),
         ("sandbox { private_tmp = \"no\" }", ["`sandbox.private_tmp`", "leave it out"]),
-        ("files { bind_paths = [\"/local:/etc/hostname\"] }", ["`files.bind_paths`", "/etc/hostname is a file"]),
-        ("files { inaccessible_paths = [\"/usr/none\"] }", ["`files.inaccessible_paths`", "write \"-/usr/none\""]),
+        (
+            "files { bind_paths = [\"/local:/etc/hostname\"] }",
+            ["`files.bind_paths`", "/etc/hostname is a file"],
+        ),
+        (
+            "files { inaccessible_paths = [\"/usr/none\"] }",
+            ["`files.inaccessible_paths`", "write \"-/usr/none\""],
+        ),
         ("properties { NoExecPaths = \"/usr/none\" }", ["`files.no_exec_paths`", "write \"-/usr/none\""]),
         ("hostname = \"web 1\"", ["`hostname`", "such as `web-1`"]),
         ("sandbox { no_new_privileges = false }", ["`sandbox.no_new_privileges`", "name a `user`"]),

@@ -57,7 +57,7 @@ const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
     ("kill_signal", "`kill_signal` of the task"),
     ("memory_reservation", "`memory` in the task's `resources`"),
     ("memory_swap", "`limits.memory_swap_max`"),
-    ("memory_swappiness", "`limits.memory_swap_max`"),
+    ("memory_swappiness", "none; `limits.memory_swap_max` is how much may be swapped"),
     ("oom_score_adj", "`limits.oom_score_adjust`"),
     ("tty", "`nomad alloc exec` brings a terminal"),
     ("userns", "`sandbox.private_users`"),
@@ -115,6 +115,12 @@ pub(crate) fn told(keys: &[String], known: &str, elsewhere: &BTreeMap<String, St
         let moved = table.iter().find(|(theirs, _)| theirs == key);
         match moved {
             Some((_, ours)) => format!("`{key}` (here: {ours})"),
+            None if is_label(key, known) => {
+                format!(
+                    "`{key}` (the block has no label: write `name = {:?}` in it)",
+                    key.split('.').nth(1).unwrap_or(key)
+                )
+            }
             None => match elsewhere.get(&snake_case(key)) {
                 Some(place) => format!("`{key}` (here: `{place}`)"),
                 None => format!("`{key}`{}", meant(key, known)),
@@ -123,6 +129,12 @@ pub(crate) fn told(keys: &[String], known: &str, elsewhere: &BTreeMap<String, St
     });
     let plural = if keys.len() == 1 { "key" } else { "keys" };
     format!("{plural} {}", told.collect::<Vec<_>>().join(", "))
+}
+
+/// Is this the label of a block that has a `name` instead, as in `socket "http" { … }`?
+fn is_label(key: &str, known: &str) -> bool {
+    let of_block = ["credential.", "socket."].iter().any(|block| key.starts_with(block));
+    of_block && known.split(", ").any(|known| known == "name")
 }
 
 /// The known key that almost has these letters.

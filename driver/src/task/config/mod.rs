@@ -264,7 +264,11 @@ mod tests {
     #[test]
     fn a_value_of_the_wrong_type_is_refused_by_its_name() {
         let error = DriverConfig::decode(&msgpack(&[("command", 5.into())])).unwrap_err();
-        assert_eq!(error.to_string(), "option `command` must be a string");
+        assert_eq!(error.to_string(), "option `command` must be a string: integer `5`, expected a string");
+        let fuel = rmpv::Value::Map(vec![("fuel".into(), (-1).into())]);
+        let error = DriverConfig::decode(&msgpack(&[("command", "x".into()), ("wasm", fuel)])).unwrap_err();
+        let told = "option `fuel` must be a number: integer `-1`, expected a whole number of at least 0";
+        assert!(crate::chain(&error).ends_with(told), "{}", crate::chain(&error));
     }
 
     #[test]

@@ -68,14 +68,14 @@ pub enum Error {
         source: Box<Self>,
     },
     /// The value does not fit.
-    #[error("option `{option}` must be a {hcl_type}")]
+    #[error("option `{option}` must be a {hcl_type}: {reason}")]
     WrongType {
         /// Its name.
         option: &'static str,
         /// What it must be.
         hcl_type: &'static str,
-        /// What the decoder said.
-        source: Box<rmpv::ext::Error>,
+        /// What there is, and what was expected.
+        reason: String,
     },
 }
 
@@ -173,16 +173,34 @@ impl<T: OptionType> OptionType for Option<T> {
 }
 
 fn wrong_type(option: &Opt, expected: &str) -> Error {
-    let source = rmpv::ext::Error::Syntax(format!("expected {expected}"));
-    Error::WrongType { option: option.name, hcl_type: option.hcl_type, source: Box::new(source) }
+    Error::WrongType {
+        option: option.name,
+        hcl_type: option.hcl_type,
+        reason: format!("expected {expected}"),
+    }
 }
 
 fn plain<T: DeserializeOwned>(option: &Opt, value: MsgPack) -> Result<T, Error> {
-    rmpv::ext::from_value(value).map_err(|source| Error::WrongType {
+    rmpv::ext::from_value(value).map_err(|error| Error::WrongType {
         option: option.name,
         hcl_type: option.hcl_type,
-        source: Box::new(source),
+        reason: in_words(&error.to_string()),
     })
+}
+
+/// What the decoder says, without the names of Rust's types.
+fn in_words(said: &str) -> String {
+    const TYPES: [(&str, &str); 5] = [
+        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected u64", "expected a whole number of at least 0"),
+        ("expected i64", "expected a whole number"),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected a map or a block"),
+    ];
+    let said = said.strip_prefix("error while decoding value: ").unwrap_or(said);
+    let said = said.strip_prefix("invalid type: ").or(said.strip_prefix("invalid value: ")).unwrap_or(said);
+    let known = TYPES.iter().find_map(|(rust, words)| Some(format!("{}{words}", said.strip_suffix(rust)?)));
+    known.unwrap_or_else(|| said.to_owned())
 }
 
 /// How deep values may be nested. A list of texts in a block of a block needs a dozen levels; the decoder's own limit
