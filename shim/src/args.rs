@@ -3,7 +3,7 @@
 use crate::engine::RELEASE;
 use crate::env::Var;
 use crate::network::Network;
-use crate::settings::{self, Said, Wasi, Wasm};
+use crate::settings::{self, Said, WasiGrants, Wasm};
 use clap::{Args, Parser, Subcommand};
 use shim_interface::{AddressRule, Directory, Same, digits};
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -142,7 +142,7 @@ pub struct Guest {
     /// Limits and features.
     pub wasm: Wasm,
     /// What else of WASI it has.
-    pub wasi: Wasi,
+    pub wasi: WasiGrants,
     /// Is precompiled code trusted?
     pub allow_precompiled: bool,
     /// May compiled code be kept?
@@ -157,7 +157,7 @@ impl Guest {
     fn resolve(file: &Path, args: &[String], grants: &Grants) -> Result<Self, String> {
         grants.same.iter().try_for_each(Same::check)?;
         let base = || file.file_name().map(|base| base.to_string_lossy().into_owned());
-        let wasi = Wasi::resolve(&grants.wasi, grants.config_env.as_deref())?;
+        let wasi = WasiGrants::resolve(&grants.wasi, grants.config_env.as_deref())?;
         // WASI would pass both of two variables with one name.
         let overridden =
             |index: usize, var: &Var| grants.env[index + 1..].iter().any(|later| later.name == var.name);

@@ -3,7 +3,7 @@
 //! All of it is mapped from the file, and untouched pages are never read; the tasks of one guest share them.
 #![expect(unsafe_code, reason = "precompiled code cannot be checked, and is mapped executable")]
 
-use crate::content::{Content, HEAD, Kind, recognise};
+use crate::content::{Content, Format, HEAD, recognise};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -40,8 +40,8 @@ pub unsafe fn load(file: &Arc<File>, config: &Config) -> Result<Code> {
     let engine = Engine::new(&config)?;
     Ok(match kind {
         // SAFETY: what this asks for is what our caller promised.
-        Kind::Module => Code::Module(unsafe { Module::deserialize_open_file(&engine, file.try_clone()?)? }),
-        Kind::Component => {
+        Format::Module => Code::Module(unsafe { Module::deserialize_open_file(&engine, file.try_clone()?)? }),
+        Format::Component => {
             // Only a path is accepted here, but it must lead to the file whose code `ExecutableFile` maps, even if the
             // original path is replaced at this moment.
             let path = format!("/proc/self/fd/{}", file.as_raw_fd());

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use wasm_shim::content::{Content, HEAD, Kind, recognise};
+use wasm_shim::content::{Content, Format, HEAD, recognise};
 use wasm_shim::engine::{self, Tuning};
 use wasm_shim::exports::{self, Exports};
 use wasm_shim::{imports, publish};
@@ -170,8 +170,8 @@ fn translate(engine: &Engine, name: &str, wasm: &[u8], args: &Args) -> Result<Ve
     match recognise(head).map_err(|verdict| format_err!("`{name}` {verdict}"))? {
         Content::Wasm(kind) => {
             let native = match kind {
-                Kind::Module => engine.precompile_module(wasm),
-                Kind::Component => engine.precompile_component(wasm),
+                Format::Module => engine.precompile_module(wasm),
+                Format::Component => engine.precompile_component(wasm),
             };
             let purpose = args.purpose.filter(|_| native.is_ok());
             if let Some(why) = purpose.and_then(|purpose| purpose.refuses(exports::of(wasm, kind))) {

@@ -7,7 +7,7 @@ pub const HEAD: usize = 64;
 
 /// The two shapes of a WebAssembly program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Format {
     /// A core module, for WASI 0.1 (`wasm32-wasip1`).
     Module,
     /// A component, for WASI 0.2 (`wasm32-wasip2`) or 0.3.
@@ -18,9 +18,9 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// WebAssembly in binary form.
-    Wasm(Kind),
+    Wasm(Format),
     /// Native code made by `wasm-shim-compile` (or by another build of wasmtime; loading it tells).
-    Precompiled(Kind),
+    Precompiled(Format),
     /// The text form, or another text; translating it tells.
     Text,
 }
@@ -41,10 +41,10 @@ pub fn recognise(head: &[u8]) -> Result<Content> {
         return elf(head);
     }
     if head.starts_with(MODULE) {
-        return Ok(Content::Wasm(Kind::Module));
+        return Ok(Content::Wasm(Format::Module));
     }
     if head.starts_with(COMPONENT) {
-        return Ok(Content::Wasm(Kind::Component));
+        return Ok(Content::Wasm(Format::Component));
     }
     if let Some(archive) = archive(head) {
         bail!("is {archive}, not WebAssembly; unpack it first");
@@ -74,8 +74,8 @@ fn elf(head: &[u8]) -> Result<Content> {
     }
     // `e_flags` of a 64-bit header, of which wasmtime sets one bit.
     match head.get(48) {
-        Some(flags) if flags & 1 != 0 => Ok(Content::Precompiled(Kind::Module)),
-        Some(flags) if flags & 2 != 0 => Ok(Content::Precompiled(Kind::Component)),
+        Some(flags) if flags & 1 != 0 => Ok(Content::Precompiled(Format::Module)),
+        Some(flags) if flags & 2 != 0 => Ok(Content::Precompiled(Format::Component)),
         _ => bail!("is a damaged precompiled artifact; compile it again"),
     }
 }
@@ -115,10 +115,10 @@ mod tests {
 
     #[test]
     fn modules_components_and_artifacts_are_told_apart() {
-        assert_eq!(recognise(MODULE).unwrap(), Content::Wasm(Kind::Module));
-        assert_eq!(recognise(COMPONENT).unwrap(), Content::Wasm(Kind::Component));
-        assert_eq!(recognise(&artifact(1)).unwrap(), Content::Precompiled(Kind::Module));
-        assert_eq!(recognise(&artifact(2)).unwrap(), Content::Precompiled(Kind::Component));
+        assert_eq!(recognise(MODULE).unwrap(), Content::Wasm(Format::Module));
+        assert_eq!(recognise(COMPONENT).unwrap(), Content::Wasm(Format::Component));
+        assert_eq!(recognise(&artifact(1)).unwrap(), Content::Precompiled(Format::Module));
+        assert_eq!(recognise(&artifact(2)).unwrap(), Content::Precompiled(Format::Component));
     }
 
     #[cfg(feature = "run")]
@@ -145,8 +145,8 @@ mod tests {
             let is_native = head.starts_with(ELF) && head.get(7) == Some(&OSABI_WASMTIME);
             match recognise(&head) {
                 Ok(Content::Precompiled(_)) => prop_assert!(is_native),
-                Ok(Content::Wasm(Kind::Module)) => prop_assert!(head.starts_with(MODULE)),
-                Ok(Content::Wasm(Kind::Component)) => prop_assert!(head.starts_with(COMPONENT)),
+                Ok(Content::Wasm(Format::Module)) => prop_assert!(head.starts_with(MODULE)),
+                Ok(Content::Wasm(Format::Component)) => prop_assert!(head.starts_with(COMPONENT)),
                 Ok(Content::Text) => prop_assert!(!head.contains(&0x7f) || !head.starts_with(ELF)),
                 Err(why) => prop_assert!(!why.to_string().contains('\n')),
             }

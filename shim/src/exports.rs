@@ -2,7 +2,7 @@
 
 use wasmparser::{Parser, Payload};
 
-use crate::content::Kind;
+use crate::content::Format;
 
 /// What is exported.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Exports {
 }
 
 /// What `wasm`, a valid module or component, exports.
-pub fn of(wasm: &[u8], kind: Kind) -> Exports {
+pub fn of(wasm: &[u8], kind: Format) -> Exports {
     let mut exports = Exports::default();
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(wasm) {
@@ -22,7 +22,7 @@ pub fn of(wasm: &[u8], kind: Kind) -> Exports {
             // What is inside of a component is exported by the component, or not at all.
             Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
             Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
-            Ok(Payload::ExportSection(names)) if depth == 0 && kind == Kind::Module => {
+            Ok(Payload::ExportSection(names)) if depth == 0 && kind == Format::Module => {
                 exports.command |= names.into_iter().flatten().any(|export| export.name == "_start");
             }
             Ok(Payload::ComponentExportSection(names)) if depth == 0 => {
@@ -58,7 +58,7 @@ mod tests {
             ("(component (instance $i) (export \"wasi:http/incoming-handler@0.2.0\" (instance $i)))", server),
             ("(component (instance $i) (export \"wasi:http/handler@0.3.0\" (instance $i)))", server),
         ] {
-            let kind = if text.starts_with("(module") { Kind::Module } else { Kind::Component };
+            let kind = if text.starts_with("(module") { Format::Module } else { Format::Component };
             assert_eq!(of(&wat::parse_str(text).unwrap(), kind), expected, "{text}");
         }
     }

@@ -11,7 +11,7 @@ use crate::limits::Limits;
 use crate::outcome::{Outcome, Refusal, say};
 use crate::settings::Wasm;
 use crate::wasi::{self, Host, ModuleHost};
-use crate::world::{Wasi, World};
+use crate::world::{WasiVersion, World};
 use crate::{artifact, invoke, process, systemd};
 use shim_interface::{Kind, Status};
 use std::fs;
@@ -140,13 +140,13 @@ async fn run_module(module: &Module, function: Option<&String>, guest: &Guest) -
     }
 }
 
-async fn run_component(component: &Component, wasi: Wasi, guest: &Guest) -> Result<Outcome> {
+async fn run_component(component: &Component, wasi: WasiVersion, guest: &Guest) -> Result<Outcome> {
     let ready = wasi::link(component)?;
     let store = new_store(component.engine(), wasi::for_command(guest)?, &guest.wasm)?;
     store.limiter(|host| host.limits());
     let ran = async {
         let instance = ready.instantiate_async(&mut *store).await?;
-        if wasi == Wasi::P3 {
+        if wasi == WasiVersion::P3 {
             let command = p3::bindings::Command::new(&mut *store, &instance)
                 .map_err(|error| Refusal::wrong_type(&error))?;
             return store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await?;

@@ -3,7 +3,7 @@
 //! It only looks for names. That the types fit, and the functions of an interface are there, is seen when the guest is
 //! linked.
 
-use crate::content::Kind;
+use crate::content::Format;
 use wasmparser::{ComponentTypeRef, Parser, Payload};
 
 /// The modules whose functions a core module may import.
@@ -121,14 +121,14 @@ pub(crate) const P3: [&str; 23] = [
 ];
 
 /// The first import of `wasm`, a valid module or component, that wasm-shim does not provide, example `env::launch`.
-pub fn missing(wasm: &[u8], kind: Kind) -> Option<String> {
+pub fn missing(wasm: &[u8], kind: Format) -> Option<String> {
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.ok()? {
             // What is inside of a component has its imports from the component.
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ImportSection(imports) if depth == 0 && kind == Kind::Module => {
+            Payload::ImportSection(imports) if depth == 0 && kind == Format::Module => {
                 let imports = imports.into_imports().filter_map(Result::ok);
                 let mut unknown = imports.filter(|import| !is_function(import.module, import.name));
                 if let Some(import) = unknown.next() {
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn missing_of(text: &str) -> Option<String> {
-        let kind = if text.starts_with("(module") { Kind::Module } else { Kind::Component };
+        let kind = if text.starts_with("(module") { Format::Module } else { Format::Component };
         missing(&wat::parse_str(text).unwrap(), kind)
     }
 

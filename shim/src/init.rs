@@ -5,7 +5,7 @@
 //! wasm-shim init   [--carried PREFIX] [--notify SOCKET|all] [--same DIRECTORY]… [--report] -- PATH ARGV0 [ARGUMENT…]
 //! ```
 //!
-//! - `--carried`: variables whose names begin with this are given their own names (variables.rs).
+//! - `--carried`: variables whose names begin with this are given their own names (carried.rs).
 //! - `--notify`: what the program says at SOCKET, a path that the task alone can reach, is passed on to systemd; or all of
 //!   its processes speak with systemd. Without it nobody has systemd's socket in the environment.
 //! - `--same`: the program does not run where another directory is at a path than the driver has prepared
@@ -27,7 +27,7 @@ use task_init::{Ended, Error, Init, Notify, end_like};
 
 use shim_interface::Same;
 
-use crate::variables::restored;
+use crate::carried::restored;
 
 /// The exit codes of env(1): the program cannot be run, or is not there.
 const NOT_RUN: u8 = 126;

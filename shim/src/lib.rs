@@ -31,6 +31,8 @@ pub mod artifact;
 #[cfg(feature = "run")]
 pub mod cache;
 #[cfg(feature = "run")]
+pub mod carried;
+#[cfg(feature = "run")]
 pub mod code;
 #[cfg(feature = "run")]
 pub mod connections;
@@ -73,8 +75,6 @@ pub mod serve;
 pub mod settings;
 #[cfg(feature = "run")]
 pub mod systemd;
-#[cfg(feature = "run")]
-pub mod variables;
 #[cfg(feature = "run")]
 pub mod wasi;
 #[cfg(feature = "run")]

@@ -121,7 +121,7 @@ fn stack(bytes: usize) -> Result<usize, String> {
 
 /// What of WASI the guest has beside its arguments, variables and directories: what `-S` says.
 #[derive(Clone, Debug, Default)]
-pub struct Wasi {
+pub struct WasiGrants {
     /// Every address is granted.
     pub inherit_network: bool,
     /// Names may be looked up.
@@ -130,7 +130,7 @@ pub struct Wasi {
     pub config: Vec<(String, String)>,
 }
 
-impl Wasi {
+impl WasiGrants {
     /// What all of `said` says together, and the JSON in the variable `config_env` before it.
     ///
     /// # Errors
@@ -270,12 +270,12 @@ mod tests {
     #[test]
     fn what_the_wasmtime_cli_switches_on_and_is_there_anyway_is_taken() {
         let said = ["cli,http,tcp=y,udp,config", "common=yes"].map(|one| parse(one).unwrap());
-        let wasi = Wasi::resolve(&said, None).unwrap();
+        let wasi = WasiGrants::resolve(&said, None).unwrap();
         assert!(!wasi.inherit_network && !wasi.allow_ip_name_lookup);
         assert!(wasm(&["component-model"]).is_ok());
         for wrong in ["tcp=n", "inherit-env", "nn"] {
             assert!(
-                Wasi::resolve(&[parse(wrong).unwrap()], None)
+                WasiGrants::resolve(&[parse(wrong).unwrap()], None)
                     .unwrap_err()
                     .contains(wrong.split('=').next().unwrap())
             );
@@ -284,10 +284,10 @@ mod tests {
 
     #[test]
     fn configuration_keeps_its_commas_and_equal_signs() {
-        let wasi = Wasi::resolve(&[parse("config-var=list=a,b=c").unwrap()], None).unwrap();
+        let wasi = WasiGrants::resolve(&[parse("config-var=list=a,b=c").unwrap()], None).unwrap();
         assert_eq!(wasi.config, [("list".to_owned(), "a,b=c".to_owned())]);
-        assert!(Wasi::resolve(&[parse("config-var=x").unwrap()], None).is_err());
-        assert!(Wasi::resolve(&[parse("inherit-netwrok").unwrap()], None).is_err());
+        assert!(WasiGrants::resolve(&[parse("config-var=x").unwrap()], None).is_err());
+        assert!(WasiGrants::resolve(&[parse("inherit-netwrok").unwrap()], None).is_err());
     }
 
     #[test]
@@ -347,7 +347,7 @@ mod tests {
                     .map_err(TestCaseError::fail)?;
                 prop_assert_eq!(Wasm::resolve(&told).map(|again| again.tuning), Ok(wasm.tuning));
             }
-            if let Ok(wasi) = Wasi::resolve(std::slice::from_ref(&read), None) {
+            if let Ok(wasi) = WasiGrants::resolve(std::slice::from_ref(&read), None) {
                 prop_assert!(!wasi.inherit_network || has("inherit-network"));
                 prop_assert!(!wasi.allow_ip_name_lookup || has("allow-ip-name-lookup"));
             }
@@ -362,7 +362,7 @@ mod tests {
         holds_for(&proptest::collection::vec(said, 0..4), |said| {
             let read: Vec<_> =
                 said.iter().map(|one| parse(one)).collect::<Result<_, _>>().map_err(TestCaseError::fail)?;
-            let Ok(wasi) = Wasi::resolve(&read, None) else { return Ok(()) };
+            let Ok(wasi) = WasiGrants::resolve(&read, None) else { return Ok(()) };
             // The last one counts.
             let last = |option: &str| {
                 let is_yes =

@@ -8,7 +8,7 @@ use crate::network::Network;
 use crate::outcome::Refusal;
 use crate::outgoing::Outgoing;
 use crate::preopens::{self, Preopens};
-use crate::world::Wasi;
+use crate::world::WasiVersion;
 use wasmtime::Result;
 use wasmtime::component::{Component, InstancePre, ResourceTable};
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -169,14 +169,14 @@ pub fn link(component: &Component) -> Result<InstancePre<Host>> {
     let mut known = Vec::new();
     for (import, _) in component.component_type().imports(engine) {
         let (name, version) = import.split_once('@').unwrap_or((import, ""));
-        let wasi = Wasi::of_version(version);
+        let wasi = WasiVersion::of_version(version);
         // A component may import two versions of an interface; the linker matches both with one.
         if known.contains(&(name, wasi)) {
             continue;
         }
         let is_ours = match wasi {
-            Some(Wasi::P2) => link_p2(name, &mut linker)?,
-            Some(Wasi::P3) => link_p3(name, &mut linker)?,
+            Some(WasiVersion::P2) => link_p2(name, &mut linker)?,
+            Some(WasiVersion::P3) => link_p3(name, &mut linker)?,
             _ => false,
         };
         if !is_ours {
@@ -187,7 +187,7 @@ pub fn link(component: &Component) -> Result<InstancePre<Host>> {
     linker.instantiate_pre(component).map_err(|error| Refusal::missing_import(crate::outcome::causes(&error)))
 }
 
-fn missing(import: &str, name: &str, wasi: Option<Wasi>) -> String {
+fn missing(import: &str, name: &str, wasi: Option<WasiVersion>) -> String {
     let advice = match (name.starts_with("wasi:"), wasi) {
         (true, None) => "wasm-shim has WASI 0.2 and 0.3; build it for one of them",
         (true, Some(_)) => "no grant would provide it; build it without",

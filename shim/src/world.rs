@@ -9,7 +9,7 @@ use wasmtime::{ExternType, Module, Result};
 
 /// A generation of WASI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wasi {
+pub enum WasiVersion {
     /// 0.1 and before it: functions that a core module imports.
     P1,
     /// 0.2: interfaces of a component.
@@ -18,7 +18,7 @@ pub enum Wasi {
     P3,
 }
 
-impl Wasi {
+impl WasiVersion {
     /// Of an interface with this version, example `0.2.6`.
     pub fn of_version(version: &str) -> Option<Self> {
         let is = |minor: &str| {
@@ -28,7 +28,7 @@ impl Wasi {
     }
 }
 
-impl fmt::Display for Wasi {
+impl fmt::Display for WasiVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::P1 => "0.1",
@@ -42,9 +42,9 @@ impl fmt::Display for Wasi {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum World {
     /// It runs to its end.
-    Command(Wasi),
+    Command(WasiVersion),
     /// It answers HTTP requests.
-    Server(Wasi),
+    Server(WasiVersion),
 }
 
 impl World {
@@ -54,7 +54,7 @@ impl World {
     /// When it is for none; the message says what it exports instead.
     pub fn of(code: &Code) -> Result<Vec<Self>> {
         match code {
-            Code::Module(module) => has_start(module).map(|()| vec![Self::Command(Wasi::P1)]),
+            Code::Module(module) => has_start(module).map(|()| vec![Self::Command(WasiVersion::P1)]),
             Code::Component(component) => of_component(component),
         }
     }
@@ -66,10 +66,12 @@ fn of_component(component: &Component) -> Result<Vec<World>> {
     let mut names = Vec::new();
     for (export, _) in ty.exports(component.engine()) {
         let (name, version) = export.split_once('@').unwrap_or((export, ""));
-        match (name, Wasi::of_version(version)) {
+        match (name, WasiVersion::of_version(version)) {
             ("wasi:cli/run", Some(wasi)) => worlds.push(World::Command(wasi)),
-            ("wasi:http/incoming-handler", Some(Wasi::P2)) => worlds.push(World::Server(Wasi::P2)),
-            ("wasi:http/handler", Some(Wasi::P3)) => worlds.push(World::Server(Wasi::P3)),
+            ("wasi:http/incoming-handler", Some(WasiVersion::P2)) => {
+                worlds.push(World::Server(WasiVersion::P2));
+            }
+            ("wasi:http/handler", Some(WasiVersion::P3)) => worlds.push(World::Server(WasiVersion::P3)),
             _ => {}
         }
         names.push(export);
@@ -81,7 +83,9 @@ fn of_component(component: &Component) -> Result<Vec<World>> {
             list(names.into_iter())
         )));
     }
-    worlds.sort_by_key(|world| matches!(world, World::Command(Wasi::P2) | World::Server(Wasi::P2)));
+    worlds.sort_by_key(|world| {
+        matches!(world, World::Command(WasiVersion::P2) | World::Server(WasiVersion::P2))
+    });
     Ok(worlds)
 }
 

@@ -4,7 +4,7 @@ use super::Server;
 use crate::code::Code;
 use crate::outcome::{self, Outcome, Refusal};
 use crate::wasi::{self, Host};
-use crate::world::{Wasi, World};
+use crate::world::{WasiVersion, World};
 use shim_interface::Kind;
 use std::future::Future;
 use std::pin::Pin;
@@ -44,7 +44,7 @@ impl Linked {
             World::Command(_) => None,
         });
         let ready = match server {
-            Some(Wasi::P3) => ProxyPre::P3(p3::bindings::ServicePre::new(imports)?),
+            Some(WasiVersion::P3) => ProxyPre::P3(p3::bindings::ServicePre::new(imports)?),
             Some(_) => ProxyPre::P2(p2::bindings::ProxyPre::new(imports)?),
             None => {
                 return Err(Refusal::bad_module(

@@ -83,7 +83,7 @@ fn is_passed_on(name: &str) -> bool {
 }
 
 /// The begin of the names under which variables are carried that systemd does not pass on, such as
-/// `NOMAD_ALLOC_PORT_http-admin`; nothing if there are none. wasm-shim gives them back their names (its variables.rs).
+/// `NOMAD_ALLOC_PORT_http-admin`; nothing if there are none. wasm-shim gives them back their names (its carried.rs).
 pub fn carrier(env: &BTreeMap<String, String>) -> Option<String> {
     if env.keys().all(|name| is_passed_on(name)) {
         return None;
