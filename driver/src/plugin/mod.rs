@@ -16,6 +16,7 @@ mod driver;
 mod fingerprint;
 pub mod handshake;
 mod schema;
+mod sketch;
 
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -41,24 +42,16 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 pub use base::NAME;
+pub use sketch::sketch;
 
 use self::handshake::Terms;
 use crate::systemd::Systemd;
-use crate::task::config::PluginConfig;
-use crate::task::preview::Sketch;
-use crate::task::{self, Tasks};
+use crate::task::Tasks;
 
 /// A task's whole environment and configuration are in one message; gRPC's default of 4 MiB is what Go's side has.
 const MESSAGE_MAX: usize = 64 << 20;
 /// The host waits two seconds for our end; this lets the answer to `Shutdown` leave.
 const LOG_FLUSHES: Duration = Duration::from_millis(100);
-
-/// What a task would become under a plugin of this configuration. Asks no systemd and touches nothing.
-pub fn sketch(plugin_config: &[u8], task: proto::driver::TaskConfig) -> Result<Sketch, Error> {
-    let plugin = PluginConfig::decode(plugin_config).map_err(|error| Error::Message(crate::chain(&error)))?;
-    let config = convert::task_config(task).map_err(|status| Error::Message(status.message().to_owned()))?;
-    Sketch::new(&config, plugin).map_err(Error::Task)
-}
 
 /// The begin of the name of the socket's directory.
 const SOCKET_DIR: &str = "plugin-systemd-";
@@ -79,12 +72,6 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
-    /// What Nomad would send means nothing.
-    #[error("{0}")]
-    Message(String),
-    /// The unit that a task would become.
-    #[error(transparent)]
-    Task(task::Error),
     /// The server.
     #[error("serve Nomad's calls")]
     Serve {
