@@ -100,9 +100,11 @@ impl Shared {
         for rule in rules()? {
             bus.add_match_rule(rule).await?;
         }
-        sender.ask(&bus).await?;
         // systemd sends no signals of jobs and units to a connection that did not ask for them.
         connection.call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "Subscribe", &()).await?;
+        // Only now, since the bus keeps that call for a systemd that is about to come. Until the answer nothing is taken: who
+        // follows units catches up.
+        sender.ask(&bus).await?;
         Ok(connection)
     }
 

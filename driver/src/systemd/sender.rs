@@ -9,7 +9,7 @@ use zbus::fdo;
 use zbus::message::Message;
 use zbus::names::OwnedUniqueName;
 
-use super::connection::DESTINATION;
+use super::connection::{DESTINATION, FIRST_PAUSE};
 
 /// The bus itself, and the interface by which it speaks.
 pub(super) const BUS: &str = "org.freedesktop.DBus";
@@ -37,11 +37,18 @@ pub(super) enum From {
 }
 
 impl Sender {
-    /// Asks the bus who systemd is. The bus shall tell of changes by then.
+    /// Asks the bus who systemd is, and waits for it. The bus shall tell of changes by then.
     pub(super) async fn ask(&self, bus: &fdo::DBusProxy<'_>) -> zbus::Result<()> {
         loop {
             let changes = self.0.lock().changes;
-            let owner = bus.get_name_owner(DESTINATION.try_into()?).await?;
+            let owner = match bus.get_name_owner(DESTINATION.try_into()?).await {
+                // It has just answered a call, and executes itself anew.
+                Err(fdo::Error::NameHasNoOwner(_)) => {
+                    tokio::time::sleep(FIRST_PAUSE).await;
+                    continue;
+                }
+                owner => owner?,
+            };
             let mut known = self.0.lock();
             // The reader may have read of another one meanwhile, and the answer may be older.
             if known.changes == changes {
