@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! wasm-shim become [--carried PREFIX] -- PATH ARGV0 [ARGUMENT…]
-//! wasm-shim init   [--carried PREFIX] [--notify SOCKET|all] [--same DIRECTORY]… [--report] -- PATH ARGV0 [ARGUMENT…]
+//! wasm-shim init   [--carried PREFIX] [--notify SOCKET|all] [--same DIRECTORY]… [--inspectable] [--report] -- PATH ARGV0
+//!                  [ARGUMENT…]
 //! ```
 //!
 //! - `--carried`: variables whose names begin with this are given their own names (carried.rs).
@@ -10,6 +11,7 @@
 //!   its processes speak with systemd. Without it nobody has systemd's socket in the environment.
 //! - `--same`: the program does not run where another directory is at a path than the driver has prepared
 //!   ([`shim_interface::Same`]).
+//! - `--inspectable`: other processes of the user may look into the init, such as a driver that is not root.
 //! - `--report`: stdin is a connection, to which the init writes one line: empty when the program runs, the number of the
 //!   kernel's error when it cannot be executed, words when the init cannot do its part. The program gets an empty stdin.
 
@@ -61,6 +63,7 @@ struct Program {
     notify: Option<OsString>,
     same: Vec<Same>,
     report: bool,
+    inspectable: bool,
     path: OsString,
     argv: Vec<OsString>,
 }
@@ -74,6 +77,7 @@ impl Program {
                 "--notify" => program.notify = Some(words.next()?),
                 "--same" => program.same.push(Same::parse(words.next()?.to_str()?).ok()?),
                 "--report" => program.report = true,
+                "--inspectable" => program.inspectable = true,
                 "--" => break,
                 _ => return None,
             }
@@ -140,7 +144,9 @@ impl Program {
         for number in passed {
             let _ = close(number);
         }
-        init.be_as_it_was();
+        if self.inspectable {
+            init.allow_inspection();
+        }
         let ended: Ended = init.wait(true, notify.as_ref());
         end_like(ended)
     }

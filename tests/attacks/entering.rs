@@ -1,8 +1,11 @@
 //! The way into a task (`nomad alloc exec`): a process of the driver's that comes to where the attacker waits.
 
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tests::{Exit, Host, Job, Node, Task, eventually, program_of};
+use tests::{Exit, Host, Job, Node, Task, eventually, program, program_of, wasm};
 
 use super::{allow_root, appears, version};
 
@@ -287,4 +290,46 @@ async fn a_command_starts_nowhere_outside_of_the_tasks_view() {
     assert!(output.starts_with("/local\n") && !output.contains(&format!("\n{root}")), "{output}");
     assert!(output.contains("denied") || output.contains("No such file"), "{output}");
     node.destroy(&task, true).await.unwrap();
+}
+
+/// Tasks of a group have one user, who may look into processes of that user, and write into them. What a task is confined by is
+/// set up by wasm-shim, which such a neighbour can stop as soon as it is executed, before it protects itself.
+#[tokio::test]
+async fn nobody_gets_into_wasm_shim_not_even_before_it_protects_itself() {
+    const NOBODY: u32 = 65534;
+    let host = host!();
+    let node = Node::start(&host).await;
+    // The driver takes the right to read the program away when it starts a task.
+    assert_eq!(node.output_of(Job::shell("echo started")).await, "started\n");
+    let begun = |program: &Path, argument: &str| {
+        let mut command = std::process::Command::new(program);
+        let child = command.arg(argument).uid(NOBODY).gid(NOBODY).stderr(std::process::Stdio::null()).spawn();
+        Begun(child.expect("everybody may execute it"))
+    };
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let endless = directory.path().join("endless.wasm");
+    let module = "(module (memory (export \"memory\") 1) (func (export \"_start\") (loop $l br $l)))";
+    std::fs::write(&endless, wasm(module)).unwrap();
+    // It protects itself in no way when it is run by hand.
+    let shim = begun(&program("wasm-shim"), &endless.display().to_string());
+    let other = begun(Path::new("/bin/sleep"), "infinity");
+    let is_readable = |begun: &Begun| {
+        let mut command = std::process::Command::new("/bin/cat");
+        command.arg(format!("/proc/{}/environ", begun.0.id())).uid(NOBODY).gid(NOBODY);
+        command.output().unwrap().status.success()
+    };
+    assert!(is_readable(&other), "the control");
+    assert!(!is_readable(&shim));
+    assert!(std::fs::metadata(format!("/proc/{}/exe", shim.0.id())).is_ok(), "it runs");
+}
+
+/// A process that ends with the test.
+struct Begun(std::process::Child);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

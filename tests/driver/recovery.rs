@@ -283,7 +283,7 @@ async fn a_task_is_stopped_also_while_systemd_does_not_answer() {
 #[tokio::test]
 async fn a_start_survives_the_loss_of_the_bus_before_systemd_hears_of_it() {
     let Some(host) = Host::alone(Need::Systemd).await else { return };
-    let node = Node::start(&host).await;
+    let node = Node::over_the_bus(&host).await;
     // The second one finds its slice and all else prepared, so that the request for its unit is what is lost.
     for status in [3, 4] {
         host.run("systemctl", &["kill", "--signal=STOP", "dbus.service"]);

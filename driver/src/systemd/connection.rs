@@ -1,4 +1,4 @@
-//! The one connection to the bus, and the one future that reads it.
+//! The one connection to systemd, and the one future that reads it: as root to systemd itself, else over the bus.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, 
 use super::error::is_named;
 use super::features::{Features, Manager};
 use super::jobs::Jobs;
+use super::private::Private;
 use super::reload::Reloads;
 use super::sender::{BUS, From, Sender};
 use super::watch::Units;
@@ -81,6 +82,14 @@ impl Shared {
     }
 
     async fn connect_anew(self: &Arc<Self>) -> zbus::Result<Connection> {
+        if let Some(private) = self.private().await? {
+            // systemd sends all its signals there.
+            let builder = connection::Builder::socket(private).p2p().method_timeout(CALL_TIMEOUT);
+            let connection = builder.build().await?;
+            self.reloads.note_connection();
+            tokio::spawn(read(Arc::downgrade(self), MessageStream::from(&connection), None));
+            return Ok(connection);
+        }
         let builder = match self.manager() {
             Manager::System => connection::Builder::system(),
             // Where every user's bus is (systemd's `user@.service`), unless the environment says so.
@@ -95,7 +104,8 @@ impl Shared {
         // One stream for all messages keeps their order. It is read before anything is asked for: a full queue would
         // hold up the answers.
         let sender = Arc::new(Sender::default());
-        tokio::spawn(read(Arc::downgrade(self), MessageStream::from(&connection), Arc::clone(&sender)));
+        let reader = read(Arc::downgrade(self), MessageStream::from(&connection), Some(Arc::clone(&sender)));
+        tokio::spawn(reader);
         let bus = fdo::DBusProxy::new(&connection).await?;
         for rule in rules()? {
             bus.add_match_rule(rule).await?;
@@ -106,6 +116,16 @@ impl Shared {
         // follows units catches up.
         sender.ask(&bus).await?;
         Ok(connection)
+    }
+
+    /// The machine's systemd itself, which root reaches without the bus. Whoever names a bus means it.
+    async fn private(&self) -> zbus::Result<Option<Private>> {
+        let is_ours = self.manager() == Manager::System && rustix::process::geteuid().is_root();
+        if is_ours && std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_none() {
+            Ok(Private::connect().await?)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Asks for everything we follow of one unit.
@@ -230,7 +250,7 @@ impl Shared {
 fn read(
     shared: Weak<Shared>,
     mut messages: MessageStream,
-    sender: Arc<Sender>,
+    sender: Option<Arc<Sender>>,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         while let Some(Ok(message)) = messages.next().await {
@@ -238,7 +258,7 @@ fn read(
             if message.message_type() != MessageType::Signal {
                 continue;
             }
-            match sender.of(&message) {
+            match sender.as_ref().map_or(From::Systemd, |sender| sender.of(&message)) {
                 From::Systemd => {
                     if let Err(error) = shared.take(&message) {
                         tracing::warn!(error = crate::chain(&error), "a signal of systemd could not be read");

@@ -22,6 +22,7 @@ mod journal;
 mod name;
 mod nearest;
 mod patience;
+mod private;
 pub mod property;
 mod reload;
 mod run_line;

@@ -139,6 +139,9 @@ impl Shared {
         let failed = |source| Error::Make { what, directory: node.runtime_dir.clone(), source };
         // A compilation sees the host on it, too.
         beside_others(|| view::prepare(&node.wasm.root, &node.wasm.host_paths)).map_err(failed)?;
+        if let Ok(shim) = node.wasm.shim() {
+            beside_others(|| program::keep_unread(&shim));
+        }
         let (command, lease) = self.command(task, program, node, identity, stopped).await?;
         let place = Place::of(&node.runtime_dir, &task.unit);
         let started = self.launch(&place, command, task, node, &identity.id).await;

@@ -84,8 +84,6 @@ fn step<T>(step: &'static str, act: impl FnOnce() -> io::Result<T>) -> Result<T,
 pub struct Init {
     program: Pid,
     signals: SignalFd,
-    /// Could it be inspected before?
-    dumpable: bool,
 }
 
 impl Init {
@@ -115,11 +113,7 @@ impl Init {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = step("take over the signals", || Ok(SignalFd::with_flags(&SigSet::all(), flags)?))?;
         // Until the program can make the init do nothing any more (filter.rs).
-        let dumpable = step("protect itself", || {
-            let dumpable = prctl::get_dumpable()?;
-            prctl::set_dumpable(false)?;
-            Ok(dumpable)
-        })?;
+        step("protect itself", || Ok(prctl::set_dumpable(false)?))?;
         let made = step("make a process", || {
             process::make(|| {
                 // A filter may refuse it; then the program is in the session of the init.
@@ -135,13 +129,13 @@ impl Init {
             let _ = signal::kill(program, Signal::SIGKILL);
             return Err(error);
         }
-        Ok(Self { program, signals, dumpable })
+        Ok(Self { program, signals })
     }
 
-    /// Lets others of the same user inspect this process again, if they could before: the driver reads of it what commands
-    /// in the task shall have. To be called when nothing is open any more that the program may not have.
-    pub fn be_as_it_was(&self) {
-        let _ = prctl::set_dumpable(self.dumpable);
+    /// Lets others of the same user inspect this process: a driver that is not root reads of it what commands in the task
+    /// shall have. To be called when nothing is open any more that the program may not have.
+    pub fn allow_inspection(&self) {
+        let _ = prctl::set_dumpable(true);
     }
 
     /// Waits for the program's end. Reaps everything else, passes on the signals that this process gets if `forward`, and

@@ -65,16 +65,22 @@ impl Node {
     pub async fn configured(_host: &Host, options: &str) -> Self {
         // Not below /tmp: an ephemeral user's tasks have one of their own.
         let base = Path::new("/var/lib/nomad-driver-systemd");
-        std::fs::create_dir_all(base).expect("a directory for the test");
-        Self::in_directory(base, options, None).await
+        Self::in_directory(base, options, None, &[]).await
+    }
+
+    /// A plugin that speaks with systemd over the bus, as one that is not root's does, and not over systemd's own socket.
+    pub async fn over_the_bus(_host: &Host) -> Self {
+        let bus = ("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/dbus/system_bus_socket");
+        Self::in_directory(Path::new("/var/lib/nomad-driver-systemd"), "", None, &[bus]).await
     }
 
     /// A plugin with these options that is not root's, and has a user's own systemd run its tasks.
     pub async fn of_user(user: User, options: &str) -> Self {
-        Self::in_directory(&user.home(), &format!("manager = \"user\"\n{options}"), Some(user)).await
+        Self::in_directory(&user.home(), &format!("manager = \"user\"\n{options}"), Some(user), &[]).await
     }
 
-    async fn in_directory(base: &Path, options: &str, owner: Option<User>) -> Self {
+    async fn in_directory(base: &Path, options: &str, owner: Option<User>, env: &[(&str, &str)]) -> Self {
+        std::fs::create_dir_all(base).expect("a directory for the test");
         let data =
             tempfile::Builder::new().prefix("test-").tempdir_in(base).expect("a directory for the test");
         std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o711))
@@ -93,7 +99,7 @@ impl Node {
         if let Some(owner) = owner {
             owner.own(data.path());
         }
-        Self::launched(config, data, &[], owner).await
+        Self::launched(config, data, env, owner).await
     }
 
     /// A plugin that finds no bus.

@@ -372,6 +372,9 @@ fn preset(config: &TaskConfig, node: &NodeSpec) -> Result<Option<Preset>, Error>
 
 /// The task's variables: Nomad's, without those that the operator denies, the names of its sockets, and what the runner
 /// of a guest takes from there.
+/// Variables by which systemd tells of passed sockets (sd_listen_fds(3)).
+const OF_SYSTEMD: [&str; 4] = ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID"];
+
 fn environment(
     config: &TaskConfig,
     node: &NodeSpec,
@@ -380,6 +383,8 @@ fn environment(
 ) -> Result<BTreeMap<String, String>, Error> {
     let is_denied = |name: &str| node.policy.denies_variable(name);
     let mut env = env::of_task(&config.identity.env, is_denied, is_ephemeral);
+    // What systemd passes it says itself, and the init believes it.
+    env.retain(|name, _| !OF_SYSTEMD.contains(&name.as_str()));
     if !sockets.is_empty() {
         // All of them are of one unit, which would give all the same name.
         let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();

@@ -225,6 +225,8 @@ fn run(task: &TaskSpec, command: &Command, made: &HostResources) -> Vec<Property
                 words.extend(["--notify".to_owned(), place]);
             }
             words.extend(same);
+            // It has the user's rights to look into the init, and no others.
+            words.extend((task.identity == Identity::Driver).then(|| "--inspectable".to_owned()));
             words.extend(["--report".to_owned(), "--".to_owned(), path.display().to_string()]);
             // What looks for itself by its own name finds itself: a relative path is not one of the working directory.
             let is_relative = task.command.contains('/') && !task.command.starts_with('/');

@@ -9,7 +9,7 @@ mod loader;
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 pub use self::content::ProgramKind;
@@ -53,6 +53,26 @@ impl Program {
         match self {
             Self::Native { .. } => ProgramKind::Native,
             Self::Wasm { .. } => ProgramKind::Wasm,
+        }
+    }
+}
+
+/// Takes the right to read wasm-shim from everybody but root. The kernel then lets no process of the task's user into one
+/// that executes it (ptrace(2), "dumpable"), from the first moment on: the init of a task is confined and confines before
+/// neighbours of the same user can stop it and write into it.
+pub fn keep_unread(shim: &Path) {
+    const READ_BY_OTHERS: u32 = 0o044;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Ok(found) = std::fs::metadata(shim) else { return };
+    if found.mode() & READ_BY_OTHERS != 0 {
+        let mode = std::fs::Permissions::from_mode(found.mode() & 0o7777 & !READ_BY_OTHERS);
+        if let Err(error) = std::fs::set_permissions(shim, mode) {
+            tracing::warn!(
+                path = %shim.display(), %error,
+                "wasm-shim can be read by everybody, so tasks of one user can change each other's init; run `chmod go-r` on it"
+            );
         }
     }
 }

@@ -1,0 +1,118 @@
+//! systemd's own socket, on which root speaks with systemd without the bus.
+//!
+//! Nobody else can send us anything there: no signal in systemd's name, and no descriptor that takes an hour to close.
+//!
+//! On it systemd names itself as the sender of each message by its well-known name (`bus_init_private`, dbus.c), where
+//! D-Bus, and zbus with it, takes unique names alone. So the name is made one as it is read: it begins with a colon.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
+use zbus::export::async_trait::async_trait;
+
+/// Where systemd listens for root.
+const PATH: &str = "/run/systemd/private";
+/// The field of a message's header that names the sender, up to the first letter: code 7, a string of 24 bytes.
+const BEFORE: [u8; 8] = [7, 1, b's', 0, 24, 0, 0, 0];
+const NAME: &[u8] = b"org.freedesktop.systemd1\0";
+
+/// A connection to systemd itself.
+#[derive(Debug)]
+pub(super) struct Private(UnixStream);
+
+impl Private {
+    /// Nothing if this systemd has no such socket.
+    pub(super) async fn connect() -> io::Result<Option<Self>> {
+        match UnixStream::connect(PATH).await {
+            Ok(stream) => Ok(Some(Self(stream))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Socket for Private {
+    type ReadHalf = Reader;
+    type WriteHalf = Writer;
+
+    fn split(self) -> Split<Reader, Writer> {
+        let (read, write) = self.0.into_split();
+        Split::new(Reader(read), Writer(write))
+    }
+}
+
+/// What comes from systemd. Descriptors never do.
+#[derive(Debug)]
+pub(super) struct Reader(OwnedReadHalf);
+
+#[async_trait]
+impl ReadHalf for Reader {
+    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+        let count = self.0.read(buffer).await?;
+        make_unique(&mut buffer[..count]);
+        Ok((count, Vec::new()))
+    }
+
+    fn can_pass_unix_fd(&self) -> bool {
+        true
+    }
+}
+
+/// What goes to systemd.
+#[derive(Debug)]
+pub(super) struct Writer(OwnedWriteHalf);
+
+#[async_trait]
+impl WriteHalf for Writer {
+    async fn sendmsg(&mut self, buffer: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        let stream = self.0.as_ref();
+        let send = || {
+            let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(fds.len()))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            Ok(sendmsg(stream, &[IoSlice::new(buffer)], &mut ancillary, SendFlags::NOSIGNAL)?)
+        };
+        stream.async_io(Interest::WRITABLE, send).await
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        self.0.shutdown().await
+    }
+
+    fn can_pass_unix_fd(&self) -> bool {
+        true
+    }
+}
+
+/// The header of a message is read in one piece, after its first 16 bytes.
+fn make_unique(bytes: &mut [u8]) {
+    let field = [&BEFORE[..], NAME].concat();
+    if let Some(at) = bytes.windows(field.len()).position(|window| window == field) {
+        bytes[at + BEFORE.len()] = b':';
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zbus::names::UniqueName;
+
+    #[test]
+    fn the_sender_that_systemd_gives_becomes_a_unique_name() {
+        let mut message =
+            [b"\x01\0\0\0\x06\x01s\0".as_slice(), &BEFORE, NAME, b"org.freedesktop.systemd1\0"].concat();
+        make_unique(&mut message);
+        let name = &message[16..16 + NAME.len() - 1];
+        assert_eq!(name, b":rg.freedesktop.systemd1");
+        assert!(UniqueName::try_from(std::str::from_utf8(name).unwrap()).is_ok());
+        assert!(message.ends_with(NAME), "nothing else is another");
+    }
+}
