@@ -8,13 +8,14 @@ use zbus::message::Message;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 
 use super::checked::Checked;
-use super::connection::{DESTINATION, MANAGER, MANAGER_PATH, PROPERTIES, SERVICE, Shared, UNIT};
+use super::connection::{MANAGER, MANAGER_PATH, PROPERTIES, SERVICE, Shared, UNIT};
 use super::error::{Error, is_named, unfit};
 use super::features::{Features, Manager};
 use super::jobs::{JOB_TIMEOUT, JobEnds, job_of};
 use super::journal::{self, Ended};
 use super::name::UnitName;
 use super::patience::Patience;
+use super::sender::DESTINATION;
 use super::state::{InvocationId, Service};
 use super::transient::Property;
 use super::vocabulary::Vocabulary;

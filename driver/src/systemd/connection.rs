@@ -16,10 +16,9 @@ use super::features::{Features, Manager};
 use super::jobs::Jobs;
 use super::private::Private;
 use super::reload::Reloads;
-use super::sender::{BUS, From, Sender};
+use super::sender::{BUS, DESTINATION, From, Sender};
 use super::watch::Units;
 
-pub(super) const DESTINATION: &str = "org.freedesktop.systemd1";
 pub(super) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const UNIT_PATHS: &str = "/org/freedesktop/systemd1/unit";
 pub(super) const MANAGER: &str = "org.freedesktop.systemd1.Manager";

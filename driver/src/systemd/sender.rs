@@ -4,15 +4,20 @@
 //! likes. Only who sends it is stamped by the bus: so only what the owner of systemd's name sends is taken. systemd
 //! has another unique name when it has executed itself anew.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use zbus::fdo;
 use zbus::message::Message;
 use zbus::names::OwnedUniqueName;
 
-use super::connection::{DESTINATION, FIRST_PAUSE};
-
+/// The name of systemd on a bus.
+pub(super) const DESTINATION: &str = "org.freedesktop.systemd1";
 /// The bus itself, and the interface by which it speaks.
 pub(super) const BUS: &str = "org.freedesktop.DBus";
+
+/// Between two questions who systemd is.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The unique name of systemd on one connection.
 #[derive(Debug, Default)]
@@ -44,7 +49,7 @@ impl Sender {
             let owner = match bus.get_name_owner(DESTINATION.try_into()?).await {
                 // It has just answered a call, and executes itself anew.
                 Err(fdo::Error::NameHasNoOwner(_)) => {
-                    tokio::time::sleep(FIRST_PAUSE).await;
+                    tokio::time::sleep(PAUSE).await;
                     continue;
                 }
                 owner => owner?,

@@ -15,7 +15,8 @@ use tokio::sync::Mutex;
 
 use crate::systemd::{self, Property, Systemd};
 use crate::task::spec::TaskSpec;
-use crate::task::unit::{RESERVE, SHARE, SLICE, slice_of};
+use crate::task::unit::slice_of;
+use crate::task::unit::slices::{RESERVE, SHARE, SLICE};
 
 /// The cores that tasks share (Nomad v2.0.5, client/lib/cgroupslib).
 const SHARED_CORES: &str = "/sys/fs/cgroup/nomad.slice/share.slice/cpuset.cpus";

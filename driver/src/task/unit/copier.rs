@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use super::{SLICE, journal};
+use super::journal;
+use super::slices::SLICE;
 use crate::systemd::{Property, Stream, TransientUnit, UnitName};
 use crate::task::spec::{Identity, TaskSpec};
 

@@ -2,6 +2,7 @@
 
 mod copier;
 mod mounts;
+pub mod slices;
 mod sockets;
 
 use std::path::{Path, PathBuf};
@@ -17,14 +18,8 @@ use crate::task::spec::{Identity, Memory, Output, TaskSpec};
 
 pub use self::copier::copier;
 use self::mounts::{images, memory_pressure, mounts};
+use self::slices::{RESERVE, SHARE};
 use self::sockets::{address_filter, sockets};
-
-/// The slice of all our units. Nomad makes `nomad.slice` itself, behind systemd's back; this one is apart from it.
-pub const SLICE: &str = "nomad_tasks.slice";
-/// In it, as in Nomad's own tree, the tasks that share cores, and those that have some for themselves.
-pub const SHARE: &str = "nomad_tasks-share.slice";
-/// See [`SHARE`].
-pub const RESERVE: &str = "nomad_tasks-reserve.slice";
 
 /// The file system for the socket of a program that tells systemd about itself.
 const OF_NOTIFY: &str = "mode=0777,nosuid,nodev,noexec,size=4k,nr_inodes=8";

@@ -4,7 +4,8 @@ use crate::systemd::{Assignment, Bind, Meaning, Property};
 use crate::task::config::{Mount, Propagation};
 use crate::task::host::view::View;
 use crate::task::spec::TaskSpec;
-use crate::task::unit::{SLICE, slice_of};
+use crate::task::unit::slice_of;
+use crate::task::unit::slices::SLICE;
 
 /// Volumes and devices, as Nomad mounts them for its other drivers: with all that is mounted below.
 pub(super) fn mounts(task: &TaskSpec, mounts: &[Mount]) -> Vec<Property> {

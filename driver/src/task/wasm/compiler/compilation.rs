@@ -188,7 +188,7 @@ fn compile_unit(
         Property::MemoryMax(COMPILE_MEMORY),
         Property::CPUWeight(10),
         Property::RuntimeMax(COMPILE_TIME),
-        Property::Slice(crate::task::unit::SLICE),
+        Property::Slice(crate::task::unit::slices::SLICE),
     ]);
     // The moment keeps a process apart from an earlier one of its number.
     let moment = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
