@@ -43,19 +43,23 @@ impl Socket for Private {
 
     fn split(self) -> Split<Reader, Writer> {
         let (read, write) = self.0.into_split();
-        Split::new(Reader(read), Writer(write))
+        Split::new(Reader { stream: read, before: [0; BEFORE.len()] }, Writer(write))
     }
 }
 
 /// What comes from systemd. Descriptors never do.
 #[derive(Debug)]
-pub(super) struct Reader(OwnedReadHalf);
+pub(super) struct Reader {
+    stream: OwnedReadHalf,
+    /// The last bytes that were read: a message may come in pieces.
+    before: [u8; BEFORE.len()],
+}
 
 #[async_trait]
 impl ReadHalf for Reader {
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-        let count = self.0.read(buffer).await?;
-        make_unique(&mut buffer[..count]);
+        let count = self.stream.read(buffer).await?;
+        make_unique(&mut self.before, &mut buffer[..count]);
         Ok((count, Vec::new()))
     }
 
@@ -92,12 +96,16 @@ impl WriteHalf for Writer {
     }
 }
 
-/// The header of a message is read in one piece, after its first 16 bytes.
-fn make_unique(bytes: &mut [u8]) {
-    let field = [&BEFORE[..], NAME].concat();
-    if let Some(at) = bytes.windows(field.len()).position(|window| window == field) {
-        bytes[at + BEFORE.len()] = b':';
+/// Replaces the first letter of the name where the field is that, as far as it has come.
+fn make_unique(before: &mut [u8; BEFORE.len()], bytes: &mut [u8]) {
+    let all = [&before[..], bytes].concat();
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        let (field, rest) = all[at..].split_at(BEFORE.len());
+        if field == BEFORE && NAME.starts_with(&rest[..rest.len().min(NAME.len())]) {
+            *byte = b':';
+        }
     }
+    before.copy_from_slice(&all[all.len() - BEFORE.len()..]);
 }
 
 #[cfg(test)]
@@ -106,13 +114,18 @@ mod tests {
     use zbus::names::UniqueName;
 
     #[test]
-    fn the_sender_that_systemd_gives_becomes_a_unique_name() {
-        let mut message =
-            [b"\x01\0\0\0\x06\x01s\0".as_slice(), &BEFORE, NAME, b"org.freedesktop.systemd1\0"].concat();
-        make_unique(&mut message);
+    fn the_sender_that_systemd_gives_becomes_a_unique_name_in_whatever_pieces_it_comes() {
+        let sent = [b"\x01\0\0\0\x06\x01s\0".as_slice(), &BEFORE, NAME, NAME].concat();
+        let read = |piece: usize| {
+            let (mut message, mut before) = (sent.clone(), [0; BEFORE.len()]);
+            message.chunks_mut(piece).for_each(|bytes| make_unique(&mut before, bytes));
+            message
+        };
+        let message = read(sent.len());
         let name = &message[16..16 + NAME.len() - 1];
         assert_eq!(name, b":rg.freedesktop.systemd1");
         assert!(UniqueName::try_from(std::str::from_utf8(name).unwrap()).is_ok());
         assert!(message.ends_with(NAME), "nothing else is another");
+        assert!((1..sent.len()).all(|piece| read(piece) == message));
     }
 }
