@@ -124,7 +124,7 @@ fn let_a_tick_pass() {
 
 #[test]
 fn an_entry_is_found_as_it_was_published_or_not_at_all() {
-    let code = vec(any::<u8>(), 0..200);
+    let code = vec(any::<u8>(), 1..200);
     let inputs = (vec(code, 4), vec(damage(), 0..5), any::<bool>());
     for_all("cached-code", 400, &inputs, |(codes, damages, is_another_life)| {
         let directory = tempfile::tempdir().unwrap();
