@@ -33,23 +33,19 @@ pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String>
         ));
     }
     if let Some(directory) = &node.wasm.shim_dir {
-        let missing =
-            ["wasm-shim", "wasm-shim-compile"].into_iter().find(|name| !directory.join(name).is_file());
-        let idle = ["wasm-shim", "wasm-shim-compile"]
-            .into_iter()
-            .find(|name| access(directory.join(name), Access::EXEC_OK).is_err());
-        if let (None, Some(name)) = (missing, idle) {
-            let program = directory.join(name);
-            return Some(format!(
-                "plugin option `shim_dir`: {program} cannot be executed; run `chmod 0755 {program}`, and see that the file system is \
-                 not mounted with `noexec`",
-                program = program.display()
-            ));
-        }
-        if let Some(name) = missing {
+        let programs = ["wasm-shim", "wasm-shim-compile"];
+        if let Some(name) = programs.into_iter().find(|name| !directory.join(name).is_file()) {
             return Some(format!(
                 "plugin option `shim_dir`: {} has no {name}; install both programs there, or leave the option out",
                 directory.display()
+            ));
+        }
+        let mut paths = programs.into_iter().map(|name| directory.join(name));
+        if let Some(program) = paths.find(|program| access(program, Access::EXEC_OK).is_err()) {
+            return Some(format!(
+                "plugin option `shim_dir`: {program} cannot be executed; run `chmod a+x {program}`, and see that the file system is \
+                 not mounted with `noexec`",
+                program = program.display()
             ));
         }
     }
