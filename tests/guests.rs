@@ -1,4 +1,4 @@
-//! Programs of the real world as guests of `wasm-shim`: what compilers and standard libraries make of Rust, C and Python.
+//! Real-world programs as guests of `wasm-shim`: the output of compilers and standard libraries of Rust, C and Python.
 //!
 //! `tests/guests/build` builds them.
 
@@ -17,7 +17,7 @@ const TRAPPED: i32 = 134;
 
 /// The same program for each generation of WASI.
 const COMMANDS: [&str; 3] = ["command_p1", "command_p2", "command_p3"];
-/// The same server for both generations that have servers.
+/// The same server for both generations that support servers.
 const SERVERS: [&str; 2] = ["server_p2", "server_p3"];
 
 #[test]
@@ -89,7 +89,7 @@ fn a_command_waits_as_long_as_it_wants() {
     }
 }
 
-/// What SQLite should find in the rows that `guests/sqlite.c` makes.
+/// The result that SQLite should return for the rows that `guests/sqlite.c` creates.
 fn found_by_hand() -> String {
     let share = |number: u64| number * 7919 % 1000;
     let numbers = 1..=100_000;
@@ -205,12 +205,12 @@ fn a_server_fetches_from_another_when_it_may() {
     }
 }
 
-/// How `command` ends when it is fed with `text`.
+/// How `command` ends with `text` as its input.
 fn fed(command: &mut Command, text: String) -> End {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    // It may end before it has read all.
+    // The guest may exit before it has read everything.
     std::thread::spawn(move || stdin.write_all(text.as_bytes()));
     End(within(SOON, "the end of a process", move || child.wait_with_output().unwrap()))
 }
@@ -219,9 +219,9 @@ fn fed(command: &mut Command, text: String) -> End {
 fn serve(desk: &Desk, line: &[&str]) -> (Running, String) {
     let mut serving =
         Running::start_speaking(desk.shim(&[&["serve", "--addr", "127.0.0.1:0"], line].concat()));
-    let said = serving.line();
-    let address = said.trim_end().strip_prefix("wasm-shim: serving on http://");
-    let address = address.unwrap_or_else(|| panic!("{said}")).trim_end_matches('/').to_owned();
+    let output = serving.line();
+    let address = output.trim_end().strip_prefix("wasm-shim: serving on http://");
+    let address = address.unwrap_or_else(|| panic!("{output}")).trim_end_matches('/').to_owned();
     (serving, address)
 }
 

@@ -31,22 +31,23 @@ pub struct Cli {
     pub run: Run,
 }
 
-/// What this process is asked for.
+/// The command line of this process.
 #[derive(Debug)]
-pub enum Asked {
-    /// What its first word says.
+pub enum Invocation {
+    /// A subcommand.
     Command(Command),
     /// The short form, `wasm-shim FILE`.
     File(Run),
 }
 
-impl Asked {
+impl Invocation {
     /// The command line of this process.
     ///
-    /// What tasks are started with is read by itself: to define all the others takes as long as to load a guest.
+    /// The commands that tasks are started with are parsed alone: to define all the others takes as long as to load a
+    /// guest.
     ///
     /// # Errors
-    /// When it is wrong, or asks for help, which is in the error then.
+    /// When the command line is invalid, or requests help; the error contains the help text.
     pub fn read() -> Result<Self, clap::Error> {
         #[derive(Parser)]
         #[command(
@@ -122,34 +123,34 @@ pub struct Grants {
     pub no_cache: bool,
 }
 
-/// A guest and all that was said about it, whether it runs or serves.
+/// A guest and all its settings, whether it runs or serves.
 #[derive(Clone, Debug)]
 pub struct Guest {
-    /// The file, example `hello.wasm`.
+    /// The file, for example `hello.wasm`.
     pub file: PathBuf,
-    /// Its `argv[0]`, example `hello.wasm`.
+    /// The guest's `argv[0]`, for example `hello.wasm`.
     pub name: String,
-    /// What messages call it: the name that was given, or else the file, example `/srv/hello.wasm`.
+    /// The guest's name in messages: the name that was set, or else the file, for example `/srv/hello.wasm`.
     pub label: String,
-    /// Its arguments, without its name.
+    /// The arguments, without `argv[0]`.
     pub args: Vec<String>,
-    /// Its variables; of two with one name, the last one.
+    /// The variables; of two with the same name, the last one.
     pub env: Vec<Var>,
-    /// Its directories.
+    /// The directories.
     pub dirs: Vec<Directory>,
     /// Network access.
     pub network: Network,
     /// Limits and features.
     pub wasm: Wasm,
-    /// What else of WASI it has.
+    /// The other WASI grants.
     pub wasi: WasiGrants,
-    /// Is precompiled code trusted?
+    /// Whether precompiled code is trusted.
     pub allow_precompiled: bool,
-    /// May compiled code be kept?
+    /// Whether the compiled code may be cached.
     pub cached: bool,
-    /// What to call in the place of its program, example `add`.
+    /// The function to call instead of the program, for example `add`.
     pub invoke: Option<String>,
-    /// Where its memory is written when it traps.
+    /// The file to which the memory is written after a trap.
     pub coredump: Option<PathBuf>,
 }
 
@@ -158,7 +159,7 @@ impl Guest {
         grants.same.iter().try_for_each(Same::check)?;
         let base = || file.file_name().map(|base| base.to_string_lossy().into_owned());
         let wasi = WasiGrants::resolve(&grants.wasi, grants.config_env.as_deref())?;
-        // WASI would pass both of two variables with one name.
+        // WASI would pass two variables of the same name.
         let overridden =
             |index: usize, var: &Var| grants.env[index + 1..].iter().any(|later| later.name == var.name);
         let env = grants.env.iter().enumerate().filter(|(index, var)| !overridden(*index, var));
@@ -202,10 +203,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// The guest that is to run.
+    /// The guest to run.
     ///
     /// # Errors
-    /// When a setting is unknown or its value no good; the message names it.
+    /// When a setting is unknown or its value is invalid; the message names it.
     pub fn guest(&self) -> Result<Guest, String> {
         let (file, args) = self.file_and_args.split_first().ok_or("name a file to run")?;
         let guest = Guest::resolve(Path::new(file), args, &self.grants)?;
@@ -232,7 +233,7 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// The guest that is to serve.
+    /// The guest to serve with.
     ///
     /// # Errors
     /// As [`Run::guest`].
@@ -278,7 +279,7 @@ pub struct Http {
 }
 
 impl Default for Http {
-    /// As if nothing was said.
+    /// The defaults of the command line.
     fn default() -> Self {
         #[derive(Parser)]
         struct Only {
@@ -290,14 +291,14 @@ impl Default for Http {
 }
 
 /// Reads an address with a port; a name, such as `localhost:8080`, is looked up.
-fn address(said: &str) -> Result<SocketAddr, String> {
-    let found = said.to_socket_addrs().map(|mut addresses| addresses.next());
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let found = text.to_socket_addrs().map(|mut addresses| addresses.next());
     let wanted = "an address and a port are wanted, such as 127.0.0.1:8080, [::1]:8080 or localhost:8080";
     found.map_err(|error| format!("{wanted} ({error})"))?.ok_or_else(|| wanted.to_owned())
 }
 
-fn at_least_1(said: &str) -> Result<usize, String> {
-    let number = digits::<u32>(said).filter(|number| *number > 0);
+fn at_least_1(text: &str) -> Result<usize, String> {
+    let number = digits::<u32>(text).filter(|number| *number > 0);
     number
         .and_then(|number| number.try_into().ok())
         .ok_or_else(|| format!("expected a number from 1 to {}", u32::MAX))
@@ -331,7 +332,7 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    /// The guest that is looked at.
+    /// The guest to inspect.
     ///
     /// # Errors
     /// As [`Run::guest`].
@@ -389,8 +390,8 @@ mod tests {
     #[test]
     fn of_two_variables_with_one_name_the_last_one_counts() {
         let guest = run(&["--env", "A=1", "--env", "B=2", "--env", "A=3", "x.wasm"]);
-        let said: Vec<_> = guest.env.iter().map(|var| (var.name.as_str(), var.value.as_str())).collect();
-        assert_eq!(said, [("B", "2"), ("A", "3")]);
+        let variables: Vec<_> = guest.env.iter().map(|var| (var.name.as_str(), var.value.as_str())).collect();
+        assert_eq!(variables, [("B", "2"), ("A", "3")]);
     }
 
     #[test]
@@ -426,7 +427,7 @@ mod tests {
             prop_assert!(
                 own.last().is_some_and(|file| Path::new(file) == guest.file) || guest.args.is_empty()
             );
-            // What the guest is passed grants it nothing.
+            // The arguments of the guest grant it nothing.
             let word = |name: &str| own.iter().any(|word| word.starts_with(name));
             prop_assert!(guest.dirs.is_empty() || word("--dir"));
             prop_assert!(guest.env.is_empty() || word("--env"));

@@ -1,4 +1,4 @@
-//! From the file that was asked for to code that can run: recognise, look in the cache, compile, load.
+//! From the requested file to code that can run: recognise, look in the cache, compile, load.
 //!
 //! ```text
 //!                 precompiled, and --allow-precompiled
@@ -24,28 +24,29 @@ use std::sync::Arc;
 use wasmtime::error::Context as _;
 use wasmtime::{Config, Error, Result, bail};
 
-/// Native code that was recognised or made, and may be loaded.
+/// Native code that was recognised or compiled, and may be loaded.
 pub struct Artifact(Arc<File>);
 
 impl Artifact {
-    /// Loads it into an engine with `config`.
+    /// Loads the code into an engine with `config`.
     ///
     /// # Errors
-    /// When it was made for another version, configuration or CPU, or the engine cannot be made.
+    /// When it was compiled for another version, configuration or CPU, or the engine cannot be created.
     pub fn load(&self, config: &Config) -> Result<Code> {
         #[expect(unsafe_code, reason = "this is where it is decided whom to trust")]
         // SAFETY: an artifact comes from our compiler, through memory or through a directory that only the user can
-        // write, where it is replaced and never changed; or from the user, who vouches for it with --allow-precompiled.
+        // write, where files are replaced and never changed; or from the user, who vouches for it with
+        // --allow-precompiled.
         unsafe {
             code::load(&self.0, config)
         }
     }
 }
 
-/// The code of `guest`, in an engine with `config`, which is made for `tuning`; and where it is from.
+/// The code of `guest`, in an engine with `config`, which must be for `tuning`; and the artifact it was loaded from.
 ///
 /// # Errors
-/// When the file cannot be read, is not what the shim runs, or cannot be compiled; each names the file.
+/// When the file cannot be read, is not supported, or cannot be compiled; each message names the file.
 pub fn open(guest: &Guest, tuning: &Tuning, config: &Config) -> Result<(Code, Artifact)> {
     let name = &guest.label;
     let mut file = content_of(&guest.file).with_context(|| format!("open `{}`", guest.file.display()))?;
@@ -67,7 +68,7 @@ pub fn open(guest: &Guest, tuning: &Tuning, config: &Config) -> Result<(Code, Ar
     }
 }
 
-/// The file of that path, or what comes on standard input for `-`.
+/// The file at the path, or the content of standard input for `-`.
 fn content_of(path: &Path) -> io::Result<File> {
     if path != Path::new("-") {
         return File::open(path);
@@ -78,7 +79,7 @@ fn content_of(path: &Path) -> io::Result<File> {
     Ok(whole)
 }
 
-/// Becomes `wasm-shim-compile` and compiles as `args` say.
+/// Replaces this process by `wasm-shim-compile`, which compiles as `args` request.
 ///
 /// # Errors
 /// When a setting is unknown, or the compiler cannot be started.
@@ -93,13 +94,13 @@ pub fn compile(args: &Compile) -> Result<()> {
 fn compiled(guest: &Guest, wasm: &[u8], tuning: &Tuning, config: &Config) -> Result<(Code, Artifact)> {
     cache::refuse_grants_of_it(&guest.dirs)?;
     let entry = if guest.cached { Entry::of(wasm, tuning)? } else { None };
-    // One that does not load, say after a change of CPU, is like none.
+    // An entry that does not load, for example after a change of CPU, counts as missing.
     if let Some(Ok(loaded)) = entry.as_ref().and_then(Entry::open).map(|file| load(file, config)) {
         return Ok(loaded);
     }
     let mut artifact = run_compiler(&guest.label, wasm, tuning)?;
-    // The entry is preferred, as all guests that map it share it; but a full disk must not keep one from running, nor
-    // a file system from which nothing may be executed.
+    // The entry is preferred, as all guests that map it share its memory. But neither a full disk nor a `noexec` file
+    // system may keep a guest from running.
     if let Some(entry) = entry
         && let Ok(file) = entry.put(&mut artifact)
         && let Ok(loaded) = load(file, config)
@@ -115,11 +116,11 @@ fn load(file: File, config: &Config) -> Result<(Code, Artifact)> {
     Ok((artifact.load(config)?, artifact))
 }
 
-/// The compiler's exit code when its input is at fault.
+/// The compiler's exit code for an invalid input.
 const BAD_INPUT: i32 = 1;
 
-/// Compiles `wasm` in a child process. The bytes go through a pipe, and not by the file's path: it may have been replaced
-/// since they were hashed.
+/// Compiles `wasm` in a child process. The bytes go through a pipe and are not read again from
+/// the path, because the file may have been replaced since they were hashed.
 fn run_compiler(name: &str, wasm: &[u8], tuning: &Tuning) -> Result<File> {
     let compiler = compiler()?;
     let mut artifact = process::memory_file().context("create a file in memory")?;
@@ -133,19 +134,19 @@ fn run_compiler(name: &str, wasm: &[u8], tuning: &Tuning) -> Result<File> {
         .spawn()
         .map_err(|error| cannot_start(&compiler, error))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A compiler that stops reading says why on its standard error.
+        // A compiler that stops reading reports the reason on its standard error.
         let _ = stdin.write_all(wasm);
     }
     let end = child.wait_with_output()?;
     if !end.status.success() {
-        let said = String::from_utf8_lossy(&end.stderr);
-        let said = said.trim().trim_start_matches("wasm-shim-compile: ");
-        match (said, end.status.code()) {
+        let text = String::from_utf8_lossy(&end.stderr);
+        let text = text.trim().trim_start_matches("wasm-shim-compile: ");
+        match (text, end.status.code()) {
             ("", _) | (_, None) => {
-                bail!("compile `{name}`: the compiler ended with {}; did it lack memory? {said}", end.status)
+                bail!("compile `{name}`: the compiler ended with {}; did it lack memory? {text}", end.status)
             }
-            (_, Some(BAD_INPUT)) => return Err(Refusal::bad_module(said)),
-            _ => bail!("{said}"),
+            (_, Some(BAD_INPUT)) => return Err(Refusal::bad_module(text)),
+            _ => bail!("{text}"),
         }
     }
     artifact.rewind()?;

@@ -1,10 +1,12 @@
-//! The user's cache of compiled guests, for use by hand; below Nomad the driver keeps its own and passes precompiled files.
+//! The user's cache of compiled guests, for use by hand; under Nomad, the driver keeps its own cache and passes
+//! precompiled files.
 //!
-//! It lives in `$XDG_CACHE_HOME/wasm-shim` or `~/.cache/wasm-shim`. Whoever can write there can run code as the user, so
-//! the directory must be the user's alone. An entry is named after the engine, what it was tuned for, and the content's
-//! SHA-256; it appears complete or not at all, and is never changed afterwards, because running guests have it mapped.
-//! It ends with a checksum of its name and all its bytes: one that a disk has damaged, or that was copied to a wrong name,
-//! is not run but replaced. The entries that were not used for longest go when all of them are too large together.
+//! The cache is `$XDG_CACHE_HOME/wasm-shim` or `~/.cache/wasm-shim`. Whoever can write there can run code as the user,
+//! so the directory must be accessible to the user alone. An entry is named after the engine, its tuning, and the
+//! SHA-256 of the content. An entry appears complete or not at all, and is never changed afterwards, because running
+//! guests have it mapped. It ends with a checksum of its name and all its bytes: an entry that a disk has damaged, or
+//! that was copied to a wrong name, is not run but replaced. If all entries together are too large, the least recently
+//! used ones are evicted.
 
 use crate::engine::{self, Tuning};
 use crate::{process, publish};
@@ -18,22 +20,22 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use wasmtime::{Result, ensure};
 
-/// How large all entries may be together, in bytes.
+/// The maximum size of all entries together, in bytes.
 const SIZE_MAX: u64 = 1 << 30;
-/// How long the checksum at the end of an entry is, in bytes.
+/// The length of the checksum at the end of an entry, in bytes.
 const SEAL: usize = 4;
 
-/// The place of one guest's code.
+/// The cache entry of one guest's code.
 pub struct Entry {
     directory: PathBuf,
     name: String,
 }
 
 impl Entry {
-    /// The place for the code of `wasm`, or none if there is no directory for a cache.
+    /// The entry for the code of `wasm`, or none if there is no directory for a cache.
     ///
     /// # Errors
-    /// When the directory is not the user's alone.
+    /// When the directory does not belong to the user alone.
     pub fn of(wasm: &[u8], tuning: &Tuning) -> Result<Option<Self>> {
         let mut name = format!("{}-", engine::VERSION);
         for byte in Sha256::digest(wasm) {
@@ -47,11 +49,11 @@ impl Entry {
         Ok(directory()?.map(|directory| Self { directory, name }))
     }
 
-    /// The code, if it is there and undamaged.
+    /// The code, if it exists and is undamaged.
     pub fn open(&self) -> Option<File> {
         let mut file = File::open(self.path()).ok()?;
         if self.is_whole(&mut file).unwrap_or(false) {
-            // That it was used; a cache that cannot be written is of use all the same.
+            // Records the use; a read-only cache is still useful.
             let _ = file.set_modified(SystemTime::now());
             return Some(file);
         }
@@ -67,7 +69,7 @@ impl Entry {
         Ok(self.seal(code) == *seal)
     }
 
-    /// Against damage, not against forgery: nobody else can write here.
+    /// Protects against damage, not against forgery: nobody else can write here.
     fn seal(&self, code: &[u8]) -> [u8; SEAL] {
         let mut checksum = crc32fast::Hasher::new();
         checksum.update(self.name.as_bytes());
@@ -75,7 +77,7 @@ impl Entry {
         checksum.finalize().to_le_bytes()
     }
 
-    /// Puts `code` in the place, and opens it there.
+    /// Stores `code` in the entry, and opens it there.
     ///
     /// # Errors
     /// When the disk is full or the directory cannot be written.
@@ -94,8 +96,8 @@ impl Entry {
     }
 }
 
-/// Removes the entries that were not used for longest until all are small enough. `newest` stays in any case. Guests
-/// that run have theirs mapped and keep it.
+/// Removes the least recently used entries until the cache is small enough. `newest` always stays. Running guests have
+/// their entry mapped and keep it.
 fn evict(directory: &Path, newest: &str) {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut entries: Vec<_> = entries
@@ -108,29 +110,30 @@ fn evict(directory: &Path, newest: &str) {
     for (metadata, path) in entries {
         size = size.saturating_add(metadata.len());
         if size > SIZE_MAX {
-            // Another shim may have been faster.
+            // Another shim may have removed it first.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// Where the cache is, or would be.
+/// The path of the cache, whether or not it exists.
 fn place() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
     base.map(|base| base.join("wasm-shim"))
 }
 
-/// Does nothing if a guest with `dirs` cannot write to the cache.
+/// Checks that a guest with `dirs` cannot write to the cache.
 ///
 /// # Errors
-/// When it can: it could put native code there, which would be run at its next start, or at that of another guest.
+/// When the guest can: it could store native code there, which would be run at the next start of this guest or of
+/// another one.
 pub fn refuse_grants_of_it(dirs: &[Directory]) -> Result<()> {
     place().map_or(Ok(()), |place| refuse_grants_of(&place, dirs))
 }
 
 fn refuse_grants_of(place: &Path, dirs: &[Directory]) -> Result<()> {
-    // Looked for once: another shim may make it meanwhile.
+    // Looked up once: another shim may create it meanwhile.
     let cache = place.canonicalize().ok();
     let nearest = || place.ancestors().find_map(|found| found.canonicalize().ok());
     let Some(found) = cache.clone().or_else(nearest) else { return Ok(()) };
@@ -152,7 +155,7 @@ fn refuse_grants_of(place: &Path, dirs: &[Directory]) -> Result<()> {
     Ok(())
 }
 
-/// The cache's directory, or none if there is no place for one.
+/// The cache's directory, or none if there is no path for one.
 fn directory() -> Result<Option<PathBuf>> {
     let Some(directory) = place() else { return Ok(None) };
     let found = fs::symlink_metadata(&directory).or_else(|_| {
@@ -179,7 +182,7 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Write as _;
 
-    /// What can happen to a file on a disk.
+    /// A kind of damage that a disk can do to a file.
     fn damage(bytes: &mut Vec<u8>, kind: u8, at: prop::sample::Index, byte: u8) {
         let at = at.index(bytes.len());
         match kind {

@@ -1,7 +1,8 @@
-//! Variables whose names systemd does not pass on, such as `NOMAD_ALLOC_PORT_http-admin`.
+//! Variables whose names systemd does not accept, such as `NOMAD_ALLOC_PORT_http-admin`.
 //!
-//! systemd gives a process only variables whose names have letters, digits and `_`. So the driver gives each of the
-//! others a name of its own, and this program, which the unit runs in the place of the task's, puts them back:
+//! systemd gives a process only variables whose names consist of letters, digits and `_`. So the driver gives each of
+//! the other variables a substitute name, and this program, which the unit runs in place of the task's program,
+//! restores them:
 //!
 //! ```text
 //! PREFIX0=NAME=VALUE ──► NAME=VALUE
@@ -10,7 +11,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-/// A variable as the program shall have it, `NAME=VALUE`.
+/// A variable in the form for the program, `NAME=VALUE`.
 pub fn restored((name, value): (OsString, OsString), prefix: Option<&OsStr>) -> OsString {
     if prefix.is_some_and(|prefix| name.as_bytes().starts_with(prefix.as_bytes())) {
         return value;

@@ -1,6 +1,6 @@
 //! Maps precompiled code into the process, so that it can run.
 //!
-//! All of it is mapped from the file, and untouched pages are never read; the tasks of one guest share them.
+//! All code is mapped from the file, and untouched pages are never read; the tasks of one guest share the pages.
 #![expect(unsafe_code, reason = "precompiled code cannot be checked, and is mapped executable")]
 
 use crate::content::{Content, Format, HEAD, recognise};
@@ -12,7 +12,7 @@ use wasmtime::component::Component;
 use wasmtime::error::Context as _;
 use wasmtime::{Config, CustomCodeMemory, Engine, Module, Result, bail, ensure};
 
-/// A guest that is ready to be linked, in its own engine.
+/// A guest ready to be linked, in its own engine.
 pub enum Code {
     /// A core module.
     Module(Module),
@@ -23,11 +23,11 @@ pub enum Code {
 /// Loads the artifact in `file` into an engine with `config`.
 ///
 /// # Safety
-/// The file is native code and becomes a part of this process: it must have been made by a compiler that the user
-/// trusts, for the content that the user asked for, and nobody may change it in place as long as the process lives.
+/// The file is native code and becomes a part of this process: it must have been written by a compiler that the user
+/// trusts, for the content that the user requested, and nobody may change it in place during the life of the process.
 ///
 /// # Errors
-/// When it is no artifact, is truncated, or was made for another version, configuration or CPU.
+/// When it is not an artifact, is truncated, or was compiled for another version, configuration or CPU.
 pub unsafe fn load(file: &Arc<File>, config: &Config) -> Result<Code> {
     let mut head = [0; HEAD];
     file.read_exact_at(&mut head, 0).context("read its header")?;
@@ -39,11 +39,11 @@ pub unsafe fn load(file: &Arc<File>, config: &Config) -> Result<Code> {
     config.with_custom_code_memory(Some(Arc::new(ExecutableFile::new(file, &head)?)));
     let engine = Engine::new(&config)?;
     Ok(match kind {
-        // SAFETY: what this asks for is what our caller promised.
+        // SAFETY: our caller promised what this call requires.
         Format::Module => Code::Module(unsafe { Module::deserialize_open_file(&engine, file.try_clone()?)? }),
         Format::Component => {
-            // Only a path is accepted here, but it must lead to the file whose code `ExecutableFile` maps, even if the
-            // original path is replaced at this moment.
+            // Only a path is accepted here, but the path must lead to the file whose code `ExecutableFile` maps, even
+            // if the original path is replaced at this moment.
             let path = format!("/proc/self/fd/{}", file.as_raw_fd());
             // SAFETY: as above.
             Code::Component(unsafe { Component::deserialize_file(&engine, path)? })
@@ -51,25 +51,25 @@ pub unsafe fn load(file: &Arc<File>, config: &Config) -> Result<Code> {
     })
 }
 
-/// Makes the code of one artifact executable where `MemoryDenyWriteExecute=` forbids to change writable memory to
-/// executable: by mapping the same part of the file once more, executable from the start.
+/// Makes the code of one artifact executable where `MemoryDenyWriteExecute=` forbids changing writable memory to
+/// executable. It maps the same part of the file once more, executable from the start.
 ///
-/// This works because artifacts have no relocations: the code in the file is the code that runs. A file in memory can
-/// be mapped like this too, so that there is no second way, and no call of mprotect that makes anything executable.
+/// This works because artifacts have no relocations: the code in the file is the code that runs. A memory file can be
+/// mapped in the same way, so that there is a single code path, and no call of mprotect makes anything executable.
 struct ExecutableFile {
-    /// The file that was opened and recognised, whatever its path leads to by now.
+    /// The file that was opened and recognised, whatever its path leads to now.
     file: Arc<File>,
-    /// Where the code is in the file, in bytes; a multiple of the page size.
+    /// The offset of the code in the file, in bytes; a multiple of the page size.
     offset: u64,
-    /// How long it is, in bytes.
+    /// The length of the code, in bytes.
     len: u64,
 }
 
 const PAGE: usize = 4096;
 
 impl ExecutableFile {
-    /// Looks for the executable section, of which an artifact has one: a component keeps the code of all its modules in
-    /// it. The numbers are those of a 64-bit ELF file, in this machine's byte order.
+    /// Finds the executable section. An artifact has one: a component keeps the code of all its modules in it. The
+    /// offsets are those of a 64-bit ELF file, in this machine's byte order.
     fn new(file: &Arc<File>, head: &[u8; HEAD]) -> Result<Self> {
         const SECTION: usize = 64;
         const SHF_EXECINSTR: u64 = 4;
@@ -94,8 +94,8 @@ impl ExecutableFile {
         Ok(Self { file: Arc::clone(file), offset, len })
     }
 
-    /// Checks that `code`, which wasmtime took from the file, is what will be mapped in its place: the same length, the
-    /// same start and end. Reading all of it would cost what mapping saves.
+    /// Checks that `code`, which wasmtime took from the file, matches what will be mapped in its place: the same
+    /// length, the same start and end. Reading all of it would cost as much as mapping saves.
     fn is_what_replaces(&self, code: &[u8]) -> Result<()> {
         ensure!(code.len() as u64 == self.len, "its code has another length than its section table says");
         let edge = code.len().min(64);
@@ -109,7 +109,7 @@ impl ExecutableFile {
     }
 }
 
-/// The 64-bit number at `at`, which the caller keeps within the array.
+/// The 64-bit number at `at`, where the caller keeps `at` within the array.
 fn word(bytes: &[u8; 64], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&bytes[at..at + 8]);
@@ -122,11 +122,11 @@ impl CustomCodeMemory for ExecutableFile {
     }
 
     fn publish_executable(&self, start: *const u8, len: usize) -> Result<()> {
-        // SAFETY: wasmtime hands us the readable range to which it mapped the code, and does not write to it any more.
+        // SAFETY: wasmtime hands us the readable range to which it mapped the code, and no longer writes to it.
         self.is_what_replaces(unsafe { std::slice::from_raw_parts(start, len) })?;
-        // SAFETY: the range is aligned to pages. What is mapped over it are the same bytes, also behind `len` to the end
-        // of its last page: the place in the file was just checked, and the caller of `load` promised that nobody
-        // changes the file. So whoever refers to the range sees no change. It is unmapped by its owner.
+        // SAFETY: the range is aligned to pages. The bytes that are mapped over it are the same, also beyond `len` to
+        // the end of its last page: the offset in the file was just checked, and the caller of `load` promised that
+        // nobody changes the file. So whoever refers to the range sees no change. Its owner unmaps the range.
         let mapped = unsafe {
             libc::mmap(
                 start.cast_mut().cast(),

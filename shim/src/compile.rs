@@ -1,10 +1,10 @@
-//! `wasm-shim-compile`: turns a WebAssembly module or component into native code for `wasm-shim`.
+//! `wasm-shim-compile`: compiles a WebAssembly module or component to native code for `wasm-shim`.
 //!
-//! It needs no privileges, no network and no files when it works from stdin to stdout, and is meant to be run so:
+//! When it works from stdin to stdout, it needs no privileges, no network and no files, and it should be run like this:
 //! compiling takes seconds and hundreds of megabytes for large components, and the input may be hostile.
 //!
-//! Exit codes: 0; 1 when the input is at fault, so that trying again is of no use; 2 for everything else (options,
-//! reading, writing). One line on stderr says which.
+//! Exit codes: 0; 1 for an invalid input, so that a retry is useless; 2 for everything else (options, reading,
+//! writing). One line on stderr states the reason.
 #![forbid(unsafe_code)]
 
 use clap::Parser;
@@ -56,7 +56,7 @@ struct Args {
     engine_key: bool,
 }
 
-/// What code will be used for.
+/// The purpose of the code.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Purpose {
     /// By `wasm-shim run`.
@@ -66,7 +66,7 @@ enum Purpose {
 }
 
 impl Purpose {
-    /// Why something that exports this is not for it; the message speaks of a job's options.
+    /// Why something with these exports does not fit the purpose; the message refers to a job's options.
     fn refuses(self, exports: Exports) -> Option<&'static str> {
         match self {
             Self::Run if exports.server && !exports.command => Some(
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Why nothing was compiled, and the exit code for it.
+/// Why nothing was compiled, and the exit code.
 struct End {
     code: u8,
     error: Error,
@@ -123,7 +123,7 @@ fn tuning(settings: &[String]) -> Result<Tuning> {
     Ok(tuning)
 }
 
-/// A module of a few kilobytes can make a compiler take hours and all memory.
+/// Limits the compiler: a module of a few kilobytes can make it take hours and all memory.
 fn bind_to_parent(args: &Args) -> Result<()> {
     const MEMORY: u64 = 4 << 30;
     let Some(parent) = args.child_of else { return Ok(()) };
@@ -177,7 +177,7 @@ fn translate(engine: &Engine, name: &str, wasm: &[u8], args: &Args) -> Result<Ve
             if let Some(why) = purpose.and_then(|purpose| purpose.refuses(exports::of(wasm, kind))) {
                 bail!("{why}");
             }
-            // Of what is valid only: the reason of what is not says more.
+            // Only for a valid input: the error of an invalid one is more specific.
             match imports::missing(wasm, kind).filter(|_| args.check_imports && native.is_ok()) {
                 Some(import) => bail!(
                     "it imports `{import}`, which wasm-shim does not have and no grant would provide; build it for \

@@ -1,5 +1,5 @@
-//! The connections of a server. There are places for so many; when all are taken, the connection that has been idle for
-//! the longest is closed for the next one, so that clients that hold connections do not shut others out.
+//! The connections of a server. The number of places is limited. When all are taken, the connection that has been idle
+//! for the longest time is closed for the next one, so that clients that hold connections do not shut others out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,12 +18,12 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None yet, of `places` at most.
+    /// No connections yet, and at most `places`.
     pub fn new(places: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(places)), open: Mutex::default(), idle: Arc::default() }
     }
 
-    /// A place for a connection that has come. Waits while all are taken and all connections are at work.
+    /// Gets a place for a new connection. Waits while all places are taken and all connections are busy.
     pub async fn admit(self: &Arc<Self>) -> Result<Admitted> {
         let place = loop {
             if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
@@ -49,7 +49,7 @@ impl Connections {
         Ok(Admitted { connection, all: Arc::clone(self), _place: place })
     }
 
-    /// Answers whether there was one.
+    /// Returns whether there was an idle connection.
     fn close_longest_idle(&self) -> bool {
         let open = self.open();
         let idle = open.iter().filter_map(|connection| Some((connection.idle_since()?, connection)));
@@ -64,9 +64,9 @@ impl Connections {
     }
 }
 
-/// A connection that has a place, until this is dropped.
+/// A connection that holds a place, until this value is dropped.
 pub struct Admitted {
-    /// What there is to know of it.
+    /// The state of the connection.
     pub connection: Arc<Connection>,
     all: Arc<Connections>,
     _place: OwnedSemaphorePermit,
@@ -80,10 +80,10 @@ impl Drop for Admitted {
 
 /// One connection.
 pub struct Connection {
-    /// How far its client takes what is written.
+    /// How far the client reads what is written.
     pub contact: Arc<Contact>,
     state: Mutex<State>,
-    /// It was told to make room.
+    /// The connection was asked to close.
     is_closing: AtomicBool,
     close: Notify,
     became_idle: Arc<Notify>,
@@ -91,31 +91,31 @@ pub struct Connection {
 
 struct State {
     unanswered: usize,
-    /// As long as nothing is unanswered.
+    /// Valid while no request is unanswered.
     idle_since: Instant,
 }
 
 impl Connection {
-    /// Since when its client has asked nothing that is not answered, and has taken all answers.
+    /// Since when the client has had no unanswered request, and has read all answers.
     pub fn idle_since(&self) -> Option<Instant> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_idle = state.unanswered == 0 && !self.contact.is_behind();
         (is_idle && !self.is_closing.load(Ordering::Relaxed)).then_some(state.idle_since)
     }
 
-    /// Waits until it has to make room for another.
-    pub async fn told_to_close(&self) {
+    /// Waits until the connection has to close for another one.
+    pub async fn close_requested(&self) {
         self.close.notified().await;
     }
 
-    /// A request has come; it is unanswered until what is returned is dropped.
+    /// Counts a new request, which is unanswered until the returned value is dropped.
     pub fn request(self: &Arc<Self>) -> Unanswered {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).unanswered += 1;
         Unanswered(Arc::clone(self))
     }
 }
 
-/// A request of a connection that is not answered yet.
+/// An unanswered request of a connection.
 pub struct Unanswered(Arc<Connection>);
 
 impl Drop for Unanswered {
@@ -146,14 +146,14 @@ mod tests {
     }
 
     fn is_told_to_close(admitted: &Admitted) -> bool {
-        poll(pin!(admitted.connection.told_to_close())).is_some()
+        poll(pin!(admitted.connection.close_requested())).is_some()
     }
 
     #[test]
     fn the_connection_that_was_idle_for_the_longest_makes_room() {
         let all = Arc::new(Connections::new(2));
         let (first, second) = (admitted(&all), admitted(&all));
-        // What has just been answered was not idle for the longest.
+        // A connection that has just answered is not the longest idle one.
         drop(first.connection.request());
         let mut third = pin!(all.admit());
         assert!(poll(third.as_mut()).is_none());

@@ -1,11 +1,11 @@
-//! Tells what a file is by its first bytes. Never by its name.
+//! Recognises a file by its first bytes, never by its name.
 
 use wasmtime::{Result, bail};
 
-/// How many bytes [`recognise`] wants to see of a file that has so many.
+/// How many bytes [`recognise`] needs of a file, unless the file is shorter.
 pub const HEAD: usize = 64;
 
-/// The two shapes of a WebAssembly program.
+/// The two formats of a WebAssembly program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// A core module, for WASI 0.1 (`wasm32-wasip1`).
@@ -14,14 +14,14 @@ pub enum Format {
     Component,
 }
 
-/// What the shim and its compiler can work with.
+/// The inputs that the shim and its compiler support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// WebAssembly in binary form.
     Wasm(Format),
-    /// Native code made by `wasm-shim-compile` (or by another build of wasmtime; loading it tells).
+    /// Native code from `wasm-shim-compile` (or from another build of wasmtime; loading it reveals that).
     Precompiled(Format),
-    /// The text form, or another text; translating it tells.
+    /// The text format, or another text; parsing it reveals that.
     Text,
 }
 
@@ -32,10 +32,10 @@ const ELF: &[u8] = b"\x7fELF";
 /// `e_ident[EI_OSABI]` of wasmtime's artifacts.
 const OSABI_WASMTIME: u8 = 200;
 
-/// The verdict on a file that starts with `head`, its first [`HEAD`] bytes or all it has.
+/// Recognises a file by `head`, which contains its first [`HEAD`] bytes, or the whole file if it is shorter.
 ///
 /// # Errors
-/// When it is anything else; the message completes "`x.wasm` ..." and says what the user can do.
+/// When it is anything else; the message completes "`x.wasm` ..." and tells the user what to do.
 pub fn recognise(head: &[u8]) -> Result<Content> {
     if head.starts_with(ELF) {
         return elf(head);
@@ -72,7 +72,7 @@ fn elf(head: &[u8]) -> Result<Content> {
     if head.get(7) != Some(&OSABI_WASMTIME) {
         bail!("is a native ELF executable, not WebAssembly; run it without wasm-shim");
     }
-    // `e_flags` of a 64-bit header, of which wasmtime sets one bit.
+    // `e_flags` of a 64-bit header, in which wasmtime sets one bit.
     match head.get(48) {
         Some(flags) if flags & 1 != 0 => Ok(Content::Precompiled(Format::Module)),
         Some(flags) if flags & 2 != 0 => Ok(Content::Precompiled(Format::Component)),
@@ -91,7 +91,7 @@ fn archive(head: &[u8]) -> Option<&'static str> {
     KNOWN.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| *name)
 }
 
-/// An expression, a comment, or white space before either.
+/// Whether the file starts with an expression, a comment, or white space before either.
 fn is_text(head: &[u8]) -> bool {
     let start = head.trim_ascii_start();
     start.is_empty() || start.starts_with(b"(") || start.starts_with(b";;")

@@ -1,7 +1,7 @@
-//! The engine's configuration, in one function for compiler and runtime.
+//! The engine's configuration, in one function for both compiler and runtime.
 //!
-//! An artifact loads only into an engine that was configured like the one that made it; whatever changes generated code
-//! therefore belongs here and nowhere else.
+//! An artifact loads only into an engine with the configuration of the engine that compiled it. Every setting that
+//! changes generated code therefore belongs in this module only.
 
 use shim_interface::Proposal;
 use std::collections::BTreeMap;
@@ -14,29 +14,29 @@ macro_rules! version {
     };
 }
 
-/// What an artifact must have been made by: the full version of wasmtime and the version of [`config`].
+/// The producer that an artifact must have: the full version of wasmtime and the version of [`config`].
 ///
 /// wasmtime itself compares only its major version, and would load code from before the fix of a compiler bug. Raise
 /// the number after `shim` with every change to [`config`].
 pub const VERSION: &str = version!();
 
-/// What `--version` says, example `0.1.0 (wasmtime 48.0.8+shim3)`.
+/// The text of `--version`, for example `0.1.0 (wasmtime 48.0.8+shim3)`.
 pub const RELEASE: &str = concat!(env!("CARGO_PKG_VERSION"), " (wasmtime ", version!(), ")");
 
-/// What a user can say that changes generated code. The default is what most guests run with.
+/// The user's settings that change generated code. The default is the one that most guests run with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
     /// Instructions are counted; costs 10 to 18 % of a guest's speed.
     pub fuel: bool,
-    /// Loops look whether they should let others run; costs 6 to 10 %.
+    /// Loops check whether they should yield; costs 6 to 10 %.
     pub epochs: bool,
-    /// What was built for debugging is named in backtraces by file and line.
+    /// Backtraces name the file and line of code with debug information.
     pub details: bool,
-    /// Proposals that are switched on or off, by their names in the wasmtime CLI.
+    /// Proposals that are switched on or off.
     proposals: BTreeMap<Proposal, bool>,
 }
 
-/// What wasmtime calls the switch of a proposal.
+/// The wasmtime function that switches a proposal.
 fn switch(proposal: Proposal) -> fn(&mut Config, bool) -> &mut Config {
     match proposal {
         Proposal::BulkMemory => Config::wasm_bulk_memory,
@@ -63,11 +63,11 @@ fn switch(proposal: Proposal) -> fn(&mut Config, bool) -> &mut Config {
 }
 
 impl Tuning {
-    /// Takes the setting `name` if it is one that changes code; false if it is not. Values are those of the wasmtime
-    /// CLI: `y` or `n`, nothing for `y`; for `fuel` a number, of which only matters that there is one.
+    /// Applies the setting `name` if it changes code; returns false if it does not. Values are those of the wasmtime
+    /// CLI: `y` or `n`, where no value means `y`; for `fuel` a number, whose value does not matter.
     ///
     /// # Errors
-    /// When `value` is neither.
+    /// When `value` is invalid.
     pub fn take(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
         match name {
             "fuel" => self.fuel = true,
@@ -81,19 +81,19 @@ impl Tuning {
         Ok(true)
     }
 
-    /// The same in the words of the command line, one setting each, example `["epoch-interruption=y", "simd=n"]`.
+    /// The tuning as settings of the command line, one setting each, for example `["epoch-interruption=y", "simd=n"]`.
     pub fn settings(&self) -> Vec<String> {
-        let mut said = Vec::new();
-        said.extend(self.fuel.then(|| "fuel=1".to_owned()));
-        said.extend(self.epochs.then(|| "epoch-interruption=y".to_owned()));
-        said.extend(self.details.then(|| "backtrace-details=y".to_owned()));
+        let mut list = Vec::new();
+        list.extend(self.fuel.then(|| "fuel=1".to_owned()));
+        list.extend(self.epochs.then(|| "epoch-interruption=y".to_owned()));
+        list.extend(self.details.then(|| "backtrace-details=y".to_owned()));
         let word = |on: &bool| if *on { "y" } else { "n" };
-        said.extend(self.proposals.iter().map(|(proposal, on)| format!("{}={}", proposal.name(), word(on))));
-        said
+        list.extend(self.proposals.iter().map(|(proposal, on)| format!("{}={}", proposal.name(), word(on))));
+        list
     }
 }
 
-/// Reads a switch as the wasmtime CLI does: `y`, `yes`, `true` and nothing at all are yes.
+/// Reads a switch as the wasmtime CLI does: `y`, `yes`, `true` and no value mean yes.
 ///
 /// # Errors
 /// When it is neither yes nor no.
@@ -105,28 +105,28 @@ pub fn is_yes(name: &str, value: Option<&str>) -> Result<bool, String> {
     }
 }
 
-/// The configuration of every engine, example: `Engine::new(&config(&Tuning::default())?)`.
+/// The configuration of every engine, for example `Engine::new(&config(&Tuning::default())?)`.
 ///
-/// Memory reservation and guards stay at wasmtime's defaults, which let generated code leave bounds checks to the
+/// Memory reservation and guards stay at wasmtime's defaults, with which generated code leaves bounds checks to the
 /// hardware.
 ///
 /// # Errors
-/// When wasmtime refuses [`VERSION`], which is then too long.
+/// When wasmtime rejects [`VERSION`], because it is too long.
 pub fn config(tuning: &Tuning) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     config
         .module_version(ModuleVersionStrategy::Custom(VERSION.to_owned()))?
         .consume_fuel(tuning.fuel)
         .epoch_interruption(tuning.epochs)
-        // Said here because the default reads an environment variable. Functions have names in backtraces all the same;
-        // files and lines bring twice as many lines, most of them from inside of standard libraries.
+        // Set explicitly because the default reads an environment variable. Backtraces contain function names in any
+        // case. Files and lines double the number of lines, most of them inside standard libraries.
         .wasm_backtrace_details(if tuning.details {
             WasmBacktraceDetails::Enable
         } else {
             WasmBacktraceDetails::Disable
         });
     for proposal in Proposal::ALL {
-        // One is nothing without the other.
+        // Each of the two requires the other.
         let is_part = proposal == Proposal::RelaxedSimd;
         let implied = tuning.proposals.get(&Proposal::Simd).filter(|on| is_part && !**on);
         if let Some(on) = tuning.proposals.get(&proposal).or(implied) {
@@ -136,10 +136,10 @@ pub fn config(tuning: &Tuning) -> wasmtime::Result<Config> {
     Ok(config)
 }
 
-/// Names everything that generated code depends on, as 16 hexadecimal digits, example `9f2c41d05b7e6a38`.
+/// Names everything that generated code depends on, as 16 hexadecimal digits, for example `9f2c41d05b7e6a38`.
 ///
-/// Covers [`VERSION`], the target, this machine's CPU features, and every setting and wasm feature. Artifacts of another
-/// key do not load here; a cache keeps them apart by it.
+/// Covers [`VERSION`], the target, this machine's CPU features, and every setting and wasm feature. Artifacts with
+/// another key do not load here; a cache uses the key to keep them apart.
 ///
 /// # Errors
 /// When the engine does not support this machine, or not this tuning.
@@ -148,7 +148,7 @@ pub fn key(tuning: &Tuning) -> wasmtime::Result<String> {
     use sha2::{Digest, Sha256};
     use std::hash::{Hash, Hasher};
 
-    /// The standard library's own hasher may change with the toolchain; a key must not.
+    /// The hash function of the standard library may change with the toolchain; a key must not.
     struct Fixed(Sha256);
     impl Hasher for Fixed {
         fn write(&mut self, bytes: &[u8]) {
@@ -164,7 +164,7 @@ pub fn key(tuning: &Tuning) -> wasmtime::Result<String> {
     let mut hasher = Fixed(Sha256::new());
     VERSION.hash(&mut hasher);
     engine.precompile_compatibility_hash().hash(&mut hasher);
-    // What is kept beside the code.
+    // Debug data that is stored next to the code.
     tuning.details.hash(&mut hasher);
     Ok(format!("{:016x}", hasher.finish()))
 }

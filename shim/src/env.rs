@@ -1,23 +1,23 @@
-//! Variables that the guest gets. What else it is granted is in the crate `shim-interface`, which the driver has, too.
+//! Variables for the guest. The other grants are in the crate `shim-interface`, which the driver uses too.
 
 /// A variable for the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Var {
-    /// Its name, not empty and without `=`, example `RUST_LOG`.
+    /// The name, not empty and without `=`, for example `RUST_LOG`.
     pub name: String,
-    /// Its value, which may be empty, span lines, and contain `=`.
+    /// The value, which may be empty, span lines, and contain `=`.
     pub value: String,
 }
 
 impl Var {
-    /// Reads `NAME=VALUE`, or `NAME` for the variable of that name in our own environment.
+    /// Reads `NAME=VALUE`, or `NAME` for the variable of this name in our own environment.
     ///
     /// # Errors
     /// When the name is empty, or there is no such variable.
-    pub fn parse(said: &str) -> Result<Self, String> {
-        let (name, value) = match said.split_once('=') {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
-            None => (said, inherited(said)?),
+            None => (text, inherited(text)?),
         };
         if name.is_empty() {
             return Err("a variable's name is neither empty nor contains `=`; write NAME=VALUE".to_owned());
@@ -49,25 +49,25 @@ mod tests {
         assert!(Var::parse("WASM_SHIM_TEST_SURELY_UNSET").is_err());
     }
 
-    /// What is only just a grant, and what is only just none.
+    /// Grants that are only just valid, and texts that are only just invalid.
     fn nearly(pattern: &'static str) -> impl Strategy<Value = String> {
         prop_oneof![pattern, any::<String>()]
     }
 
     #[test]
     fn fuzz_a_directory_is_the_one_that_is_written_and_is_not_writable_by_mistake() {
-        holds_for(&nearly("(/|a|b|::|:|ro|rw|RO| |\\.\\.|\n|é){0,12}"), |said| {
-            let Ok(dir) = Directory::parse(&said) else { return Ok(()) };
+        holds_for(&nearly("(/|a|b|::|:|ro|rw|RO| |\\.\\.|\n|é){0,12}"), |text| {
+            let Ok(dir) = Directory::parse(&text) else { return Ok(()) };
             prop_assert_eq!(Directory::parse(&dir.to_string()), Ok(dir.clone()), "{}", dir);
-            // Another way to read it: words between colons.
-            let (host, rest) = said.split_once("::").unwrap_or((&said, &said));
+            // An independent way to read it: words between colons.
+            let (host, rest) = text.split_once("::").unwrap_or((&text, &text));
             prop_assert_eq!(&dir.host, host);
             prop_assert!(rest.starts_with(&dir.guest), "{dir:?}");
             let word = &rest[dir.guest.len()..];
             prop_assert!(["", ":ro", ":rw"].contains(&word), "{dir:?}");
             prop_assert_eq!(dir.writable, word != ":ro");
-            prop_assert!(!(said.contains("::") && said.ends_with(":ro") && dir.writable), "{dir:?}");
-            // A colon is in a name only if what follows the last one says that it is.
+            prop_assert!(!(text.contains("::") && text.ends_with(":ro") && dir.writable), "{dir:?}");
+            // A name contains a colon only if the mode after the last colon allows it.
             prop_assert!(!dir.guest.contains(':') || word == ":rw", "{dir:?}");
             Ok(())
         });
@@ -75,11 +75,11 @@ mod tests {
 
     #[test]
     fn fuzz_a_variable_is_the_text_before_the_first_equals_sign() {
-        holds_for(&nearly("(A|=|b|\n|\\x00|é){0,8}=(A|=|b|\n|\\x00|é){0,8}"), |said| {
-            let Ok(var) = Var::parse(&said) else { return Ok(()) };
+        holds_for(&nearly("(A|=|b|\n|\\x00|é){0,8}=(A|=|b|\n|\\x00|é){0,8}"), |text| {
+            let Ok(var) = Var::parse(&text) else { return Ok(()) };
             prop_assert!(!var.name.is_empty() && !var.name.contains('='));
-            if said.contains('=') {
-                prop_assert_eq!([var.name, var.value].join("="), said);
+            if text.contains('=') {
+                prop_assert_eq!([var.name, var.value].join("="), text);
             }
             Ok(())
         });
@@ -89,10 +89,10 @@ mod tests {
     fn fuzz_whatever_is_a_rule_means_the_same_when_it_is_printed() {
         let part = "((tcp|udp|sctp|TCP|):)?(\\*|\\[?[0-9a-f:.]{0,12}\\]?|[0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[::1\\])\
                     (/[0-9+-]{0,4})?(:(\\*|[0-9+ -]{0,12}))?";
-        holds_for(&nearly(part), |said| {
-            let Ok(rule) = AddressRule::parse(&said) else { return Ok(()) };
+        holds_for(&nearly(part), |text| {
+            let Ok(rule) = AddressRule::parse(&text) else { return Ok(()) };
             prop_assert_eq!(AddressRule::parse(&rule.to_string()), Ok(rule.clone()), "{}", rule);
-            prop_assert!(!said.contains(['+', ' ']), "numbers are digits alone");
+            prop_assert!(!text.contains(['+', ' ']), "numbers are digits alone");
             Ok(())
         });
     }

@@ -1,10 +1,10 @@
-//! What a module or component is for, by what it exports. The compiler asks before it compiles.
+//! The purpose of a module or component, derived from its exports. The compiler checks it before it compiles.
 
 use wasmparser::{Parser, Payload};
 
 use crate::content::Format;
 
-/// What is exported.
+/// What a module or component exports.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Exports {
     /// A program that runs to its end: `_start`, or `wasi:cli/run`.
@@ -13,13 +13,13 @@ pub struct Exports {
     pub server: bool,
 }
 
-/// What `wasm`, a valid module or component, exports.
+/// The exports of `wasm`, a valid module or component.
 pub fn of(wasm: &[u8], kind: Format) -> Exports {
     let mut exports = Exports::default();
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload {
-            // What is inside of a component is exported by the component, or not at all.
+            // The content of a component is exported by the component, or not at all.
             Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
             Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
             Ok(Payload::ExportSection(names)) if depth == 0 && kind == Format::Module => {

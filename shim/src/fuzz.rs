@@ -1,21 +1,21 @@
-//! Tries properties with arbitrary input: the same cases each time, or as many new ones as there is time for.
+//! Tests properties with random input: the same cases each time, or as many new ones as time allows.
 //!
-//! `FUZZ_SECONDS=3600 cargo test -p wasm-shim --lib fuzz_ -- --nocapture` tries each property for an hour. What fails is
-//! made as small as possible and printed, with the seed to try it again.
+//! `FUZZ_SECONDS=3600 cargo test -p wasm-shim --lib fuzz_ -- --nocapture` tests each property for an hour. A failing
+//! case is shrunk and printed, with the seed to reproduce it.
 
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
 use std::time::{Duration, Instant};
 
-/// How many cases are tried if no time is given.
+/// The number of cases if no time is set.
 const CASES: u32 = 500;
-/// How many cases are tried before the clock is looked at.
+/// The number of cases between two looks at the clock.
 const ROUND: u32 = 2000;
 
-/// Tries `property` with values of `strategy`.
+/// Tests `property` with values of `strategy`.
 ///
 /// # Panics
-/// When it does not hold for one of them.
+/// When the property does not hold for one of the values.
 #[track_caller]
 pub(crate) fn holds_for<S: Strategy>(strategy: &S, property: impl Fn(S::Value) -> TestCaseResult) {
     let config = |cases| Config { cases, failure_persistence: None, ..Config::default() };

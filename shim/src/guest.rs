@@ -1,8 +1,10 @@
 //! Links, instantiates and runs a command to its end.
 //!
-//! The guest has the only thread. wasmtime's synchronous interface would start one more per CPU at the first WASI call.
+//! The guest has the only thread. wasmtime's synchronous interface would start one more thread per CPU at the first
+//! WASI call.
 //!
-//! What is made here is leaked: the process ends with the guest, and the kernel takes it down faster than drop would.
+//! The objects that this module creates are leaked: the process ends with the guest, and the kernel frees them faster
+//! than drop.
 
 use crate::args::Guest;
 use crate::code::Code;
@@ -27,7 +29,7 @@ use wasmtime_wasi::{I32Exit, p0, p1, p3};
 /// # Errors
 /// When the settings contradict each other.
 pub fn config(wasm: &Wasm) -> Result<Config> {
-    /// What the host's functions need of the stack that they share with the guest, in bytes.
+    /// The part of the stack shared with the guest that the host's functions need, in bytes.
     const FOR_THE_HOST: usize = 1536 << 10;
     let mut config = engine::config(&wasm.tuning)?;
     if let Some(bytes) = wasm.max_wasm_stack {
@@ -39,21 +41,21 @@ pub fn config(wasm: &Wasm) -> Result<Config> {
 /// The code of `guest`, to be run.
 ///
 /// # Errors
-/// As [`artifact::open`].
+/// The errors of [`artifact::open`].
 pub fn open(guest: &Guest) -> Result<Code> {
     let mut config = config(&guest.wasm)?;
     config.coredump_on_trap(guest.coredump.is_some());
     artifact::open(guest, &guest.wasm.tuning, &config).map(|(code, _)| code)
 }
 
-/// Runs `code` as `guest` says, until it ends.
+/// Runs `code` with the settings of `guest`, until it ends.
 ///
 /// # Errors
-/// When the guest did not begin: an import or export is missing, a directory cannot be opened, no memory is left.
+/// When the guest did not start: an import or export is missing, a directory cannot be opened, no memory is left.
 pub fn run(code: &Code, guest: &Guest) -> Result<Outcome> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_time();
-    // Waiting for sockets costs descriptors of the kernel's, so only who could have some does.
+    // Waiting for sockets costs kernel descriptors, so it is set up only for a guest that may have sockets.
     if wasi::may_have_sockets(code) {
         runtime.enable_io();
     }
@@ -84,7 +86,7 @@ pub fn run(code: &Code, guest: &Guest) -> Result<Outcome> {
         .with_context(|| format!("run `{}`", guest.label))
 }
 
-/// Ends the process when `timeout` is over, whatever the guest does then.
+/// Ends the process after `timeout`, whatever the guest is doing.
 fn end_after(timeout: Duration) -> Result<()> {
     let end = move || {
         std::thread::sleep(timeout);
@@ -92,7 +94,7 @@ fn end_after(timeout: Duration) -> Result<()> {
         let text = format!("it ran longer than the {timeout:?} that -W timeout gives it");
         let status = Status::Ended { kind, text };
         systemd::notify_status(&status);
-        process::end_saying(format!("wasm-shim: {status}\n").as_bytes(), kind.code().into());
+        process::exit_with_message(format!("wasm-shim: {status}\n").as_bytes(), kind.code().into());
     };
     std::thread::Builder::new()
         .name("deadline".to_owned())
@@ -101,10 +103,10 @@ fn end_after(timeout: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Provides what `module` imports.
+/// Provides the imports of `module`.
 ///
 /// # Errors
-/// When it imports what the shim does not have.
+/// When the module imports something that the shim does not provide.
 pub fn link(module: &Module) -> Result<InstancePre<ModuleHost>> {
     let mut linker = Linker::new(module.engine());
     // Both generations of WASI use the same context; most modules import from one of them.
@@ -114,7 +116,7 @@ pub fn link(module: &Module) -> Result<InstancePre<ModuleHost>> {
                 "wasi_unstable" => p0::add_to_linker_async(&mut linker, ModuleHost::wasi)?,
                 _ => p1::add_to_linker_async(&mut linker, ModuleHost::wasi)?,
             }
-            // wasmtime accepts exit codes below 126 only. A process has 256 of them.
+            // wasmtime only accepts exit codes below 126. A process has 256 exit codes.
             linker.allow_shadowing(true);
             linker.func_wrap(wasi, "proc_exit", |code: i32| -> Result<()> { Err(I32Exit(code).into()) })?;
             linker.allow_shadowing(false);
@@ -175,7 +177,7 @@ async fn invoke_component(component: &Component, call: &str, guest: &Guest) -> R
     }
 }
 
-/// How a guest ended that did not end by itself. Its memory is written to the file that `-D coredump` names.
+/// The outcome of a guest that did not exit by itself. Its memory is written to the file of `-D coredump`.
 fn cut<T: 'static>(
     error: Error,
     store: &mut Store<T>,
@@ -185,7 +187,7 @@ fn cut<T: 'static>(
     if let (Some(file), Some(core)) = (&guest.coredump, error.downcast_ref::<WasmCoreDump>()) {
         let core = core.serialize(&mut *store, &guest.name);
         if let Err(wrong) = fs::write(file, core) {
-            // Why it trapped is worth more.
+            // The reason for the trap is more important.
             say(&format!("write the core dump to `{}`: {wrong}", file.display()));
         }
     }
@@ -197,7 +199,7 @@ fn new_store<T>(engine: &wasmtime::Engine, host: T, wasm: &Wasm) -> Result<&'sta
     if let Some(fuel) = wasm.fuel {
         store.set_fuel(fuel)?;
     }
-    // Code that asks for the epoch may run in this one, which does not end here.
+    // Code that checks the epoch may run in this engine, where the epoch never advances.
     store.set_epoch_deadline(1);
     Ok(store)
 }

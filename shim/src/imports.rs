@@ -1,7 +1,7 @@
-//! What wasm-shim provides to guests, by name: the compiler refuses a guest that could never start, where it is asked to.
+//! The imports that wasm-shim provides to guests, by name. On request, the compiler rejects a guest that could never
+//! start.
 //!
-//! It only looks for names. That the types fit, and the functions of an interface are there, is seen when the guest is
-//! linked.
+//! Only names are checked. Types, and the functions of an interface, are checked when the guest is linked.
 
 use crate::content::Format;
 use wasmparser::{ComponentTypeRef, Parser, Payload};
@@ -9,7 +9,7 @@ use wasmparser::{ComponentTypeRef, Parser, Payload};
 /// The modules whose functions a core module may import.
 const P1: [&str; 2] = ["wasi_snapshot_preview1", "wasi_unstable"];
 
-/// Their functions (WASI 0.1). The older one has no `sock_accept`.
+/// The functions of these modules (WASI 0.1). The older module has no `sock_accept`.
 const FUNCTIONS: [&str; 46] = [
     "args_get",
     "args_sizes_get",
@@ -120,12 +120,12 @@ pub(crate) const P3: [&str; 23] = [
     "wasi:sockets/types",
 ];
 
-/// The first import of `wasm`, a valid module or component, that wasm-shim does not provide, example `env::launch`.
+/// The first import of `wasm`, a valid module or component, that wasm-shim does not provide, for example `env::launch`.
 pub fn missing(wasm: &[u8], kind: Format) -> Option<String> {
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.ok()? {
-            // What is inside of a component has its imports from the component.
+            // The imports of a component's content come from the component.
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ImportSection(imports) if depth == 0 && kind == Format::Module => {
@@ -136,7 +136,7 @@ pub fn missing(wasm: &[u8], kind: Format) -> Option<String> {
                 }
             }
             Payload::ComponentImportSection(imports) if depth == 0 => {
-                // A type is described, and needs nobody to provide it.
+                // A type is a description, which nothing needs to provide.
                 let needed = imports
                     .into_iter()
                     .filter_map(Result::ok)
@@ -155,7 +155,7 @@ fn is_function(module: &str, name: &str) -> bool {
     P1.contains(&module) && FUNCTIONS.contains(&name) && (module, name) != ("wasi_unstable", "sock_accept")
 }
 
-/// Versions are matched by the linker: `0.2.9` with what 0.2 has.
+/// Checks the name only. The linker matches versions: `0.2.9` with the provided 0.2.
 fn is_interface(import: &str) -> bool {
     let (name, version) = import.split_once('@').unwrap_or((import, ""));
     if version.starts_with("0.2") {

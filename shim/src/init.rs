@@ -1,4 +1,5 @@
-//! What the unit of a task runs in the place of the task's program: it becomes the program, or the program's init.
+//! The process that the unit of a task starts in place of the task's program: it becomes the program, or the program's
+//! init.
 //!
 //! ```text
 //! wasm-shim become [--carried PREFIX] -- PATH ARGV0 [ARGUMENT…]
@@ -6,14 +7,14 @@
 //!                  [ARGUMENT…]
 //! ```
 //!
-//! - `--carried`: variables whose names begin with this are given their own names (carried.rs).
-//! - `--notify`: what the program says at SOCKET, a path that the task alone can reach, is passed on to systemd; or all of
-//!   its processes speak with systemd. Without it nobody has systemd's socket in the environment.
-//! - `--same`: the program does not run where another directory is at a path than the driver has prepared
+//! - `--carried`: variables whose names begin with this prefix get their original names back (carried.rs).
+//! - `--notify`: the program's notifications at SOCKET, a path that only the task can reach, are forwarded to systemd; with
+//!   `all`, every process of the task uses systemd's socket. Without the option, the environment contains no socket.
+//! - `--same`: the program is not run if the directory at a path is not the one that the driver has prepared
 //!   ([`shim_interface::Same`]).
-//! - `--inspectable`: other processes of the user may look into the init, such as a driver that is not root.
-//! - `--report`: stdin is a connection, to which the init writes one line: empty when the program runs, the number of the
-//!   kernel's error when it cannot be executed, words when the init cannot do its part. The program gets an empty stdin.
+//! - `--inspectable`: other processes of the user, such as an unprivileged driver, may inspect the init.
+//! - `--report`: stdin is a connection, to which the init writes one line: empty if the program runs, the errno if it
+//!   cannot be executed, or a message if a step of the init failed. The program gets an empty stdin.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
@@ -31,27 +32,28 @@ use shim_interface::Same;
 
 use crate::carried::restored;
 
-/// The exit codes of env(1): the program cannot be run, or is not there.
+/// The exit codes of env(1): the program cannot be executed, or does not exist.
 const NOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
-/// The first descriptor that systemd passes a unit beside its streams (sd_listen_fds(3)).
+/// The first descriptor that systemd passes to a unit in addition to its streams (sd_listen_fds(3)).
 const FIRST_PASSED: RawFd = 3;
-/// Variables that say for which process others are meant (sd_listen_fds(3), sd_watchdog_enabled(3), systemd.exec(5)).
+/// Variables with the PID of the process for which other variables are intended (sd_listen_fds(3),
+/// sd_watchdog_enabled(3), systemd.exec(5)).
 const MEANT_FOR: [&str; 3] = ["LISTEN_PID", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
-/// The same as a number that only the process has of which systemd took it (systemd 260).
+/// The same with the unique id of the process in place of its PID (systemd 260).
 const MEANT_FOR_ID: &str = "LISTEN_PIDFDID";
 
-/// Becomes the program of the command line, or its init, if this process is asked for that; else returns nothing. If it
-/// returns an exit code, the program has ended, or the reason why it does not run is on stderr.
+/// Becomes the program of the command line, or its init, if the command line requests that; otherwise returns none. If
+/// it returns an exit code, the program has ended, or stderr contains the reason why it was not started.
 ///
-/// To be called before anything about this process is changed, since the program inherits it.
+/// Call this before anything about this process is changed, since the program inherits it.
 pub fn begin() -> Option<u8> {
-    let mut words = std::env::args_os().skip(1);
-    let verb = words.next()?;
+    let mut args = std::env::args_os().skip(1);
+    let verb = args.next()?;
     if verb != "become" && verb != "init" {
         return None;
     }
-    let Some(program) = Program::read(words) else {
+    let Some(program) = Program::read(args) else {
         return Some(complain("a program and its name are needed, as the driver gives them"));
     };
     Some(if verb == "init" { program.run() } else { program.replace_this_process() })
@@ -69,21 +71,21 @@ struct Program {
 }
 
 impl Program {
-    fn read(mut words: impl Iterator<Item = OsString>) -> Option<Self> {
+    fn read(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
         let mut program = Self::default();
         loop {
-            match words.next()?.to_str()? {
-                "--carried" => program.carried = Some(words.next()?),
-                "--notify" => program.notify = Some(words.next()?),
-                "--same" => program.same.push(Same::parse(words.next()?.to_str()?).ok()?),
+            match args.next()?.to_str()? {
+                "--carried" => program.carried = Some(args.next()?),
+                "--notify" => program.notify = Some(args.next()?),
+                "--same" => program.same.push(Same::parse(args.next()?.to_str()?).ok()?),
                 "--report" => program.report = true,
                 "--inspectable" => program.inspectable = true,
                 "--" => break,
                 _ => return None,
             }
         }
-        program.path = words.next()?;
-        program.argv = words.collect();
+        program.path = args.next()?;
+        program.argv = args.collect();
         (!program.argv.is_empty()).then_some(program)
     }
 
@@ -93,7 +95,7 @@ impl Program {
     }
 
     fn run(&self) -> u8 {
-        // Before anything else is open.
+        // Before other descriptors are opened.
         let passed = passed();
         let mut report = None;
         if self.report {
@@ -130,7 +132,7 @@ impl Program {
                 Err(Error::Program(error)) => format!("{}\n", number_of(error) as i32),
                 Err(error @ Error::Init { source, .. }) => format!("{error}: {}\n", number_of(source).desc()),
             };
-            // A driver that has ended meanwhile learns it from the exit code.
+            // If the driver has exited meanwhile, it still gets the exit code.
             let _ = report.write_all(line.as_bytes());
         }
         let init = match started {
@@ -140,7 +142,7 @@ impl Program {
                 return complain(&format!("{error}: {}", number_of(source).desc()));
             }
         };
-        // They are the program's: one that it closes must be closed.
+        // The descriptors belong to the program: what the program closes must be closed.
         for number in passed {
             let _ = close(number);
         }
@@ -151,7 +153,7 @@ impl Program {
         end_like(ended)
     }
 
-    /// The socket for a program that alone may speak for the unit.
+    /// The socket for a program that is the only process that may send notifications for the unit.
     fn notify(&self) -> io::Result<Option<Notify>> {
         let socket = std::env::var_os("NOTIFY_SOCKET").and_then(|socket| socket.into_string().ok());
         match (socket, &self.notify) {
@@ -160,18 +162,18 @@ impl Program {
         }
     }
 
-    /// The program's environment: that of this process, but for what is meant for this process alone, which had the
-    /// number `before`.
+    /// The program's environment: the environment of this process, without the variables that only concern this
+    /// process, whose PID was `before`.
     fn variables(&self, notify: Option<&str>, before: Option<u32>) -> Vec<CString> {
         let ours = before.map(|number| OsString::from(number.to_string()));
         let program = OsString::from(std::process::id().to_string());
-        // In a namespace of processes the init is number 1, and systemd has told the number outside.
+        // In a PID namespace the init is PID 1, but systemd has set the PID outside the namespace.
         let is_number = |value: &OsString| value.to_str().is_some_and(|value| value.parse::<u32>().is_ok());
         let is_ours =
             |value: &OsString| Some(value) == ours.as_ref() || before == Some(1) && is_number(value);
-        let meant = |(name, value): (OsString, OsString)| {
+        let adapted = |(name, value): (OsString, OsString)| {
             if before.is_some() {
-                if MEANT_FOR.iter().any(|meant| name == *meant) && is_ours(&value) {
+                if MEANT_FOR.iter().any(|variable| name == *variable) && is_ours(&value) {
                     return Some((name, program.clone()));
                 }
                 if name == MEANT_FOR_ID {
@@ -184,12 +186,12 @@ impl Program {
             }
             Some((name, value))
         };
-        let variables = std::env::vars_os().filter_map(meant);
+        let variables = std::env::vars_os().filter_map(adapted);
         variables.filter_map(|variable| text(restored(variable, self.carried.as_deref()))).collect()
     }
 
     fn execute(&self, variables: &[CString]) -> nix::Result<Infallible> {
-        // Nothing holds a zero byte that came from the kernel.
+        // No string from the kernel contains a zero byte.
         let argv: Vec<CString> = self.argv.iter().cloned().filter_map(text).collect();
         let path = text(self.path.clone()).ok_or(Errno::EINVAL)?;
         execve(&path, &argv, variables)
@@ -205,29 +207,29 @@ fn number_of(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// The descriptors that systemd has passed: those that are open, whatever a job's own variable says.
+/// The descriptors that systemd has passed: the ones that are open, whatever value a job's own variable has.
 fn passed() -> Vec<RawFd> {
     const MOST: RawFd = 1 << 16;
     let count = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok());
     let count = count.filter(|count| (0..=MOST).contains(count)).unwrap_or_default();
     let is_open = |number: &RawFd| {
         #[expect(unsafe_code, reason = "descriptors are numbers here")]
-        // SAFETY: the kernel is asked whether there is such a descriptor, and nothing is done with it.
+        // SAFETY: the call only asks the kernel whether there is such a descriptor.
         let flags = unsafe { libc::fcntl(*number, libc::F_GETFD) };
         flags >= 0
     };
     (FIRST_PASSED..FIRST_PASSED + count).filter(is_open).collect()
 }
 
-/// The connection at stdin, in whose place comes an empty stdin.
+/// The connection at stdin. An empty stdin takes its place.
 fn take_stdin() -> nix::Result<File> {
     let pipe = fcntl(io::stdin(), FcntlArg::F_DUPFD_CLOEXEC(FIRST_PASSED))?;
     #[expect(unsafe_code, reason = "descriptors are numbers here")]
-    // SAFETY: the kernel has just made it, and nobody else knows of it.
+    // SAFETY: the kernel has just created the descriptor, and nothing else knows it.
     let pipe = unsafe { OwnedFd::from_raw_fd(pipe) };
     let empty = match open("/dev/null", OFlag::O_RDWR, Mode::empty()) {
         Ok(null) => null,
-        // A root of the job's own may have none.
+        // The job's own root directory may not have the file.
         Err(_) => nix::unistd::pipe()?.0,
     };
     dup2_stdin(&empty)?;
@@ -239,7 +241,7 @@ fn text(text: OsString) -> Option<CString> {
 }
 
 fn complain(what: &str) -> u8 {
-    // Who does not read it learns the exit code.
+    // If nobody reads this, the exit code remains.
     let _ = writeln!(io::stderr(), "wasm-shim: {what}");
     NOT_RUN
 }
@@ -248,8 +250,8 @@ fn complain(what: &str) -> u8 {
 mod tests {
     use super::*;
 
-    fn read(words: &[&str]) -> Option<Program> {
-        Program::read(words.iter().map(|word| OsString::from(*word)))
+    fn read(args: &[&str]) -> Option<Program> {
+        Program::read(args.iter().map(|word| OsString::from(*word)))
     }
 
     #[test]

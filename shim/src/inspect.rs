@@ -1,4 +1,4 @@
-//! Says what a guest is, and what it would have to be granted.
+//! Prints the properties of a guest, and the grants that it would need.
 
 use crate::args::Guest;
 use crate::code::Code;
@@ -11,8 +11,9 @@ use std::fmt::Write as _;
 use wasmtime::Result;
 use wasmtime::error::Context as _;
 
-/// What there is to say, as a text, or in JSON for scripts: an object with `file`, `kind` (`module` or `component`),
-/// `worlds`, `imports`, `exports`, `grants` (objects with `import`, `option` and `job`) and `cannot_run` (why, or null).
+/// The description of a guest, as text, or in JSON for scripts: an object with `file`, `kind` (`module` or
+/// `component`), `worlds`, `imports`, `exports`, `grants` (objects with `import`, `option` and `job`) and `cannot_run`
+/// (the reason, or null).
 ///
 /// # Errors
 /// When it is not WebAssembly, or not valid.
@@ -29,7 +30,7 @@ struct Seen {
     exports: Vec<String>,
 }
 
-/// What an import is good for only with a grant: how its name begins, the option of `run`, the one of a job.
+/// Imports that are only useful with a grant: the start of their name, the option of `run`, and the option of a job.
 const GRANTS: &[(&str, &str, &str)] = &[
     ("wasi:cli/environment", "--env NAME=VALUE", "env"),
     ("wasi:config/store", "-S config-var=NAME=VALUE", "wasm.config"),
@@ -51,7 +52,7 @@ impl Seen {
         match code {
             Code::Module(module) => Self {
                 kind: "module",
-                // What it exports may be right and what it imports still be missing.
+                // The exports may be right and the imports still be missing.
                 worlds: worlds.and_then(|worlds| guest::link(module).map(|_| worlds)),
                 imports: module.imports().map(|i| format!("{}::{}", i.module(), i.name())).collect(),
                 exports: module.exports().map(|export| export.name().to_owned()).collect(),

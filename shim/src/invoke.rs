@@ -1,4 +1,4 @@
-//! `--invoke`: calls one exported function of a guest in the place of its program, and prints what it returns.
+//! `--invoke`: calls one exported function of a guest instead of its program, and prints the result.
 //!
 //! ```text
 //! wasm-shim run --invoke add add.wasm 1 2        a module: the numbers stand after FILE
@@ -18,10 +18,10 @@ use wasmtime::component::{self, Component, ComponentExportIndex};
 use wasmtime::error::Context as _;
 use wasmtime::{Error, Func, Instance, Module, Result, Store, Val, ValType, bail, format_err};
 
-/// Calls the function `name` of a module with the arguments of `guest`, after `_initialize` if it has that.
+/// Calls the function `name` of a module with the arguments of `guest`, after `_initialize` if the module exports it.
 ///
 /// # Errors
-/// When there is no such function, the arguments are not what it takes, or the guest does not come to an end.
+/// When there is no such function, the arguments do not fit, or the guest does not return.
 pub async fn of_module<T: Send>(
     store: &mut Store<T>,
     (module, instance): (&Module, Instance),
@@ -54,15 +54,15 @@ pub async fn of_module<T: Send>(
 }
 
 /// The arguments of a module's function.
-fn numbers<T>(function: &Func, store: &mut Store<T>, name: &str, words: &[String]) -> Result<Vec<Val>> {
+fn numbers<T>(function: &Func, store: &mut Store<T>, name: &str, args: &[String]) -> Result<Vec<Val>> {
     let ty = function.ty(&*store);
     let wanted = ty.params().len();
-    if words.len() != wanted {
+    if args.len() != wanted {
         let types: Vec<_> = ty.params().map(|ty| ty.to_string()).collect();
         bail!(
             "`--invoke {name}`: it takes {wanted} arguments ({}), and {} were given",
             types.join(", "),
-            words.len()
+            args.len()
         );
     }
     let number = |(ty, word): (ValType, &String)| match ty {
@@ -72,18 +72,18 @@ fn numbers<T>(function: &Func, store: &mut Store<T>, name: &str, words: &[String
         ValType::F64 => read::<f64>(word, &ty).map(|number| Val::F64(number.to_bits())),
         other => Err(format_err!("it takes an argument of type {other}, for which there is no notation")),
     };
-    let numbers = ty.params().zip(words).map(number).collect::<Result<_>>();
+    let numbers = ty.params().zip(args).map(number).collect::<Result<_>>();
     numbers.with_context(|| format!("`--invoke {name}`"))
 }
 
 fn read<N: FromStr<Err: Display>>(word: &str, ty: &ValType) -> Result<N> {
-    word.parse().map_err(|error| format_err!("`{word}` is no number of type {ty}: {error}"))
+    word.parse().map_err(|error| format_err!("`{word}` is not a number of type {ty}: {error}"))
 }
 
-/// Does the call that is written in `call`, to a function of the component.
+/// Makes the call that is written in `call`, to a function of the component.
 ///
 /// # Errors
-/// As [`of_module`].
+/// The errors of [`of_module`].
 pub async fn of_component<T: Send>(
     store: &mut Store<T>,
     (component, instance): (&Component, component::Instance),
@@ -103,7 +103,7 @@ pub async fn of_component<T: Send>(
     print(&format!("{}\n", DisplayFuncResults(&results)))
 }
 
-/// The function of that name, which the component exports or one of the interfaces that it exports has.
+/// The function of this name, exported by the component or by one of its exported interfaces.
 fn find(component: &Component, name: &str) -> Result<(ComponentExportIndex, ComponentFunc)> {
     let engine = component.engine();
     let ty = component.component_type();

@@ -1,6 +1,6 @@
-//! Runs one WebAssembly guest as one process, and compiles guests for that.
+//! Runs one WebAssembly guest as one process, and compiles guests for it.
 //!
-//! Two binaries share this library, so that what one writes the other can load:
+//! Two binaries share this library, so that one can load what the other writes:
 //!
 //! * `wasm-shim` runs a guest, or serves HTTP with it. It contains no compiler: that makes it small, quick to start, and
 //!   able to run where memory may never be writable and executable.
@@ -9,19 +9,19 @@
 //! ```text
 //! args ──► artifact ──► code ──► world ──► guest ──► outcome
 //! settings  content,    map it    what     serve      exit code,
-//! env       cache,      into an   it is      │        what was said
+//! env       cache,      into an   it is      │        messages
 //!   what    compiler    engine    for        ▼        on stderr
 //!   was                                    wasi, network, outgoing, limits:
 //!   asked                                  what the guest may touch
 //! ```
 //!
-//! Beside that `init` runs a program that is no guest, as its init.
+//! In addition, `init` runs a program that is not a guest, as its init.
 //!
 //! Unsafe code is allowed in four modules:
 //!
 //! * `code` maps precompiled code, which cannot be checked;
 //! * `artifact` calls the one unsafe function of `code`, where it decides whose code to trust;
-//! * `process` installs handlers of signals, which the standard library has not;
+//! * `process` installs handlers of signals, which the standard library does not support;
 //! * `init` takes one descriptor by its number.
 
 #[cfg(feature = "run")]

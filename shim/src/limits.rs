@@ -1,22 +1,22 @@
-//! What of the process's memory the guest may take, and whether it was refused some.
+//! Limits for the part of the process's memory that the guest may use, and whether an allocation was denied.
 
 use crate::settings::Wasm;
 use wasmtime::{ResourceLimiter, Result, StoreLimits, StoreLimitsBuilder};
 
-/// The guest's limits. It asks them before it grows.
+/// The guest's limits. wasmtime calls them before the guest grows.
 pub struct Limits {
     limits: StoreLimits,
     refused: Option<String>,
 }
 
 impl Limits {
-    /// Those that `wasm` says.
+    /// The limits of `wasm`.
     pub fn new(wasm: &Wasm) -> Self {
         let mut limits = StoreLimitsBuilder::new().trap_on_grow_failure(wasm.trap_on_grow_failure);
         if let Some(bytes) = wasm.max_memory_size {
             limits = limits.memory_size(bytes);
         }
-        // Tables take memory, too: as many bytes as a pointer for each element.
+        // Tables use memory too: the size of a pointer for each element.
         let as_memory = wasm.max_memory_size.map(|bytes| bytes / size_of::<usize>());
         if let Some(elements) = wasm.max_table_elements.or(as_memory) {
             limits = limits.table_elements(elements);
@@ -33,7 +33,7 @@ impl Limits {
         Self { limits: limits.build(), refused: None }
     }
 
-    /// What it was refused last, example `a memory of 2097152 bytes`.
+    /// The last allocation that was denied, for example `a memory of 2097152 bytes`.
     pub fn refused(&self) -> Option<&str> {
         self.refused.as_deref()
     }
@@ -49,7 +49,7 @@ impl Limits {
 impl ResourceLimiter for Limits {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
         let answer = self.limits.memory_growing(current, desired, maximum);
-        // Beyond a maximum of its own it is not the user who refuses.
+        // Beyond the guest's own maximum, it is not the user's limit that denies.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return answer;
         }

@@ -1,16 +1,16 @@
-//! `wasm-shim`: runs one WebAssembly guest and ends with its exit code, or serves HTTP with it.
+//! `wasm-shim`: runs one WebAssembly guest and exits with its exit code, or serves HTTP with it.
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), no_main)]
 
 use std::io::Write as _;
-use wasm_shim::args::{Asked, Command, Guest, Http};
+use wasm_shim::args::{Command, Guest, Http, Invocation};
 use wasm_shim::outcome::{self, Outcome};
 use wasm_shim::world::World;
 use wasm_shim::{artifact, guest, init, inspect, process, serve};
 use wasmtime::error::Context as _;
 use wasmtime::{Error, Result, bail};
 
-/// Where the C library begins, in place of the standard library; see [`process::begin`].
+/// The entry point that the C library calls, in place of the standard library's; see [`process::begin`].
 #[cfg_attr(not(test), expect(unsafe_code, reason = "the name must be the one that the C library calls"))]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main() -> i32 {
@@ -21,14 +21,14 @@ extern "C" fn main() -> i32 {
     outcome::report_panics_in_one_line();
     process::end_on_signals();
     let code = run().unwrap_or_else(|error| outcome::report_not_started(&error));
-    // The guest's last line may lack its end; and a closed pipe is the guest's affair.
+    // The guest's last line may lack its line end; a closed pipe is not our error.
     let _ = std::io::stdout().flush();
     process::exit(code)
 }
 
-/// Does what the command line says; the process's exit code.
+/// Executes the command line; returns the process's exit code.
 fn run() -> Result<u8> {
-    let asked = match Asked::read() {
+    let asked = match Invocation::read() {
         Ok(asked) => asked,
         Err(wrong) if wrong.use_stderr() => bail!("{}", wrong.to_string().trim_start_matches("error: ")),
         Err(help_or_version) => {
@@ -38,15 +38,17 @@ fn run() -> Result<u8> {
     };
     process::leave_out_backtraces();
     match asked {
-        Asked::Command(Command::Compile(args)) => artifact::compile(&args).map(|()| 0),
-        Asked::Command(Command::Inspect(args)) => {
+        Invocation::Command(Command::Compile(args)) => artifact::compile(&args).map(|()| 0),
+        Invocation::Command(Command::Inspect(args)) => {
             let text = inspect::inspect(&args.guest().map_err(Error::msg)?, args.json)?;
             std::io::stdout().write_all(text.as_bytes()).context("write to stdout")?;
             Ok(0)
         }
-        Asked::Command(Command::Run(run)) => command(&run.guest().map_err(Error::msg)?),
-        Asked::Command(Command::Serve(args)) => serve::serve(args.guest().map_err(Error::msg)?, args.http),
-        Asked::File(run) => either(run.guest().map_err(Error::msg)?),
+        Invocation::Command(Command::Run(run)) => command(&run.guest().map_err(Error::msg)?),
+        Invocation::Command(Command::Serve(args)) => {
+            serve::serve(args.guest().map_err(Error::msg)?, args.http)
+        }
+        Invocation::File(run) => either(run.guest().map_err(Error::msg)?),
     }
 }
 
@@ -55,7 +57,7 @@ fn command(guest: &Guest) -> Result<u8> {
     Ok(report(&guest::run(code, guest)?, guest))
 }
 
-/// Runs or serves, as the guest's exports say.
+/// Runs or serves, depending on the guest's exports.
 fn either(guest: Guest) -> Result<u8> {
     let code = Box::leak(Box::new(guest::open(&guest)?));
     match World::of(code) {

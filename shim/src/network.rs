@@ -1,4 +1,4 @@
-//! Whom the guest may speak with.
+//! Network access of the guest.
 
 use shim_interface::{Act, AddressRule, Denial, Protocol};
 use std::collections::VecDeque;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use wasmtime_wasi::sockets::SocketAddrUse;
 
-/// Whom the guest may speak with, and whom it tried to.
+/// The addresses that the guest may use, and the accesses that were denied.
 #[derive(Clone, Debug)]
 pub struct Network(Arc<Inner>);
 
@@ -15,24 +15,25 @@ struct Inner {
     connect: Vec<AddressRule>,
     listen: Vec<AddressRule>,
     everything: bool,
-    /// Those whose packets came in on a socket that listens: an answer goes to them alone.
+    /// Senders of packets that arrived on a listening socket: the guest may answer only them.
     asked: Mutex<VecDeque<SocketAddr>>,
     denied: Mutex<Vec<Denial>>,
 }
 
-/// How many that asked are remembered; an answer is given soon.
+/// How many senders are remembered; answers come soon.
 const ASKED: usize = 1024;
-/// How many denials are said; a guest can try for ever.
+/// How many denials are logged; a guest can try forever.
 const DENIALS: usize = 8;
 
 impl Network {
-    /// What `connect` and `listen` grant, or `everything`.
+    /// Allows what `connect` and `listen` cover, or `everything`.
     pub fn new(connect: Vec<AddressRule>, listen: Vec<AddressRule>, everything: bool) -> Self {
         let (asked, denied) = (Mutex::default(), Mutex::default());
         Self(Arc::new(Inner { connect, listen, everything, asked, denied }))
     }
 
-    /// May the guest use `address` so? A no is remembered, and the first ones are said on stderr.
+    /// Whether the guest may use `address` in this way. A denial is remembered, and the first ones are logged on
+    /// stderr.
     pub fn allows(&self, address: SocketAddr, usage: SocketAddrUse) -> bool {
         let allowed = self.0.everything || self.grants(address, usage);
         if !allowed {
@@ -54,17 +55,19 @@ impl Network {
         let Inner { connect, listen, .. } = &*self.0;
         let covered =
             |rules: &[AddressRule], protocol| rules.iter().any(|rule| rule.covers(protocol, address));
-        // Before a socket connects, sends or listens, the kernel binds it to a port of its choice; it is asked again then.
+        // Before a socket connects, sends or listens, the kernel binds it to a port of its choice; the next call is
+        // checked again.
         let unbound = address.ip().to_canonical().is_unspecified() && address.port() == 0;
         let has = |rules: &[AddressRule], protocol| rules.iter().any(|rule| rule.is_for(protocol));
         match usage {
             SocketAddrUse::TcpBind => unbound || covered(listen, Protocol::Tcp),
             SocketAddrUse::TcpListen => covered(listen, Protocol::Tcp),
-            // Whoever comes to where it may listen.
+            // Any client may connect to a listening port.
             SocketAddrUse::TcpAccept => has(listen, Protocol::Tcp),
             SocketAddrUse::TcpConnect => covered(connect, Protocol::Tcp),
             SocketAddrUse::UdpBind if covered(listen, Protocol::Udp) => true,
-            // Who may only listen has the ports that it was given: at another one it could be asked, too.
+            // A guest that may only listen gets only the ports it was granted: on another port it could receive
+            // requests too.
             SocketAddrUse::UdpBind => unbound && (has(connect, Protocol::Udp) || !has(listen, Protocol::Udp)),
             SocketAddrUse::UdpSend => covered(connect, Protocol::Udp) || self.has_asked(address),
             SocketAddrUse::UdpReceive if covered(connect, Protocol::Udp) => true,
@@ -88,7 +91,7 @@ impl Network {
         }
     }
 
-    /// Notes that the guest was denied `what`, which `grant` would allow.
+    /// Records that the guest was denied `what`, which `grant` would allow.
     pub fn deny(&self, what: Denial, grant: &str) {
         let mut denied = self.0.denied.lock().unwrap_or_else(PoisonError::into_inner);
         if denied.len() < DENIALS && !denied.contains(&what) {
@@ -97,7 +100,7 @@ impl Network {
         }
     }
 
-    /// What it was denied first.
+    /// The first denial.
     pub fn first_denial(&self) -> Option<Denial> {
         self.0.denied.lock().unwrap_or_else(PoisonError::into_inner).first().cloned()
     }
@@ -112,8 +115,8 @@ mod tests {
 
     #[test]
     fn connecting_does_not_let_it_listen_nor_the_other_way_round() {
-        let rules = |said: &str| vec![AddressRule::parse(said).unwrap()];
-        let address = |said: &str| said.parse::<SocketAddr>().unwrap();
+        let rules = |text: &str| vec![AddressRule::parse(text).unwrap()];
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let client = Network::new(rules("*:80"), vec![], false);
         assert!(client.allows(address("0.0.0.0:0"), SocketAddrUse::TcpBind), "as the kernel does by itself");
         assert!(client.allows(address("1.1.1.1:80"), SocketAddrUse::TcpConnect));
@@ -144,7 +147,7 @@ mod tests {
         prop_oneof![v4, v6, mapped]
     }
 
-    /// The address in bits, written out.
+    /// The bits of the address as text.
     fn bits(address: IpAddr) -> String {
         match address {
             IpAddr::V4(v4) => format!("{:032b}", v4.to_bits()),
@@ -171,17 +174,17 @@ mod tests {
             let length = length % if is_v4 { 33 } else { 129 };
             let written = if is_v4 { network.to_string() } else { format!("[{network}]") };
             let prefix = protocol.map(|protocol| format!("{protocol}:")).unwrap_or_default();
-            let said = format!("{prefix}{written}/{length}:{from}-{to}");
-            let rule = AddressRule::parse(&said).map_err(TestCaseError::fail)?;
+            let text = format!("{prefix}{written}/{length}:{from}-{to}");
+            let rule = AddressRule::parse(&text).map_err(TestCaseError::fail)?;
 
-            // Addresses beside the prefix, and ports beside the range, are where mistakes would be.
+            // Addresses next to the prefix, and ports next to the range, are the likely mistakes.
             let ip = flip.map_or(if is_near { network } else { other }, |bit| flipped(network, bit));
             let port = if is_near {
                 from.wrapping_add_signed(port.into())
             } else {
                 to.wrapping_add_signed(port.into())
             };
-            // An IPv4 address is the same one when it is written as IPv6, and a prefix of IPv6 has none of them.
+            // An IPv4-mapped IPv6 address is the same address, and no IPv6 prefix contains it.
             let canonical = ip.to_canonical();
             let is_in_network = canonical.is_ipv4() == is_v4
                 && bits(canonical)[..length.into()] == bits(network)[..length.into()];
@@ -189,7 +192,7 @@ mod tests {
                 && (from..=to).contains(&port)
                 && is_in_network;
             let address = SocketAddr::new(ip, port);
-            prop_assert_eq!(rule.covers(asked, address), expected, "{} {}", said, address);
+            prop_assert_eq!(rule.covers(asked, address), expected, "{} {}", text, address);
 
             let (connect, send) = (SocketAddrUse::TcpConnect, SocketAddrUse::UdpSend);
             let usage = if asked == Protocol::Tcp { connect } else { send };
@@ -209,7 +212,7 @@ mod tests {
     #[test]
     fn a_server_answers_by_packet_those_who_asked_and_no_others() {
         let server = Network::new(vec![], vec![AddressRule::parse("udp:*:53").unwrap()], false);
-        let [asker, other] = ["9.9.9.9:1234", "9.9.9.9:1235"].map(|said| said.parse().unwrap());
+        let [asker, other] = ["9.9.9.9:1234", "9.9.9.9:1235"].map(|text| text.parse().unwrap());
         assert!(!server.allows(asker, SocketAddrUse::UdpSend));
         assert!(server.allows(asker, SocketAddrUse::UdpReceive));
         assert!(server.allows(asker, SocketAddrUse::UdpSend));

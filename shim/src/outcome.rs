@@ -1,4 +1,4 @@
-//! How a run ended: the exit code, and what is said about it on stderr and to systemd.
+//! How a run ended: the exit code, and the messages on stderr and to systemd.
 //!
 //! | exit code | word | meaning |
 //! | --- | --- | --- |
@@ -13,8 +13,8 @@
 //! | 130, 143 | | SIGINT, SIGTERM; see [`crate::process::end_on_signals`] |
 //! | 134 | trap | it trapped; shells show the same number when a native program aborts |
 //!
-//! A guest can end with any of these itself. The lines on stderr, which all start with `wasm-shim: `, tell them apart for
-//! people, and `STATUS=word: text` (sd_notify(3)) for whoever started us, as the guest cannot send that.
+//! A guest can end with any of these itself. The lines on stderr, which all start with `wasm-shim: `, distinguish them
+//! for people, and `STATUS=word: text` (sd_notify(3)) for the process that started us, as the guest cannot send that.
 
 use crate::limits::Limits;
 use crate::systemd;
@@ -24,7 +24,7 @@ use std::io::{self, Write as _};
 use wasmtime::{Error, Result, Trap, WasmBacktrace, WasmCoreDump};
 use wasmtime_wasi::I32Exit;
 
-/// Why a guest cannot be run, in its own fault; an error that stands somewhere in a chain of errors.
+/// Why a guest cannot be run, through a fault of its own; part of a chain of errors.
 #[derive(Debug)]
 pub struct Refusal {
     kind: Kind,
@@ -32,22 +32,22 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// The file is nothing that can be run.
+    /// The file cannot be run.
     pub fn bad_module(why: impl Into<String>) -> Error {
         Error::new(Self { kind: Kind::BadModule, why: why.into() })
     }
 
-    /// An export has the right name and another type, as `error` says.
+    /// An export has the right name but another type; `error` has the details.
     pub fn wrong_type(error: &Error) -> Error {
         Self::bad_module(causes(error))
     }
 
-    /// It ended before it was ready.
+    /// The guest ended before it was ready.
     pub fn ended(kind: Kind, lines: &[String]) -> Error {
         Error::new(Self { kind, why: lines.join("; ") })
     }
 
-    /// Something that the guest needs is not there.
+    /// An import of the guest is missing.
     pub fn missing_import(why: impl Into<String>) -> Error {
         Error::new(Self { kind: Kind::MissingImport, why: why.into() })
     }
@@ -61,23 +61,23 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// How a guest that began has ended.
+/// How a guest that was started has ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// With this exit code, by itself.
+    /// The guest exited with this exit code.
     Exit(u8),
-    /// In another way, described in lines, example `out of bounds memory access`.
+    /// The guest was ended in another way, described in lines, for example `out of bounds memory access`.
     Cut(Kind, Vec<String>),
 }
 
 impl Outcome {
-    /// What `error` says that came back from the guest, which had `limits`.
+    /// The outcome for the `error` of a guest with `limits`.
     ///
     /// # Errors
-    /// Gives the error back if it did not come from the guest's code: then it did not begin.
+    /// Returns the error if it did not come from the guest's code: then the guest did not start.
     pub fn of_error(error: Error, limits: &Limits) -> Result<Self> {
         if let Some(I32Exit(code)) = error.downcast_ref() {
-            // Exit codes of processes have eight bits.
+            // The exit code of a process has eight bits.
             return Ok(Self::Exit(code.to_le_bytes()[0]));
         }
         let refused = limits.refused().map(|what| format!("it was refused {what} by its limits"));
@@ -85,7 +85,7 @@ impl Outcome {
         let began = trap.is_some() || error.is::<WasmBacktrace>();
         let kind = match (trap, &refused) {
             (Some(Trap::OutOfFuel), _) => Kind::OutOfFuel,
-            // This is how programs end that were refused memory; others have gone on without it.
+            // Programs that were denied memory usually end like this; other programs have continued without it.
             (Some(Trap::UnreachableCodeReached | Trap::AllocationTooLarge) | None, Some(_)) => {
                 Kind::MemoryLimit
             }
@@ -101,7 +101,7 @@ impl Outcome {
         Ok(Self::Cut(kind, lines))
     }
 
-    /// Says on stderr what the guest could not, and returns the exit code. `denied` is what it was denied before.
+    /// Logs on stderr why the guest was ended, and returns the exit code. `denied` is what the guest was denied before.
     pub fn report(&self, denied: Option<&Denial>) -> u8 {
         match (self, denied) {
             (Self::Exit(code), Some(denied)) if *code != 0 => {
@@ -111,7 +111,7 @@ impl Outcome {
             (Self::Exit(code), _) => *code,
             (Self::Cut(kind, lines), denied) => {
                 say(&format!("{kind}: {}", lines.join("\n")));
-                // Many programs trap of what they were denied.
+                // Many programs trap because of a denial.
                 let denied =
                     denied.map(|what| format!("; before that it was denied: {what}")).unwrap_or_default();
                 let text = lines.first().cloned().unwrap_or_default() + &denied;
@@ -122,7 +122,7 @@ impl Outcome {
     }
 }
 
-/// Says on stderr why no guest code ran, with all causes on one line, and returns the exit code.
+/// Logs on stderr why no guest code ran, with all causes on one line, and returns the exit code.
 pub fn report_not_started(error: &Error) -> u8 {
     let kind = error
         .chain()
@@ -140,14 +140,14 @@ pub fn causes(error: &Error) -> String {
     causes.join(": ")
 }
 
-/// Makes a bug of wasm-shim end in one line on stderr, without the host's stack.
+/// Reports a bug of wasm-shim in one line on stderr, without the host's stack.
 pub fn report_panics_in_one_line() {
     std::panic::set_hook(Box::new(|panic| {
         say(&format!("bug in wasm-shim, please report it: {panic}"));
     }));
 }
 
-/// Says `text` on stderr, in one write, each line marked as ours. If nobody listens, the exit code has to do.
+/// Writes `text` to stderr, in one write, each line marked as ours. If nobody reads it, the exit code has to suffice.
 pub fn say(text: &str) {
     let mut marked = String::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
@@ -172,7 +172,7 @@ pub fn describe(error: &Error) -> Vec<String> {
             lines.push(format!("  {context}"));
         }
     }
-    // The first line is a title. A place in the sources stands below the function, and what was inlined has no number.
+    // The first line is a title. The place in the source follows the function, and inlined functions have no number.
     for frame in backtrace.lines().skip(1) {
         let words: Vec<_> = frame.split_whitespace().collect();
         match (words.split_first(), lines.last_mut()) {
@@ -189,9 +189,9 @@ pub fn describe(error: &Error) -> Vec<String> {
 
 fn advice(trap: Trap) -> Option<&'static str> {
     match trap {
-        Trap::StackOverflow => Some(
-            "the guest's calls are nested too deeply for its stack: 512 KiB, or what -W max-wasm-stack says",
-        ),
+        Trap::StackOverflow => {
+            Some("the guest's calls are nested too deeply for its stack (512 KiB, or -W max-wasm-stack)")
+        }
         Trap::UnreachableCodeReached => {
             Some("a panic or abort in the guest ends like this; it may have said more above")
         }
@@ -217,8 +217,8 @@ mod tests {
 
     #[test]
     fn exit_codes_keep_their_eight_bits() {
-        for (said, code) in [(0, 0), (126, 126), (255, 255), (256, 0), (-1, 255)] {
-            assert_eq!(of(I32Exit(said), false).unwrap().report(None), code);
+        for (raw, code) in [(0, 0), (126, 126), (255, 255), (256, 0), (-1, 255)] {
+            assert_eq!(of(I32Exit(raw), false).unwrap().report(None), code);
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
                 Kind::MemoryLimit,
                 "it was refused a memory of 65536 bytes by its limits",
             ),
-            // It has gone on without the memory, and did something else wrong.
+            // The guest has continued without the memory, and failed for another reason.
             (Trap::IntegerDivisionByZero, true, Kind::Trap, "integer divide by zero"),
         ] {
             let Outcome::Cut(found, lines) = of(trap, refused).unwrap() else {

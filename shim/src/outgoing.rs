@@ -1,7 +1,7 @@
-//! The requests that a guest sends: HTTP/1.1, with or without TLS, to the addresses that it was granted.
+//! The requests that a guest sends: HTTP/1.1, with or without TLS, to the granted addresses.
 //!
-//! A name is looked up here, and it is the address that is granted or not, so that nobody gets around the grants by what
-//! the name's owner answers.
+//! Names are looked up here, and the grants apply to the resulting address, so that the owner of a name cannot bypass
+//! them.
 
 use crate::network::Network;
 use bytes::Bytes;
@@ -26,8 +26,8 @@ use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
-/// How long each step may take of which the guest does not say it.
-const PATIENCE: Duration = Duration::from_mins(10);
+/// The timeout of each step for which the guest sets none.
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Sends a guest's requests.
 pub struct Outgoing {
@@ -36,13 +36,13 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// To the addresses of `network`, by name if `lookup`.
+    /// Sends to the addresses of `network`, by name if `lookup` is set.
     pub fn new(network: Network, lookup: bool) -> Self {
         Self { network, lookup }
     }
 }
 
-/// Tells how a message went on after its head was passed on.
+/// Resolves when the rest of a message after its head has been handled.
 type Rest = Box<dyn Future<Output = Result<()>> + Send>;
 
 impl WasiHttpHooks for Outgoing {
@@ -76,18 +76,18 @@ async fn send(
         let name = ServerName::try_from(host.clone()).map_err(|_| Error::HttpRequestUriInvalid)?;
         handshake(TLS.connect(name, stream).await.map_err(Error::Tls)?).await
     };
-    let patience = options.connect_timeout.unwrap_or(PATIENCE);
+    let patience = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
     let (mut sender, connection) =
         timeout(patience, connect).await.map_err(|_| Error::ConnectionTimeout)??;
 
-    // Only a proxy is told more than the path.
+    // Only a proxy needs more than the path.
     let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);
-    let patience = options.first_byte_timeout.unwrap_or(PATIENCE);
+    let patience = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
     let response = timeout(patience, sender.send_request(request)).await;
     let response = response.map_err(|_| Error::ConnectionReadTimeout)??;
 
-    let patience = options.between_bytes_timeout.unwrap_or(PATIENCE);
+    let patience = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
     let body = |body| Patient { body, patience, next: Box::pin(sleep(patience)) }.boxed_unsync();
     Ok((response.map(body), connection))
 }
@@ -98,7 +98,7 @@ static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
     Arc::new(config).into()
 });
 
-/// Connects to the first address of `host` that is granted and answers.
+/// Connects to the first granted address of `host` that answers.
 async fn connect(host: &str, port: u16, network: &Network, lookup: bool) -> Result<TcpStream> {
     let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
         Ok(address) => vec![(address, port).into()],
@@ -130,13 +130,13 @@ async fn connect(host: &str, port: u16, network: &Network, lookup: bool) -> Resu
 
 type Sender = hyper::client::conn::http1::SendRequest<WasiBody>;
 
-/// A connection that carries one request. The future is what is left of it once the response has begun.
+/// A connection that carries one request. The future drives the connection after the response has begun.
 async fn handshake<S>(stream: S) -> Result<(Sender, Rest)>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with whoever waits for it.
+    // The connection ends with the task that waits for it.
     let connection = spawn(connection);
     Ok((sender, Box::new(async move { Ok(connection.await?) })))
 }

@@ -1,9 +1,9 @@
-//! Opens the directories that a guest is granted: each once per process, by a path without symbolic links.
+//! Opens the directories of a guest: each one once per process, by a path without symbolic links.
 //!
-//! A guest may rename what is in a directory that it can write to, and put a link in its place. A directory that was
-//! granted in there would be another one for whoever opens its path again: at the next start, or for the next instance of
-//! a server. So no link is followed to a granted directory, wherever the link is and whoever made it, and instances share
-//! the descriptors that were opened at the start.
+//! A guest may rename the content of a writable directory, and put a symbolic link in its place. A granted directory in
+//! there would be another one for whoever opens its path again: at the next start, or for the next instance of a
+//! server. So no link on the way to a granted directory is followed, wherever the link is and whoever created it.
+//! Instances share the descriptors that were opened at the start.
 
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -15,30 +15,30 @@ use wasmtime::{Error, Result, bail};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
 
-/// Directories that are open, for any number of instances.
+/// Open directories, for any number of instances.
 pub struct Preopens(WasiFilesystemCtx);
 
 impl Preopens {
     /// Opens `dirs`.
     ///
     /// # Errors
-    /// As [`open`].
+    /// The errors of [`open`].
     pub fn open(dirs: &[Directory]) -> Result<Self> {
         let mut wasi = WasiCtx::builder();
         open(dirs, &mut wasi)?;
         Ok(Self(wasi.build().filesystem().clone()))
     }
 
-    /// Gives them, and no others, to the instance that `wasi` is for.
+    /// Gives these directories, and no others, to the instance of `wasi`.
     pub fn give_to(&self, wasi: &mut WasiCtx) {
         *wasi.filesystem() = self.0.clone();
     }
 }
 
-/// Opens `dirs` for the one instance that `wasi` is for.
+/// Opens `dirs` for the one instance of `wasi`.
 ///
 /// # Errors
-/// When one of them does not exist, is not a directory, may not be read, or its path has a symbolic link in it; the
+/// When one of them does not exist, is not a directory, is not readable, or its path contains a symbolic link; the
 /// message names the option.
 pub fn open(dirs: &[Directory], wasi: &mut WasiCtxBuilder) -> Result<()> {
     for dir in dirs {
@@ -46,7 +46,8 @@ pub fn open(dirs: &[Directory], wasi: &mut WasiCtxBuilder) -> Result<()> {
         let granted = || format!("--dir (in a job `wasm.dirs`): open directory `{}` for the guest", dir.host);
         let opened = open_without_links(Path::new(&dir.host)).with_context(granted)?;
         check_file_system(&opened).with_context(granted)?;
-        // wasmtime takes paths only. This one names what `opened` is, whatever has happened to the directory's path since.
+        // wasmtime only accepts paths. This path leads to `opened`, whatever has happened to the directory's path
+        // since.
         let same = format!("/proc/self/fd/{}", opened.as_raw_fd());
         wasi.preopened_dir(same, &dir.guest, permissions).with_context(granted)?;
     }
@@ -56,7 +57,7 @@ pub fn open(dirs: &[Directory], wasi: &mut WasiCtxBuilder) -> Result<()> {
     Ok(())
 }
 
-/// What the directory that was granted as `.`, in which relative paths begin, is called otherwise.
+/// The absolute name of the directory that was granted as `.`, which is the base of relative paths.
 fn working_directory(dirs: &[Directory]) -> Option<String> {
     let here = Path::new(&dirs.iter().find(|dir| dir.guest == ".")?.host);
     let named = dirs.iter().filter(|dir| dir.guest.starts_with('/')).filter_map(|dir| {
@@ -67,7 +68,7 @@ fn working_directory(dirs: &[Directory]) -> Option<String> {
     Some(name.to_str()?.trim_end_matches('/').to_owned()).filter(|name| !name.is_empty())
 }
 
-/// Through /proc a guest would change the memory of this process, and read its environment.
+/// Rejects /proc: through it, a guest could change the memory of this process and read its environment.
 fn check_file_system(directory: &OwnedFd) -> Result<()> {
     let file_system = rustix::fs::fstatfs(directory)?.f_type;
     if file_system == rustix::fs::PROC_SUPER_MAGIC {
@@ -78,12 +79,12 @@ fn check_file_system(directory: &OwnedFd) -> Result<()> {
 
 fn open_without_links(path: &Path) -> Result<OwnedFd> {
     let mut parts = path.components().skip_while(|part| !matches!(part, Component::Normal(_)));
-    // What is above a directory changes when a guest moves the directory.
+    // A parent directory changes when a guest moves the directory.
     if parts.any(|part| part == Component::ParentDir) {
         bail!("a path with `..` after a name is not accepted; write the path without `..`");
     }
     walk(path).map_err(|error| {
-        // A link that is not followed is no directory to the kernel.
+        // For the kernel, a link that is not followed is not a directory.
         match link_in(path).filter(|_| matches!(error, Errno::LOOP | Errno::NOTDIR)) {
             Some(link) => Error::msg(format!(
                 "`{}` is a symbolic link, and links to granted directories are not followed; name the directory that \
@@ -95,8 +96,8 @@ fn open_without_links(path: &Path) -> Result<OwnedFd> {
     })
 }
 
-/// Opens one part of the path after the other, each without following a link. One call could do it (openat2(2)), but systemd
-/// denies that call to units that may not make set-user-ID files, since no filter can look at its flags.
+/// Opens one part of the path after the other, each without following a link. A single openat2(2) could do this, but
+/// systemd denies that call to units that may not create set-user-ID files, since no filter can inspect its flags.
 fn walk(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut directory = openat(CWD, if path.is_absolute() { "/" } else { "." }, flags, Mode::empty())?;
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn a_link_anywhere_in_the_path_is_refused_and_named() {
         let root = tempfile::tempdir().unwrap();
-        // The system's own directory for temporary files may lie behind a link.
+        // The system's directory for temporary files may lie behind a link.
         let root = root.path().canonicalize().unwrap();
         fs::create_dir_all(root.join("real/inner")).unwrap();
         symlink("real", root.join("link")).unwrap();

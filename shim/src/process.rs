@@ -1,4 +1,5 @@
-//! What the process does to itself that the standard library cannot: end at once, and live in memory alone.
+//! Operations of the process on itself that the standard library lacks: to end at once, and to have files in memory
+//! only.
 #![expect(
     unsafe_code,
     reason = "signal handlers, _exit, memfd_create and descriptors that we inherit are plain system calls"
@@ -13,19 +14,19 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// What the standard library does before `main`, which this program leaves out as it takes a twentieth of a short run: a
-/// broken pipe is an error and no signal, and descriptors 0 to 2 are open, so that no file of ours gets their numbers.
-/// To be called first of all.
+/// The standard library's work before `main`, which this program skips as it takes a twentieth of a short run: a broken
+/// pipe is an error and not a signal, and descriptors 0 to 2 are open, so that no file of ours gets these numbers. Must
+/// be called first.
 pub fn begin() {
     const NONE: libc::pollfd = libc::pollfd { fd: 0, events: 0, revents: 0 };
     let mut standard = [NONE, libc::pollfd { fd: 1, ..NONE }, libc::pollfd { fd: 2, ..NONE }];
-    // SAFETY: signal, poll and open get valid arguments; and nobody else reads the environment yet, as there is one
-    // thread.
+    // SAFETY: signal, poll and open get valid arguments; and nothing else reads the environment yet, as there is only
+    // one thread.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         if libc::poll(standard.as_mut_ptr(), 3, 0) > 0 {
             for _ in standard.iter().filter(|stream| stream.revents & libc::POLLNVAL != 0) {
-                // It takes the lowest number that is free.
+                // It takes the lowest free number.
                 libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
             }
         }
@@ -33,23 +34,23 @@ pub fn begin() {
     fill_heap();
 }
 
-/// Nobody sees the host's stack; looking for it would take longer than most guests. To be called when the command line,
-/// which may give the guest these variables, has been read.
+/// Disables backtraces: nobody sees the host's stack, and collecting it would take longer than most guests. Call this
+/// after the command line has been read, because it may give the guest these variables.
 pub fn leave_out_backtraces() {
     for variable in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
-        // SAFETY: nobody else reads the environment, as there is still one thread.
+        // SAFETY: nothing else reads the environment, as there is still only one thread.
         unsafe { std::env::remove_var(variable) };
     }
 }
 
-/// Lets the kernel provide at once what malloc has got from it, which is what the start of a guest takes: page by page,
-/// as it is touched, takes several times as long.
+/// Populates the memory that malloc already has, which the start of a guest uses: page by page, on first access, takes
+/// several times as long.
 fn fill_heap() {
     const PAGE: usize = 4096;
-    /// How much malloc asks for at first, in bytes.
+    /// The amount that malloc requests at first, in bytes.
     const HEAP: usize = 33 * PAGE;
-    // SAFETY: sbrk(0) only tells where the heap ends. What is below has been ours from the start or is nobody's, which is
-    // an error that changes nothing, as is a kernel that does not know the advice (before Linux 5.14).
+    // SAFETY: sbrk(0) only returns the end of the heap. The memory below has been ours from the start or is unmapped,
+    // which is an error without effect, as is a kernel that does not know the advice (before Linux 5.14).
     unsafe {
         let end = libc::sbrk(0).map_addr(|end| end & !(PAGE - 1));
         libc::madvise(end.wrapping_byte_sub(HEAP), HEAP, libc::MADV_POPULATE_WRITE);
@@ -59,11 +60,11 @@ fn fill_heap() {
 /// Makes SIGTERM and SIGINT end the process at once, with the exit codes 143 and 130.
 ///
 /// WASI has no signals to pass on. A future that waits for one would never be polled while the guest computes on the
-/// only thread, and without a handler process 1 of a namespace ignores them.
+/// only thread. Without a handler, process 1 of a PID namespace ignores the signals.
 pub fn end_on_signals() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
-        // SAFETY: all zeroes are a valid sigaction, and the handler only calls functions that are safe in a handler. It
-        // runs on the alternate stack, as the guest may have used up the other one.
+        // SAFETY: all zeroes are a valid sigaction, and the handler only calls functions that are safe in a handler.
+        // The handler runs on the alternate stack, as the guest may have used up the other stack.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = end as *const () as usize;
@@ -73,8 +74,8 @@ pub fn end_on_signals() {
     }
 }
 
-/// SIGTERM and SIGINT, for who ends in a way of its own. tokio has them, too, but its share of every start would be paid
-/// by guests that serve nothing.
+/// SIGTERM and SIGINT, for a server that shuts down gracefully. tokio supports them too, but guests that do not serve
+/// would pay for it at every start.
 pub struct Signals(AsyncFd<SignalFd>);
 
 impl Signals {
@@ -82,17 +83,17 @@ impl Signals {
         SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT])
     }
 
-    /// Lets another thread decide what they do.
+    /// Lets another thread handle the signals.
     pub fn leave_to_others() {
-        // The signals exist, which is all that is asked for.
+        // This can only fail for signals that do not exist.
         let _ = Self::both().thread_block();
     }
 
-    /// From now on they do nothing but to come here, if all other threads have left them to others. To be called in a
-    /// runtime that waits for sockets.
+    /// Takes over the signals, if all other threads have left them to others: they have no other effect any longer.
+    /// Must be called in a runtime that waits for sockets.
     ///
     /// # Errors
-    /// When the kernel has no descriptor left.
+    /// When the kernel has no free descriptor.
     pub fn take_over() -> io::Result<Self> {
         Self::leave_to_others();
         let signals = SignalFd::with_flags(&Self::both(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
@@ -100,10 +101,10 @@ impl Signals {
         Ok(Self(unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }?))
     }
 
-    /// Waits for the next one, and gives its name, example `SIGTERM`.
+    /// Waits for the next signal, and returns its name, for example `SIGTERM`.
     ///
     /// # Errors
-    /// When the kernel does not tell which one came.
+    /// When the kernel does not report which signal arrived.
     pub async fn next(&self) -> io::Result<&'static str> {
         let read = |signals: &SignalFd| signals.read_signal()?.ok_or_else(|| ErrorKind::WouldBlock.into());
         let came = self.0.async_io(Interest::READABLE, read).await?;
@@ -112,7 +113,7 @@ impl Signals {
 }
 
 extern "C" fn end(signal: c_int) {
-    end_saying(
+    exit_with_message(
         match signal {
             libc::SIGINT => b"wasm-shim: ended by SIGINT\n",
             _ => b"wasm-shim: ended by SIGTERM\n",
@@ -121,12 +122,12 @@ extern "C" fn end(signal: c_int) {
     )
 }
 
-/// Ends the process now, whatever its threads do, with `line` on stderr if somebody takes it: a reader that is stuck must
-/// not hold up the end. Safe in a signal handler.
-pub fn end_saying(line: &[u8], code: c_int) -> ! {
+/// Ends the process now, whatever its threads do, and writes `line` to stderr if it can be written without waiting: a
+/// blocked reader must not delay the exit. Safe in a signal handler.
+pub fn exit_with_message(line: &[u8], code: c_int) -> ! {
     let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: poll, write and _exit are safe in a handler; `stderr` is one valid pollfd and `line` a valid buffer of its
-    // length. A pipe is writable only if a line of this size fits in (pipe(7)).
+    // SAFETY: poll, write and _exit are safe in a handler; `stderr` is one valid pollfd and `line` is a valid buffer of
+    // its length. A pipe is writable only if a line of this size fits in (pipe(7)).
     unsafe {
         if libc::poll(&raw mut stderr, 1, 0) == 1 && stderr.revents & libc::POLLOUT != 0 {
             libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len());
@@ -135,17 +136,17 @@ pub fn end_saying(line: &[u8], code: c_int) -> ! {
     }
 }
 
-/// Ends the process without taking down what the kernel removes faster: the engine, gigabytes of reserved addresses.
+/// Ends the process without freeing what the kernel frees faster: the engine, gigabytes of reserved addresses.
 /// Flush the standard streams first.
 pub fn exit(code: u8) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(c_int::from(code)) }
 }
 
-/// A file without a name, which lives in memory and goes with its last user.
+/// A file without a name, which lies in memory and is freed with its last user.
 ///
 /// # Errors
-/// When the kernel has no memory or no descriptor left.
+/// When the kernel has no memory or no free descriptor.
 pub fn memory_file() -> io::Result<File> {
     const NAME: &CStr = c"wasm-shim";
     // SAFETY: NAME ends in a zero byte, and a descriptor that memfd_create returns is ours alone.
@@ -157,30 +158,31 @@ pub fn memory_file() -> io::Result<File> {
     }
 }
 
-/// Takes over a descriptor that this process was started with, so that it is closed in time and not inherited further.
+/// Takes over a descriptor that this process was started with, so that it is closed in time and not inherited again.
 ///
 /// # Errors
 /// When there is no such descriptor.
 pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: fcntl only looks at the number.
+    // SAFETY: fcntl only uses the number.
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it exists, and by the protocol that passed it (sd_listen_fds(3)) it is ours; we take each number once.
+    // SAFETY: the descriptor exists, and by the protocol that passed it (sd_listen_fds(3)) it is ours; we take each
+    // number once.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// How many of the bytes that were written to the socket `fd` its other end has not taken yet; 0 if that is unknown.
+/// The number of bytes written to the socket `fd` that its peer has not read yet; 0 if unknown.
 pub fn untaken(fd: RawFd) -> usize {
     let mut bytes: c_int = 0;
-    // SAFETY: for a socket, TIOCOUTQ writes one number to where the pointer says, and it fails for what is none.
+    // SAFETY: for a socket, TIOCOUTQ writes one number to the pointer; for other files it fails.
     match unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) } {
         0 => usize::try_from(bytes).unwrap_or(0),
         _ => 0,
     }
 }
 
-/// Who we are to the file system, example 1000.
+/// Our effective user ID, for example 1000.
 pub fn user() -> u32 {
     // SAFETY: geteuid has no preconditions and cannot fail.
     unsafe { libc::geteuid() }

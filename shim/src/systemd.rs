@@ -1,4 +1,5 @@
-//! What a process and the systemd that started it say to each other: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3).
+//! The interface between a process and the systemd that started it: sd_notify(3), sd_listen_fds(3),
+//! sd_watchdog_enabled(3).
 
 use shim_interface::Status;
 use std::ffi::OsString;
@@ -9,8 +10,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// Tells it something, example `READY=1`. Nothing happens if nobody wants to hear of us, nor if they are too busy: what
-/// must be known is in the exit code.
+/// Sends systemd a notification, for example `READY=1`. Failures are ignored, if there is no socket or its queue is
+/// full: the exit code carries the essential information.
 pub fn notify(state: &str) {
     let tell = |socket: OsString| {
         let sender = UnixDatagram::unbound()?;
@@ -24,13 +25,13 @@ pub fn notify(state: &str) {
     let _: Option<io::Result<usize>> = std::env::var_os("NOTIFY_SOCKET").map(tell);
 }
 
-/// Tells it how we are, in one line, which it shows beside the unit. Nobody else can say something there, while a guest
-/// can write to stderr what it likes.
+/// Sends systemd a status, in one line, which it shows with the unit. The guest cannot send a status, while it can
+/// write anything to stderr.
 pub fn notify_status(status: &Status) {
     notify(&line(&status.to_string()));
 }
 
-/// Of a longer message systemd reads nothing (NOTIFY_BUFFER_MAX is 4096 bytes). Names in it may be a guest's.
+/// systemd ignores a longer message (NOTIFY_BUFFER_MAX is 4096 bytes). Names in the status may come from a guest.
 const STATUS_MAX: usize = 2048;
 
 fn line(text: &str) -> String {
@@ -38,35 +39,35 @@ fn line(text: &str) -> String {
     format!("STATUS={}", &line[..line.floor_char_boundary(STATUS_MAX)])
 }
 
-/// How often it wants to hear that we are alive, if it does.
+/// The interval of watchdog notifications that systemd expects, if the watchdog is enabled.
 pub fn watchdog() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     let ours = number("WATCHDOG_PID").is_none_or(|pid| is_us(pid, std::process::id()));
     number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0).map(Duration::from_micros)
 }
 
-/// Does systemd mean this process by a number? It knows a process in a PID namespace of its own (`PrivatePIDs=`) by its
-/// number outside.
+/// Whether a PID from systemd is this process. For a process in a PID namespace of its own (`PrivatePIDs=`), systemd
+/// uses the PID outside.
 fn is_us(pid: u64, own: u32) -> bool {
     pid == u64::from(own) || own == 1
 }
 
-/// A socket that it has opened for us.
+/// A socket that systemd has opened for us.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Passed {
-    /// Its descriptor, which is ours from now on.
+    /// The descriptor, which is now ours.
     pub fd: RawFd,
-    /// Its name, example `http`; empty if it has none.
+    /// The name, for example `http`; empty if the socket has none.
     pub name: String,
 }
 
-/// The sockets that it has opened for us, in its order.
+/// The sockets that systemd has opened for us, in systemd's order.
 pub fn passed_sockets() -> Vec<Passed> {
-    let said = |name| std::env::var(name).unwrap_or_default();
-    passed(&said("LISTEN_PID"), &said("LISTEN_FDS"), &said("LISTEN_FDNAMES"), std::process::id())
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    passed(&variable("LISTEN_PID"), &variable("LISTEN_FDS"), &variable("LISTEN_FDNAMES"), std::process::id())
 }
 
-/// The first descriptor that is passed (SD_LISTEN_FDS_START).
+/// The first passed descriptor (SD_LISTEN_FDS_START).
 const FIRST: RawFd = 3;
 
 fn passed(pid: &str, count: &str, names: &str, own: u32) -> Vec<Passed> {
@@ -88,9 +89,9 @@ mod tests {
     fn fuzz_a_status_is_one_assignment_whatever_a_guest_calls_itself() {
         let text = prop_oneof!["(trap: |\n|\r|READY=1|MAINPID=1|é|\\x00|x{1000}){0,5}", any::<String>()];
         holds_for(&text, |text| {
-            let told = line(&text);
-            let said = told.strip_prefix("STATUS=").ok_or_else(|| TestCaseError::fail(told.clone()))?;
-            prop_assert!(!said.contains('\n') && said.len() <= STATUS_MAX && text.starts_with(said));
+            let sent = line(&text);
+            let status = sent.strip_prefix("STATUS=").ok_or_else(|| TestCaseError::fail(sent.clone()))?;
+            prop_assert!(!status.contains('\n') && status.len() <= STATUS_MAX && text.starts_with(status));
             Ok(())
         });
     }

@@ -1,5 +1,5 @@
-//! What the guest may touch, as WASI: its arguments, variables and directories, the standard streams, the addresses and
-//! the configuration that it was granted. Nothing else.
+//! The resources that the guest may use, as WASI: its arguments, variables and directories, the standard streams, and
+//! the granted addresses and configuration. Nothing else.
 
 use crate::args::Guest;
 use crate::code::Code;
@@ -26,19 +26,19 @@ use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpView, p2 as http2, p3 as http3};
 use wasmtime_wasi_io::IoView;
 
-/// The host as a core module sees it.
+/// The host, for a core module.
 pub struct ModuleHost {
     wasi: WasiP1Ctx,
     limits: Limits,
 }
 
 impl ModuleHost {
-    /// What it has of WASI.
+    /// The WASI context.
     pub fn wasi(&mut self) -> &mut WasiP1Ctx {
         &mut self.wasi
     }
 
-    /// What it is asked before the guest grows.
+    /// The limits that wasmtime checks before the guest grows.
     pub fn limits(&mut self) -> &mut Limits {
         &mut self.limits
     }
@@ -52,7 +52,7 @@ pub fn for_module(guest: &Guest) -> Result<ModuleHost> {
     Ok(ModuleHost { wasi: context_of_command(guest)?.build_p1(), limits: Limits::new(&guest.wasm) })
 }
 
-/// The host of the component `guest` that runs to its end.
+/// The host of the component `guest`, which runs to its end.
 ///
 /// # Errors
 /// When a directory cannot be opened.
@@ -60,10 +60,10 @@ pub fn for_command(guest: &Guest) -> Result<Host> {
     Ok(Host::new(guest, context_of_command(guest)?.build()))
 }
 
-/// The host of an instance of the component `guest` that answers requests, with the directories `preopens`.
+/// The host of an instance of the component `guest`, which answers requests, with the directories `preopens`.
 pub fn for_server(guest: &Guest, preopens: &Preopens) -> Host {
     let mut wasi = context(guest);
-    // Nobody types for a server.
+    // A server has no standard input.
     wasi.inherit_stdout().inherit_stderr();
     let mut wasi = wasi.build();
     preopens.give_to(&mut wasi);
@@ -73,7 +73,7 @@ pub fn for_server(guest: &Guest, preopens: &Preopens) -> Host {
 fn context_of_command(guest: &Guest) -> Result<WasiCtxBuilder> {
     let mut wasi = context(guest);
     wasi.inherit_stdio();
-    // The guest has the only thread; handing its file accesses to another would only cost time.
+    // The guest has the only thread; moving its file accesses to another one would only cost time.
     wasi.allow_blocking_current_thread(true);
     preopens::open(&guest.dirs, &mut wasi)?;
     Ok(wasi)
@@ -85,7 +85,7 @@ fn context(guest: &Guest) -> WasiCtxBuilder {
     for var in &guest.env {
         wasi.env(&var.name, &var.value);
     }
-    // A check of every address says more than refusing all of them.
+    // A check of every address has a better message than refusing all of them.
     let network = guest.network.clone();
     wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(guest.wasi.allow_ip_name_lookup);
     wasi.socket_addr_check(move |address, usage| {
@@ -95,7 +95,7 @@ fn context(guest: &Guest) -> WasiCtxBuilder {
     wasi
 }
 
-/// The state behind the interfaces that a component imports.
+/// The state of the interfaces that a component imports.
 pub struct Host {
     wasi: WasiCtx,
     table: ResourceTable,
@@ -118,7 +118,7 @@ impl Host {
         }
     }
 
-    /// What it is asked before the guest grows.
+    /// The limits that wasmtime checks before the guest grows.
     pub fn limits(&mut self) -> &mut Limits {
         &mut self.limits
     }
@@ -148,7 +148,7 @@ impl WasiHttpView for Host {
 
 type Linker = wasmtime::component::Linker<Host>;
 
-/// Does `code` import what opens sockets? Core modules have nothing of the kind.
+/// Whether `code` imports something that opens sockets. Core modules have no such import.
 pub fn may_have_sockets(code: &Code) -> bool {
     let Code::Component(component) = code else { return false };
     let ty = component.component_type();
@@ -156,13 +156,13 @@ pub fn may_have_sockets(code: &Code) -> bool {
         .any(|(name, _)| name.starts_with("wasi:sockets/") || name.starts_with("wasi:http/"))
 }
 
-/// Provides what `component` imports, and nothing else.
+/// Provides the imports of `component`, and nothing else.
 ///
-/// Interfaces are linked one by one as a component imports them: all of them together would be the largest part of its
+/// Interfaces are linked one by one as a component imports them: linking all of them would be the largest part of its
 /// start.
 ///
 /// # Errors
-/// When it imports what the shim does not have.
+/// When the component imports something that the shim does not provide.
 pub fn link(component: &Component) -> Result<InstancePre<Host>> {
     let engine = component.engine();
     let mut linker = Linker::new(engine);
@@ -196,7 +196,8 @@ fn missing(import: &str, name: &str, wasi: Option<WasiVersion>) -> String {
     format!("it imports `{import}`, which wasm-shim does not have: {advice}")
 }
 
-/// Provides the interface `name`, example `wasi:cli/exit`, in its versions 0.2. False if the shim does not have it.
+/// Provides the interface `name`, for example `wasi:cli/exit`, in its versions 0.2. Returns false if the shim does not
+/// support it.
 #[allow(clippy::too_many_lines, reason = "one line per interface")]
 fn link_p2(name: &str, linker: &mut Linker) -> Result<bool> {
     let l = linker;
@@ -240,7 +241,7 @@ fn link_p2(name: &str, linker: &mut Linker) -> Result<bool> {
             random::insecure_seed::add_to_linker::<Host, WasiRandom>(l, Host::random)
         }
 
-        // Standard libraries import these whether the program uses them or not; the grants decide at every call.
+        // Standard libraries import these whether or not the program uses them; each call checks the grants.
         "wasi:sockets/instance-network" => {
             sockets::instance_network::add_to_linker::<Host, WasiSockets>(l, Host::sockets)
         }
@@ -273,7 +274,7 @@ fn link_p2(name: &str, linker: &mut Linker) -> Result<bool> {
     Ok(true)
 }
 
-/// The same in its versions 0.3.
+/// Provides the interface `name` in its versions 0.3. Returns false if the shim does not support it.
 fn link_p3(name: &str, linker: &mut Linker) -> Result<bool> {
     let l = linker;
     match name {
@@ -282,7 +283,7 @@ fn link_p3(name: &str, linker: &mut Linker) -> Result<bool> {
         "wasi:cli/stdin" => p3::cli::stdin::add_to_linker::<Host, WasiCli>(l, Host::cli),
         "wasi:cli/stdout" => p3::cli::stdout::add_to_linker::<Host, WasiCli>(l, Host::cli),
         "wasi:cli/stderr" => p3::cli::stderr::add_to_linker::<Host, WasiCli>(l, Host::cli),
-        // It has no functions.
+        // The interface has no functions.
         "wasi:cli/types" => Ok(()),
         "wasi:cli/terminal-input" => p3::cli::terminal_input::add_to_linker::<Host, WasiCli>(l, Host::cli),
         "wasi:cli/terminal-output" => p3::cli::terminal_output::add_to_linker::<Host, WasiCli>(l, Host::cli),
@@ -323,7 +324,7 @@ fn link_p3(name: &str, linker: &mut Linker) -> Result<bool> {
     Ok(true)
 }
 
-/// Tells the linker what part of the host the interfaces of `wasi:io` work on.
+/// Selects the part of the host on which the interfaces of `wasi:io` work.
 struct Io;
 
 impl wasmtime::component::HasData for Io {
@@ -344,7 +345,7 @@ mod tests {
     fn every_stock_interface_is_linked_and_none_twice() {
         let mut linker = linker();
         for name in imports::P2 {
-            // An interface that was linked before, under another name, is an error here.
+            // Linking an interface twice, under another name, is an error here.
             assert!(link_p2(name, &mut linker).unwrap(), "{name} 0.2 is missing");
         }
         for name in imports::P3 {
@@ -352,7 +353,7 @@ mod tests {
         }
     }
 
-    /// Guests are checked by the lists before they start.
+    /// The lists are used to check guests before they start.
     #[test]
     fn every_interface_that_is_linked_is_in_the_list() {
         let source = include_str!("wasi.rs");

@@ -1,5 +1,5 @@
-//! What a guest is for, by what it exports; decided before anything is linked, so that a refusal names the thing. Trying
-//! and failing would say less and cost more.
+//! The purpose of a guest, derived from its exports. It is decided before anything is linked, so that an error can name
+//! the reason. Trying and failing would report less and cost more.
 
 use crate::code::Code;
 use crate::outcome::Refusal;
@@ -10,16 +10,16 @@ use wasmtime::{ExternType, Module, Result};
 /// A generation of WASI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WasiVersion {
-    /// 0.1 and before it: functions that a core module imports.
+    /// 0.1 and earlier: functions that a core module imports.
     P1,
     /// 0.2: interfaces of a component.
     P2,
-    /// 0.3: the same, asynchronous.
+    /// 0.3: asynchronous interfaces of a component.
     P3,
 }
 
 impl WasiVersion {
-    /// Of an interface with this version, example `0.2.6`.
+    /// The generation of an interface with this version, for example `0.2.6`.
     pub fn of_version(version: &str) -> Option<Self> {
         let is = |minor: &str| {
             version.strip_prefix(minor).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -38,20 +38,20 @@ impl fmt::Display for WasiVersion {
     }
 }
 
-/// What can be done with a guest.
+/// The purpose of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum World {
-    /// It runs to its end.
+    /// The guest runs to its end.
     Command(WasiVersion),
-    /// It answers HTTP requests.
+    /// The guest answers HTTP requests.
     Server(WasiVersion),
 }
 
 impl World {
-    /// The worlds that `code` is for; a component can be for several. The newest WASI stands first.
+    /// The worlds that `code` supports; a component can support several. The newest WASI comes first.
     ///
     /// # Errors
-    /// When it is for none; the message says what it exports instead.
+    /// When it supports none; the message names its exports.
     pub fn of(code: &Code) -> Result<Vec<Self>> {
         match code {
             Code::Module(module) => has_start(module).map(|()| vec![Self::Command(WasiVersion::P1)]),
@@ -89,7 +89,7 @@ fn of_component(component: &Component) -> Result<Vec<World>> {
     Ok(worlds)
 }
 
-/// A command has `_start`, without parameters and results.
+/// Checks that a command exports `_start`, without parameters and results.
 fn has_start(module: &Module) -> Result<()> {
     match module.get_export("_start") {
         Some(ExternType::Func(start)) if start.params().len() == 0 && start.results().len() == 0 => Ok(()),
@@ -106,7 +106,7 @@ fn has_start(module: &Module) -> Result<()> {
     }
 }
 
-/// For a message, example "`memory`, `add`".
+/// A list for a message, for example "`memory`, `add`".
 pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const MOST: usize = 8;
     let mut names: Vec<_> = names.map(|name| format!("`{name}`")).collect();

@@ -1,4 +1,4 @@
-//! Clients that are slow, silent or endless, and what they keep from others.
+//! Clients that are slow, silent or endless, and their effect on other clients.
 
 use std::io::{ErrorKind, Read, Write};
 use std::thread;
@@ -11,7 +11,7 @@ use super::server::Server;
 /// The servers that `tests/guests/build` makes, for WASI 0.2 and 0.3.
 const SERVERS: [&str; 2] = ["server_p2", "server_p3"];
 
-/// How long their page `/large` is, in bytes.
+/// The length of their page `/large`, in bytes.
 const LARGE: usize = 32 << 20;
 
 #[test]
@@ -21,7 +21,8 @@ fn who_connects_and_asks_nothing_loses_the_connection() {
     let settings = http_2::frame(http_2::SETTINGS, 0, 0, &[]);
     let no_request = [http_2::PREFACE, &settings].concat();
     let one_request = [&no_request[..], &http_2::get()].concat();
-    // Nothing at all, a part of what tells the version, all of that but no request, and one that is answered.
+    // Nothing at all, a part of the bytes that determine the version, all of these bytes but no request, and a request
+    // that is answered.
     let silent = [&b""[..], b"PRI * HT", &no_request, &one_request].map(|begun| {
         let mut connection = server.connect();
         connection.0.write_all(begun).unwrap();
@@ -29,7 +30,7 @@ fn who_connects_and_asks_nothing_loses_the_connection() {
     });
     let [mut nothing, mut begun, mut no_request, one_request] = silent;
     let polite = thread::spawn(move || http_2::answer_pings(one_request.0));
-    // All places are taken; the next one is served when they are given up.
+    // All places are taken; the next connection is served when they are given up.
     assert_eq!(server.get("/").0, 200);
     within(SOON, "the end of the connection that says no more than that it lives", || polite.join().unwrap());
     for connection in [&mut nothing, &mut begun, &mut no_request] {
@@ -47,7 +48,7 @@ fn clients_that_hold_all_connections_do_not_shut_others_out() {
         assert_eq!(holder.get("/").0, 200);
     }
     assert_eq!(server.get("/").0, 200, "one more client is answered");
-    // Were it answered because connections are closed that ask nothing for long, all three would be closed.
+    // If connections were closed because they request nothing for long, all three would be closed.
     let [first, second, third] = &mut holders;
     let rest = first.0.read(&mut [0; 1]);
     assert!(rest.as_ref().is_ok_and(|count| *count == 0), "the one idle for the longest is closed: {rest:?}");
@@ -64,7 +65,7 @@ fn a_client_that_never_ends_the_head_of_a_request_fills_no_memory() {
     let endless = format!("GET / HTTP/1.1\r\nHost: test\r\nX: {}", "x".repeat(100 << 10));
     let sent = client.0.write_all(endless.as_bytes());
     let mut answer = [0; 12];
-    // What has been sent too much may reset the connection before the answer is read.
+    // Excess data may reset the connection before the answer is read.
     match client.0.read_exact(&mut answer) {
         Ok(()) => assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 431", "{sent:?}"),
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{sent:?}"),
@@ -97,7 +98,7 @@ fn who_sends_a_request_too_slowly_gives_its_place_to_others() {
             .map(|number| {
                 let mut client = server.connect();
                 client.0.write_all(begun.as_bytes()).unwrap();
-                // Some say nothing more, the others a byte at a time.
+                // Some clients send nothing more, the others a byte at a time.
                 thread::spawn(move || if number % 2 == 0 { client.answer().0 } else { client.trickle() })
             })
             .collect();
@@ -148,7 +149,7 @@ fn only_the_clients_own_slowness_counts() {
         // The guest needs half a second.
         let server = Server::with(&desk, &guest, &["--client-timeout", "100ms"]);
         assert_eq!(server.get("/slow"), (200, "at last\n".to_owned()), "{guest}");
-        // It is slow when it has the request, whose body is there already.
+        // The client is slow once the server has the request, whose body is already there.
         let mut client = server.connect();
         let sent = "POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody";
         client.0.write_all(sent.as_bytes()).unwrap();
@@ -157,7 +158,7 @@ fn only_the_clients_own_slowness_counts() {
         client.ask("/large");
         assert_eq!(client.answer().1.len(), LARGE, "{guest}");
 
-        // Without a limit a client takes as long as it likes; here, longer than another needs for all it wants.
+        // Without a limit, a client takes as long as it likes; here, longer than another client needs for everything.
         let server = Server::with(&desk, &guest, &["--client-timeout", "0"]);
         let mut slow = server.connect();
         slow.0.write_all(b"POST /count HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nslo").unwrap();

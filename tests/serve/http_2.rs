@@ -1,4 +1,4 @@
-//! As much of HTTP/2 (RFC 9113) as a client needs that is up to no good.
+//! The part of HTTP/2 (RFC 9113) that a malicious client needs.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -16,7 +16,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> 
     [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
-/// What the server allows, by number: the first frame that it sends.
+/// The server's settings, by number: the first frame that it sends.
 pub(crate) fn settings(stream: &mut TcpStream) -> HashMap<u16, u32> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).unwrap();
@@ -27,14 +27,14 @@ pub(crate) fn settings(stream: &mut TcpStream) -> HashMap<u16, u32> {
     settings.chunks(6).map(|one| (u16::from_be_bytes([one[0], one[1]]), number(&one[2..]))).collect()
 }
 
-/// Says that it lives whenever it is asked, until the end of the connection.
+/// Answers PING frames, until the end of the connection.
 pub(crate) fn answer_pings(mut stream: TcpStream) {
     let mut header = [0; 9];
     while stream.read_exact(&mut header).is_ok() {
         let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
         let got = stream.read_exact(&mut payload);
         if header[3] == PING && header[4] & ACK == 0 && got.is_ok() {
-            // The next read tells that the connection has ended.
+            // The next read reports that the connection has ended.
             let _ = stream.write_all(&frame(PING, ACK, 0, &payload));
         }
     }

@@ -14,7 +14,7 @@ fn instances_come_from_a_pool_once_a_request_has_been_answered() {
     assert_eq!(server.get("/").1, "hello\n");
     server.has_pool();
     assert_eq!(server.get("/").1, "hello\n");
-    // Loops in them are interrupted, too.
+    // Loops in pooled instances are interrupted, too.
     assert_eq!(server.get("/spin").0, 504);
     server.says("timeout: GET /spin took longer");
 }

@@ -1,4 +1,4 @@
-//! Requests: how they are answered, and what of them fails.
+//! Requests: how they are answered, and how they fail.
 
 use std::io::{BufRead, BufReader, Read, Write};
 
@@ -53,7 +53,7 @@ fn a_trap_ends_its_own_request_and_no_other() {
 fn a_request_that_computes_for_ever_starves_nobody_and_is_ended_in_time() {
     let desk = Desk::new();
     let mut server = Server::start(&desk, &["-W", "timeout=2s"]);
-    // More of them than there are threads.
+    // More requests than there are threads.
     let spinning: Vec<_> = (0..20).map(|_| server.get_meanwhile("/spin")).collect();
     assert_eq!(server.get("/"), (200, "hello\n".to_owned()));
     for one in spinning {
@@ -71,7 +71,7 @@ fn not_more_requests_than_allowed_are_worked_on_at_the_same_time() {
     let mut server = Server::told(&desk, &line, &manager);
     let spinning = server.get_meanwhile("/spin");
     manager.hears_of("active=1");
-    // The only place is taken: who comes now waits for it, though its answer would take no time.
+    // The only place is taken: the next client waits for it, though its answer would take no time.
     assert_eq!(server.get("/"), (200, "hello\n".to_owned()));
     assert_eq!(spinning.recv_timeout(SOON).unwrap().0, 504);
     assert!(server.says("access: GET /").contains("/spin 504"), "it overtook");
@@ -106,7 +106,7 @@ fn what_is_no_http_is_refused_and_harms_nobody() {
         (&huge, "431"),
     ] {
         let mut stream = server.connect().0;
-        // The server may hang up before all was said.
+        // The server may close the connection before everything was sent.
         let _ = stream.write_all(sent.as_bytes());
         let mut answer = String::new();
         let _ = BufReader::new(stream).read_line(&mut answer);

@@ -42,7 +42,7 @@ impl Server {
         Self::of(shim, "127.0.0.1:0".parse().unwrap())
     }
 
-    /// Waits until it serves. The address is known already if the socket was passed.
+    /// Waits until the server serves. The address is already known if the socket was passed.
     pub(crate) fn of(mut command: Command, address: SocketAddr) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, log) = mpsc::channel();
@@ -56,16 +56,16 @@ impl Server {
         server
     }
 
-    /// Waits for a line of its log.
+    /// Waits for a line of the server's log.
     #[track_caller]
     pub(crate) fn says(&mut self, part: &str) -> String {
         let end = Instant::now() + SOON;
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         loop {
             match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(part) => return line,
-                Ok(line) => said.push(line),
-                Err(over) => panic!("it does not say `{part}` ({over}), but: {said:#?}"),
+                Ok(line) => output.push(line),
+                Err(over) => panic!("it does not say `{part}` ({over}), but: {output:#?}"),
             }
         }
     }
@@ -80,7 +80,7 @@ impl Server {
         self.connect().get(path)
     }
 
-    /// The answer comes through the channel. The request has been sent when this returns.
+    /// The answer arrives through the channel. The request has been sent when this returns.
     pub(crate) fn get_meanwhile(&self, path: &str) -> mpsc::Receiver<(u16, String)> {
         let (sender, receiver) = mpsc::channel();
         let mut connection = self.connect();
@@ -89,7 +89,7 @@ impl Server {
         receiver
     }
 
-    /// Waits until it has a pool of instances, which takes more addresses than an instance.
+    /// Waits until the server has a pool of instances, which takes more address space than an instance.
     pub(crate) fn has_pool(&self) {
         let status = format!("/proc/{}/status", self.child.id());
         let size = move || {
@@ -97,7 +97,7 @@ impl Server {
             let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap().trim();
             size.trim_end_matches(" kB").parse::<u64>().unwrap()
         };
-        // 4 GiB for each of the two memories that one has room for, in a pool.
+        // 4 GiB for each of the two memories that an instance in a pool has room for.
         within(SOON, "the pool", move || while size() < 8 << 20 {});
     }
 
@@ -123,7 +123,7 @@ impl Drop for Server {
 pub(crate) struct Connection<S>(pub(crate) S);
 
 impl Connection<TcpStream> {
-    /// Sends a byte now and then until there is an answer, and gives its status; 408 also if the connection was reset
+    /// Sends a byte now and then until there is an answer, and returns its status; also 408 if the connection was reset
     /// before it could be read.
     pub(crate) fn trickle(mut self) -> u16 {
         self.0.set_read_timeout(Some(PAUSE)).unwrap();
@@ -149,7 +149,7 @@ impl<S: Read + Write> Connection<S> {
         self.0.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).unwrap();
     }
 
-    /// The status and the body, whose length is given or which comes in chunks.
+    /// The status and the body, with a given length or in chunks.
     pub(crate) fn answer(&mut self) -> (u16, String) {
         let mut reader = BufReader::with_capacity(1, &mut self.0);
         let mut line = || {

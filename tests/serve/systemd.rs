@@ -1,4 +1,4 @@
-//! What systemd has to do with a server: its sockets, its readiness, its end by SIGTERM, its watchdog.
+//! The interface of a server to systemd: its sockets, its readiness, its end by SIGTERM, its watchdog.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -27,7 +27,7 @@ fn sigterm_lets_it_finish_what_it_has_begun() {
 #[test]
 fn what_is_not_finished_in_time_is_cut_off() {
     let desk = Desk::new();
-    for (patience, signals, said) in
+    for (patience, signals, output) in
         [("100ms", 1, "when --shutdown-timeout was over"), ("1000s", 2, "by a second SIGTERM")]
     {
         let manager = Manager::new(&desk);
@@ -39,7 +39,7 @@ fn what_is_not_finished_in_time_is_cut_off() {
             manager.hears_of("stopping=1");
             server.signal(Signal::TERM);
         }
-        server.says(&format!("ended {said}, with 1 requests unfinished"));
+        server.says(&format!("ended {output}, with 1 requests unfinished"));
         assert_eq!(server.wait(), Some(143));
     }
 }
@@ -73,7 +73,7 @@ fn a_socket_that_is_passed_is_served_by_its_name() {
     let shim = desk.shim(&["serve", &web]);
     let end = end_of(&mut with_sockets(&shim, vec![("x", no_listener.into())]));
     assert_eq!(end.code(), 125);
-    end.says("is no socket that listens for connections");
+    end.says("is not a socket that listens for connections");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_guest_that_computes_for_ever_before_it_is_ready_is_ended_by_sigterm() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let child = desk.shim(&["serve", "--addr", &address.to_string(), &guest]).spawn().unwrap();
     let server = Server { child, address, log: mpsc::channel().1 };
-    // It listens when all is done but to make an instance.
+    // The server listens when everything but the first instance is ready.
     within(SOON, "it listens", move || while TcpStream::connect(address).is_err() {});
     server.signal(Signal::TERM);
     assert_eq!(server.wait(), Some(143));

@@ -1,4 +1,4 @@
-//! The command line: what reaches the guest of it, and what is refused.
+//! The command line: what reaches the guest, and what is rejected.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -34,20 +34,20 @@ fn a_function_is_called_with_arguments_and_what_it_returns_is_printed() {
             (export "add" (func $add))
             (export "my:math/sum@1.0.0" (instance $n)))"#,
     );
-    for (line, said) in [
+    for (line, output) in [
         (&["--invoke", "add", &module, "-2", "44"][..], "42\n"),
         (&["--invoke", "half", &module, "5"], "2.5\n"),
         (&["--invoke", "add(2, 40)", &component], "42\n"),
         (&["--invoke", "plus(1, -2)", &component], "-1\n"),
     ] {
         let end = desk.run(&[&["run"], line].concat());
-        assert_eq!((end.code(), end.stdout().as_str()), (0, said), "{line:?}: {end:?}");
+        assert_eq!((end.code(), end.stdout().as_str()), (0, output), "{line:?}: {end:?}");
     }
     for (line, code, word) in [
         (&["--invoke", "fails", &module][..], TRAPPED, "unreachable"),
         (&["--invoke", "nope", &module], BAD_MODULE, "its functions: `_initialize`, `add`, `half`, `fails`"),
         (&["--invoke", "add", &module, "1"], FAILED, "it takes 2 arguments (i32, i64), and 1 were given"),
-        (&["--invoke", "add", &module, "1", "x"], FAILED, "`x` is no number of type i64"),
+        (&["--invoke", "add", &module, "1", "x"], FAILED, "`x` is not a number of type i64"),
         (&["--invoke", "nope()", &component], BAD_MODULE, "`my:math/sum@1.0.0#plus`"),
         (&["--invoke", "add(1)", &component], FAILED, "write a call such as"),
         (&["--invoke", "add", &component], FAILED, "write a call such as"),

@@ -1,4 +1,4 @@
-//! The compiler, the native code that it makes, and where that code may run.
+//! The compiler, the native code that it generates, and where that code may run.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -53,7 +53,7 @@ fn precompiled_code_that_is_not_where_its_section_table_says_is_refused() {
         assert_eq!(desk.run(&["compile", &desk.guest(guest), "-o", &file]).code(), 0);
         let whole = fs::read(&file).unwrap();
         let number = |at: usize| u64::from_ne_bytes(whole[at..at + 8].try_into().unwrap());
-        // Where a section's flags, offset and length stand.
+        // The offsets of a section's flags, offset and length.
         let (table, count) = (usize::try_from(number(40)).unwrap(), usize::from(whole[60]));
         let sections = (0..count).map(|index| table + index * 64).map(|at| [at + 8, at + 24, at + 32]);
         let (code, other): (Vec<_>, Vec<_>) = sections
@@ -140,7 +140,7 @@ fn a_guest_runs_where_memory_is_never_writable_and_executable() {
         let file = desk.guest(guest);
         let artifact = desk.path(&format!("{guest}.cwasm"));
         assert_eq!(desk.run(&["compile", &file, "-o", &artifact]).code(), 0);
-        // The compiler inherits the rule, and may: it makes code and never runs it.
+        // The compiler inherits the rule and can comply: it generates code and never runs it.
         for line in [&[file.as_str()][..], &["--no-cache", &file], &["--allow-precompiled", &artifact]] {
             let mut shim = desk.shim(&[&["--dir", &shared], line].concat());
             deny_executable_memory(&mut shim);
@@ -150,7 +150,7 @@ fn a_guest_runs_where_memory_is_never_writable_and_executable() {
     }
 }
 
-/// What `MemoryDenyWriteExecute=` asks of the kernel.
+/// The effect of `MemoryDenyWriteExecute=` on the kernel.
 fn deny_executable_memory(command: &mut Command) {
     const PR_SET_MDWE: libc::c_int = 65;
     const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
@@ -164,7 +164,7 @@ fn deny_executable_memory(command: &mut Command) {
     }
 }
 
-/// Does what wasmtime does by itself with the code of an artifact.
+/// Does what wasmtime does by default with the code of an artifact.
 fn make_memory_executable(command: &mut Command) {
     #[expect(unsafe_code, reason = "only the child is held by the rule")]
     // SAFETY: both calls are safe between fork and exec, and touch no memory but what they map.

@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// What a user notices as a delay.
+/// A delay that a user notices.
 const PROMPTLY: Duration = Duration::from_secs(5);
 
 const FAILED: i32 = 125;

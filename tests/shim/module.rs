@@ -1,4 +1,4 @@
-//! Modules and components: what runs, what can be read from them, and what is refused.
+//! Modules and components: what runs, what can be read from them, and what is rejected.
 
 use std::fs;
 use std::process::Command;

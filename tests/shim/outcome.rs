@@ -1,4 +1,4 @@
-//! How a guest ends: exit codes, traps, limits, signals, and what systemd is told of it.
+//! How a guest ends: exit codes, traps, limits, signals, and the status for systemd.
 
 use rustix::process::Signal;
 use tests::{Desk, Manager, Running, SOON, end_of, within};
@@ -9,7 +9,7 @@ use super::{MISSING_IMPORT, PROMPTLY, TRAPPED};
 fn systemd_hears_the_begin_of_what_is_too_long_to_be_heard() {
     let desk = Desk::new();
     let manager = Manager::new(&desk);
-    // Letters of two bytes, so that the limit is within one.
+    // Characters of two bytes, so that the limit falls inside one.
     let text =
         format!("(module (import \"env\" \"x{}\" (func)) (func (export \"_start\")))", "é".repeat(9000));
     let guest = desk.file("long.wat", text.as_bytes());
@@ -112,7 +112,7 @@ fn ends_that_are_not_the_guests_own_are_told_apart() {
         r#"(module (table $t 1 funcref) (func (export "_start")
             (if (i32.eq (table.grow $t (ref.null func) (i32.const 5000)) (i32.const -1)) (then unreachable))))"#,
     );
-    // It is refused memory, goes on, and does something else wrong.
+    // The guest is denied memory, continues, and fails for another reason.
     let other = text(
         "other.wat",
         r#"(module (memory 1) (func (export "_start")

@@ -1,7 +1,7 @@
-//! An init that can make no more processes, and stays where systemd has put it.
+//! An init that can create no more processes, and stays in the namespaces in which systemd has started it.
 //!
-//! A program may stop its init like a debugger and have it make calls of the program's choice. What it made there would
-//! be systemd's children again; and commands in the task join the namespaces that the init is in.
+//! A program may ptrace its init and make it call whatever the program chooses. Processes created that way would be
+//! children of systemd again; and commands in the task join the namespaces of the init.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,19 +11,18 @@ use seccompiler::{
     TargetArch,
 };
 
-/// The bit by which numbers of the x32 ABI of x86-64 differ.
+/// The bit in which system call numbers of the x32 ABI of x86-64 differ.
 pub(crate) const X32: i64 = 0x4000_0000;
 
-/// Lets the kernel refuse from here on whatever makes a process, and whatever would end this one's being the parent of
-/// orphans. Filters that came before stay, and must let prctl(2) through: seccomp(2) is not among what systemd calls
-/// `@system-service`.
+/// Makes the kernel reject, permanently, every call that creates a process or ends this process's role as the parent of
+/// orphans. Earlier filters stay in force and must allow prctl(2): seccomp(2) is not in systemd's `@system-service`.
 pub(crate) fn make_no_more_processes() -> io::Result<()> {
     let instructions = program().map_err(io::Error::other)?;
     nix::sys::prctl::set_no_new_privs()?;
     install(&instructions)
 }
 
-/// Gives this process a filter more, which must let prctl(2) through for the next one.
+/// Installs one more filter in this process. The filter must allow prctl(2) for the next one.
 pub(crate) fn install(instructions: &BpfProgram) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(instructions.len()).map_err(io::Error::other)?,
@@ -31,15 +30,15 @@ pub(crate) fn install(instructions: &BpfProgram) -> io::Result<()> {
     };
     let (kind, mode) = (libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER);
     #[expect(unsafe_code, reason = "prctl has no safe wrapper for it")]
-    // SAFETY: the struct points to as many instructions as it says, of the same layout as the kernel's, which the kernel
-    // copies and checks.
+    // SAFETY: the struct points to the number of instructions that it states, in the kernel's layout; the kernel copies
+    // and checks them.
     match unsafe { libc::prctl(kind, mode, &raw const program) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// What the kernel has as the filter of every init: code, jt, jf and k of each instruction (seccomp(2)).
+/// The filter that every init has in the kernel: code, jt, jf and k of each instruction (seccomp(2)).
 pub fn instructions() -> io::Result<Vec<(u16, u8, u8, u32)>> {
     let program = program().map_err(io::Error::other)?;
     Ok(program.iter().map(|each| (each.code, each.jt, each.jf, each.k)).collect())
@@ -73,7 +72,7 @@ mod tests {
 
     #[test]
     fn whoever_is_an_init_makes_no_process_and_stays_the_parent_of_orphans() {
-        // Filters are a thread's own.
+        // Each thread has its own filters.
         let tried = std::thread::spawn(|| {
             make_no_more_processes().unwrap();
             let made = std::process::Command::new("true").status().map_err(|error| error.kind());

@@ -1,9 +1,10 @@
-//! A small init for one program: a process that starts the program, reaps what the program leaves behind, passes signals
-//! on to it, and ends as it ends.
+//! A small init for one program. It starts the program, reaps the processes that the program leaves behind, forwards
+//! signals to it, and exits as the program exits.
 //!
-//! Without it every process whose parent has ended becomes a child of systemd, which looks at each one's end. A task that
-//! makes and leaves ten thousand of them in a second keeps systemd from everything else. The init is their new parent
-//! (`PR_SET_CHILD_SUBREAPER`, prctl(2)), and of those that a program makes beside itself (`CLONE_PARENT`, clone(2)).
+//! Without an init, every process whose parent has ended becomes a child of systemd, which handles each exit. A task
+//! that creates and abandons ten thousand processes per second blocks systemd. The init becomes their parent instead
+//! (`PR_SET_CHILD_SUBREAPER`, prctl(2)), and the parent of the siblings that a program creates (`CLONE_PARENT`,
+//! clone(2)).
 //!
 //! ```text
 //!  systemd ── init ── program ── its children
@@ -11,7 +12,8 @@
 //!              └─ can make no more processes (filter.rs)
 //! ```
 //!
-//! A program can end its init, as both run as the same user. Then the task has ended, and whoever started it ends the rest.
+//! A program can end its init, as both run as the same user. Then the task has ended, and whoever started it ends the
+//! remaining processes.
 
 mod filter;
 mod notify;
@@ -38,20 +40,20 @@ pub use process::end_like;
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// By itself, with this exit code.
+    /// The program exited with this exit code.
     Exited(u8),
-    /// By the signal of this number.
+    /// The program was killed by this signal.
     Killed(i32),
 }
 
-/// Why a program does not run.
+/// Why a program is not running.
 #[derive(Debug)]
 pub enum Error {
-    /// The init could not do its part, such as `make a process`.
+    /// A step of the init failed, such as `make a process`.
     Init {
-        /// What it could not do.
+        /// The step that failed.
         step: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The program cannot be executed.
@@ -79,7 +81,7 @@ fn step<T>(step: &'static str, act: impl FnOnce() -> io::Result<T>) -> Result<T,
     act().map_err(|source| Error::Init { step, source })
 }
 
-/// A program that runs, and its init, which is this process.
+/// A running program and its init, which is this process.
 #[derive(Debug)]
 pub struct Init {
     program: Pid,
@@ -87,21 +89,21 @@ pub struct Init {
 }
 
 impl Init {
-    /// Makes this process, which must have one thread, the init of a program.
+    /// Makes this process the init of a program. The process must be single-threaded.
     ///
-    /// `become_program` is called in a process of a session of its own, with the signals blocked that this process had
-    /// blocked; it shall make that process the program, and returns what the kernel said if it cannot.
+    /// `become_program` is called in a process in a session of its own, with the signals blocked that this process had
+    /// blocked. It must turn that process into the program, and returns the kernel's error if it cannot.
     pub fn start(become_program: impl FnOnce() -> io::Result<Infallible>) -> Result<Self, Error> {
         step("become the parent of orphans", || {
             prctl::set_child_subreaper(true)?;
-            // A filter of system calls may answer in the kernel's place, also that all is well.
+            // A system call filter may answer in the kernel's place and report success.
             if prctl::get_child_subreaper()? { Ok(()) } else { Err(Errno::EPERM.into()) }
         })?;
-        // A parent that ignores it is never told.
+        // A parent that ignores SIGCHLD gets no notice.
         step("hear of the end of processes", || {
             let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
             #[expect(unsafe_code, reason = "handlers are dangerous; this is none")]
-            // SAFETY: the default action calls nothing of ours.
+            // SAFETY: the default action calls no code of ours.
             unsafe { signal::sigaction(Signal::SIGCHLD, &default) }?;
             Ok(())
         })?;
@@ -112,11 +114,11 @@ impl Init {
         })?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = step("take over the signals", || Ok(SignalFd::with_flags(&SigSet::all(), flags)?))?;
-        // Until the program can make the init do nothing any more (filter.rs).
+        // Until the filter has restricted what the program can make the init do (filter.rs).
         step("protect itself", || Ok(prctl::set_dumpable(false)?))?;
         let made = step("make a process", || {
             process::make(|| {
-                // A filter may refuse it; then the program is in the session of the init.
+                // A filter may reject the call; then the program is in the session of the init.
                 let _ = setsid();
                 signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked_before), None)?;
                 program_filter::confine()?;
@@ -132,18 +134,18 @@ impl Init {
         Ok(Self { program, signals })
     }
 
-    /// Lets others of the same user inspect this process: a driver that is not root reads of it what commands in the task
-    /// shall have. To be called when nothing is open any more that the program may not have.
+    /// Lets other processes of the same user inspect this process: an unprivileged driver reads from it what commands
+    /// in the task should get. Call it only when no descriptor is open that the program may not have.
     pub fn allow_inspection(&self) {
         let _ = prctl::set_dumpable(true);
     }
 
-    /// Waits for the program's end. Reaps everything else, passes on the signals that this process gets if `forward`, and
-    /// what the program tells systemd.
+    /// Waits until the program exits. Meanwhile reaps all other children, forwards the signals that this process gets
+    /// if `forward` is set, and forwards the program's messages to systemd.
     pub fn wait(&self, forward: bool, notify: Option<&Notify>) -> Ended {
         loop {
             if let Some(ended) = self.reap() {
-                // What it said last.
+                // The program's last messages.
                 if let Some(notify) = notify {
                     notify.pass_on(self.program);
                 }
@@ -151,11 +153,12 @@ impl Init {
             }
             let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             fds.extend(notify.map(|notify| PollFd::new(notify.as_fd(), PollFlags::POLLIN)));
-            // An error is an interruption.
+            // The only error is an interruption.
             let _ = poll(&mut fds, PollTimeout::NONE);
             while let Ok(Some(signal)) = self.signals.read_signal() {
                 let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
-                // What this process did itself, such as writing to a pipe that nobody reads, is not the program's affair.
+                // A signal that this process caused itself, for example by writing to a pipe without a reader, does not
+                // concern the program.
                 let is_from_others = signal.ssi_pid != std::process::id();
                 if forward && is_from_others && number != libc::SIGCHLD {
                     process::send(self.program, number);
@@ -167,7 +170,7 @@ impl Init {
         }
     }
 
-    /// Waits until nothing of what the program left behind is there any more.
+    /// Waits until no process that the program left behind is running any longer.
     pub fn reap_the_rest(&self) {
         loop {
             self.reap();
@@ -177,7 +180,7 @@ impl Init {
         }
     }
 
-    /// Takes note of every child that has ended; how the program ended, if it is among them.
+    /// Reaps every child that has ended; returns how the program ended, if it is among them.
     fn reap(&self) -> Option<Ended> {
         let mut ended = None;
         while let Some((process, how)) = process::reap_one() {

@@ -1,7 +1,7 @@
-//! What a program tells systemd (sd_notify(3)), passed on.
+//! Forwards a program's notifications to systemd (sd_notify(3)).
 //!
-//! systemd believes a unit's main process alone, unless it is told to believe all of them. That process is the init; so
-//! the program gets a socket of the init's, and the init passes on what the program itself says, and nothing from others.
+//! By default, systemd accepts notifications from a unit's main process only, and this process is the init. So the
+//! program gets a socket of the init. The init forwards the messages of the program itself, and no others.
 
 use std::fs::{self, Permissions};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -16,10 +16,10 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-/// The longest message, in bytes: what systemd reads of one (its NOTIFY_BUFFER_MAX).
+/// The maximum size of a message, in bytes: what systemd reads of one message (NOTIFY_BUFFER_MAX).
 const MESSAGE_MAX: usize = 4096;
-/// How many descriptors a message may carry: as many as the kernel passes with one (`SCM_MAX_FD`). Where there is room
-/// for less, the others arrive all the same, and nobody knows their numbers.
+/// The maximum number of descriptors in a message, which is the kernel's maximum (`SCM_MAX_FD`). With less room, the
+/// other descriptors would still arrive, but with unknown numbers.
 const DESCRIPTORS_MAX: usize = 253;
 
 /// The init's socket for the program, and systemd's.
@@ -31,10 +31,11 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Opens a socket for the program at the path `here`, in the place of systemd's at `systemd`, the value of
-    /// `NOTIFY_SOCKET`, such as `/run/systemd/notify`.
+    /// Opens a socket for the program at the path `here`, in place of systemd's socket at `systemd`, which is the value
+    /// of `NOTIFY_SOCKET`, such as `/run/systemd/notify`.
     ///
-    /// Who can reach the path can send, and have this process close what comes along: it must be the task's alone.
+    /// Whoever can reach the path can send messages, and make this process close the attached descriptors: only the
+    /// task may reach it.
     pub fn open(systemd: &str, here: &Path) -> io::Result<Self> {
         let systemd = match systemd.strip_prefix('@') {
             Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
@@ -43,20 +44,20 @@ impl Notify {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let ours = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
         setsockopt(&ours, sockopt::PassCred, &true)?;
-        // That of an earlier run.
+        // The socket of an earlier run.
         let _ = fs::remove_file(here);
         bind(ours.as_raw_fd(), &UnixAddr::new(here)?)?;
-        // As systemd's is: the program may become another user.
+        // The mode of systemd's socket: the program may change its user.
         fs::set_permissions(here, Permissions::from_mode(0o777))?;
         Ok(Self { address: here.to_string_lossy().into_owned(), ours, systemd })
     }
 
-    /// What the program shall have as `NOTIFY_SOCKET`.
+    /// The value of `NOTIFY_SOCKET` for the program.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Passes on what is there from this process.
+    /// Forwards the pending messages of this process.
     pub(crate) fn pass_on(&self, from: Pid) {
         while let Ok(message) = self.receive() {
             if message.sender == Some(from) && !message.text.is_empty() {
@@ -77,7 +78,8 @@ impl Notify {
                 ControlMessageOwned::ScmCredentials(who) => sender = Some(Pid::from_raw(who.pid())),
                 ControlMessageOwned::ScmRights(numbers) => {
                     #[expect(unsafe_code, reason = "descriptors arrive as numbers")]
-                    // SAFETY: the kernel has just made them for this process, and nobody else knows of them.
+                    // SAFETY: the kernel has just created the descriptors for this process, and nothing else knows
+                    // them.
                     descriptors
                         .extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
                 }
@@ -89,13 +91,13 @@ impl Notify {
         Ok(Message { text, sender, descriptors })
     }
 
-    /// systemd is waited for: a program that tells it more than it takes in is slowed down, as it is without an init.
+    /// Waits for systemd: a program that sends faster than systemd reads is slowed down, as it is without an init.
     fn send(&self, message: &Message) {
         let numbers: Vec<RawFd> = message.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&numbers)];
         let control = if numbers.is_empty() { &rights[..0] } else { &rights[..] };
         let flags = SockFlag::SOCK_CLOEXEC;
-        // One that systemd does not take is lost, as it is for who sends it to systemd directly.
+        // A message that systemd does not accept is lost, as it is for a process that sends it to systemd directly.
         if let Ok(to) = socket(AddressFamily::Unix, SockType::Datagram, flags, None) {
             let text = [IoSlice::new(&message.text)];
             let _ = sendmsg(to.as_raw_fd(), &text, control, MsgFlags::MSG_NOSIGNAL, Some(&self.systemd));

@@ -1,5 +1,5 @@
-//! The three things about processes that no library has: to make one and learn whether it became a program, to hear of
-//! every end, and to send or die of any signal. nix knows only signals that have a name, not those of real time.
+//! Three operations on processes that no library has: to create a process and learn whether it became a program, to
+//! reap every child, and to send or die of any signal. nix knows only named signals, not real-time signals.
 #![expect(unsafe_code, reason = "clone, waitpid, kill and raise are plain system calls here")]
 
 use std::convert::Infallible;
@@ -14,29 +14,31 @@ use nix::unistd::Pid;
 
 use crate::Ended;
 
-/// Makes a process that becomes a program, and waits until it is that; or why it is not. This process must have one thread.
+/// Creates a process that becomes a program, and waits until it has, or until it has failed. This process must be
+/// single-threaded.
 ///
-/// There is no pipe between the two: a filter of the job's may refuse pipes. The kernel holds this process up until the
-/// other one is the program (`CLONE_VFORK`, clone(2)), and a number in memory that both see says what went wrong.
+/// There is no pipe between the two, because a filter of the job may reject pipes. The kernel suspends this process
+/// until the other one has executed the program (`CLONE_VFORK`, clone(2)), and an error number in shared memory tells
+/// what went wrong.
 pub(crate) fn make(become_program: impl FnOnce() -> io::Result<Infallible>) -> io::Result<io::Result<Pid>> {
     let size = NonZero::<usize>::MIN;
-    // SAFETY: new memory, which nothing else is in.
+    // SAFETY: new memory, which nothing else uses.
     let page = unsafe {
         mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED)?
     };
-    // SAFETY: the memory is large enough, all zeroes, aligned to a page, and stays until the end of this function.
+    // SAFETY: the memory is large enough, zeroed, page-aligned, and stays mapped until the end of this function.
     let error = unsafe { page.cast::<AtomicI32>().as_ref() };
     let ours = std::process::id();
-    // SAFETY: a fork, of a process that has one thread, as the caller promises, so that its copy can do everything.
+    // SAFETY: a fork of a single-threaded process, as the caller promises, so that its copy may call anything.
     let process = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_VFORK | libc::SIGCHLD, 0, 0, 0, 0) };
-    // A filter of system calls may answer in the kernel's place, with a zero as well.
+    // A system call filter may answer in the kernel's place, and may return zero.
     if process == 0 && (ours == 0 || ours == std::process::id()) {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
     }
     if process == 0 {
         let Err(source) = become_program();
         error.store(source.raw_os_error().unwrap_or(libc::EIO), Ordering::SeqCst);
-        // SAFETY: it ends this copy and does nothing else.
+        // SAFETY: the call ends this copy and does nothing else.
         unsafe { libc::_exit(127) }
     }
     let made = match libc::pid_t::try_from(process) {
@@ -46,35 +48,35 @@ pub(crate) fn make(become_program: impl FnOnce() -> io::Result<Infallible>) -> i
         }),
         _ => Err(io::Error::last_os_error()),
     };
-    // SAFETY: nobody looks at it any more.
+    // SAFETY: nothing refers to the memory any longer.
     let _ = unsafe { munmap(page, size.get()) };
     made
 }
 
-/// A child that has ended, and how.
+/// A child that has ended, and how it ended.
 pub(crate) fn reap_one() -> Option<(Pid, Ended)> {
     let mut status = 0;
-    // SAFETY: the kernel writes a number where there is room for one.
+    // SAFETY: the kernel writes one number into memory for one number.
     let process = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
     let ended = if libc::WIFSIGNALED(status) {
         Ended::Killed(libc::WTERMSIG(status))
     } else {
-        // A process keeps eight bits of its exit code.
+        // The kernel keeps eight bits of an exit code.
         Ended::Exited(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
     };
     (process > 0).then(|| (Pid::from_raw(process), ended))
 }
 
-/// Ends this process as the program ended; returns the exit code with which it cannot but end: of a signal that does not
-/// end process 1 of a namespace, 128 and its number.
+/// Ends this process in the way in which the program ended. Returns an exit code for the case that the signal cannot
+/// end process 1 of a PID namespace: 128 and the signal's number.
 pub fn end_like(ended: Ended) -> u8 {
     let number = match ended {
         Ended::Exited(code) => return code,
         Ended::Killed(number) => number,
     };
-    // The program's core, if it has left one, is the one to look at.
+    // Only the program's core dump, if there is one, is of interest.
     let _ = prctl::set_dumpable(false);
-    // SAFETY: all zeroes are a valid set, the calls read and write that one; no handler is set.
+    // SAFETY: all zeroes are a valid set, the calls read and write only this set, and no handler is set.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
@@ -86,8 +88,8 @@ pub fn end_like(ended: Ended) -> u8 {
     u8::try_from(128 + number).unwrap_or(u8::MAX)
 }
 
-/// Sends a signal, also one of real time.
+/// Sends a signal, including real-time signals.
 pub(crate) fn send(process: Pid, number: i32) {
-    // SAFETY: a call with numbers; the process is our child, which is there until we have reaped it.
+    // SAFETY: a call with numbers; the process is our child, which exists until we have reaped it.
     unsafe { libc::kill(process.as_raw(), number) };
 }

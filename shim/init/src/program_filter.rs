@@ -1,10 +1,12 @@
-//! What no program may do, whatever its sandbox: what filters of systemd's do not see, and what harms others.
+//! Calls that no program may make, whatever its sandbox: calls that systemd's filters do not see, and calls that harm
+//! others.
 //!
-//! - To make a file that is set-user-ID or set-group-ID from its first moment (`O_TMPFILE`, open(2)): `RestrictSUIDSGID=`
-//!   looks at files that are made by name. Whoever reaches such a file on the host becomes the task's user.
-//! - io_uring, whose operations pass every filter of system calls.
-//! - Leases (`F_SETLEASE`, fcntl(2)) and delegations (`F_SETDELEG`, Linux 6.19), which are leases of directories as well:
-//!   whoever opens the file waits up to 45 seconds for the task, systemd among them.
+//! - Creating a file that is set-user-ID or set-group-ID from its first moment (`O_TMPFILE`, open(2)):
+//!   `RestrictSUIDSGID=` only covers files that are created by name. Whoever executes such a file on the host becomes the
+//!   task's user.
+//! - io_uring, whose operations bypass every system call filter.
+//! - Leases (`F_SETLEASE`, fcntl(2)) and delegations (`F_SETDELEG`, Linux 6.19), which are leases of directories as
+//!   well: whoever opens the file, including systemd, waits up to 45 seconds for the task.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,13 +20,13 @@ use crate::filter::{X32, install};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// `O_TMPFILE` without `O_DIRECTORY` (include/uapi/asm-generic/fcntl.h), alike on all architectures.
+/// `O_TMPFILE` without `O_DIRECTORY` (include/uapi/asm-generic/fcntl.h), identical on all architectures.
 const TMPFILE: u64 = 0o20_000_000;
 /// `F_LINUX_SPECIFIC_BASE + 16` of `linux/fcntl.h`; libc does not know it yet.
 const F_SETDELEG: i32 = 1040;
 const SET_ID: [u64; 2] = [0o4000, 0o2000];
 
-/// The numbers of the calls on an architecture.
+/// The system call numbers on an architecture.
 struct Calls {
     open: &'static [i64],
     openat: i64,
@@ -32,7 +34,7 @@ struct Calls {
     io_uring_setup: i64,
 }
 
-/// An architecture whose programs the kernel runs as well, by the number that audit(8) has for it (linux/audit.h).
+/// An architecture whose programs the kernel also runs, with its number in audit(8) (linux/audit.h).
 struct Other {
     audit: u32,
     calls: Calls,
@@ -63,8 +65,8 @@ const OTHER: Other = Other {
     calls: Calls { open: &[5], openat: 322, fcntl: &[55, 221], io_uring_setup: 425 },
 };
 
-/// Lets the kernel refuse it from here on, also to all that this process makes. Where a program may gain privileges, which the
-/// operator has allowed by name then, a process without any cannot filter.
+/// Makes the kernel reject these calls permanently, in all descendants of this process too. Where a program may gain
+/// privileges, which the operator must have allowed by name, a process without privileges cannot install a filter.
 pub(crate) fn confine() -> io::Result<()> {
     if !nix::sys::prctl::get_no_new_privs()? {
         return Ok(());
@@ -105,7 +107,8 @@ fn program(calls: &Calls) -> Result<BpfProgram, Error> {
     Ok(program)
 }
 
-/// seccompiler knows native architectures only: the calls of the other are those of this one under other numbers.
+/// seccompiler knows native architectures only: calls of the other architecture have the actions of this one under
+/// other numbers.
 fn of_other(other: &Other) -> Result<BpfProgram, Error> {
     let mut program = program(&other.calls)?;
     verdict_on_others(&mut program)?;
@@ -113,8 +116,8 @@ fn of_other(other: &Other) -> Result<BpfProgram, Error> {
     Ok(program)
 }
 
-/// What becomes of a call of another architecture: the third instruction, after the number of the architecture was loaded
-/// and compared.
+/// The action for calls of another architecture: the third instruction, after the architecture's number was loaded and
+/// compared.
 fn verdict_on_others(program: &mut BpfProgram) -> Result<&mut u32, Error> {
     match program.get_mut(2) {
         Some(verdict) if [libc::SECCOMP_RET_KILL_PROCESS, libc::SECCOMP_RET_ALLOW].contains(&verdict.k) => {
@@ -135,7 +138,7 @@ mod tests {
         let _alone = crate::DESCRIPTORS.lock();
         let directory = std::env::temp_dir();
         let file = std::fs::File::open("/proc/self/exe").unwrap();
-        // Filters are a thread's own.
+        // Each thread has its own filters.
         let tried = std::thread::spawn(move || {
             nix::sys::prctl::set_no_new_privs().unwrap();
             confine().unwrap();
@@ -145,7 +148,7 @@ mod tests {
                 opened.map(drop).map_err(|error| error.raw_os_error().unwrap())
             };
             #[expect(unsafe_code, reason = "fcntl and io_uring_setup as a program calls them")]
-            // SAFETY: neither call is given memory.
+            // SAFETY: neither call gets a pointer.
             let (lease, ring) = unsafe {
                 use std::os::fd::AsRawFd;
                 let lease = libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK);

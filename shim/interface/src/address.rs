@@ -1,15 +1,15 @@
-//! Addresses that a guest is granted: `--connect` and `--listen` of wasm-shim, `wasm.connect` and `wasm.listen` of a job.
+//! Addresses that a guest may use: `--connect` and `--listen` of wasm-shim, `wasm.connect` and `wasm.listen` of a job.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-/// How an address is spoken with.
+/// The transport protocol of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// In connections.
+    /// TCP connections.
     Tcp,
-    /// In packets.
+    /// UDP packets.
     Udp,
 }
 
@@ -22,7 +22,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// An address, and how many of its bits count, such as `10.0.0.0/8`.
+/// An address and the length of its prefix, such as `10.0.0.0/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
     address: IpAddr,
@@ -30,22 +30,22 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The prefix that has this address alone.
+    /// The prefix that contains only this address.
     pub fn of(address: IpAddr) -> Self {
         Self { address, length: if address.is_ipv4() { 32 } else { 128 } }
     }
 
-    /// Is it of IPv4?
+    /// Whether the prefix is IPv4.
     pub fn is_ipv4(&self) -> bool {
         self.address.is_ipv4()
     }
 
-    /// Are all its addresses this machine's own?
+    /// Whether the prefix contains only loopback addresses.
     pub fn is_loopback(&self) -> bool {
         self.address.is_loopback() && self.length >= if self.address.is_ipv4() { 8 } else { 128 }
     }
 
-    /// Has the address the same first bits? One of IPv4 in the clothes of IPv6 is to be undressed before.
+    /// Whether the prefix contains the address. Convert an IPv4-mapped IPv6 address to IPv4 first.
     fn contains(&self, ip: IpAddr) -> bool {
         let (ip, prefix, bits) = match (ip, self.address) {
             (IpAddr::V4(ip), IpAddr::V4(prefix)) => {
@@ -54,45 +54,45 @@ impl Prefix {
             (IpAddr::V6(ip), IpAddr::V6(prefix)) => (ip.to_bits(), prefix.to_bits(), 128),
             _ => return false,
         };
-        // Shifting by all bits is not defined.
+        // A shift by all bits is undefined.
         (ip ^ prefix).checked_shr(bits - u32::from(self.length)).unwrap_or(0) == 0
     }
 }
 
 impl fmt::Display for Prefix {
-    /// As systemd's `IPAddressAllow=` reads it.
+    /// The form that systemd's `IPAddressAllow=` reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.length)
     }
 }
 
-/// Addresses that are granted, such as `tcp:10.0.0.0/8:5432`.
+/// Addresses that a guest may use, such as `tcp:10.0.0.0/8:5432`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressRule {
-    /// One of them, or both.
+    /// The protocol, or none for both.
     pub protocol: Option<Protocol>,
-    /// Some addresses, or every one.
+    /// The addresses, or none for every address.
     pub prefix: Option<Prefix>,
-    /// Never empty.
+    /// The ports; never empty.
     pub ports: RangeInclusive<u16>,
 }
 
 impl AddressRule {
-    /// Reads `[tcp:|udp:]ADDRESS[/PREFIX]:PORT[-PORT]`; the address in brackets if it has colons of its own, `*` for any
+    /// Reads `[tcp:|udp:]ADDRESS[/PREFIX]:PORT[-PORT]`; the address is in brackets if it contains colons, `*` means any
     /// address and any port.
     ///
     /// # Errors
-    /// When it is not written like this; the message has an example.
-    pub fn parse(said: &str) -> Result<Self, String> {
+    /// When the syntax is different; the message has an example.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| {
             format!(
                 "{what}; write [tcp:|udp:]ADDRESS[/PREFIX]:PORT[-PORT], such as tcp:10.0.0.0/8:5432, [::1]:53 or *:443"
             )
         };
-        let (protocol, rest) = match said.split_once(':') {
+        let (protocol, rest) = match text.split_once(':') {
             Some(("tcp", rest)) => (Some(Protocol::Tcp), rest),
             Some(("udp", rest)) => (Some(Protocol::Udp), rest),
-            _ => (None, said),
+            _ => (None, text),
         };
         let (address, ports) = rest.rsplit_once(':').ok_or_else(|| wrong("a port is missing"))?;
         let ports = match ports.split_once('-') {
@@ -121,12 +121,12 @@ impl AddressRule {
         Ok(Self { protocol, prefix: Some(Prefix { address, length }), ports })
     }
 
-    /// Is it about this protocol?
+    /// Whether the rule applies to this protocol.
     pub fn is_for(&self, protocol: Protocol) -> bool {
         self.protocol.is_none_or(|ours| ours == protocol)
     }
 
-    /// Is the address one of those?
+    /// Whether the rule covers the address.
     pub fn covers(&self, protocol: Protocol, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         self.is_for(protocol)
@@ -136,7 +136,7 @@ impl AddressRule {
 }
 
 impl fmt::Display for AddressRule {
-    /// As [`AddressRule::parse`] reads it.
+    /// The form that [`AddressRule::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(protocol) = self.protocol {
             write!(f, "{protocol}:")?;
@@ -150,9 +150,9 @@ impl fmt::Display for AddressRule {
     }
 }
 
-/// A number in digits alone: Rust would take a sign, too.
-pub fn digits<N: std::str::FromStr>(said: &str) -> Option<N> {
-    said.starts_with(|c: char| c.is_ascii_digit()).then(|| said.parse().ok()).flatten()
+/// Parses a number that consists of digits only: Rust would also accept a sign.
+pub fn digits<N: std::str::FromStr>(text: &str) -> Option<N> {
+    text.starts_with(|c: char| c.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -169,7 +169,7 @@ mod tests {
             ("[2001:db8::]/32:*", "[2001:db8:1::]:1", "[2001:db9::]:1"),
             ("*:443", "[::7]:443", "1.2.3.4:444"),
             ("0.0.0.0/0:80", "9.9.9.9:80", "[2001::9]:80"),
-            // An IPv4 address is the same one in the clothes of IPv6.
+            // An IPv4-mapped IPv6 address is the same address.
             ("127.0.0.1:80", "[::ffff:127.0.0.1]:80", "[::1]:80"),
         ] {
             let rule = AddressRule::parse(rule).unwrap();
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_is_no_rule_is_refused_with_an_example() {
-        for said in [
+        for text in [
             "",
             "tcp",
             "80",
@@ -201,7 +201,7 @@ mod tests {
             "*:",
             "*: 80",
         ] {
-            assert!(AddressRule::parse(said).unwrap_err().contains("tcp:10.0.0.0/8:5432"), "{said}");
+            assert!(AddressRule::parse(text).unwrap_err().contains("tcp:10.0.0.0/8:5432"), "{text}");
         }
     }
 

@@ -1,11 +1,11 @@
-//! What a guest tried that it is not granted, and which option would grant that.
+//! An action of a guest that was denied, and the option that would allow it.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use crate::Protocol;
 
-/// What a guest does with an address.
+/// The action of a guest on an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// bind(2).
@@ -30,7 +30,7 @@ impl Act {
         }
     }
 
-    /// The option of wasm-shim that grants it, without its dashes, and of the job's `wasm` block.
+    /// The option of wasm-shim that allows the action, without its dashes; also the option of the job's `wasm` block.
     pub fn option(self) -> &'static str {
         match self {
             Self::Bind | Self::Listen => "listen",
@@ -39,35 +39,35 @@ impl Act {
     }
 }
 
-/// What a guest was denied.
+/// An action that a guest was denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// An address: `connect to tcp:10.0.0.1:80`.
+    /// The use of an address: `connect to tcp:10.0.0.1:80`.
     Address {
-        /// What it wanted to do there.
+        /// The action.
         act: Act,
-        /// In connections or in packets.
+        /// The protocol.
         protocol: Protocol,
-        /// Where.
+        /// The address.
         address: SocketAddr,
     },
-    /// The address of a name: `look up example.org`.
+    /// The lookup of a name: `look up example.org`.
     Lookup {
-        /// Such as `example.org`.
+        /// The name, such as `example.org`.
         name: String,
     },
 }
 
-/// What stands before the name.
+/// The text before the name.
 const LOOK_UP: &str = "look up ";
 
 impl Denial {
-    /// Reads what is printed.
-    pub fn parse(said: &str) -> Option<Self> {
-        if let Some(name) = said.strip_prefix(LOOK_UP) {
+    /// Reads the form that `Display` prints.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(name) = text.strip_prefix(LOOK_UP) {
             return Some(Self::Lookup { name: name.to_owned() });
         }
-        let of = |act: Act| Some((act, said.strip_prefix(act.words())?.strip_prefix(' ')?));
+        let of = |act: Act| Some((act, text.strip_prefix(act.words())?.strip_prefix(' ')?));
         let (act, rest) = Act::ALL.into_iter().find_map(of)?;
         let (protocol, address) = rest.split_once(':')?;
         let protocol =

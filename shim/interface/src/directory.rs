@@ -1,15 +1,15 @@
-//! A directory that a guest is granted: `--dir` of wasm-shim, `wasm.dirs` of a job.
+//! A directory that a guest may use: `--dir` of wasm-shim, `wasm.dirs` of a job.
 
 use std::fmt;
 
 /// A directory that the guest sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
-    /// Its path for wasm-shim, such as `/srv/data`.
+    /// The path for wasm-shim, such as `/srv/data`.
     pub host: String,
-    /// Its path for the guest, such as `/data`.
+    /// The path for the guest, such as `/data`.
     pub guest: String,
-    /// May the guest write?
+    /// Whether the guest may write.
     pub writable: bool,
 }
 
@@ -17,10 +17,10 @@ impl Directory {
     /// Reads `HOST`, `HOST::GUEST`, `HOST::GUEST:ro` or, for a GUEST with a colon in its name, `HOST::GUEST:rw`.
     ///
     /// # Errors
-    /// When one of the two is empty, or another word stands where `ro` does.
-    pub fn parse(said: &str) -> Result<Self, String> {
-        let (host, rest) = said.split_once("::").unwrap_or((said, said));
-        let is_pair = host.len() < said.len();
+    /// When a path is empty, or the mode is neither `ro` nor `rw`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (host, rest) = text.split_once("::").unwrap_or((text, text));
+        let is_pair = host.len() < text.len();
         let (guest, mode) = match rest.rsplit_once(':') {
             Some((guest, mode @ ("ro" | "rw"))) if is_pair => (guest, Some(mode)),
             _ => (rest, None),
@@ -28,13 +28,13 @@ impl Directory {
         if host.is_empty() || guest.is_empty() {
             return Err("both directories need a name: HOST::GUEST or HOST::GUEST:ro".to_owned());
         }
-        // Whoever writes `/data::ro` wants a directory that is read-only, and not one of the name `ro` that is not.
+        // `/data::ro` is meant as a read-only directory, and not as a writable directory with the guest path `ro`.
         if is_pair && mode.is_none() && ["ro", "rw"].contains(&guest) {
             return Err(format!(
                 "`{guest}` stands where the guest's name of the directory does; write HOST::GUEST:{guest}"
             ));
         }
-        // A wrong word after the last colon would be a directory that can be written to. Names with one need `:rw`.
+        // A wrong mode after the last colon would grant a writable directory. Names with a colon need `:rw`.
         if guest.contains(':') && mode != Some("rw") {
             return Err("what follows a single colon is `ro` or `rw`: HOST::GUEST:ro".to_owned());
         }
@@ -44,7 +44,7 @@ impl Directory {
 }
 
 impl fmt::Display for Directory {
-    /// As [`Directory::parse`] reads it.
+    /// The form that [`Directory::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, guest, writable } = self;
         let mode = match writable {
@@ -67,7 +67,7 @@ mod tests {
             guest: guest.into(),
             writable,
         };
-        for (said, meant) in [
+        for (text, expected) in [
             ("/a", dir("/a", "/a", true)),
             ("/a::/b", dir("/a", "/b", true)),
             ("/a::/b:ro", dir("/a", "/b", false)),
@@ -76,8 +76,8 @@ mod tests {
             ("/a::ro:ro", dir("/a", "ro", false)),
             ("/a:b::/b", dir("/a:b", "/b", true)),
         ] {
-            assert_eq!(Directory::parse(said).as_ref(), Ok(&meant), "{said}");
-            assert_eq!(Directory::parse(&meant.to_string()), Ok(meant), "{said}");
+            assert_eq!(Directory::parse(text).as_ref(), Ok(&expected), "{text}");
+            assert_eq!(Directory::parse(&expected.to_string()), Ok(expected), "{text}");
         }
         for wrong in [
             "",

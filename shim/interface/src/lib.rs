@@ -1,4 +1,4 @@
-//! What the driver and wasm-shim say to each other, written down once.
+//! The interface between the driver and wasm-shim, defined once.
 //!
 //! ```text
 //!   a job's `wasm` block ──► driver ── options: --dir Directory, --connect and --listen AddressRule, -W Proposal ──► wasm-shim
@@ -15,8 +15,8 @@ mod proposal;
 mod same;
 mod status;
 
-/// The deepest stack that wasm-shim can give a guest, in bytes (`-W max-wasm-stack`): deeper ones need more than what is set
-/// aside for the stacks of guests.
+/// The deepest stack that wasm-shim can give a guest, in bytes (`-W max-wasm-stack`): deeper stacks exceed the memory
+/// reserved for guest stacks.
 pub const STACK_MAX: u64 = 1 << 30;
 
 pub use address::{AddressRule, Prefix, Protocol, digits};

@@ -1,28 +1,28 @@
-//! How a guest ends that does not end by itself.
+//! How a guest was ended that did not exit by itself.
 
 use std::fmt;
 
-/// Why a guest did not end by itself.
+/// Why a guest did not exit by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Its instructions are used up.
+    /// The guest has used up its instructions.
     OutOfFuel,
-    /// It needed more memory than it may have.
+    /// The guest needed more memory than its limit.
     MemoryLimit,
-    /// Its time is over.
+    /// The guest has exceeded its time.
     Deadline,
-    /// It is not its fault.
+    /// The guest is not at fault.
     Failed,
-    /// It is nothing that can be run.
+    /// The file cannot be run.
     BadModule,
-    /// Something that it needs is not there.
+    /// The guest imports something that does not exist.
     MissingImport,
-    /// It did what no guest may.
+    /// The guest trapped.
     Trap,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 7] = [
         Self::OutOfFuel,
         Self::MemoryLimit,
@@ -33,7 +33,7 @@ impl Kind {
         Self::Trap,
     ];
 
-    /// Its name, such as `out of fuel`.
+    /// The name, such as `out of fuel`.
     pub fn words(self) -> &'static str {
         match self {
             Self::OutOfFuel => "out of fuel",

@@ -1,6 +1,6 @@
-//! Parts of the language that can be switched: `-W` of wasm-shim, `wasm.proposals` of a job.
+//! WebAssembly proposals that can be switched on or off: `-W` of wasm-shim, `wasm.proposals` of a job.
 
-/// A part of the language, under the names of the wasmtime command line. In the order of the names.
+/// A WebAssembly proposal, under its name on the wasmtime command line. In the order of the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are those of the proposals of WebAssembly")]
 pub enum Proposal {
@@ -27,7 +27,7 @@ pub enum Proposal {
 }
 
 impl Proposal {
-    /// Those that wasmtime implements, and without which nothing else breaks when they are off.
+    /// The proposals that wasmtime implements, and that can be switched off without breaking another one.
     pub const ALL: [Self; 20] = [
         Self::BulkMemory,
         Self::ComponentModelAsync,
@@ -51,7 +51,7 @@ impl Proposal {
         Self::WideArithmetic,
     ];
 
-    /// Its name, such as `tail-call`.
+    /// The name, such as `tail-call`.
     pub fn name(self) -> &'static str {
         match self {
             Self::BulkMemory => "bulk-memory",
@@ -77,7 +77,7 @@ impl Proposal {
         }
     }
 
-    /// The proposal of that name.
+    /// The proposal of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|proposal| proposal.name() == name)
     }

@@ -1,45 +1,46 @@
 //! A directory of a task that must be the one that the driver prepared: `--same` of wasm-shim.
 //!
-//! systemd looks up what it mounts by its path, a moment after the driver has. Whoever could exchange a directory on the way
-//! in between would have given the task another one; so what starts the program, or the guest, compares.
+//! systemd looks up what it mounts by path, a moment after the driver. Whoever could replace a directory on the path in
+//! between would have given the task another one. So the process that starts the program or the guest compares the
+//! directories.
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-/// A directory, known by the numbers of its file system and of its inode.
+/// A directory, identified by its device and its inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Same {
-    /// Where the task sees it, such as `/local`.
+    /// The path at which the task sees the directory, such as `/local`.
     pub path: String,
-    /// Its file system (`st_dev`, stat(2)).
+    /// The device of its file system (`st_dev`, stat(2)).
     pub device: u64,
-    /// Its number there (`st_ino`).
+    /// The inode number (`st_ino`).
     pub inode: u64,
 }
 
 impl Same {
-    /// What a message says of a directory that is another one.
+    /// The message for a directory that is another one.
     pub const OTHER: &str = "is not the directory that the driver prepared";
 
     /// Reads `DEVICE:INODE:PATH`.
     ///
     /// # Errors
-    /// When that is not what it is.
-    pub fn parse(said: &str) -> Result<Self, String> {
+    /// When the text has another form.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let read = || {
-            let (device, rest) = said.split_once(':')?;
+            let (device, rest) = text.split_once(':')?;
             let (inode, path) = rest.split_once(':')?;
             Some(Self { path: path.to_owned(), device: device.parse().ok()?, inode: inode.parse().ok()? })
         };
         read().ok_or_else(|| "write DEVICE:INODE:PATH".to_owned())
     }
 
-    /// Is it still the one?
+    /// Checks that the path still leads to the same directory.
     ///
     /// # Errors
-    /// When another directory is at the path, or none; the message says what to do.
+    /// When another directory or none is at the path; the message names the remedy.
     pub fn check(&self) -> Result<(), String> {
         let found = match fs::metadata(&self.path) {
             Ok(found) => found,
@@ -63,7 +64,7 @@ impl Same {
 }
 
 impl fmt::Display for Same {
-    /// As [`Same::parse`] reads it.
+    /// The form that [`Same::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.device, self.inode, self.path)
     }

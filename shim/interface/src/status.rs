@@ -1,50 +1,50 @@
-//! What wasm-shim says in `STATUS=` (sd_notify(3)) about its guest, which cannot speak there.
+//! The `STATUS=` text (sd_notify(3)) that wasm-shim sends about its guest, which cannot send one itself.
 
 use std::fmt;
 
 use crate::{Denial, Kind};
 
-/// One such text.
+/// One status text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// `trap: wasm trap: integer divide by zero`.
     Ended {
-        /// Why.
+        /// The reason.
         kind: Kind,
-        /// For people.
+        /// The description, for people.
         text: String,
     },
-    /// `denied: connect to tcp:10.0.0.1:80`, of a guest that ended with an exit code other than 0.
+    /// `denied: connect to tcp:10.0.0.1:80`, for a guest that exited with a code other than 0.
     Denied(Denial),
     /// `serving: requests=5 traps=0 timeouts=0 active=1`.
     Serving(Served),
 }
 
-/// The requests that a server has had, since it began.
+/// The requests that a server has had since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Served {
-    /// All that it took on.
+    /// All requests that it accepted.
     pub requests: u64,
-    /// Those during which the guest trapped.
+    /// The requests during which the guest trapped.
     pub traps: u64,
-    /// Those that took longer than they may.
+    /// The requests that exceeded their time.
     pub timeouts: u64,
-    /// Those that it works on.
+    /// The requests in progress.
     pub active: u64,
-    /// It takes on no more.
+    /// The server accepts no more requests.
     pub stopping: bool,
 }
 
 impl Served {
-    /// The counters by their names.
+    /// The counters with their names.
     pub fn named(&self) -> [(&'static str, u64); 4] {
         let Self { requests, traps, timeouts, active, stopping: _ } = *self;
         [("requests", requests), ("traps", traps), ("timeouts", timeouts), ("active", active)]
     }
 
-    fn parse(said: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let mut served = Self::default();
-        for word in said.split_whitespace() {
+        for word in text.split_whitespace() {
             let (name, number) = word.split_once('=')?;
             let number: u64 = number.parse().ok()?;
             match name {
@@ -53,7 +53,7 @@ impl Served {
                 "timeouts" => served.timeouts = number,
                 "active" => served.active = number,
                 "stopping" => served.stopping = number != 0,
-                // A later wasm-shim may say more.
+                // A later wasm-shim may send more fields.
                 _ => {}
             }
         }
@@ -62,9 +62,9 @@ impl Served {
 }
 
 impl Status {
-    /// Reads such a text; nothing if it is another one.
-    pub fn parse(said: &str) -> Option<Self> {
-        let (word, text) = said.split_once(": ")?;
+    /// Reads a status text; none if the text has another form.
+    pub fn parse(line: &str) -> Option<Self> {
+        let (word, text) = line.split_once(": ")?;
         match word {
             "denied" => Denial::parse(text).map(Self::Denied),
             "serving" => Served::parse(text).map(Self::Serving),

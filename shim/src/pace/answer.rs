@@ -1,4 +1,4 @@
-//! The body of an answer, which its client must take.
+//! The body of an answer, which its client must read.
 
 use super::request::length;
 use super::{Allowance, Contact, Load, TooSlow};
@@ -12,24 +12,24 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-/// Of an answer over HTTP/2 at most so many bytes are handed on at once, so that it is seen how fast they are taken.
+/// An answer over HTTP/2 is passed on in pieces of at most this size, so that the client's speed is visible.
 const PIECE: usize = 16 << 10;
 
-/// The body of an answer, with what lasts until its end.
+/// The body of an answer, with the values that live until its end.
 struct Taken<T> {
     body: WasiBody,
-    /// Of the frame that is handed on, what is still to be.
+    /// The rest of the current frame, which is still to be passed on.
     rest: Bytes,
     too_slow: TooSlow,
-    /// The turn of the client, if it is one of several on its connection.
+    /// The client's allowance for this answer, if it is one of several on its connection.
     turn: Option<Arc<Mutex<Allowance>>>,
     last: usize,
     load: Arc<Load>,
     _lasts: T,
 }
 
-/// The body of an answer, as the connection gets it: `lasts` goes with it. It fails when the client of the request is
-/// `too_slow`. Over HTTP/2 it ends the connection if the client does not take it.
+/// The body of an answer, for the connection. `lasts` is dropped with it. The body fails when the client of the request
+/// is `too_slow`. Over HTTP/2, it ends the connection if the client does not read the answer.
 pub fn taken<T>(
     body: WasiBody,
     too_slow: TooSlow,
@@ -52,7 +52,8 @@ where
     Taken { body, rest: Bytes::new(), too_slow, turn, last: 0, load, _lasts: lasts }.boxed_unsync()
 }
 
-/// Ends the connection when a client does not take an answer. Who does not take it does not poll it either.
+/// Ends the connection when a client does not read an answer. The body of an answer that is not read is not polled
+/// either.
 async fn watch(turn: Weak<Mutex<Allowance>>, look: Duration, load: Arc<Load>, contact: Arc<Contact>) {
     loop {
         sleep(look).await;
@@ -107,7 +108,7 @@ impl<T: Unpin> Body for Taken<T> {
         let frame = this.next(cx);
         if let Some(turn) = &this.turn {
             let mut allowance = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            // Who asks for more has taken what was before.
+            // A client that polls for more has read the previous piece.
             allowance.goes_on(Instant::now(), this.load.speed(), std::mem::take(&mut this.last));
             if let Poll::Ready(Some(Ok(frame))) = &frame {
                 this.last = length(frame);

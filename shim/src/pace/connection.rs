@@ -1,4 +1,4 @@
-//! A connection, whose client must take what is written.
+//! A connection, whose client must read what is written.
 
 use super::{Clock, Load};
 use crate::process;
@@ -11,38 +11,38 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// What is known about a client's connection beside what goes over it.
+/// The state of a client's connection, in addition to the data.
 #[derive(Default)]
 pub struct Contact {
-    /// The client has not taken all that was written so far.
+    /// The client has not read all that was written.
     is_behind: AtomicBool,
-    /// One of its answers is not taken, which ends the connection.
+    /// The client does not read one of its answers, which ends the connection.
     pub(super) stalled: Notify,
 }
 
 impl Contact {
-    /// Does the client still have to take something?
+    /// Whether the client still has something to read.
     pub fn is_behind(&self) -> bool {
         self.is_behind.load(Ordering::Relaxed)
     }
 
-    /// Waits until one of its answers over HTTP/2 is not taken in time.
+    /// Waits until the client has not read one of its answers over HTTP/2 in time.
     pub async fn stalled(&self) {
         self.stalled.notified().await;
     }
 }
 
-/// A connection that fails when its client does not take what is written.
+/// A connection that fails when its client does not read what is written.
 pub struct Paced<S> {
     stream: S,
     clock: Option<Clock>,
     contact: Arc<Contact>,
-    /// What the client had not taken when it was last looked at.
+    /// The unread bytes at the last check.
     untaken: usize,
 }
 
 impl<S: AsRawFd> Paced<S> {
-    /// Waits as long as `load` says.
+    /// Uses the timeout of `load`.
     pub fn new(stream: S, load: &Arc<Load>, contact: &Arc<Contact>) -> Self {
         Self { stream, clock: Clock::new(load), contact: Arc::clone(contact), untaken: 0 }
     }
@@ -57,7 +57,7 @@ impl<S: AsRawFd> Paced<S> {
             }
             return poll;
         }
-        // The kernel takes more only when much was taken, and a slow client may need long for that.
+        // The kernel accepts more only after much was read, and a slow client may need a long time for that.
         let untaken = process::untaken(self.stream.as_raw_fd());
         if let Some(bytes) = self.untaken.checked_sub(untaken).filter(|bytes| *bytes > 0) {
             clock.goes_on(bytes);

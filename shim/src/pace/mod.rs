@@ -1,10 +1,10 @@
-//! Limits for how long clients keep a server waiting: with the body of a request, and with taking the answer.
+//! Limits for the time that clients keep a server waiting: with the body of a request, and with reading the answer.
 //!
-//! A client has an allowance of time, `--client-timeout`. Only time in which the server waits for the client is taken
-//! from it: not the time that the guest needs, however long. What the client sends or takes adds to it, `RATE` bytes a
-//! second, up to the whole allowance. So a client that stops is cut off after that time, and one that is slower than
-//! that rate some time later; a single byte now and then does not help. While requests wait for a place, time counts
-//! `CROWDED` times.
+//! A client has an allowance of time, `--client-timeout`. Only the time in which the server waits for the client is
+//! deducted from it, not the time that the guest needs. The bytes that the client sends or reads add to it, `RATE`
+//! bytes a second, up to the whole allowance. So a client that stops is cut off after that time, and a client that is
+//! slower than that rate some time later. Sending a single byte now and then does not help. While requests wait for a
+//! place, time counts `CROWDED` times.
 //!
 //! ```text
 //!  request body ◄── Sent   the guest waits for what the client does not send
@@ -31,10 +31,10 @@ use tokio::time::{Instant, Sleep, sleep};
 const RATE: u32 = 500;
 /// How many times as fast the allowance is used up while requests wait for a place.
 const CROWDED: u32 = 5;
-/// How many times during an allowance it is looked at.
+/// How often the allowance is checked during its length.
 const LOOKS: u32 = 40;
 
-/// How busy a server is, and how patient therefore.
+/// The load of a server, and the timeout that results from it.
 pub struct Load {
     /// The whole allowance; without one, clients may take as long as they like.
     timeout: Option<Duration>,
@@ -43,22 +43,22 @@ pub struct Load {
 }
 
 impl Load {
-    /// Of a server that works on `places` requests at the same time.
+    /// The load of a server that handles `places` requests concurrently.
     pub fn new(timeout: Option<Duration>, places: usize) -> Self {
         Self { timeout, places, active: AtomicUsize::new(0) }
     }
 
-    /// A request has come.
+    /// Counts a new request.
     pub fn begin(&self) {
         self.active.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request has been answered, or its client is gone.
+    /// Counts a request that was answered, or whose client has disconnected.
     pub fn end(&self) {
         self.active.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many requests there are, those that wait for a place among them.
+    /// The number of requests, including those that wait for a place.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
     }
@@ -85,23 +85,23 @@ impl Allowance {
         self.full / LOOKS
     }
 
-    /// The server waits for the client, or still does.
+    /// The server starts to wait for the client, or is still waiting.
     fn waits(&mut self, now: Instant, speed: u32) {
         if let Some(since) = self.waiting_since {
-            // Whoever waits looks often. Longer gaps are the guest's.
+            // A waiting server checks often. Longer gaps are the guest's time.
             let waited = (now - since).min(self.look() * 2);
             self.left = self.left.saturating_sub(waited.saturating_mul(speed));
         }
         self.waiting_since = Some(now);
     }
 
-    /// The server waits no longer, as the client has moved so many bytes, or it is somebody else's turn.
+    /// The server stops waiting: the client has moved this number of bytes, or the guest or another client is next.
     fn goes_on(&mut self, now: Instant, speed: u32, bytes: usize) {
         if self.waiting_since.is_some() {
             self.waits(now, speed);
             self.waiting_since = None;
         }
-        // What comes too late does not help any more.
+        // Bytes that arrive too late do not help any more.
         if self.is_used_up() {
             return;
         }
@@ -114,7 +114,7 @@ impl Allowance {
     }
 }
 
-/// An allowance for who is polled.
+/// An allowance for a future that is polled.
 struct Clock {
     allowance: Allowance,
     load: Arc<Load>,
@@ -131,7 +131,7 @@ impl Clock {
         self.allowance.goes_on(Instant::now(), self.load.speed(), bytes);
     }
 
-    /// Waits for the client until its allowance is used up.
+    /// Waits for the client until the allowance is used up.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = Instant::now();
@@ -162,7 +162,8 @@ mod tests {
         (Allowance::of(&load).unwrap(), load)
     }
 
-    /// After how many seconds a client is cut off that moves `bytes` every `pause` seconds, if before an hour.
+    /// The number of seconds after which a client is cut off that moves `bytes` every `pause` seconds, if less than an
+    /// hour.
     fn cut_off(bytes: usize, pause: u64, speed: u32) -> Option<u64> {
         let (mut client, _) = client(1);
         let begun = Instant::now();
@@ -213,7 +214,7 @@ mod tests {
             now += FULL * 2;
         }
         assert!(!client.is_used_up());
-        // Whoever polled once and was busy then did not wait either, but for a moment.
+        // A server that polled once and was busy afterwards did not wait either, except for a moment.
         client.waits(now, CROWDED);
         client.waits(now + FULL * 2, CROWDED);
         assert!(client.left > FULL / 2);

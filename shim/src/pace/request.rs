@@ -11,18 +11,18 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-/// Tells whether the client of a request was too slow to send its body. It is ready at most once.
+/// Reports whether the client of a request was too slow to send its body. Becomes ready at most once.
 pub struct TooSlow(Option<oneshot::Receiver<()>>);
 
 impl TooSlow {
-    /// Ready once the client was too slow.
+    /// Becomes ready once the client was too slow.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(told) = &mut self.0 else { return Poll::Pending };
-        match Pin::new(told).poll(cx) {
+        let Some(receiver) = &mut self.0 else { return Poll::Pending };
+        match Pin::new(receiver).poll(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(told) => {
+            Poll::Ready(result) => {
                 self.0 = None;
-                if told.is_ok() { Poll::Ready(()) } else { Poll::Pending }
+                if result.is_ok() { Poll::Ready(()) } else { Poll::Pending }
             }
         }
     }
@@ -35,13 +35,14 @@ struct Sent {
     tell: Option<oneshot::Sender<()>>,
 }
 
-/// The body of a request as the guest gets it: an error follows when its client is too slow, and is told as well.
+/// The body of a request for the guest. If the client is too slow, an error follows in the body, and the second value
+/// becomes ready.
 pub fn sent(body: Incoming, load: &Arc<Load>) -> (WasiBody, TooSlow) {
     match Clock::new(load).filter(|_| !body.is_end_stream()) {
         None => (body.map_err(Into::into).boxed_unsync(), TooSlow(None)),
         Some(clock) => {
-            let (tell, told) = oneshot::channel();
-            (Sent { body, clock, tell: Some(tell) }.boxed_unsync(), TooSlow(Some(told)))
+            let (tell, receiver) = oneshot::channel();
+            (Sent { body, clock, tell: Some(tell) }.boxed_unsync(), TooSlow(Some(receiver)))
         }
     }
 }
@@ -61,7 +62,7 @@ impl Body for Sent {
         }
         self.clock.poll(cx).map(|()| {
             if let Some(tell) = self.tell.take() {
-                // Who has answered already does not listen.
+                // A server that has already answered no longer listens.
                 let _ = tell.send(());
             }
             Some(Err(Error::ConnectionReadTimeout))
@@ -77,7 +78,7 @@ impl Body for Sent {
     }
 }
 
-/// How many bytes of data a frame has.
+/// The number of data bytes in a frame.
 pub(super) fn length(frame: &Frame<Bytes>) -> usize {
     frame.data_ref().map_or(0, Bytes::len)
 }

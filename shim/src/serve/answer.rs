@@ -17,7 +17,7 @@ use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::handler::ExpirationError;
 
 impl Server {
-    /// Answers a request with what the guest says, in its turn.
+    /// Answers a request with the guest's response, when it is its turn.
     pub(super) async fn answer(
         self: &Arc<Self>,
         handler: &Arc<Current>,
@@ -29,7 +29,8 @@ impl Server {
         let over_http_2 = (request.version() == Version::HTTP_2).then_some(contact);
         let (began, method, path) =
             (Instant::now(), request.method().clone(), request.uri().path().to_owned());
-        // A connection of HTTP/2 brings many requests, and each that waits takes memory: as many wait as connections may.
+        // An HTTP/2 connection carries many requests, and each waiting request takes memory: the limit of waiting
+        // requests is the limit of connections.
         let waiting_max = self.http.max_concurrent_connections.max(self.http.max_concurrent_requests);
         let place = if self.load.active() > waiting_max {
             None
@@ -41,12 +42,12 @@ impl Server {
                 let (request, mut too_slow) = self.limit(request);
                 let (what, handler) = (format!("{method} {path}"), handler.get());
                 let response = tokio::select! {
-                    // What the guest answers to half a body is no answer.
+                    // A guest's answer to an incomplete body does not count.
                     biased;
                     () = poll_fn(|cx| too_slow.poll(cx)) => too_slow_to_send(&what, over_http_2.is_some()),
                     response = self.ask_guest(&handler, request, &what) => response,
                 };
-                // They last until the last part of the answer.
+                // These values live until the last part of the answer.
                 let lasts = (active, place, unanswered);
                 response.map(|body| pace::taken(body, too_slow, &self.load, over_http_2, lasts))
             }
@@ -60,7 +61,7 @@ impl Server {
         response
     }
 
-    /// The request, whose body the client must send in time, and how it is told that it does not.
+    /// The request, whose body the client must send in time, and a future that reports if it does not.
     fn limit(&self, request: Request<Incoming>) -> (Request<WasiBody>, TooSlow) {
         let (head, body) = request.into_parts();
         let (body, too_slow) = pace::sent(body, &self.load);
@@ -80,7 +81,7 @@ impl Server {
         mut request: Request<WasiBody>,
         what: &str,
     ) -> Response<WasiBody> {
-        // A guest is told the authority that was asked, which HTTP/1.0 need not say.
+        // A guest gets the requested authority, which is optional in HTTP/1.0.
         if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
             if request.version() != Version::HTTP_10 {
                 return plain(StatusCode::BAD_REQUEST);
@@ -92,20 +93,20 @@ impl Server {
             Ok(response) => return response,
             Err(error) => error,
         };
-        // A guest that leaves the engine no moment is ended without a word that would say so.
+        // A guest that never yields to the engine is ended with an error that does not mention the timeout.
         let is_over = self.guest.wasm.timeout.is_some_and(|timeout| began.elapsed() >= timeout);
         if error.is::<ExpirationError>() || is_over {
             self.counts.timeouts.fetch_add(1, Ordering::Relaxed);
             outcome::say(&format!("timeout: {what} took longer than -W timeout gives it"));
             return plain(StatusCode::GATEWAY_TIMEOUT);
         }
-        // What its instance ended of has been said, but not what for.
+        // The reason why the instance ended has been logged, but not the affected request.
         outcome::say(&format!("error: {what} is not answered: {}", outcome::causes(&error)));
         plain(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 
-/// An answer of ours, not of the guest's.
+/// An answer of the server itself, not of the guest.
 fn plain(status: StatusCode) -> Response<WasiBody> {
     let text = format!("{status}\n");
     let mut response =
@@ -114,7 +115,7 @@ fn plain(status: StatusCode) -> Response<WasiBody> {
     response
 }
 
-/// What a client hears that did not send the body of its request.
+/// The answer to a client that did not send the body of its request.
 fn too_slow_to_send(what: &str, over_http_2: bool) -> Response<WasiBody> {
     outcome::say(&format!("slow: {what}: its client sent too little of the body (--client-timeout)"));
     let mut response = plain(StatusCode::REQUEST_TIMEOUT);

@@ -1,4 +1,4 @@
-//! What has been served, and how systemd hears of it.
+//! Counts requests, and reports them to systemd.
 
 use super::{Server, TICK};
 use crate::systemd;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// How often systemd hears what has been served, at most.
+/// The minimum interval between two reports to systemd.
 const REPORT: Duration = Duration::from_secs(5);
 
-/// What has been served.
+/// Counters of a server.
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) requests: AtomicU64,
@@ -33,7 +33,7 @@ impl Drop for Active {
 }
 
 impl Server {
-    /// For systemd.
+    /// The counters for systemd's status.
     pub(super) fn served(&self) -> Served {
         let seen = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let Counts { requests, traps, timeouts, .. } = &self.counts;
@@ -47,18 +47,18 @@ impl Server {
     }
 }
 
-/// Tells systemd what has been served, soon after it changed and not too often.
+/// Reports the counters to systemd, soon after a change and not too often.
 pub(super) async fn report(server: Arc<Server>) {
     loop {
         server.counts.changed.notified().await;
-        // What belongs together is told together.
+        // Changes that belong together are reported together.
         sleep(TICK).await;
         systemd::notify_status(&Status::Serving(server.served()));
         sleep(REPORT).await;
     }
 }
 
-/// Tells systemd that requests would be answered, if it wants to know.
+/// Sends the watchdog notification to systemd while requests can be answered, if the watchdog is enabled.
 pub(super) async fn watchdog() {
     if let Some(period) = systemd::watchdog() {
         let mut often = tokio::time::interval(period / 2);

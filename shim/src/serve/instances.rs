@@ -1,4 +1,4 @@
-//! Instances of the guest: how they are made, how long they live, and what is said of their ends.
+//! Instances of the guest: how they are created, how long they live, and how their ends are reported.
 
 use super::Server;
 use crate::code::Code;
@@ -26,7 +26,7 @@ use wasmtime_wasi_http::{p2, p3};
 pub(super) struct Linked {
     ready: ProxyPre<Host>,
     pub(super) engine: Engine,
-    /// As many instances as requests at the same time, so that a pool has one for each.
+    /// As many instances as concurrent requests, so that a pool has one for each.
     places: Arc<Semaphore>,
 }
 
@@ -56,14 +56,14 @@ impl Linked {
     }
 }
 
-/// Makes instances of the guest.
+/// Creates instances of the guest.
 pub(super) struct Instances {
     pub(super) server: Arc<Server>,
     pub(super) linked: Arc<Linked>,
 }
 
 impl Instances {
-    /// An instance could not be made, says `error`: in whose fault?
+    /// Decides who is at fault for the `error` with which an instance could not be created.
     async fn why_no_instance(&self, error: Error, mut store: Store<Host>) -> Error {
         match Outcome::of_error(error, store.data_mut().limits()) {
             Ok(Outcome::Cut(kind, lines)) => Refusal::ended(kind, &lines),
@@ -73,7 +73,7 @@ impl Instances {
                     ProxyPre::P2(ready) => ready.instance_pre(),
                     ProxyPre::P3(ready) => ready.instance_pre(),
                 };
-                // If it can be made without regard for the type of its handler, it is that type.
+                // If the instance can be created without regard to the type of its handler, the type is at fault.
                 match bare.instantiate_async(&mut store).await {
                     Ok(_) => Refusal::wrong_type(&error),
                     Err(_) => error,
@@ -85,10 +85,10 @@ impl Instances {
 
 impl HandlerState for Instances {
     type StoreData = Host;
-    type WorkerExpiration = Patience;
+    type WorkerExpiration = InstanceDeadline;
     type WorkerState = Worker;
 
-    async fn instantiate(&self) -> Result<Instance<Host, Patience, Worker>> {
+    async fn instantiate(&self) -> Result<Instance<Host, InstanceDeadline, Worker>> {
         let Self { server, linked } = self;
         let alive = Alive::begin(server, linked).await?;
         let mut store = Store::new(&linked.engine, wasi::for_server(server.guest, &server.preopens));
@@ -107,8 +107,12 @@ impl HandlerState for Instances {
         let is_p3 = matches!(linked.ready, ProxyPre::P3(_));
         let expired = Arc::new(AtomicBool::new(false));
         let idle = server.http.idle_instance_timeout;
-        let expiration =
-            Patience { idle, request, sleep: Box::pin(sleep(Duration::MAX)), expired: Arc::clone(&expired) };
+        let expiration = InstanceDeadline {
+            idle,
+            request,
+            sleep: Box::pin(sleep(Duration::MAX)),
+            expired: Arc::clone(&expired),
+        };
         Ok(Instance {
             store,
             proxy,
@@ -119,7 +123,7 @@ impl HandlerState for Instances {
     }
 }
 
-/// An instance that takes a place and whose loops need the ticker.
+/// A counted instance, whose loops need the ticker.
 struct Alive {
     server: Arc<Server>,
     _place: OwnedSemaphorePermit,
@@ -143,16 +147,16 @@ impl Drop for Alive {
     }
 }
 
-/// How long an instance lives.
-pub(super) struct Patience {
+/// The lifetime of an instance.
+pub(super) struct InstanceDeadline {
     idle: Duration,
     request: Duration,
     sleep: Pin<Box<Sleep>>,
-    /// Its time was over while it was at work.
+    /// The time expired while the instance was at work.
     expired: Arc<AtomicBool>,
 }
 
-impl WorkerExpiration for Patience {
+impl WorkerExpiration for InstanceDeadline {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, state: WorkerStatus, start: Instant) -> Poll<()> {
         let patience = match state {
             WorkerStatus::Idle => self.idle,
@@ -208,7 +212,7 @@ impl WorkerState for Worker {
     fn drop(&self, mut store: Store<Host>, result: Result<()>) {
         let Err(error) = result else { return };
         if self.expired.load(Ordering::Relaxed) {
-            // If there was a request still to be answered, it says so itself.
+            // A request that was still unanswered reports this itself.
             return outcome::say(
                 "timeout: an instance was at work for longer than -W timeout gives it, and was ended",
             );

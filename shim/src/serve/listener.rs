@@ -1,4 +1,4 @@
-//! Where requests come from.
+//! The listening socket.
 
 use crate::args::Http;
 use crate::{process, systemd};
@@ -15,7 +15,7 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    /// The socket that systemd passed, or else one at `http.addr`.
+    /// Opens the socket that systemd passed, or else one at `http.addr`.
     pub(super) async fn open(http: &Http) -> Result<Self> {
         let mut passed = systemd::passed_sockets();
         if let Some(name) = &http.listen_fd {
@@ -33,7 +33,7 @@ impl Listener {
         let listens = socket2::SockRef::from(&fd).is_listener().unwrap_or(false);
         if !listens {
             bail!(
-                "descriptor {} (`{}`), which was passed, is no socket that listens for connections",
+                "descriptor {} (`{}`), which was passed, is not a socket that listens for connections",
                 socket.fd,
                 socket.name
             );
@@ -46,7 +46,7 @@ impl Listener {
         tcp.set_nonblocking(true)?;
         match tcp.local_addr() {
             Ok(_) => TcpListener::from_std(tcp).map(Self::Tcp),
-            // An address of another family.
+            // A socket of another address family.
             Err(_) => UnixListener::from_std(OwnedFd::from(tcp).into()).map(Self::Unix),
         }
     }

@@ -1,4 +1,4 @@
-//! Serves HTTP with a guest: HTTP/1.1 and HTTP/2, on a socket that systemd passed or on one of its own.
+//! Serves HTTP with a guest: HTTP/1.1 and HTTP/2, on a socket that systemd passed or on a socket of its own.
 //!
 //! ```text
 //! listener ──► connections (hyper) ──► requests ──► instances of the guest
@@ -7,11 +7,12 @@
 //!  bound
 //! ```
 //!
-//! Instances are allocated one by one at first, which needs no preparation. A pool of them, from which each is had in
-//! half the time, takes longer to make than all else before the first request: it is made behind the first answer.
+//! Instances are allocated one by one at first, which needs no preparation. A pool allocates each instance in half the
+//! time, but creating the pool takes longer than everything else before the first request. So it is created after the
+//! first answer.
 //!
-//! Loops of the guest let others run every few milliseconds (epochs): a request that computes for ever neither starves
-//! other requests, nor its own timeout, nor SIGTERM.
+//! Loops of the guest yield every few milliseconds (epochs): a request that computes forever starves neither other
+//! requests, nor its own timeout, nor SIGTERM.
 
 mod answer;
 mod counts;
@@ -48,33 +49,33 @@ use wasmtime::error::Context as _;
 use wasmtime::{Engine, Result};
 use wasmtime_wasi_http::handler::{HandlerState as _, ProxyHandler};
 
-/// How often a loop of the guest lets others run.
+/// How often a loop of the guest yields.
 const TICK: Duration = Duration::from_millis(10);
-/// How long a client may take for the head of a request.
-const HEAD_PATIENCE: Duration = Duration::from_secs(30);
-/// How large the head of a request may be over HTTP/2, where each field of it counts as 32 bytes more than it has: one that
-/// was sent as a single byte takes 75 in memory.
+/// How long a client may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The maximum size of the head of a request over HTTP/2, where each field counts as 32 bytes more than its size: a
+/// field that was sent as a single byte takes 75 bytes in memory.
 const HEAD: u32 = 16 << 10;
-/// How many bytes of a connection are held at most, of requests that are not complete: a client that sends heads and never
-/// ends them shall not use up the memory of all.
+/// The maximum number of buffered bytes of a connection, for requests that are not complete: a client that sends heads
+/// and never ends them must not use up all memory.
 const BUFFER: usize = 64 << 10;
-/// The same for each connection of HTTP/2, whose requests wait together.
+/// The same limit for each HTTP/2 connection, whose requests share it.
 const WINDOW: u32 = 64 << 10;
-/// How many requests a connection of HTTP/2 has open at once.
+/// How many concurrent requests an HTTP/2 connection has.
 const STREAMS: u32 = 32;
-/// More threads bring nothing below the limits of a usual unit.
+/// More threads are of no use within the limits of a usual unit.
 const THREADS_MAX: usize = 8;
-/// Threads for file accesses, which would hold up all requests elsewhere.
+/// Threads for file accesses, which would otherwise block all requests.
 const FILE_THREADS: usize = 4;
 
-/// Serves with `guest`, as `http` says, until SIGTERM or SIGINT; the process's exit code: 0, or 143 when requests were
-/// cut off.
+/// Serves with `guest` and the settings of `http`, until SIGTERM or SIGINT. Returns the process's exit code: 0, or 143
+/// if requests were cut off.
 ///
 /// # Errors
-/// When it cannot serve: the guest is none for it, an address is in use.
+/// When serving is impossible: the guest is not a server, an address is in use.
 pub fn serve(mut guest: Guest, http: Http) -> Result<u8> {
     guest.wasm.tuning.epochs = true;
-    // A pool has tables of one size; instances without one get no larger ones.
+    // A pool has tables of one size; instances without a pool get no larger ones.
     guest.wasm.max_table_elements.get_or_insert(TABLE_ELEMENTS);
     let guest: &'static Guest = Box::leak(Box::new(guest));
     start(guest, http).with_context(|| format!("serve `{}`", guest.label))
@@ -87,30 +88,30 @@ fn start(guest: &'static Guest, http: Http) -> Result<u8> {
     let server = Server::new(linked.engine.clone(), artifact, guest, preopens, http);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let mut runtime = match threads {
-        // Handing work over to another thread and back only costs time.
+        // Moving work to another thread and back only costs time.
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     runtime.worker_threads(threads).max_blocking_threads(FILE_THREADS).enable_all();
-    // This thread decides what a signal does.
+    // This thread handles the signals.
     runtime.on_thread_start(Signals::leave_to_others);
     let runtime = Box::leak(Box::new(runtime.build().context("start the runtime")?));
     runtime.block_on(server.until_told_to_stop(linked))
 }
 
-/// What all requests share.
+/// The state that all requests share.
 struct Server {
     guest: &'static Guest,
     preopens: Preopens,
     http: Http,
     artifact: Artifact,
     engine: Engine,
-    /// The one that has a pool.
+    /// The engine with a pool.
     pooled_engine: OnceLock<Engine>,
     counts: Counts,
     load: Arc<Load>,
     requests: Arc<Semaphore>,
-    /// Lets loops of the guest make room, as long as there are instances.
+    /// Makes loops of the guest yield, as long as there are instances.
     ticker: OnceLock<Thread>,
 }
 
@@ -162,14 +163,14 @@ impl Server {
 
     async fn until_told_to_stop(self: Arc<Self>, linked: Arc<Linked>) -> Result<u8> {
         let listener = Listener::open(&self.http).await?;
-        // An instance that cannot be made is an error now, and not at the first request. Should the guest compute for
-        // ever already here, a signal still ends the process as it ends a command.
+        // An instance that cannot be created is an error now, and not at the first request. If the guest already
+        // computes forever here, a signal still ends the process as it ends a command.
         let instances = self.instances(linked);
         let first = instances.instantiate().await?;
         let signals = Signals::take_over().context("listen for signals")?;
         systemd::notify("READY=1\nSTATUS=serving: no requests yet");
         outcome::say(&format!("serving on {listener}"));
-        // It is not kept for a request, which may come much later.
+        // The instance is not kept for a request, which may come much later.
         drop(first);
         self.start_ticker().context("start the thread that interrupts loops")?;
 
@@ -182,7 +183,7 @@ impl Server {
             signal = signals.next() => drop(signal?),
         }
         drop(listener);
-        // Not `STOPPING=1`: systemd would not keep the exit status until somebody asks for it (RemainAfterExit=).
+        // Not `STOPPING=1`: systemd would not keep the exit status until it is queried (RemainAfterExit=).
         systemd::notify_status(&Status::Serving(Served { stopping: true, ..self.served() }));
         let cut = |why: &str| {
             let left = self.load.active();
@@ -243,10 +244,10 @@ impl Server {
             async move { Ok::<_, Infallible>(server.answer(&handler, request, &contact, unanswered).await) }
         });
         let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(BUFFER);
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
         http.http2()
             .timer(TokioTimer::new())
-            .keep_alive_interval(HEAD_PATIENCE)
+            .keep_alive_interval(HEAD_TIMEOUT)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .max_concurrent_streams(STREAMS)
@@ -255,18 +256,18 @@ impl Server {
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let client = &admitted.connection;
-            // What a client does to its connection is its affair, but for one that takes a place and asks nothing: hyper
-            // waits for ever for what tells the version of HTTP, and for the requests of HTTP/2.
+            // Errors of a client's connection are ignored, except for a client that takes a place and requests nothing:
+            // hyper waits forever for the bytes that determine the HTTP version, and for the requests of HTTP/2.
             loop {
                 let idle = client.idle_since().map_or(Duration::ZERO, |since| since.elapsed());
-                if idle >= HEAD_PATIENCE {
+                if idle >= HEAD_TIMEOUT {
                     break;
                 }
                 tokio::select! {
                     _ = &mut connection => break,
                     () = client.contact.stalled() => break,
-                    () = client.told_to_close() => break,
-                    () = sleep(HEAD_PATIENCE.saturating_sub(idle)) => {}
+                    () = client.close_requested() => break,
+                    () = sleep(HEAD_TIMEOUT.saturating_sub(idle)) => {}
                 }
             }
             drop(admitted);
@@ -274,13 +275,13 @@ impl Server {
     }
 }
 
-/// Waits until there may be descriptors or memory again.
+/// Waits until descriptors or memory may be free again.
 async fn wait_out(error: &std::io::Error) {
     outcome::say(&format!("accept a connection: {error}; trying again"));
     sleep(Duration::from_millis(100)).await;
 }
 
-/// The handler that requests go to; a better one takes its place once.
+/// The handler of requests; it is replaced by a faster one once.
 struct Current {
     handler: RwLock<Handler>,
     replaced: Once,

@@ -1,4 +1,4 @@
-//! A pool of instances, from which each is had in half the time.
+//! A pool of instances, which allocates each one in half the time.
 
 use super::instances::Linked;
 use super::{Current, Handler, Server, TICK};
@@ -14,11 +14,11 @@ use wasmtime::{InstanceAllocationStrategy, PoolingAllocationConfig, Result};
 const MEMORIES: u32 = 2;
 const TABLES: u32 = 8;
 const CORE_INSTANCES: u32 = 20;
-/// If nothing else is said. Large programs have some thousand functions whose address is taken.
+/// The default. Large programs have some thousand functions whose address is taken.
 pub(super) const TABLE_ELEMENTS: usize = 20_000;
 
 impl Server {
-    /// From the first call on, prepares faster instances for the requests to come.
+    /// From the first call on, prepares faster instances for later requests.
     pub(super) fn make_pool(self: &Arc<Self>, handler: &Arc<Current>) {
         handler.replaced.call_once(|| {
             let (server, handler) = (Arc::clone(self), Arc::clone(handler));
@@ -35,7 +35,7 @@ impl Server {
                 )),
             };
             tokio::spawn(async {
-                // The answer goes first, also if there is one processor only.
+                // The answer goes first, even with a single processor.
                 sleep(TICK).await;
                 tokio::task::spawn_blocking(make).await
             });
@@ -58,7 +58,7 @@ impl Server {
 }
 
 fn pool(http: &Http, table_elements: usize) -> Result<InstanceAllocationStrategy> {
-    /// What of an instance's memory is cleaned instead of given back to the kernel, in bytes.
+    /// The part of an instance's memory that is zeroed instead of returned to the kernel, in bytes.
     const KEEP: usize = 128 << 10;
     let instances =
         u32::try_from(http.max_concurrent_requests).context("--max-concurrent-requests is too large")?;
@@ -69,7 +69,7 @@ fn pool(http: &Http, table_elements: usize) -> Result<InstanceAllocationStrategy
         .total_memories(of(MEMORIES))
         .total_tables(of(TABLES))
         .table_elements(table_elements)
-        // Who waits within the guest has one, and an instance keeps one for who comes next.
+        // A request that waits within the guest has a stack, and an instance keeps one for the next request.
         .total_stacks(of(2))
         .total_gc_heaps(of(1))
         .linear_memory_keep_resident(KEEP)
