@@ -1,4 +1,4 @@
-//! What Nomad, the readers of the documents and we ourselves rely on. Runs anywhere, without root.
+//! Contracts that Nomad, the readers of the documents and this project rely on. Runs anywhere, without root.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
@@ -21,6 +21,11 @@ fn read(path: &Path) -> String {
 const RULES: &[(&str, &[&str])] = &[
     ("systemd", &["crate::plugin", "crate::task", "nomad_local", "tonic::", "proto::"]),
     ("task", &["crate::plugin", "nomad_local", "tonic::", "proto::", "zbus::"]),
+    ("task/config", &["task::spec", "task::sandbox", "task::host", "task::wasm", "task::unit", "task::live"]),
+    ("task/sandbox", &["task::spec", "task::wasm", "task::unit", "task::live"]),
+    ("task/wasm", &["task::spec", "task::unit", "task::live"]),
+    ("task/spec", &["task::unit", "task::live"]),
+    ("task/unit", &["task::live"]),
     ("plugin", &["nomad_local", "zbus::"]),
     ("../local/src", &["nomad_driver_systemd::", "zbus::"]),
 ];
@@ -84,7 +89,7 @@ fn the_readme_shows_an_example_letter_for_letter_and_the_examples_page_names_the
     }
 }
 
-/// The examples fetch them as they are, so that trying them needs no tool that makes them.
+/// The examples fetch these files as they are, so that a user needs no tool to build them.
 #[test]
 fn the_examples_guests_are_made_of_the_text_beside_them() {
     for name in ["echo", "greet", "serve"] {
@@ -177,8 +182,8 @@ fn a_person_who_starts_the_plugin_is_told_what_it_is() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty(), "stdout belongs to the handshake");
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("plugin_dir") && said.contains("nomad-driver-systemd run"), "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert!(printed.contains("plugin_dir") && printed.contains("nomad-driver-systemd run"), "{printed}");
 }
 
 #[tokio::test]
@@ -230,7 +235,7 @@ fn the_conformance_list_names_tests_that_exist() {
     }
 }
 
-/// Files below a directory of driver/src, in one text.
+/// All files below a directory of driver/src, concatenated.
 fn sources(below: &str) -> String {
     let mut paths = vec![repository().join("driver/src").join(below)];
     let mut text = String::new();
@@ -244,7 +249,7 @@ fn sources(below: &str) -> String {
     text
 }
 
-/// The texts in quotation marks in `source` that `is_one` takes.
+/// The string literals in `source` that `is_one` accepts.
 fn quoted(source: &str, is_one: impl Fn(&str) -> bool) -> Vec<&str> {
     source.split('"').filter(|text| is_one(text)).collect()
 }
@@ -264,14 +269,40 @@ fn the_drivers_page_shows_every_node_attribute_and_every_detail_of_an_event() {
     let details =
         lists.flat_map(|(_, list)| list.split("(\"").skip(1).filter_map(|name| name.split('"').next()));
     let is_name = |name: &&str| name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    let details: std::collections::BTreeSet<&str> = details.filter(is_name).collect();
+    let ends = sources("task/live/exit.rs") + &sources("task/wasm/outcome.rs");
+    // `("wasm_requests", …)`
+    let of_ends = ends.split("(\"").skip(1).filter_map(|rest| Some(rest.split_once("\", ")?.0));
+    let details: std::collections::BTreeSet<&str> = details.chain(of_ends).filter(is_name).collect();
+    assert!(details.contains("wasm_outcome") && details.contains("memory_peak"), "{details:?}");
     assert!(details.contains("module") && details.contains("kill_timeout"), "{details:?}");
     for detail in details {
         assert!(page.contains(&format!("`{detail}`")), "`{detail}` is not in driver/README.md");
     }
 }
 
-/// Operators and users read them in the documents, and the driver's events speak of them.
+#[test]
+fn every_boundary_of_the_threat_model_names_attacks_that_are_there_and_no_attack_is_left_out() {
+    let page = read(&repository().join("driver/SECURITY.md"));
+    let attacks = repository().join("tests/attacks");
+    let (mut named, mut paragraphs) = (std::collections::BTreeSet::new(), 0);
+    for shown in page.split("Shown by").skip(1) {
+        paragraphs += 1;
+        let paragraph = shown.split("\n\n").next().unwrap_or_default();
+        for name in paragraph.split('`').skip(1).step_by(2) {
+            let path = if name.contains('/') { repository().join(name) } else { attacks.join(name) };
+            assert!(path.exists(), "SECURITY.md: \"Shown by\" names `{name}`, which is not there");
+            named.insert(name.to_owned());
+        }
+    }
+    assert!(paragraphs > 10, "{paragraphs}");
+    for file in std::fs::read_dir(&attacks).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let is_named = named.contains(&name) || name == "main.rs";
+        assert!(is_named, "SECURITY.md: no \"Shown by\" names tests/attacks/{name}");
+    }
+}
+
+/// Operators and users read these texts in the documents, and the driver's events use them.
 #[test]
 fn the_exit_codes_of_the_documents_are_those_of_the_shim() {
     let shim = read(&repository().join("shim/src/outcome.rs"));
@@ -290,7 +321,7 @@ fn the_exit_codes_of_the_documents_are_those_of_the_shim() {
     }
 }
 
-/// They share the parser (`shim/interface`), and each must ask it.
+/// Both share the parser (`shim/interface`), and each must use it.
 #[test]
 fn driver_and_shim_read_a_grant_alike() {
     let desk = Desk::new();
@@ -324,10 +355,10 @@ fn driver_and_shim_read_a_grant_alike() {
         let task = format!("task \"t\" {{\n driver = \"systemd\"\n config {{\n {config}\n }}\n}}");
         let job = desk.file("job.hcl", format!("job \"j\" {{\n group \"g\" {{\n {task}\n }}\n}}").as_bytes());
         let unit = Command::new(program("nomad-driver-systemd")).args(["unit", &job]).output().unwrap();
-        let said = String::from_utf8_lossy(&unit.stderr);
-        assert_eq!(!said.contains("`wasm.connect`"), is_one, "the driver of `{grant}`: {said}");
+        let printed = String::from_utf8_lossy(&unit.stderr);
+        assert_eq!(!printed.contains("`wasm.connect`"), is_one, "the driver of `{grant}`: {printed}");
         let shim = desk.run(&["run", &format!("--connect={grant}"), "/nonexistent"]);
-        let said = String::from_utf8_lossy(&shim.0.stderr);
-        assert_eq!(!said.contains("--connect"), is_one, "the shim of `{grant}`: {said}");
+        let printed = String::from_utf8_lossy(&shim.0.stderr);
+        assert_eq!(!printed.contains("--connect"), is_one, "the shim of `{grant}`: {printed}");
     }
 }

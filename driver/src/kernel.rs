@@ -1,4 +1,4 @@
-//! The few things that the kernel offers and no library does safely. All of the driver's `unsafe` is in this file.
+//! Kernel interfaces that no library wraps safely. All of the driver's `unsafe` is in this file.
 #![allow(unsafe_code, reason = "ptrace, seccomp, bpf, keyctl and personality have no safe wrappers")]
 
 use std::io;
@@ -11,40 +11,41 @@ use rustix::fs::SealFlags;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::Pid;
 
-/// How long another tracer of the task is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait until another tracer has detached from the task.
+const TRACE_WAIT: Duration = Duration::from_secs(5);
 
-/// The socket that this process was born with, or nothing when there is none of that number.
+/// The socket that this process inherited as descriptor `number`. `None` if no descriptor of that number is open.
 pub(crate) fn inherited_socket(number: i32) -> Option<UnixStream> {
-    // SAFETY: asks about a number, whatever it stands for.
+    // SAFETY: the call takes a number, whatever descriptor the number stands for.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return None;
     }
-    // SAFETY: it is open, and this function is called once, before anything else could have opened or taken it.
+    // SAFETY: the descriptor is open, and this function is called once, before anything else could have opened or taken
+    // it.
     Some(UnixStream::from(unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
-/// Makes sure that the command gets stdin, stdout and stderr and no other descriptor: an agent, or whoever started it,
-/// may have left some open for its children.
-pub(crate) fn keep_descriptors_from_the_command() -> io::Result<()> {
+/// Makes sure that the command inherits stdin, stdout and stderr and no other descriptor: an agent, or whoever started
+/// it, may have left some open for its children.
+pub(crate) fn set_cloexec_on_descriptors() -> io::Result<()> {
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let number = entry?.file_name().to_str().and_then(|name| name.parse().ok());
         if let Some(number) = number.filter(|number: &libc::c_int| *number > libc::STDERR_FILENO) {
-            // SAFETY: closes nothing; one that is closed by now is passed over.
+            // SAFETY: the call closes nothing; a descriptor that has been closed meanwhile is skipped.
             unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
     Ok(())
 }
 
-/// Lets nobody follow a link on this mount any more, whoever made the link (mount_setattr(2), since Linux 5.14). Fails where
-/// the descriptor is not that of a mount's root.
-pub(crate) fn follow_no_links_on(mount: BorrowedFd<'_>) -> io::Result<()> {
+/// Stops all processes from following symbolic links on this mount, whoever created the link (mount_setattr(2), since
+/// Linux 5.14). Fails if the descriptor is not that of a mount's root.
+pub(crate) fn forbid_symlinks_on(mount: BorrowedFd<'_>) -> io::Result<()> {
     /// `MOUNT_ATTR_NOSYMFOLLOW` (include/uapi/linux/mount.h).
     const NO_LINKS: u64 = 0x0020_0000;
     let attributes = libc::mount_attr { attr_set: NO_LINKS, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let size = size_of::<libc::mount_attr>();
-    // SAFETY: the kernel reads a path and a structure that are there, the latter of the size that is said.
+    // SAFETY: the kernel reads a path and a structure that exist, the structure with the size that is passed.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -58,11 +59,11 @@ pub(crate) fn follow_no_links_on(mount: BorrowedFd<'_>) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Would the kernel take a program that looks at the packets of a cgroup? What systemd filters by cgroup needs it.
-pub(crate) fn takes_cgroup_programs() -> bool {
+/// Does the kernel accept a program that filters the packets of a cgroup? systemd's filters by cgroup need this.
+pub(crate) fn supports_cgroup_bpf() -> bool {
     const BPF_PROG_LOAD: libc::c_long = 5;
     const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
-    /// What the kernel reads of `union bpf_attr` to load a program (bpf(2)).
+    /// The fields of `union bpf_attr` that the kernel reads to load a program (bpf(2)).
     #[repr(C)]
     struct Load {
         kind: u32,
@@ -71,7 +72,7 @@ pub(crate) fn takes_cgroup_programs() -> bool {
         license: u64,
         rest: [u64; 12],
     }
-    // `r0 = 1; exit`: let it pass.
+    // `r0 = 1; exit`: let the packet pass.
     let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
     let load = Load {
         kind: BPF_PROG_TYPE_CGROUP_SKB,
@@ -80,12 +81,12 @@ pub(crate) fn takes_cgroup_programs() -> bool {
         license: c"GPL".as_ptr() as u64,
         rest: [0; 12],
     };
-    // SAFETY: the kernel reads the struct, of the size that it is told, and what its two pointers lead to, all of which
-    // live until it answers.
+    // SAFETY: the kernel reads the struct, with the size that is passed, and the memory that its two pointers lead to.
+    // All of it lives until the call returns.
     let program = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
     match libc::c_int::try_from(program) {
         Ok(program) if program >= 0 => {
-            // SAFETY: the kernel has just made it, and nobody else knows of it.
+            // SAFETY: the kernel has just created the descriptor, and nobody else knows of it.
             drop(unsafe { OwnedFd::from_raw_fd(program) });
             true
         }
@@ -93,18 +94,20 @@ pub(crate) fn takes_cgroup_programs() -> bool {
     }
 }
 
-/// Does something where PID 1 sees the mounts that it makes: an agent whose own service hides or mounts something is in a
-/// mount namespace of its own, of whose mounts PID 1 learns nothing.
-pub(crate) fn in_the_mounts_of_systemd<T: Send>(act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+/// Runs `act` where PID 1 sees the mounts that it makes. An agent whose own service hides or mounts something is in a
+/// mount namespace of its own, and PID 1 does not see the mounts of that namespace.
+pub(crate) fn in_mount_namespace_of_pid1<T: Send>(
+    act: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
     let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt"));
-    // Without the right to look there we are not root, and do not mount.
+    // Without permission to look there, the driver is not root and does not mount.
     if namespace("1").map_or(true, |theirs| namespace("self").is_ok_and(|ours| ours == theirs)) {
         return act();
     }
     let join = || {
         let theirs = std::fs::File::open("/proc/1/ns/mnt")?;
-        // SAFETY: the thread is our own, ends after the act, and shares no working directory or root with others from
-        // here on; its descriptors it goes on to share.
+        // SAFETY: the thread belongs to this function, ends after `act`, and from now on shares no working directory or
+        // root with other threads. It still shares its descriptors.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS)? };
         let kind = rustix::thread::LinkNameSpaceType::Mount;
         rustix::thread::move_into_link_name_space(theirs.as_fd(), Some(kind))?;
@@ -115,8 +118,8 @@ pub(crate) fn in_the_mounts_of_systemd<T: Send>(act: impl FnOnce() -> io::Result
     })
 }
 
-/// This process's own program, on a mount that cannot be written to and that is nowhere to be found; on a kernel that cannot
-/// make one (before 5.12) a sealed copy in memory.
+/// This process's own program, on a read-only mount that no path leads to. On a kernel that cannot create such a mount
+/// (before 5.12), a sealed copy in memory.
 pub(crate) fn read_only_program() -> io::Result<OwnedFd> {
     /// `struct mount_attr` of mount_setattr(2).
     #[repr(C)]
@@ -134,11 +137,11 @@ pub(crate) fn read_only_program() -> io::Result<OwnedFd> {
         let (found, ours) = (rustix::fs::fstat(tree)?, rustix::fs::stat("/proc/self/exe")?);
         Ok::<_, io::Error>((found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino))
     };
-    // After an upgrade another program has our name, or none.
+    // After an upgrade another program has this name, or none.
     if let Ok(tree) = clone()
         && is_ours(&tree)?
     {
-        // SAFETY: the kernel reads an empty path and the struct, of the size that it is told.
+        // SAFETY: the kernel reads an empty path and the struct, with the size that is passed.
         let set = unsafe {
             libc::syscall(
                 libc::SYS_mount_setattr,
@@ -158,7 +161,7 @@ pub(crate) fn read_only_program() -> io::Result<OwnedFd> {
     io::copy(&mut std::fs::File::open("/proc/self/exe")?, &mut copy)?;
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     rustix::fs::fcntl_add_seals(&copy, seals)?;
-    // A writer is no program to be run.
+    // A file that is open for writing cannot be executed.
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
     Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
@@ -170,32 +173,32 @@ pub(crate) fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedF
     related_namespace(namespace, NS_GET_USERNS)
 }
 
-/// The namespace in which a user namespace was made; an error if it is none of this process's to see.
+/// The namespace in which a user namespace was created. An error if this process may not see it.
 pub(crate) fn parent_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     const NS_GET_PARENT: libc::Ioctl = 0xb702;
     related_namespace(namespace, NS_GET_PARENT)
 }
 
 fn related_namespace(namespace: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<OwnedFd> {
-    // SAFETY: neither request takes an argument; what they give is a new descriptor, or an error.
+    // SAFETY: neither request takes an argument; both return a new descriptor, or an error.
     let related = unsafe { libc::ioctl(namespace.as_raw_fd(), request) };
     if related < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made it, and nobody else knows of it.
+    // SAFETY: the kernel has just created the descriptor, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(related) })
 }
 
-/// Takes on an execution domain, such as that of 32-bit programs.
+/// Sets the execution domain, for example that of 32-bit programs.
 pub(crate) fn set_personality(flags: u32) -> io::Result<()> {
-    // SAFETY: a call with a number.
+    // SAFETY: the call takes a number.
     if unsafe { libc::personality(flags.into()) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Leaves the agent's session keyring, whose keys this process could read otherwise.
+/// Leaves the agent's session keyring, whose keys this process could otherwise read.
 pub(crate) fn join_new_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
-    // SAFETY: a call with numbers and no name.
+    // SAFETY: the call takes numbers and no name.
     let joined = unsafe {
         libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<libc::c_char>(), 0, 0, 0)
     };
@@ -207,23 +210,25 @@ pub(crate) fn join_new_keyring() -> io::Result<()> {
     }
 }
 
-/// The system call filters of a process, the oldest first.
+/// The system call filters of a process, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Filters(Vec<Vec<libc::sock_filter>>);
 
 /// Reads the filters of a process from the kernel (`PTRACE_SECCOMP_GET_FILTER`, ptrace(2)). They cannot be inherited
-/// from it in another way, and nobody else knows all of them: systemd makes a dozen out of a few words of a unit.
+/// from it in another way, and nothing else knows all of them: systemd builds a dozen from a few settings of a unit.
 ///
-/// The process is held up for the time of a few system calls, as by a debugger. It is not touched when it has none.
+/// The process is stopped for the time of a few system calls, as by a debugger. A process without filters is not
+/// touched.
 pub(crate) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
     if !has_any {
         return Ok(Filters::default());
     }
-    // A process has one tracer at a time; another command that comes in has it for a moment, a debugger for longer.
+    // A process has one tracer at a time. Another command that joins the task traces it for a moment, a debugger for
+    // longer.
     let began = Instant::now();
     let stopped = loop {
         match Stopped::process(pid) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && began.elapsed() < PATIENCE => {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && began.elapsed() < TRACE_WAIT => {
                 std::thread::sleep(Duration::from_millis(1));
             }
             other => break other?,
@@ -233,7 +238,7 @@ pub(crate) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
     while let Some(filter) = stopped.filter(filters.len())? {
         filters.push(filter);
     }
-    // An init cannot make processes; its program, beside which a command runs, can.
+    // An init cannot create processes. Its program, alongside which a command runs, can.
     let of_init = task_init::filter_of_every_init()?;
     let is_of_init = |filter: &mut Vec<libc::sock_filter>| {
         filter.iter().map(|each| (each.code, each.jt, each.jf, each.k)).eq(of_init.iter().copied())
@@ -243,19 +248,19 @@ pub(crate) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
 }
 
 impl Filters {
-    /// Makes them this process's own, for ever and for all that it starts.
+    /// Installs the filters in this process permanently; all of its children inherit them.
     pub(crate) fn install(&self) -> io::Result<()> {
         if self.0.is_empty() {
             return Ok(());
         }
-        // Without it the kernel takes filters from privileged processes alone; systemd demands it likewise.
+        // Without it the kernel accepts filters from privileged processes only; systemd requires it as well.
         rustix::thread::set_no_new_privs(true)?;
         for filter in &self.0 {
             let program = libc::sock_fprog {
                 len: u16::try_from(filter.len()).map_err(io::Error::other)?,
                 filter: filter.as_ptr().cast_mut(),
             };
-            // SAFETY: the program points to as many instructions as it says, which the kernel copies and checks.
+            // SAFETY: the program points to as many instructions as `len` states; the kernel copies and checks them.
             let installed = unsafe {
                 libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
             };
@@ -267,14 +272,23 @@ impl Filters {
     }
 }
 
-/// A process that stands still while this lives.
+/// Sends a signal to the process of this descriptor, also a real-time signal, which rustix does not know
+/// (pidfd_send_signal(2)).
+pub(crate) fn send_signal(process: impl AsFd, signal: i32) -> io::Result<()> {
+    let (process, info) = (process.as_fd().as_raw_fd(), ptr::null::<libc::siginfo_t>());
+    // SAFETY: without information about the signal the kernel reads no memory of ours.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process, signal, info, 0) };
+    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A process that stays stopped while this value lives.
 struct Stopped(libc::pid_t);
 
 impl Stopped {
     fn process(pid: Pid) -> io::Result<Self> {
         let pid = pid.as_raw_pid();
-        // SAFETY: neither request reads or writes memory of ours; the process is not ours to end, and runs on when
-        // this one ends in whatever way.
+        // SAFETY: neither request reads or writes memory of this process. The traced process is not killed, and keeps
+        // running however this process ends.
         unsafe {
             check(libc::ptrace(libc::PTRACE_SEIZE, pid, ptr::null_mut::<libc::c_void>(), 0))?;
             let stopped = Self(pid);
@@ -290,12 +304,13 @@ impl Stopped {
         }
     }
 
-    /// The filter of that number, counted from the oldest (kernel/seccomp.c, `get_nth_filter`; ptrace(2) says otherwise);
-    /// nothing after the newest.
+    /// The filter with this number, counted from the oldest (kernel/seccomp.c, `get_nth_filter`; ptrace(2) states
+    /// otherwise). `None` after the newest.
     fn filter(&self, number: usize) -> io::Result<Option<Vec<libc::sock_filter>>> {
         const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
         let request = |into: *mut libc::sock_filter| {
-            // SAFETY: with a null pointer the kernel only counts; otherwise there is room for as many as it counted.
+            // SAFETY: with a null pointer the kernel only counts; otherwise there is room for as many instructions as
+            // it counted.
             unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, self.0, number, into) }
         };
         let length = match check(request(ptr::null_mut())) {
@@ -312,7 +327,7 @@ impl Stopped {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        // SAFETY: lets it run on; one that has ended needs nothing.
+        // SAFETY: lets the process continue; a process that has ended needs nothing.
         unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, ptr::null_mut::<libc::c_void>(), 0) };
     }
 }

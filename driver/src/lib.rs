@@ -1,7 +1,7 @@
 //! A Nomad task driver that runs every task as a systemd transient unit.
 //!
-//! Three rooms with one-way doors. `run` and `unit`, which speak to a plugin process as an agent does, are the crate
-//! `nomad-local`, which only `main` uses:
+//! Three modules with one-way dependencies. `run` and `unit`, which speak to a plugin process as an agent does, are the
+//! crate `nomad-local`, which only `main` uses:
 //!
 //! ```text
 //! main ──► plugin ──► task ──► systemd        proto, tonic: only plugin
@@ -9,10 +9,10 @@
 //! ```
 #![deny(unsafe_code)] // kernel.rs alone may
 
-pub mod copy;
 pub mod enter;
 mod kernel;
 pub mod log;
+pub mod log_forwarder;
 pub mod plugin;
 pub mod systemd;
 pub mod task;
@@ -22,7 +22,7 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut line = String::new();
     for text in causes.map(ToString::to_string) {
-        // What the kernel said needs no number for people.
+        // People do not need the number in the kernel's message.
         let words = text.rsplit_once(" (os error ");
         let text =
             words.filter(|(_, number)| number.ends_with(')')).map_or(text.as_str(), |(words, _)| words);

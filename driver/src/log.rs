@@ -1,9 +1,9 @@
-//! Our log records as Nomad's agent reads them: one JSON object per line on stderr, in hclog's format.
+//! The driver's log records as Nomad's agent reads them: one JSON object per line on stderr, in hclog's format.
 //!
-//! The agent takes each line apart (go-plugin v1.8.0, `logStderr`) and **panics** when `@message`, `@level` or
-//! `@timestamp` is there but not a string. So these three are written here and no field can take their place.
-//! A line longer than 64 KiB would be cut: long values are cut by us. When the agent is gone so is the reader of our
-//! stderr; a record that cannot be written is dropped.
+//! The agent parses each line (go-plugin v1.8.0, `logStderr`) and **panics** if `@message`, `@level` or `@timestamp` is
+//! present but not a string. So these three are written here and no field can replace them. The agent would cut a line
+//! longer than 64 KiB, so long values are cut here. When the agent is gone, nobody reads stderr; a record that cannot
+//! be written is dropped.
 
 use std::fmt;
 use std::io::Write;
@@ -23,19 +23,19 @@ const RECORD_MAX: usize = 60_000;
 
 /// Sends every record of this process to stderr in hclog's format.
 ///
-/// Nomad does not tell a plugin its log level and filters itself. `RUST_LOG` narrows what we send.
+/// Nomad does not tell a plugin its log level; the agent filters the records. `RUST_LOG` narrows what the driver sends.
 pub fn to_stderr_as_hclog() {
-    let asked = std::env::var("RUST_LOG").ok().and_then(|asked| asked.parse().ok());
+    let requested = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
     let ours = || Targets::new().with_default(Level::INFO).with_target("nomad_driver_systemd", Level::DEBUG);
-    let filter: Targets = asked.unwrap_or_else(ours);
+    let filter: Targets = requested.unwrap_or_else(ours);
     // A second call, in a test, keeps the first subscriber.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(Hclog));
 }
 
-/// Makes any panic the end of the process, with a record of it.
+/// Aborts the process on any panic, after logging the panic.
 ///
-/// A driver that lost a part of itself would leave tasks unwatched; Nomad starts a new one, which finds them all.
-pub fn panic_is_the_end() {
+/// A driver that lost a part of itself would leave tasks unwatched. Nomad starts a new one, which finds all tasks.
+pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let reason = panic.payload_as_str().unwrap_or("no reason given");
@@ -55,7 +55,7 @@ impl<S: Subscriber> Layer<S> for Hclog {
     }
 }
 
-/// One line, newline included.
+/// One log line, including the newline.
 fn record(level: Level, now: SystemTime, fill: impl FnOnce(&mut Fields)) -> String {
     let mut fields = Fields::default();
     fill(&mut fields);

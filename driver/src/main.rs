@@ -5,6 +5,7 @@ mod open_files;
 #[cfg(feature = "pages")]
 mod pages;
 mod unit_command;
+mod warm_command;
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -13,9 +14,10 @@ use clap::{Parser, Subcommand};
 use nomad_driver_systemd::plugin::handshake::Terms;
 use nomad_driver_systemd::systemd::Systemd;
 use nomad_driver_systemd::task::Tasks;
-use nomad_driver_systemd::{chain, copy, enter, log, plugin};
+use nomad_driver_systemd::{chain, enter, log, log_forwarder, plugin};
 use nomad_local::doctor::{self, DoctorOptions};
 use nomad_local::run::{self, RunOptions};
+use nomad_local::warm::WarmOptions;
 
 use self::unit_command::UnitOptions;
 
@@ -34,6 +36,7 @@ enum Command {
     /// Runs a job file here and now, without Nomad, through the same plugin.
     Run(RunOptions),
     Unit(UnitOptions),
+    Warm(WarmOptions),
     Doctor(DoctorOptions),
     /// Becomes a command inside a running task; the driver itself asks for it.
     #[command(hide = true)]
@@ -50,7 +53,7 @@ enum Command {
     },
 }
 
-/// The release, and the commit that it was built from where driver/dist/release has built it: `0.1.0 (9f3c2a1b0d)`.
+/// The release, and the commit that it was built from if driver/dist/release built it: `0.1.0 (9f3c2a1b0d)`.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let release = env!("CARGO_PKG_VERSION");
     let commit = option_env!("NOMAD_SYSTEMD_COMMIT");
@@ -63,11 +66,12 @@ fn main() -> ExitCode {
         None => plugin_process(),
         Some(Command::Run(options)) => finished(run::run(options)).map_or(ExitCode::FAILURE, ExitCode::from),
         Some(Command::Unit(options)) => unit_command::print(options),
+        Some(Command::Warm(options)) => warm_command::compile(&options),
         Some(Command::Doctor(options)) => {
             finished(doctor::run(options)).map_or(ExitCode::FAILURE, ExitCode::from)
         }
-        Some(Command::Enter) => enter::become_the_command(),
-        Some(Command::Copy) => copy::stdin_to_both(),
+        Some(Command::Enter) => enter::run_command(),
+        Some(Command::Copy) => log_forwarder::forward(),
         #[cfg(feature = "pages")]
         Some(Command::Pages { directory }) => {
             match pages::write(<Cli as clap::CommandFactory>::command(), &directory) {
@@ -81,7 +85,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The life of a plugin process: be recognised, serve, end. Tasks outlive it.
+/// Runs the plugin process: handshake, serve, exit. Tasks outlive it.
 fn plugin_process() -> ExitCode {
     let terms = match Terms::from_env() {
         Ok(terms) => terms,
@@ -91,7 +95,7 @@ fn plugin_process() -> ExitCode {
         }
     };
     log::to_stderr_as_hclog();
-    log::panic_is_the_end();
+    log::abort_on_panic();
     open_files::raise_open_files();
     let serve = async {
         let systemd = Systemd::default();
@@ -101,7 +105,7 @@ fn plugin_process() -> ExitCode {
     let served = match runtime() {
         Ok(runtime) => {
             let served = runtime.block_on(serve).map_err(|error| chain(&error));
-            // Waiting calls are left as they are: Nomad asks again in the next process.
+            // Pending calls are abandoned: Nomad makes them again to the next process.
             runtime.shutdown_background();
             served
         }
@@ -116,7 +120,7 @@ fn plugin_process() -> ExitCode {
     }
 }
 
-/// What came of playing Nomad's part. An error has been told.
+/// Runs a command that plays Nomad's part. `None` after an error, which has been printed.
 fn finished<T>(played: impl Future<Output = Result<T, nomad_local::error::Error>>) -> Option<T> {
     let runtime = match runtime() {
         Ok(runtime) => runtime,

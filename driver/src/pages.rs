@@ -1,4 +1,5 @@
-//! What packages contain beside the programs, made of the command line: manual pages, and completions for shells.
+//! Files that packages contain in addition to the programs, generated from the command line: manual pages and shell
+//! completions.
 
 use std::fs;
 use std::io;
@@ -7,9 +8,9 @@ use std::path::Path;
 use clap::Command;
 use clap_complete::Shell;
 
-/// Writes all of it, each under the name that its reader wants.
+/// Writes all files, each under the name that its reader expects.
 pub fn write(command: Command, directory: &Path) -> io::Result<()> {
-    // Its pages would say nothing.
+    // The pages of `help` would be empty.
     let mut command = command.disable_help_subcommand(true);
     fs::create_dir_all(directory)?;
     let name = command.get_name().to_owned();

@@ -1,5 +1,5 @@
-//! `nomad-driver-systemd unit`: what tasks are to systemd. Those of a job file, which need not run, and those of an
-//! allocation that does.
+//! `nomad-driver-systemd unit`: the systemd units of tasks, either of a job file, which need not run, or of an
+//! allocation that is running.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -9,11 +9,11 @@ use nomad_driver_systemd::plugin;
 use nomad_driver_systemd::systemd::{Manager, Systemd, shell_word, systemd_run, unit_file};
 use nomad_driver_systemd::task::preview::{ByHand, Sketch};
 use nomad_local::options::JobOptions;
-use nomad_local::unit::{self, Requested};
+use nomad_local::unit::{self, UnitRequests};
 
 use crate::{chain, finished, runtime};
 
-/// The fewest characters of an allocation's ID; Nomad prints eight.
+/// The fewest characters of an allocation's ID that are accepted; Nomad prints eight.
 const SHORTEST: usize = 4;
 
 /// Print the unit of each task, of a job file or of a running allocation.
@@ -32,12 +32,12 @@ pub(crate) struct UnitOptions {
     systemd_run: bool,
 }
 
-/// Prints all of them, or none and what is wrong with one.
+/// Prints the units of all tasks, or no unit and the error of one.
 pub(crate) fn print(options: UnitOptions) -> ExitCode {
     let printed = match (options.job, options.alloc) {
         (Some(job), _) => match finished(unit::requests(&job)) {
             Some(requested) => of_job(requested, options.systemd_run),
-            // It has been told.
+            // The error has been printed.
             None => return ExitCode::FAILURE,
         },
         (None, Some(alloc)) => of_allocation(&alloc),
@@ -45,7 +45,7 @@ pub(crate) fn print(options: UnitOptions) -> ExitCode {
     };
     match printed {
         Ok(text) => {
-            // A reader that has gone away has read enough.
+            // A reader that has closed the pipe has read enough.
             let _ = writeln!(io::stdout(), "{}", text.trim_end());
             ExitCode::SUCCESS
         }
@@ -56,19 +56,19 @@ pub(crate) fn print(options: UnitOptions) -> ExitCode {
     }
 }
 
-fn of_job(requested: Requested, by_hand: bool) -> Result<String, String> {
-    let Requested { plugin_config, tasks } = requested;
+fn of_job(requested: UnitRequests, by_hand: bool) -> Result<String, String> {
+    let UnitRequests { plugin_config, tasks } = requested;
     let texts = tasks.into_iter().map(|(name, task)| {
         let sketch =
             plugin::sketch(&plugin_config, task).map_err(|error| format!("{name}: {}", chain(&error)))?;
         let text = if by_hand { commands(&sketch) } else { unit_file(sketch.unit()) };
-        // A name may hold a line end.
+        // A name may contain a line break.
         Ok(format!("# {}\n{text}", name.escape_debug()))
     });
     texts.collect::<Result<Vec<_>, String>>().map(|texts| texts.join("\n"))
 }
 
-/// The commands for a shell that start a task.
+/// The shell commands that start a task.
 fn commands(sketch: &Sketch) -> String {
     let ByHand { directories, compile, view, unit, env, needs_a_root } = sketch.by_hand();
     let words = |words: Vec<String>| words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ");
@@ -80,18 +80,18 @@ fn commands(sketch: &Sketch) -> String {
     if let Some(compile) = compile {
         let _ = writeln!(text, "{}", words(compile));
     }
-    // Whoever pipes this into a shell sees no comment.
-    let tell = |what: &str| format!("echo {} >&2\n", shell_word(what));
+    // A user who pipes this into a shell does not see comments.
+    let warn = |message: &str| format!("echo {} >&2\n", shell_word(message));
     if needs_a_root {
-        text.push_str(&tell("this task mounts more than others: the driver makes a root for it, and systemd may not start it without"));
+        text.push_str(&warn("this task mounts more than others: the driver makes a root for it, and systemd may not start it without"));
     }
-    let absent = tell("there is no view yet: have the driver start any task first, by which it makes one");
+    let absent = warn("there is no view yet: have the driver start any task first, by which it makes one");
     let _ = write!(text, "test -d {} || {absent}", shell_word(&view.display().to_string()));
     let _ = writeln!(text, "{}", systemd_run(unit, &env));
     text
 }
 
-/// What systemd has of the tasks of an allocation, from root's manager or else from the user's.
+/// The units of an allocation's tasks in systemd, from the system manager, or else from the user manager.
 fn of_allocation(alloc: &str) -> Result<String, String> {
     if alloc.len() < SHORTEST || !alloc.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
         return Err(format!(

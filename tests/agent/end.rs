@@ -1,4 +1,4 @@
-//! How a task ends: by itself, by a signal, by a stop.
+//! How a task ends: by exiting, by a signal, by a stop.
 
 use std::fs;
 use std::time::Duration;
@@ -77,7 +77,7 @@ async fn a_changed_template_signals_it() {
             "DestPath": "local/value", "ChangeMode": "signal", "ChangeSignal": "SIGHUP",
         }]),
     );
-    // It waits for its template, and that for the variable.
+    // The task waits for its template, and the template for the variable.
     let alloc = agent.run(spec).await;
     let set = async |word: &str| {
         let path = format!("nomad/jobs/{}", alloc.job());
@@ -94,7 +94,7 @@ async fn a_changed_template_signals_it() {
 #[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn asked_by_its_kill_signal_it_ends_in_its_own_way() {
     let agent = agent!();
-    // SIGINT is what Nomad's own drivers send when the job names none.
+    // SIGINT is the signal that Nomad's own drivers send when the job sets none.
     join_all([(None, "INT"), (Some("SIGTERM"), "TERM"), (Some("SIGUSR2"), "USR2")].map(async |(named, sent)| {
         let traps = "for name in INT TERM USR2; do trap \"echo got $name; sleep 1; echo done; exit 9\" $name; done";
         let spec = Spec::service(&waiting(traps)).task("KillTimeout", json!(30_000_000_000_u64));
@@ -129,8 +129,8 @@ async fn a_purged_job_leaves_nothing() {
     let agent = agent!();
     let alloc = agent.run(Spec::service(&waiting("sleep 1000 &"))).await;
     alloc.says("ready").await;
-    let said = agent.nomad(&["job", "stop", "-purge", "-detach", alloc.job()], "").await;
-    assert_eq!(said.status, 0, "{said:?}");
+    let output = agent.nomad(&["job", "stop", "-purge", "-detach", alloc.job()], "").await;
+    assert_eq!(output.status, 0, "{output:?}");
     alloc.has_no_process().await;
     eventually("its directory is collected", async || {
         agent.put("/v1/system/gc", &Value::Null);
@@ -139,7 +139,7 @@ async fn a_purged_job_leaves_nothing() {
     .await;
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(alloc.id()), "{mounts}");
-    // systemd takes a moment to see that a mount is gone.
+    // systemd takes a moment to notice that a mount was removed.
     eventually("no unit is left", async || agent.host().units(&alloc.id()[..8]).is_empty().then_some(()))
         .await;
 }

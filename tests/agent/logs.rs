@@ -11,8 +11,8 @@ async fn stdout_and_stderr_are_kept_apart_and_whole() {
     assert_eq!(alloc.end().await, (0, 0, false));
     for (option, letter) in [("-stderr=false", "o"), ("-stderr=true", "e")] {
         eventually("all of it is there, and nothing else", async || {
-            let said = agent.nomad(&["alloc", "logs", option, alloc.id()], "").await;
-            (said == Said { status: 0, out: letter.repeat(200_000), err: String::new() }).then_some(())
+            let output = agent.nomad(&["alloc", "logs", option, alloc.id()], "").await;
+            (output == Said { status: 0, out: letter.repeat(200_000), err: String::new() }).then_some(())
         })
         .await;
     }

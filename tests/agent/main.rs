@@ -1,10 +1,10 @@
-//! What every task driver owes, told through a real Nomad agent.
+//! What every task driver must do, tested through a real Nomad agent.
 //!
-//! `NOMAD=/path/to/nomad NOMAD_DRIVER=raw_exec cargo test -p tests --test agent` asks the same of another driver;
-//! without `NOMAD_DRIVER` it is ours, and without `NOMAD` the tests are ignored. Where a driver differs, [`DIFFERENCES`]
-//! says how, and the test asks for that instead.
+//! `NOMAD=/path/to/nomad NOMAD_DRIVER=raw_exec cargo test -p tests --test agent` runs the same tests with another
+//! driver; without `NOMAD_DRIVER` the driver is ours, and without `NOMAD` the tests are ignored. [`DIFFERENCES`]
+//! describes where a driver differs, and the test then expects that behaviour.
 //!
-//! Not here, because Nomad alone cannot: script checks, which need Consul.
+//! Not tested here, because Nomad alone cannot do it: script checks, which need Consul.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
@@ -14,7 +14,7 @@ use std::net::TcpListener;
 
 use tests::{Agent, Event};
 
-/// The agent, or the end of a test that has none.
+/// The agent, or the end of a test if there is none.
 macro_rules! agent {
     () => {
         agent!(shared)
@@ -27,7 +27,7 @@ macro_rules! agent {
     };
 }
 
-/// The same, for what only our driver has.
+/// The same, for features that only our driver has.
 macro_rules! ours {
     ($agent:expr) => {
         match $agent.await {
@@ -47,18 +47,18 @@ mod resources;
 mod start;
 mod view;
 
-/// In what a driver may differ.
+/// A behaviour in which drivers may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Matter {
     /// Whether children in sessions of their own end with the task where there are no cgroup controllers.
     Strays,
-    /// Whether Nomad is told that a task was killed for want of memory.
+    /// Whether Nomad is told that a task was killed by the OOM killer.
     OutOfMemory,
-    /// Whether a command is in the very cgroup of the task.
+    /// Whether a command runs in the cgroup of the task itself.
     Group,
 }
 
-/// Driver, matter, and in words what is different and why.
+/// The driver, the behaviour, and a description of the difference and its reason.
 const DIFFERENCES: &[(&str, Matter, &str)] = &[
     (
         "raw_exec",
@@ -78,13 +78,13 @@ const DIFFERENCES: &[(&str, Matter, &str)] = &[
     ),
 ];
 
-/// Whether the driver under test differs in this; then the reason is printed.
+/// Whether the driver under test differs in this behaviour; if so, prints the reason.
 fn differs(agent: &Agent, matter: Matter) -> bool {
     let found = DIFFERENCES.iter().find(|(driver, what, _)| *driver == agent.driver() && *what == matter);
     found.inspect(|(driver, _, reason)| eprintln!("{driver} differs: {reason}")).is_some()
 }
 
-/// A script that lives until it is stopped, and does at once what its traps say.
+/// A script that runs until it is stopped, and handles signals at once, as its traps define.
 fn waiting(script: &str) -> String {
     format!("{script}\necho ready\nwhile :; do sleep 0.1; done")
 }
@@ -94,13 +94,13 @@ fn has_controller(name: &str) -> bool {
     controllers.split_whitespace().any(|controller| controller == name)
 }
 
-/// Exit code and signal of every end of a task, in their order.
+/// Exit code and signal of every exit of a task, in order.
 fn ends(events: &[Event]) -> Vec<(i32, i32)> {
     let ends = events.iter().filter(|event| event.kind == "Terminated");
     ends.map(|event| (event.end.0, event.end.1)).collect()
 }
 
-/// Serves one file to whoever asks, as long as the test runs, and gives its address.
+/// Serves one file to every client, as long as the test runs; returns its address.
 fn served(name: &str, content: impl AsRef<[u8]> + Send + 'static) -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = format!("http://{}/{name}", listener.local_addr().unwrap());

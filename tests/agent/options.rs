@@ -1,4 +1,4 @@
-//! What only our driver has, as users write it in job files.
+//! Options that only our driver has, as users write them in job files.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -60,7 +60,7 @@ async fn a_task_without_a_network_has_a_loopback_device() {
 #[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn options_arrive_as_a_job_file_has_them() {
     let agent = ours!(Agent::shared());
-    // Numbers where texts are wanted, and the other way round.
+    // Numbers where strings are expected, and vice versa.
     let options = r#"
         cap_drop    = ["all"]
         extra_hosts = ["db:10.0.0.5"]
@@ -97,8 +97,8 @@ async fn options_arrive_as_a_job_file_has_them() {
         getent hosts db | tr -s ' '
         until test -e $NOMAD_ALLOC_DIR/data/enough; do sleep 0.1; done";
     let alloc = agent.run_file("", &shell(script, options)).await;
-    let said = "1024 2048 0 7 0027 300\n10.0.0.5 db\n";
-    alloc.says(said).await;
+    let output = "1024 2048 0 7 0027 300\n10.0.0.5 db\n";
+    alloc.says(output).await;
     let units = agent.host().units(&format!("{}-main", alloc.id()));
     for (name, value) in [
         ("LogLevelMax", "6"),
@@ -116,7 +116,7 @@ async fn options_arrive_as_a_job_file_has_them() {
         assert_eq!(agent.host().property(&units[0], name), value, "{name} of {units:?}");
     }
     fs::write(alloc.shared_file("enough"), "").unwrap();
-    alloc.prints(said).await;
+    alloc.prints(output).await;
 }
 
 #[tokio::test]
@@ -206,10 +206,10 @@ async fn a_task_without_a_user_may_be_one_of_nomads() {
     let [one, other] = [agent.run_file("", &task).await, agent.run_file("", &task).await];
     let mut users = Vec::new();
     for alloc in [&one, &other] {
-        let said = alloc.says("a token of 2 dots\n").await;
-        let user: u32 = said.lines().next().unwrap().parse().unwrap();
-        assert!((80_000..90_000).contains(&user), "{said}");
-        assert_eq!(said, format!("{user}\n{user}\n{user}\n{user}\na token of 2 dots\n"));
+        let output = alloc.says("a token of 2 dots\n").await;
+        let user: u32 = output.lines().next().unwrap().parse().unwrap();
+        assert!((80_000..90_000).contains(&user), "{output}");
+        assert_eq!(output, format!("{user}\n{user}\n{user}\n{user}\na token of 2 dots\n"));
         let exec = alloc.exec("id -u", "").await;
         assert_eq!(exec, Said { status: 0, out: format!("{user}\n"), err: String::new() });
         users.push(user);

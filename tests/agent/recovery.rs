@@ -1,4 +1,4 @@
-//! The agent comes and goes, and tasks stay.
+//! The agent stops and restarts, and tasks keep running.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +10,7 @@ use tests::{Agent, Desk, Spec, eventually};
 
 use super::served;
 
-/// A task that counts; the test lets it end by a file.
+/// A task that counts; the test ends it by a file.
 const COUNTING: &str = "i=0; trap 'echo heard' USR1
     until test -e $NOMAD_ALLOC_DIR/data/enough; do i=$((i + 1)); echo tick $i; sleep 0.2; done; exit 23";
 
@@ -20,19 +20,19 @@ async fn outlives(agent: &Agent, signal: Signal) {
     let main = alloc.processes()[0];
     agent.end(signal).await;
     agent.start().await;
-    let said = alloc.says("tick 3\n").await;
-    let last = said.lines().filter(|line| line.starts_with("tick")).count();
+    let output = alloc.says("tick 3\n").await;
+    let last = output.lines().filter(|line| line.starts_with("tick")).count();
     alloc.says(&format!("tick {}\n", last + 5)).await;
     assert_eq!(alloc.processes()[0], main, "it is the same process");
     alloc.was_restarted(0).await;
-    // The driver has it, too.
+    // The driver has recovered the task, too.
     alloc.order(&["signal", "-s", "SIGUSR1"]).await;
     alloc.says("heard").await;
     assert_eq!(alloc.exec("echo in it", "").await.out, "in it\n");
     fs::write(alloc.shared_file("enough"), "").unwrap();
     assert_eq!(alloc.end().await, (23, 0, false));
-    let said = alloc.says("heard").await;
-    let ticks: Vec<_> = said.lines().filter(|line| *line != "heard").collect();
+    let output = alloc.says("heard").await;
+    let ticks: Vec<_> = output.lines().filter(|line| *line != "heard").collect();
     let whole: Vec<_> = (1..=ticks.len()).map(|number| format!("tick {number}")).collect();
     assert_eq!(ticks, whole, "nothing of its output is lost or told twice");
 }
@@ -53,7 +53,7 @@ async fn it_outlives_the_agents_violent_death() {
     outlives(&agent, Signal::KILL).await;
 }
 
-/// An agent that starts opens the directories in `alloc` to everybody, and follows links.
+/// A starting agent opens the directories in `alloc` to everybody, and follows links.
 #[tokio::test]
 #[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn a_task_leads_no_agent_to_directories_of_the_host() {
@@ -120,7 +120,7 @@ async fn a_guest_answers_requests_whatever_dies_around_it() {
     }
     assert_eq!(agent.host().property(&unit, "MainPID"), main, "it is the same process");
     alloc.was_restarted(0).await;
-    // The last plugin has it, too: it hears of what happens to requests, and ends it.
+    // The last plugin has recovered the task, too: it reports events about requests, and can end the task.
     asked(address, "/trap").unwrap_err();
     alloc.tells("1 request trapped").await;
     alloc.stop().await;
@@ -129,7 +129,7 @@ async fn a_guest_answers_requests_whatever_dies_around_it() {
     assert_eq!(agent.host().units(alloc.id()), [""; 0], "its port's unit is gone, too");
 }
 
-/// The answer to a request for `path`, if it is a good one.
+/// The answer to a request for `path`, if it is a success.
 fn asked(address: SocketAddr, path: &str) -> Result<String, ureq::Error> {
     let agent = ureq::Agent::config_builder().timeout_global(Some(tests::SOON)).build().new_agent();
     agent.get(format!("http://{address}{path}")).call()?.body_mut().read_to_string()

@@ -1,4 +1,4 @@
-//! Resources of a task: memory that it is given, and what it uses.
+//! Resources of a task: the memory that it gets, and its usage.
 
 use tests::{Agent, Spec, eventually};
 

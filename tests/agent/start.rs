@@ -1,4 +1,4 @@
-//! Starting again, and starts that fail.
+//! Restarts, and starts that fail.
 
 use futures_util::future::join_all;
 use serde_json::json;

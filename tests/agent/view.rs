@@ -1,4 +1,4 @@
-//! What a task finds: variables, directories, artifacts, templates, its user.
+//! What a task sees: variables, directories, artifacts, templates, its user.
 
 use std::fs;
 
@@ -80,7 +80,7 @@ async fn the_jobs_user_runs_it_and_can_write_to_its_directories() {
     alloc.prints("nobody\nown\nown\nown\n").await;
 }
 
-/// As an operator starts it after SECURITY.md, with a task that was there before.
+/// An agent started as SECURITY.md recommends, with a task that was already running.
 #[tokio::test]
 #[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
 async fn an_agent_that_follows_no_links_writes_no_token_through_one() {

@@ -1,5 +1,5 @@
-//! Paths that a job closes, opens or makes read-only, and directories in which a task puts links meanwhile: systemd mounts
-//! each such path over itself, and looks it up twice.
+//! Paths that a job makes inaccessible, accessible or read-only, and directories in which a task creates links
+//! meanwhile: systemd mounts each of these paths over itself, and looks it up twice.
 
 use std::os::unix::fs::{lchown, symlink};
 use std::sync::Arc;
@@ -57,19 +57,20 @@ async fn nothing_is_closed_where_a_task_could_put_a_link_meanwhile() {
                 assert!(message.contains(option), "{config}: {message}");
             }
         }
-        // As a path of the host, where the root of a unit is put together.
+        // As a path on the host, at which systemd assembles the root of a unit.
         let config = format!("properties {{\n {property} = \"-/run/systemd/unit-root/alloc/x\"\n}}");
         let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(&config);
         assert!(refusal.message.contains("leads through"), "{refusal}");
     }
-    // What is mounted itself, nobody can exchange.
+    // A mount point cannot be exchanged.
     let config =
         "files {\n bind_paths = [\"alloc/data:/data\"]\n read_only_paths = [\"/alloc\", \"/data\"]\n}";
     let job = Job::shell("touch /alloc/x /data/x 2>/dev/null || echo read-only; touch /local/x && echo fine");
     assert_eq!(node.output_of(job.config(config)).await, "read-only\nfine\n");
 }
 
-/// systemd would give the directory of the bus, of another service or of another tenant to the task, and remove it at its end.
+/// systemd would give the directory of the bus, of another service or of another tenant to the task, and remove the
+/// directory when the task ends.
 #[tokio::test]
 async fn systemd_keeps_for_a_task_only_what_is_its_groups() {
     let host = host!();
@@ -95,7 +96,7 @@ async fn systemd_keeps_for_a_task_only_what_is_its_groups() {
     assert_eq!(socket(), before);
 }
 
-/// Another task that has `ours` would put a link in it.
+/// Another task that has `ours` would create a link in it.
 #[tokio::test]
 async fn systemd_keeps_no_directory_in_one_that_another_task_may_have() {
     let host = host!();
@@ -117,8 +118,8 @@ async fn systemd_keeps_no_directory_in_one_that_another_task_may_have() {
     }
 }
 
-/// A task of another driver in the group, of a user that is not root, exchanges the directory of logs for a link to another
-/// tenant's directory, again and again: nothing is mounted in its `/alloc`.
+/// A task of another driver in the group, of a user that is not root, repeatedly replaces the directory of logs by a
+/// link to another tenant's directory: nothing is mounted in its `/alloc`.
 #[tokio::test]
 async fn logs_that_are_exchanged_are_nothing_of_the_hosts() {
     let host = host!();
@@ -134,7 +135,7 @@ async fn logs_that_are_exchanged_are_nothing_of_the_hosts() {
         let (logs, link) = (shared.join("logs"), shared.join("link"));
         symlink(secret.path(), &link).unwrap();
         lchown(&link, Some(NOBODY), None).unwrap();
-        // As the agent makes them.
+        // With the modes that the agent sets.
         for directory in [&shared, &logs] {
             std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
             lchown(directory, Some(NOBODY), None).unwrap();
@@ -143,7 +144,7 @@ async fn logs_that_are_exchanged_are_nothing_of_the_hosts() {
         let exchange = {
             let (stop, opened) = (Arc::clone(&stop), std::fs::File::open(&shared).unwrap());
             std::thread::spawn(move || {
-                // Of this thread only.
+                // Only for this thread.
                 let user = Uid::from_raw(NOBODY);
                 set_thread_res_uid(user, user, user).unwrap();
                 let mut exchanged = 0;
@@ -170,7 +171,7 @@ async fn logs_that_are_exchanged_are_nothing_of_the_hosts() {
     assert!(exchanged > 0, "before the start it can");
 }
 
-/// What an agent opens when it starts, links followed, is in no task's power to exchange.
+/// No task can exchange what an agent opens, following links, when it starts.
 #[tokio::test]
 async fn no_task_exchanges_what_the_agent_made_in_alloc() {
     let host = host!();
@@ -184,7 +185,7 @@ async fn no_task_exchanges_what_the_agent_made_in_alloc() {
     }
 }
 
-/// Nomad makes the directory of a task for everybody to write to, and the way to it is open: a user of the node would put
+/// Nomad makes the directory of a task writable for everybody, and the path to it is open: a user of the node could put
 /// files in `local`.
 #[tokio::test]
 async fn no_user_of_the_node_gets_to_the_files_of_a_task() {
@@ -200,7 +201,7 @@ async fn no_user_of_the_node_gets_to_the_files_of_a_task() {
     node.destroy(&task, true).await.unwrap();
 }
 
-/// A user of the node puts a link in the place of `local`.
+/// A user of the node replaces `local` by a link.
 #[tokio::test]
 async fn a_directory_of_the_task_that_is_a_link_is_not_followed() {
     let host = host!();
@@ -215,7 +216,8 @@ async fn a_directory_of_the_task_that_is_a_link_is_not_followed() {
     }
 }
 
-/// Whoever can exchange a task's directory does so all the time, as between the driver's look and systemd's.
+/// An attacker that can exchange a task's directory does so all the time, also between the driver's check and systemd's
+/// lookup.
 #[tokio::test]
 async fn a_directory_that_is_exchanged_while_a_task_starts_does_not_become_the_tasks() {
     let host = host!();
@@ -258,7 +260,7 @@ async fn a_directory_that_is_exchanged_while_a_task_starts_does_not_become_the_t
     assert!(noticed, "no exchange came between the two looks");
 }
 
-/// A descriptor of `/alloc` that a task passes to one elsewhere: there the mount points of its own view are none.
+/// A task passes a descriptor of `/alloc` to a task elsewhere, where the mount points of its own view do not exist.
 #[tokio::test]
 async fn nobody_exchanges_what_the_agent_made_in_alloc_by_a_descriptor_either() {
     let host = host!();
@@ -266,7 +268,7 @@ async fn nobody_exchanges_what_the_agent_made_in_alloc_by_a_descriptor_either() 
     let mut victim = node.run(Job::shell("echo ready; exec sleep infinity")).await;
     victim.says("ready").await;
     let main = host.property(&node.unit(&victim).await, "MainPID");
-    // As it is when the agent has just started.
+    // The state just after the agent has started.
     let shared = victim.alloc_dir().join("alloc");
     std::fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let alloc = std::fs::File::open(format!("/proc/{main}/root/alloc")).unwrap();

@@ -1,5 +1,5 @@
-//! A task and a user of the node who work together: what a task leaves for the user, and what of the user's, or of the host's
-//! root, the task reaches.
+//! A task and a user of the node who cooperate: what a task leaves for the user, and which files of the user, or of the
+//! host's root, the task reaches.
 
 use std::os::unix::fs::{PermissionsExt, lchown};
 use std::os::unix::process::CommandExt;
@@ -8,13 +8,13 @@ use tests::{Job, Node};
 
 use super::allow_root;
 
-/// The number of openat(2) and fcntl(2) on this machine, for perl.
+/// The system call numbers of openat(2) and fcntl(2) on this machine, for perl.
 fn number(call: i64) -> String {
     call.to_string()
 }
 
-/// systemd's filter looks at files that are made by name. An agent that fetches an artifact into such a file writes as root,
-/// and leaves the bits as they are.
+/// systemd's filter checks files that are created by name. An agent that fetches an artifact into such a file writes as
+/// root, and keeps the mode bits.
 #[tokio::test]
 async fn no_program_makes_a_file_that_is_set_user_id_from_its_first_moment() {
     let host = host!();
@@ -43,7 +43,7 @@ async fn no_program_makes_a_file_that_is_set_user_id_from_its_first_moment() {
     }
 }
 
-/// A command that is run in the task has the same author.
+/// A command that runs in the task has the same author.
 #[tokio::test]
 async fn no_command_in_a_task_does_so_either() {
     let host = host!();
@@ -59,7 +59,7 @@ async fn no_command_in_a_task_does_so_either() {
     node.destroy(&task, true).await.unwrap();
 }
 
-/// The owner of a terminal may read what is typed there: a task of the same user, or one that is root.
+/// The owner of a terminal may read what is typed there: this may be a task of the same user, or a root task.
 #[tokio::test]
 async fn the_terminals_of_the_host_are_not_in_the_view() {
     let host = host!();
@@ -75,7 +75,8 @@ async fn the_terminals_of_the_host_are_not_in_the_view() {
     }
 }
 
-/// Nomad gives the allocation's directory, or that of all allocations, to everybody for a task named `.` or `..`.
+/// Nomad makes the allocation's directory, or the directory of all allocations, writable for everybody for a task named
+/// `.` or `..`.
 #[tokio::test]
 async fn no_task_starts_where_everybody_can_exchange_its_directories() {
     let host = host!();
@@ -91,7 +92,8 @@ async fn no_task_starts_where_everybody_can_exchange_its_directories() {
     );
 }
 
-/// The agent opens what it has made in `alloc` to everybody when it starts, and writes logs as root; both follow links.
+/// At its start, the agent opens what it has created in `alloc` to everybody, and it writes logs as root; both follow
+/// links.
 #[tokio::test]
 async fn a_task_that_sees_the_host_exchanges_nothing_of_the_agents_either() {
     let host = host!();
@@ -105,7 +107,7 @@ async fn a_task_that_sees_the_host_exchanges_nothing_of_the_agents_either() {
     }
 }
 
-/// Another process of the user sees the host without what is mounted for the task, and knows nothing of it.
+/// Another process of the user sees the host without the task's mounts, and does not know about them.
 #[tokio::test]
 async fn a_task_of_a_named_user_reaches_no_allocation_through_other_processes_of_that_user() {
     let host = host!();
@@ -125,7 +127,7 @@ async fn a_task_of_a_named_user_reaches_no_allocation_through_other_processes_of
     assert_eq!(output, "there\n", "{errors}");
 }
 
-/// systemd gives a directory that it keeps to the next task's user, with the modes that are in it.
+/// systemd passes a directory that it keeps to the next task's user, with the modes of the files in it.
 #[tokio::test]
 async fn what_one_user_keeps_is_not_given_to_root() {
     let host = host!();

@@ -1,4 +1,4 @@
-//! A task with capabilities over what belongs to other users, or that gains privileges.
+//! A task with capabilities over files and processes of other users, or that gains privileges.
 
 use tests::{Exit, Job, Node};
 
@@ -6,7 +6,7 @@ use super::{
     IMPERSONATE, NAMESPACE, SECRET, USER, Victim, allow_root, carried_out, impersonate, refusal, version,
 };
 
-/// Capabilities with which a task could act on what belongs to other users.
+/// Capabilities with which a task could act on resources of other users.
 const REACHING: [&str; 26] = [
     "audit_control",
     "audit_read",
@@ -36,7 +36,7 @@ const REACHING: [&str; 26] = [
     "sys_tty_config",
 ];
 
-/// How a job asks for capabilities over other users.
+/// How a job requests capabilities over other users.
 const OVER_USERS: [&str; 4] = [
     "cap_add = [\"setuid\", \"setgid\", \"kill\"]",
     "cap_add = [\"setuid\", \"setgid\", \"kill\", \"dac_override\", \"sys_chroot\"]\nsandbox { preset = \"off\" }",
@@ -62,7 +62,7 @@ async fn confined_capabilities_over_users_hold_in_the_task_alone() {
     let node = Node::configured(&host, &allow_root("confined")).await;
     let victim = Victim::ephemeral(&host, &node).await;
     for config in OVER_USERS {
-        // Below the standard preset nobody is confined.
+        // Below the standard preset, no task is confined.
         let config = config.replace("\nsandbox { preset = \"off\" }", "");
         for user in [USER, ""] {
             let job = impersonate(&victim).user(user).config(&config);
@@ -80,7 +80,7 @@ async fn confined_capabilities_over_users_hold_in_the_task_alone() {
     victim.survives(&host, &node).await;
 }
 
-/// The control of the test above.
+/// The control for the test above.
 #[tokio::test]
 async fn capabilities_over_users_hold_on_the_host_where_the_operator_says_so() {
     let host = host!();
@@ -108,10 +108,10 @@ async fn each_capability_over_what_is_others_needs_the_operators_word() {
             assert!(message.contains("`allow_root"), "{config}: {message}");
         }
     }
-    // The control: what only concerns the machine's network must be the host's to be of use.
+    // The control: a capability over the machine's network is only useful in the host's user namespace.
     let job = Job::shell(NAMESPACE).config("cap_add = [\"net_bind_service\"]");
     assert_eq!(node.output_of(job).await, host.run("readlink", &["/proc/self/ns/user"]));
-    // A user of the host with it would see the host through that user's other processes.
+    // A user of the host with this capability would see the host through that user's other processes.
     let job = Job::shell(NAMESPACE).user(USER).config("cap_add = [\"net_bind_service\"]");
     let message = refusal(&host, &node, job).await;
     assert!(message.contains("`socket` block") && message.contains("`allow_properties`"), "{message}");
@@ -128,24 +128,25 @@ async fn who_may_gain_privileges_needs_the_operators_word() {
     ] {
         let message = refusal(&host, &node, Job::shell("id").user(USER).config(config)).await;
         assert!(message.contains("`allow_root"), "{config}: {message}");
-        // systemd itself does not let an ephemeral user gain any, and a job is told so.
+        // systemd itself does not let an ephemeral user gain privileges, and the job gets an error.
         let message = refusal(&host, &node, Job::shell("id").config(config)).await;
         assert!(message.contains("name a `user`"), "{config}: {message}");
     }
-    // No preset leaves it out.
+    // Every preset sets it.
     let job =
         Job::shell("grep NoNewPrivs /proc/self/status").user(USER).config("sandbox { preset = \"off\" }");
     assert_eq!(node.output_of(job).await, "NoNewPrivs:\t1\n");
 }
 
-/// The kernel counts namespaces within a user namespace that systemd made as root's, of which there are only so many.
+/// Namespaces within a user namespace that systemd has created count against root, whose number of namespaces is
+/// limited.
 #[tokio::test]
 async fn no_task_in_a_user_namespace_makes_others() {
     let host = host!();
     let node = Node::start(&host).await;
     let unshare = "perl -e 'print syscall(272, 0x10000000) == 0 ? \"made\\n\" : \"refused \".($!+0).\"\\n\"'";
     let off = "sandbox { preset = \"off\" }";
-    // The control: its own user's namespaces are that user's to count.
+    // The control: namespaces of the task's own user count against that user.
     assert_eq!(node.output_of(Job::shell(unshare).config(off)).await, "made\n");
     for (user, config) in
         [(USER, off), ("", "sandbox {\n preset = \"off\"\n private_users = \"yes\"\n}"), (USER, "")]
@@ -179,7 +180,7 @@ async fn no_task_writes_audit_records_without_the_operators_word() {
     }
 }
 
-/// Nobody reads a task's secrets by the way in that Nomad has.
+/// Nobody reads a task's secrets through `nomad alloc exec`.
 #[tokio::test]
 async fn a_command_in_a_task_is_no_more_than_the_task() {
     let host = host!();

@@ -1,5 +1,5 @@
-//! Devices of the host. What the kernel refuses is tested where there are disks (`tests/limits/devices.rs`); here: which
-//! devices the unit allows.
+//! Devices of the host. What the kernel denies is tested where there are disks (`tests/limits/devices.rs`). These tests
+//! check which devices the unit allows.
 
 use tests::{Job, Node};
 
@@ -49,7 +49,7 @@ async fn a_job_loosens_the_policy_for_devices_only_with_the_operators_word() {
         assert!(message.contains(property), "{config}: {message}");
         assert!(message.contains("`allow_properties`") || config.contains("\"\""), "{config}: {message}");
     }
-    // The control: the word is enough.
+    // The control: the option is sufficient.
     let node = Node::configured(&host, "allow_properties = [\"@confining\", \"DevicePolicy\"]").await;
     let job = Job::shell("exec sleep infinity")
         .config("sandbox {\n preset = \"off\"\n device_policy = \"auto\"\n}");
@@ -58,7 +58,7 @@ async fn a_job_loosens_the_policy_for_devices_only_with_the_operators_word() {
     node.destroy(&task, true).await.unwrap();
 }
 
-/// A device that Nomad gives opens no other one.
+/// A device that Nomad allocates gives access to no other device.
 #[tokio::test]
 async fn a_device_of_a_plugin_opens_no_other() {
     let host = host!();

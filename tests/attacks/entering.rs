@@ -1,4 +1,4 @@
-//! The way into a task (`nomad alloc exec`): a process of the driver's that comes to where the attacker waits.
+//! The way into a task (`nomad alloc exec`): a process of the driver enters the namespaces in which the attacker waits.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -9,9 +9,9 @@ use tests::{Exit, Host, Job, Node, Task, eventually, program, program_of, wasm};
 
 use super::{allow_root, appears, version};
 
-/// A root task that waits for processes in the cgroups of commands. It holds each with SIGSTOP, and tries to get hold of
-/// the program that it runs, in order to overwrite it once it does not run any more (CVE-2019-5736). Its argument is a
-/// file that ends it. What came of each process goes to stdout.
+/// A root task that waits for processes in the cgroups of commands. It stops each with SIGSTOP, and tries to get a
+/// descriptor of the program that it runs, in order to overwrite the program once it is no longer running
+/// (CVE-2019-5736). Its argument is a file that ends it. The result for each process goes to stdout.
 const AMBUSH: &str = r#"
     use strict;
     use POSIX;
@@ -84,7 +84,7 @@ async fn a_root_task_gets_no_hold_of_the_drivers_program() {
     assert!(caught >= 3, "no helper was caught on its way, of {commands}: {output}");
 }
 
-/// Nothing of the driver's own program can be written through the path that a task may see either.
+/// Nor can the driver's own program be written through the path that a task may see.
 #[tokio::test]
 async fn no_way_leads_from_a_task_to_the_drivers_files() {
     let host = host!();
@@ -102,7 +102,7 @@ async fn no_way_leads_from_a_task_to_the_drivers_files() {
     assert_eq!(std::fs::metadata(&driver).unwrap().modified().unwrap(), before);
 }
 
-// ---- Namespaces of the task's own making
+// ---- Namespaces that the task creates
 
 /// The inode of a namespace of a process.
 fn namespace(pid: &str, kind: &str) -> String {
@@ -145,7 +145,7 @@ async fn no_command_follows_a_program_into_namespaces_that_it_made() {
                 .then_some(())
         })
         .await;
-        // It runs where systemd has put the task, and its init is.
+        // The task runs where systemd has started it, and so does its init.
         let script = "cd /proc/self/ns; readlink cgroup ipc mnt net time user uts";
         let output = node.output_in(&task, script).await;
         let of_init = kinds_of_namespaces.map(|kind| namespace(&init, kind));
@@ -155,8 +155,8 @@ async fn no_command_follows_a_program_into_namespaces_that_it_made() {
     }
 }
 
-/// A main process that makes its namespaces at the very moment in which a command comes: it waits for the cgroup of the
-/// command, and then for the given number of rounds. Its argument is that number.
+/// A main process that creates its namespaces at the very moment at which a command starts: it waits for the cgroup of
+/// the command, and then for the given number of rounds. Its argument is that number.
 const SWITCH: &str = r#"
     $| = 1;
     my ($rounds) = @ARGV;
@@ -192,7 +192,7 @@ async fn no_command_is_caught_by_a_task_that_switches_namespaces_meanwhile() {
         task.says("ready").await;
         let pid = program_of(&main_pid(&host, &node, &task).await);
         let before = namespace(&pid, "mnt");
-        // The command tells where it is, and stays for the attacker to come.
+        // The command reports where it runs, and stays until the attacker enters.
         let script = "readlink /proc/self/ns/user /proc/self/ns/mnt; until test -e /alloc/data/go; do sleep 0.01; done";
         match node.exec_command(&task, &["/bin/sh", "-c", script], false).await {
             Err(refusal) => {
@@ -215,7 +215,7 @@ async fn no_command_is_caught_by_a_task_that_switches_namespaces_meanwhile() {
                 }
             }
         }
-        // A refusal came while it was about to do so, or because it had.
+        // The driver refused the command while the namespaces were being created, or because they existed.
         eventually("it switched", async || (namespace(&pid, "user") != ours).then_some(())).await;
         switched += 1;
         node.destroy(&task, true).await.unwrap();
@@ -265,14 +265,14 @@ async fn variables_that_no_task_has_no_command_has_either() {
     assert_eq!(node.output_in(&task, script).await, "<y>\n");
     let (status, output) = node.check(&task, script, limit).await.unwrap();
     assert_eq!((status, String::from_utf8_lossy(&output).as_ref()), (0, "<y>\n"));
-    // A later driver has the variables from what Nomad kept.
+    // A later driver gets the variables from the state that Nomad kept.
     node.restart().await;
     node.recover(&task).await.unwrap();
     assert_eq!(node.output_in(&task, script).await, "<y>\n");
     node.destroy(&task, true).await.unwrap();
 }
 
-/// The working directory of a command is looked up in the task's view, wherever the task has put a link.
+/// The working directory of a command is looked up in the task's view, wherever a link of the task leads.
 #[tokio::test]
 async fn a_command_starts_nowhere_outside_of_the_tasks_view() {
     let host = host!();
@@ -285,21 +285,21 @@ async fn a_command_starts_nowhere_outside_of_the_tasks_view() {
     appears(&task.alloc_dir().join("alloc/data/ready")).await;
     let output =
         node.output_in(&task, "pwd; ls -A /proc/self/cwd/d/ 2>&1 | head -1; stat -c '%d %i' /").await;
-    // Of another file system a directory may have the same number.
+    // On another file system, a directory may have the same inode number.
     let root = host.run("stat", &["-c", "%d %i", "/"]);
     assert!(output.starts_with("/local\n") && !output.contains(&format!("\n{root}")), "{output}");
     assert!(output.contains("denied") || output.contains("No such file"), "{output}");
     node.destroy(&task, true).await.unwrap();
 }
 
-/// Tasks of a group have one user, who may look into processes of that user, and write into them. What a task is confined by is
-/// set up by wasm-shim, which such a neighbour can stop as soon as it is executed, before it protects itself.
+/// Tasks of a group share a user, who may inspect and write to processes of that user. wasm-shim sets up the
+/// confinement of a task, and such a neighbour can stop wasm-shim as soon as it is executed, before it protects itself.
 #[tokio::test]
 async fn nobody_gets_into_wasm_shim_not_even_before_it_protects_itself() {
     const NOBODY: u32 = 65534;
     let host = host!();
     let node = Node::start(&host).await;
-    // The driver takes the right to read the program away when it starts a task.
+    // The driver removes the read permission of the program when it starts a task.
     assert_eq!(node.output_of(Job::shell("echo started")).await, "started\n");
     let begun = |program: &Path, argument: &str| {
         let mut command = std::process::Command::new(program);
@@ -311,7 +311,7 @@ async fn nobody_gets_into_wasm_shim_not_even_before_it_protects_itself() {
     let endless = directory.path().join("endless.wasm");
     let module = "(module (memory (export \"memory\") 1) (func (export \"_start\") (loop $l br $l)))";
     std::fs::write(&endless, wasm(module)).unwrap();
-    // It protects itself in no way when it is run by hand.
+    // wasm-shim does not protect itself when it is run by hand.
     let shim = begun(&program("wasm-shim"), &endless.display().to_string());
     let other = begun(Path::new("/bin/sleep"), "infinity");
     let is_readable = |begun: &Begun| {
@@ -324,7 +324,7 @@ async fn nobody_gets_into_wasm_shim_not_even_before_it_protects_itself() {
     assert!(std::fs::metadata(format!("/proc/{}/exe", shim.0.id())).is_ok(), "it runs");
 }
 
-/// A process that ends with the test.
+/// A process that is ended with the test.
 struct Begun(std::process::Child);
 
 impl Drop for Begun {

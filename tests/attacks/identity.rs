@@ -1,4 +1,4 @@
-//! A task that becomes another task's user, or a user of the operating system.
+//! A task that runs as another task's user, or as a user of the operating system.
 
 use tests::{Host, Job, Node, eventually};
 
@@ -43,7 +43,7 @@ async fn nobody_looks_into_another_task_of_the_same_user() {
     let attack = || perl(IMPERSONATE, &[&victim.pid, &victim.uid, &victim.gid]).user(USER);
     for config in ["", "sandbox { preset = \"off\" }"] {
         let output = carried_out(&node, attack().config(config)).await;
-        // Signals are a user's own; what else the host or the other task has is not.
+        // Signals are allowed within a user; everything else of the host or the other task is not.
         assert!(output.contains("signalled") && !output.contains("leaked"), "{config}: {output}");
     }
     let no = "sandbox { private_users = \"no\" }";
@@ -73,14 +73,14 @@ async fn an_ephemeral_task_is_looked_into_by_its_group_at_most() {
         let attack = in_group(impersonate(&victim), group).config(config);
         let output = carried_out(node, attack).await;
         assert_eq!(output.contains("leaked"), is_open, "{group} {theirs} {config}: {output}");
-        // Signals reach whoever is the same user.
+        // A process of the same user can send signals.
         let is_same = group == "web" && std::ptr::eq(node, &raw const shared);
         assert_eq!(output.contains("signalled"), is_same, "{group} {theirs} {config}: {output}");
         victim.survives(&host, node).await;
     }
 }
 
-/// The control of the test above: who is the same user in the same namespace reads everything.
+/// The control for the test above: a process of the same user in the same namespaces reads everything.
 #[tokio::test]
 async fn whoever_runs_as_the_same_user_is_the_same_user_where_the_operator_says_so() {
     let host = host!();
@@ -93,7 +93,7 @@ async fn whoever_runs_as_the_same_user_is_the_same_user_where_the_operator_says_
     victim.survives(&host, &node).await;
 }
 
-/// A process of the operating system's, of a user of its own.
+/// A process of the operating system, with a user of its own.
 struct SystemDaemon<'a>(&'a Host);
 
 impl<'a> SystemDaemon<'a> {
@@ -126,7 +126,7 @@ async fn no_job_signals_daemons_of_the_operating_system_by_running_as_their_user
     let daemon = SystemDaemon::start(&host);
     let node = Node::start(&host).await;
     let uid = host.run("id", &["-u", SystemDaemon::USER]);
-    // One that counts as process 1 of its own namespace is not hit by its own signal.
+    // Process 1 of its own PID namespace is not killed by its own signal.
     let attack = |user: &str| Job::shell("trap '' TERM; kill -TERM -1; kill -KILL -1; echo done").user(user);
     for user in [SystemDaemon::USER, uid.trim()] {
         if version(&host) < 257 {
@@ -140,7 +140,7 @@ async fn no_job_signals_daemons_of_the_operating_system_by_running_as_their_user
         }
         assert!(daemon.is_running(), "{user}");
     }
-    // The control: the operator's word gives the user with all that belongs to it.
+    // The control: the operator's option allows the user, with everything that belongs to it.
     let node = Node::configured(&host, "allow_properties = [\"@confining\", \"User\"]").await;
     let task = node.run(attack(SystemDaemon::USER)).await;
     node.finish(task).await;
@@ -197,7 +197,7 @@ async fn no_job_runs_as_the_user_that_nomad_gave_another_task() {
         let message = refusal(&host, &node, impersonate(&victim).user(user)).await;
         assert!(message.contains("user"), "{user}: {message}");
     }
-    // A job that has the range to itself by a name that Nomad did not give it: the number is another task's.
+    // A job that claims the range by a name that Nomad did not give it: the UID belongs to another task.
     let second = node.try_run(impersonate(&victim).user("nomad-80321")).await;
     assert!(second.is_err(), "two tasks have the user that Nomad gave to one of them");
     victim.survives(&host, &node).await;
@@ -227,12 +227,12 @@ async fn no_job_chooses_groups_that_its_user_is_not_in() {
             }
         }
     }
-    // Its own group is its own.
+    // The task may use its user's own group.
     let own = Job::shell("id -gn").user(USER).config("group = \"nogroup\"");
     assert_eq!(node.output_of(own).await, "nogroup\n");
 }
 
-/// The control of the test above, and of what is missing.
+/// The control for the test above, and a missing group.
 #[tokio::test]
 async fn groups_that_the_operator_allows_are_given_and_one_that_is_missing_is_named() {
     let host = host!();

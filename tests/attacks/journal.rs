@@ -1,11 +1,11 @@
-//! Lies about a task: messages in the journal that look like systemd's, and states that look like the runner's of
-//! WebAssembly.
+//! Forged reports about a task: journal messages that look like systemd's, and statuses that look like those of the
+//! WebAssembly runner.
 
 use tests::{Exit, Host, Job, MAY_NOTIFY, Node, Task, eventually};
 
 use super::{USER, version};
 
-/// Sends a message to the journal, as every process may: one field for each argument.
+/// Sends a message to the journal, as every process may: one field per argument.
 const FORGE: &str = r#"
     use Socket;
     socket(my $socket, PF_UNIX, SOCK_DGRAM, 0) or die "socket: $!";
@@ -16,7 +16,7 @@ const FORGE: &str = r#"
 const PROCESS_EXIT: &str = "MESSAGE_ID=98e322203f7a4ed290d09fe03c09fe15";
 const SPAWN_FAILED: &str = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7";
 
-/// The fields of a message that says of a unit what systemd could have said.
+/// The fields of a message about a unit that systemd could have sent.
 fn lie(host: &Host, unit: &str, fields: &[&str]) -> Vec<String> {
     let invocation = host.property(unit, "InvocationID");
     let about = [
@@ -28,13 +28,13 @@ fn lie(host: &Host, unit: &str, fields: &[&str]) -> Vec<String> {
     about.into_iter().chain(fields.iter().map(ToString::to_string)).collect()
 }
 
-/// Has another task of another user send it.
+/// Sends the message from another task, of another user.
 async fn forged(node: &Node, fields: &[String]) {
     let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
     assert_eq!(node.output_of(super::perl(FORGE, &fields)).await, "forged\n");
 }
 
-/// How many messages of this kind about the unit are in the journal, by the number of the process that sent them.
+/// How many messages of this kind about the unit are in the journal, by the PID of their sender.
 fn messages(host: &Host, kind: &str, unit: &str) -> Vec<String> {
     host.run("journalctl", &["--sync"]);
     let about = format!("UNIT={unit}");
@@ -50,7 +50,7 @@ fn messages(host: &Host, kind: &str, unit: &str) -> Vec<String> {
 async fn a_forged_end_is_not_believed() {
     let host = host!();
     let mut node = Node::start(&host).await;
-    // Whoever forges does so while the driver is away, and after systemd has told the truth.
+    // The attacker forges while the driver is away, and after systemd has sent the true message.
     let forger =
         "until test -e /alloc/data/lie; do sleep 0.05; done; exec perl /local/forge $(cat /alloc/data/lie)";
     let mut attacker = node.run(Job::shell(forger).file("forge", FORGE.as_bytes())).await;
@@ -69,7 +69,7 @@ async fn a_forged_end_is_not_believed() {
             std::fs::rename(data.join("new"), data.join("lie")).unwrap();
             attacker.says("forged").await;
         } else {
-            // Nobody forges anything: the truth is still found.
+            // Without forgery: the true message is still found.
             assert_eq!(node_exit(&mut node, &victim).await, Exit::signal(11));
             node.destroy(&victim, true).await.unwrap();
             continue;
@@ -82,14 +82,14 @@ async fn a_forged_end_is_not_believed() {
     node.destroy(&attacker, true).await.unwrap();
 }
 
-/// What a later driver is told of the end of a task.
+/// What a later driver reports about the end of a task.
 async fn node_exit(node: &mut Node, task: &Task) -> Exit {
     node.restart().await;
     node.recover(task).await.unwrap();
     node.wait(task).await
 }
 
-/// The task itself has the number of its run, and could say of it what systemd says: here by a child of its main process.
+/// The task knows its invocation ID, and could send systemd's messages with it: here from a child of its main process.
 #[tokio::test]
 async fn a_forged_step_of_a_start_is_not_believed() {
     let host = host!();
@@ -102,7 +102,7 @@ async fn a_forged_step_of_a_start_is_not_believed() {
             exit {status}"
         );
         let job = Job::shell(&script).file("forge", FORGE.as_bytes());
-        // A start that is not over when the program ends has failed, and somebody has to say why.
+        // A start that has not completed when the program exits has failed, and the error must state the reason.
         let unready = job.clone().config("notify { ready_within = \"20s\" }");
         let unready = unready.with(|request| request.alloc_id = nomad_local::task_request::new_alloc_id());
         let failed = node.try_run(unready).await.expect_err("it never said that it is ready");
@@ -121,7 +121,7 @@ async fn a_forged_step_of_a_start_is_not_believed() {
     }
 }
 
-/// A real one is still believed.
+/// A genuine message is still accepted.
 #[tokio::test]
 async fn a_real_step_of_a_start_is_told() {
     let host = host!();
@@ -129,7 +129,7 @@ async fn a_real_step_of_a_start_is_told() {
     let job = Job::artifact("program", b"#!no/such/interpreter\n");
     let refusal = node.try_run(job).await.unwrap_err();
     assert!(refusal.message.contains("/local/program cannot be executed: No such file"), "{refusal}");
-    // This one fails before the program's init runs. systemd 257 writes of no failed step where a unit has fields of its
+    // This start fails before the program's init runs. systemd 257 logs no failed step where a unit has fields of its
     // own; the bus names the step.
     let job = Job::command("/bin/true").config("files {\n inaccessible_paths = [\"/srv/missing\"]\n}");
     let refusal = node.try_run(job).await.unwrap_err();
@@ -137,7 +137,7 @@ async fn a_real_step_of_a_start_is_told() {
     assert!(refusal.message.contains(words) && refusal.message.contains("inaccessible_paths"), "{refusal}");
 }
 
-/// A task that ran somewhere else forges words about a start that failed for good reasons.
+/// A task that ran elsewhere forges messages about a start that failed for another reason.
 #[tokio::test]
 async fn the_words_about_a_failed_start_are_not_another_tasks() {
     let host = host!();
@@ -163,8 +163,8 @@ async fn the_words_about_a_failed_start_are_not_another_tasks() {
     node.destroy(&next, true).await.unwrap();
 }
 
-/// systemd itself writes a unit's fields to what it says of the unit (since 253), and journald to each line of the unit:
-/// no other process can put them there.
+/// systemd itself adds a unit's fields to its messages about the unit (since 253), and journald to each line of the
+/// unit: no other process can set them.
 #[tokio::test]
 async fn no_job_has_systemd_write_of_other_units_and_jobs() {
     let host = host!();
@@ -183,7 +183,7 @@ async fn no_job_has_systemd_write_of_other_units_and_jobs() {
         "NOMAD_NAMESPACE=victim",
         "NOMAD_ALLOC_ID=00000000-0000-0000-0000-000000000000",
         "NOMAD_ALLOC_HOST_DIR=/var/lib/nomad/alloc/victim",
-        // It takes back what the driver said.
+        // An empty value would reset the driver's fields.
         "",
     ] {
         let config =
@@ -194,7 +194,7 @@ async fn no_job_has_systemd_write_of_other_units_and_jobs() {
     node.destroy(&victim, true).await.unwrap();
 }
 
-/// The same to its end: a task that ends well has systemd say so of another one, which did not.
+/// The same for its end: a task that exits successfully makes systemd report this about another task, which did not.
 #[tokio::test]
 async fn an_end_of_one_task_is_not_taken_for_the_end_of_another() {
     let host = host!();
@@ -224,9 +224,9 @@ async fn an_end_of_one_task_is_not_taken_for_the_end_of_another() {
     node.destroy(&forger, true).await.unwrap();
 }
 
-// ---- What the runner of WebAssembly says
+// ---- The status of the WebAssembly runner
 
-/// Says to systemd what a runner would say, and waits. Its argument is that.
+/// Sends systemd the status that a runner would send, and waits. Its argument is the status.
 const SPEAK: &str = r#"
     $| = 1;
     use Socket;
@@ -274,7 +274,7 @@ async fn a_native_task_does_not_speak_for_the_runner_of_webassembly() {
     }
 }
 
-/// The control of the test above: of a guest it is told.
+/// The control for the test above: the status of a guest is reported.
 #[tokio::test]
 async fn the_runner_of_webassembly_speaks_for_its_guest() {
     let host = host!();

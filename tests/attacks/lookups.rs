@@ -1,4 +1,4 @@
-//! What the driver and systemd look at, wait for or mount because a job names it.
+//! What the driver and systemd look up, wait for or mount because a job names it.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use tests::{Exit, Job, Node};
 
 use super::refusal;
 
-/// The driver looks at a program as root, to know how it is run.
+/// As root, the driver inspects a program to determine how it is run.
 #[tokio::test]
 async fn no_command_has_the_driver_read_what_the_task_cannot() {
     let host = host!();
@@ -26,14 +26,14 @@ async fn no_command_has_the_driver_read_what_the_task_cannot() {
             let refusal = node.try_run(Job::command(&command)).await.map(drop).expect_err(&command).message;
             assert!(!refusal.contains("secret"), "{command}: {refusal}");
             let is_expected = refusal.contains(expected)
-                || command.contains("..") && refusal.contains("no path that can be followed");
+                || command.contains("..") && refusal.contains("cannot be resolved as a path");
             assert!(is_expected, "{command}: {refusal}");
         }
     };
-    // What is there, and what is not, is told alike.
+    // The error is the same for existing and missing files.
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     try_all("cannot be executed").await;
-    // The control: what everybody can read is looked at.
+    // The control: a file that everybody can read is inspected.
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let task = node.run(Job::command(&format!("{path}/x.wasm"))).await;
     assert_eq!(node.finish(task).await.0, Exit::status(0));
@@ -41,12 +41,12 @@ async fn no_command_has_the_driver_read_what_the_task_cannot() {
     assert!(message.contains("neither a program") && !message.contains("secret"), "{message}");
 }
 
-/// A path with a `-` before it may be missing. systemd would look again later, and by then it may be there.
+/// A path with a `-` before it may be missing. systemd would look it up again later, and by then it may exist.
 #[tokio::test]
 async fn a_path_that_is_not_there_yet_is_not_bound_when_it_comes() {
     let host = host!();
     let node = Node::configured(&host, "allow_host_paths = [\"/srv\"]").await;
-    // No process has this number yet, and what systemd makes for the task has one of those that come.
+    // No process has this PID yet, and systemd creates a process with one of the next PIDs for the task.
     let ahead = |offset: u32| {
         let last = std::fs::read_to_string("/proc/loadavg").unwrap();
         let last: u32 = last.split_whitespace().last().unwrap().parse().unwrap();
@@ -57,7 +57,7 @@ async fn a_path_that_is_not_there_yet_is_not_bound_when_it_comes() {
         let message = refusal(&host, &node, Job::shell("ls -d /h*/srv").config(&ahead(offset))).await;
         assert!(message.contains("allow_host_paths"), "{message}");
     }
-    // The control: one that the operator allows is left out, and the others are there.
+    // The control: a missing path that the operator allows is skipped, and the others are there.
     let config = "files { bind_paths = [\"-/srv/no-such-file:/no\", \"-/srv:/yes\", \"/local:/mine\"] }";
     assert_eq!(
         node.output_of(Job::shell("ls -d /no /yes /mine 2>/dev/null; true").config(config)).await,
@@ -107,7 +107,7 @@ async fn no_working_directory_mounts_file_systems_of_the_host() {
     let long = format!("work_dir = \"/data/{}\"", "x".repeat(250));
     let message = refusal(&host, &node, Job::shell("pwd").config(&long)).await;
     assert!(message.contains("`work_dir`") && !message.contains("DBus"), "{message}");
-    // The control: systemd mounts for whoever works there.
+    // The control: systemd mounts the file system for a process that uses the path.
     let unit = format!("work-{}", nomad_local::task_request::new_alloc_id());
     host.run(
         "systemd-run",
@@ -120,7 +120,7 @@ async fn no_working_directory_mounts_file_systems_of_the_host() {
     }
 }
 
-/// Parts of the operating system are links: what is mounted on one path may lie in what is mounted on another.
+/// Parts of the operating system are links: a path mounted at one place may lie inside another mount.
 #[tokio::test]
 async fn no_mount_lies_in_another_by_a_link_of_the_hosts() {
     let host = host!();
@@ -167,12 +167,12 @@ async fn no_job_has_systemd_mount_thousands_of_paths() {
         assert!(message.contains("the limit is 128") && began.elapsed() < tests::SOON, "{message}");
     }
     let config = format!("files {{ bind_paths = [{}] }}", binds(100));
-    // One whose start is disturbed by a reload of systemd's says so twice.
+    // A start that is disturbed by a reload of systemd reports this twice.
     let output = node.output_of(Job::shell("ls /d | wc -l").file("f", b"").config(&config)).await;
     assert!(output.ends_with("100\n"), "{output}");
 }
 
-/// An overlay has what lies under a mount of the host's, and not the mount.
+/// An overlay contains the files under a mount of the host, and not the mount.
 #[tokio::test]
 async fn no_mount_point_uncovers_what_the_host_has_covered() {
     let host = host!();
@@ -189,7 +189,7 @@ async fn no_mount_point_uncovers_what_the_host_has_covered() {
     assert!(started.unwrap_err().message.contains("is mounted in it"));
 }
 
-/// A directory that others can write holds a link by the time that systemd comes to it.
+/// A directory that others can write to contains a link by the time that systemd looks it up.
 #[tokio::test]
 async fn no_mount_point_lies_where_other_users_can_put_a_link() {
     let host = host!();
@@ -210,7 +210,8 @@ async fn no_mount_point_lies_where_other_users_can_put_a_link() {
     assert_eq!(node.output_of(job()).await, "mine\n");
 }
 
-/// What is mounted below a home shows no other home that the operator shows and the preset hides.
+/// A mount below a home directory does not reveal another home directory that the operator exposes and the preset
+/// hides.
 #[tokio::test]
 async fn no_mount_uncovers_the_homes_of_the_host() {
     let host = host!();

@@ -1,5 +1,5 @@
-//! Attacks of a job's author on the node, its operator and other jobs: from the options of a job file, and from inside a
-//! task. Each test fails when the attack succeeds, and when the attack was not carried out at all.
+//! Attacks of a job's author on the node, its operator and other jobs: from the options of a job file, and from inside
+//! a task. Each test fails if the attack succeeds, and also if the attack was not carried out.
 //!
 //! One test: `cargo test -p tests --test attacks -- NAME` as root.
 #![forbid(unsafe_code)]
@@ -7,7 +7,7 @@
 
 use tests::{Host, Job, Node, Task, eventually, program_of};
 
-/// The host, or the end of a test that needs one.
+/// The host, or the end of a test if the machine is not suitable.
 macro_rules! host {
     () => {
         host!(with)
@@ -71,7 +71,7 @@ fn perl(script: &str, args: &[&str]) -> Job {
     Job::command("/usr/bin/perl").args(&[&["-e", script], args].concat())
 }
 
-/// The message with which the driver refuses a job, for good. Fails when the job is started.
+/// The message with which the driver rejects a job permanently. Fails if the job is started.
 #[track_caller]
 #[allow(clippy::needless_pass_by_value, reason = "a job is made for one attack")]
 fn refusal<'a>(host: &'a Host, node: &'a Node, job: Job) -> impl Future<Output = String> + 'a {
@@ -112,33 +112,33 @@ impl Victim {
         task.says("ready").await;
         let unit = node.unit(&task).await;
         let [init, user, uid, gid] = ["MainPID", "User", "UID", "GID"].map(|name| host.property(&unit, name));
-        // Its init is nobody's to look into.
+        // The init must not be inspectable.
         let pid = program_of(&init);
         assert!(std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap().contains(SECRET));
         Self { task, unit, pid, user, uid, gid }
     }
 
-    /// With a user of its own.
+    /// A task with a user of its own.
     async fn ephemeral(host: &Host, node: &Node) -> Self {
         Self::start(host, node, Self::job()).await
     }
 
-    /// What it runs.
+    /// The program of the task.
     fn job() -> Job {
         let job = Job::shell("umask 077; echo $TOKEN > /local/token; echo ready; exec sleep infinity");
-        // Whose tasks have another ephemeral user.
+        // The tasks have another ephemeral user.
         job.with(|request| "victims".clone_into(&mut request.group))
     }
 
-    /// It was not ended, and is removed.
+    /// The task was not ended, and is removed.
     async fn survives(self, host: &Host, node: &Node) {
         assert_eq!(host.property(&self.unit, "SubState"), "running", "the victim was ended");
         node.destroy(&self.task, true).await.unwrap();
     }
 }
 
-/// Becomes the user, and the group, of another process, reads what it keeps to itself, and signals it.
-/// Arguments: its process number, user number and group number.
+/// Switches to the user and group of another process, reads its private files, and sends it a signal. Arguments: its
+/// PID, UID and GID.
 const IMPERSONATE: &str = r#"
     use POSIX;
     my ($pid, $uid, $gid) = @ARGV;
@@ -160,7 +160,7 @@ fn impersonate(victim: &Victim) -> Job {
     perl(IMPERSONATE, &[&victim.pid, &victim.uid, &victim.gid])
 }
 
-/// Runs an attack to its end and gives what it printed; it must have come to its last line, `done`.
+/// Runs an attack to its end and returns its output; the last line must be `done`.
 async fn carried_out(node: &Node, job: Job) -> String {
     let task = node.run(job).await;
     let (exit, output, errors) = node.finish(task).await;
@@ -168,7 +168,7 @@ async fn carried_out(node: &Node, job: Job) -> String {
     output
 }
 
-/// Waits until a file is there.
+/// Waits until a file exists.
 async fn appears(path: &std::path::Path) {
     eventually(&format!("{} is there", path.display()), async || path.exists().then_some(())).await;
 }

@@ -1,4 +1,4 @@
-//! What tasks of a group, and jobs beside each other, could do to each other and to the host by what they share.
+//! What tasks of a group, and jobs on the same node, could do to each other and to the host through shared resources.
 
 use proto::driver::Mount;
 use tests::{Exit, Job, MAY_LISTEN, Node};
@@ -9,7 +9,7 @@ use super::{USER, allow_root, refusal, version};
 async fn no_task_has_its_own_directories_in_the_one_that_is_shared() {
     let host = host!();
     let node = Node::start(&host).await;
-    // Its `local/` would be the `local` in `/alloc`, where another task of the group can put a link.
+    // Its `local/` would be the `local` in `/alloc`, where another task of the group can create a link.
     let job = Job::shell("ls /local/etc").with(|request| "alloc".clone_into(&mut request.task));
     let message = refusal(&host, &node, job).await;
     assert!(message.contains("another name"), "{message}");
@@ -54,7 +54,7 @@ async fn no_start_takes_away_what_the_host_has_mounted() {
         let alloc = job.request.alloc_id.clone();
         assert_eq!(node.output_of(job).await, "there\n");
         assert!(mounted.0.path().join("below/file").exists(), "the host has lost its mount");
-        // Others may start.
+        // Other tests may start tasks meanwhile.
         let pins = host.run("ls", &["-A", "/run/nomad-driver-systemd/pins"]);
         assert!(!pins.contains(&alloc), "no pin is left: {pins}");
     }
@@ -66,7 +66,7 @@ async fn no_task_fills_the_kernels_tables_for_all() {
     let node = Node::start(&host).await;
     let ours = host.run("readlink", &["/proc/self/ns/ipc"]);
     let before = host.run("sh", &["-c", "ipcs -m | wc -l"]);
-    // shmget(2) with a key of nobody's.
+    // shmget(2) with a key that nobody else uses.
     let script =
         "my $made = 0; while (syscall(29, 0, 4096, 0600) >= 0) { last if ++$made >= 50 } print \"$made\\n\"";
     for user in [USER, ""] {
@@ -94,7 +94,7 @@ async fn no_argument_pushes_the_limits_out_of_the_units_file() {
     let args: Vec<&str> = ["-c", "exec sleep infinity"].into_iter().chain([long.as_str(); 12]).collect();
     let message = refusal(&host, &node, Job::command("/bin/sh").args(&args)).await;
     assert!(message.contains("ExecStart") && message.contains("limit"), "{message}");
-    // What is just short enough is the same after a reload.
+    // A value that is just short enough is unchanged after a reload.
     let args: Vec<&str> = ["-c", "exec sleep infinity"].into_iter().chain([long.as_str(); 7]).collect();
     let task = node.run(Job::command("/bin/sh").args(&args)).await;
     let unit = node.unit(&task).await;
@@ -146,7 +146,7 @@ async fn no_list_keeps_systemd_from_its_work() {
     let job = Job::shell("true").config(&format!("network {{ ip_address_deny = {addresses:?} }}"));
     let message = refusal(&host, &node, job).await;
     assert!(message.contains("the limit is 128") || message.contains("needs a kernel"), "{message}");
-    // On one line it is one list, which systemd reads once.
+    // On one line it is a single list, which systemd reads once.
     let task = node.run(unset(2000, " ")).await;
     assert_eq!(node.finish(task).await.0, Exit::status(0));
 }
@@ -173,7 +173,7 @@ async fn a_preset_sets_nothing_that_the_operator_denies() {
     let off = "sandbox { preset = \"off\" }";
     let message = refusal(&host, &node, Job::shell("true").config(off)).await;
     assert!(message.contains("`sandbox.preset`") && message.contains("RestrictNamespaces"), "{message}");
-    // The preset that all have by default changes nothing.
+    // The default preset does not change this.
     let standard = Job::shell("true").config("sandbox { preset = \"standard\" }");
     let task = node.run(standard).await;
     assert_eq!(node.finish(task).await.0, Exit::status(0));
@@ -195,7 +195,7 @@ async fn a_confined_root_reads_nothing_that_root_alone_may_read() {
         assert_eq!(node.output_of(Job::shell(&script).user("root")).await, "done\n", "{mode}");
     }
     let script = "stat -c %a /run/systemd/journal/io.systemd.journal 2>/dev/null; echo done";
-    // What systemd puts in its place has no mode at all, and nobody listens there.
+    // The file that systemd mounts in its place has mode 0, and nobody listens there.
     let output = node.output_of(Job::shell(script).user("root")).await;
     assert!(["0\ndone\n", "done\n"].contains(&output.as_str()), "{output}");
 }

@@ -1,4 +1,5 @@
-//! Tasks that want to be systemd's children: it looks at the end of each one, and at nothing else meanwhile.
+//! Tasks whose processes try to become children of systemd: systemd handles the exit of each one, and nothing else
+//! meanwhile.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
@@ -10,8 +11,8 @@ async fn init_of(host: &Host, node: &Node, task: &Task) -> String {
     host.property(&node.unit(task).await, "MainPID")
 }
 
-/// Makes one process that its parent leaves at once, and one beside its parent (`CLONE_PARENT`, clone(2)). Each says
-/// its parent's number when it has a new one.
+/// Creates one process whose parent exits at once, and one sibling (`CLONE_PARENT`, clone(2)). Each prints the PID of
+/// its parent when it has a new one.
 const LEAVE: &str = r#"
     $| = 1;
     unless (fork) {
@@ -38,19 +39,19 @@ async fn what_a_task_leaves_is_its_inits_to_reap() {
     let node = Node::start(&host).await;
     for sandbox in ["", "sandbox {\n preset = \"off\"\n}", "sandbox {\n preset = \"strict\"\n}"] {
         let mut task = node.run(super::perl(LEAVE, &[]).config(sandbox)).await;
-        let mut said = String::new();
-        while said.lines().count() < 2 || !said.ends_with('\n') {
-            said += &task.read_until("\n").await;
+        let mut output = String::new();
+        while output.lines().count() < 2 || !output.ends_with('\n') {
+            output += &task.read_until("\n").await;
         }
         let init = init_of(&host, &node, &task).await;
-        let mut lines: Vec<&str> = said.lines().collect();
+        let mut lines: Vec<&str> = output.lines().collect();
         lines.sort_unstable();
         assert_eq!(lines, [format!("orphan of {init}"), format!("sibling of {init}")], "{sandbox}");
         node.destroy(&task, true).await.unwrap();
     }
 }
 
-/// The number of a process's parent, while it is there.
+/// The PID of a process's parent, while the process exists.
 fn parent_of(pid: &str) -> Option<String> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("PPid:\t").map(str::to_owned))
@@ -60,7 +61,7 @@ fn parent_of(pid: &str) -> Option<String> {
 async fn what_a_command_in_a_task_leaves_is_reaped_beside_it_and_ends_with_the_task() {
     let host = host!();
     let node = Node::start(&host).await;
-    // The second one's filter says in the kernel's place that there is nothing left.
+    // The filter of the second one answers in the kernel's place that no child is left.
     let lies = "sandbox {\n preset = \"off\"\n system_call_filter = [\"~waitid\"]\n system_call_error_number = \"ECHILD\"\n}";
     for sandbox in ["", lies] {
         what_a_command_leaves_is_reaped(&host, &node, sandbox).await;
@@ -78,7 +79,7 @@ async fn what_a_command_leaves_is_reaped(host: &Host, node: &Node, sandbox: &str
     assert_ne!(parent, "1", "{sandbox}");
     let command = std::fs::read_to_string(format!("/proc/{parent}/cmdline")).unwrap();
     assert!(command.starts_with("nomad-driver-systemd\0enter"), "{command:?}");
-    // Whoever ends it ends what it reaps.
+    // Ending the init ends the processes that it reaps.
     host.run("kill", &["-9", &parent]);
     eventually("it is gone", async || parent_of(&left).is_none().then_some(())).await;
     node.destroy(&task, true).await.unwrap();
@@ -122,7 +123,7 @@ async fn a_filter_that_says_that_all_is_well_does_not_take_a_task_its_init() {
 async fn a_program_that_stops_its_init_before_it_has_reported_holds_no_start_up() {
     let host = host!();
     let node = Node::start(&host).await;
-    // Some of them are quick enough: what counts is that each start is answered.
+    // Some starts are fast enough: each start must be answered.
     for _ in 0..4 {
         match node.try_run(super::perl("kill STOP => getppid; sleep 1000", &[])).await {
             Ok(task) => node.destroy(&task, true).await.unwrap(),
@@ -146,7 +147,7 @@ async fn a_task_that_ends_its_init_is_ended_at_once_with_all_that_it_has() {
     assert_eq!(node.wait(&task).await, Exit::signal(9));
     let gone = || (!std::path::Path::new(&format!("/proc/{left}")).exists()).then_some(());
     eventually("what it left is gone", async || gone()).await;
-    // systemd would have asked first, and waited.
+    // systemd would have checked first, and waited.
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     node.destroy(&task, true).await.unwrap();
 }
@@ -184,7 +185,7 @@ async fn an_init_and_its_program_have_filters_of_their_own() {
         status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:\t").map(str::to_owned)).unwrap()
     };
     let (of_init, of_program) = (filters(&init), filters(&program_of(&init)));
-    // One, and one for each of two architectures.
+    // One call, and one call for each of two architectures.
     assert_eq!(of_init.parse::<u32>().unwrap() + 1, of_program.parse::<u32>().unwrap());
     node.destroy(&task, true).await.unwrap();
 }
@@ -215,7 +216,7 @@ async fn nobody_else_sends_to_the_init_of_a_task_that_speaks_with_systemd() {
         let mut task = node.run(Job::shell(&format!("exec {says}")).config(&config)).await;
         let socket = task.read_until("\n").await;
         let init = init_of(&host, &node, &task).await;
-        // In a file system that the task's own namespace alone has: a name without one is anybody's.
+        // On a file system that exists only in the task's own namespace: everybody could use an abstract name.
         let inside = format!("/proc/{init}/root{}", socket.trim());
         assert!(std::fs::symlink_metadata(&inside).is_ok(), "{inside}");
         assert!(std::fs::symlink_metadata(socket.trim()).is_err(), "{socket}");
@@ -227,7 +228,7 @@ async fn nobody_else_sends_to_the_init_of_a_task_that_speaks_with_systemd() {
     }
 }
 
-/// By a task of another driver in the group: none of ours takes a lease.
+/// By a task of another driver in the group: our tasks cannot take leases.
 #[tokio::test]
 async fn a_command_whose_file_is_leased_holds_up_nobody() {
     let host = host!();
@@ -239,9 +240,9 @@ async fn a_command_whose_file_is_leased_holds_up_nobody() {
     let mut other = std::process::Command::new("perl");
     other.args(["-e", lease]).arg(holder.alloc_dir().join("alloc/data/leased")).stdout(Stdio::piped());
     let mut other = other.spawn().unwrap();
-    let mut said = String::new();
-    BufReader::new(other.stdout.take().unwrap()).read_line(&mut said).unwrap();
-    assert_eq!(said, "leased\n");
+    let mut output = String::new();
+    BufReader::new(other.stdout.take().unwrap()).read_line(&mut output).unwrap();
+    assert_eq!(output, "leased\n");
     let begun = Instant::now();
     let alloc_id = holder.handle.config.as_ref().unwrap().alloc_id.clone();
     let beside = Job::command("/alloc/data/leased").with(|request| {

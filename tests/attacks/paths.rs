@@ -1,4 +1,4 @@
-//! Paths that mean something else by the time that systemd comes to them, and paths that a link leads out of the task.
+//! Paths that have changed by the time that systemd looks them up, and paths that lead out of the task through a link.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ impl Allowed {
         self.0.path()
     }
 
-    /// `real`, an honest directory, and `link`, a link to where the job may not go.
+    /// `real`, an allowed directory, and `link`, a link to a path that the job may not use.
     fn trap(&self, to: &str) {
         std::fs::create_dir(self.path().join("real")).unwrap();
         std::os::unix::fs::symlink(to, self.path().join("link")).unwrap();
@@ -31,7 +31,7 @@ impl Allowed {
 
 const ALLOWED: &str = r#"allow_host_paths = ["/srv"]"#;
 
-/// Exchanges two names again and again, until there is a file at the third, and says how often it did.
+/// Exchanges two names repeatedly, until there is a file at the third; prints how often it did.
 const SWAP: &str = r#"
     $| = 1;
     my ($first, $second, $end, $hold) = @ARGV;
@@ -60,7 +60,7 @@ impl Swapper {
         Self(task)
     }
 
-    /// How often it exchanged them.
+    /// How often the task exchanged them.
     async fn end(self, node: &Node) -> u64 {
         std::fs::write(self.0.alloc_dir().join("alloc/data/end"), "").unwrap();
         let (exit, output, errors) = node.finish(self.0).await;
@@ -70,10 +70,11 @@ impl Swapper {
     }
 }
 
-/// Starts tasks of this kind while another task exchanges what the path leads to. Each prints `fine` when it sees the
-/// honest directory, and anything else when it sees what it may not. `hold` is how many seconds at most each is there.
+/// Starts tasks of this kind while another task exchanges the target of the path. Each task prints `fine` if it sees
+/// the allowed directory, and anything else if it sees a forbidden one. `hold` is the maximum time in seconds that each
+/// task runs.
 async fn no_start_loses_the_race(node: &Node, allowed: &Allowed, hold: &str, job: &Job) {
-    // Some start where the path is honest at the moment of the check; only those can be won.
+    // Some starts find the allowed path at the moment of the check; only these can lose the race.
     const STARTS: usize = 40;
     const TRIES: usize = 600;
     let swapper = Swapper::start(node, allowed, hold).await;
@@ -91,7 +92,7 @@ async fn no_start_loses_the_race(node: &Node, allowed: &Allowed, hold: &str, job
             }
             Ok(task) => match node.finish(task).await {
                 (_, output, _) if output == "fine\n" => fine += 1,
-                // What was exchanged while systemd mounted it could not be started.
+                // A task whose path was exchanged while systemd mounted it could not be started.
                 (_, output, errors) if output.is_empty() => {
                     last = errors;
                     refused += 1;
@@ -172,7 +173,7 @@ async fn a_credential_whose_path_is_exchanged_is_no_other_file() {
     no_start_loses_the_race(&node, &allowed, "0", &job).await;
 }
 
-/// Also without a race: what a path leads to is decided when the task is started, and no later.
+/// Also without a race: the target of a path is determined when the task is started, and not later.
 #[tokio::test]
 async fn a_path_that_was_allowed_is_no_other_one_at_the_next_start() {
     let host = host!();
@@ -191,9 +192,9 @@ async fn a_path_that_was_allowed_is_no_other_one_at_the_next_start() {
     }
 }
 
-// ---- Links that the task itself has left
+// ---- Links that the task itself has created
 
-/// A name that is not there in the host's `/etc`, and shall not be.
+/// A name that does not exist in the host's `/etc`, and must not be created.
 struct Absent(PathBuf);
 
 impl Absent {
@@ -214,7 +215,7 @@ impl Drop for Absent {
     }
 }
 
-/// Runs a script in a task, and gives the id of its allocation, where what it did is still there.
+/// Runs a script in a task, and returns the id of its allocation, in which the results remain.
 async fn first_run(node: &Node, script: &str) -> (Task, String) {
     let mut task = node.run(Job::shell(script)).await;
     assert_eq!(node.wait(&task).await, Exit::status(0));
@@ -264,7 +265,7 @@ async fn no_mount_point_is_made_where_a_link_of_the_task_leads() {
     }
 }
 
-/// The control of the test above: elsewhere it is an ordinary mount.
+/// The control for the test above: elsewhere it is an ordinary mount.
 #[tokio::test]
 async fn a_mount_point_outside_of_the_tasks_directories_is_made_there() {
     let host = host!();
@@ -277,13 +278,13 @@ async fn a_mount_point_outside_of_the_tasks_directories_is_made_there() {
     }
 }
 
-/// What is shared with other tasks can change while systemd mounts.
+/// A directory that is shared with other tasks can change while systemd mounts.
 #[tokio::test]
 async fn no_mount_point_lies_in_a_directory_that_other_tasks_can_write() {
     let host = host!();
     let node = Node::configured(&host, ALLOWED).await;
     let allowed = Allowed::new();
-    // Whoever had a descriptor of its own directory could have given it to a neighbour.
+    // A task with a descriptor of its own directory could have passed it to a neighbour.
     for target in ["/alloc/data/x", "/alloc/x", "/alloc/tmp/x/y", "/local/x", "/local/x/y", "/secrets/x"] {
         for config in [
             format!("files {{ bind_paths = [\"{}:{target}\"] }}", allowed.path().display()),
@@ -308,7 +309,7 @@ async fn a_socket_takes_the_place_of_nothing_outside_of_the_task() {
         prize.path().display()
     );
     let (task, alloc_id) = first_run(&node, &script).await;
-    // What a task cannot make there any more.
+    // What a task can no longer create there.
     std::os::unix::fs::symlink(&file, task.alloc_dir().join("alloc/s")).unwrap();
     std::fs::create_dir(task.alloc_dir().join("alloc/m")).unwrap();
     for path in [
@@ -339,7 +340,7 @@ async fn a_socket_takes_the_place_of_nothing_outside_of_the_task() {
     }
 }
 
-/// What a task can write is mounted nowhere that systemd or the driver reads for it.
+/// Files that a task can write are mounted at no path that systemd or the driver reads for the task.
 #[tokio::test]
 async fn no_file_of_a_task_stands_in_the_place_of_what_runs_or_describes_it() {
     let host = host!();
@@ -381,7 +382,7 @@ async fn no_file_of_a_task_stands_in_the_place_of_what_runs_or_describes_it() {
     }
 }
 
-/// The pipes of the logs are root's to open: a task that could replace one would choose what root opens.
+/// root opens the pipes of the logs: a task that could replace one would choose what root opens.
 #[tokio::test]
 async fn no_task_writes_among_its_logs_by_another_path() {
     let host = host!();
@@ -418,7 +419,8 @@ async fn no_task_writes_among_its_logs_by_another_path() {
     node.destroy(&left, true).await.unwrap();
 }
 
-/// systemd reads the options as words once more: what it gives the kernel has no backslash, and may be another mount.
+/// systemd splits the options into words again: the kernel gets the value without the backslash, which may be another
+/// mount.
 #[tokio::test]
 async fn a_file_system_of_the_tasks_own_is_no_other_mount_whatever_the_spelling() {
     let host = host!();

@@ -1,5 +1,5 @@
-//! The operator's policy: what is denied is denied however a job says it, what reaches beyond a task needs a word, and
-//! what a job asks to have filtered is filtered.
+//! The operator's policy: what is denied is denied in every notation, what reaches beyond a task must be allowed
+//! explicitly, and what a job requests to be filtered is filtered.
 
 use tests::{Host, Job, Node};
 
@@ -7,8 +7,8 @@ use super::{USER, guest, refusal, version};
 
 // ---- What the operator denies
 
-/// A property, and options that set it. A row that a systemd of the host's age does not have begins with the version that
-/// has it.
+/// A property, and options that set it. A row that needs a newer systemd begins with the first version that supports
+/// it.
 const DENIED: &[(u32, &str, &str)] = &[
     (0, "Group", "group = \"daemon\""),
     (0, "Group", "group = \"games\""),
@@ -76,7 +76,7 @@ async fn what_is_denied_is_denied_by_every_name() {
     assert!(message.contains("`deny_properties`"), "{message}");
 }
 
-/// The control of the test above: it is the denial that refuses them.
+/// The control for the test above: the denial is the reason for the refusal.
 #[tokio::test]
 async fn what_is_not_denied_is_given() {
     let host = host!();
@@ -84,11 +84,12 @@ async fn what_is_not_denied_is_given() {
     let options = "allow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"Log*\", \"LoadCredentialEncrypted\", \"NotifyAccess\", \"Listen*\"]";
     let node = Node::configured(&host, options).await;
     for (_, property, config) in DENIED.iter().filter(|(since, ..)| *since <= here) {
-        // What must say that it is ready, or needs a journal of its own or a key of the machine's, is tested elsewhere.
+        // Options that need a readiness notification, a journal of their own or a key of the machine are tested
+        // elsewhere.
         if ["TimeoutStartSec", "LogNamespace", "LoadCredentialEncrypted"].contains(property) {
             continue;
         }
-        // A user of the host is in a user namespace, where this has no effect.
+        // A user of the host runs in a user namespace, where this has no effect.
         let user = if config.to_lowercase().contains("net_bind_service") { "" } else { USER };
         let job = Job::shell("exec sleep infinity").user(user).file("x", b"x").config(config);
         let task = node.try_run(job).await.unwrap_or_else(|refusal| panic!("{config}: {refusal}"));
@@ -120,7 +121,7 @@ async fn what_takes_from_others_needs_the_operators_word() {
         ("TasksMax", "properties { TasksMax = \"infinity\" }"),
         ("TasksMax", "properties { TasksMax = \"\" }"),
         ("NotifyAccess", "notify {}"),
-        // What waits for its I/O can hold a transaction of the file system open for everybody.
+        // A task that waits for its I/O can block a transaction of the file system for everybody.
         ("IOWriteBandwidthMax", "limits { io_write_bandwidth_max = [\"/ 2\"] }"),
         ("IOWriteIOPSMax", "limits { io_write_iops_max = [\"/ 2\"] }"),
         ("IOReadBandwidthMax", "properties { IOReadBandwidthMax = \"/ 2\" }"),
@@ -129,15 +130,15 @@ async fn what_takes_from_others_needs_the_operators_word() {
         ("RemoveIPC", "properties { RemoveIPC = \"yes\" }"),
         ("NotifyAccess", "notify {\n ready_within = \"0\"\n watchdog = \"1m\"\n}"),
     ] {
-        // Neither does the pattern for what confines a task, nor one for something else.
+        // Neither the pattern for confining options nor another pattern allows it.
         let message = refusal(&host, &node, Job::shell("true").config(config)).await;
         assert!(message.contains("`allow_properties`") && message.contains(property), "{config}: {message}");
     }
-    // systemd listens to whoever has a watchdog.
+    // systemd accepts messages from every unit with a watchdog.
     let job = Job::shell("true").config("properties { WatchdogSec = \"1h\" }");
     let message = refusal(&host, &node, job).await;
     assert!(message.contains("properties.WatchdogSec") && message.contains("`notify` block"), "{message}");
-    // The control: less than that is the job's to say, where the node can give it at all.
+    // The control: a job may set lower values, where the node supports them at all.
     for config in [
         "limits { io_weight = 100 }",
         "limits { memory_swap_max = \"0\" }",
@@ -150,7 +151,7 @@ async fn what_takes_from_others_needs_the_operators_word() {
     }
 }
 
-/// Each property must be named: a pattern that happens to hold it is the operator's word as well.
+/// Each property must be named: a pattern that matches it is not sufficient.
 #[tokio::test]
 async fn the_operators_word_gives_it() {
     let host = host!();
@@ -187,7 +188,7 @@ impl Drop for SliceFilter<'_> {
     }
 }
 
-/// What a unit allows counts more to systemd than what the slices above it deny.
+/// For systemd, what a unit allows takes precedence over what the slices above it deny.
 #[tokio::test]
 async fn no_job_allows_addresses_that_the_operator_denies_to_all_tasks() {
     let host = host!();
@@ -226,12 +227,12 @@ async fn no_job_allows_addresses_that_the_operator_denies_to_all_tasks() {
 
 // ---- Lists
 
-/// Each word of a list is one, however many an element has: a job file, and what a script in the task finds.
+/// Each word of a list is one element, however many words an element has: for a job file, and for a script in the task.
 #[tokio::test]
 async fn a_list_means_what_it_means_in_a_unit_file() {
     let host = host!();
     let node = Node::start(&host).await;
-    // Of a file of its own a user may always change the owner to himself, unless the system call is filtered.
+    // The owner of a file may always set himself as its owner, unless the system call is filtered.
     let chown = "perl -e 'open F, \">\", \"f\"; print chown($<, $(+0, \"f\") ? \"done\\n\" : \"refused \".($!+0).\"\\n\"'";
     // shmget(2)
     let ipc = "perl -e 'print defined shmget(0, 4096, 0600) ? \"done\\n\" : \"refused \".($!+0).\"\\n\"'";
@@ -269,7 +270,7 @@ async fn a_list_means_what_it_means_in_a_unit_file() {
     }
 }
 
-/// systemd drops what it does not know with a line in its log, and filters nothing.
+/// systemd ignores an unknown name with a line in its log, and filters nothing.
 #[tokio::test]
 async fn a_word_that_means_nothing_is_refused_by_name() {
     let host = host!();
@@ -317,7 +318,7 @@ async fn a_word_that_means_nothing_is_refused_by_name() {
     }
 }
 
-/// Each example that names system calls to be filtered filters them.
+/// Every example that names system calls to be filtered really filters them.
 #[tokio::test]
 async fn the_filters_of_the_examples_filter() {
     let host = host!();

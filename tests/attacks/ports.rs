@@ -1,4 +1,4 @@
-//! A port that Nomad did not allocate, or a port that is not a port.
+//! A port that Nomad did not allocate, or an invalid port.
 
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileTypeExt;
@@ -13,7 +13,7 @@ const SERVE: &str = "wasm {\n serve {\n port = \"http\"\n }\n}";
 
 /// Each option that names a port, and a job with it.
 fn jobs() -> [(&'static str, Job); 2] {
-    // It says what it was told of its address, so that a test knows that the lie has reached it.
+    // The job prints the address that it was given, so that a test knows that the forged value has reached it.
     let native = Job::shell("echo \"<$NOMAD_ADDR_http>\"; exec sleep infinity").config(SOCKET);
     let guest = Job::artifact("web.wasm", &super::guest("web.wat")).config(SERVE);
     [("socket.port", native), ("wasm.serve.port", guest)]
@@ -29,12 +29,12 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Where the sockets of a task's unit listen, as `systemctl show` says it.
+/// Where the sockets of a task's unit listen, as `systemctl show` prints it.
 fn listens(host: &Host, unit: &str) -> String {
     host.property(&unit.replace(".service", ".socket"), "Listen")
 }
 
-/// A file that the job must not touch.
+/// A file that the job must not access.
 struct Prize(tempfile::TempDir);
 
 impl Prize {
@@ -116,7 +116,7 @@ async fn a_variable_of_the_job_adds_no_line_to_the_unit_of_its_sockets() {
     let node = Node::configured(&host, MAY_LISTEN).await;
     let directory = tempfile::Builder::new().prefix("m").rand_bytes(4).tempdir_in("/srv").unwrap();
     let marker = directory.path().join("x");
-    // An address of a socket has room for 107 bytes.
+    // A socket address has room for 107 bytes.
     let address = format!("/run/a\nExecStopPost=/bin/touch {}", marker.display());
     assert!(address.len() < 108);
     let port = free_port();
@@ -173,7 +173,7 @@ async fn a_variable_of_the_job_chooses_no_port_in_the_network_of_its_group() {
     prize.is_untouched();
 }
 
-/// Sends to an address by a socket that systemd passed, and by one of its own.
+/// Sends to an address through a socket that systemd passed, and through one of its own.
 const SEND: &str = r#"
     use Socket;
     open(my $passed, "+<&=", 3) or die "nothing was passed: $!";
@@ -183,7 +183,8 @@ const SEND: &str = r#"
     }
 "#;
 
-/// The kernel filters a socket by where it was made: in the slice that the operator filters, and not in the system's.
+/// The kernel filters a socket by the cgroup in which it was created: in the slice that the operator filters, and not
+/// in the system's.
 #[tokio::test]
 async fn a_passed_socket_reaches_no_address_that_the_operator_or_the_job_denies() {
     let host = host!(alone);
@@ -200,7 +201,7 @@ async fn a_passed_socket_reaches_no_address_that_the_operator_or_the_job_denies(
     assert_eq!(node.output_of(job()).await, "refused refused ");
 }
 
-/// One that is connected elsewhere is readable for ever, and before version 255 systemd looks at nothing else.
+/// A socket that is connected elsewhere stays readable, and systemd before version 255 reads nothing else.
 #[tokio::test]
 async fn no_task_is_passed_a_socket_by_a_systemd_that_it_could_stop_with_it() {
     let host = host!();

@@ -1,5 +1,5 @@
-//! What capabilities do in users of a task's own (`PrivateUsers=`). In there the host's root is root as well: whoever may
-//! become user 0, or may act on the files of user 0, does so with the host's number 0.
+//! Capabilities in user namespaces of a task (`PrivateUsers=`). In there, the host's root is root as well: a process
+//! that may become user 0, or may act on the files of user 0, does so with UID 0 of the host.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -9,7 +9,7 @@ use tests::{Host, Job, MAY_NOTIFY, Node, eventually};
 
 use super::{IMPERSONATE, SECRET, USER, allow_root, carried_out, perl, refusal, version};
 
-/// A process of root's on the host, of no task.
+/// A process of root on the host, which belongs to no task.
 struct Daemon(Child);
 
 impl Daemon {
@@ -29,8 +29,8 @@ impl Drop for Daemon {
     }
 }
 
-/// Jobs of an ordinary user with capabilities that every node allows by default, and jobs of a root where root is allowed;
-/// each with the node that it runs on.
+/// Jobs of an ordinary user with capabilities that every node allows by default, and jobs of root where root is
+/// allowed; each with its node.
 async fn attackers(host: &Host) -> Vec<(Node, Vec<(String, &'static str)>)> {
     let capabilities = [
         "\"setuid\", \"setgid\", \"kill\"",
@@ -49,7 +49,7 @@ async fn attackers(host: &Host) -> Vec<(Node, Vec<(String, &'static str)>)> {
     attackers
 }
 
-/// The output of an attack, or nothing where the driver does not let it begin, for a reason that has to do with it.
+/// The output of an attack, or none if the driver rejects the job for a reason related to the attack.
 async fn tried(node: &Node, job: Job) -> Option<String> {
     match node.try_run(job).await {
         Ok(task) => {
@@ -82,7 +82,7 @@ async fn no_task_signals_a_process_of_roots() {
     }
 }
 
-/// Root has no word to say about it where the operator gives root of the host.
+/// A root job needs no further permission where the operator allows root of the host.
 #[tokio::test]
 async fn root_of_the_host_signals_a_process_of_roots() {
     let host = host!();
@@ -109,7 +109,7 @@ async fn no_capability_reads_the_files_of_root_that_a_task_can_see() {
     let path = file.path().to_str().unwrap();
     let mut tries = 0;
     for (node, jobs) in attackers(&host).await {
-        // Root itself owns them, and the operator has let it be root.
+        // root itself owns the files, and the operator has allowed root.
         for (config, user) in jobs.into_iter().filter(|(_, user)| *user != "root") {
             tries += 1;
             let Some(output) = tried(&node, perl(READ, &[path]).user(user).config(&config)).await else {
@@ -121,7 +121,7 @@ async fn no_capability_reads_the_files_of_root_that_a_task_can_see() {
     assert!(tries > 0);
 }
 
-/// Makes a copy of a shell that has the privileges of root, in as many ways as there are. Its argument is a directory.
+/// Creates a copy of a shell that has the privileges of root, in every possible way. Its argument is a directory.
 const LEAVE: &str = r#"
     use POSIX;
     my ($directory) = @ARGV;
@@ -142,13 +142,13 @@ const LEAVE: &str = r#"
     print "done\n";
 "#;
 
-/// Does this file give whoever executes it privileges on the host?
+/// Whether executing this file gives privileges on the host.
 fn gives_privileges(path: &Path) -> bool {
     let Ok(metadata) = std::fs::metadata(path) else { return false };
     let (mode, owner) = (metadata.mode(), metadata.uid());
     let mut capabilities = [0_u8; 64];
     let length = rustix::fs::getxattr(path, "security.capability", &mut capabilities).unwrap_or(0);
-    // Version 3 names the root that they are for.
+    // Version 3 contains the root UID that the capabilities are for.
     let of_root = match capabilities[3] {
         2 => length >= 20,
         3 => length >= 24 && capabilities[20..24] == [0; 4],
@@ -190,7 +190,7 @@ async fn no_task_leaves_a_program_that_gives_privileges_on_the_host() {
     }
 }
 
-/// The control of the test above: root on the host can make such a file there, and it is noticed.
+/// The control for the test above: root on the host can create such a file there, and the test notices it.
 #[tokio::test]
 async fn a_program_that_gives_privileges_is_noticed() {
     let host = host!();
@@ -201,7 +201,8 @@ async fn a_program_that_gives_privileges_is_noticed() {
     assert_eq!(noticed, [true; 3], "{output}");
 }
 
-/// Tells systemd that its main process is another one. systemd believes that of root, and ends that process with the unit.
+/// Tells systemd that its main process is another one. systemd accepts that from root, and ends that process with the
+/// unit.
 const ADOPT: &str = r#"
     $| = 1;
     use POSIX;
@@ -275,7 +276,7 @@ async fn no_other_kind_of_users_gives_back_what_was_taken() {
     }
 }
 
-/// A task that may write to the kernel's settings could pass confined root the directory of them: the kernel compares UIDs.
+/// A task that may write kernel settings could pass their directory to confined root: the kernel compares UIDs.
 #[tokio::test]
 async fn beside_confined_root_no_task_may_change_the_kernels_settings() {
     let host = host!();

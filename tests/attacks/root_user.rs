@@ -1,10 +1,10 @@
-//! A task that becomes root.
+//! A task that tries to run as root.
 
 use tests::{Host, Job, Node};
 
 use super::{NAMESPACE, Victim, allow_root, carried_out, impersonate, refusal, version};
 
-/// A second name for the user with number 0.
+/// A second name for the user with UID 0.
 struct Alias;
 
 impl Alias {
@@ -29,7 +29,7 @@ impl Drop for Alias {
 
 #[tokio::test]
 async fn no_job_is_root_without_the_operators_word() {
-    // Others look users up.
+    // Other tests look up users.
     let host = host!(alone);
     let node = Node::start(&host).await;
     let _alias = Alias::new(&host);
@@ -73,7 +73,7 @@ async fn a_confined_root_is_root_of_nothing_but_its_task() {
         let output = carried_out(&node, impersonate(&victim).user("root").config(&sandbox)).await;
         assert!(!output.contains("leaked") && !output.contains("became user"), "{preset}: {output}");
         assert!(output.contains("kill: 3"), "there is no such process: {preset}: {output}");
-        // Neither by these words of the job.
+        // Nor with these values in the job.
         for escape in [
             "sandbox { private_users = \"no\" }",
             "sandbox { private_pids = \"no\" }",
@@ -92,14 +92,14 @@ async fn a_confined_root_is_root_of_nothing_but_its_task() {
     victim.survives(&host, &node).await;
 }
 
-/// The control of the tests above: where the operator says so, it is what they look for.
+/// The control for the tests above: if the operator allows root of the host, the attacks succeed.
 #[tokio::test]
 async fn root_of_the_host_is_what_the_operators_word_says() {
     let host = host!();
     let node = Node::configured(&host, &allow_root("host")).await;
     let victim = Victim::ephemeral(&host, &node).await;
     let output = carried_out(&node, impersonate(&victim).user("root")).await;
-    // systemd 257 takes CAP_SETUID from a root that it is told by name; what the capability does there is tried below.
+    // systemd 257 removes CAP_SETUID from a root user that is given by name; its effect is tested below.
     if version(&host) < 257 {
         assert!(
             output.contains("became user") && output.contains("leaked") && output.contains("signalled"),

@@ -1,4 +1,4 @@
-//! Roots and mount points by which systemd, which sets a task up as root, would be led to other files.
+//! Roots and mount points that could lead systemd, which sets a task up as root, to other files.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -43,12 +43,12 @@ async fn systemd_writes_to_no_file_to_which_a_link_below_proc_leads() {
     }
 }
 
-/// What is compared is the text of a path, so a link of the root may not stand in it.
+/// The text of a path is compared, so no link of the root may be part of the path.
 #[tokio::test]
 async fn nothing_is_mounted_behind_a_link_of_a_root_of_the_tasks_own() {
     let host = host!();
     let node = Node::configured(&host, "allow_host_paths = [\"/\"]").await;
-    // On every Debian it leads to /run, where the init of the task is mounted.
+    // On every Debian the path leads to /run, where the init of the task is mounted.
     assert!(std::fs::symlink_metadata("/var/run").unwrap().is_symlink());
     for target in ["/var/run/.wasm/shim", "/var/run/x"] {
         for option in ["bind_paths", "bind_read_only_paths"] {
@@ -58,7 +58,7 @@ async fn nothing_is_mounted_behind_a_link_of_a_root_of_the_tasks_own() {
             assert!(message.contains("leads over a link"), "{target}: {message}");
         }
     }
-    // The control: without a link on the way it is mounted.
+    // The control: without a link on the path it is mounted.
     let config = "files {\n root_directory = \"/\"\n bind_paths = [\"local/x:/srv\"]\n}";
     let job = Job::shell("ls /srv; mkdir -p /local/x").config(config);
     let prepared = node.prepare(&job);
@@ -69,7 +69,7 @@ async fn nothing_is_mounted_behind_a_link_of_a_root_of_the_tasks_own() {
     assert_eq!(node.finish(task).await.1, "it\n");
 }
 
-/// Between the look and the mount somebody else could put a link there.
+/// Between the check and the mount, somebody else could put a link there.
 #[tokio::test]
 async fn nothing_is_mounted_in_a_directory_of_a_root_that_others_can_change() {
     let host = host!();
@@ -91,7 +91,7 @@ async fn nothing_is_mounted_in_a_directory_of_a_root_that_others_can_change() {
     }
 }
 
-/// The files of an extension come over those that were looked at.
+/// The files of an extension are mounted over files that were checked.
 #[tokio::test]
 async fn nothing_is_mounted_where_an_extension_can_bring_links() {
     let host = host!();
@@ -106,7 +106,7 @@ async fn nothing_is_mounted_where_an_extension_can_bring_links() {
     }
 }
 
-/// Where tasks see the host as it is, an extension would lie over the programs of the driver.
+/// Where tasks see the host's file system, an extension would hide the programs of the driver.
 #[tokio::test]
 async fn an_extension_replaces_no_program_of_the_driver() {
     let host = host!();
@@ -126,7 +126,7 @@ async fn an_extension_replaces_no_program_of_the_driver() {
     }
 }
 
-/// A link in an image leads where a task puts links.
+/// A link in an image leads to a path where a task creates links.
 #[tokio::test]
 async fn nothing_is_closed_behind_a_link_that_the_job_brings() {
     let host = host!();
@@ -140,7 +140,7 @@ async fn nothing_is_closed_behind_a_link_that_the_job_brings() {
     }
 }
 
-/// What a job brings can hold links that nobody sees before systemd follows them.
+/// The content that a job brings can contain links that are unknown until systemd follows them.
 #[tokio::test]
 async fn there_is_no_user_namespace_in_a_root_that_the_job_brings() {
     let host = host!();
@@ -163,8 +163,9 @@ async fn there_is_no_user_namespace_in_a_root_that_the_job_brings() {
     }
 }
 
-/// A task of the group that holds its directory open could exchange it for a link while systemd makes a mount point in it,
-/// as root: the file would be made where the link leads. So it was, also in a root that Nomad had unpacked as root's.
+/// A task of the group that holds its directory open could exchange it for a link while systemd creates a mount point
+/// in it, as root: the file would be created where the link leads. This worked, also in a root that Nomad had unpacked
+/// as root.
 #[tokio::test]
 async fn a_directory_of_the_task_is_not_its_root_whatever_the_operator_allows() {
     let host = host!();
@@ -184,7 +185,7 @@ async fn a_directory_of_the_task_is_not_its_root_whatever_the_operator_allows() 
     }
 }
 
-/// Where tasks see the host as it is, the programs of the driver are at their own paths.
+/// Where tasks see the host's file system, the programs of the driver are at their own paths.
 #[tokio::test]
 async fn nothing_is_mounted_over_what_runs_a_task_in_the_view_of_the_host() {
     let host = host!();

@@ -1,4 +1,4 @@
-//! What tasks share without asking: memory, systemd's own memory, the compiler, name resolution.
+//! What tasks share implicitly: memory, systemd's own memory, the compiler, name resolution.
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ async fn no_task_finds_what_another_left_in_shared_memory() {
         for sandbox in
             ["", "preset = \"off\"", "preset = \"strict\"", "private_devices = false", "private_ipc = true"]
         {
-            // The same user, in two jobs, and users of their own.
+            // The same user in two jobs, and separate users.
             for user in [USER, ""] {
                 let config = format!("sandbox {{ {sandbox} }}");
                 let mut first = node.run(Job::shell(&leave).user(user).config(&config)).await;
@@ -46,7 +46,7 @@ async fn no_task_finds_what_another_left_in_shared_memory() {
     assert!(found.is_empty(), "shared memory is shared between jobs:\n{}", found.join("\n"));
 }
 
-/// The control of the test above, and what makes it a memory of the task's own.
+/// The control for the test above, and what makes the memory private to the task.
 #[tokio::test]
 async fn a_command_in_a_task_shares_its_memory() {
     let host = host!();
@@ -60,7 +60,7 @@ async fn a_command_in_a_task_shares_its_memory() {
 
 // ---- Descriptors in systemd
 
-/// journald has systemd keep a descriptor for each stream that is connected to it, without asking whose.
+/// journald has systemd keep a descriptor for each stream that is connected to it, whoever owns the stream.
 #[tokio::test]
 async fn no_task_opens_streams_to_the_journal() {
     let host = host!();
@@ -77,7 +77,7 @@ async fn no_task_opens_streams_to_the_journal() {
             Err(refusal) => assert!(config == own_root, "{config}: {refusal}"),
         }
     }
-    // Its own output reaches the journal all the same.
+    // The task's own output still reaches the journal.
     let job = Job::shell("echo heard; exec sleep infinity").config("logging { driver = \"journald\" }");
     let task = node.run(job).await;
     let unit = node.unit(&task).await;
@@ -90,7 +90,8 @@ async fn no_task_opens_streams_to_the_journal() {
     node.destroy(&task, true).await.unwrap();
 }
 
-/// Has systemd keep a descriptor, as often as the argument says (sd_pid_notify_with_fds(3)): sendmsg(2) with SCM_RIGHTS.
+/// Makes systemd store a descriptor, as often as the argument states (sd_pid_notify_with_fds(3)): sendmsg(2) with
+/// SCM_RIGHTS.
 const STORE: &str = r#"
     $| = 1;
     use Socket;
@@ -132,13 +133,13 @@ async fn no_task_fills_systemd_with_descriptors() {
             "{property}: {message}"
         );
     }
-    // Without it systemd keeps none.
+    // Without the option, systemd stores none.
     let mut task = node.run(super::perl(STORE, &["20"]).config(notify)).await;
     task.says("sent 20").await;
     let unit = node.unit(&task).await;
     assert_eq!(host.property(&unit, "NFileDescriptorStore"), "0");
     node.destroy(&task, true).await.unwrap();
-    // The control: with the operator's word it does.
+    // The control: it does if the operator allows it.
     let node = Node::configured(
         &host,
         "allow_properties = [\"@confining\", \"FileDescriptorStoreMax\", \"NotifyAccess\"]",
@@ -157,7 +158,8 @@ async fn no_task_fills_systemd_with_descriptors() {
 
 // ---- The compiler
 
-/// A module that takes seconds to compile: many functions, none of which is ever called. Each `seed` makes another one.
+/// A module that takes seconds to compile: many functions, none of which is ever called. Each `seed` results in another
+/// module.
 fn slow_module(seed: u64, functions: u32) -> Vec<u8> {
     fn number(mut value: u64, to: &mut Vec<u8>) {
         while value >= 0x80 {
@@ -209,7 +211,7 @@ fn slow_module(seed: u64, functions: u32) -> Vec<u8> {
 #[tokio::test]
 async fn one_tenant_does_not_hold_up_the_compiler_for_all() {
     const FUNCTIONS: u32 = 6_000;
-    // Compilations of other tests would be counted.
+    // Compilations of other tests would be counted too.
     let host = host!(alone);
     let node = Node::start(&host).await;
     let job = |seed, functions, namespace: &'static str| {
@@ -219,10 +221,10 @@ async fn one_tenant_does_not_hold_up_the_compiler_for_all() {
             request.job_id.clone_from(&request.job_name);
         })
     };
-    // Bring up what every compilation needs.
+    // Start everything that each compilation needs.
     let task = node.run(job(0, 1, "default")).await;
     assert_eq!(node.finish(task).await.0, Exit::status(0));
-    // In the cgroups, since asking systemd takes longer than some of them.
+    // Look in the cgroups, since a query to systemd takes longer than some of the compilations.
     let compilations = || {
         let groups = std::fs::read_dir("/sys/fs/cgroup/nomad_tasks.slice").unwrap().flatten();
         let groups =
@@ -244,7 +246,7 @@ async fn one_tenant_does_not_hold_up_the_compiler_for_all() {
         loop {
             let now = compilations();
             (most, seen) = (most.max(now), seen + usize::from(now > 0));
-            // Somebody else's module is not behind all of theirs, once they have come.
+            // Once they are queued, a module of another user is not queued behind all of them.
             if seen == 20 {
                 let began = std::time::Instant::now();
                 let task = node.run(job(100, 10, "default")).await;
@@ -286,7 +288,7 @@ async fn no_job_fills_run_with_credentials() {
         let left = left.filter(|place| place.path().join("credentials").exists()).count();
         assert_eq!(left, 0, "copies that nobody needs");
     }
-    // The control: what systemd takes is taken.
+    // The control: what systemd accepts is accepted.
     let blocks = (0..64).map(|number| format!("credential {{\n name = \"c{number}\"\n path = \"c\"\n}}\n"));
     let count = Job::shell("ls $CREDENTIALS_DIRECTORY | wc -l").config(&blocks.collect::<String>());
     let prepared = node.prepare(&count);
@@ -298,7 +300,7 @@ async fn no_job_fills_run_with_credentials() {
 
 // ---- Name resolution
 
-/// A socket of the host's name resolution, as systemd-resolved has some, and a file of its own.
+/// A socket of the host's name resolution, like the sockets of systemd-resolved, and a file of its own.
 struct Resolved(PathBuf, #[allow(dead_code, reason = "it listens")] UnixListener);
 
 impl Resolved {
@@ -335,7 +337,7 @@ async fn no_name_is_asked_for_out_of_a_network_of_its_own() {
     let resolved = Resolved::new();
     let path = resolved.0.to_str().unwrap();
     let attack = || super::perl(CONNECT, &[path]);
-    // The control: in the host's network a task asks like everybody.
+    // The control: in the host's network, a task resolves names like any other process.
     assert_eq!(super::carried_out(&node, attack()).await, "connected\ndone\n");
     let isolated = NetworkIsolationSpec { mode: Mode::None.into(), ..Default::default() };
     for (name, job) in [
@@ -346,12 +348,12 @@ async fn no_name_is_asked_for_out_of_a_network_of_its_own() {
     ] {
         assert_eq!(super::carried_out(&node, job).await, "refused 2\ndone\n", "{name}");
     }
-    // A guest that is granted nothing, and what runs beside it.
+    // A guest without grants, and the processes next to it.
     let task = node.run(Job::artifact("spin.wasm", &super::guest("spin.wat"))).await;
     let listed = node.output_in(&task, "ls /run/systemd/resolve 2>/dev/null; echo done").await;
     assert_eq!(listed, "done\n");
     node.destroy(&task, true).await.unwrap();
-    // Nor by naming the directory.
+    // Naming the directory does not help either.
     for config in [
         "files { bind_paths = [\"/run/systemd/resolve\"] }\nnetwork { private = true }",
         "files { bind_read_only_paths = [\"/run/systemd/resolve:/r\"] }\nnetwork { private = true }",
@@ -361,7 +363,7 @@ async fn no_name_is_asked_for_out_of_a_network_of_its_own() {
     }
 }
 
-/// A command of the job's in the unit of a guest is beside its runner, which speaks with systemd.
+/// A command of the job in the unit of a guest runs next to its runner, which sends notifications to systemd.
 #[tokio::test]
 async fn no_command_of_a_job_is_run_in_the_unit_of_a_guest_without_the_operators_word() {
     let host = host!();
@@ -374,7 +376,7 @@ async fn no_command_of_a_job_is_run_in_the_unit_of_a_guest_without_the_operators
                 assert!(!is_run && refusal.message.contains("\"NotifyAccess\""), "{refusal}");
             }
         }
-        // The operator's own (`nomad alloc exec`) is.
+        // The operator's own command (`nomad alloc exec`) is run.
         assert_eq!(node.output_in(&task, "echo entered").await, "entered\n");
         node.destroy(&task, true).await.unwrap();
     }

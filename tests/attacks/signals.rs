@@ -1,4 +1,4 @@
-//! What anybody on the bus says in systemd's words: a signal can be sent to a connection that has not asked for it.
+//! Forged messages on the bus in systemd's format: a signal can be sent to a connection that has not subscribed to it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
-/// Where systemd has a unit on the bus.
+/// The object path of a unit on the bus.
 fn path_of(unit: &str) -> String {
     let escaped = unit.bytes().map(|byte| match byte {
         byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
@@ -21,7 +21,7 @@ fn path_of(unit: &str) -> String {
     format!("/org/freedesktop/systemd1/unit/{}", escaped.collect::<String>())
 }
 
-/// The end of the unit's main process with this status, sent to everybody on the bus.
+/// A signal about the exit of the unit's main process with this status, broadcast on the bus.
 async fn tell_an_end(us: &Connection, unit: &str, status: i32) -> zbus::Result<()> {
     let path = path_of(unit);
     let changed: HashMap<&str, Variant<'_>> = HashMap::from([
@@ -56,14 +56,14 @@ async fn tell_an_end(us: &Connection, unit: &str, status: i32) -> zbus::Result<(
 #[tokio::test]
 async fn an_end_that_somebody_else_on_the_bus_tells_is_none() {
     let host = host!();
-    // Root's driver is on the bus only if it is told to be.
+    // The driver of root uses the bus only if it is configured to.
     let node = Node::over_the_bus(&host).await;
     let script = "echo ready; until test -e /local/enough; do sleep 0.1; done; exit 7";
     let mut task = node.run(Job::shell(script)).await;
     task.says("ready").await;
     let unit = node.unit(&task).await;
 
-    // Somebody who has asked the bus for nothing is told all the same.
+    // A connection without any subscription gets the signal too.
     let (us, somebody) = (Connection::system().await.unwrap(), Connection::system().await.unwrap());
     let mut messages = MessageStream::from(&somebody);
     tell_an_end(&us, &unit, 42).await.unwrap();
@@ -79,7 +79,7 @@ async fn an_end_that_somebody_else_on_the_bus_tells_is_none() {
     };
     tokio::time::timeout(Duration::from_secs(10), told).await.expect("the bus delivers such signals");
 
-    // The driver has read them before what it hears of this one.
+    // The driver has read them before the signals about this task.
     assert_eq!(node.output_of(Job::shell("echo another")).await, "another\n");
     std::fs::write(task.alloc_dir().join(&task.name).join("local/enough"), "").unwrap();
     let (exit, ..) = node.finish(task).await;

@@ -1,11 +1,11 @@
-//! Text of a job that becomes part of a unit: no text begins another line of the unit's file, or swallows the next one.
+//! Text of a job that becomes part of a unit: no text starts another line of the unit's file, or swallows the next one.
 
 use tests::{Host, Job, Node, Task};
 
 use super::{USER, refusal, version};
 
-/// What no text in a unit may hold, and the word of the refusal. The first three are line ends to systemd or to those who
-/// read a unit's file; a backslash at the end joins the next line to this one.
+/// Characters that no text in a unit may contain, and the word in the error. The first three are line ends to systemd
+/// or to programs that read a unit's file; a backslash at the end joins the next line to this one.
 const POISON: [(&str, &str); 6] = [
     ("\nExecStopPost=+/bin/sh", "control character"),
     ("\rExecStopPost=+/bin/sh", "control character"),
@@ -15,8 +15,8 @@ const POISON: [(&str, &str); 6] = [
     ("\\", "backslash"),
 ];
 
-/// Options that take a text of the job's, with `POISON` in it. A row that a systemd of the host's age does not have
-/// begins with the version that has it.
+/// Options that take a text of the job, with `POISON` in it. A row that needs a newer systemd begins with the first
+/// version that supports it.
 const OPTIONS: &[(u32, &str)] = &[
     (0, "work_dir = \"/localPOISON\""),
     (258, "hostname = \"xPOISON\""),
@@ -58,7 +58,7 @@ const OPTIONS: &[(u32, &str)] = &[
     (253, "properties { OpenFile = \"/srv/attack/x:namePOISON\" }"),
 ];
 
-/// A node whose operator allows everything: what is refused is so for the text alone.
+/// A node whose operator allows everything: the text is the only reason for a refusal.
 async fn open_node(host: &Host) -> Node {
     let options = "allow_properties = [\"*\"]\nallow_host_paths = [\"/srv\", \"local\"]";
     Node::configured(host, options).await
@@ -76,11 +76,11 @@ async fn no_option_brings_a_line_of_its_own() {
     let (mut through, mut named) = (Vec::new(), 0);
     for (_, option) in OPTIONS.iter().filter(|(since, _)| *since <= here) {
         for (poison, word) in POISON {
-            // A line of a property's value is one assignment, and no more than that.
+            // A line of a property's value is a single assignment.
             if option.starts_with("properties") && poison.starts_with('\n') {
                 continue;
             }
-            // What the text of a job file holds, as its parser reads it.
+            // The text of a job file after parsing.
             let config = option.replace("POISON", &poison.escape_default().to_string());
             let config = config
                 .replace("\\u{b}", "\\u000b")
@@ -97,7 +97,7 @@ async fn no_option_brings_a_line_of_its_own() {
                     }
                 }
                 Ok(task) => {
-                    // What is harmless may be taken, such as a space at the end that systemd does not see.
+                    // Harmless text may be accepted, such as a space at the end, which systemd ignores.
                     let unit = node.unit(&task).await;
                     let text = unit_file(&unit) + &unit_file(&unit.replace(".service", ".socket"));
                     let is_broken = |line: &str| {
@@ -120,7 +120,7 @@ async fn no_option_brings_a_line_of_its_own() {
     );
 }
 
-/// systemd splits some values itself, and reads escapes in them: what is two letters to us is a line end to it.
+/// systemd itself splits some values and reads escapes in them: two characters for us are a line end for systemd.
 #[tokio::test]
 async fn no_escape_becomes_a_line_end() {
     let host = host!();
@@ -154,7 +154,7 @@ async fn no_escape_becomes_a_line_end() {
             let config = option.replace("ESCAPE", &attack);
             match node.try_run(Job::shell("exec sleep infinity").user(USER).config(&config)).await {
                 Err(refusal) => assert!(!refusal.message.contains('\n'), "{config}: {refusal}"),
-                // Letters that mean nothing to systemd are harmless.
+                // Characters without a meaning to systemd are harmless.
                 Ok(task) => {
                     let unit = node.unit(&task).await;
                     let text = unit_file(&unit);
@@ -166,9 +166,9 @@ async fn no_escape_becomes_a_line_end() {
     }
 }
 
-/// What systemd keeps of a unit, to be read again at the next `daemon-reload`.
+/// The unit files that systemd keeps and reads again at the next `daemon-reload`.
 fn unit_file(unit: &str) -> String {
-    // A task without sockets has no unit for them.
+    // A task without sockets has no socket unit.
     let mut text = std::fs::read_to_string(format!("/run/systemd/transient/{unit}")).unwrap_or_default();
     for entry in std::fs::read_dir(format!("/run/systemd/transient/{unit}.d")).into_iter().flatten().flatten()
     {
@@ -206,7 +206,8 @@ fn essence(host: &Host, unit: &str) -> Vec<String> {
         "LogNamespace",
     ];
     let shown = names.map(|name| format!("{name}={}", host.property(unit, name)));
-    // Of the command what it is: how systemd writes its arguments is not the same before and after, and it runs once.
+    // Of the command, only the essential part: systemd prints its arguments differently before and after, and it runs
+    // once.
     shown.into_iter().map(|line| line.split(" ; argv").next().unwrap().to_owned()).collect()
 }
 
@@ -277,7 +278,7 @@ async fn a_working_directory_swallows_no_limit() {
             }
         }
     }
-    // A backslash elsewhere is a letter of a name.
+    // A backslash elsewhere is an ordinary character of a name.
     let job = Job::shell("echo ready; exec sleep infinity")
         .config("work_dir = \"/alloc/data\"\nlimits { nice = 5 }");
     let mut task = node.run(job).await;
@@ -301,7 +302,7 @@ async fn no_refusal_speaks_to_the_terminal_of_its_reader() {
     }
 }
 
-/// `user` is no option of the `config` block, and becomes part of the unit all the same.
+/// `user` is not an option of the `config` block, but still becomes part of the unit.
 #[tokio::test]
 async fn the_name_of_a_user_is_a_name() {
     let host = host!();
@@ -320,7 +321,7 @@ async fn the_name_of_a_user_is_a_name() {
     }
 }
 
-/// A volume's path comes from the job too (`volume_mount.destination`).
+/// The path of a volume comes from the job too (`volume_mount.destination`).
 #[tokio::test]
 async fn the_destination_of_a_volume_is_a_path() {
     let host = host!();
@@ -339,7 +340,7 @@ async fn the_destination_of_a_volume_is_a_path() {
     }
 }
 
-/// A volume holds what an earlier job left in it: a link would lead what systemd mounts in there to files of the host.
+/// A volume contains files that an earlier job left in it: a link could lead a mount of systemd to files of the host.
 #[tokio::test]
 async fn no_volume_holds_what_is_mounted_for_every_task() {
     let host = host!();
@@ -376,7 +377,7 @@ async fn no_number_of_variables_holds_up_systemd() {
     node.finish(task).await;
 }
 
-/// Through /proc a guest would reach its own runner.
+/// Through /proc, a guest could reach its own runner.
 #[tokio::test]
 async fn no_directory_of_the_system_is_granted_to_a_guest() {
     let host = host!();

@@ -1,6 +1,6 @@
-//! Numbers that follow from the seed.
+//! Numbers that depend on the seed.
 
-/// Numbers that follow from the seed and from nothing else (splitmix64).
+/// Numbers that depend on the seed only (splitmix64).
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {

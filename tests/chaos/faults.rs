@@ -1,4 +1,4 @@
-//! What happens to the tasks: the faults of plugin, agent, bus and systemd.
+//! Faults that happen to the tasks: of plugin, agent, bus and systemd.
 
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::population::World;
 use super::run::{Run, wait_for};
 
 impl World {
-    /// Something fails. What it was is for the log.
+    /// Injects a fault. Its name is for the log.
     pub(crate) async fn suffer(&mut self) -> &'static str {
         self.compare_what_was_told().await;
         let (what, ()) = match self.dice.roll(11) {
@@ -55,7 +55,7 @@ impl World {
         self.find_all_again().await;
     }
 
-    /// A new agent, or one with a new plugin, asks for every task by its handle and waits for it again.
+    /// A new agent, or an agent with a new plugin, recovers every task by its handle and waits for it again.
     async fn find_all_again(&mut self) {
         let found = join_all(self.runs.iter().map(|run| self.node.recover(&run.task))).await;
         for (run, found) in self.runs.iter_mut().zip(found) {
@@ -76,7 +76,7 @@ impl World {
             0 => self.agent_killed().await,
             _ => self.plugin_killed().await,
         }
-        // The next agent knows of the allocation and its task, and makes a new id.
+        // The next agent knows the allocation and its task, and creates a new id.
         config.id.replace_range(config.id.len() - 8.., "ffffffff");
         config.msgpack_driver_config = fate.job(2).msgpack();
         let second = self.node.start_again(first, config).await.unwrap();
@@ -103,7 +103,7 @@ impl World {
         Duration::from_millis(self.dice.roll(40))
     }
 
-    /// Something fails in the middle of a call that was just made.
+    /// Injects a fault in the middle of a call that was just made.
     async fn failure_soon(&mut self) {
         tokio::time::sleep(self.moment()).await;
         match self.dice.roll(5) {
@@ -125,11 +125,11 @@ impl World {
             Err(status) => {
                 assert!(is_of_a_dead_plugin(&status), "{status:?}: {fate:?}");
                 self.come_to_rest().await;
-                // Nomad asks once more by the same id. What a dead plugin had begun is gone on with.
+                // Nomad repeats the call with the same id. The next plugin continues what a dead plugin had started.
                 self.node.begin(prepared).await.unwrap()
             }
         };
-        // It may have been answered by the plugin that died.
+        // The plugin that died may have answered the call.
         self.node.recover(&task).await.unwrap();
         self.runs.push(Run::new(&mut self.node, fate, task, 1));
     }
@@ -138,7 +138,7 @@ impl World {
         let fate = self.fate(&[Ending::Stopped]);
         let task = self.start(&fate).await;
         let mut run = Run::new(&mut self.node, fate, task, 1);
-        run.has_begun().await;
+        run.has_started().await;
         run.is_ending = true;
         let mut driver = self.node.plugin().driver();
         let request = StopTaskRequest {
@@ -161,13 +161,13 @@ impl World {
         let Some(last) = self.runs.len().checked_sub(1) else { return };
         let chosen = usize::try_from(self.dice.roll(last as u64 + 1)).unwrap();
         let run = self.runs.remove(chosen);
-        run.has_begun().await;
+        run.has_started().await;
         let mut driver = self.node.plugin().driver();
         let request = DestroyTaskRequest { task_id: run.task.id.clone(), force: true };
         let call = tokio::spawn(async move { driver.destroy_task(request).await });
         self.failure_soon().await;
         if let Err(status) = call.await.unwrap() {
-            // Nomad does not ask a living plugin again.
+            // Nomad does not repeat a call to a plugin that is alive.
             assert!(is_of_a_dead_plugin(&status), "{status:?}: {}", run.story());
             self.node.destroy(&run.task, true).await.unwrap();
         }
@@ -194,19 +194,19 @@ impl World {
     }
 }
 
-/// The call was not answered, as opposed to refused.
+/// Whether the call was not answered, as opposed to refused.
 fn is_of_a_dead_plugin(status: &Status) -> bool {
     std::error::Error::source(status).is_some()
 }
 
 async fn kill_the_bus() {
-    // systemd starts it for whoever connects to it, but not too often in a short time.
+    // systemd starts it when a client connects, but not too often in a short time.
     for act in [&["reset-failed"][..], &["start"], &["kill", "--signal=KILL"]] {
         command("systemctl", &[act, &["dbus.service"]].concat()).await;
     }
 }
 
-/// Runs a command that must succeed, again while systemd or the bus is on its way.
+/// Runs a command that must succeed, and retries while systemd or the bus is restarting.
 async fn command(program: &str, args: &[&str]) {
     let run = async || Command::new(program).args(args).output().unwrap().status.success().then_some(());
     eventually(&format!("{program} {args:?}"), run).await;

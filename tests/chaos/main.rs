@@ -1,9 +1,9 @@
 //! Faults at random moments over a changing population of tasks, on a real systemd.
 //!
-//! Each task writes its own life into its allocation's directory, and how it will end is decided before it begins. So it
-//! can be told afterwards that every task ran exactly once, ended as it should, and left nothing.
+//! Each task records its own life in its allocation's directory, and its end is decided before it starts. So the test
+//! can check afterwards that every task ran exactly once, ended as it should, and left nothing behind.
 //!
-//! All that is decided follows from the seed; only the clock has a say beside it. A long run, as root:
+//! Every decision depends on the seed; only timing varies. A long run, as root:
 //! `CHAOS_SEED=7 CHAOS_FAULTS=500 cargo test -p tests --test chaos -- --nocapture`
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
@@ -21,7 +21,7 @@ use dice::Dice;
 use population::World;
 use tests::{Host, Need, Node};
 
-/// How many faults there were so far.
+/// The number of faults so far.
 static FAULT: AtomicU64 = AtomicU64::new(0);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,7 +40,7 @@ async fn whatever_fails_every_task_runs_once_ends_as_it_should_and_leaves_nothin
     while FAULT.load(Ordering::Relaxed) < faults {
         world.grow().await;
         world.age().await;
-        // Every third time one fault follows the other at once.
+        // Every third fault is followed by the next one at once.
         for _ in 0..world.dice.one_of(&[1, 1, 2]) {
             let (count, began) = (FAULT.fetch_add(1, Ordering::Relaxed) + 1, Instant::now());
             let fault = Box::pin(world.suffer()).await;

@@ -1,4 +1,4 @@
-//! The changing population of tasks: birth, age and death.
+//! The changing population of tasks: start, age and end.
 
 use futures_util::future::join_all;
 use tests::{Host, Job, Node, Task, eventually};
@@ -7,18 +7,18 @@ use super::dice::Dice;
 use super::fate::{Ending, Fate};
 use super::run::{Run, wait_for};
 
-/// How many tasks are kept alive at most, beside those that a fault is about.
+/// The maximum number of running tasks, in addition to those that a fault is about.
 const POPULATION: usize = 12;
 
 pub(crate) struct World {
     pub(crate) host: Host,
     pub(crate) node: Node,
     pub(crate) dice: Dice,
-    /// Whom Nomad follows.
+    /// The tasks that Nomad follows.
     pub(crate) runs: Vec<Run>,
-    /// How many fates were decided.
+    /// The number of decided fates.
     pub(crate) born: u64,
-    /// There may be no way to systemd: a stop that was refused is asked for again.
+    /// systemd may be unreachable: a stop that failed is repeated.
     pub(crate) is_shaken: bool,
 }
 
@@ -32,7 +32,7 @@ impl World {
         self.fate(&[Ending::Alone, Ending::Called, Ending::Called, Ending::Stopped, Ending::Killed])
     }
 
-    /// Some are born.
+    /// Starts some tasks.
     pub(crate) async fn grow(&mut self) {
         let room = POPULATION.saturating_sub(self.runs.len());
         let fates: Vec<Fate> = (0..self.dice.roll(5)).take(room).map(|_| self.any_fate()).collect();
@@ -42,13 +42,13 @@ impl World {
         }
     }
 
-    /// Whatever happened to the bus, a start survives it.
+    /// Whatever happened to the bus, a start succeeds.
     pub(crate) async fn start(&self, fate: &Fate) -> Task {
         let started = self.node.try_run(fate.job(1)).await;
         started.unwrap_or_else(|refusal| panic!("{refusal}: {fate:?}"))
     }
 
-    /// All grow older, and some come to their end.
+    /// All tasks grow older, and some end.
     pub(crate) async fn age(&mut self) {
         let due = self.runs.iter_mut().filter(|run| !run.is_ending).filter_map(|run| {
             run.fate.rounds -= 1;
@@ -64,7 +64,7 @@ impl World {
         }
     }
 
-    /// Those who ended and had their rest are destroyed.
+    /// Destroys tasks that have ended and waited long enough.
     pub(crate) async fn bury(&mut self) {
         let (mut dead, mut others): (Vec<Run>, Vec<Run>) =
             self.runs.drain(..).partition(|run| run.is_ending && run.fate.rests == 0);
@@ -78,7 +78,7 @@ impl World {
         }
     }
 
-    /// Of a destroyed task nothing is left but what it wrote.
+    /// A destroyed task leaves nothing but its records.
     pub(crate) fn check_what_is_left(&self, run: Run, has_ended: bool) {
         run.waiting.abort();
         run.check_its_life(has_ended);
@@ -94,14 +94,14 @@ impl World {
         drop(run.task.ended());
     }
 
-    /// All come to their end, and the machine is as before.
+    /// Ends all tasks, and checks that the machine is as before.
     pub(crate) async fn end(mut self) {
         for run in &mut self.runs {
             (run.fate.rounds, run.fate.rests) = (1, 0);
         }
         self.age().await;
         self.bury().await;
-        // What killed plugins left behind goes with the first task of the next one.
+        // The remains of killed plugins are removed with the first task of the next plugin.
         self.node.restart().await;
         assert_eq!(self.node.output_of(Job::shell("echo the last")).await, "the last\n");
         assert_eq!(self.host.units("nomad-"), Vec::<String>::new());
@@ -110,7 +110,7 @@ impl World {
         let of_units = ["-name", "*nomad-*.service*", "-o", "-name", ".compiling-*"];
         let of_starts = ["-o", "-path", "/run/nomad-driver-systemd/env/*", ")"];
         let left = || self.host.run("find", &[&places[..], &of_units, &of_starts].concat());
-        // systemd's note for journald stays until journald has read the last lines.
+        // systemd's file for journald stays until journald has read the last lines.
         eventually("no file is left", async || left().is_empty().then_some(())).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A task that was started, and what it tells of its life.
+//! A task that was started, and its own record of its life.
 
 use proto::driver::{WaitTaskRequest, WaitTaskResponse};
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,11 +12,11 @@ use super::fate::{Ending, Fate};
 pub(crate) struct Run {
     pub(crate) fate: Fate,
     pub(crate) task: Task,
-    /// Which of the starts was answered.
+    /// The number of the start that was answered.
     start: u32,
-    /// Its end has come, or is about to.
+    /// The task has ended, or is about to end.
     pub(crate) is_ending: bool,
-    /// Nomad waits for it at all times.
+    /// Nomad's permanent `WaitTask`.
     pub(crate) waiting: Waiting,
 }
 
@@ -29,7 +29,7 @@ impl Run {
         Self { fate, task, start, is_ending, waiting }
     }
 
-    /// What it wrote about its own life.
+    /// The record that the task wrote.
     fn life(&self) -> String {
         std::fs::read_to_string(self.task.alloc_dir().join("web/local/life")).unwrap_or_default()
     }
@@ -38,14 +38,14 @@ impl Run {
         format!("{}: {:?}, started {} times: {:?}", self.task.id, self.fate, self.start, self.life())
     }
 
-    pub(crate) async fn has_begun(&self) {
+    pub(crate) async fn has_started(&self) {
         let begin = format!("begin {}\n", self.start);
         eventually("it has begun", async || self.life().contains(&begin).then_some(())).await;
     }
 
-    /// Brings about its end.
+    /// Ends the task.
     pub(crate) async fn come_to_its_end(&mut self, node: &Node) {
-        self.has_begun().await;
+        self.has_started().await;
         self.is_ending = true;
         match self.fate.ending {
             Ending::Alone => {}
@@ -59,7 +59,7 @@ impl Run {
         }
     }
 
-    /// Nomad is told of its end: of the one that was decided, and not before it came.
+    /// Checks that Nomad gets the decided exit, and not too early.
     pub(crate) async fn hear_of_its_end(&mut self) {
         let told = tokio::time::timeout(SOON, &mut self.waiting).await;
         let told = told.unwrap_or_else(|_| panic!("WaitTask does not answer: {}", self.story())).unwrap();
@@ -68,7 +68,7 @@ impl Run {
         assert!(self.is_ending && told == self.fate.exit, "{told:?}: {}", self.story());
     }
 
-    /// The start that was answered has run exactly once, those before it at most once, and none beside another.
+    /// The start that was answered has run exactly once, those before it at most once, and no two at the same time.
     pub(crate) fn check_its_life(&self, has_ended: bool) {
         let life = self.life();
         let count = |line: String| life.lines().filter(|written| *written == line).count();

@@ -1,4 +1,5 @@
-//! The node's cache of compiled WebAssembly: made once, never run unless it is ours and whole, and never too large.
+//! The node's cache of compiled WebAssembly: compiled once, never run unless it is ours and intact, and never too
+//! large.
 
 use std::fs;
 use std::io::Write;
@@ -17,14 +18,14 @@ fn files_in(directory: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files_in(&path) } else { vec![path] }).collect()
 }
 
-/// All files of a cache but that of the leases, which stays.
+/// All files of a cache except the lease file, which stays.
 pub(crate) fn entries(state_dir: &Path) -> Vec<PathBuf> {
     let mut entries = files_in(&state_dir.join("wasm"));
     entries.retain(|path| !path.ends_with("leases"));
     entries
 }
 
-/// How often the plugin has had something compiled.
+/// How many compilations the plugin has started.
 pub(crate) fn compilations(node: &Node) -> usize {
     node.records().iter().filter(|record| record.message == "compiling WebAssembly").count()
 }
@@ -65,7 +66,7 @@ async fn compiled_code_cannot_be_written_by_a_task_nor_seen_by_a_native_one() {
     assert_eq!(output, "done\n");
 }
 
-/// Changes an entry; beside it there is one of another content.
+/// Changes an entry; the cache also contains an entry of other content.
 type Spoil = fn(&Path, &Path);
 
 #[tokio::test]
@@ -161,7 +162,7 @@ async fn without_room_for_it_code_is_kept_no_longer_than_a_task_needs_it_to_star
     }
 }
 
-/// A small disk of its own for what the driver keeps.
+/// A small disk of its own for the driver's files.
 struct Disk<'a> {
     host: &'a Host,
     directory: tempfile::TempDir,
@@ -181,7 +182,7 @@ impl<'a> Disk<'a> {
         self.directory.path().display().to_string()
     }
 
-    /// Leaves no room on it.
+    /// Fills the disk.
     fn fill(&self) -> PathBuf {
         let path = self.directory.path().join("filler");
         let mut file = fs::File::create(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Compiling WebAssembly on the node: many modules, a compiler that is replaced, and what is ended meanwhile.
+//! Compiling WebAssembly on the node: many modules, a compiler that is replaced, and tasks that are ended meanwhile.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -11,7 +11,7 @@ use tests::{Exit, Host, Job, Node, eventually, exiting_guest, program, programs}
 
 use super::cache::{compilations, entries, exit_of};
 
-/// A guest that ends with this code and takes a while to compile.
+/// A guest that exits with this code and takes a while to compile.
 fn slow_guest(code: i32, functions: usize) -> Vec<u8> {
     let step = "(local.set 0 (i32.rotl (i32.mul (local.get 0) (i32.const 7)) (local.get 0)))";
     let function = format!("(func (param i32) (result i32) {} (local.get 0))", step.repeat(100));
@@ -38,7 +38,7 @@ async fn a_job_with_many_modules_leaves_others_a_place_at_the_compiler() {
         let job = Job::artifact("quick.wasm", &exiting_guest(7));
         let task = node.run(job.with(|request| request.namespace = "another".to_owned())).await;
         assert_eq!(node.finish(task).await.0, Exit::status(7));
-        // Neither has the greedy one got both places, nor had it to be waited for.
+        // The greedy job neither got both places, nor did others have to wait for it.
         assert_eq!(compilations(&node), 2);
     };
     tokio::join!(greedy(1), greedy(2), modest);
@@ -61,7 +61,7 @@ async fn a_module_that_cannot_be_compiled_is_not_tried_again_at_once() {
     assert_eq!(exit_of(&node, &exiting_guest(0)).await, Exit::status(0), "another one is not refused");
 }
 
-/// The programs for WebAssembly in a directory where a test can replace them.
+/// The WebAssembly programs in a directory in which a test can replace them.
 struct Shim(tempfile::TempDir);
 
 impl Shim {
@@ -80,13 +80,13 @@ impl Shim {
         format!("shim_dir = {:?}", self.0.path().display().to_string())
     }
 
-    /// As a package manager does it: complete, and in the place of the other at once.
+    /// As a package manager does it: complete, and atomically in place of the old file.
     fn install(&self, new: PathBuf) {
         fs::rename(new, self.0.path().join("wasm-shim-compile")).unwrap();
     }
 
-    /// The compiler, as it is. It is copied by a process of its own: what one of ours has open for writing, also a child
-    /// that another test is just starting, cannot be run.
+    /// The compiler, unchanged. A separate process copies it: a file that one of our processes has open for writing,
+    /// even a child that another test is just starting, cannot be executed.
     fn compiler(&self) -> PathBuf {
         let new = self.0.path().join("new");
         let real = programs().join("wasm-shim-compile");
@@ -94,7 +94,7 @@ impl Shim {
         new
     }
 
-    /// A compiler of another version, which refuses everything.
+    /// A compiler of another version, which rejects everything.
     fn other_compiler(&self, host: &Host) -> PathBuf {
         let new = self.0.path().join("new");
         let script =
@@ -109,7 +109,7 @@ impl Shim {
 async fn programs_and_code_in_tmp_are_found_by_tasks_that_have_a_tmp_of_their_own() {
     let host = host!();
     let state = tempfile::tempdir_in("/tmp").unwrap();
-    // systemd 247 makes the way to what it mounts in such a /tmp for root alone.
+    // systemd 247 creates the parent directories of mounts in such a /tmp for root only.
     let plain = (super::version(&host) >= 252).then_some("none");
     for isolation in ["image"].into_iter().chain(plain) {
         let shim = Shim::below("/tmp");
@@ -178,7 +178,7 @@ async fn a_task_that_is_stopped_while_its_module_is_compiled_does_not_wait_for_t
     let pid = node.plugin().pid();
     let guest = slow_guest(10, 3000);
     let first = node.prepare(&Job::artifact("slow.wasm", &guest));
-    // It waits for the first one's compiler.
+    // The task waits for the compiler of the first one.
     let second = node.prepare(&Job::artifact("slow.wasm", &guest));
     let ids = [first.config.id.clone(), second.config.id.clone()];
     let stop = async {
@@ -195,7 +195,7 @@ async fn a_task_that_is_stopped_while_its_module_is_compiled_does_not_wait_for_t
     assert_eq!(compilations(&node), 1);
     assert_eq!(host.units(&format!("nomad-wasm-compile-{pid}")), Vec::<String>::new());
     assert_eq!(entries(&node.state_dir()), Vec::<PathBuf>::new());
-    // It was not the module's fault.
+    // The module was not at fault.
     assert_eq!(exit_of(&node, &guest).await, Exit::status(10));
 }
 
@@ -217,8 +217,8 @@ async fn control_c_ends_a_run_also_while_a_module_is_compiled() {
     let mut lines = lines.inspect(|line| eprintln!("{line}"));
     assert!(lines.any(|line| line.contains("Compiling slow.wasm")));
     host.run("kill", &["-INT", &run.id().to_string()]);
-    let said: Vec<_> = lines.collect();
-    assert_eq!(run.wait().unwrap().code(), Some(130), "{said:?}");
-    assert!(said.iter().any(|line| line.contains("task t: not started")), "{said:?}");
-    assert!(!said.iter().any(|line| line.contains("exit code")), "{said:?}");
+    let output: Vec<_> = lines.collect();
+    assert_eq!(run.wait().unwrap().code(), Some(130), "{output:?}");
+    assert!(output.iter().any(|line| line.contains("task t: not started")), "{output:?}");
+    assert!(!output.iter().any(|line| line.contains("exit code")), "{output:?}");
 }

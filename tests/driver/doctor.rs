@@ -1,4 +1,4 @@
-//! `nomad-driver-systemd doctor` on a real systemd: what is broken on purpose is found by its name, with what mends it.
+//! `nomad-driver-systemd doctor` on a real systemd: a deliberate fault is found by its name, with its solution.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -7,6 +7,9 @@ use std::process::Command;
 
 use serde_json::Value;
 use tests::program;
+
+/// The block that makes an agent a client.
+const CLIENT: &str = "client {\n enabled = true\n}\n";
 
 /// An agent's configuration with the plugin in place.
 struct Installed {
@@ -34,7 +37,7 @@ impl Installed {
     /// Writes the agent's configuration with these options of the plugin.
     fn configure(&self, options: &str) {
         self.write(&format!(
-            "data_dir = \"{}\"\nplugin \"nomad-driver-systemd\" {{\n config {{\n{options}\n }}\n}}\n",
+            "data_dir = \"{}\"\n{CLIENT}plugin \"nomad-driver-systemd\" {{\n config {{\n{options}\n }}\n}}\n",
             self.place.path().display()
         ));
     }
@@ -43,7 +46,7 @@ impl Installed {
         fs::write(self.place.path().join("agent.hcl"), text).unwrap();
     }
 
-    /// The exit code, and what has failed: the check, and what was found.
+    /// The exit code, and the failed checks: the name, and what was found.
     fn examined(&self, more: &[&str]) -> (i32, Vec<(String, String)>) {
         let mut doctor = Command::new(program("nomad-driver-systemd"));
         doctor.args(["doctor", "--json", "--config"]).arg(self.place.path().join("agent.hcl")).args(more);
@@ -57,7 +60,7 @@ impl Installed {
         (output.status.code().unwrap(), failed.collect())
     }
 
-    /// One thing fails, and its words hold this text.
+    /// Exactly one check fails, and its message contains this text.
     fn fails(&self, more: &[&str], check: &str, words: &str) {
         let (code, failed) = self.examined(more);
         assert_eq!(code, 1, "{check}: {words}");
@@ -89,6 +92,9 @@ async fn why_the_plugin_is_not_loaded_is_told() {
         installed.fails(&[], "plugin_dir", name);
         fs::remove_file(plugins.join(name)).unwrap();
     }
+    fs::set_permissions(&plugins, PermissionsExt::from_mode(0o777)).unwrap();
+    installed.fails(&[], "plugin_dir", "every user of this node can write to");
+    fs::set_permissions(&plugins, PermissionsExt::from_mode(0o755)).unwrap();
     fs::remove_file(&plugin).unwrap();
     installed.fails(&[], "plugin_dir", "has no nomad-driver-systemd");
     symlink("/nowhere", &plugin).unwrap();
@@ -122,11 +128,16 @@ async fn what_is_wrong_in_the_configuration_is_told() {
         installed.configure(options);
         installed.fails(&[], check, words);
     }
-    let data = format!("data_dir = \"{}\"\n", installed.place.path().display());
+    let data = format!("data_dir = \"{}\"\n{CLIENT}", installed.place.path().display());
     for label in ["systemd", "nomad-driver-systmd"] {
         installed.write(&format!("{data}plugin \"{label}\" {{\n}}\n"));
         installed.fails(&[], "agent configuration", &format!("plugin \"{label}\""));
     }
+    installed.write(&data.replace("true", "false"));
+    installed.fails(&[], "client", "enabled = false");
+    installed.write(&format!("{data}plugin_dir = \"plugins\"\n"));
+    let (code, failed) = installed.examined(&[]);
+    assert_eq!((code, failed[0].1.as_str()), (1, "plugin_dir = \"plugins\""));
     installed.write("plugin {");
     let (code, failed) = installed.examined(&[]);
     assert_eq!((code, failed[0].0.as_str()), (1, "agent configuration"));

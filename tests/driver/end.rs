@@ -133,7 +133,7 @@ async fn destroy_leaves_nothing() {
         left.push(unit);
     }
     for unit in left {
-        // systemd's own note for journald stays until journald has read the last lines.
+        // systemd's own file for journald stays until journald has read the last lines.
         let files = || host.run("find", &["/run", "/tmp", "/var/tmp", "-name", &format!("*{unit}*")]);
         eventually("no file is left", async || files().is_empty().then_some(())).await;
     }
@@ -173,7 +173,7 @@ async fn a_program_that_does_nothing_about_its_signal_is_ended_by_it() {
         node.stop(&task, signal, SOON).await.unwrap();
         assert_eq!(node.wait(&task).await, Exit::signal(number), "{signal:?}");
         assert_eq!(node.state(&task).await, TaskState::Exited);
-        node.stop(&task, signal, SOON).await.unwrap(); // one that has ended is stopped
+        node.stop(&task, signal, SOON).await.unwrap(); // a task that has ended is stopped
         node.destroy(&task, true).await.unwrap();
     }
 }
@@ -191,7 +191,7 @@ async fn a_stop_and_a_destroy_during_the_start_leave_nothing() {
         };
         let (started, destroyed) = tokio::join!(node.begin(prepared), destroy);
         destroyed.unwrap();
-        // Whichever came first, what Nomad does next ends it.
+        // Whichever comes first, Nomad's next call ends it.
         if let Ok(task) = started {
             node.stop(&task, "SIGTERM", SOON).await.unwrap();
             node.destroy(&task, true).await.unwrap();
@@ -232,7 +232,7 @@ async fn the_allocation_can_be_deleted_as_soon_as_its_task_is_destroyed() {
         let task = node.run(Job::shell("echo x > /alloc/data/x; exec sleep infinity")).await;
         let directory = task.alloc_dir().to_owned();
         node.destroy(&task, true).await.unwrap();
-        // Nomad deletes what it finds, also below a mount that was left there.
+        // Nomad deletes all files that it finds, also below a mount that was left there.
         std::fs::remove_dir_all(&directory).unwrap();
         assert!(Path::new("/usr/bin/env").exists() && Path::new("/etc/passwd").exists());
     }

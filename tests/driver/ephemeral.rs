@@ -1,10 +1,10 @@
-//! The ephemeral user of tasks whose job names none: which tasks have it together, and which number it has.
+//! The ephemeral user of tasks whose job sets none: which tasks share it, and which UID it has.
 
 use nomad_driver_systemd::task::spec::ephemeral::number_of;
 use nomad_local::task_request::new_alloc_id;
 use tests::{Exit, Host, Job, Node, Task};
 
-/// A task of a group of that job.
+/// A task of a group of this job.
 fn of_group(job: &str, group: &str, script: &str) -> Job {
     Job::shell(script).with(|request| {
         job.clone_into(&mut request.job_id);
@@ -12,16 +12,16 @@ fn of_group(job: &str, group: &str, script: &str) -> Job {
     })
 }
 
-/// What the job says in an allocation of its own.
+/// The output of the job in an allocation of its own.
 async fn output_of(node: &Node, job: &Job) -> String {
     node.output_of(job.clone().with(|request| request.alloc_id = new_alloc_id())).await
 }
 
-/// A task of the job in an allocation of its own, and what it says first.
+/// A task of the job in an allocation of its own, and its first output.
 async fn running(node: &Node, job: &Job) -> (Task, String) {
     let mut task = node.run(job.clone().with(|request| request.alloc_id = new_alloc_id())).await;
-    let said = task.read_until("\n").await;
-    (task, said)
+    let output = task.read_until("\n").await;
+    (task, output)
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_task_writes_the_files_that_a_task_of_its_group_has_left() {
     };
     let prestart = node.run(job("prestart")).await;
     assert_eq!(node.wait(&prestart).await, Exit::status(0));
-    // Where the allocation lies goes with its last task.
+    // The directory of the allocation is removed with its last task.
     assert_eq!(node.output_of(job("main")).await, "1\n");
     node.destroy(&prestart, true).await.unwrap();
 }
@@ -84,7 +84,7 @@ async fn a_restarted_task_owns_what_it_left_and_has_a_home_there() {
     assert_eq!(node.finish(task).await, (Exit::status(0), "/local\n/local\nmine\n".into(), String::new()));
 }
 
-/// A service of the host's with an ephemeral user of that number.
+/// A service of the host with an ephemeral user of this UID.
 struct Thief(String);
 
 impl Thief {

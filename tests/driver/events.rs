@@ -1,4 +1,4 @@
-//! What `nomad alloc status` shows of a task beside its start and end.
+//! What `nomad alloc status` shows of a task in addition to its start and end.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ async fn a_file_in_args_that_is_not_where_the_task_begins_is_told_of() {
     }
 }
 
-/// A template at `/etc/app.conf`, which `exec` shows there, is rendered beside `local`.
+/// A template at `/etc/app.conf`, which `exec` shows there, is rendered outside of `local`.
 #[tokio::test]
 async fn a_template_that_the_task_does_not_see_is_told_of() {
     let host = host!();

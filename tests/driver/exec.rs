@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::guest;
 
-/// A task that does nothing but to be there.
+/// A task that only runs.
 async fn sleeper(node: &Node) -> Task {
     node.run(Job::shell("exec sleep infinity")).await
 }
@@ -111,7 +111,7 @@ async fn a_terminal_has_the_last_size_that_was_sent_and_the_command_is_told_of_i
     session.says("50 40").await;
     session.resize(100, 101).await;
     session.says("100 101").await;
-    // Also one that is sent at once.
+    // Also a signal that is sent at once.
     let mut session = node.exec_on_terminal(&task, "read line; stty size").await;
     session.resize(33, 44).await;
     session.send("\n").await;
@@ -169,7 +169,8 @@ async fn a_command_is_in_every_respect_where_the_task_is() {
         cut -d ' ' -f 19 /proc/self/stat
         cat /proc/self/personality
         env | grep -v -E '^(SYSTEMD_EXEC_PID|JOURNAL_STREAM|_|SHLVL|OLDPWD|[A-Z]+_PRESSURE_.*|LANG|PATH|SHELL)=' | sort";
-    // What releases of systemd do not agree on: PATH, a root's SHELL, and inheritable capabilities, which alone are none.
+    // Differences between releases of systemd: PATH, a root's SHELL, and inheritable capabilities, which are not
+    // capabilities by themselves.
     for user in ["", "root", "nobody"] {
         let job = Job::shell(&format!("echo own > /tmp/mine; {script}; echo ready; exec sleep infinity"));
         let mut task = node.run(job.user(user).env("GREETING", "a 'b'\n\"c\"")).await;
@@ -203,7 +204,7 @@ async fn a_command_is_held_by_the_filters_of_the_task() {
     assert!(errors.contains("Structure needs cleaning"), "the filter of system calls: {output}{errors}");
     assert!(errors.contains("Operation not permitted"), "the missing capability: {output}{errors}");
     assert!(output.starts_with("77\n3\n0027\n123\n"), "{output}");
-    // As many filters as the task, and the task is none the worse for having been looked at.
+    // As many filters as the task, and inspecting the task does not harm it.
     let pid = node.inspect(&task).await.unwrap().driver.unwrap().attributes["pid"].clone();
     let status = std::fs::read_to_string(format!("/proc/{}/status", program_of(&pid))).unwrap();
     for line in status.lines().filter(|line| line.starts_with("Seccomp") || line.starts_with("CapBnd")) {

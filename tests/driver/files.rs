@@ -1,9 +1,9 @@
-//! What of the host's files a job may ask for: volumes, binds, images, devices, directories.
+//! The host's files that a job may request: volumes, binds, images, devices, directories.
 
 use proto::driver::{Device, Mount};
 use tests::{Job, Node, eventually};
 
-/// A directory of the host's own, with a file in it.
+/// A directory of the host, with a file in it.
 struct Shared(tempfile::TempDir);
 
 impl Shared {
@@ -83,7 +83,7 @@ async fn a_device_of_a_plugin_is_there_and_no_other() {
         Job::shell(script).user("root").with(|request| request.devices = vec![device("/dev/gpu0", "r")]);
     let task = node.run(read_only).await;
     let (_, output, errors) = node.finish(task).await;
-    // `full` is among the devices that every service may use; what counts is that the way there is the one allowed.
+    // `full` is a device that every service may use; the path to it must be the allowed one.
     assert!(output.starts_with("2\n"), "{output}{errors}");
 }
 
@@ -119,10 +119,10 @@ async fn a_job_sees_the_files_that_it_asks_for() {
             "touch /alloc/x 2>/dev/null || echo refused; touch /local/x && echo written",
             "refused\nwritten\n",
         ),
-        // What is compared before a program runs is not what its job has closed.
+        // The directory that is compared before a program runs is not made inaccessible by its job.
         ("inaccessible_paths = [\"/alloc\"]", "ls /alloc 2>/dev/null || echo hidden", "hidden\n"),
         ("inaccessible_paths = [\"/usr/share\"]", "ls /usr/share 2>/dev/null || echo hidden", "hidden\n"),
-        // A plus in a name is none of systemd's before a path.
+        // A plus in a name is not systemd's prefix of a path.
         (
             "inaccessible_paths = [\"/usr/share/doc/libstdc++6\"]",
             "ls -d /usr/share/doc/libstdc++6; ls /usr/share/doc/libstdc++6 2>/dev/null || echo hidden",
@@ -182,7 +182,7 @@ async fn a_path_of_the_host_is_followed_to_its_end_before_it_is_allowed() {
         let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(source);
         assert!(refusal.message.contains(reason), "{source}: {refusal}");
     }
-    // One that the task itself has made, in an earlier run.
+    // A directory that the task itself has created, in an earlier run.
     let job = Job::shell("ln -s /etc /local/link; ln -s /etc/shadow /secrets/token");
     let prepared = node.prepare(&job);
     let task = node.begin(prepared).await.unwrap();
@@ -231,7 +231,7 @@ async fn a_root_of_its_own_holds_the_tasks_directories_and_nothing_of_the_host()
     let host = host!();
     let node = Node::configured(&host, r#"allow_host_paths = ["/srv"]"#).await;
     let root = Shared::new();
-    // Open to others it is refused: systemd makes mount points in it.
+    // If it is open to others, it is refused: systemd creates mount points in it.
     let config = format!("files {{ root_directory = \"{}\" }}", root.path());
     let refusal = node.try_run(Job::shell("true").config(&config)).await.unwrap_err();
     assert!(refusal.message.contains("must belong to root"), "{refusal}");
@@ -250,9 +250,9 @@ async fn a_root_of_its_own_holds_the_tasks_directories_and_nothing_of_the_host()
     assert_eq!(output, "x\nempty\n", "{errors}");
 }
 
-// ---- Files of the task's own under other paths
+// ---- Files of the task itself under other paths
 
-/// What a task makes of its file under that path.
+/// The task's view of its file at this path.
 const READ: &str = "cat $TARGET; test -w $TARGET && echo writable; ls /etc/hostname";
 
 #[tokio::test]
@@ -363,7 +363,7 @@ async fn a_host_path_that_the_operator_allows_to_read_is_not_written() {
         let refusal = node.try_run(Job::shell(script).config(&config)).await.expect_err(&config);
         assert!(refusal.message.contains(instead), "{config}: {refusal}");
     }
-    // What an agent that looks at the host asks for.
+    // The options of a monitoring agent that inspects the host.
     let agent = "files { bind_read_only_paths = [\"/proc:/host/proc\", \"/:/host/root\"] }";
     let script =
         "cat /host/proc/1/comm; test -d /host/root/etc && echo root; touch /host/root/etc/x || echo refused";

@@ -1,4 +1,4 @@
-//! Whom a task runs as, and how it gets its secrets.
+//! The user that a task runs as, and how the task gets its secrets.
 
 use tests::{Job, Node};
 
@@ -28,7 +28,7 @@ async fn a_user_that_nomad_made_up_is_a_number() {
             let (_, output, errors) = node.finish(task).await;
             assert_eq!(output, "80123\n80123\n80123\n", "{errors}");
         }
-        // Where the host cannot know of it, it is refused.
+        // Where the host does not know the user, it is rejected.
         Err(refusal) => {
             assert!(super::version(&host) < 249 && refusal.message.contains("systemd 249"), "{refusal}");
         }

@@ -36,12 +36,12 @@ async fn a_task_with_its_logs_disabled_runs() {
 
 // ---- In the journal
 
-/// The messages in the journal that have this field, once there are so many.
+/// The messages in the journal with this field, once there are this many.
 async fn journal(host: &Host, field: &str, count: usize) -> Vec<String> {
     eventually("the journal has it", async || {
-        // From 257 on systemd gives its own words about a unit the same fields.
-        let said = host.run("journalctl", &["--quiet", "--output=cat", "_TRANSPORT=stdout", field]);
-        let lines: Vec<_> = said.lines().map(str::to_owned).collect();
+        // Since version 257, systemd adds the same fields to its own messages about a unit.
+        let output = host.run("journalctl", &["--quiet", "--output=cat", "_TRANSPORT=stdout", field]);
+        let lines: Vec<_> = output.lines().map(str::to_owned).collect();
         (lines.len() >= count).then_some(lines)
     })
     .await
@@ -62,7 +62,7 @@ async fn a_task_may_log_to_the_journal_where_it_is_found_by_the_words_of_nomad()
     let alloc = task.id[..36].to_owned();
     assert_eq!(host.units(&alloc).len(), 1, "the task's unit and no other process for its output");
     let (exit, output, errors) = node.finish(task).await;
-    // Nothing for Nomad's log collector.
+    // Nomad's log collector gets nothing.
     assert_eq!((exit, output, errors), (Exit::status(3), String::new(), String::new()));
     for field in [format!("NOMAD_JOB_ID={id}"), format!("NOMAD_ALLOC_ID={alloc}")] {
         let lines = journal(&host, &field, 2).await;
@@ -95,7 +95,7 @@ async fn a_task_may_log_to_both_and_every_byte_reaches_nomad() {
     let mut lines = journal(&host, &field, 2).await;
     lines.sort();
     assert_eq!(lines, ["error", "first"]);
-    // Neither needs the driver.
+    // Neither depends on the driver.
     node.plugin().kill().await;
     std::fs::write(task.alloc_dir().join("web/local/go"), "").unwrap();
     node.restart().await;
@@ -108,7 +108,7 @@ async fn a_task_may_log_to_both_and_every_byte_reaches_nomad() {
     assert!((1..=30_000).all(|number| lines[number] == number.to_string()), "every line, in order");
     let lines = journal(&host, &field, 30_003).await;
     assert_eq!(lines.last().map(String::as_str), Some("no line end"));
-    // Those of other tests as well.
+    // Messages of other tests as well.
     eventually("the copiers to be gone", async || host.units("nomad_log").is_empty().then_some(())).await;
 }
 
@@ -181,7 +181,7 @@ async fn a_task_opens_its_output_by_name() {
             }
         };
         let (exit, output, errors) = node.finish(task).await;
-        let said = (exit, output.as_str(), errors.as_str());
-        assert_eq!(said, (Exit::status(0), "out\nmore\n", "err\n"), "{user:?} {config}");
+        let actual = (exit, output.as_str(), errors.as_str());
+        assert_eq!(actual, (Exit::status(0), "out\nmore\n", "err\n"), "{user:?} {config}");
     }
 }

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
-/// The host, or the end of a test that needs one.
+/// The host, or the end of a test if the machine is not suitable.
 macro_rules! host {
     () => {
         match tests::Host::with(tests::Need::Systemd).await {
@@ -37,6 +37,7 @@ mod start;
 mod stats;
 mod user;
 mod view;
+mod warm;
 
 /// A guest of `tests/guests`, from its text.
 fn guest(name: &str) -> Vec<u8> {
@@ -45,7 +46,7 @@ fn guest(name: &str) -> Vec<u8> {
 
 /// The release of the host's systemd, such as 252.
 fn version(host: &tests::Host) -> u32 {
-    let said = host.run("systemctl", &["--version"]);
-    let number = said.split_whitespace().nth(1).unwrap();
+    let output = host.run("systemctl", &["--version"]);
+    let number = output.split_whitespace().nth(1).unwrap();
     number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }

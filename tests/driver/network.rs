@@ -1,12 +1,12 @@
-//! What network a task is in.
+//! The network of a task.
 
 use proto::driver::network_isolation_spec::NetworkIsolationMode as Mode;
 use proto::driver::{DnsConfig, HostsConfig, NetworkIsolationSpec};
 use tests::{Host, Job, Node};
 
-/// A network namespace with a name, as Nomad makes one for a group.
+/// A named network namespace, as Nomad creates one for a group.
 pub(crate) struct Namespace {
-    /// Its file.
+    /// The file of the namespace.
     pub path: String,
 }
 
@@ -104,7 +104,7 @@ async fn addresses_and_ports_that_are_denied_cannot_be_reached() {
     ] {
         match node.try_run(Job::shell(script).config(config)).await {
             Ok(task) => assert_eq!(node.finish(task).await.1, expected, "{config}"),
-            // What cannot be had is refused, and never passed over.
+            // What is not available is rejected, and never ignored.
             Err(refusal) => assert!(
                 refusal.message.contains("not supported on this node"),
                 "{config}: {refusal}; {filters}"

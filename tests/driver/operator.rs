@@ -1,4 +1,4 @@
-//! The operator's hand: what no job may do, whatever it says.
+//! The operator's settings: what no job may do, whatever it configures.
 
 use tests::{Job, Node};
 
@@ -131,7 +131,7 @@ async fn a_controller_that_the_node_lacks_is_told_and_never_passed_over() {
     assert_eq!(health.contains("memory"), !has("memory"), "{health}");
 }
 
-/// systemd's own words name no option.
+/// systemd's own message names no option.
 #[tokio::test]
 async fn a_mistake_is_told_by_the_name_of_its_option() {
     let host = host!();
@@ -167,6 +167,7 @@ async fn a_mistake_is_told_by_the_name_of_its_option() {
             ["`files.inaccessible_paths`", "write \"-/usr/none\""],
         ),
         ("properties { NoExecPaths = \"/usr/none\" }", ["`files.no_exec_paths`", "write \"-/usr/none\""]),
+        ("files { read_only_paths = [\"/usr/none\"] }", ["`files.read_only_paths`", "write \"-/usr/none\""]),
         ("hostname = \"web 1\"", ["`hostname`", "such as `web-1`"]),
         ("sandbox { no_new_privileges = false }", ["`sandbox.no_new_privileges`", "name a `user`"]),
     ] {
@@ -180,7 +181,7 @@ async fn a_mistake_is_told_by_the_name_of_its_option() {
     let off = Job::shell("true").config("sandbox { preset = \"off\" }");
     let refusal = floor.try_run(off).await.unwrap_err();
     assert!(refusal.message.contains("(`sandbox.preset`)"), "{refusal}");
-    // The list of the preset, and with it what the init needs, is taken away.
+    // The preset's list, which includes what the init needs, is removed.
     let filter = "sandbox { system_call_filter = [\"\", \"read\", \"write\", \"execve\"] }";
     let refusal = node.try_run(Job::shell("true").config(filter)).await.unwrap_err();
     assert!(refusal.message.contains("`sandbox.system_call_filter`"), "{refusal}");
@@ -195,7 +196,8 @@ async fn a_hostile_job_gets_no_further_than_a_refusal() {
     )
     .await;
     for (config, reason) in [
-        // A line end would begin another line of the unit's file, read as root at the next daemon-reload.
+        // A line end would start another line of the unit's file, which systemd reads as root at the next
+        // daemon-reload.
         ("properties { SyslogIdentifier = \"x\\rExecStopPost=+/bin/sh\" }", "control character"),
         ("files { inaccessible_paths = [\"/x\\nExecStopPost=+/bin/sh\"] }", "control character"),
         ("hostname = \"x\\nExecStopPost=+/bin/sh\"", "control character"),
@@ -203,9 +205,9 @@ async fn a_hostile_job_gets_no_further_than_a_refusal() {
         ("files { read_write_paths = [\"-/alloc/x\"] }", "`allow_properties`"),
         ("socket {\n name = \"x\"\n path = \"/alloc/data/passwd\"\n}", "not directly in `/alloc`"),
         ("credential {\n name = \"../../x\"\n path = \"x\"\n}", "`credential.name`"),
-        // The begin of every path.
+        // The prefix of every path.
         ("files { bind_paths = [\"local/x:/x\", \"x:\"] }", "mount point"),
-        // An empty list in disguise, and what was denied allowed again.
+        // A disguised empty list, and a denied property that is allowed again.
         ("properties { SystemCallFilter = \"~\" }", "`sandbox_floor"),
         ("properties { RestrictAddressFamilies = \"~\" }", "`sandbox_floor"),
         ("properties { SystemCallArchitectures = \"x86\\nnative\" }", "`sandbox_floor"),
@@ -223,7 +225,7 @@ async fn a_hostile_job_gets_no_further_than_a_refusal() {
     assert!(!std::path::Path::new("/etc/nologin").exists());
     let refusal = node.try_run(Job::shell("true").user("nomad-0")).await.unwrap_err();
     assert!(refusal.message.contains("`nomad-0` is not a user that a job can ask for"), "{refusal}");
-    // A pipe holds nobody up.
+    // A pipe does not block the driver.
     let job = Job::shell("true").config("credential {\n name = \"x\"\n path = \"/alloc/pipe\"\n}");
     let prepared = node.prepare(&job);
     host.run("mkfifo", &[prepared.alloc_dir().join("alloc/pipe").to_str().unwrap()]);

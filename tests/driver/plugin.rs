@@ -45,7 +45,7 @@ async fn the_plugin_outlives_an_agent_that_was_killed_and_serves_the_next() {
     let host = host!();
     let node = Node::start(&host).await;
     let task = node.run(Job::shell("while ! test -e go; do sleep 0.05; done; exit 3")).await;
-    // Its stdout and stderr are broken pipes from now on, and nobody configures it again.
+    // From here, its stdout and stderr are broken pipes, and it is not configured again.
     let node = node.after_the_agents_death().await;
     node.recover(&task).await.unwrap();
     let other = node.run(Job::shell("exit 4")).await;
@@ -83,7 +83,7 @@ async fn a_node_says_what_it_is() {
     let host = host!();
     let mut node = Node::start(&host).await;
     let found = node.plugin().fingerprint().await.unwrap();
-    // What follows is what this host lacks.
+    // The rest of the description names what this host lacks.
     assert!(found.health_description.starts_with("Healthy"), "{}", found.health_description);
     let text = format!("{:?}", found.attributes);
     let version = host.run("systemctl", &["--version"]);
@@ -145,7 +145,7 @@ async fn a_question_about_a_task_that_nobody_knows_is_answered() {
     assert_eq!(code(exec.map(drop)), Code::NotFound);
     let nothing = ask::RecoverTaskRequest::default();
     assert_eq!(code(driver.recover_task(nothing).await.map(drop)), Code::InvalidArgument);
-    // What Nomad wants of these two has been reached already.
+    // Nomad's requirement for both has already been met.
     let stop = ask::StopTaskRequest { task_id: task_id.clone(), timeout: None, signal: String::new() };
     driver.stop_task(stop).await.unwrap();
     driver.destroy_task(ask::DestroyTaskRequest { task_id, force: true }).await.unwrap();
@@ -155,7 +155,7 @@ async fn a_question_about_a_task_that_nobody_knows_is_answered() {
 async fn what_the_plugin_inherited_from_the_agent_stays_with_it() {
     let host = host!();
     let mut node = Node::start(&host).await;
-    // Nomad's own unit gives the agent -1000, for which a test may lack the right.
+    // Nomad's own unit gives the agent -1000, for which a test may lack the privilege.
     std::fs::write(format!("/proc/{}/oom_score_adj", node.plugin().pid()), "500").unwrap();
     let task = node.run(Job::shell("exec sleep infinity")).await;
     let pid = node.inspect(&task).await.unwrap().driver.unwrap().attributes["pid"].clone();
@@ -214,7 +214,7 @@ async fn the_unit_that_is_printed_for_a_job_is_one_that_systemd_reads() {
     let text = host.run(&driver, &["unit", path.to_str().unwrap()]);
     assert!(text.contains("Nice=5\n") && text.contains("LogLevelMax=info\n"), "{text}");
     assert!(text.contains("echo 100%% ") && text.contains("CPUQuota=150%\n"), "{text}");
-    // Each unit begins with its name.
+    // Each unit starts with its name.
     let mut files = Vec::new();
     for unit in text.split("\n# nomad-").skip(1) {
         let (name, lines) = unit.split_once('\n').unwrap();
@@ -225,19 +225,19 @@ async fn the_unit_that_is_printed_for_a_job_is_one_that_systemd_reads() {
     }
     assert_eq!(files.len(), 2, "a service and its socket: {text}");
     let output = std::process::Command::new("systemd-analyze").arg("verify").args(&files).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    // What is mounted into the task's view alone is not on the host.
-    let ours = said
+    let printed = String::from_utf8(output.stderr).unwrap();
+    // Mounts in the task's view do not exist on the host.
+    let ours = printed
         .lines()
         .filter(|line| line.contains("nomad-") && !line.contains("/.wasm/shim is not executable"));
     let ours: Vec<&str> = ours.collect();
-    assert!(ours.is_empty(), "{said}{text}");
+    assert!(ours.is_empty(), "{printed}{text}");
 }
 
 #[tokio::test]
 async fn the_commands_of_a_job_start_its_tasks_without_the_driver() {
     let host = host!();
-    // It makes the view.
+    // The driver creates the view.
     let node = Node::start(&host).await;
     let task = node.run(Job::shell("exit 0")).await;
     node.finish(task).await;
@@ -251,9 +251,9 @@ async fn the_commands_of_a_job_start_its_tasks_without_the_driver() {
         host.run(&driver, &["unit", "--systemd-run", "--plugin-config", &config, path.to_str().unwrap()])
     };
     let said_by = |commands: &str| {
-        let said = host.run("sh", &["-ec", commands]);
+        let text = host.run("sh", &["-ec", commands]);
         std::fs::remove_dir_all("/var/lib/nomad/alloc/00000000-0000-4000-8000-000000000000").unwrap();
-        said
+        text
     };
     let program = commands(
         r#"env = {
@@ -265,15 +265,15 @@ async fn the_commands_of_a_job_start_its_tasks_without_the_driver() {
             args    = ["-c", "echo \"$WORD, $(grep -ao 'odd.name=odd value' /proc/$$/environ), $1\"; id -u", "sh", "a  b"]
         }"#,
     );
-    let said = said_by(&program);
-    assert!(said.starts_with("it's $HOME 100% \"quoted\", odd.name=odd value, a  b\n6"), "{said}{program}");
+    let text = said_by(&program);
+    assert!(text.starts_with("it's $HOME 100% \"quoted\", odd.name=odd value, a  b\n6"), "{text}{program}");
 
     let module = directory.path().join("said.wasm");
     std::fs::write(&module, wat::parse_file(repository().join("tests/guests/echo.wat")).unwrap()).unwrap();
     let guest = commands("config {\n command = \"said.wasm\"\n args = [\"said\", \"$WORD\"]\n }");
     let put = format!("cp {} /var/lib/nomad/alloc/*/t/local/", module.display());
-    let said = said_by(&guest.replace("# Put the task's artifacts and templates there.", &put));
-    assert!(said.contains("said\0$WORD\0"), "{said}{guest}");
+    let text = said_by(&guest.replace("# Put the task's artifacts and templates there.", &put));
+    assert!(text.contains("said\0$WORD\0"), "{text}{guest}");
 }
 
 #[tokio::test]
@@ -308,6 +308,6 @@ async fn what_systemd_has_of_an_allocation_is_printed_by_its_id() {
     assert!(text.contains("sleep infinity") && text.contains("CPUWeight=77"), "{text}");
     node.destroy(&task, true).await.unwrap();
     let gone = std::process::Command::new(&driver).args(["unit", "--alloc", &id]).output().unwrap();
-    let said = String::from_utf8(gone.stderr).unwrap();
-    assert!(!gone.status.success() && said.contains("systemd has no unit of allocation"), "{said}");
+    let printed = String::from_utf8(gone.stderr).unwrap();
+    assert!(!gone.status.success() && printed.contains("systemd has no unit of allocation"), "{printed}");
 }

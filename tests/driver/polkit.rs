@@ -1,10 +1,10 @@
-//! The machine's own systemd, driven by somebody who is not root, where polkit lets him.
+//! The machine's own systemd, driven by an unprivileged user, where polkit allows it.
 
 use std::process::Command;
 
 use tests::{Host, program, repository};
 
-/// What a command of the user `nomad` says, and whether it succeeds.
+/// The output of a command of the user `nomad`, and whether it succeeds.
 fn as_nomad(words: &[&str]) -> (bool, String) {
     let user = [
         "--reuid=nomad",
@@ -16,8 +16,8 @@ fn as_nomad(words: &[&str]) -> (bool, String) {
         "PATH=/usr/bin:/bin",
     ];
     let output = Command::new("setpriv").args(user).args(words).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(printed).unwrap())
 }
 
 fn prepare(host: &Host) {
@@ -45,17 +45,17 @@ async fn the_shipped_rule_lets_one_user_start_our_units_and_no_others() {
         "--plugin-config",
     ];
     let with = |config: &'static str| as_nomad(&[&run[..], &[config]].concat());
-    let (succeeded, said) = with("manager = \"system\"");
+    let (succeeded, output) = with("manager = \"system\"");
     if super::version(&host) < 257 {
-        // It does not tell polkit which unit is meant.
-        assert!(!succeeded && said.contains("polkit") && said.contains("257"), "{said}");
+        // The call does not tell polkit which unit it is about.
+        assert!(!succeeded && output.contains("polkit") && output.contains("257"), "{output}");
         return;
     }
-    assert!(succeeded && said.contains("Hello from hello, I am user "), "{said}");
-    let (succeeded, said) = as_nomad(&["systemd-run", "--unit=other", "true"]);
-    assert!(!succeeded, "{said}");
-    // What the rule cannot see, and the file says so.
-    let (succeeded, said) =
+    assert!(succeeded && output.contains("Hello from hello, I am user "), "{output}");
+    let (succeeded, output) = as_nomad(&["systemd-run", "--unit=other", "true"]);
+    assert!(!succeeded, "{output}");
+    // The rule cannot see this, and its file states so.
+    let (succeeded, output) =
         as_nomad(&["systemd-run", "--unit=nomad-root", "--uid=0", "--wait", "--pipe", "--quiet", "id", "-u"]);
-    assert!(succeeded && said == "0\n", "{said}");
+    assert!(succeeded && output == "0\n", "{output}");
 }

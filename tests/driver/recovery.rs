@@ -1,4 +1,4 @@
-//! What outlives the plugin, the agent, the bus and systemd's own restarts.
+//! What survives restarts of the plugin, the agent, the bus and systemd.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ async fn a_unit_that_was_stopped_from_outside_is_told_from_a_reboot() {
     let exit = node.wait(&task).await;
     assert!(exit.code != 0 && exit.error.contains("systemctl stop"), "{exit:?}");
     node.destroy(&task, true).await.unwrap();
-    // The machine was booted in between.
+    // The machine has rebooted in between.
     let state = String::from_utf8(task.handle.driver_state.clone()).unwrap();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     task.handle.driver_state =
@@ -107,7 +107,7 @@ async fn the_exit_status_survives_even_the_removal_of_the_unit_while_nobody_was_
 async fn a_unit_that_failed_and_was_removed_while_nobody_was_there_has_failed() {
     let host = host!();
     let mut node = Node::start(&host).await;
-    // It takes the signal for a wish, and says that all is well.
+    // The task treats the signal as a request, and exits successfully.
     let script = "trap 'exit 0' TERM; while ! test -e /local/go; do sleep 0.05; done; touch /local/late; while :; do sleep 0.05; done";
     let task = node.run(Job::shell(script).config("limits { runtime_max = \"3s\" }")).await;
     let unit = node.unit(&task).await;
@@ -121,7 +121,7 @@ async fn a_unit_that_failed_and_was_removed_while_nobody_was_there_has_failed() 
     node.destroy(&task, true).await.unwrap();
 }
 
-/// Nomad recovers tasks that ended, too.
+/// Nomad recovers tasks that have ended, too.
 #[tokio::test]
 async fn a_task_that_had_ended_and_was_destroyed_was_not_stopped_from_outside() {
     let host = host!();
@@ -207,7 +207,7 @@ async fn a_start_that_a_dying_plugin_did_not_see_through_is_gone_on_with() {
         let twice = proto::driver::StartTaskRequest { task: Some(config) };
         let refusal = node.driver().start_task(twice.clone()).await.unwrap_err();
         assert_eq!(refusal.code(), Code::AlreadyExists);
-        // Nomad never got the answer, and asks a new plugin once more by the same id.
+        // Nomad never got the answer, and calls a new plugin again with the same id.
         node.restart().await;
         node.driver().start_task(twice).await.unwrap();
         if let Some(status) = exit {
@@ -231,7 +231,7 @@ async fn a_new_run_of_a_task_replaces_one_that_nobody_asks_for_any_more() {
         if plugin_dies {
             node.restart().await;
         }
-        // The agent died before it had noted the start: it knows the allocation and the task, and makes a new id.
+        // The agent died before it had recorded the start: it knows the allocation and the task, and creates a new id.
         config.id.replace_range(config.id.len() - 8.., "ffffffff");
         let second = node.start_again(first, config).await.unwrap();
         assert_eq!(host.property(&unit, "LoadState"), "not-found");
@@ -260,7 +260,7 @@ async fn the_loss_of_the_bus_loses_no_exit() {
 async fn a_task_is_stopped_also_while_systemd_does_not_answer() {
     let Some(host) = Host::alone(Need::Systemd).await else { return };
     let node = Node::start(&host).await;
-    // One obeys its signal, the other has to be killed, with its child.
+    // One exits on its signal, the other has to be killed, with its child.
     for (trap, end) in [("exit 3", Exit::status(3)), ("", Exit::signal(9))] {
         let script = format!("trap '{trap}' INT; sleep 1000 & echo ready; while :; do wait; done");
         let mut task = node.run(Job::shell(&script)).await;
@@ -284,7 +284,7 @@ async fn a_task_is_stopped_also_while_systemd_does_not_answer() {
 async fn a_start_survives_the_loss_of_the_bus_before_systemd_hears_of_it() {
     let Some(host) = Host::alone(Need::Systemd).await else { return };
     let node = Node::over_the_bus(&host).await;
-    // The second one finds its slice and all else prepared, so that the request for its unit is what is lost.
+    // The second task finds its slice and everything else prepared, so that only the request for its unit is lost.
     for status in [3, 4] {
         host.run("systemctl", &["kill", "--signal=STOP", "dbus.service"]);
         let job = Job::shell(&format!("echo begin >>/local/life; exit {status}"));
@@ -334,7 +334,7 @@ async fn a_reload_of_systemd_in_the_middle_of_a_start_changes_no_command() {
         let reloads = async { tokio::task::block_in_place(|| host.run("systemctl", &["daemon-reload"])) };
         for task in tokio::join!(starts, reloads).0 {
             let (exit, output, errors) = node.finish(task).await;
-            // What was started by what was misread is ended, but it may have said something.
+            // A process that was started from a misread file is ended, but it may have written output.
             assert_eq!(exit, Exit::status(5), "{output}{errors}");
             assert_eq!(output.lines().filter(|line| *line == "a;b 3").count(), 1, "{output}{errors}");
         }

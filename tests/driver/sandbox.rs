@@ -1,9 +1,9 @@
-//! What a task may do: each option is seen from inside it.
+//! What a task may do: each option is tested from inside the task.
 
 use tests::{Exit, Job, Node, exiting_guest, program};
 
-/// An option, a script, and what the script writes when the option is in force. A row that a systemd of the host's age
-/// does not have begins with the version that has it.
+/// An option, a script, and the output of the script when the option is in force. A row that needs a newer systemd
+/// begins with the first version that supports it.
 const OPTIONS: &[(u32, &str, &str, &str)] = &[
     (0, "", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1\n"),
     (
@@ -90,7 +90,7 @@ const OPTIONS: &[(u32, &str, &str, &str)] = &[
         "cut -c-40 /proc/self/uid_map | tr -s ' '",
         " 0 0 65536\n",
     ),
-    // Its init is the first one there.
+    // The init is the first process there.
     (257, "sandbox { private_pids = \"yes\" }", "test $$ -lt 10 && echo few", "few\n"),
     (258, "hostname = \"web-1\"", "cat /proc/sys/kernel/hostname", "web-1\n"),
     (258, "hostname = \"web-1\"", "grep web-1 /etc/hosts", "127.0.1.1 web-1\n"),
@@ -146,7 +146,7 @@ async fn each_option_is_in_force_or_refused_with_the_version_that_has_it() {
     .await;
     let here = super::version(&host);
     for (since, config, script, expected) in OPTIONS {
-        // Not as an ephemeral user, which systemd gives a sandbox by itself.
+        // Not as an ephemeral user, for which systemd enables a sandbox by itself.
         let job = Job::shell(script).config(config).user("nobody");
         if *since > here {
             let refusal = node.try_run(job).await.expect_err(config);
@@ -159,7 +159,7 @@ async fn each_option_is_in_force_or_refused_with_the_version_that_has_it() {
     }
 }
 
-/// What it does passes the filters of system calls.
+/// io_uring operations bypass system call filters.
 #[tokio::test]
 async fn no_task_has_io_uring() {
     let host = host!();
@@ -232,14 +232,14 @@ async fn a_guest_has_a_preset_of_its_own() {
     assert_eq!(node.finish(task).await.0, Exit::status(3));
 }
 
-/// What `systemd-analyze security` says of a task under each preset, in tenths; driver/README.md has the table.
+/// The result of `systemd-analyze security` for a task under each preset, in tenths; driver/README.md has the table.
 #[tokio::test]
 async fn each_preset_has_the_score_that_is_published() {
     let host = host!();
     let page = std::fs::read_to_string(tests::repository().join("driver/README.md")).unwrap();
     let (_, presets) = page.split_once("### Presets").unwrap();
     if super::version(&host) != 252 {
-        return; // the tool weighs differently from release to release; the table says of which it is
+        return; // the weights of the tool differ from release to release; the table names its release
     }
     let node = Node::start(&host).await;
     let guest = super::guest("spin.wat");
@@ -250,8 +250,8 @@ async fn each_preset_has_the_score_that_is_published() {
         };
         let task = node.run(job).await;
         let unit = node.unit(&task).await;
-        let said = host.run("systemd-analyze", &["--no-pager", "security", &unit]);
-        let score = said
+        let output = host.run("systemd-analyze", &["--no-pager", "security", &unit]);
+        let score = output
             .lines()
             .last()
             .unwrap()
@@ -277,7 +277,7 @@ async fn what_may_not_be_executed_does_not_keep_a_task_from_its_init() {
     )
     .await;
     let files = "files {\n no_exec_paths = [\"/\"]\n exec_paths = [\"/usr\"]\n}";
-    // Another program beside the init may not.
+    // Another program in addition to the init may not do it.
     let script = format!("{} --version 2> /dev/null; echo $?", program("wasm-shim-compile").display());
     assert_eq!(node.output_of(Job::shell(&script).config(files)).await, "126\n");
 }

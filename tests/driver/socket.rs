@@ -1,4 +1,4 @@
-//! Sockets that are open before a task starts, and tasks that say when they are ready.
+//! Sockets that are open before a task starts, and tasks that notify readiness.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::driver::StopTaskRequest;
 use tests::{Exit, Job, MAY_LISTEN, MAY_NOTIFY, Node, SOON, eventually};
 
-/// Serves one connection on the first of the sockets that it was passed, and says what it was passed.
+/// Serves one connection on the first of the sockets that it was passed, and prints what it was passed.
 const SERVER: &str = "perl -MIO::Socket -e '$| = 1; print \"$ENV{LISTEN_FDS} $ENV{LISTEN_FDNAMES}\\n\"; \
     my $s = IO::Socket->new; $s->fdopen(3, \"r+\"); while (my $c = $s->accept) { print $c \"hello from $<\\n\"; close $c; \
     last if @ARGV }'";
@@ -75,7 +75,7 @@ async fn a_task_that_ended_is_never_started_again_by_a_connection() {
         let pipe = prepared.alloc_dir().join("alloc/data/end");
         host.run("mkfifo", &["-m", "666", pipe.to_str().unwrap()]);
         let task = node.begin(prepared).await.unwrap();
-        // Somebody who connects all the time.
+        // A client that connects all the time.
         let flood = std::thread::spawn(move || {
             for _ in 0..300 {
                 let _ = TcpStream::connect(("127.0.0.1", port));
@@ -141,12 +141,12 @@ async fn a_task_is_started_when_it_says_that_it_is_ready() {
 async fn a_task_that_is_not_waited_for_speaks_all_the_same() {
     let host = host!();
     let node = Node::configured(&host, MAY_NOTIFY).await;
-    let said = "perl -MIO::Socket::UNIX -e '$| = 1; my $to = $ENV{NOTIFY_SOCKET}; $to =~ s/^@/\\0/; \
+    let notifier = "perl -MIO::Socket::UNIX -e '$| = 1; my $to = $ENV{NOTIFY_SOCKET}; $to =~ s/^@/\\0/; \
                 my $socket = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $to) or die $!; \
                 $socket->send(\"STATUS=all is well\"); print \"said\\n\"; sleep 1000'";
     for access in ["main", "all"] {
         let notify = format!("notify {{\n ready_within = \"0\"\n access = {access:?}\n}}");
-        let mut task = node.run(Job::shell(&format!("exec {said}")).config(&notify)).await;
+        let mut task = node.run(Job::shell(&format!("exec {notifier}")).config(&notify)).await;
         task.says("said").await;
         let unit = node.unit(&task).await;
         eventually("systemd has heard it", async || {
@@ -155,8 +155,8 @@ async fn a_task_that_is_not_waited_for_speaks_all_the_same() {
         .await;
         node.destroy(&task, true).await.unwrap();
     }
-    // A child's words count only if the job says so.
-    let job = Job::shell(&format!("({said})")).config("notify { ready_within = \"0\" }");
+    // Notifications from a child count only if the job allows it.
+    let job = Job::shell(&format!("({notifier})")).config("notify { ready_within = \"0\" }");
     let mut task = node.run(job).await;
     task.says("said").await;
     assert_eq!(host.property(&node.unit(&task).await, "StatusText"), "");

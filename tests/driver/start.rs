@@ -1,4 +1,4 @@
-//! What runs, as whom, with which environment; and what is refused.
+//! The program, its user and its environment; and what is rejected.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -87,7 +87,7 @@ async fn a_guest_gets_the_jobs_arguments_and_environment_and_nothing_else() {
     }
 }
 
-/// What the runner itself would heed.
+/// Variables that the runner itself would use.
 #[tokio::test]
 async fn a_guest_gets_variables_that_mean_something_to_its_runner() {
     let host = host!();
@@ -117,7 +117,7 @@ async fn odd_task_names_work() {
         let job = Job::shell("cat /proc/self/cgroup").with(|request| name.clone_into(&mut request.task));
         let task = match node.try_run(job).await {
             Ok(task) => task,
-            // systemd 257 and 262 trip over quotes in a path: the start fails, and not the task.
+            // systemd 257 and 262 fail on quotes in a path: the start fails, and not the task.
             Err(refusal) if name.contains('"') && refusal.message.contains("before it ran the program") => {
                 continue;
             }
@@ -126,13 +126,13 @@ async fn odd_task_names_work() {
         let (exit, output, errors) = node.finish(task).await;
         assert!(exit == Exit::status(0) && output.contains("nomad-"), "{name:?}: {exit:?} {output} {errors}");
     }
-    // systemd would write it to the unit's file as it is.
+    // systemd would write it to the unit's file unchanged.
     let job = Job::shell("true").with(|request| "new\nline".clone_into(&mut request.task));
     let refusal = node.try_run(job).await.unwrap_err();
     assert!(refusal.message.contains("cannot be a directory's name"), "{refusal}");
 }
 
-// ---- Whom it runs as
+// ---- The user of the task
 
 #[tokio::test]
 async fn a_task_runs_as_the_jobs_user_by_name_and_by_number() {
@@ -152,7 +152,7 @@ async fn the_operator_may_name_the_user_of_jobs_that_name_none() {
     assert_eq!(node.output_of(Job::shell("id -un").user("nobody")).await, "nobody\n");
 }
 
-// ---- Its environment
+// ---- The environment of the task
 
 #[tokio::test]
 async fn the_environment_arrives_byte_for_byte() {
@@ -191,11 +191,11 @@ async fn the_environment_arrives_byte_for_byte() {
     }
 }
 
-/// Nomad makes such names of port labels and meta keys, and systemd drops them.
+/// Nomad creates such names from port labels and meta keys, and systemd drops them.
 const ODD_NAMES: [&str; 5] =
     ["NOMAD_ALLOC_PORT_http-admin", "NOMAD_META_team.name", "discovery.type", "1", "a b\u{1b}č"];
 
-/// A job with all of them.
+/// A job with all these names.
 fn with_odd_names(job: Job) -> Job {
     ODD_NAMES.iter().fold(job, |job, name| job.env(name, "x=\"y\"\n"))
 }
@@ -203,7 +203,7 @@ fn with_odd_names(job: Job) -> Job {
 #[tokio::test]
 async fn variables_of_any_name_reach_a_task_and_its_commands() {
     let host = host!();
-    // A shell itself passes no such names on.
+    // A shell itself does not pass these names on.
     let script =
         "cat /proc/$$/environ; echo; cat /proc/$$/comm; echo $0; grep -a SigIgn /proc/$$/status | tail -c 9";
     let usual = Node::start(&host).await.output_of(Job::shell(script)).await;
@@ -252,7 +252,7 @@ async fn variables_of_any_name_reach_a_guest() {
 async fn a_command_that_cannot_be_executed_behind_odd_names_is_a_failed_start() {
     let host = host!();
     let node = Node::start(&host).await;
-    // Only root can read it, so nobody looks for what starts it.
+    // Only root can read the file, so the driver does not look for its interpreter.
     let refusal = node.try_run(with_odd_names(Job::command("/etc/shadow"))).await.unwrap_err();
     assert!(refusal.message.contains("/etc/shadow cannot be executed: Permission denied (203)"), "{refusal}");
 }
@@ -273,7 +273,7 @@ async fn nobody_else_on_the_machine_can_read_the_environment() {
     let shown = as_nobody("systemctl", &["show", "--", &unit]);
     assert!(shown.contains("EnvironmentFiles=") && !shown.contains(secret), "{shown}");
     assert!(!as_nobody("systemctl", &["cat", "--", &unit]).contains(secret));
-    // systemd has read it: the file is gone.
+    // systemd has read the file: it is removed.
     let found = std::process::Command::new("grep")
         .args(["-r", secret, "/run/nomad-driver-systemd"])
         .output()
@@ -284,7 +284,7 @@ async fn nobody_else_on_the_machine_can_read_the_environment() {
     node.destroy(&task, true).await.unwrap();
 }
 
-// ---- What is refused
+// ---- What is rejected
 
 #[allow(clippy::too_many_lines, reason = "a table of jobs")]
 #[tokio::test]
@@ -382,7 +382,7 @@ async fn a_command_that_is_a_pipe_or_leads_out_through_a_link_is_refused_and_hol
     host.run("mkfifo", &[pipe.to_str().unwrap()]);
     let refusal = node.try_run(Job::command(pipe.to_str().unwrap())).await.unwrap_err();
     assert!(refusal.message.contains("not a regular file"), "{refusal}");
-    // The task's directory is the task's: it may put a link in the place of `local`.
+    // The task owns its directory: it may replace `local` by a link.
     let prepared = node.prepare(&Job::command("shadow"));
     let local = prepared.alloc_dir().join("web/local");
     std::fs::remove_dir(&local).unwrap();

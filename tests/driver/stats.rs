@@ -1,4 +1,4 @@
-//! What a task uses, as Nomad asks for it.
+//! The resource usage of a task, as Nomad requests it.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,11 +27,11 @@ async fn the_first_figures_come_at_once_and_the_next_after_each_interval() {
         (cpu.percent, cpu.user_mode + cpu.system_mode, cpu.total_ticks)
     };
     assert!(percent(0).0.abs() < f64::EPSILON, "nothing to compare with: {samples:?}");
-    // It has a core to itself, as far as others leave it one.
+    // The task has a core to itself, as far as other processes leave it one.
     let (all, parts, ticks) = percent(2);
     assert!((5.0..130.0).contains(&all) && (parts - all).abs() < 20.0 && ticks > 0.0, "{samples:?}");
     node.destroy(&task, true).await.unwrap();
-    // The task is gone: the stream stays open and silent until Nomad closes it.
+    // The task has ended: the stream stays open and silent until Nomad closes it.
     assert!(
         tokio::time::timeout(Duration::from_secs(1), async {
             while stats.message().await.unwrap().is_some() {}
@@ -46,19 +46,19 @@ async fn each_process_of_a_task_is_told_apart() {
     let host = host!();
     let node = Node::start(&host).await;
     let mut task = node.run(Job::shell("sleep 1000 & echo $$ $!; while :; do :; done")).await;
-    let said = task.read_until("\n").await;
+    let output = task.read_until("\n").await;
     let mut stats = node.stats(&task, Duration::from_millis(300)).await;
     stats.message().await.unwrap();
     let sample = stats.message().await.unwrap().unwrap().stats.unwrap();
     let mut pids: Vec<_> = sample.resource_usage_by_pid.keys().cloned().collect();
-    let mut expected: Vec<_> = said.split_whitespace().map(str::to_owned).collect();
+    let mut expected: Vec<_> = output.split_whitespace().map(str::to_owned).collect();
     // The init.
     expected.push(host.property(&node.unit(&task).await, "MainPID"));
     pids.sort();
     expected.sort();
     assert_eq!(pids, expected);
     let of = |pid: &str| sample.resource_usage_by_pid[pid].clone();
-    let (busy, idle) = said.trim().split_once(' ').unwrap();
+    let (busy, idle) = output.trim().split_once(' ').unwrap();
     assert!(of(busy).cpu.unwrap().percent > of(idle).cpu.unwrap().percent + 1.0, "{sample:?}");
     assert!(of(idle).memory.unwrap().rss > 0, "{sample:?}");
     let measured: Vec<CpuFields> = of(busy).cpu.unwrap().measured_fields().collect();

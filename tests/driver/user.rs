@@ -1,4 +1,4 @@
-//! Tasks of a user's own systemd: no part of the driver is root's, and no task is anybody else.
+//! Tasks under a systemd user manager: no part of the driver runs as root, and all tasks run as the same user.
 
 use std::path::Path;
 use std::process::Output;
@@ -8,10 +8,10 @@ use proto::driver::fingerprint_response::HealthState;
 use tests::{Exit, Job, Node, SOON, User, eventually, exiting_guest, programs, repository};
 use tonic::Code;
 
-/// The first that can run tasks.
+/// The first version that can run tasks.
 const OLDEST: u32 = 252;
 
-/// The host's user, or the end of the test where their systemd is too old.
+/// The host's user, or the end of the test if their systemd is too old.
 macro_rules! user {
     ($host:expr) => {{
         if super::version($host) < OLDEST {
@@ -21,7 +21,7 @@ macro_rules! user {
     }};
 }
 
-/// The user, and a plugin of theirs; or the end of the test.
+/// The user, and a plugin that runs as this user; or the end of the test.
 macro_rules! node {
     ($host:expr) => {{
         let user = user!($host);
@@ -134,7 +134,7 @@ async fn what_a_users_systemd_can_do_is_in_force() {
     }
     let ours = host.run("readlink", &["/proc/self/ns/net", "/proc/self/ns/ipc"]);
     let job = Job::shell("readlink /proc/self/ns/net /proc/self/ns/ipc");
-    // The network is the host's, and System V objects are nobody else's; both are the job's to change.
+    // The network is the host's, and System V objects belong to nobody else; the job may change both.
     let usual = node.output_of(job.clone()).await;
     assert!(usual.lines().next() == ours.lines().next() && usual != ours, "{ours}{usual}");
     let theirs =
@@ -142,7 +142,7 @@ async fn what_a_users_systemd_can_do_is_in_force() {
     assert!(ours.lines().zip(theirs.lines()).all(|(ours, theirs)| ours != theirs), "{ours}{theirs}");
 }
 
-/// Options that are refused, and what of them the refusal names.
+/// Options that are rejected, and the part of them that the error names.
 const NOT_THERE: &[(&str, &str)] = &[
     ("sandbox { protect_proc = \"invisible\" }", "ProtectProc does not exist in a user's systemd"),
     ("sandbox { proc_subset = \"pid\" }", "ProcSubset does not exist"),
@@ -335,10 +335,10 @@ async fn a_job_runs_at_the_desk_of_whoever_is_not_root() {
         user.command(&args).output().unwrap()
     };
     let hello = format!("Hello from hello, I am user {}\n", user.uid());
-    for (job, said) in [(examples.join("hello.nomad.hcl"), hello.as_str()), (file, "hello from a module")] {
+    for (job, text) in [(examples.join("hello.nomad.hcl"), hello.as_str()), (file, "hello from a module")] {
         let Output { status, stdout, stderr } = run(&job);
         let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
-        assert!(status.success() && stdout.contains(said), "{stdout}{stderr}");
+        assert!(status.success() && stdout.contains(text), "{stdout}{stderr}");
         assert!(stderr.contains("`manager = \"user\"`"), "{stderr}");
     }
     assert_eq!(user.units(&host, "nomad-hello"), Vec::<String>::new());

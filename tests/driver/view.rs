@@ -1,4 +1,4 @@
-//! What a task sees of the host.
+//! The task's view of the host.
 
 use tests::{Exit, Job, Node, eventually, exiting_guest};
 
@@ -19,7 +19,7 @@ async fn a_task_sees_its_own_directories_and_the_operating_system_read_only() {
             test -e $path && echo \"$path is visible\"
         done
         find / -xdev -name '*.fifo' -not -path '/proc/*'; true";
-    // What root may not do, nobody may.
+    // What root may not do, no user may do.
     for user in ["", "root"] {
         let output = node.output_of(Job::shell(script).user(user)).await;
         let expected = "/local is writable\n/alloc/data is writable\n/alloc/tmp is writable\n/secrets is writable\n/tmp is writable\n\

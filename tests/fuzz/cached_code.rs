@@ -1,4 +1,4 @@
-//! The cache of compiled code: whatever happens to an entry, what is found is what was published.
+//! The cache of compiled code: whatever happens to an entry, the code that is found is the code that was published.
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
@@ -17,7 +17,7 @@ use super::for_all;
 
 const KEYS: [&str; 2] = ["0123456789abcdef", "fedcba9876543210"];
 
-/// What is done to a directory of entries, by a broken disk or by somebody who can write there.
+/// Changes to a directory of entries, by a broken disk or by somebody who can write there.
 #[derive(Debug, Clone)]
 enum Damage {
     Rewrite(Index, Vec<Edit<u8>>),
@@ -53,7 +53,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 impl Damage {
-    /// Does it, as far as what was done before allows.
+    /// Applies the change, as far as earlier changes allow.
     fn happen(&self, paths: &[std::path::PathBuf]) {
         let path = |at: &Index| at.get(paths);
         let rewrite = |at: &Index, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
@@ -62,7 +62,7 @@ impl Damage {
                 let modified = fs::metadata(path).and_then(|found| found.modified());
                 let mode = fs::metadata(path).map(|found| found.permissions());
                 let changed = change(fs::read(path).unwrap_or_default());
-                // In the same file, and with the times that it had.
+                // In the same file, with its old timestamps.
                 let _ = fs::set_permissions(path, Permissions::from_mode(0o644));
                 let _ = fs::write(path, changed);
                 let _ = mode.and_then(|mode| fs::set_permissions(path, mode));
@@ -113,7 +113,8 @@ impl Damage {
     }
 }
 
-/// Until the kernel would note another time for a change: within one of its ticks, two changes have the same.
+/// Waits until the kernel would record another time for a change: two changes within one kernel tick have the same
+/// time.
 fn let_a_tick_pass() {
     let now = || clock_gettime(ClockId::RealtimeCoarse);
     let begin = now();

@@ -1,4 +1,4 @@
-//! The `config` blocks of tasks and of the plugin: MessagePack that Nomad made, or that somebody else did.
+//! The `config` blocks of tasks and of the plugin: MessagePack from Nomad, or from anybody else.
 
 use nomad_driver_systemd::chain;
 use nomad_driver_systemd::task::config::options::{Block, Error, Kind, Opt};
@@ -23,7 +23,7 @@ fn value() -> BoxedStrategy<Value> {
         text().prop_map(Value::from),
         vec(any::<u8>(), 0..8).prop_map(Value::from),
         (any::<i8>(), vec(any::<u8>(), 0..8)).prop_map(|(kind, bytes)| Value::Ext(kind, bytes)),
-        // A text that is not UTF-8.
+        // A string that is not UTF-8.
         vec(any::<u8>(), 0..8).prop_map(|mut bytes| {
             bytes.insert(0, 0xa0 + u8::try_from(bytes.len()).unwrap_or_default());
             rmpv::decode::read_value(&mut &bytes[..]).unwrap_or(Value::Nil)
@@ -36,7 +36,7 @@ fn value() -> BoxedStrategy<Value> {
     nested.boxed()
 }
 
-/// A value that the option takes.
+/// A value that the option accepts.
 fn fitting(option: &'static Opt) -> BoxedStrategy<Value> {
     match (option.block, option.hcl_type) {
         (Some(Kind::Once(options)), _) => block(options),
@@ -56,7 +56,7 @@ fn fitting(option: &'static Opt) -> BoxedStrategy<Value> {
     }
 }
 
-/// A block with some of these options: most fit, and a few are anything.
+/// A block with some of these options: most fit, and a few are arbitrary.
 fn block(options: &'static [Opt]) -> BoxedStrategy<Value> {
     let each: Vec<_> = options
         .iter()
@@ -115,7 +115,7 @@ fn the_configuration_of_the_plugin_is_read_or_refused_by_the_name_of_an_option()
     });
 }
 
-/// Bytes that are no configuration, though they may begin like one.
+/// Bytes that are not a configuration, though they may start like one.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
     // The markers of everything whose length is declared, with the largest lengths.
     const HUGE: &[&[u8]] = &[

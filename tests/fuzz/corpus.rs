@@ -1,10 +1,10 @@
-//! Texts that are worth trying, and what is made of them.
+//! Interesting texts, and their mutations.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// What has a meaning to some reader of texts.
+/// Texts with a meaning for some parser.
 pub(crate) const PIECES: &[&str] = &[
     "\"",
     "'",
@@ -129,8 +129,8 @@ pub(crate) const PIECES: &[&str] = &[
     "ipv4",
 ];
 
-/// Texts that can be shared out among all properties: what tests/driver/properties compares with systemd-run, and what
-/// once was wrong.
+/// Texts that can be distributed among all properties: the texts that tests/driver/properties compares with
+/// systemd-run, and texts that once caused errors.
 pub(crate) const TEXTS: &[&str] = &[
     "",
     " ",
@@ -185,7 +185,7 @@ pub(crate) const TEXTS: &[&str] = &[
     "/usr/bin/env A=b",
 ];
 
-/// A change of a text or of bytes.
+/// A mutation of a text or of bytes.
 #[derive(Debug, Clone)]
 pub(crate) enum Edit<T> {
     Insert(Index, Vec<T>),
@@ -194,7 +194,7 @@ pub(crate) enum Edit<T> {
     Cut(Index),
 }
 
-/// Makes changes.
+/// Applies mutations.
 pub(crate) fn edited<T: Clone>(mut text: Vec<T>, edits: &[Edit<T>]) -> Vec<T> {
     const LONGEST: usize = 1 << 16;
     for edit in edits {
@@ -221,7 +221,7 @@ pub(crate) fn edited<T: Clone>(mut text: Vec<T>, edits: &[Edit<T>]) -> Vec<T> {
     text
 }
 
-/// Some changes, with pieces of this kind.
+/// Some mutations, with pieces of this kind.
 pub(crate) fn edits<T: Clone + std::fmt::Debug>(
     piece: impl Strategy<Value = Vec<T>>,
     most: usize,
@@ -243,7 +243,7 @@ pub(crate) fn piece() -> impl Strategy<Value = Vec<char>> {
     ]
 }
 
-/// One of `seeds`, changed and perhaps with parts of another.
+/// One of `seeds`, mutated and perhaps with parts of another seed.
 pub(crate) fn changed<S: AsRef<str> + Clone + std::fmt::Debug + 'static>(
     seeds: Vec<S>,
     most: usize,

@@ -12,7 +12,7 @@ use proptest::sample::select;
 use super::corpus::{changed, edited, edits, piece};
 use super::{computing_time, for_all};
 
-/// What the language is made of, each perhaps too often.
+/// Elements of the language, each perhaps repeated too often.
 const LANGUAGE: &[&str] = &[
     "job \"j\" {",
     "group \"g\" {",
@@ -144,7 +144,7 @@ fn examples() -> Vec<String> {
     examples
 }
 
-/// A part of the language.
+/// An element of the language.
 fn word() -> impl Strategy<Value = Vec<char>> {
     prop_oneof![
         6 => select(LANGUAGE).prop_map(|word| word.chars().collect()),
@@ -161,20 +161,20 @@ fn job_file() -> impl Strategy<Value = String> {
     let example = || select(examples());
     let changed_example = (example(), edits(word(), 5))
         .prop_map(|(example, edits)| edited(example.chars().collect(), &edits).into_iter().collect());
-    // Within a job that is right but for the expression.
+    // Within a job that is valid except for the expression.
     let of_expression = expression().prop_map(|x| {
         format!("locals {{\n  x = {x}\n}}\njob \"j\" {{\n  group \"g\" {{\n    task \"t\" {{\n      driver = \"systemd\"\n      config {{\n        command = local.x\n      }}\n    }}\n  }}\n}}\n")
     });
     prop_oneof![3 => changed_example, 1 => changed(examples(), 4), 2 => expression(), 3 => of_expression]
 }
 
-/// Has as much stack as the main thread, where job files are read.
+/// Runs `work` on a thread with a stack as large as that of the main thread, on which job files are read.
 fn on_a_main_thread(work: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().stack_size(8 << 20).spawn(work).expect("a thread");
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// Reads a job file as `run` and `unit` do; it has a value or an error, soon.
+/// Reads a job file as `run` and `unit` do; the result is a value or an error, soon.
 fn read(text: &str) {
     let variables = BTreeMap::from([("v".to_owned(), "1".to_owned())]);
     for variables in [BTreeMap::new(), variables] {

@@ -1,14 +1,14 @@
-//! Arbitrary input for everything that reads what others wrote: properties, configurations, job files, cached code.
+//! Arbitrary input for every parser of foreign data: properties, configurations, job files, cached code.
 //!
-//! Each property is tried with some hundreds of inputs, the same ones at every run. `FUZZ_SECONDS=60` tries each for a
+//! Each property is tested with some hundreds of inputs, the same ones at every run. `FUZZ_SECONDS=60` tests each for a
 //! minute instead, with new inputs:
 //!
 //! ```text
 //! FUZZ_SECONDS=60 cargo test -p tests --test fuzz -- --test-threads 1 --nocapture NAME
 //! ```
 //!
-//! What fails is shrunk to a minimal input and printed. If the process itself dies, `target/tmp/fuzz-NAME` has the
-//! input.
+//! A failing input is shrunk to a minimal one and printed. If the process itself dies, `target/tmp/fuzz-NAME` contains
+//! the input.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
@@ -26,10 +26,10 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-/// No input needs as much, whatever lengths it declares. A process that asks for more is ended.
+/// No input needs this much memory, whatever lengths it declares. A process that requests more is ended.
 const MEMORY: u64 = 2 << 30;
 
-/// Requires that `check` returns for all `inputs`. It panics where a property does not hold.
+/// Requires that `check` returns for all `inputs`. `check` panics if a property does not hold.
 fn for_all<I: Strategy<Value: Debug>>(name: &str, cases: u32, inputs: &I, check: impl Fn(I::Value)) {
     limit_memory();
     let asked = std::env::var("FUZZ_SECONDS").ok();
@@ -68,7 +68,7 @@ fn limit_memory() {
     setrlimit(Resource::As, Rlimit { current: Some(MEMORY), maximum }).expect("less than before");
 }
 
-/// How long this thread computes until `work` is done, whatever else the machine does.
+/// The CPU time that this thread needs for `work`, independent of the load of the machine.
 fn computing_time(work: impl FnOnce()) -> Duration {
     let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("no time before zero");
     let begin = now();

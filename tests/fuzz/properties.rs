@@ -1,4 +1,4 @@
-//! The grammar of properties: whatever is accepted can be written to a unit's file without meaning more than it says.
+//! The grammar of properties: an accepted value can be written to a unit's file without changing its meaning.
 
 use nomad_driver_systemd::systemd::property::{self, Assignment, Reach, lines_of};
 use nomad_driver_systemd::systemd::{Property, TransientUnit, UnitName, unit_file};
@@ -21,7 +21,7 @@ fn assignments() -> impl Strategy<Value = (&'static str, String)> {
     (select(names()), text())
 }
 
-/// Some of `assignments`, which the grammar takes.
+/// Some of `assignments`, which the grammar accepts.
 fn for_all_accepted(name: &str, check: impl Fn(Assignment)) {
     for_all(name, 12_000, &assignments(), |(name, text)| {
         if let Ok(accepted) = Assignment::parse(name, &text) {
@@ -30,7 +30,7 @@ fn for_all_accepted(name: &str, check: impl Fn(Assignment)) {
     });
 }
 
-/// Every text in `value`, also one that is sent as bytes.
+/// Every text in `value`, including texts that are sent as bytes.
 fn texts(name: &str, value: &Variant<'_>) -> Vec<String> {
     match value {
         Variant::Str(text) => vec![text.to_string()],
@@ -106,7 +106,7 @@ fn every_accepted_value_is_one_line_of_a_unit_file_for_each_assignment() {
     });
 }
 
-/// What systemd reads of a line of a unit file: spaces around the value are not a part of it.
+/// What systemd reads from a line of a unit file: spaces around the value are not part of it.
 fn read(name: &str, line: &str) -> Result<Wire, property::Error> {
     let spaces: &[char] = &[' ', '\t', '\n', '\r'];
     Assignment::parse(name, line.trim_matches(spaces)).map(|read| read.wire())
@@ -115,17 +115,18 @@ fn read(name: &str, line: &str) -> Result<Wire, property::Error> {
 #[test]
 fn a_unit_file_says_what_goes_over_the_bus() {
     for_all_accepted("round-trip", |accepted| {
-        // A unit file takes words here, and a job one field. The spaces around a job's texts are no part of them either.
+        // A unit file contains words here, and a job a single field. The spaces around a job's texts are not part of
+        // them either.
         if accepted.name() == "LogExtraFields" || accepted.text().trim() != accepted.text() {
             return;
         }
-        // Fields between colons, in which quotes are letters: the preview writes quotes around odd ones all the same.
+        // Fields between colons, in which quotes are ordinary characters: the preview still quotes odd fields.
         if ["OpenFile", "LoadCredential", "LoadCredentialEncrypted", "ImportCredential"]
             .contains(&accepted.name())
         {
             return;
         }
-        // A hard limit stands for both.
+        // A hard limit applies to both.
         let wire = accepted.wire();
         let sent = if accepted.name().starts_with("Limit") { &wire[..1] } else { &wire[..] };
         for (name, value) in sent {
@@ -155,7 +156,7 @@ fn a_long_text_takes_no_longer_than_its_length() {
         .flat_map(|piece| begins.map(|begin| begin.to_owned() + &piece.repeat(LENGTH / piece.len())))
         .chain([".1s".repeat(LENGTH / 3), "0-8191 ".repeat(LENGTH / 7), "a ".repeat(LENGTH / 2)])
         .collect();
-    // One property for each kind of value, in turn, so that all of them meet many texts.
+    // One property for each kind of value, in turn, so that each kind is tested with many texts.
     for (at, name) in names().into_iter().enumerate() {
         for text in texts.iter().skip(at % 97).step_by(97) {
             let time = computing_time(|| {

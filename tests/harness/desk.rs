@@ -1,5 +1,5 @@
-//! Where a test of `wasm-shim` alone works: a [`Desk`] with the guests and the cache of one test, and how a process on it
-//! [ended](End).
+//! The environment of a test of `wasm-shim` alone: a [`Desk`] with the guests and the cache of one test, and how a
+//! process in it [ended](End).
 
 use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::path::{Path, PathBuf};
@@ -13,20 +13,20 @@ use tempfile::TempDir;
 
 use crate::{SOON, program, repository};
 
-/// One test's files: guests, cache, whatever it makes. They go with it.
+/// One test's files: guests, cache, whatever the test creates. They are removed with this value.
 #[derive(Debug)]
 pub struct Desk {
     directory: TempDir,
 }
 
 impl Desk {
-    /// An empty one.
+    /// An empty directory.
     #[allow(clippy::new_without_default, reason = "it is no value but a place")]
     pub fn new() -> Self {
         Self { directory: tempfile::tempdir().unwrap() }
     }
 
-    /// The path of this name on the desk.
+    /// The path of this name in the directory.
     pub fn path(&self, name: &str) -> String {
         self.directory.path().join(name).to_str().unwrap().to_owned()
     }
@@ -45,21 +45,21 @@ impl Desk {
         self.file(&path, &wat::parse_file(source).unwrap())
     }
 
-    /// `wasm-shim` with these arguments, on this desk and with nothing else in its environment.
+    /// `wasm-shim` with these arguments, in this directory and with nothing else in its environment.
     pub fn shim(&self, line: &[&str]) -> Command {
         let mut shim = Command::new(program("wasm-shim"));
         self.environment(&mut shim).args(line);
         shim
     }
 
-    /// Makes this desk all that `shim` knows of the world.
+    /// Restricts the environment of `shim` to this directory.
     pub fn environment<'a>(&self, shim: &'a mut Command) -> &'a mut Command {
         shim.env_clear()
             .env("XDG_CACHE_HOME", self.directory.path().join("cache"))
             .current_dir(&self.directory)
     }
 
-    /// How `wasm-shim` ends with these arguments.
+    /// The result of `wasm-shim` with these arguments.
     pub fn run(&self, line: &[&str]) -> End {
         end_of(&mut self.shim(line))
     }
@@ -69,7 +69,7 @@ impl Desk {
         self.directory.path().join("cache/wasm-shim")
     }
 
-    /// What is in the cache.
+    /// The entries of the cache.
     pub fn entries(&self) -> Vec<PathBuf> {
         fs::read_dir(self.cache())
             .map_or_else(|_| Vec::new(), |all| all.map(|one| one.unwrap().path()).collect())
@@ -83,28 +83,28 @@ impl Desk {
     }
 }
 
-/// How a process ended and what it said.
+/// How a process ended, and its output.
 #[derive(Debug)]
 pub struct End(pub Output);
 
 impl End {
-    /// Its exit code; it must have one.
+    /// The exit code; the process must have exited with one.
     #[track_caller]
     pub fn code(&self) -> i32 {
         self.0.status.code().unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
     }
 
-    /// What it wrote.
+    /// The stdout of the process.
     pub fn stdout(&self) -> String {
         String::from_utf8(self.0.stdout.clone()).unwrap()
     }
 
-    /// What it said.
+    /// The stderr of the process.
     pub fn stderr(&self) -> String {
         String::from_utf8(self.0.stderr.clone()).unwrap()
     }
 
-    /// Fails unless it said this.
+    /// Fails unless the output contains this.
     #[track_caller]
     pub fn says(&self, part: &str) {
         assert!(self.stderr().contains(part), "no `{part}` in: {}", self.stderr());
@@ -125,7 +125,7 @@ impl Running {
         Self::heard(reader, command.stdout(writer).stderr(Stdio::null()))
     }
 
-    /// Starts `command`, of which is read by lines what it says on stderr.
+    /// Starts `command`, whose stderr is read by lines.
     pub fn start_speaking(mut command: Command) -> Self {
         let (reader, writer) = std::io::pipe().unwrap();
         Self::heard(reader, command.stdout(Stdio::null()).stderr(writer))
@@ -133,12 +133,12 @@ impl Running {
 
     fn heard(reader: PipeReader, command: &mut Command) -> Self {
         let child = command.spawn().unwrap();
-        // Or the end would not show: our own copy of the pipe's other end.
+        // Otherwise the end would not be visible: our own copy of the pipe's other end.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Self { child, heard: Some(BufReader::new(reader)) }
     }
 
-    /// Its process id.
+    /// The PID of the process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -155,12 +155,12 @@ impl Running {
         line
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// The end shows in the output, which is closed then, and needs no polling.
+    /// The end is visible in the output, which is closed then, and needs no polling.
     pub fn wait(&mut self, patience: Duration) -> ExitStatus {
         let mut heard = self.heard.take().unwrap();
         within(patience, "the end of a process", move || heard.read_to_end(&mut Vec::new()).unwrap());
@@ -176,8 +176,9 @@ impl Drop for Running {
     }
 }
 
-/// The path of the guest `target/guests/<name>.wasm` that `tests/guests/build` made, or nothing, said aloud, where it could
-/// not be made; under CI that is a failure, unless the script says that this machine's Rust cannot make guests.
+/// The path of the guest `target/guests/<name>.wasm` that `tests/guests/build` made, or none, with a message, if it
+/// could not be built; under CI that is a failure, unless the script reports that this machine's Rust cannot build
+/// guests.
 pub fn built_guest(name: &str) -> Option<String> {
     let path = repository().join("target/guests").join(name).with_extension("wasm");
     if path.exists() {
@@ -190,13 +191,13 @@ pub fn built_guest(name: &str) -> Option<String> {
     None
 }
 
-/// How `command` ends, before a test becomes impatient.
+/// The result of `command`, within the time limit of a test.
 pub fn end_of(command: &mut Command) -> End {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     End(within(SOON, "the end of a process", move || child.wait_with_output().unwrap()))
 }
 
-/// What `work` returns, if it does so in time.
+/// The result of `work`, if it returns in time.
 pub fn within<T: Send + 'static>(
     patience: Duration,
     what: &str,

@@ -13,14 +13,14 @@ use tonic::Streaming;
 use crate::node::{Node, Refusal, Task, refused};
 use crate::{Exit, SOON};
 
-/// A client that is connected to a command. Dropping it is the client's disappearance.
+/// A client that is connected to a command. Dropping it disconnects the client.
 #[derive(Debug)]
 pub struct Session {
     frames: mpsc::Sender<ExecTaskStreamingRequest>,
     answers: Streaming<ExecTaskStreamingResponse>,
-    /// What has come from stdout so far.
+    /// The stdout so far.
     pub stdout: String,
-    /// What has come from stderr so far.
+    /// The stderr so far.
     pub stderr: String,
     ends: (bool, bool),
     exit: Option<Exit>,
@@ -74,25 +74,25 @@ impl Node {
 }
 
 impl Session {
-    /// Writes to its stdin.
+    /// Writes to the command's stdin.
     pub async fn send(&self, data: &str) {
         let stdin = ExecTaskStreamingIoOperation { data: data.into(), close: false };
         self.frame(ExecTaskStreamingRequest { stdin: Some(stdin), ..Default::default() }).await;
     }
 
-    /// Ends its stdin.
+    /// Closes the command's stdin.
     pub async fn end_input(&self) {
         let stdin = ExecTaskStreamingIoOperation { data: Vec::new(), close: true };
         self.frame(ExecTaskStreamingRequest { stdin: Some(stdin), ..Default::default() }).await;
     }
 
-    /// Gives its terminal another size.
+    /// Resizes the command's terminal.
     pub async fn resize(&self, rows: i32, columns: i32) {
         let size = TerminalSize { height: rows, width: columns };
         self.frame(ExecTaskStreamingRequest { tty_size: Some(size), ..Default::default() }).await;
     }
 
-    /// Sends what a client sends to show that it is still there.
+    /// Sends a client's keepalive message.
     pub async fn heartbeat(&self) {
         self.frame(ExecTaskStreamingRequest::default()).await;
     }
@@ -101,14 +101,14 @@ impl Session {
         self.frames.send(frame).await.expect("the command is there");
     }
 
-    /// Reads until stdout holds this text.
+    /// Reads until stdout contains this text.
     pub async fn says(&mut self, text: &str) {
         while !self.stdout.contains(text) {
             assert!(self.next().await, "it said {:?}, not {text:?}", self.stdout);
         }
     }
 
-    /// Reads to the end: how it ended, its stdout and its stderr.
+    /// Reads to the end: the exit of the command, its stdout and its stderr.
     pub async fn finish(mut self) -> (Exit, String, String) {
         while self.next().await {}
         let exit = self.exit.expect("it is told how the command ended");

@@ -1,23 +1,23 @@
-//! Where a test runs.
+//! The machine that a test runs on.
 //!
 //! `tests/host` gives a command a systemd; cargo starts each test binary through it (`.cargo/config.toml`). So a test
-//! finds itself on a host and only says what it needs of it.
+//! already runs on a host and only states its requirements.
 
 use std::path::Path;
 use std::process::Command;
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// What a test needs of the machine it runs on.
+/// The requirements of a test on its machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// Root, and systemd on the system bus: the namespace host has it.
+    /// Root, and systemd on the system bus: the namespace host provides this.
     Systemd,
-    /// That, and all cgroup controllers: the virtual machine has them.
+    /// The same, and all cgroup controllers: the virtual machine provides this.
     Controllers,
 }
 
-/// The machine a test runs on, which has what the test needs.
+/// The machine a test runs on, which meets the test's requirements.
 #[derive(Debug)]
 pub struct Host {
     #[allow(dead_code, reason = "held while the test runs")]
@@ -31,17 +31,17 @@ enum Use {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
-/// Most tests share the host; those that break something that all rely on have it to themselves.
+/// Most tests share the host; tests that break something that all rely on run exclusively.
 static IN_USE: RwLock<()> = RwLock::const_new(());
 
 impl Host {
-    /// This machine, or nothing when it lacks what the test needs; then the reason is printed, and under CI it is a
-    /// failure: there no test may be passed over for want of a host.
+    /// This machine, or none if it does not meet the requirements; then the reason is printed, and under CI it is a
+    /// failure: there, no test may be skipped for want of a host.
     pub async fn with(need: Need) -> Option<Self> {
         Self::fits(need).then_some(Self { use_of_it: Use::Shared(IN_USE.read().await) })
     }
 
-    /// The same, with no other test on it meanwhile.
+    /// The same machine, without other tests on it meanwhile.
     pub async fn alone(need: Need) -> Option<Self> {
         Self::fits(need).then_some(Self { use_of_it: Use::Alone(IN_USE.write().await) })
     }
@@ -69,7 +69,7 @@ impl Host {
         shown.trim_end().to_owned()
     }
 
-    /// What a command prints; it must succeed.
+    /// The output of a command, which must succeed.
     pub fn run(&self, program: &str, args: &[&str]) -> String {
         let output = Command::new(program).args(args).output().expect("the command can be started");
         assert!(
@@ -101,7 +101,7 @@ fn lack(need: Need) -> Option<&'static str> {
 pub struct DropIn(std::path::PathBuf);
 
 impl DropIn {
-    /// For the units of this allocation that are started from now on.
+    /// Applies to the units of this allocation that are started later.
     pub fn new(alloc_id: &str, text: &str) -> Self {
         let directory = format!("/run/systemd/system/nomad-{}-.service.d", &alloc_id[..8]);
         std::fs::create_dir_all(&directory).expect("a directory for the drop-in");

@@ -1,7 +1,7 @@
-//! What a test can say: a [`Host`] with a real systemd, a [`Node`] with our plugin on it, a [`Task`] on that node.
+//! The vocabulary of tests: a [`Host`] with a real systemd, a [`Node`] with our plugin on it, a [`Task`] on that node.
 //!
-//! A test speaks to the plugin as Nomad does, over its socket, through the very client that `nomad-driver-systemd run`
-//! uses. Everything a test makes is gone when it ends: tasks, units, directories and the plugin itself.
+//! A test talks to the plugin as Nomad does, over its socket, through the same client that `nomad-driver-systemd run`
+//! uses. Everything a test creates is removed when it ends: tasks, units, directories and the plugin itself.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +29,7 @@ pub use manager::{Manager, with_sockets};
 pub use node::{Events, Exit, Job, Node, Prepared, Refusal, Task};
 pub use user::User;
 
-/// How long anything that should happen at once may take on a busy machine, or on an emulated one.
+/// The time limit for anything that should happen at once, on a busy machine or an emulated one.
 pub const SOON: Duration = Duration::from_mins(1);
 
 /// A plugin configuration in which tasks may have a `notify` block.
@@ -44,7 +44,7 @@ pub fn repository() -> PathBuf {
 }
 
 /// One of the programs under test. `tests/build` puts them into `target/bin`; `NOMAD_SYSTEMD_BIN` names another
-/// directory, and `NOMAD_SYSTEMD_DRIVER` another driver, such as the one that plain `cargo build` makes.
+/// directory, and `NOMAD_SYSTEMD_DRIVER` another driver, such as the one from a plain `cargo build`.
 pub fn program(name: &str) -> PathBuf {
     let given = std::env::var_os("NOMAD_SYSTEMD_DRIVER").filter(|_| name == "nomad-driver-systemd");
     let path = repository().join(given.map_or_else(|| programs().join(name), PathBuf::from));
@@ -63,7 +63,7 @@ pub fn wasm(text: &str) -> Vec<u8> {
     wat::parse_str(text).expect("the guest's text is valid")
 }
 
-/// A p1 guest that ends with this exit code.
+/// A p1 guest that exits with this code.
 pub fn exiting_guest(code: i32) -> Vec<u8> {
     wasm(&format!(
         r#"(module
@@ -73,15 +73,15 @@ pub fn exiting_guest(code: i32) -> Vec<u8> {
     ))
 }
 
-/// The number of a task's program: its main process is the init, whose first child that is (proc_pid_children(5)).
+/// The PID of a task's program: its main process is the init, whose first child is the program (proc_pid_children(5)).
 pub fn program_of(init: &str) -> String {
     let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
     children.split_whitespace().next().expect("the init has a child").to_owned()
 }
 
-/// Asks again and again, with short pauses, until there is an answer; fails with `what` after [`SOON`].
+/// Polls with short pauses until there is an answer; fails with `what` after [`SOON`].
 ///
-/// For conditions that nobody signals to a test. Where there is a signal, wait for that.
+/// For conditions that are not signalled to a test. Where there is a signal, wait for it.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {

@@ -1,4 +1,4 @@
-//! systemd's part towards one process: it listens to what the process says of itself (sd_notify(3)), and passes sockets
+//! systemd's role towards one process: receives its notifications (sd_notify(3)), and passes sockets
 //! (sd_listen_fds(3)).
 
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// On its own socket; a desk has room for many.
+    /// Uses a socket of its own; one directory has room for many.
     pub fn new(desk: &Desk) -> Self {
         let mut paths = (0..99).map(|number| PathBuf::from(desk.path(&format!("notify-{number}"))));
         let path = paths.find(|path| !path.exists()).unwrap();
@@ -27,12 +27,12 @@ impl Manager {
         Self { socket, path }
     }
 
-    /// Lets `command` know where it is heard.
+    /// Passes the socket's path to `command`.
     pub fn listen_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.env("NOTIFY_SOCKET", &self.path)
     }
 
-    /// The next word.
+    /// The next notification.
     #[track_caller]
     pub fn hears(&self) -> String {
         let mut word = [0; 4096];
@@ -40,7 +40,7 @@ impl Manager {
         String::from_utf8(word[..length].to_vec()).unwrap()
     }
 
-    /// The next word with `part` in it.
+    /// The next notification that contains `part`.
     #[track_caller]
     pub fn hears_of(&self, part: &str) -> String {
         loop {
@@ -51,7 +51,7 @@ impl Manager {
         }
     }
 
-    /// Has the process, which has ended, said nothing more?
+    /// Whether the process, which has ended, has sent nothing more.
     pub fn hears_nothing(&self) -> bool {
         self.socket.set_nonblocking(true).unwrap();
         self.socket.recv(&mut [0]).is_err()
@@ -59,7 +59,7 @@ impl Manager {
 }
 
 /// Starts the program of `command` with `sockets`, each under its name, as systemd would: a shell, which the process
-/// replaces, knows its number.
+/// replaces, knows its PID.
 pub fn with_sockets(command: &Command, sockets: Vec<(&str, OwnedFd)>) -> Command {
     let names: Vec<_> = sockets.iter().map(|(name, _)| *name).collect();
     let mut shell = Command::new("/bin/sh");

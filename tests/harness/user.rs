@@ -1,4 +1,4 @@
-//! A user of the host who is not root and has a systemd of their own, as a login or `loginctl enable-linger` gives one.
+//! An unprivileged user of the host with a systemd user manager, as a login or `loginctl enable-linger` starts one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,22 +8,22 @@ use tokio::sync::OnceCell;
 
 use crate::{Host, program};
 
-/// The user. There is one on a host, who stays when the tests are over, as the host does not.
+/// The user. A host has one, who stays when the tests have finished, as the host is discarded.
 #[derive(Debug, Clone, Copy)]
 pub struct User {
     name: &'static str,
     uid: u32,
-    /// An agent of theirs is itself a unit of their systemd.
+    /// An agent of this user is itself a unit of their user manager.
     has_agent_as_unit: bool,
 }
 
-/// Not one that `useradd` would give to somebody else.
+/// Not a UID that `useradd` would give to somebody else.
 const UID: u32 = 4711;
 const NAME: &str = "tasker";
 
-/// What a session brings that a host without sessions lacks: the user, their runtime directory, a bus, and their systemd
-/// in a cgroup that is theirs. They may read the journal, as people may who administer a machine. (The mount point for
-/// message queues is always there on a machine that was booted.)
+/// What a session provides and a host without sessions lacks: the user, their runtime directory, a bus, and their user
+/// manager in a cgroup that they own. They may read the journal, as administrators may. (The mount point for message
+/// queues is always there on a machine that was booted.)
 const SETUP: &str = r"
 set -e
 id tasker >/dev/null 2>&1 || useradd --create-home --uid 4711 --groups systemd-journal --shell /bin/sh tasker
@@ -43,7 +43,7 @@ systemctl is-active --quiet systemd-of-tasker || systemd-run --quiet --unit=syst
 ";
 
 impl User {
-    /// The host's user, with their systemd.
+    /// The host's user, with their user manager.
     pub async fn of(host: &Host) -> Self {
         static USER: OnceCell<User> = OnceCell::const_new();
         let make = async || {
@@ -53,42 +53,42 @@ impl User {
         *USER.get_or_init(make).await
     }
 
-    /// The same user, who does not start an agent from a session, but as a unit of their systemd.
+    /// The same user, who starts an agent not from a session, but as a unit of their user manager.
     #[must_use]
     pub fn with_the_agent_as_a_unit(self) -> Self {
         Self { has_agent_as_unit: true, ..self }
     }
 
-    /// Their number.
+    /// The UID of the user.
     pub fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// Their directory.
+    /// The home directory of the user.
     pub fn home(&self) -> PathBuf {
         Path::new("/home").join(self.name)
     }
 
-    /// Where their systemd and their driver keep what need not outlive a boot.
+    /// The directory in which their user manager and their driver keep files until the next boot.
     pub fn runtime_dir(&self) -> PathBuf {
         PathBuf::from(format!("/run/user/{}", self.uid))
     }
 
-    /// What a command of theirs prints; it must succeed.
+    /// The output of a command of this user; it must succeed.
     pub fn run(&self, host: &Host, args: &[&str]) -> String {
         let all = self.words();
         let all: Vec<&str> = all.iter().map(String::as_str).chain(args.iter().copied()).collect();
         host.run("setpriv", &all)
     }
 
-    /// A command of theirs, which may fail.
+    /// A command of this user, which may fail.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command.args(self.words()).args(args).current_dir("/");
         command
     }
 
-    /// The names of all units of their systemd with `text` in them, whatever their state.
+    /// The names of all units of their user manager with `text` in them, whatever their state.
     pub fn units(&self, host: &Host, text: &str) -> Vec<String> {
         let pattern = format!("*{text}*");
         let args = ["list-units", "--all", "--plain", "--no-legend", "--full", "--", &pattern];
@@ -96,14 +96,14 @@ impl User {
         listed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
     }
 
-    /// Makes everything in a directory theirs.
+    /// Makes the user the owner of everything in a directory.
     pub(crate) fn own(&self, directory: &Path) {
         let owner = format!("{0}:{0}", self.uid);
         let done = Command::new("chown").args(["-hR", &owner, "--"]).arg(directory).status();
         assert!(done.expect("chown can be started").success(), "{}", directory.display());
     }
 
-    /// The plugin, as an agent of theirs starts it.
+    /// The plugin, as an agent of this user starts it.
     pub(crate) fn launch(&self) -> Launch {
         let within: &[&str] =
             if self.has_agent_as_unit { &["systemd-run", "--user", "--scope", "--quiet"] } else { &[] };
@@ -112,14 +112,14 @@ impl User {
         launch.arg(program("nomad-driver-systemd"))
     }
 
-    /// Ends what a test has left in a unit.
+    /// Ends the processes that a test has left in a unit.
     pub(crate) fn remove(&self, unit: &str) {
         for action in [&["kill", "--signal=KILL"][..], &["stop"], &["reset-failed"]] {
             let _ = self.command(&[&["systemctl", "--user"], action, &["--", unit]].concat()).output();
         }
     }
 
-    /// What `setpriv` has to be told. The bus is left to be found.
+    /// The arguments of `setpriv`. The plugin has to find the bus by itself.
     fn words(&self) -> Vec<String> {
         let Self { name, uid, .. } = self;
         [

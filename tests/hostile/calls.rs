@@ -1,4 +1,4 @@
-//! Calls of WASI with arguments and in an order that nobody expects.
+//! WASI calls with unexpected arguments and in an unexpected order.
 
 use std::fmt::Write as _;
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use super::chance::Chance;
 use super::scene::{MEMORY, Scene, module, tidy};
 use super::{DEADLINE, TRAPPED};
 
-/// What the guests with absurd arguments call: each function with the kinds of its parameters, `l` for 64 bits.
+/// The functions that the guests with absurd arguments call, with the kinds of their parameters, `l` for 64 bits.
 const CALLS: &str = "
     args_get(ii) args_sizes_get(ii) environ_get(ii) environ_sizes_get(ii) clock_res_get(ii)
     clock_time_get(ili) fd_advise(illi) fd_allocate(ill) fd_close(i) fd_datasync(i) fd_fdstat_get(ii)

@@ -1,6 +1,6 @@
-//! What looks like chance in these tests, and damages binaries.
+//! Pseudorandom numbers for these tests, and damaged binaries.
 
-/// Numbers that look like chance and are the same in every run.
+/// Pseudorandom numbers that are the same in every run.
 pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
@@ -13,11 +13,11 @@ impl Chance {
         &all[self.below(all.len())]
     }
 
-    /// One of these, with a few changes of the kinds that a mutator makes.
+    /// One of these binaries, with a few changes of the kinds that a mutator makes.
     pub(crate) fn damage(&mut self, all: &[Vec<u8>]) -> Vec<u8> {
         let mut bytes = self.of(all).clone();
         for _ in 0..=self.below(3) {
-            // The first eight bytes say what it is.
+            // The first eight bytes are the header.
             let at = 8 + self.below(bytes.len() - 8);
             match self.below(6) {
                 0 => bytes[at] ^= 1 << self.below(8),

@@ -1,4 +1,4 @@
-//! Binaries for the compiler: such as take it long, only look like programs, or are damaged.
+//! Binaries for the compiler that take long, only look like programs, or are damaged.
 
 use std::fs;
 use std::process::Stdio;
@@ -139,7 +139,7 @@ fn a_damaged_binary_is_refused_or_runs_and_never_breaks_anything() {
     scene.must_be_as_it_was();
 }
 
-/// Types, each made of the one before, `$t`.
+/// Types, each built from the one before, `$t`.
 fn types(count: usize, of: &str) -> String {
     (1..count).fold(String::new(), |all, n| {
         all + &format!("(type $t{n} {})", of.replace("$t", &format!("$t{}", n - 1)))

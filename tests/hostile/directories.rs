@@ -1,12 +1,12 @@
-//! Paths, symbolic links and read-only grants: no guest gets out of the directories that it was granted.
+//! Paths, symbolic links and read-only grants: no guest leaves the directories that it was granted.
 
 use tests::built_guest;
 
 use super::FAILED;
 use super::scene::{SECRET, Scene, seen, tidy};
 
-/// Paths by which a guest in the directory `first` might get out of it. `up`, `secret` and `process` are symbolic links
-/// that lead out and were there before.
+/// Paths by which a guest in the directory `first` might leave it. `up`, `secret` and `process` are symbolic links that
+/// lead out and already existed.
 const WAYS_OUT: &str = "
     .. ../ ./.. ../outside ../outside/secret inner/../../outside/secret inner/deep/../../../outside up up/
     up/outside/secret up/../outside/secret secret secret/ secret/. process/environ process/cwd/outside/secret
@@ -14,7 +14,7 @@ const WAYS_OUT: &str = "
     inner/../inner/../.. inner\0/../../outside/secret
 ";
 
-/// What may be asked of such a path.
+/// The requests for such a path.
 const REQUESTS: &str = "open 0 r WAY, open 0 rd WAY, open 0 wc WAY, open 0 wcx WAY, open 0 wt WAY, open 0 rwcd WAY, \
     stat 0 WAY, touch 0 WAY, inside 0 WAY new, mkdir 0 WAY/new, rmdir 0 WAY/empty, unlink 0 WAY/secret, \
     symlink 0 anywhere WAY/new, linkto 0 WAY 0 mine, link 0 WAY/secret 0 mine, link 0 inner/file 0 WAY/new, \
@@ -38,7 +38,7 @@ fn no_path_leads_out_of_a_directory() {
 
 #[test]
 fn no_symbolic_link_that_a_guest_makes_leads_out() {
-    // A link may say what it likes, and may be moved to where that would lead out. Only what is opened counts.
+    // A link may have any target, and may be moved to where that would lead out. Only the opened file counts.
     let table = [
         ("symlink 0 ../outside way", "ok"),
         ("open 0 r way/secret", "no"),
@@ -80,7 +80,7 @@ fn no_symbolic_link_that_a_guest_makes_leads_out() {
         for ((request, expected), answer) in table.iter().zip(scene.ask(&guest, "", &requests.join("\n"))) {
             assert!(answer.starts_with(expected), "{guest}: {request} is answered by {answer}");
         }
-        // Absolute links are refused, or lead nowhere.
+        // Absolute links are rejected, or lead nowhere.
         let requests = ["symlink 0 /ROOT/outside abs", "open 0 r abs/secret", "open 0 rd abs"].join("\n");
         let root = scene.desk.path("").trim_matches('/').to_owned();
         for answer in &scene.ask(&guest, "", &requests.replace("ROOT", &root))[1..] {

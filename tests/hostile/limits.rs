@@ -1,4 +1,4 @@
-//! A guest that takes all it can get: memory, stack, open files, output.
+//! A guest that takes everything it can get: memory, stack, open files, output.
 
 use std::io::Read as _;
 use std::process::{Command, Stdio};
@@ -54,7 +54,7 @@ fn what_wants_all_memory_gets_what_it_may_have_and_no_more() {
         let guest = scene.text(name, text);
         let end = end_of(&mut scene.limited("268435456", &["-W", LIMITS, &guest]));
         assert!(codes.contains(&tidy(&end)), "{name} within limits: {end:?}");
-        // Without limits of its own, memory ends where the cgroup says. It need not be told so kindly.
+        // Without limits of the guest, memory is limited by the cgroup, possibly without an error message.
         tidy(&end_of(&mut scene.limited(MEMORY, &["-W", "timeout=2s", &guest])));
     }
     scene.must_be_as_it_was();
@@ -136,7 +136,7 @@ fn a_flood_of_output_takes_no_memory_and_ends_when_nobody_reads() {
     const FLOOD: usize = 1 << 26;
     let scene = Scene::new();
     for guest in ["command_p1", "command_p2", "command_p3"].into_iter().filter_map(built_guest) {
-        // The code is there before there is little memory.
+        // The code exists before memory becomes scarce.
         assert_eq!(scene.desk.run(&["run", &guest, "flood", "0"]).code(), 0);
         let flood = || {
             let mut shim = scene.limited("67108864", &[&guest, "flood", &FLOOD.to_string()]);

@@ -1,8 +1,8 @@
-//! Guests that mean harm. None of them may harm the host, the cache, or a guest beside it.
+//! Hostile guests. None of them may harm the host, the cache, or another guest.
 //!
-//! Every test has a [`Scene`](scene::Scene): files beside the guest's own, a neighbour that runs all the while in a
-//! directory of the same tree, and a cache that both use. The scene's end says whether they are as they were. Memory is
-//! limited in place of the cgroup that a task has.
+//! Every test has a [`Scene`](scene::Scene): files outside the guest's directories, a neighbour that runs all the time
+//! in a directory of the same tree, and a cache that both use. The end of the scene checks that they are unchanged.
+//! Memory is limited in place of the cgroup that a task has.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

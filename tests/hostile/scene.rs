@@ -1,4 +1,4 @@
-//! What a guest may not harm: files, a neighbour and a cache, with the guest beside them.
+//! What a guest may not harm: files, a neighbour and a cache, next to the guest.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,11 +9,11 @@ use std::process::{Command, Stdio};
 
 use tests::{Desk, End, Running, SOON, end_of, program, within};
 
-/// How much memory `wasm-shim` and its compiler may write to, in place of a cgroup's limit.
+/// The amount of memory that `wasm-shim` and its compiler may write to, in place of a cgroup's limit.
 pub(crate) const MEMORY: &str = "1073741824";
 pub(crate) const SECRET: &str = "the neighbour's secret";
 
-/// A module for WASI 0.1 of these parts, that does this at its start.
+/// A module for WASI 0.1 with these parts, which does this at its start.
 pub(crate) fn module(parts: &str, start: &str) -> String {
     format!("(module {parts} (func (export \"_start\") {start}))")
 }
@@ -60,17 +60,17 @@ impl Scene {
         Self { desk, neighbour, before }
     }
 
-    /// The path of the guest of this text.
+    /// The path of the guest with this text.
     pub(crate) fn text(&self, name: &str, text: &str) -> String {
         self.desk.file(&format!("{name}.wasm"), &wat::parse_str(text).unwrap())
     }
 
-    /// How the guest of this text ends.
+    /// The result of the guest with this text.
     pub(crate) fn run(&self, name: &str, text: &str) -> End {
         end_of(&mut self.limited(MEMORY, &[&self.text(name, text)]))
     }
 
-    /// `wasm-shim run` with these arguments, that may write to so much memory, as may its compiler.
+    /// `wasm-shim run` with these arguments, with this memory limit for it and its compiler.
     pub(crate) fn limited(&self, memory: &str, line: &[&str]) -> Command {
         let mut shim = Command::new("prlimit");
         self.desk.environment(&mut shim);
@@ -81,7 +81,8 @@ impl Scene {
         shim
     }
 
-    /// What one of the guests `paths_*` answers to these requests. The grant of its first directory ends with `grant`.
+    /// The answers of one of the guests `paths_*` to these requests. The grant of its first directory ends with
+    /// `grant`.
     pub(crate) fn ask(&self, guest: &str, grant: &str, requests: &str) -> Vec<String> {
         let dirs = [
             format!("{}::/first{grant}", self.desk.path("first")),
@@ -94,13 +95,13 @@ impl Scene {
         answers
     }
 
-    /// How one of the guests `paths_*` ends that is granted two directories and asked for this.
+    /// The result of one of the guests `paths_*` with two directories and these requests.
     pub(crate) fn start(&self, guest: &str, dirs: &[String; 2], requests: &str) -> End {
         let mut shim = self.desk.shim(&["run", "--dir", &dirs[0], "--dir", &dirs[1], guest]);
         let mut child =
             shim.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (mut stdin, text) = (child.stdin.take().unwrap(), requests.to_owned());
-        // One that does not start reads nothing.
+        // A guest that does not start reads nothing.
         let writing = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
         let end = End(within(SOON, "the answers", move || child.wait_with_output().unwrap()));
         let written = writing.join().unwrap();
@@ -108,13 +109,13 @@ impl Scene {
         end
     }
 
-    /// The files outside are unchanged, the neighbour lives its life to the end, and the cache holds code that runs.
+    /// The files outside are unchanged, the neighbour runs to its end, and the cache holds code that runs.
     pub(crate) fn must_be_as_it_was(mut self) {
         assert_eq!(self.before, seen(&self.desk.path("outside")));
         self.desk.file("neighbour/go", b"");
-        // Nothing, when it ends as it should.
-        let said = self.neighbour.line();
-        assert_eq!(self.neighbour.wait(SOON).code(), Some(7), "the neighbour says: {said}");
+        // Empty, if the neighbour ends as it should.
+        let output = self.neighbour.line();
+        assert_eq!(self.neighbour.wait(SOON).code(), Some(7), "the neighbour says: {output}");
         assert_eq!(fs::read_to_string(self.desk.path("neighbour/life")).unwrap(), "alive and well");
         for entry in self.desk.entries() {
             let complete = entry.extension().is_some_and(|extension| extension == "cwasm");
@@ -128,7 +129,7 @@ impl Scene {
     }
 }
 
-/// The exit code of a process that ended by itself, and said nothing but what `wasm-shim` says when all is in order there.
+/// The exit code of a process that exited by itself, and printed only the usual messages of `wasm-shim`.
 #[track_caller]
 pub(crate) fn tidy(end: &End) -> i32 {
     for line in end.stderr().lines() {
@@ -137,7 +138,7 @@ pub(crate) fn tidy(end: &End) -> i32 {
     end.code()
 }
 
-/// All that can be seen of a file or directory and what is in it, but for when it was read.
+/// Everything that is visible of a file or directory and its content, except for access times.
 pub(crate) fn seen(path: &str) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let mut left = vec![Path::new(path).to_owned()];

@@ -87,7 +87,7 @@ fn sigterm_ends_a_compilation_and_its_compiler() {
     scene.must_be_as_it_was();
 }
 
-/// Asks again and again until there is an answer.
+/// Polls until there is an answer.
 fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {

@@ -2,7 +2,7 @@
 
 use tests::{Host, Job, Node};
 
-/// Reads a disk, by its own name and by a name that the task gives it. Prints what came of each try.
+/// Reads a disk, by its own name and by a name that the task gives it. Prints the result of each attempt.
 const SCRIPT: &str = r#"
     my ($disk, $major, $minor) = @ARGV;
     my $try = sub {
@@ -20,14 +20,14 @@ const SCRIPT: &str = r#"
     print "done\n";
 "#;
 
-/// The disk that the machine was booted from: its name, major and minor number.
+/// The disk that the machine booted from: its name, major and minor number.
 fn disk(host: &Host) -> [String; 3] {
     let listed = host.run("lsblk", &["--noheadings", "--nodeps", "--output", "NAME,MAJ:MIN"]);
     let mut words =
         listed.lines().find(|line| line.starts_with("nvme")).unwrap_or(&listed).split_whitespace();
     let name = words.next().expect("a disk").to_owned();
     let (major, minor) = words.next().and_then(|numbers| numbers.split_once(':')).expect("its numbers");
-    // As udev has it, which does not run everywhere.
+    // In the form of udev, which does not run everywhere.
     host.run("sh", &["-c", &format!("chgrp disk /dev/{name} && chmod 660 /dev/{name}")]);
     [format!("/dev/{name}"), major.to_owned(), minor.to_owned()]
 }
@@ -47,7 +47,7 @@ async fn carried_out(node: &Node, job: Job) -> String {
 #[tokio::test]
 async fn no_task_reads_a_disk_of_the_host() {
     let host = host!();
-    // Groups and user namespaces are out of the way: only the policy for devices is left.
+    // Groups and user namespaces are disabled: only the device policy is left.
     let options = "allow_root = \"host\"\nallow_properties = [\"@confining\", \"Group\", \"SupplementaryGroups\", \"PrivateUsers\"]";
     let node = Node::configured(&host, options).await;
     for config in [
@@ -72,7 +72,7 @@ async fn no_task_reads_a_disk_of_the_host() {
     }
 }
 
-/// The control: the same attack succeeds where the operator gives the policy away.
+/// The control: the same attack succeeds if the operator gives up the policy.
 #[tokio::test]
 async fn the_operators_word_opens_the_disks() {
     let host = host!();

@@ -1,4 +1,4 @@
-//! Disk images that a job names: as its root, on a path of it, over its `/usr`.
+//! Disk images of a job: as its root, at a path in it, over its `/usr`.
 
 use std::fmt::Write;
 use std::fs;
@@ -14,7 +14,7 @@ const BLOCK: usize = 4096;
 struct Images(tempfile::TempDir);
 
 impl Images {
-    /// systemd needs loop devices for images, which a machine has once it needs some.
+    /// systemd needs loop devices for images, which a machine creates on demand.
     fn new(host: &Host) -> Self {
         host.run("modprobe", &["-a", "loop", "dm_verity", "overlay"]);
         Self(tempfile::Builder::new().prefix("images-").tempdir_in("/srv").unwrap())
@@ -53,7 +53,7 @@ impl Images {
         image
     }
 
-    /// One that can be a root, and says so in a file.
+    /// An image that can be a root, with a file that identifies it.
     fn root(&self, host: &Host, name: &str) -> PathBuf {
         let needed = [
             "usr", "etc", "proc", "sys", "dev", "run", "tmp", "var/tmp", "alloc", "local", "secrets", "root",
@@ -61,8 +61,8 @@ impl Images {
         self.make(host, name, &[("opt/mark", "of the image\n")], &needed)
     }
 
-    /// Data by which the kernel verifies an image, and the root hash (veritysetup's format, with as few blocks as one
-    /// block of hashes holds).
+    /// Verity data for an image, and the root hash (veritysetup's format, limited to the blocks whose hashes fit into
+    /// one block).
     fn verity(&self, image: &Path, name: &str) -> (PathBuf, String) {
         let content = fs::read(image).unwrap();
         let mut hashes: Vec<u8> = content.chunks(BLOCK).flat_map(Sha256::digest).collect();
@@ -93,7 +93,8 @@ async fn a_task_sees_the_images_that_its_job_names() {
     let node = Node::configured(&host, r#"allow_host_paths = ["/srv", "/usr"]"#).await;
     let images = Images::new(&host);
     images.root(&host, "root.raw");
-    // One of its own: systemd 257 mounts an image without a hash writable, and the kernel notes that in the image.
+    // An image of its own: systemd 257 mounts an image without a hash writable, and the kernel records that in the
+    // image.
     let verified = images.root(&host, "verified.raw");
     let (_, hash) = images.verity(&verified, "root.verity");
     images.make(&host, "data.raw", &[("file", "of the data\n")], &[]);
@@ -117,7 +118,7 @@ async fn a_task_sees_the_images_that_its_job_names() {
         let (exit, output, errors) = node.finish(task).await;
         assert_eq!(output, expected, "{config}: {exit:?} {errors}");
     }
-    // What does not have the hash that the job says is not mounted.
+    // An image whose hash differs from the job's is not mounted.
     let other = format!("{}{}", if hash.starts_with('0') { '1' } else { '0' }, &hash[1..]);
     let config = "files {\n root_image = \"SRV/verified.raw\"\n bind_read_only_paths = [\"/usr\"]\n root_hash = \"HASH\"\n \
                   root_verity = \"SRV/root.verity\"\n }";
@@ -131,7 +132,7 @@ async fn an_extension_lies_over_a_root_of_the_tasks_own() {
     let host = host!();
     let node = Node::configured(&host, r#"allow_host_paths = ["/srv"]"#).await;
     let images = Images::new(&host);
-    // A shell, a program and their libraries, the mount points, and which system this is.
+    // A shell, a program and their libraries, the mount points, and the os-release file.
     let fill = "mkdir -p $0/root && cd $0/root && mkdir -p usr/lib etc proc sys dev run tmp var/tmp alloc local secrets && \
         for file in /bin/sh /bin/cat $(ldd /bin/sh /bin/cat | grep -o '/[^ ]*' | tr -d ':'); do \
         mkdir -p .$(dirname $file) && cp -aL $file .$file; done && \
@@ -160,7 +161,7 @@ async fn an_extension_lies_over_a_root_of_the_tasks_own() {
         };
         let (_, output, errors) = node.finish(task).await;
         assert_eq!(output, "of the extension\n", "{option}: {errors}");
-        // systemd would say no more than that there is no such file.
+        // systemd would only report that there is no such file.
         let refusal = node.try_run(job("")).await.expect_err("the host's /usr");
         assert!(refusal.message.contains("root of its own"), "{option}: {refusal}");
     }
@@ -185,7 +186,7 @@ async fn an_image_that_a_job_brings_is_mounted_if_the_operator_lets_it() {
     let of_host = job().config(&config(images.path("root.raw").to_str().unwrap()));
     let refusal = open.try_run(of_host).await.expect_err("an image of the host");
     assert!(refusal.message.contains("neither it nor a directory above it"), "{refusal}");
-    // A link that leads to what the operator does not allow.
+    // A link that leads to a path that the operator does not allow.
     let job = Job::shell("cat /opt/mark").config(&config("root.raw"));
     let prepared = open.prepare(&job);
     symlink(images.path("root.raw"), prepared.alloc_dir().join("web/local/root.raw")).unwrap();

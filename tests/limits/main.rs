@@ -1,4 +1,4 @@
-//! What limits a task, on a host with all cgroup controllers: in the virtual machine, unless this machine has them.
+//! Limits of a task, on a host with all cgroup controllers: in the virtual machine, unless this machine has them.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::driver::memory_usage::Fields;
 use tests::{Exit, Job, Node, exiting_guest};
 
-/// The host, or the end of a test that needs one.
+/// The host, or the end of a test if the machine is not suitable.
 macro_rules! host {
     () => {
         host!(with)
@@ -107,7 +107,7 @@ async fn an_operator_is_told_which_limit_a_task_hit() {
 async fn the_memory_of_a_task_is_what_its_cgroup_counts() {
     let host = host!();
     let node = Node::start(&host).await;
-    // 16 MiB of its own, and as much of a file.
+    // 16 MiB of anonymous memory, and the same amount of a file.
     let script = "head -c 16M /dev/zero > /alloc/data/file; cat /alloc/data/file > /dev/null
                   keep=$(head -c 16M /dev/zero | tr '\\0' x); echo ready; exec 3<&0; while :; do sleep 0.2; done";
     let mut task = node.run(Job::shell(script).with(|request| request.memory = 128)).await;
@@ -132,7 +132,7 @@ async fn a_command_in_a_task_has_the_tasks_limits() {
     let host = host!();
     let node = Node::start(&host).await;
     let task = node.run(Job::shell("exec sleep infinity").with(|request| request.memory = 32)).await;
-    // The task and its commands are killed as one, as all that is in a unit.
+    // The task and its commands are killed together, as all processes of a unit.
     let (exit, output, _) = node.exec(&task, "tail /dev/zero; echo not reached").await.finish().await;
     assert_eq!((exit, output.as_str()), (Exit::signal(9), ""));
     assert!(node.wait(&task).await.oom_killed);
@@ -146,7 +146,7 @@ async fn a_guest_has_the_limits_of_its_task_and_is_not_charged_for_its_compilati
     let small = Job::artifact("exit.wasm", &exiting_guest(3)).with(|request| request.memory = 16);
     let task = node.run(small).await;
     assert_eq!(node.finish(task).await.0, Exit::status(3));
-    // It takes all the memory it can get, and touches it.
+    // The guest allocates all the memory it can get, and touches it.
     let greedy = tests::wasm(
         r#"(module
             (memory (export "memory") 1)
@@ -157,7 +157,7 @@ async fn a_guest_has_the_limits_of_its_task_and_is_not_charged_for_its_compilati
                     (memory.fill (local.get $at) (i32.const 1) (i32.const 1048576))
                     (br $more))))"#,
     );
-    // By itself it is told in time that there is no more; with leave for more it meets the limit of its cgroup.
+    // By default, memory.grow fails in time; with a higher `max_memory`, the guest hits the limit of its cgroup.
     let greedy = || Job::artifact("greedy.wasm", &greedy).with(|request| request.memory = 32);
     let task = node.run(greedy()).await;
     assert_eq!(node.finish(task).await.0, Exit::status(122));

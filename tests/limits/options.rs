@@ -1,4 +1,4 @@
-//! Every option of `limits` that is more than a number of the process, as the task itself sees it.
+//! Every option of `limits` that is more than a resource limit of the process, as the task itself sees it.
 
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
@@ -7,11 +7,11 @@ use tests::{Exit, Job, Node};
 
 use crate::cgroup;
 
-/// The disk that a file is on, as `io.max` names it.
+/// The disk of a file, in the notation of `io.max`.
 fn disk(path: &str) -> String {
     let device = std::fs::metadata(path).unwrap().st_dev();
     let number = format!("{}:{}", libc::major(device), libc::minor(device));
-    // Limits are of disks: of a partition it is the one around it.
+    // Limits apply to disks: for a partition, to the disk that contains it.
     let whole = Path::new("/sys/dev/block").join(&number).canonicalize().unwrap();
     let whole = if whole.join("partition").exists() { whole.parent().unwrap() } else { &whole };
     std::fs::read_to_string(whole.join("dev")).unwrap().trim().to_owned()
@@ -25,7 +25,7 @@ async fn a_task_has_in_its_cgroup_what_its_job_asks_for() {
             .await;
     let disk = disk("/var/lib");
     let io = format!("{disk} rbps=5000000 wbps=6291456 riops=700 wiops=1000");
-    // None of the values is one that a cgroup has by default.
+    // None of the values is a default of a cgroup.
     let options = [
         (r#"cpu_quota = "150%""#, "cpu.max", "75000 50000"),
         (r#"cpu_quota_period = "50ms""#, "cpu.max", "75000 50000"),
@@ -38,14 +38,14 @@ async fn a_task_has_in_its_cgroup_what_its_job_asks_for() {
         (r#"io_write_bandwidth_max = ["/var/lib 6291456"]"#, "io.max", &io),
         (r#"io_read_iops_max = ["/var/lib 700"]"#, "io.max", &io),
         (r#"io_write_iops_max = ["/var/lib 1K"]"#, "io.max", &io),
-        // With it a task's processes are not killed as one.
+        // With this option, the processes of a task are not killed together.
         (r#"oom_policy = "continue""#, "memory.oom.group", "0"),
     ];
     let config = options.map(|(option, ..)| option).join("\n");
     let files = options.map(|(_, file, _)| file).join(" ");
-    let said = node.output_of(cgroup(&files).config(&format!("limits {{\n{config}\n}}"))).await;
+    let output = node.output_of(cgroup(&files).config(&format!("limits {{\n{config}\n}}"))).await;
     for (option, file, value) in options {
-        assert!(said.contains(&format!("{file}:{value}\n")), "{option}: {said}");
+        assert!(output.contains(&format!("{file}:{value}\n")), "{option}: {output}");
     }
 }
 
@@ -53,32 +53,32 @@ async fn a_task_has_in_its_cgroup_what_its_job_asks_for() {
 async fn a_task_without_limits_is_killed_as_one_and_has_no_swap() {
     let host = host!();
     let node = Node::start(&host).await;
-    let said = node.output_of(cgroup("memory.oom.group memory.swap.max cpu.max memory.high")).await;
+    let output = node.output_of(cgroup("memory.oom.group memory.swap.max cpu.max memory.high")).await;
     let usual = "memory.oom.group:1\nmemory.swap.max:0\ncpu.max:max 100000\nmemory.high:max\n";
-    assert_eq!(said, usual);
+    assert_eq!(output, usual);
 }
 
 #[tokio::test]
 async fn a_task_feels_its_limits() {
     let host = host!();
     let node = Node::start(&host).await;
-    // One process is the shell, and one its init.
+    // One process is the shell, and one is the init.
     let forks = Job::shell("for n in 1 2 3 4 5; do sleep 60 & echo $n; done");
     let task = node.run(forks.config(r#"limits { tasks_max = "5" }"#)).await;
     let (exit, output, errors) = node.finish(task).await;
     assert_eq!((exit, output.as_str()), (Exit::status(2), "1\n2\n3\n"), "{errors}");
     assert!(errors.contains("Cannot fork"), "{errors}");
 
-    // The greatest process is killed, and the others go on.
+    // The largest process is killed, and the others continue.
     let family = Job::shell("tail /dev/zero; echo $?").with(|request| request.memory = 24);
     assert_eq!(node.output_of(family.config(r#"limits { oom_policy = "continue" }"#)).await, "137\n");
 
-    // It has more to do than fits into one period.
+    // The task needs more CPU time than one period allows.
     let script = "i=0; while [ $i -lt 2000 ]; do i=$((i + 1)); done; \
                   grep nr_throttled /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/cpu.stat";
-    let said = node.output_of(Job::shell(script).config(r#"limits { cpu_quota = "5%" }"#)).await;
-    let throttled: u64 = said.trim().trim_start_matches("nr_throttled ").parse().unwrap();
-    assert!(throttled > 0, "{said}");
+    let printed = node.output_of(Job::shell(script).config(r#"limits { cpu_quota = "5%" }"#)).await;
+    let throttled: u64 = printed.trim().trim_start_matches("nr_throttled ").parse().unwrap();
+    assert!(throttled > 0, "{printed}");
 
     let sends = Job::command("/bin/bash").args(&["-c", "echo x > /dev/udp/127.0.0.1/9 && echo sent"]);
     assert_eq!(node.output_of(sends.clone()).await, "sent\n");
@@ -113,7 +113,7 @@ async fn what_systemd_itself_acts_on_is_in_the_unit() {
     let unit = node.unit(&task).await;
     assert_eq!(host.property(&unit, "ManagedOOMSwap"), "kill");
     assert_eq!(host.property(&unit, "ManagedOOMMemoryPressure"), "kill");
-    // In parts of 2^32.
+    // In units of 1/2^32.
     let limit: u64 = host.property(&unit, "ManagedOOMMemoryPressureLimit").parse().unwrap();
     assert_eq!(limit * 100 / u64::from(u32::MAX), 60);
     node.destroy(&task, true).await.unwrap();

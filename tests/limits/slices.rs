@@ -1,5 +1,5 @@
-//! What all tasks have together: the cores that Nomad lets them share, the memory that they are promised, and what the
-//! operator says of their slice.
+//! What all tasks share: the cores that Nomad lets them share, the memory reserved for them, and the operator's
+//! settings for their slice.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::cgroup;
 const CGROUPS: &str = "/sys/fs/cgroup";
 const MIB: u64 = 1 << 20;
 
-/// The cores that tasks share, where Nomad keeps them, and as it does (v2.0.5, client/lib/cgroupslib).
+/// The cpuset of the cores that tasks share, at Nomad's path and as Nomad writes it (v2.0.5, client/lib/cgroupslib).
 struct Pool(PathBuf);
 
 impl Pool {
@@ -40,13 +40,13 @@ impl Drop for Pool {
     }
 }
 
-/// What an operator sets for the slice of all tasks, until this is dropped.
+/// The operator's settings for the slice of all tasks, until this value is dropped.
 struct Operator<'a>(&'a Host, &'static str);
 
 impl<'a> Operator<'a> {
     fn sets(host: &'a Host, property: &'static str, value: &str) -> Self {
-        let said = format!("{property}={value}");
-        host.run("systemctl", &["set-property", "--runtime", "nomad_tasks.slice", &said]);
+        let assignment = format!("{property}={value}");
+        host.run("systemctl", &["set-property", "--runtime", "nomad_tasks.slice", &assignment]);
         Self(host, property)
     }
 }
@@ -87,12 +87,12 @@ async fn cores_are_a_tasks_own_and_the_others_run_where_nomad_says_now_and_later
     );
     let own = node.output_of(job.with(|request| request.cores = vec![0])).await;
     assert_eq!(own, "/nomad_tasks.slice/nomad_tasks-reserve.slice\n0\n");
-    // As Nomad does when a task of any driver gets cores, and when it gives them back.
+    // As Nomad does when a task of any driver gets reserved cores, and when it releases them.
     for cores in ["0", "0-1", "1"] {
         pool.holds(cores);
         run_on(&host, &node, &shared, cores).await;
     }
-    // A driver that finds its tasks again, and starts none.
+    // A driver that recovers its tasks, and starts none.
     node.restart().await;
     pool.holds("0");
     node.recover(&shared).await.unwrap();
@@ -102,11 +102,11 @@ async fn cores_are_a_tasks_own_and_the_others_run_where_nomad_says_now_and_later
     node.destroy(&shared, true).await.unwrap();
 }
 
-/// What the slices of tasks are promised, in MiB, the outer one first.
+/// The memory reserved in the slices of tasks, in MiB, the outer slice first.
 fn promised() -> [u64; 3] {
     ["", "nomad_tasks-share.slice", "nomad_tasks-reserve.slice"].map(|slice| {
         let file = Path::new(CGROUPS).join("nomad_tasks.slice").join(slice).join("memory.low");
-        // A slice in which nothing ever was.
+        // A slice that has never been used.
         fs::read_to_string(file).map_or(0, |bytes| bytes.trim().parse::<u64>().unwrap() / MIB)
     })
 }
@@ -122,14 +122,14 @@ async fn the_memory_that_tasks_are_promised_is_promised_to_their_slices_as_well(
     let (one, two, own) =
         tokio::join!(node.run(with(16, vec![])), node.run(with(32, vec![])), node.run(with(8, vec![0])));
     assert_eq!(promised(), [56, 56, 56]);
-    // One that is promised nothing changes nothing.
+    // A task without reserved memory changes nothing.
     let without = node.run(waiting()).await;
     node.destroy(&without, true).await.unwrap();
     node.destroy(&two, true).await.unwrap();
     assert_eq!(promised(), [24, 24, 24]);
-    let said =
+    let output =
         node.output_of(cgroup("memory.low memory.max").with(|r| (r.memory, r.memory_max) = (8, -1))).await;
-    assert_eq!(said, "memory.low:8388608\nmemory.max:max\n");
+    assert_eq!(output, "memory.low:8388608\nmemory.max:max\n");
     assert_eq!(promised(), [24, 24, 24]);
     // By another process of the driver, too.
     node.restart().await;
@@ -144,7 +144,7 @@ async fn the_memory_that_tasks_are_promised_is_promised_to_their_slices_as_well(
 async fn what_an_operator_sets_for_the_slice_of_tasks_holds_for_all_of_them() {
     let host = host!(alone);
     let node = Node::start(&host).await;
-    // So that the slice is there, as it is on any node that is in use.
+    // Creates the slice, as on any node that is in use.
     let other = node.run(waiting().with(|request| (request.memory, request.memory_max) = (8, 16))).await;
     let memory = Operator::sets(&host, "MemoryMax", "48M");
     let mut events = node.events().await;

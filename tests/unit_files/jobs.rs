@@ -1,4 +1,4 @@
-//! Jobs that say unusual things wherever they can.
+//! Jobs with unusual values wherever they are possible.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tests::Job;
 
 use super::corpus::text;
 
-/// A job that runs until it is stopped, and what is unusual in it.
+/// A job that runs until it is stopped, and its unusual values.
 #[derive(Debug, Clone)]
 pub(crate) struct OddJob(Vec<Part>);
 
@@ -36,7 +36,7 @@ enum Part {
     Property(&'static str, String),
 }
 
-/// For this release of systemd.
+/// Jobs for this release of systemd.
 pub(crate) fn odd_job(version: u32) -> impl Strategy<Value = OddJob> {
     const HOSTNAMES: u32 = 258;
     let argument = || text().prop_map(|text| text.replace('\0', ""));
@@ -59,7 +59,7 @@ pub(crate) fn odd_job(version: u32) -> impl Strategy<Value = OddJob> {
         1 => any_property(version),
     ];
     vec(part, 1..4).prop_map(|mut parts| {
-        // Each once: two tasks of one name are no job.
+        // Each name once: a job must not contain two tasks with the same name.
         let mut seen = Vec::new();
         parts.retain(|part| {
             let kind =
@@ -72,7 +72,7 @@ pub(crate) fn odd_job(version: u32) -> impl Strategy<Value = OddJob> {
     })
 }
 
-/// A text that a file can have as its name, most often without control characters.
+/// A text that can be the name of a file, most often without control characters.
 fn file_name() -> impl Strategy<Value = String> {
     (text(), proptest::bool::weighted(0.9)).prop_map(|(text, is_plain)| {
         let is_taken = |c: &char| !(matches!(c, '/' | '\0') || is_plain && c.is_control());
@@ -81,19 +81,19 @@ fn file_name() -> impl Strategy<Value = String> {
     })
 }
 
-/// Does the grammar take it, and this release of systemd?
+/// Whether the grammar accepts the value, and this release of systemd too.
 fn is_taken(version: u32, name: &str, text: &str) -> bool {
     let taken = Assignment::parse(name, text).is_ok_and(|taken| taken.needs() <= version);
     taken && !text.contains(['\0', '\n', '\r'])
 }
 
-/// Properties that let a task run whatever text they have, as far as it is one of theirs.
+/// Properties that let a task run with every text, as far as the text is valid for them.
 fn harmless_property(version: u32) -> impl Strategy<Value = Part> {
     let lists = ["ReadOnlyPaths", "InaccessiblePaths", "NoExecPaths", "ExecPaths", "ReadWritePaths"];
-    // systemd tidies paths when it reads them, and refuses those that lead upwards.
+    // systemd normalizes paths when it reads them, and rejects paths that lead upwards.
     let text = || text().prop_map(|text| text.chars().filter(|c| *c != '/').take(60).collect::<String>());
     let path = || text().prop_map(|text| quote(&format!("-/{text}")).into_owned());
-    // Of two with the same name the bus keeps one, and the file both.
+    // Of two variables with the same name the bus keeps one, and the file both.
     let variable = || (select(vec!["A", "B", "C", "D"]), text());
     let variable =
         || variable().prop_map(|(name, text)| quote(&format!("{name}{}=x{text}", text.len())).into_owned());
@@ -132,7 +132,7 @@ fn harmless_property(version: u32) -> impl Strategy<Value = Part> {
 
 fn any_property(version: u32) -> impl Strategy<Value = Part> {
     let settable = property::all().filter(|property| !matches!(property.reach, Reach::Reserved(_)));
-    // Of system calls systemd forgets those that the kernel does not know.
+    // systemd drops system calls that the kernel does not know.
     let names: Vec<_> =
         settable.map(|property| property.name).filter(|name| !name.starts_with("SystemCall")).collect();
     let taken =
@@ -141,7 +141,7 @@ fn any_property(version: u32) -> impl Strategy<Value = Part> {
 }
 
 impl OddJob {
-    /// What the driver is asked.
+    /// The request to the driver.
     pub(crate) fn asked(&self) -> Job {
         let mut job = Job::command("/bin/sh").args(&["-c", "exec /bin/sleep infinity", "sh"]);
         let mut properties = Vec::new();
@@ -199,7 +199,7 @@ impl OddJob {
         job
     }
 
-    /// Makes the files that it names.
+    /// Creates the files that the job names.
     pub(crate) fn lay_out(&self, alloc_dir: &Path) {
         let asked = self.asked();
         let task = alloc_dir.join(&asked.request.task);
@@ -219,7 +219,7 @@ impl OddJob {
         self.0.iter().any(|part| matches!(part, Part::Socket(_)))
     }
 
-    /// The keys in the files of its units that a plain job's do not have.
+    /// The keys in the files of the job's units that a plain job's files do not have.
     pub(crate) fn keys(&self) -> Vec<String> {
         let keys = self.0.iter().flat_map(|part| match part {
             Part::Property(name, text) => {

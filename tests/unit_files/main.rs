@@ -1,9 +1,9 @@
-//! The unit files that systemd writes for arbitrary jobs, on a real systemd: read back, they mean what was sent.
+//! The unit files that systemd writes for arbitrary jobs, on a real systemd: after a reload, they mean what was sent.
 //!
-//! systemd keeps a transient unit as a file, and reads that file at every `daemon-reload`. What is not written there as
-//! it was sent is lost then, or becomes something else: another line, another property, another command.
+//! systemd keeps a transient unit as a file, and reads this file at every `daemon-reload`. A value that is not written
+//! there as it was sent is lost then, or becomes something else: another line, another property, another command.
 //!
-//! `FUZZ_SECONDS=3600` tries new jobs for an hour; without it the jobs are few, and the same ones at every run.
+//! `FUZZ_SECONDS=3600` tests new jobs for an hour; without it there are few jobs, and the same ones at every run.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
@@ -25,12 +25,12 @@ use tests::{Host, Job, Need, Node, Refusal, Task};
 use jobs::OddJob;
 use units::{Properties, properties};
 
-/// How many jobs run while systemd reads its files again.
+/// The number of jobs that run while systemd reads its files again.
 const AT_ONCE: usize = 30;
-/// How often, if nobody says how long.
+/// The number of rounds if no time is set.
 const ROUNDS: usize = 4;
 
-/// A job that runs, and what systemd knew of its units before it read their files again.
+/// A running job, and the properties of its units before systemd read their files again.
 struct Running {
     job: OddJob,
     task: Task,
@@ -96,7 +96,7 @@ async fn the_file_of_every_unit_means_what_was_sent() {
     assert!(accepted * 2 >= jobs, "only {accepted} of {jobs} jobs were started");
 }
 
-/// What a path means is found out when the task starts, and what a task wrote before may have any name.
+/// A path is resolved when the task starts, and files that a task created before may have any name.
 #[tokio::test]
 async fn a_file_to_which_a_link_leads_adds_no_line() {
     const LINE: &str = "x\nExecStopPost=+";
@@ -158,19 +158,19 @@ async fn start(host: &Host, node: &Node, job: OddJob) -> Result<Running, (OddJob
 
 /// The release of the host's systemd, such as 252.
 fn version(host: &Host) -> u32 {
-    let said = host.run("systemctl", &["--version"]);
-    let number = said.split_whitespace().nth(1).unwrap();
+    let output = host.run("systemctl", &["--version"]);
+    let number = output.split_whitespace().nth(1).unwrap();
     number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }
 
-/// What PID 1 said of transient units whose files it could not read.
+/// The messages of PID 1 about transient units whose files it could not read.
 fn complaints(host: &Host) -> Vec<String> {
     host.run("journalctl", &["--sync"]);
-    let said = host.run("journalctl", &["--quiet", "--boot", "--output=cat", "_PID=1"]);
-    said.lines().filter(|line| line.starts_with("/run/systemd/transient/")).map(str::to_owned).collect()
+    let output = host.run("journalctl", &["--quiet", "--boot", "--output=cat", "_PID=1"]);
+    output.lines().filter(|line| line.starts_with("/run/systemd/transient/")).map(str::to_owned).collect()
 }
 
-/// Is a complaint such as `…/UNIT:26: BindPaths= path is not absolute` about one of these properties?
+/// Whether a message such as `…/UNIT:26: BindPaths= path is not absolute` is about one of these properties.
 fn is_about(complaint: &str, unit: &str, names: &[&str]) -> bool {
     let number = complaint.split_once(&format!("{unit}:")).and_then(|(_, behind)| behind.split_once(':'));
     let number: usize = number.and_then(|(number, _)| number.parse().ok()).expect("the number of a line");
@@ -197,7 +197,7 @@ fn keys(unit: &str) -> BTreeSet<String> {
     keys.collect()
 }
 
-/// What is in every unit's file, or in that of a job that says nothing unusual.
+/// The content of every unit's file, or of the file of a plain job.
 async fn keys_of_a_plain_job(host: &Host, node: &Node) -> BTreeSet<String> {
     let plain = Job::shell("exec sleep infinity")
         .config("socket {\n name = \"a\"\n path = \"/alloc/a\"\n mode = \"0600\"\n}\nextra_hosts = [\"a:10.0.0.1\"]\nlogging {\n rate_limit_burst = 1\n rate_limit_interval = \"1s\"\n}");
@@ -214,7 +214,7 @@ async fn keys_of_a_plain_job(host: &Host, node: &Node) -> BTreeSet<String> {
     keys
 }
 
-/// Lines of a unit's file that neither a plain job's has nor this job asks for.
+/// Lines of a unit's file that neither a plain job has nor this job requests.
 fn unexpected_lines(unit: &str, expected: &BTreeSet<String>, asked: &[String]) -> Vec<String> {
     let is_asked = |key: &str| {
         let name = key.split_once("] ").map_or(key, |(_, name)| name);

@@ -1,4 +1,4 @@
-//! What systemd knows of a unit.
+//! The properties of a unit in systemd.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -26,43 +26,43 @@ pub(crate) fn properties(host: &Host, unit: &str) -> Properties {
     all.iter().map(|(name, value)| (name.clone(), value["data"].clone())).collect()
 }
 
-/// What a unit does, and not what it is.
+/// Properties of a unit's state, and not of its definition.
 fn is_state(name: &str) -> bool {
     const ENDS: [&str; 8] =
         ["Timestamp", "TimestampMonotonic", "Bytes", "Packets", "Operations", "Current", "Peak", "NSec"];
     const NAMES: [&str; 11] = [
-        // What it uses, and what others leave to it.
+        // The usage of the unit, and what other units leave to it.
         "MemoryAvailable",
         "EffectiveMemoryMax",
         "EffectiveMemoryHigh",
         "EffectiveTasksMax",
-        // A file that was read again is newer than the unit, and then no more.
+        // A file that was read again is newer than the unit, and no longer than that.
         "NeedDaemonReload",
         "Job",
-        // systemd 252 has it again when the cgroup changes for the next time.
+        // systemd 252 sets it again at the next change of the cgroup.
         "ControlGroupId",
         "Markers",
         "NRestarts",
-        // systemd holds the unit for a client that waits for its start, and no longer.
+        // systemd holds the unit only as long as a client waits for its start.
         "Refs",
         "StateChangeTimestamp",
     ];
     name != "TimerSlackNSec" && ENDS.iter().any(|end| name.ends_with(end)) || NAMES.contains(&name)
 }
 
-/// What there is to compare: of a command its path, words and flags, and not when it ran.
+/// The parts to compare: of a command its path, words and flags, and not when it ran.
 fn configured(name: &str, value: &Value) -> Value {
     match value {
         Value::Array(commands) if name.starts_with("Exec") && commands.iter().all(Value::is_array) => {
             let parts = |command: &Value| command.as_array().unwrap().iter().take(3).cloned().collect();
             commands.iter().map(|command| Value::Array(parts(command))).collect()
         }
-        // Of a condition all but whether it held, which is not known any more.
+        // Of a condition everything except its result, which is no longer known.
         Value::Array(all) if ["Conditions", "Asserts"].contains(&name) => {
             let parts = |condition: &Value| condition.as_array().unwrap().iter().take(4).cloned().collect();
             all.iter().map(|condition| Value::Array(parts(condition))).collect()
         }
-        // Texts that the bus has as bytes.
+        // Texts that the bus carries as bytes.
         Value::Array(all) if name == "LogExtraFields" => {
             all.iter().map(|bytes| Value::from(text_of(bytes))).collect()
         }
@@ -96,21 +96,21 @@ fn is_set(name: &str) -> bool {
     UNITS.contains(&name) || name.ends_with("MountsFor")
 }
 
-/// Does systemd write such a value in a way that it does not read, whoever sends it? Seen on 252, 257 and 262.
+/// Whether systemd writes such a value in a form that it cannot read, whoever sends it. Seen on 252, 257 and 262.
 ///
-/// A task that runs has what was sent all the same, and its unit is never started a second time.
+/// A running task still has the values that were sent, and its unit is never started a second time.
 fn is_lost(name: &str, sent: &Value) -> bool {
     let has = |found: &dyn Fn(&str) -> bool| texts(name, sent).iter().any(|text| found(text));
     let special = |text: &str| text.contains(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\'));
     match name {
-        // Nothing is written for a set of none, which stands for all.
+        // Nothing is written for an empty set, which means all.
         "RestrictNamespaces" => sent.as_u64() == Some(0),
         // `$` is written as `\$` or twice, `;` as `\;`.
         "ExecStart" | "ExecStartEx" => has(&|text| text.contains(['$', ';'])),
         // `%` is not written twice.
         "DeviceAllow" | "Documentation" => has(&|text| special(text) || text.contains('%')),
         "BindPaths" | "BindReadOnlyPaths" => has(&|text| special(text) || text.contains(':')),
-        // These are lines of their own, and these are written with escapes.
+        // These are separate lines, and these are written with escapes.
         "Conditions" | "Asserts" | "EnvironmentFiles" | "UnsetEnvironment" => false,
         // Words without quotes, or in quotes and without escapes.
         _ => sent.is_array() && has(&special),
@@ -133,7 +133,7 @@ pub(crate) fn lost(sent: &Properties) -> Vec<&str> {
     sent.iter().filter(|(name, value)| is_lost(name, value)).map(|(name, _)| name.as_str()).collect()
 }
 
-/// The names of properties that came to be others, and their values.
+/// The names of properties that have changed, and their values.
 pub(crate) fn differences(before: &Properties, after: &Properties) -> Vec<String> {
     let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let mut differences = Vec::new();
@@ -142,7 +142,7 @@ pub(crate) fn differences(before: &Properties, after: &Properties) -> Vec<String
         let of = |all: &Properties| all.get(name).map(|value| configured(name, value));
         let (before, after) = (of(before), of(after));
         if before != after {
-            let said = |value: Option<Value>, other: &Option<Value>| match (value, other) {
+            let shown = |value: Option<Value>, other: &Option<Value>| match (value, other) {
                 (Some(Value::Array(all)), Some(Value::Array(others))) => {
                     Value::Array(all.into_iter().filter(|one| !others.contains(one)).collect()).to_string()
                 }
@@ -150,8 +150,8 @@ pub(crate) fn differences(before: &Properties, after: &Properties) -> Vec<String
             };
             differences.push(format!(
                 "{name} was {}, and is {}",
-                said(before.clone(), &after),
-                said(after, &before)
+                shown(before.clone(), &after),
+                shown(after, &before)
             ));
         }
     }

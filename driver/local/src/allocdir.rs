@@ -1,7 +1,7 @@
-//! The directory of one allocation, laid out as Nomad does it, and the pipes through which a task's output comes.
+//! The directory of one allocation, laid out as Nomad lays it out, and the pipes that carry a task's output.
 //!
 //! ```text
-//! <allocation>/            0755        what the plugin is told as `alloc_dir`
+//! <allocation>/            0755        the `alloc_dir` that the plugin gets
 //!   alloc/                 0777 nobody shared by the group: data/ logs/ tmp/
 //!     logs/.web.stdout.fifo  0600      one pair of pipes per task
 //!   web/                   0777 nobody one directory per task
@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Facts from Nomad v2.0.5, client/allocdir/ and client/lib/fifo/. One difference: `secrets` and `private` are plain
-//! directories here and not small file systems in memory, which only root can mount; they end with the allocation.
-//! Who is not root owns everything, and so do the tasks, which run as the same user.
+//! directories here and not small file systems in memory, which only root can mount. They are removed with the
+//! allocation. An unprivileged user owns everything, and so do the tasks, which run as the same user.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -26,10 +26,10 @@ use tokio::net::unix::pipe;
 /// The owner that Nomad gives these directories (fs_unix.go looks up `nobody`; the number is the kernel's own).
 const NOBODY: u32 = 65_534;
 
-/// Why an allocation directory or its pipes could not be had.
+/// Why an allocation directory or its pipes are not available.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A directory could not be made.
+    /// A directory could not be created.
     #[error("make the directory {path}; choose another place with `--alloc-dir`")]
     Directory {
         /// The directory.
@@ -37,7 +37,7 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
-    /// A pipe could not be made or opened.
+    /// A pipe could not be created or opened.
     #[error("make the log pipe {path}")]
     Pipe {
         /// The pipe.
@@ -53,7 +53,7 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
-    /// The task has ended and somebody still holds its output open.
+    /// The task has ended and another process still holds its output open.
     #[error(
         "the log pipe {path} is still open {deadline:?} after the end of the task; its output so far: {output}"
     )]
@@ -62,10 +62,10 @@ pub enum Error {
         path: PathBuf,
         /// How long we waited.
         deadline: Duration,
-        /// What had come.
+        /// The output read so far.
         output: String,
     },
-    /// The directory was not removed, since something is mounted in it that would be emptied.
+    /// The directory was not removed: something is mounted in it, and the removal would delete the mounted files.
     #[error("{mount} is mounted inside {path}; unmount it and remove the directory")]
     Mounted {
         /// The allocation's directory.
@@ -83,8 +83,8 @@ pub struct AllocDir {
 }
 
 impl AllocDir {
-    /// Makes `<base>/<alloc_id>` with its shared directories. `base` is made when missing, mode 0711: any user may
-    /// pass through it and none may look around.
+    /// Creates `<base>/<alloc_id>` with its shared directories. Creates `base` if missing, with mode 0711: every user
+    /// may traverse it, and no other user may list it.
     pub fn create(base: &Path, alloc_id: &str) -> Result<Self, Error> {
         if !base.exists() {
             fs::create_dir_all(base)
@@ -100,23 +100,23 @@ impl AllocDir {
         Ok(alloc)
     }
 
-    /// One that somebody else has made, and will remove: for a further task of the same allocation.
+    /// The directory that somebody else has created and will remove: for a further task of the same allocation.
     pub fn existing(path: &Path) -> Self {
         Self { path: path.to_owned(), removed_on_drop: false }
     }
 
-    /// Such as `/var/lib/nomad-driver-systemd/run-x/d2c1…`.
+    /// The path, such as `/var/lib/nomad-driver-systemd/run-x/d2c1…`.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Closes it to all users but ours: the tasks have their directories mounted elsewhere.
+    /// Closes the directory to all other users: the tasks have their directories mounted elsewhere.
     pub fn close(&self) -> Result<(), Error> {
         fs::set_permissions(&self.path, Permissions::from_mode(0o700))
             .map_err(|source| Error::Directory { path: self.path.clone(), source })
     }
 
-    /// Makes the directories of one task.
+    /// Creates the directories of one task.
     pub fn task(&self, name: &str) -> Result<TaskDir, Error> {
         let dir = TaskDir::below(&self.path, name);
         for path in [&dir.path, &dir.local, &dir.secrets, &dir.path.join("private")] {
@@ -126,7 +126,7 @@ impl AllocDir {
         Ok(dir)
     }
 
-    /// Makes the pipes of one task's output and opens them for reading.
+    /// Creates the pipes of one task's output and opens them for reading.
     pub fn logs(&self, task: &str) -> Result<Logs, Error> {
         let logs = self.path.join("alloc/logs");
         Ok(Logs {
@@ -135,12 +135,12 @@ impl AllocDir {
         })
     }
 
-    /// Leaves the directory where it is.
+    /// Keeps the directory when this value is dropped.
     pub fn keep(&mut self) {
         self.removed_on_drop = false;
     }
 
-    /// Removes the directory now, and says why when it cannot.
+    /// Removes the directory now, and returns why it cannot be removed.
     pub fn remove(mut self) -> Result<(), Error> {
         self.removed_on_drop = false;
         remove(&self.path)
@@ -157,8 +157,8 @@ impl Drop for AllocDir {
     }
 }
 
-/// Removes a tree. Symbolic links are removed and not followed; with a mount inside, nothing is removed at all, since
-/// that would empty what is mounted there.
+/// Removes a tree. Symbolic links are removed and not followed. With a mount inside, nothing is removed, since the
+/// removal would delete the mounted files.
 fn remove(path: &Path) -> Result<(), Error> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     // The fifth field is the mount point; spaces in it are written as \040.
@@ -176,16 +176,16 @@ fn remove(path: &Path) -> Result<(), Error> {
 pub struct TaskDir {
     /// The task's own directory.
     pub path: PathBuf,
-    /// `local` in it.
+    /// The task's `local`.
     pub local: PathBuf,
-    /// `secrets` in it.
+    /// The task's `secrets`.
     pub secrets: PathBuf,
     /// The allocation's shared directory, `alloc`.
     pub shared: PathBuf,
 }
 
 impl TaskDir {
-    /// The paths, without making anything.
+    /// The paths; creates nothing.
     pub fn below(alloc: &Path, name: &str) -> Self {
         let path = alloc.join(name);
         Self { local: path.join("local"), secrets: path.join("secrets"), shared: alloc.join("alloc"), path }
@@ -193,15 +193,15 @@ impl TaskDir {
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), Error> {
-    // The mode is set apart from the making because the umask has no say in it.
+    // The mode is set separately, because the umask restricts the mode given at creation.
     fs::create_dir(path)
         .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
         .map_err(|source| Error::Directory { path: path.to_owned(), source })
 }
 
-/// A directory that every task may use: owned by nobody if we are root, else by us.
+/// Creates a directory that every task may use: owned by nobody if we are root, else by us.
 fn make_for_all(path: &Path, mode: u32) -> Result<(), Error> {
-    // A task that starts again finds its directories as it has left them.
+    // A restarted task finds its directories as it left them.
     if !fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         make(path, mode)?;
     }
@@ -224,17 +224,17 @@ pub struct Logs {
 /// One output of a task: a named pipe that is open for reading before the task starts, as logmon does it.
 #[derive(Debug)]
 pub struct Log {
-    /// What the plugin is told.
+    /// The path that the plugin is given.
     pub path: PathBuf,
-    /// The reading end. It comes to its end when no writer is left, that is not before `open` has been dropped.
+    /// The reading end. It reports end of file when no writer is left, that is, not before `open` has been dropped.
     pub reader: pipe::Receiver,
-    /// A writing end of our own, so that a writer that closes and comes back loses nothing. Drop it when the task is
-    /// over.
+    /// A writing end of our own, so that nothing is lost when a writer closes and reopens. Drop it when the task has
+    /// ended.
     pub open: pipe::Sender,
 }
 
 impl Log {
-    /// Makes the pipe with mode 0600 and opens it. Needs a tokio runtime.
+    /// Creates the pipe with mode 0600 and opens it. Needs a tokio runtime.
     pub fn create(path: PathBuf) -> Result<Self, Error> {
         let opened = rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
             .or_else(|error| if is_pipe(&path) { Ok(()) } else { Err(io::Error::from(error)) })
@@ -246,7 +246,7 @@ impl Log {
         }
     }
 
-    /// Everything that the task has written, for a task that is over. Bytes that are not UTF-8 are replaced.
+    /// Everything that the task has written, for a task that has ended. Bytes that are not UTF-8 are replaced.
     pub async fn output(self, deadline: Duration) -> Result<String, Error> {
         let Self { path, mut reader, open } = self;
         drop(open);
@@ -261,25 +261,25 @@ impl Log {
     }
 }
 
-/// Left by an earlier start of the same task.
+/// Whether a pipe is left from an earlier start of the same task.
 fn is_pipe(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
-/// Who must be able to reach an allocation.
+/// Which users must be able to reach an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passable {
     /// PID 1, and users that exist only while their task runs.
     ToAll,
-    /// We, with a systemd of our own.
+    /// Only us, with a systemd user manager of our own.
     ToUs,
 }
 
-/// A fresh directory for the allocations of one run; others may pass through it, if they must, and not look around.
+/// A fresh directory for the allocations of one run; other users may traverse it, if they must, and not list it.
 ///
-/// Root's lies below `/var/lib/nomad-driver-systemd`, since a task may have a `/tmp` of its own. Everybody else's lies
-/// in `$XDG_RUNTIME_DIR`, which is in memory, if nobody else must reach it; otherwise in the system's temporary
-/// directory.
+/// Root's directory lies below `/var/lib/nomad-driver-systemd`, since a task may have a `/tmp` of its own. An
+/// unprivileged user's lies in `$XDG_RUNTIME_DIR`, which is in memory, if no other user must reach it; otherwise in the
+/// system's temporary directory.
 pub fn fresh_base(to: Passable) -> Result<tempfile::TempDir, Error> {
     let parent = match to {
         _ if rustix::process::geteuid().is_root() => PathBuf::from("/var/lib/nomad-driver-systemd"),
@@ -298,7 +298,7 @@ fn fresh_below(parent: &Path, to: Passable) -> Result<tempfile::TempDir, Error> 
     Ok(directory)
 }
 
-/// Our session's directory, which is ours or not to be trusted (basedir specification).
+/// The runtime directory of our session; not trusted unless we own it (basedir specification).
 fn runtime_dir() -> Option<PathBuf> {
     let path = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
     let metadata = fs::metadata(&path).ok()?;
@@ -306,15 +306,15 @@ fn runtime_dir() -> Option<PathBuf> {
     Some(path).filter(|path| path.is_absolute() && metadata.is_dir() && ours)
 }
 
-/// Does what is written there stay in memory? A path that is not there yet will be where its parent is.
+/// Whether a path lies on a file system in memory. A path that does not exist yet is judged by its parent.
 pub fn is_in_memory(path: &Path) -> bool {
-    // Of tmpfs(5); ramfs has another, and nobody but root can mount it.
+    // The magic number of tmpfs(5); ramfs has another, and only root can mount it.
     const TMPFS: u64 = 0x0102_1994;
     let found = path.ancestors().find_map(|path| rustix::fs::statfs(path).ok());
     found.is_some_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| kind == TMPFS))
 }
 
-/// A directory on the way that other users cannot pass, if there is one; a task of another user would not start.
+/// A directory on the way that other users cannot traverse, if there is one; a task of another user would not start.
 pub fn impassable(path: &Path) -> Option<PathBuf> {
     let mut parents = path.ancestors();
     parents

@@ -1,4 +1,4 @@
-//! Why a job was not run, or not to its end.
+//! Why a job was not run, or did not run to its end.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use crate::node::DRIVER;
 use crate::{allocdir, artifact, jobspec, plugin_client, template};
 
-/// An error and its causes, from the outermost to the root; on several lines where a cause draws a picture, as the parser
+/// An error and its causes, from the outermost to the root; on several lines if a cause shows an excerpt, as the parser
 /// of job files does.
 pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let all = std::iter::successors(Some(error), |error| error.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Why a job was not run, or not to its end.
+/// Why a job was not run, or did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read.
@@ -24,7 +24,7 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
-    /// The job file is wrong, or asks for what an agent is needed for.
+    /// The job file is invalid, or requires a Nomad agent.
     #[error("the job {path}")]
     Job {
         /// The file.
@@ -35,36 +35,48 @@ pub enum Error {
     /// A `--var` without `=`.
     #[error("`--var {text}` has no `=`; write `--var NAME=VALUE`")]
     Variable {
+        /// The option's argument.
+        text: String,
+    },
+    /// A `--proposal` without `=`.
+    #[error("`--proposal {text}` has no `=`; write `--proposal {text}=true` or `--proposal {text}=false`")]
+    Proposal {
         /// What was given.
         text: String,
+    },
+    /// A module that could not be fetched.
+    #[error(transparent)]
+    Fetch {
+        /// What is wrong.
+        source: artifact::Error,
     },
     /// A `--volume` without a name or a path.
     #[error(
         "`--volume {text}` lacks its name or its path; write `--volume NAME=PATH` or `--volume NAME=PATH:ro`"
     )]
     Volume {
-        /// What was given.
+        /// The option's argument.
         text: String,
     },
-    /// A volume of the job that no `--volume` gives.
+    /// A volume of the job for which there is no `--volume`.
     #[error("volume `{name}`: this machine has no host volume `{wanted}`; add `--volume {wanted}=PATH`")]
     NoVolume {
-        /// The group's name for it.
+        /// The group's name for the volume.
         name: String,
-        /// Its `source`.
+        /// The volume's `source`.
         wanted: String,
     },
-    /// The place of a `--volume` is not there.
+    /// The path of a `--volume` does not exist.
     #[error("find {path}, the host volume `{name}`; make it first")]
     VolumePath {
-        /// The volume.
+        /// The volume's name.
         name: String,
-        /// Its place.
+        /// The volume's path.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
     },
-    /// The driver mounts nothing, as it is configured.
+    /// The driver supports no volumes with its configuration.
     #[error(
         "task {task}: the driver takes no volumes; remove `volume_mount` or change the plugin's configuration"
     )]
@@ -72,7 +84,7 @@ pub enum Error {
         /// The task.
         task: String,
     },
-    /// Ctrl-C, before anything was there to stop.
+    /// Interrupted by Ctrl-C before there was anything to stop.
     #[error("interrupted")]
     Interrupted,
     /// The plugin's configuration is not HCL.
@@ -80,12 +92,12 @@ pub enum Error {
         "the plugin's configuration `{text}` cannot be read as HCL, the language of the agent's configuration"
     )]
     PluginConfig {
-        /// What was given.
+        /// The configuration as given.
         text: String,
         /// The parser's reason.
         source: Box<hcl::Error>,
     },
-    /// A task of another driver.
+    /// The task uses another driver.
     #[error("task {task}: its driver is `{driver}`; only `{DRIVER}` runs here")]
     Driver {
         /// The task.
@@ -93,45 +105,45 @@ pub enum Error {
         /// The driver.
         driver: String,
     },
-    /// We do not know our own binary.
+    /// The path of our own binary is unknown.
     #[error("find this program's own binary; name the plugin with `--plugin`")]
     Program {
         /// The system's reason.
         source: io::Error,
     },
-    /// The plugin did not start, or did not take its configuration.
+    /// The plugin did not start, or did not accept its configuration.
     #[error("the plugin")]
     Plugin {
         /// What is wrong.
         source: Box<plugin_client::Error>,
     },
-    /// The driver itself says that it cannot run tasks here.
+    /// The driver reports that it cannot run tasks here.
     #[error("the driver is not healthy: {description}")]
     Unhealthy {
-        /// The driver's words.
+        /// The driver's description of its health.
         description: String,
     },
-    /// The allocation's directory.
+    /// The allocation's directory could not be prepared.
     #[error("prepare the allocation")]
     AllocDir {
         /// What is wrong.
         source: allocdir::Error,
     },
-    /// More cores than there are.
+    /// The task requests more cores than there are.
     #[error("task {task}: it asks for {cores} cores and no more are left on this machine")]
     Cores {
         /// The task.
         task: String,
-        /// How many.
+        /// The number of cores.
         cores: u32,
     },
-    /// No port is free.
+    /// No dynamic port is free.
     #[error("port `{label}`: no port between 20000 and 32000 is free")]
     Port {
         /// The port's label.
         label: String,
     },
-    /// A template.
+    /// A template could not be rendered.
     #[error("task {task}")]
     Template {
         /// The task.
@@ -139,7 +151,7 @@ pub enum Error {
         /// What is wrong.
         source: template::Error,
     },
-    /// An artifact.
+    /// An artifact could not be fetched.
     #[error("task {task}")]
     Artifact {
         /// The task.
@@ -147,7 +159,7 @@ pub enum Error {
         /// What is wrong.
         source: artifact::Error,
     },
-    /// A call about one task, or its configuration.
+    /// A call about one task failed, or the task's configuration is invalid.
     #[error("task {task}")]
     Task {
         /// The task.

@@ -1,5 +1,5 @@
-//! A driver plugin for the tests of [`crate::run`]: a shell script shakes hands, the services live in the test itself
-//! and run a task's `command` as a plain process.
+//! A driver plugin for the tests of [`crate::run`]. A shell script performs the handshake; the services run in the test
+//! itself and run a task's `command` as a plain process.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -43,14 +43,14 @@ pub(crate) struct Fake {
     tasks: Arc<Mutex<BTreeMap<String, Task>>>,
     /// Every call about a task, such as `start web`.
     pub(crate) calls: Arc<Mutex<Vec<String>>>,
-    /// What all tasks together were given.
+    /// The mounts of all tasks together.
     pub(crate) mounts: Arc<Mutex<Vec<Mount>>>,
-    /// It says that it takes no volumes.
+    /// The driver reports that it supports no volumes.
     pub(crate) no_mounts: bool,
 }
 
 impl Fake {
-    /// Serves from now on; the result is the program to launch.
+    /// Starts to serve; returns the program to launch.
     pub(crate) fn serve(&self, directory: &Path) -> PathBuf {
         let socket = directory.join("socket");
         let listener = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());

@@ -1,9 +1,9 @@
 //! Decodes a configuration by the schema that a plugin publishes, into the MessagePack that Nomad would send.
 //!
-//! The way is Nomad's: the block is a tree of plain values whose strings may hold `${…}`; each schema piece takes what
-//! it knows, converts it as go-cty does (`"2"` is a number where one is wanted, a scalar is never a list), and puts
-//! nil where nothing was given; a key that no piece knows is an error. Facts from Nomad v2.0.5,
-//! helper/pluginutils/hclspecutils/dec.go and helper/pluginutils/hclutils/util.go.
+//! The procedure is Nomad's. The block is a tree of plain values whose strings may contain `${…}`. Each part of the
+//! schema takes the keys that it knows, converts their values as go-cty does (`"2"` is a number where one is required,
+//! a scalar is never a list), and sets nil where nothing was given. A key that no part knows is an error. Facts from
+//! Nomad v2.0.5, helper/pluginutils/hclspecutils/dec.go and helper/pluginutils/hclutils/util.go.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,31 +16,31 @@ use crate::jobspec::expression::{self, Scope};
 use crate::jobspec::types::{Type, described, parse_expression};
 use crate::unknown_options::{names, names_in_blocks, told};
 
-/// Why a configuration does not fit its schema. The first two name what the person wrote, the others the schema.
+/// Why a configuration does not fit its schema. The first two name the keys that the user wrote, the others the schema.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A key that the schema does not know, almost always a typing error.
+    /// A key that the schema does not have, almost always a typing error.
     #[error("unknown {}; known here: {known}", told(keys, known, elsewhere))]
     UnknownKey {
-        /// Such as `comand`.
+        /// The keys, such as `comand`.
         keys: Vec<String>,
-        /// All keys of that place, such as `args, command`.
+        /// All keys at that place, such as `args, command`.
         known: String,
-        /// The keys of the blocks in that place, each with where it is: `tasks_max` in `limits.tasks_max`.
+        /// The keys of the blocks at that place, each with its full path: `tasks_max` in `limits.tasks_max`.
         elsewhere: BTreeMap<String, String>,
     },
-    /// A required key is not given.
+    /// A required key is missing.
     #[error("`{key}` is required")]
     Missing {
-        /// Such as `command`.
+        /// The key, such as `command`.
         key: String,
     },
     /// A value of the wrong type, or a block too many.
     #[error("`{key}`: {reason}")]
     Value {
-        /// Such as `args`.
+        /// The key, such as `args`.
         key: String,
-        /// Such as `a list is required, not a string`.
+        /// The reason, such as `a list is required, not a string`.
         reason: String,
     },
     /// A `${…}` that cannot be evaluated.
@@ -54,7 +54,7 @@ pub enum Error {
     /// The plugin's schema is wrong; a bug of the plugin.
     #[error("the plugin's schema is wrong: {reason}; report this to the driver's authors")]
     Schema {
-        /// Such as ``an attribute without a name``.
+        /// The reason, such as ``an attribute without a name``.
         reason: String,
     },
     /// MessagePack could not be written.
@@ -67,7 +67,7 @@ pub enum Error {
 
 /// Decodes `config` by `spec` and encodes the result as MessagePack: a map with every key of the schema.
 ///
-/// `config` is what [`Scope::body`] makes of a block; its strings are evaluated in `scope`.
+/// `config` is the result of [`Scope::body`] for a block; its strings are evaluated in `scope`.
 pub fn decode(spec: &Spec, config: &Map<String, Value>, scope: &Scope) -> Result<Vec<u8>, Error> {
     let value = Decoder { scope }.body(spec, config)?;
     let mut bytes = Vec::new();
@@ -75,7 +75,7 @@ pub fn decode(spec: &Spec, config: &Map<String, Value>, scope: &Scope) -> Result
     Ok(bytes)
 }
 
-/// The name that JSON has for a comment.
+/// The key that marks a comment in JSON.
 const COMMENT: &str = "//";
 
 struct Decoder<'a> {
@@ -83,7 +83,7 @@ struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// One block's content: refuses unknown keys, then decodes.
+    /// Decodes the content of one block: rejects unknown keys, then decodes.
     fn body(&self, spec: &Spec, config: &Map<String, Value>) -> Result<Value, Error> {
         let mut known = BTreeSet::new();
         names(spec, "", &mut known);
@@ -225,7 +225,7 @@ impl Decoder<'_> {
         Ok(Value::Object(result))
     }
 
-    /// One level of labels; the innermost holds the block itself.
+    /// Decodes one level of labels; the innermost contains the block itself.
     fn labelled(
         &self,
         name: &str,
@@ -251,7 +251,7 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// A nested block; an error inside says in which.
+    /// Decodes a nested block; an error inside names the block.
     fn within(&self, name: &str, spec: &Spec, block: &Map<String, Value>) -> Result<Value, Error> {
         let inside = |key: String| format!("{name}.{key}");
         self.body(spec, block).map_err(|error| match error {
@@ -265,7 +265,7 @@ impl Decoder<'_> {
         })
     }
 
-    /// The value with every string in it evaluated, keys too.
+    /// Evaluates every string in the value, keys included.
     fn evaluated(&self, key: &str, value: &Value) -> Result<Value, Error> {
         let text = |text: &str| {
             self.scope.text(text).map_err(|source| Error::Expression { key: key.to_owned(), source })
@@ -308,7 +308,7 @@ fn schema(reason: &str) -> Error {
     Error::Schema { reason: reason.to_owned() }
 }
 
-/// The blocks of one name: an object is one block, a list several; what is in the list is told by [`content`].
+/// The blocks of one name: an object is one block, a list is several; [`content`] interprets the elements of the list.
 fn blocks<'a>(name: &str, config: &'a Map<String, Value>) -> Result<Vec<&'a Value>, Error> {
     match config.get(name) {
         None | Some(Value::Null) => Ok(Vec::new()),
@@ -318,7 +318,7 @@ fn blocks<'a>(name: &str, config: &'a Map<String, Value>) -> Result<Vec<&'a Valu
     }
 }
 
-/// What a block contains. Null is an empty block, and a list in the list of blocks is one block in pieces.
+/// The content of a block. Null is an empty block, and a list in the list of blocks is one block in pieces.
 fn content<'a>(name: &str, block: &'a Value) -> Result<Cow<'a, Map<String, Value>>, Error> {
     match block {
         Value::Null => Ok(Cow::Owned(Map::new())),
@@ -369,10 +369,10 @@ fn message_pack(value: Value) -> rmpv::Value {
     }
 }
 
-/// go-cty calculates with decimals: one that binary floating point can only come near to travels as its digits.
+/// go-cty calculates with decimals: a number that binary floating point cannot represent exactly is sent as its digits.
 fn decimal(number: f64) -> rmpv::Value {
     let digits = format!("{number}");
-    // No double has more decimals than this.
+    // The maximum number of decimals of a double.
     let exact = format!("{number:.1074}");
     if exact.trim_end_matches('0').trim_end_matches('.') != digits {
         return rmpv::Value::from(digits);
@@ -524,7 +524,7 @@ mod tests {
         assert!(decoded(&spec, "one {}\none {}\n").is_err());
     }
 
-    /// One option of each kind, the blocks with a path, a number and a map of their own.
+    /// One option of each kind; the blocks have a path, a number and a map of their own.
     fn all_kinds() -> Spec {
         let attrs = |kind: &str| {
             let r#type = kind.to_owned();
@@ -544,14 +544,14 @@ mod tests {
         ])
     }
 
-    /// The one option that is given, as it comes out.
+    /// The one option that is given, decoded.
     fn kind(decoded: Result<rmpv::Value, Error>, name: &str) -> Result<String, String> {
         let decoded = decoded.map_err(|error| error.to_string())?;
         let map = decoded.as_map().unwrap();
         Ok(map.iter().find(|(key, _)| key.as_str() == Some(name)).unwrap().1.to_string())
     }
 
-    /// What Nomad v2.0.5 itself (jobspec2, hclutils.ParseHclInterface) makes of these lines of a job file.
+    /// The result of Nomad v2.0.5 itself (jobspec2, hclutils.ParseHclInterface) for these lines of a job file.
     #[allow(clippy::too_many_lines, reason = "one job with every kind of option")]
     #[test]
     fn a_job_file_means_what_it_means_to_nomad() {
@@ -618,7 +618,7 @@ mod tests {
         }
     }
 
-    /// A job that came as JSON has its maps as maps: protocol notes, section 3.5.
+    /// A job in JSON keeps its maps as maps: protocol notes, section 3.5.
     #[test]
     fn a_map_that_came_as_json_stays_one() {
         let map = || hcl::value!({ path = "/a" });

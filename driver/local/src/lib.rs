@@ -1,8 +1,8 @@
-//! A Nomad job file run locally, without an agent.
+//! Runs a Nomad job file locally, without an agent.
 //!
-//! `nomad-driver-systemd run JOB.nomad.hcl` starts the plugin as an agent would, as a process of its own, and speaks to
-//! it over the plugin's socket and nothing else: what works here works under Nomad, and what fails here fails there with
-//! the same words. `nomad-driver-systemd unit` goes half of that way: to what the driver would be asked.
+//! `nomad-driver-systemd run JOB.nomad.hcl` starts the plugin as an agent would, in a process of its own, and
+//! communicates with it only over the plugin's socket. What works here works under Nomad, and what fails here fails
+//! there with the same message. `nomad-driver-systemd unit` stops halfway: at the request that the driver would get.
 //!
 //! ```text
 //! job file ─► jobspec ─► Job        what was written; `${…}` of the runtime is still text
@@ -21,8 +21,8 @@
 //!             plugin_client        handshake, StartTask, WaitTask, StopTask, DestroyTask
 //! ```
 //!
-//! Nothing here knows systemd, and the plugin's library does not use it; the tests speak to the plugin with
-//! [`plugin_client`]. The facts are those of Nomad v2.0.5 and go-plugin v1.8.0; where we differ, the item says so.
+//! Nothing here knows systemd, and the plugin's library does not use this crate; the tests talk to the plugin with
+//! [`plugin_client`]. The facts are those of Nomad v2.0.5 and go-plugin v1.8.0; differences are documented at the item.
 #![forbid(unsafe_code)]
 
 pub mod allocdir;
@@ -45,4 +45,5 @@ pub mod template;
 mod terminal;
 pub mod unit;
 mod unknown_options;
+pub mod warm;
 mod within;

@@ -10,7 +10,7 @@ use proto::base::{
     ClientTopology, ClientTopologyCore, ClientTopologySlit, CoreGrade, NomadConfig, NomadDriverConfig,
 };
 
-/// The name that a job gives as its `driver`.
+/// The name that a job sets as its `driver`.
 pub(crate) const DRIVER: &str = "systemd";
 
 /// The signals that a node offers to jobs, in every agent for Linux (Nomad v2.0.6: consul-template's table, `signals`). A
@@ -22,21 +22,21 @@ pub const SIGNALS: [&str; 29] = [
     "SIGXFSZ",
 ];
 
-/// The machine that plays the node.
+/// The machine that acts as the node.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// A fixed id, since nobody else will ever see it: `00000000-…`.
+    /// The node's id; fixed, since nobody else will ever see it: `00000000-…`.
     pub id: String,
     /// The host's name.
     pub name: String,
     /// What Nomad calls node attributes, such as `kernel.name` → `linux`; jobs see them as `${attr.kernel.name}`.
     pub attributes: BTreeMap<String, String>,
-    /// The processors, as the plugin is told of them.
+    /// The processors, in the form that the plugin gets.
     pub topology: ClientTopology,
 }
 
 impl Node {
-    /// Reads `/proc` and `/sys`. What cannot be read is left out: an attribute is a convenience here.
+    /// Reads `/proc` and `/sys`. Values that cannot be read are left out: attributes are only a convenience here.
     pub fn of_this_machine() -> Self {
         let name = fs::read_to_string("/proc/sys/kernel/hostname")
             .map_or_else(|_| "localhost".to_owned(), |text| trimmed(&text));
@@ -68,7 +68,8 @@ impl Node {
         }
     }
 
-    /// What the managed instance of a plugin is told about its node (nomad/structs: ports 14000 to 14512 by default).
+    /// The node configuration that the running instance of a plugin gets (nomad/structs: ports 14000 to 14512 by
+    /// default).
     pub fn driver_config(&self) -> NomadConfig {
         NomadConfig {
             driver: Some(NomadDriverConfig {
@@ -79,12 +80,12 @@ impl Node {
         }
     }
 
-    /// All cores together, in MHz.
+    /// The compute capacity of all cores together, in MHz.
     pub fn total_compute(&self) -> u64 {
         total_compute(&self.topology)
     }
 
-    /// `count` cores after the first `taken` ones, and their MHz together, for a task that asks for `cores`; none when
+    /// `count` cores after the first `taken` ones, and their MHz together, for a task that requests `cores`; none if
     /// there are fewer.
     pub fn reserve(&self, taken: u32, count: u32) -> Option<(Vec<u32>, u64)> {
         let end = usize::try_from(taken.checked_add(count)?).ok()?;
@@ -148,7 +149,7 @@ fn topology(system: &Path) -> ClientTopology {
     }
 }
 
-/// MHz from `/proc/cpuinfo`, for machines whose firmware tells nothing; one thousand when that is silent too.
+/// MHz from `/proc/cpuinfo`, for machines whose firmware reports nothing; 1000 if that file has no value either.
 fn current_speed() -> u64 {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("cpu MHz"));
@@ -156,7 +157,7 @@ fn current_speed() -> u64 {
     number.and_then(|number| number.parse().ok()).filter(|number| *number > 0).unwrap_or(1000)
 }
 
-/// The numbers of entries such as `node0`, sorted.
+/// The numbers in the names of entries such as `node0`, sorted.
 fn numbered(directory: &Path, prefix: &str) -> Vec<u32> {
     let entries =
         fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| PathBuf::from(entry.file_name()));

@@ -1,5 +1,4 @@
-//! What is asked for on the command line, read and checked: the job, the plugin's configuration and
-//! the volumes of this machine.
+//! The command line, read and checked: the job, the plugin's configuration and the volumes of this machine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +13,7 @@ use crate::node::DRIVER;
 use crate::taskenv::TaskEnv;
 use crate::terminal::note;
 
-/// The plugin's option that says whose systemd runs the tasks.
+/// The plugin's option that selects the systemd instance that runs the tasks.
 const MANAGER: &str = "manager";
 
 /// Which job, and on what kind of node.
@@ -38,33 +37,33 @@ pub struct JobOptions {
     pub plugin: Option<PathBuf>,
 }
 
-/// How a job is read: to be run, or to be shown.
+/// The function that reads a job: to run it, or to show it.
 type Parse = fn(&str, &BTreeMap<String, String>, &Path) -> Result<Job, jobspec::Error>;
 
-/// What was asked for. Everything in it fits together.
+/// The request of the command line, checked for consistency.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Invocation {
     pub(crate) job: Job,
     /// The body of the plugin's `config` block.
     pub(crate) config: Body,
     pub(crate) volumes: Volumes,
     /// The plugin's binary.
     pub(crate) program: PathBuf,
-    /// Tasks run under the systemd of whoever asks, and as the same user.
+    /// Tasks run under the systemd user manager of the caller, and as the same user.
     pub(crate) own_manager: bool,
 }
 
 impl JobOptions {
-    /// Reads everything for a run, and says it when the configuration is not as it was given.
-    pub(crate) fn read(&self) -> Result<Asked, Error> {
+    /// Reads everything for a run, and prints a note if the configuration was changed.
+    pub(crate) fn read(&self) -> Result<Invocation, Error> {
         let job = self.job(jobspec::parse)?;
         let volumes = Volumes::parse(&self.volumes)?;
         volumes.check(&job)?;
         self.asked(job, volumes)
     }
 
-    /// The same for a job that is only shown: what this machine lacks for it is noted.
-    pub(crate) fn read_to_show(&self) -> Result<Asked, Error> {
+    /// Reads everything for a job that is only shown: what this machine lacks for it is noted.
+    pub(crate) fn read_to_show(&self) -> Result<Invocation, Error> {
         let job = self.job(jobspec::parse_to_show)?;
         if !job.needs_agent.is_empty() {
             note(&format!("job {}: only with a Nomad agent: {}", job.id, job.needs_agent.join(", ")));
@@ -73,7 +72,7 @@ impl JobOptions {
         self.asked(job, volumes)
     }
 
-    fn asked(&self, job: Job, volumes: Volumes) -> Result<Asked, Error> {
+    fn asked(&self, job: Job, volumes: Volumes) -> Result<Invocation, Error> {
         let given = plugin_config(self.plugin_config.as_deref())?;
         let (config, added) = with_manager(given, rustix::process::geteuid().is_root());
         if added {
@@ -83,7 +82,7 @@ impl JobOptions {
         let program = program.map_err(|source| Error::Program { source })?;
         let user = Expression::from("user");
         let own_manager = manager(&config).is_some_and(|manager| *manager == user);
-        Ok(Asked { job, config, volumes, program, own_manager })
+        Ok(Invocation { job, config, volumes, program, own_manager })
     }
 
     fn job(&self, parse: Parse) -> Result<Job, Error> {
@@ -103,8 +102,8 @@ impl JobOptions {
     }
 }
 
-/// The body of the plugin's configuration: a file when there is one of that name.
-fn plugin_config(given: Option<&str>) -> Result<Body, Error> {
+/// The body of the plugin's configuration: from a file if there is one of that name.
+pub(crate) fn plugin_config(given: Option<&str>) -> Result<Body, Error> {
     let Some(given) = given else {
         return Ok(Body::default());
     };
@@ -122,8 +121,8 @@ fn manager(config: &Body) -> Option<&Expression> {
     config.attributes().find(|attribute| attribute.key() == MANAGER).map(Attribute::expr)
 }
 
-/// Everybody but root has a systemd of their own only, unless the configuration says otherwise. True when that was
-/// added.
+/// Adds `manager = "user"` for everybody but root, unless the configuration sets `manager`: an unprivileged user has
+/// only a user manager. Returns true if it was added.
 fn with_manager(config: Body, root: bool) -> (Body, bool) {
     if root || manager(&config).is_some() {
         return (config, false);
@@ -150,14 +149,14 @@ impl Volumes {
             let wrong = || Error::Volume { text: text.clone() };
             let (name, path) = text.split_once('=').ok_or_else(wrong)?;
             let (path, read_only) = path.strip_suffix(":ro").map_or((path, false), |path| (path, true));
-            // Relative to where we were started; an empty one is an error.
+            // The path is relative to our working directory; an empty one is an error.
             let path = std::path::absolute(path).ok().filter(|_| !name.is_empty()).ok_or_else(wrong)?;
             volumes.insert(name.to_owned(), HostVolume { path, read_only });
         }
         Ok(Self(volumes))
     }
 
-    /// Nomad wants every volume of a group, whether a task mounts it or not.
+    /// Nomad requires every volume of a group, whether or not a task mounts it.
     fn check(&self, job: &Job) -> Result<(), Error> {
         for volume in job.groups.iter().flat_map(|group| &group.volumes) {
             if !self.0.contains_key(&volume.source) {
@@ -168,7 +167,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// The same with those that no `--volume` gives, at a path that stands for theirs.
+    /// Adds the volumes that no `--volume` names, at a placeholder path.
     fn with_all_of(mut self, job: &Job) -> Self {
         for volume in job.groups.iter().flat_map(|group| &group.volumes) {
             let path = || PathBuf::from(format!("/PATH-OF-VOLUME/{}", volume.source));
@@ -179,7 +178,7 @@ impl Volumes {
         self
     }
 
-    /// Are they there? An agent looks when it starts.
+    /// Checks that the paths exist. An agent checks when it starts.
     pub(crate) fn must_exist(&self) -> Result<(), Error> {
         for (name, HostVolume { path, .. }) in &self.0 {
             let wrong = |source| Error::VolumePath { name: name.clone(), path: path.clone(), source };
@@ -188,7 +187,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// What a task's `volume_mount` blocks mount (client/allocrunner/taskrunner/volume_hook.go).
+    /// The mounts of a task's `volume_mount` blocks (client/allocrunner/taskrunner/volume_hook.go).
     pub(crate) fn mounts(&self, group: &Group, task: &Task, env: &TaskEnv) -> Vec<Mount> {
         let mount = |mount: &jobspec::VolumeMount| {
             let volume = group.volumes.iter().find(|volume| volume.name == mount.volume)?;
@@ -246,8 +245,8 @@ mod tests {
         let body = |text: &str| hcl::parse(text).unwrap();
         assert_eq!(with_manager(body("x = 1\n"), false), (body("x = 1\nmanager = \"user\"\n"), true));
         assert_eq!(with_manager(body("x = 1\n"), true), (body("x = 1\n"), false));
-        let said = "manager = \"system\"\n";
-        assert_eq!(with_manager(body(said), false), (body(said), false));
+        let given = "manager = \"system\"\n";
+        assert_eq!(with_manager(body(given), false), (body(given), false));
     }
 
     fn volumes(given: &[&str]) -> Result<Volumes, Error> {

@@ -1,6 +1,6 @@
-//! What the driver is asked for the tasks of a job, one after the other.
+//! The requests to the driver for the tasks of a job, one after the other.
 //!
-//! Nothing is touched for it: directories, pipes and artifacts are the matter of whoever lets the tasks run.
+//! Nothing on the node is changed: whoever runs the tasks creates directories and pipes and fetches artifacts.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -14,18 +14,18 @@ use crate::allocdir::TaskDir;
 use crate::error::Error;
 use crate::jobspec::{Group, Job, Network, Port, Task};
 use crate::node::Node;
-use crate::options::Asked;
+use crate::options::Invocation;
 use crate::plugin_client::Plugin;
 use crate::task_request::TaskRequest;
 use crate::taskenv::{AllocatedPort, Facts, TaskEnv};
 
-/// Dynamic ports come from here, as on an agent.
+/// The range of dynamic ports, as on an agent.
 const DYNAMIC_PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// Makes the requests of one job. What one task was given, no other gets.
+/// Builds the requests of one job. Ports and cores given to one task are given to no other.
 pub(crate) struct Requests<'a> {
     plugin: &'a Plugin,
-    asked: &'a Asked,
+    asked: &'a Invocation,
     node: &'a Node,
     capabilities: DriverCapabilities,
     ports: Ports,
@@ -36,12 +36,12 @@ pub(crate) struct Requests<'a> {
 pub(crate) struct Allocation<'a> {
     pub(crate) group: &'a Group,
     pub(crate) id: String,
-    /// Its directory.
+    /// The allocation's directory.
     pub(crate) path: PathBuf,
     ports: Vec<AllocatedPort>,
 }
 
-/// What a task finds, and what it has of the node.
+/// A task's environment, and its share of the node.
 pub(crate) struct Environment {
     pub(crate) env: TaskEnv,
     cores: Vec<u32>,
@@ -52,7 +52,7 @@ pub(crate) struct Environment {
 impl<'a> Requests<'a> {
     pub(crate) async fn new(
         plugin: &'a Plugin,
-        asked: &'a Asked,
+        asked: &'a Invocation,
         node: &'a Node,
         ports: Ports,
     ) -> Result<Self, Error> {
@@ -61,12 +61,12 @@ impl<'a> Requests<'a> {
         Ok(Self { plugin, asked, node, capabilities, ports, cores_taken: 0 })
     }
 
-    /// Do tasks see their directories in views of their own, and not by the paths that they have on the node?
+    /// Whether tasks see their directories in mount namespaces of their own, and not at the paths on the node.
     pub(crate) fn tasks_have_views(&self) -> bool {
         self.capabilities.fs_isolation() == FsIsolation::Image
     }
 
-    /// An allocation of that group, in a directory that may or may not be there.
+    /// Creates the allocation of a group, in a directory that need not exist.
     pub(crate) fn allocation<'g>(
         &mut self,
         group: &'g Group,
@@ -76,7 +76,7 @@ impl<'a> Requests<'a> {
         Ok(Allocation { ports: self.ports.allocate(&group.ports)?, group, id, path })
     }
 
-    /// What a task is given of the node, and its environment.
+    /// Computes a task's share of the node, and its environment.
     pub(crate) fn environment(
         &mut self,
         allocation: &Allocation<'_>,
@@ -99,7 +99,7 @@ impl<'a> Requests<'a> {
         Ok(Environment { env, cores, cpu })
     }
 
-    /// The request for a task without output.
+    /// The request for a task, without its output.
     pub(crate) async fn task(
         &self,
         allocation: &Allocation<'_>,
@@ -136,7 +136,7 @@ impl<'a> Requests<'a> {
         })
     }
 
-    /// The task's cores, if it asks for whole ones, and its MHz.
+    /// The task's cores, if it requests reserved cores, and its MHz.
     fn cores(&mut self, task: &Task) -> Result<(Vec<u32>, u64), Error> {
         let cores = task.resources.cores;
         if cores == 0 {
@@ -148,19 +148,19 @@ impl<'a> Requests<'a> {
     }
 }
 
-/// The agent makes an empty namespace for such a group, which only root can; here the driver is told to.
-/// The host's network has no specification.
+/// The group's network. For a group without a network, an agent creates an empty namespace, which only root can do;
+/// here the driver is requested to do so. The host's network has no specification.
 fn network(network: Network, alloc_id: &str) -> Option<NetworkIsolationSpec> {
     let (mode, path) = match network {
         Network::Host => return None,
         Network::None => (NetworkIsolationMode::None, String::new()),
-        // Where an agent makes it (client/lib/nsutil).
+        // The path at which an agent creates the namespace (client/lib/nsutil).
         Network::OfGroup => (NetworkIsolationMode::Group, format!("/var/run/netns/{alloc_id}")),
     };
     Some(NetworkIsolationSpec { mode: mode.into(), path, ..NetworkIsolationSpec::default() })
 }
 
-/// Our own environment; what is not UTF-8 cannot travel to a plugin.
+/// Our own environment; values that are not UTF-8 cannot be sent to a plugin.
 fn host_environment() -> BTreeMap<String, String> {
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -184,20 +184,20 @@ fn fraction(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 
-/// Numbers for the ports of a job. None is given twice.
+/// Port numbers for a job. No number is given twice.
 pub(crate) struct Ports {
     candidates: Box<dyn Iterator<Item = u16> + Send>,
     is_free: fn(u16) -> bool,
 }
 
 impl Ports {
-    /// Free ones, found by binding them; the start differs between runs.
+    /// Free ports, found by binding them; the start differs between runs.
     pub(crate) fn free(job: &Job) -> Self {
         let start = u16::try_from(std::process::id() % 6000).unwrap_or(0) * 2;
         Self::from(job, start, |port| TcpListener::bind(("0.0.0.0", port)).is_ok())
     }
 
-    /// Always the same ones, free or not.
+    /// Always the same ports, free or not.
     pub(crate) fn example(job: &Job) -> Self {
         Self::from(job, 0, |_| true)
     }

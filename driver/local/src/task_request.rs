@@ -1,6 +1,6 @@
-//! One task as the plugin is asked to start it: the wire's `TaskConfig` from plain values.
+//! The request to start one task: the wire's `TaskConfig` from plain values.
 //!
-//! The job runner fills it from a job file, the tests by hand.
+//! The job runner fills it from a job file; tests fill it by hand.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use proto::driver::{
 
 use crate::taskenv::{AllocatedPort, HOST_IP};
 
-/// What is asked for one task. Everything has a harmless default; set what the test or job is about.
+/// The request for one task. Every field has a harmless default; set the fields that the test or job needs.
 #[derive(Debug, Clone)]
 pub struct TaskRequest {
-    /// Such as `d2c1b3a4-5f60-4718-8293-a4b5c6d7e8f9`, see [`new_alloc_id`].
+    /// The allocation's id, such as `d2c1b3a4-5f60-4718-8293-a4b5c6d7e8f9`, created by [`new_alloc_id`].
     pub alloc_id: String,
     /// The task's name, such as `web`.
     pub task: String,
@@ -26,7 +26,7 @@ pub struct TaskRequest {
     pub job_id: String,
     /// The job's name.
     pub job_name: String,
-    /// Such as `default`.
+    /// The namespace, such as `default`.
     pub namespace: String,
     /// The node's name and id.
     pub node: (String, String),
@@ -34,13 +34,13 @@ pub struct TaskRequest {
     pub user: String,
     /// The whole environment of the task.
     pub env: BTreeMap<String, String>,
-    /// The `config` block, decoded, see [`crate::hclspec::decode`].
+    /// The `config` block, decoded by [`crate::hclspec::decode`].
     pub config: Vec<u8>,
     /// The allocation's directory on the node.
     pub alloc_dir: PathBuf,
-    /// Pipe or `/dev/null`.
+    /// A pipe or `/dev/null`.
     pub stdout: PathBuf,
-    /// Pipe or `/dev/null`.
+    /// A pipe or `/dev/null`.
     pub stderr: PathBuf,
     /// MHz.
     pub cpu: u64,
@@ -50,22 +50,22 @@ pub struct TaskRequest {
     pub cores: Vec<u32>,
     /// MiB.
     pub memory: i64,
-    /// MiB; zero for `memory`, -1 for no ceiling.
+    /// MiB; zero for the value of `memory`, -1 for no limit.
     pub memory_max: i64,
     /// The group's ports.
     pub ports: Vec<AllocatedPort>,
     /// The group's name resolution.
     pub dns: Option<DnsConfig>,
-    /// Volumes.
+    /// The volumes of the task.
     pub mounts: Vec<Mount>,
-    /// Devices.
+    /// The devices of the task.
     pub devices: Vec<Device>,
     /// The group's network namespace; none for the host's.
     pub network: Option<NetworkIsolationSpec>,
 }
 
 impl TaskRequest {
-    /// A small task of its own: 100 MHz, 300 MiB, no output, an empty configuration.
+    /// A minimal task: 100 MHz, 300 MiB, no output, an empty configuration.
     pub fn new(alloc_id: &str, task: &str, alloc_dir: &Path) -> Self {
         Self {
             alloc_id: alloc_id.to_owned(),
@@ -148,14 +148,14 @@ impl TaskRequest {
     }
 }
 
-/// A fresh allocation id, a version 4 UUID.
+/// A new allocation id, a version 4 UUID.
 pub fn new_alloc_id() -> String {
     let digits = format!("{:032x}", random());
     let part = |from: usize, to: usize| digits.get(from..to).unwrap_or_default();
     format!("{}-{}-4{}-8{}-{}", part(0, 8), part(8, 12), part(13, 16), part(17, 20), part(20, 32))
 }
 
-/// 128 bits that nobody else has. The kernel's where it gives them; the clock and our pid keep runs apart otherwise.
+/// 128 unique bits: from the kernel if possible, otherwise from the clock and our PID, which differ between runs.
 fn random() -> u128 {
     let mut bytes = [0_u8; 16];
     let read = std::fs::File::open("/dev/urandom")

@@ -1,7 +1,8 @@
 //! The environment that Nomad computes for a task, and the interpolation of what a job leaves for the runtime.
 //!
-//! Names, order of precedence and cleaning are Nomad's (v2.0.5, client/taskenv/env.go). A variable exists twice: as
-//! the task sees it (`/local` inside an image) and as the node sees it, which is what an artifact's destination needs.
+//! Names, order of precedence and cleaning are Nomad's (v2.0.5, client/taskenv/env.go). A variable has two values: the
+//! one that the task sees (`/local` inside an image), and the one on the node, which is needed for an artifact's
+//! destination.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +15,7 @@ use crate::jobspec::expression::Scope;
 use crate::jobspec::{Group, Job, Task};
 use crate::node::Node;
 
-/// Of the agent's own environment these never reach a task (command/agent/host/host.go).
+/// Variables of the agent's own environment that never reach a task (command/agent/host/host.go).
 const DENIED: &[&str] = &[
     "CONSUL_TOKEN",
     "CONSUL_HTTP_TOKEN",
@@ -35,21 +36,21 @@ const DENIED: &[&str] = &[
     "GOOGLE_OAUTH_ACCESS_TOKEN",
 ];
 
-/// A port that this run has chosen or been told.
+/// A port that this run has chosen or the job has set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllocatedPort {
-    /// Such as `http`.
+    /// The label, such as `http`.
     pub label: String,
-    /// On the host.
+    /// The port number on the host.
     pub value: u16,
-    /// What the task sees; zero for the same.
+    /// The port number that the task sees; zero for the same.
     pub to: u16,
 }
 
-/// The address of the host: a local run has no other.
+/// The host's address: a local run has no other.
 pub const HOST_IP: &str = "127.0.0.1";
 
-/// Everything that the environment of one task is computed from.
+/// The input for the environment of one task.
 #[derive(Debug)]
 pub struct Facts<'a> {
     /// The job.
@@ -60,11 +61,11 @@ pub struct Facts<'a> {
     pub task: &'a Task,
     /// The machine.
     pub node: &'a Node,
-    /// Such as `d2c1b3a4-…`.
+    /// The allocation's id, such as `d2c1b3a4-…`.
     pub alloc_id: &'a str,
     /// The task's directories on the node.
     pub dir: &'a TaskDir,
-    /// What the driver says it does with the file system.
+    /// The driver's file system isolation.
     pub isolation: FsIsolation,
     /// The group's ports.
     pub ports: &'a [AllocatedPort],
@@ -72,11 +73,11 @@ pub struct Facts<'a> {
     pub cpu: u64,
     /// The reserved cores, if any.
     pub cores: &'a [u32],
-    /// The agent's own environment, of which tasks without an image see most.
+    /// The agent's own environment; tasks without an image see most of it.
     pub host: BTreeMap<String, String>,
 }
 
-/// A task's environment with what else can be interpolated.
+/// A task's environment, and the other values that can be interpolated.
 #[derive(Debug, Clone)]
 pub struct TaskEnv {
     task: BTreeMap<String, String>,
@@ -87,7 +88,7 @@ pub struct TaskEnv {
 }
 
 impl TaskEnv {
-    /// Computes it.
+    /// Computes the environment.
     pub fn new(facts: &Facts<'_>) -> Self {
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let on_node = [path(&facts.dir.shared), path(&facts.dir.local), path(&facts.dir.secrets)];
@@ -105,28 +106,28 @@ impl TaskEnv {
         }
     }
 
-    /// The allocation's directory on the node, in which all of the task's are.
+    /// The allocation's directory on the node, which contains all directories of the task.
     pub fn base(&self) -> &Path {
         self.alloc.parent().unwrap_or(&self.alloc)
     }
 
-    /// The variables that the task gets, all of them.
+    /// All variables that the task gets.
     pub fn variables(&self) -> &BTreeMap<String, String> {
         &self.task
     }
 
-    /// Adds what the task's templates make known.
+    /// Adds the variables of the task's templates.
     pub(crate) fn add(&mut self, variables: BTreeMap<String, String>) {
         self.task.extend(variables);
     }
 
-    /// Replaces every `${NAME}` that is known; others stay as they are, as in Nomad (helper/args).
+    /// Replaces every known `${NAME}`; others stay as they are, as in Nomad (helper/args).
     pub fn replace(&self, text: &str) -> String {
         replace(text, &[&self.task, &self.node])
     }
 
-    /// A path on the node: `${…}` replaced by the node's view, relative to the task's directory. None when it leads
-    /// out of the task's and the allocation's directory.
+    /// A path on the node: `${…}` is replaced by the node's view, and the path is relative to the task's directory.
+    /// None if the path leads out of the task's and the allocation's directory.
     pub fn node_path(&self, text: &str) -> Option<PathBuf> {
         let path = PathBuf::from(replace(text, &[&self.on_node, &self.node]));
         let inside = |path: &Path| path.starts_with(&self.dir) || path.starts_with(&self.alloc);
@@ -139,7 +140,7 @@ impl TaskEnv {
         Some(normal(&self.dir.join(relative))).filter(|path| inside(path))
     }
 
-    /// The names that a `config` block may use: variables, node values with dots as objects, and `env["NAME"]`.
+    /// The names that a `config` block may use: variables, node values with dots as nested objects, and `env["NAME"]`.
     pub fn scope(&self) -> Scope {
         let mut tree = Map::new();
         for (name, value) in self.task.iter().chain(&self.node) {
@@ -157,7 +158,7 @@ impl TaskEnv {
     }
 }
 
-/// What a job names `node.…` and `attr.…`.
+/// The values that a job refers to as `node.…` and `attr.…`.
 fn node_values(facts: &Facts<'_>) -> BTreeMap<String, String> {
     let mut values: BTreeMap<String, String> = [
         ("node.unique.id", facts.node.id.as_str()),
@@ -222,7 +223,7 @@ fn environment(
             env.insert(format!("NOMAD_{prefix}_{label}"), value);
         }
     }
-    // The task's own meta wins over the group's, that over the job's.
+    // The task's meta takes precedence over the group's, and the group's over the job's.
     for (key, value) in job.meta.iter().chain(&group.meta).chain(&task.meta) {
         let value = replace(value, &[node, &env]);
         env.insert(format!("NOMAD_META_{}", key.to_uppercase()), value.clone());
@@ -236,13 +237,13 @@ fn environment(
             }
         }
     }
-    // All of them see the variables above, none of them another one of `env`, whose order is unknown in Nomad.
+    // Every value sees the variables above. None sees another variable of `env`, whose order Nomad does not define.
     let known = env.clone();
     env.extend(task.env.iter().map(|(name, value)| (name.clone(), replace(value, &[node, &known]))));
     env.into_iter().map(|(name, value)| (cleaned(name), value)).collect()
 }
 
-/// A label such as `my-port` becomes `my_port`, where a shell can read it.
+/// Converts a label such as `my-port` to `my_port`, which a shell can read.
 fn cleaned(name: String) -> String {
     const PREFIXES: [&str; 5] =
         ["NOMAD_ADDR_", "NOMAD_IP_", "NOMAD_PORT_", "NOMAD_HOST_PORT_", "NOMAD_META_"];
@@ -254,7 +255,7 @@ fn cleaned(name: String) -> String {
     name.chars().map(|c| if keep(c) { c.to_string() } else { "_".repeat(c.len_utf8()) }).collect()
 }
 
-/// Replaces `${NAME}` by the first map that knows the name.
+/// Replaces `${NAME}` with its value in the first map that contains the name.
 fn replace(text: &str, known: &[&BTreeMap<String, String>]) -> String {
     let mut result = String::new();
     let mut rest = text;
@@ -276,7 +277,7 @@ fn replace(text: &str, known: &[&BTreeMap<String, String>]) -> String {
     result + rest
 }
 
-/// `attr.kernel.name` becomes objects within objects; an object wins over a plain value of the same name.
+/// Turns `attr.kernel.name` into nested objects; an object wins over a plain value of the same name.
 fn nest(tree: &mut Map<String, Value>, name: &str, value: &str) {
     let mut parts: Vec<&str> = name.split('.').collect();
     let Some(last) = parts.pop().filter(|last| !last.is_empty() && parts.iter().all(|part| !part.is_empty()))
@@ -297,7 +298,7 @@ fn nest(tree: &mut Map<String, Value>, name: &str, value: &str) {
     }
 }
 
-/// Without `.` and `..`, by the text alone.
+/// Removes `.` and `..`, from the text alone.
 fn normal(path: &Path) -> PathBuf {
     let mut result = PathBuf::new();
     for part in path.components() {
@@ -398,7 +399,7 @@ job "j" {
         assert_eq!(variables["NOMAD_PORT_my_port"], "80");
         assert_eq!(variables["NOMAD_HOST_PORT_my_port"], "21000");
         assert_eq!(variables["NOMAD_ADDR_my_port"], "127.0.0.1:21000");
-        // Nomad does not clean this one.
+        // Nomad does not clean this name.
         assert_eq!(variables["NOMAD_ALLOC_PORT_my-port"], "80");
     }
 

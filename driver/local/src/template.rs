@@ -1,5 +1,6 @@
 //! Renders the `template` blocks that need no server: text with the functions `env` and `file` (consul-template's
-//! language, as far as most jobs use it). A template that needs more is named, and needs a Nomad agent.
+//! language, as far as most jobs use it). A template with anything else is an error that names it; it needs a Nomad
+//! agent.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +13,7 @@ use crate::within;
 /// Why a template cannot be rendered here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Only Nomad knows it.
+    /// An action that only Nomad supports.
     #[error(
         "`template` ({destination}): `{action}` is not available without a Nomad agent (available: env, file); submit the job \
          to a Nomad agent"
@@ -20,10 +21,10 @@ pub enum Error {
     Action {
         /// The template's destination.
         destination: String,
-        /// What it asks for.
+        /// The unsupported action.
         action: String,
     },
-    /// An action has no end.
+    /// An action is not closed.
     #[error("`template` ({destination}): an action that begins with `{left}` has no end")]
     Open {
         /// The template's destination.
@@ -34,21 +35,21 @@ pub enum Error {
     /// A path leads out of the task's directories.
     #[error("`template`: {path} is not in the task's or the allocation's directory")]
     Outside {
-        /// As the job says it.
+        /// The path as the job sets it.
         path: String,
     },
     /// A file cannot be read or written.
     #[error("`template`: {path}")]
     File {
-        /// On this machine.
+        /// The path on this machine.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
 impl Template {
-    /// Writes the result where it belongs, and gives the variables in it if it is one for the environment.
+    /// Writes the result to its destination, and returns its variables if the template is for the environment.
     pub fn write(&self, env: &TaskEnv) -> Result<BTreeMap<String, String>, Error> {
         let path = |path: &str| env.node_path(path).ok_or_else(|| Error::Outside { path: path.to_owned() });
         let read =
@@ -77,7 +78,7 @@ impl Template {
         while let Some((before, behind)) = rest.split_once(left) {
             let open = || Error::Open { destination: self.destination.clone(), left: left.to_owned() };
             let (action, after) = behind.split_once(right).ok_or_else(open)?;
-            // A dash beside a delimiter takes the space on its other side away.
+            // A dash next to a delimiter trims the white space on its other side.
             let (action, trims_before) =
                 action.strip_prefix('-').map_or((action, false), |rest| (rest, true));
             let (action, trims_after) = action.strip_suffix('-').map_or((action, false), |rest| (rest, true));
@@ -112,7 +113,7 @@ impl Template {
     }
 }
 
-/// The variables of a text, one `NAME=VALUE` a line; quotes around a value are not part of it.
+/// The variables in a text, one `NAME=VALUE` per line; quotes around a value are not part of it.
 fn variables(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
     let pairs = lines.filter_map(|line| line.strip_prefix("export ").unwrap_or(line).split_once('='));

@@ -1,20 +1,20 @@
-//! What the terminal shows: the tasks' output with the task's name before each line, and notes of our own.
+//! The terminal output: the tasks' output with the task's name before each line, and notes of our own.
 //!
-//! A task's stdout goes to our stdout and its stderr to ours, so that a pipe behind `run` gets what the task writes;
-//! notes go to stderr. A reader that has gone away is no reason to end the tasks: write errors are ignored.
+//! A task's stdout goes to our stdout and its stderr to ours, so that a pipe behind `run` gets the task's output; notes
+//! go to stderr. A reader that has closed the pipe is not a reason to end the tasks: write errors are ignored.
 
 use std::io::{self, IsTerminal, Write};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 
-/// Longer lines are broken, as a terminal would.
+/// Longer lines are broken, as a terminal would do.
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// The foreground colours that names take in turn: cyan, green, magenta, yellow, blue.
+/// The foreground colours of the names, used in turn: cyan, green, magenta, yellow, blue.
 const COLOURS: [u8; 5] = [36, 32, 35, 33, 34];
 
-/// One of a task's outputs.
+/// One of a task's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
     Stdout,
@@ -24,7 +24,7 @@ pub(crate) enum Stream {
 /// How lines are written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terminal {
-    /// No names before the lines.
+    /// No name before each line.
     pub(crate) plain: bool,
     /// The width of the longest name.
     pub(crate) width: usize,
@@ -54,7 +54,7 @@ impl Terminal {
         let _ = to.write_all(&line).and_then(|()| to.flush());
     }
 
-    /// Writes everything that comes through a pipe, until its end.
+    /// Writes the output from a pipe, until its end.
     pub(crate) async fn pump(self, reader: pipe::Receiver, task: Name, stream: Stream) {
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
@@ -65,7 +65,7 @@ impl Terminal {
     }
 }
 
-/// A note of our own.
+/// Prints a note of our own.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
@@ -78,7 +78,7 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// The colour goes by the number of the task.
+    /// The colour depends on the index of the task.
     pub(crate) fn new(name: &str, number: usize) -> Self {
         Self { name: name.to_owned(), colour: COLOURS[number % COLOURS.len()] }
     }

@@ -1,7 +1,7 @@
-//! `nomad-driver-systemd unit JOB.nomad.hcl`: what the driver would be asked if the job ran, and nothing is run.
+//! `nomad-driver-systemd unit JOB.nomad.hcl`: the requests that the driver would get if the job ran. Nothing is run.
 //!
-//! The plugin process is there for its schema and its capabilities; it needs no systemd for them. Two calls for the same
-//! job give the same: ids, ports and the place of the allocation are made up.
+//! The plugin process provides its schema and its capabilities, for which it needs no systemd. Two calls for the same
+//! job give the same result: ids, ports and the path of the allocation are made up.
 
 use std::path::Path;
 
@@ -10,29 +10,29 @@ use proto::driver::TaskConfig;
 use crate::error::Error;
 use crate::node::DRIVER;
 use crate::node::Node;
-use crate::options::{Asked, JobOptions};
+use crate::options::{Invocation, JobOptions};
 use crate::plugin_client::{Launch, Plugin};
 use crate::request::{Ports, Requests};
-use crate::run::orders::Orders;
+use crate::run::stop_signals::StopSignals;
 use crate::run::tell_warnings;
 
-/// Where an agent has its allocations unless told otherwise.
+/// The default path of an agent's allocations.
 const ALLOCATIONS: &str = "/var/lib/nomad/alloc";
 
-/// What the driver would be asked, and how it would be configured.
+/// The requests that the driver would get, and the plugin's configuration.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Requested {
+pub struct UnitRequests {
     /// The plugin's configuration as `SetConfig` carries it, in MessagePack.
     pub plugin_config: Vec<u8>,
-    /// Each task's `<job>/<group>/<task>`, and what `StartTask` would carry, with `/dev/null` for its output.
+    /// Each task's `<job>/<group>/<task>`, and its request in `StartTask`, with `/dev/null` for its output.
     pub tasks: Vec<(String, TaskConfig)>,
 }
 
-/// Everything that comes before a task's start and touches nothing.
-pub async fn requests(options: &JobOptions) -> Result<Requested, Error> {
+/// Computes everything that precedes a task's start and changes nothing on the node.
+pub async fn requests(options: &JobOptions) -> Result<UnitRequests, Error> {
     let asked = options.read_to_show()?;
-    // Without it Ctrl-C would end us and not the plugin.
-    let mut orders = Orders::watch()?;
+    // Without this, Ctrl-C would end us and not the plugin.
+    let mut stop_signals = StopSignals::watch()?;
     let requested = async {
         let wrong = |source| Error::Plugin { source: Box::new(source) };
         let launch = Launch::new(&asked.program).records(tell_warnings);
@@ -43,11 +43,11 @@ pub async fn requests(options: &JobOptions) -> Result<Requested, Error> {
     };
     tokio::select! {
         requested = requested => requested,
-        () = orders.next() => Err(Error::Interrupted),
+        () = stop_signals.next() => Err(Error::Interrupted),
     }
 }
 
-async fn ask(plugin: &Plugin, asked: &Asked) -> Result<Requested, Error> {
+async fn ask(plugin: &Plugin, asked: &Invocation) -> Result<UnitRequests, Error> {
     let wrong = |source| Error::Plugin { source: Box::new(source) };
     let plugin_config = plugin.check(&asked.config).await.map_err(wrong)?;
     let mut node = Node::of_this_machine();
@@ -66,7 +66,7 @@ async fn ask(plugin: &Plugin, asked: &Asked) -> Result<Requested, Error> {
             tasks.push((name, TaskConfig { id, ..request.task_config() }));
         }
     }
-    Ok(Requested { plugin_config, tasks })
+    Ok(UnitRequests { plugin_config, tasks })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is said of options that this driver has not: what was meant, and what stands for those of Nomad's other drivers.
+//! The error text for unknown options: the intended option, and the equivalents of options of Nomad's other drivers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use proto::hclspec::spec::Block as Piece;
 
 use crate::nearest::nearest;
 
-/// Options of Nomad's other drivers, and what stands for them here.
+/// Options of Nomad's other drivers, and their equivalents here.
 const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
     ("bind_paths", "`files.bind_paths`"),
     ("bind_read_only_paths", "`files.bind_read_only_paths`"),
@@ -107,7 +107,7 @@ const OF_OTHER_PLUGINS: &[(&str, &str)] = &[
     ("volumes", "`allow_host_paths`"),
 ];
 
-/// The unknown keys, each with what was meant.
+/// The unknown keys, each with a suggestion.
 pub(crate) fn told(keys: &[String], known: &str, elsewhere: &BTreeMap<String, String>) -> String {
     let is_plugins = known.split(", ").any(|known| known == "allow_host_paths");
     let table = if is_plugins { OF_OTHER_PLUGINS } else { OF_OTHER_DRIVERS };
@@ -123,7 +123,7 @@ pub(crate) fn told(keys: &[String], known: &str, elsewhere: &BTreeMap<String, St
             }
             None => match elsewhere.get(&snake_case(key)) {
                 Some(place) => format!("`{key}` (here: `{place}`)"),
-                None => format!("`{key}`{}", meant(key, known)),
+                None => format!("`{key}`{}", suggestion(key, known)),
             },
         }
     });
@@ -131,21 +131,21 @@ pub(crate) fn told(keys: &[String], known: &str, elsewhere: &BTreeMap<String, St
     format!("{plural} {}", told.collect::<Vec<_>>().join(", "))
 }
 
-/// Is this the label of a block that has a `name` instead, as in `socket "http" { … }`?
+/// Whether this is the label of a block that has a `name` instead, as in `socket "http" { … }`.
 fn is_label(key: &str, known: &str) -> bool {
     let of_block = ["credential.", "socket."].iter().any(|block| key.starts_with(block));
     of_block && known.split(", ").any(|known| known == "name")
 }
 
-/// The known key that almost has these letters.
-fn meant(key: &str, known: &str) -> String {
+/// Suggests the known key with a similar name.
+fn suggestion(key: &str, known: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
     nearest(&snake_case(name), known.split(", "))
         .map(|known| format!(" (did you mean `{known}`?)"))
         .unwrap_or_default()
 }
 
-/// A name of systemd's as an option has it: `protect_proc` for `ProtectProc`.
+/// The option name for a systemd property: `protect_proc` for `ProtectProc`.
 fn snake_case(name: &str) -> String {
     let mut snake = String::new();
     let mut before = '_';
@@ -159,7 +159,7 @@ fn snake_case(name: &str) -> String {
     snake
 }
 
-/// The keys of the blocks that a body of this schema may have, each with where it is.
+/// The keys of the blocks in a body of this schema, each with its full path.
 pub(crate) fn names_in_blocks(spec: &Spec, places: &mut BTreeMap<String, String>) {
     let Some(Piece::Object(object)) = &spec.block else { return };
     for (implied, child) in &object.attributes {
@@ -179,7 +179,7 @@ pub(crate) fn names_in_blocks(spec: &Spec, places: &mut BTreeMap<String, String>
     }
 }
 
-/// The keys that a body of this schema may have.
+/// The keys in a body of this schema.
 pub(crate) fn names<'a>(spec: &'a Spec, implied: &'a str, known: &mut BTreeSet<&'a str>) {
     let mut add = |name: &'a str| {
         known.insert(if name.is_empty() { implied } else { name });

@@ -1,4 +1,4 @@
-//! Files in the directories of an allocation, in which tasks that run may put links meanwhile: none is followed.
+//! Files in the directories of an allocation, where running tasks may create links at any time: no link is followed.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -9,7 +9,7 @@ use std::path::{Component, Path};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, open, openat2, renameat, unlinkat};
 use rustix::io::Errno;
 
-/// Opens what is at `path`, which is below `base`.
+/// Opens the file at `path`, which is below `base`.
 fn opened(base: &Path, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let below = path.strip_prefix(base).map_err(|_| io::Error::from(Errno::XDEV))?;
     let base = open(base, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -23,7 +23,7 @@ fn opened(base: &Path, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
 
 /// Reads the file at `path`, which is below `base`.
 pub(crate) fn read(base: &Path, path: &Path) -> io::Result<String> {
-    // A pipe that a task has made is not waited for.
+    // A pipe that a task has created must not block.
     let file = File::from(opened(base, path, OFlags::RDONLY | OFlags::NONBLOCK)?);
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -33,8 +33,8 @@ pub(crate) fn read(base: &Path, path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Puts a file with this content at `path`, which is below `base`, in the place of what is there; makes the directories on
-/// the way.
+/// Writes a file with this content at `path`, which is below `base`, and replaces an existing one; creates the
+/// directories on the way.
 pub(crate) fn write(
     base: &Path,
     path: &Path,
@@ -47,8 +47,8 @@ pub(crate) fn write(
     };
     make_directories(base, parent)?;
     let directory = opened(base, parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
-    // Beside it, so that a task sees the old one or the new one; a name that is there already may be a link.
-    // The name of the file itself may be as long as names can be.
+    // The temporary file lies in the same directory, so that a task sees the old file or the new one; an existing name
+    // may be a link. The name of the file itself may have the maximum length.
     let beside = format!(".template.{}", std::process::id());
     let _ = unlinkat(&directory, &beside, rustix::fs::AtFlags::empty());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -105,7 +105,7 @@ mod tests {
         assert!(write(base.path(), &path("out/treasure"), "lead", 0o644, (None, None)).is_err());
         assert!(write(base.path(), &path("out/new/x"), "lead", 0o644, (None, None)).is_err());
         assert!(write(base.path(), &outside.path().join("x"), "lead", 0o644, (None, None)).is_err());
-        // The link itself makes room.
+        // The link itself is replaced.
         write(base.path(), &path("leaf"), "lead", 0o640, (None, None)).unwrap();
         write(base.path(), &path("new/x/y"), "text", 0o644, (None, None)).unwrap();
         let longest = "x".repeat(255);

@@ -1,4 +1,4 @@
-//! Whom a task runs as, and with which capabilities.
+//! The user a task runs as, and its capabilities.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,26 +13,27 @@ use super::inherited::Inherited;
 /// The user of a task, as systemd resolved it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// As the unit names it; empty for root.
+    /// User name as the unit contains it; empty for root.
     pub user: String,
-    /// Its number.
+    /// UID of the user.
     pub uid: u32,
-    /// Its group's number.
+    /// GID of the user's group.
     pub gid: u32,
-    /// Capabilities that it has although it is not root, one bit each.
+    /// Capabilities that a task has although it is not root, one bit each.
     pub ambient: u64,
 }
 
 /// The last capability of today's kernels is 41, `CAP_CHECKPOINT_RESTORE` (capabilities(7)).
 const CAPABILITIES: u32 = 64;
 
-/// systemd does not look this one up: it has no home.
+/// systemd does not look up this user, which has no home directory.
 const NOBODY: u32 = 65_534;
 
-/// The largest file of users that is read, in bytes.
+/// The most bytes that are read of the file of users.
 const PASSWD_MAX: u64 = 1 << 20;
 
-/// The task's `/etc/passwd`, read as the task's user. In a root of its own it can be anything, such as a pipe.
+/// The task's `/etc/passwd`, read as the task's user. If the task has its own root directory, the file can be anything,
+/// for example a pipe.
 fn passwd() -> String {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let mut text = String::new();
@@ -40,20 +41,21 @@ fn passwd() -> String {
         && let file = File::from(file)
         && file.metadata().is_ok_and(|metadata| metadata.is_file())
     {
-        // What is not text, or cannot be read, names nobody.
+        // A file that is not text, or cannot be read, names no user.
         let _ = file.take(PASSWD_MAX).read_to_string(&mut text);
     }
     text
 }
 
 impl Identity {
-    /// That of this process, which has no capabilities to pass on.
-    pub fn our_own() -> Self {
+    /// The identity of this process, which has no capabilities to pass on.
+    pub fn current() -> Self {
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         Self { user: uid.to_string(), uid, gid, ambient: 0 }
     }
 
-    /// The variables that systemd gives a service with a user. Read in the task's view.
+    /// The environment variables that systemd sets for a service with a user. The file of users is read in the task's
+    /// view.
     pub(super) fn home(&self) -> Vec<(&'static str, String)> {
         let mut variables = vec![("PATH", super::DEFAULT_PATH.to_owned())];
         if !self.user.is_empty() {
@@ -62,8 +64,9 @@ impl Identity {
         variables
     }
 
-    /// A home that is the root directory and a shell that is none are not told, as systemd does it
-    /// (`USER_CREDS_CLEAN`). A user that is not in the file, such as an ephemeral one, has neither.
+    /// The variables that depend on the file of users. As in systemd (`USER_CREDS_CLEAN`), a home that is the root
+    /// directory and a shell that is not a login shell are left out. A user that is not in the file, such as an
+    /// ephemeral one, has neither.
     fn variables(&self, passwd: &str) -> Vec<(&'static str, String)> {
         let uid = self.uid.to_string();
         let entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
@@ -71,20 +74,20 @@ impl Identity {
         let (name, home, shell) =
             entry.map_or((self.user.as_str(), "", ""), |fields| (fields[0], fields[5], fields[6]));
         let is_shell = !["nologin", "false", "true"].contains(&shell.rsplit('/').next().unwrap_or_default());
-        let told = [
+        let variables = [
             ("USER", Some(name)),
             ("LOGNAME", Some(name)),
             ("HOME", Some(home).filter(|home| !home.trim_matches('/').is_empty() && self.uid != NOBODY)),
             ("SHELL", Some(shell).filter(|shell| is_shell && !shell.is_empty())),
         ];
-        told.into_iter().filter_map(|(variable, value)| Some((variable, value?.to_owned()))).collect()
+        variables.into_iter().filter_map(|(variable, value)| Some((variable, value?.to_owned()))).collect()
     }
 
-    /// Makes this process a member of the task's groups. In a user namespace of the task's own nobody may do so.
+    /// Makes this process a member of the task's groups. No process may do so in the task's own user namespace.
     pub(super) fn join_groups(&self, inherited: &Inherited) -> io::Result<()> {
         let theirs = inherited.groups_of(self.uid);
         if !rustix::process::geteuid().is_root() {
-            // Nobody but root may leave a group.
+            // Only root may leave a group.
             let ours = rustix::process::getgroups()?;
             let beyond =
                 ours.iter().map(|gid| gid.as_raw()).find(|gid| *gid != self.gid && !theirs.contains(gid));
@@ -99,11 +102,11 @@ impl Identity {
         Ok(rustix::thread::set_thread_groups(&groups)?)
     }
 
-    /// Makes this process run as that user, with no right that the task cannot have.
+    /// Makes this process run as the task's user, with no right that the task cannot have.
     pub(super) fn take_on(&self, inherited: &Inherited) -> io::Result<()> {
         let bounding_set = inherited.bounding_set;
         let bits = |set: u64| (0..CAPABILITIES).filter(move |bit| set & (1 << bit) != 0);
-        // Those that the kernel does not know are in nobody's set.
+        // Capabilities that the kernel does not know are in no process's bounding set.
         for bit in bits(!bounding_set) {
             let capability = CapabilitySet::from_bits_retain(1 << bit);
             if rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false) {
@@ -115,7 +118,8 @@ impl Identity {
         let (gid, uid) = (Gid::from_raw(self.gid), Uid::from_raw(self.uid));
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-        // Root's program gets all that the bounding set leaves, everybody else's what is in the ambient set.
+        // A program of root gets all capabilities of the bounding set, a program of another user those of the ambient
+        // set.
         let had = rustix::thread::capabilities(None)?.permitted.bits();
         let kept =
             had & if self.uid == 0 { bounding_set & inherited.permitted_to(self.uid) } else { ambient };

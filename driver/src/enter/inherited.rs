@@ -1,5 +1,5 @@
-//! What a process passes on to its children without a word, read from the task's main process: its limits, its place in
-//! the scheduler, its label. A child of the driver has the agent's instead.
+//! Attributes that a process passes on to its children implicitly, read from the task's main process: its limits, its
+//! scheduling, its security label. A child of the driver has those of the agent instead.
 
 use std::fs;
 use std::io;
@@ -11,15 +11,16 @@ use rustix::thread::CpuSet;
 use super::{Failure, step};
 use crate::kernel;
 
-/// All of it.
+/// The inherited attributes of a process.
 pub(super) struct Inherited {
-    /// Capabilities that no program may ever get, one bit each.
+    /// The capability bounding set: capabilities that a program can still get, one bit each.
     pub(super) bounding_set: u64,
-    /// Capabilities that it has; it may have dropped some since it began, and systemd lets not all through.
+    /// Permitted capabilities. The process may have dropped some since it started, and systemd does not pass on all of
+    /// them.
     permitted: u64,
-    /// No program may get more rights than the one that starts it.
+    /// Whether no program may get more privileges than the process that starts it.
     pub(super) no_new_privileges: bool,
-    /// The numbers of its user, and of all the user's groups; both may have changed since the task began.
+    /// The UID, and the GIDs of all groups of the user; both may have changed since the task started.
     uid: u32,
     groups: Vec<u32>,
     is_filtered: bool,
@@ -33,7 +34,7 @@ pub(super) struct Inherited {
     label: Option<(&'static str, String)>,
 }
 
-/// The kinds of limits, by the names that `/proc/PID/limits` has for them (proc_pid_limits(5)).
+/// The kinds of limits, by their names in `/proc/PID/limits` (proc_pid_limits(5)).
 const LIMITS: [(&str, Resource); 16] = [
     ("Max cpu time", Resource::Cpu),
     ("Max file size", Resource::Fsize),
@@ -54,14 +55,14 @@ const LIMITS: [(&str, Resource); 16] = [
 ];
 
 impl Inherited {
-    /// What the process at `proc` has.
+    /// Reads the attributes of the process at `proc`.
     pub(super) fn of(proc: &Path, pid: Pid) -> io::Result<Self> {
         let status = fs::read_to_string(proc.join("status"))?;
         let field = |name: &str| {
             let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             value.map(str::trim).ok_or_else(|| io::Error::other(format!("its status has no {name}")))
         };
-        // The kernel tells it of what has files to make, and a process that has ended has not.
+        // The kernel reports the umask only of a process that can create files, and a process that has ended cannot.
         field("Umask").map_err(|_| io::Error::other("its main process has ended"))?;
         let number = |name: &str, radix| u64::from_str_radix(field(name)?, radix).map_err(io::Error::other);
         let numbers = |name: &str| {
@@ -75,7 +76,7 @@ impl Inherited {
             no_new_privileges: number("NoNewPrivs", 10)? != 0 && program_can_get_no_more(proc, pid),
             uid: numbers("Uid")?.first().copied().unwrap_or(u32::MAX),
             groups: numbers("Groups")?,
-            // A mode other than zero (proc_pid_status(5)).
+            // Any mode except zero (proc_pid_status(5)).
             is_filtered: number("Seccomp", 10)? != 0,
             is_filtered_like_every_init: is_init(proc)
                 && number("Seccomp_filters", 10).is_ok_and(|count| count == 1),
@@ -90,27 +91,29 @@ impl Inherited {
         })
     }
 
-    /// Does the kernel filter its system calls?
+    /// Does the kernel filter the system calls of the process?
     pub(super) fn is_filtered(&self) -> bool {
         self.is_filtered
     }
 
-    /// Is it an init with no other filter than every init has, which its program has not?
+    /// Is the process an init whose only filter is the one that every init has, and that its program does not have?
     pub(super) fn is_filtered_like_every_init(&self) -> bool {
         self.is_filtered_like_every_init
     }
 
-    /// The groups of a task's user: those of its main process, unless that has become somebody else.
+    /// The groups of a task's user: those of the main process, unless the main process has changed its user.
     pub(super) fn groups_of(&self, uid: u32) -> &[u32] {
         if self.uid == uid { &self.groups } else { &[] }
     }
 
-    /// What a process of that user may have: no more than this one, if it is of the same user.
+    /// The capabilities that a process of this user may have: no more than the main process, if both have the same
+    /// user.
     pub(super) fn permitted_to(&self, uid: u32) -> u64 {
         if self.uid == uid { self.permitted } else { u64::MAX }
     }
 
-    /// Gives all of it to this process, as far as it does not bar the way: the rest comes with the identity.
+    /// Applies the attributes to this process, except those that would block the next steps: these come with the
+    /// identity.
     pub(super) fn take_on(&self) -> Result<(), Failure> {
         step("its personality", || kernel::set_personality(self.personality))?;
         step("its OOM score", || fs::write("/proc/self/oom_score_adj", self.oom_score_adj.trim()))?;
@@ -127,13 +130,13 @@ impl Inherited {
     }
 }
 
-/// Is it the init of a task's program (shim/src/init.rs)?
+/// Is the process the init of a task's program (shim/src/init.rs)?
 fn is_init(proc: &Path) -> bool {
     fs::read(proc.join("cmdline")).is_ok_and(|command| command.starts_with(b"wasm-shim\0init\0"))
 }
 
-/// An init gives up more than its program: the first of its children, as long as both live. Where that cannot be known,
-/// as for a guest, which has no init, the process speaks for itself.
+/// An init gives up more privileges than its program, which is the init's first child as long as both live. If that
+/// cannot be determined, as for a guest, which has no init, the process's own setting counts.
 fn program_can_get_no_more(proc: &Path, pid: Pid) -> bool {
     let children = fs::read_to_string(proc.join(format!("task/{}/children", pid.as_raw_pid())));
     let program = children.ok().and_then(|children| children.split_whitespace().next().map(str::to_owned));
@@ -145,13 +148,13 @@ fn limits(text: &str) -> Vec<(Resource, Rlimit)> {
     let value = |word: &str| word.parse().ok();
     let limit = |(name, kind): &(&str, Resource)| {
         let mut words = text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace();
-        // What is no number is `unlimited`.
+        // A word that is not a number is `unlimited`.
         Some((*kind, Rlimit { current: value(words.next()?), maximum: value(words.next()?) }))
     };
     LIMITS.iter().filter_map(limit).collect()
 }
 
-/// Sets a limit, or one that is tighter: a driver without `CAP_SYS_RESOURCE` cannot get beyond its own.
+/// Sets a limit, or a tighter one: a driver without `CAP_SYS_RESOURCE` cannot exceed its own limit.
 fn set(kind: Resource, limit: &Rlimit) -> io::Result<()> {
     let ours = rustix::process::getrlimit(kind);
     let tighter = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
@@ -165,8 +168,8 @@ fn set(kind: Resource, limit: &Rlimit) -> io::Result<()> {
     }
 }
 
-/// Where to say which label the next program shall have, and what to say. Nothing where no module gives labels, and for
-/// a task that has none of its own.
+/// The file that sets the security label of the next program, and the text to write to it. `None` if no module sets
+/// labels, and for a task without a label of its own.
 fn label_of(proc: &Path) -> Option<(&'static str, String)> {
     let read = |file: &str| {
         let label = fs::read_to_string(proc.join("attr").join(file)).ok()?;
@@ -177,7 +180,7 @@ fn label_of(proc: &Path) -> Option<(&'static str, String)> {
         return (profile != "unconfined")
             .then(|| ("/proc/self/attr/apparmor/exec", format!("exec {profile}")));
     }
-    // AppArmor says this too; what is left is SELinux.
+    // AppArmor reports its label here too; the remaining labels are SELinux's.
     let label = read("current").filter(|label| !label.starts_with("unconfined") && label.contains(':'))?;
     Some(("/proc/self/attr/exec", label))
 }

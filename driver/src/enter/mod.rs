@@ -1,8 +1,8 @@
-//! The way into a running task, for `nomad alloc exec` and script checks.
+//! Runs commands inside a running task, for `nomad alloc exec` and script checks.
 //!
-//! systemd has no call that starts another process in a service that runs already. So the driver starts its own binary
-//! once more, and that child becomes the command. It must have one thread, or the kernel would not let it change its
-//! mount namespace; therefore it is a process of its own and not a fork of the driver.
+//! systemd has no call that starts another process in a running service. So the driver starts its own binary again, and
+//! that child becomes the command. The child must have one thread, or the kernel would not let it change its mount
+//! namespace. Therefore it is a new process and not a fork of the driver.
 //!
 //! ```text
 //!  driver ── Plan ──► child:  the task's cgroup ─► what its main process inherited (inherited.rs)
@@ -11,14 +11,16 @@
 //!         ◄─ Answer: Failed, or Runs and Ended ──┘                        └─► execve
 //! ```
 //!
-//! The child stays as the init of what the command leaves behind, which systemd would have to reap otherwise.
+//! The child stays as the init of the processes that the command leaves behind; systemd would have to reap them
+//! otherwise.
 //!
-//! Every step takes something away, or makes equal to the task; none may be left out, so any failure is the end.
+//! Every step takes a privilege away, or makes the child equal to the task. No step may be left out, so any failure is
+//! final.
 //!
-//! The task may want to take the child over, which is root on the way in. So the program of the child lies on a read-only
-//! mount that nobody can change (exec.rs); the child cannot be traced, and nobody but root can look into it; it joins the
-//! namespaces that systemd made, by descriptors, and no others; and nothing that the task controls is opened before the
-//! child is the task's user.
+//! The task may try to take over the child, which is root while it joins. So the program of the child lies on a
+//! read-only mount that nobody can change (exec.rs). The child cannot be traced, and only root can look into it. The
+//! child joins only the namespaces that systemd made, by descriptors. Nothing that the task controls is opened before
+//! the child runs as the task's user.
 
 mod identity;
 mod inherited;
@@ -43,13 +45,13 @@ use self::inherited::Inherited;
 use self::namespaces::Namespaces;
 use crate::kernel;
 
-/// The descriptor on which the child gets its [`Plan`] and answers with a [`Failure`].
+/// The descriptor on which the child receives its [`Plan`] and sends its [`Answer`]s.
 pub const SOCKET: i32 = 3;
-/// What systemd gives a service as its `PATH` on a system that keeps `/bin` and `/usr/bin` apart (systemd.exec(5)).
+/// The `PATH` that systemd sets for a service on a system that keeps `/bin` and `/usr/bin` apart (systemd.exec(5)).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What shall be run, and beside whom. It holds the task's secrets (`env`): it goes over a socket, never on a command
-/// line.
+/// The command to run, and the task to run it in. The plan contains the task's secrets (`env`), so it is sent over a
+/// socket, never on a command line.
 #[derive(Serialize, Deserialize)]
 pub struct Plan {
     /// The command and its arguments; the command is looked up in the task's `PATH`.
@@ -60,80 +62,80 @@ pub struct Plan {
     pub directory: PathBuf,
     /// The task's main process.
     pub main_pid: i32,
-    /// The unit's cgroup as `/proc/PID/cgroup` says it, such as `/nomad_tasks.slice/nomad-….service`.
+    /// The unit's cgroup as in `/proc/PID/cgroup`, for example `/nomad_tasks.slice/nomad-….service`.
     pub unit_cgroup: String,
-    /// The directory of the cgroup to join: one in the unit's.
+    /// The directory of the cgroup to join, below the unit's cgroup.
     pub cgroup: PathBuf,
-    /// Whom the task runs as.
+    /// The user the task runs as.
     pub identity: Identity,
-    /// systemd has put the task into a user namespace (`PrivateUsers=`).
+    /// Whether systemd has put the task into a user namespace (`PrivateUsers=`).
     pub has_user_namespace: bool,
-    /// Stdin, stdout and stderr are one terminal, which becomes the command's own.
+    /// Whether stdin, stdout and stderr are one terminal, which becomes the command's own.
     pub terminal: bool,
-    /// The driver, without which the command shall not run on.
+    /// PID of the driver; the command must not outlive the driver.
     pub driver_pid: i32,
 }
 
-/// Why the command does not run.
+/// Why the command is not running.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum Failure {
-    /// The task's side of it: there is no such command.
+    /// An error on the task's side: there is no such command.
     #[error("`{command}` cannot be run in the task: {reason}")]
     Command {
         /// The command.
         command: String,
-        /// What the kernel said.
+        /// The kernel's error message.
         reason: String,
     },
-    /// Our side of it.
+    /// An error on the driver's side.
     #[error("join the task ({step}): {reason}")]
     Join {
-        /// Such as `its namespaces`.
+        /// The step that failed, for example `its namespaces`.
         step: String,
-        /// What the kernel said.
+        /// The kernel's error message.
         reason: String,
     },
 }
 
-/// What the child says, one line of JSON each.
+/// An answer of the child, one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// The command does not run. The last answer.
+    /// The command does not run. This is the last answer.
     Failed(Failure),
-    /// It runs.
+    /// The command runs.
     Runs,
-    /// It has ended, as wait(2) says it; the child stays as long as something of the command does.
+    /// The command has ended, with this wait(2) status. The child stays as long as processes of the command do.
     Ended(i32),
 }
 
-/// Runs the command, or answers why not. Call it before any other thread is made.
-pub fn become_the_command() -> ExitCode {
+/// Runs the command, or answers why not. Must be called before any other thread is created.
+pub fn run_command() -> ExitCode {
     let Some(mut socket) = kernel::inherited_socket(SOCKET) else {
         eprintln!("nomad-driver-systemd: `enter` is for the driver itself");
         return ExitCode::FAILURE;
     };
     let (failure, code) = match read_plan(&mut socket).and_then(|plan| enter(&plan)) {
         Ok(init) => {
-            say(&mut socket, &Answer::Runs);
+            send(&mut socket, &Answer::Runs);
             let status = match init.wait(false, None) {
                 Ended::Exited(code) => i32::from(code) << 8,
                 Ended::Killed(signal) => signal,
             };
-            say(&mut socket, &Answer::Ended(status));
+            send(&mut socket, &Answer::Ended(status));
             init.reap_the_rest();
             return ExitCode::SUCCESS;
         }
         Err(failure @ Failure::Command { .. }) => (failure, 127),
         Err(failure @ Failure::Join { .. }) => (failure, 125),
     };
-    say(&mut socket, &Answer::Failed(failure));
+    send(&mut socket, &Answer::Failed(failure));
     ExitCode::from(code)
 }
 
-fn say(socket: &mut UnixStream, answer: &Answer) {
+fn send(socket: &mut UnixStream, answer: &Answer) {
     let mut line = serde_json::to_vec(answer).unwrap_or_default();
     line.push(b'\n');
-    // Nobody there to be told is nobody who waits.
+    // If nobody receives the answer, nobody is waiting for it.
     let _ = socket.write_all(&line);
 }
 
@@ -144,10 +146,10 @@ fn read_plan(socket: &mut UnixStream) -> Result<Plan, Failure> {
     step("its plan", || serde_json::from_slice(&bytes).map_err(io::Error::other))
 }
 
-/// Makes this process the init of the command that runs beside the task.
+/// Makes this process the init of the command that runs alongside the task.
 fn enter(plan: &Plan) -> Result<Init, Failure> {
-    // Nobody but root may trace this process or look into it from here on. A user's driver has nobody to hide it from, and
-    // could not write its own files in /proc any more.
+    // From now on only root may trace this process or look into it. A user's driver has nobody to hide the process
+    // from, and could no longer write its own files in /proc.
     let hide = || {
         if rustix::process::geteuid().is_root() {
             rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
@@ -159,7 +161,7 @@ fn enter(plan: &Plan) -> Result<Init, Failure> {
     let task = Joined::look(plan)?;
     task.take_on(plan)?;
     let init = start(plan, &task)?;
-    // They are the command's, and end with it.
+    // The streams belong to the command, and are closed when it ends.
     step("its streams", || {
         rustix::stdio::dup2_stdin(&nothing)?;
         rustix::stdio::dup2_stdout(&nothing)?;
@@ -168,7 +170,7 @@ fn enter(plan: &Plan) -> Result<Init, Failure> {
     Ok(init)
 }
 
-/// What this process takes on of the task. Everything that can be known is read before anything is given up.
+/// What this process takes over from the task. Everything that can be read is read before any privilege is given up.
 struct Joined {
     inherited: Inherited,
     filters: kernel::Filters,
@@ -177,12 +179,12 @@ struct Joined {
 }
 
 impl Joined {
-    /// Looks at the task's main process.
+    /// Reads the state of the task's main process.
     fn look(plan: &Plan) -> Result<Self, Failure> {
         let proc = PathBuf::from(format!("/proc/{}", plan.main_pid));
         let task = Pid::from_raw(plan.main_pid)
             .ok_or_else(|| failed("its main process", &io::ErrorKind::NotFound.into()))?;
-        // Held from here on, so that the number cannot come to stand for another process after this check.
+        // Held from now on, so that the PID cannot come to stand for another process after this check.
         let _pidfd =
             step("its main process", || Ok(rustix::process::pidfd_open(task, PidfdFlags::empty())?))?;
         let cgroups = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
@@ -202,7 +204,7 @@ impl Joined {
         })?;
         let namespaces = step("its namespaces", || Namespaces::of(&proc, plan.has_user_namespace))?;
         let root = step("its root directory", || File::open(proc.join("root")))?;
-        // It lives, so all of this was about it and not about another process of its number.
+        // The process is alive, so everything above belongs to it and not to another process with its PID.
         step("its main process", || Ok(rustix::process::test_kill_process(task)?))?;
         let still_there = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
         if still_there != cgroups {
@@ -211,9 +213,9 @@ impl Joined {
         Ok(Self { inherited, filters, namespaces, root })
     }
 
-    /// Makes this process one of the task's, but for the filters of system calls.
+    /// Makes this process one of the task's, except for the system call filters.
     fn take_on(&self, plan: &Plan) -> Result<(), Failure> {
-        step("nothing of the driver", kernel::keep_descriptors_from_the_command)?;
+        step("nothing of the driver", kernel::set_cloexec_on_descriptors)?;
         step("its cgroup", || fs::write(plan.cgroup.join("cgroup.procs"), "0"))?;
         self.inherited.take_on()?;
         step("its groups", || plan.identity.join_groups(&self.inherited))?;
@@ -228,7 +230,7 @@ impl Joined {
             kernel::join_new_keyring()
         })?;
         step("its user", || plan.identity.take_on(&self.inherited))?;
-        // The change of user undid it.
+        // The change of user has reset it.
         step("its own protection", || {
             Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
         })
@@ -238,7 +240,7 @@ impl Joined {
 /// Starts the command, with this process as its init.
 fn start(plan: &Plan, task: &Joined) -> Result<Init, Failure> {
     let home = plan.identity.home();
-    // After the change of user, which would undo it.
+    // After the change of user, which would reset it.
     step("the driver's life", || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         let parent = rustix::process::getppid().map(Pid::as_raw_pid);
@@ -254,9 +256,9 @@ fn start(plan: &Plan, task: &Joined) -> Result<Init, Failure> {
     if plan.terminal && !plan.env.contains_key("TERM") {
         process.env("TERM", "xterm");
     }
-    // A process of this number is the command's parent; seen from another namespace of processes, none is.
+    // The PID of the command's parent. In another PID namespace the parent has no PID.
     let init = if task.namespaces.have_processes() { None } else { Some(rustix::process::getpid()) };
-    let become_the_command = || {
+    let run_command = || {
         if plan.terminal {
             rustix::process::ioctl_tiocsctty(io::stdin())?;
         }
@@ -264,12 +266,13 @@ fn start(plan: &Plan, task: &Joined) -> Result<Init, Failure> {
         if rustix::process::getppid() != init {
             return Err(io::Error::other("the driver has ended"));
         }
-        // The last: from here on only what the task itself may do.
+        // The last step: afterwards only what the task itself may do is possible.
         task.filters.install()?;
         Err(process.exec())
     };
-    // The init has no filters of the job's, which could lie to it about what is left (seccomp(2), SECCOMP_RET_ERRNO).
-    Init::start(become_the_command).map_err(|error| match error {
+    // The init does not get the job's filters, which could give it false answers about what is left (seccomp(2),
+    // SECCOMP_RET_ERRNO).
+    Init::start(run_command).map_err(|error| match error {
         task_init::Error::Program(error) => {
             Failure::Command { command: command.clone(), reason: error.to_string() }
         }

@@ -1,8 +1,8 @@
 //! The namespaces that systemd made for a task.
 //!
-//! They are opened once, so that a main process that changes its own meanwhile changes nothing; and only those are joined
-//! that systemd made: a namespace that the task made for itself belongs to a user namespace of the task's, in which the
-//! task decides what every path means, and this process, still root of the host, would be led into it.
+//! The namespaces are opened once, so a main process that changes its own meanwhile changes nothing. Only namespaces
+//! that systemd made are joined. A namespace that the task made for itself belongs to a user namespace of the task, in
+//! which the task decides what every path means. This process, still root of the host, would be led into it.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,8 +15,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::kernel;
 
-/// Kinds beside that of users, in the order in which they are joined: the mounts last, after which no path means what it
-/// meant.
+/// All kinds except user namespaces, in the order in which they are joined. The mount namespace comes last: afterwards
+/// no path has its previous meaning.
 const KINDS: [(&str, LinkNameSpaceType); 7] = [
     ("cgroup", LinkNameSpaceType::ControlGroup),
     ("ipc", LinkNameSpaceType::InterProcessCommunication),
@@ -27,21 +27,22 @@ const KINDS: [(&str, LinkNameSpaceType); 7] = [
     ("mnt", LinkNameSpaceType::Mount),
 ];
 
-/// Those in which a process is and we are not.
+/// The namespaces of a process that this process is not in.
 pub(super) struct Namespaces {
     others: Vec<(&'static str, LinkNameSpaceType, File)>,
     user: Option<File>,
-    /// `/proc/self/ns`, which tells after the change of mounts where we are.
+    /// `/proc/self/ns`, which shows this process's namespaces even after the change of mounts.
     ours: OwnedFd,
 }
 
 impl Namespaces {
-    /// Opens those of the process at `proc`. An error if it has put itself into one that systemd did not make.
+    /// Opens the namespaces of the process at `proc`. An error if the process has entered one that systemd did not
+    /// make.
     pub(super) fn of(proc: &Path, has_user_namespace: bool) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let ours = rustix::fs::open("/proc/self/ns", flags, Mode::empty())?;
         let differs = |name: &str| -> io::Result<Option<File>> {
-            // The kernel may be built without one of them.
+            // The kernel may be built without this kind.
             let Ok(our_own) = fs::metadata(format!("/proc/self/ns/{name}")) else { return Ok(None) };
             let theirs = File::open(proc.join("ns").join(name))?;
             Ok(Some(theirs)
@@ -54,22 +55,23 @@ impl Namespaces {
             }
         }
         let user = differs("user")?;
-        // Without root the task is our own user's, and systemd makes all of them in the task's user namespace.
+        // Without root the task runs as the driver's user, and systemd makes all namespaces in the task's user
+        // namespace.
         if rustix::process::geteuid().is_root() {
             check(&others, user.as_ref(), has_user_namespace)?;
         }
         Ok(Self { others, user, ours })
     }
 
-    /// Joins all but that of users, and makes sure that this process is there.
+    /// Joins all namespaces except the user namespace, and verifies that this process is in them.
     pub(super) fn join(&self) -> io::Result<()> {
         if !rustix::process::geteuid().is_root() {
-            // Its rights over the others come from that of users.
+            // The rights over the other namespaces come from the user namespace.
             self.join_user()?;
         }
         for (name, kind, file) in &self.others {
             move_into_link_name_space(file.as_fd(), Some(*kind))?;
-            // A process stays in its own of these two; only its children are in the other one.
+            // For these two kinds the process stays in its own namespace; only its children are in the joined one.
             let name = match *name {
                 "pid" => "pid_for_children",
                 "time" => "time_for_children",
@@ -80,7 +82,7 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Joins that of users, in which this process has no rights over the host any more.
+    /// Joins the user namespace, in which this process no longer has rights over the host.
     pub(super) fn join_user(&self) -> io::Result<()> {
         let Some(file) = &self.user else { return Ok(()) };
         if self.make_sure_of("user", file).is_ok() {
@@ -90,7 +92,7 @@ impl Namespaces {
         self.make_sure_of("user", file)
     }
 
-    /// Are the children of this process in another namespace of processes?
+    /// Are the children of this process in another PID namespace?
     pub(super) fn have_processes(&self) -> bool {
         self.others.iter().any(|(name, ..)| *name == "pid")
     }
@@ -104,8 +106,8 @@ impl Namespaces {
     }
 }
 
-/// Did systemd make all of them? It makes them as root of the host, so they belong to our user namespace; and that of users
-/// is a child of ours.
+/// Did systemd make all namespaces? systemd makes them as root of the host, so they belong to the driver's user
+/// namespace, and the task's user namespace is a child of the driver's.
 fn check(
     others: &[(&'static str, LinkNameSpaceType, File)],
     user: Option<&File>,

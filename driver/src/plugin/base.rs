@@ -1,4 +1,4 @@
-//! What Nomad asks every plugin: who are you, how are you configured.
+//! What Nomad asks every plugin: its name and version, its configuration schema, its configuration.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -17,14 +17,14 @@ use crate::task::config::options::Block;
 
 /// The driver's name in a job.
 pub const NAME: &str = "systemd";
-/// The version of Nomad's plugin interface that we speak.
+/// The version of Nomad's plugin interface that the driver speaks.
 const API_VERSION: &str = "v0.1.0";
 
 pub(super) struct Base {
     pub(super) tasks: Tasks,
-    /// Where this process has its socket, and others before it had theirs.
+    /// The directory of this process's socket, and of the sockets of earlier processes.
     pub(super) socket_dir: PathBuf,
-    /// Of one core, in MHz.
+    /// Speed of one core, in MHz.
     pub(super) core_speed: Arc<OnceLock<f64>>,
 }
 
@@ -49,8 +49,8 @@ impl BasePlugin for Base {
         Ok(Response::new(ConfigSchemaResponse { spec: Some(schema::block(PluginConfig::OPTIONS)) }))
     }
 
-    /// Called up to four times in the life of an agent, mostly to check the values: touches nothing, until the agent
-    /// tells about itself, which it does to the one process that will run tasks.
+    /// Nomad calls this up to four times in the life of an agent, mostly to validate the values. Touches nothing until
+    /// the agent sends its own configuration, which it sends only to the one process that will run tasks.
     async fn set_config(
         &self,
         request: Request<SetConfigRequest>,
@@ -61,7 +61,7 @@ impl BasePlugin for Base {
         self.tasks.configure(config).map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
         if let Some(driver) = nomad_config.and_then(|config| config.driver) {
             if let Some(speed) = driver.topology.as_ref().and_then(super::convert::core_speed) {
-                // An agent says the same again and again.
+                // An agent sends the same value again and again.
                 let _ = self.core_speed.set(speed);
             }
             self.tasks.serve();

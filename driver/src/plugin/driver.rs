@@ -1,4 +1,5 @@
-//! What Nomad asks a task driver, in the order of the `.proto` file. Each method converts, calls, converts back.
+//! What Nomad asks a task driver, in the order of the `.proto` file. Each method converts the request, calls the driver
+//! and converts the result.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -23,18 +24,18 @@ use crate::task::config::{DriverConfig, TaskId};
 use crate::task::live::exec;
 use crate::task::{self, Tasks};
 
-/// How often the node is looked at again, as Nomad's own drivers do.
+/// The period of fingerprints, the same as in Nomad's own drivers.
 const FINGERPRINT_PERIOD: Duration = Duration::from_secs(30);
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// How many pieces of a command's output may wait for its client.
+/// How many chunks of a command's output may wait for its client.
 const OUTPUT_WAITING: usize = 16;
 
 pub(super) struct DriverService {
     pub(super) systemd: Systemd,
     pub(super) tasks: Tasks,
-    /// Of one core, in MHz; the agent tells it, if it is of 1.7 or later.
+    /// Speed of one core, in MHz; agents of version 1.7 or later send it.
     pub(super) core_speed: Arc<OnceLock<f64>>,
 }
 
@@ -55,7 +56,7 @@ impl Driver for DriverService {
         &self,
         _: Request<CapabilitiesRequest>,
     ) -> Result<Response<CapabilitiesResponse>, Status> {
-        // A volume in a task that sees the host would need a directory made on the host.
+        // A volume in a task that sees the host would need a directory to be created on the host.
         let (isolation, mounts) = if self.tasks.see_the_host() {
             (FsIsolation::None, MountConfigs::NoMounts)
         } else {
@@ -71,14 +72,15 @@ impl Driver for DriverService {
                 must_create_network: false,
                 mount_configs: mounts.into(),
                 disable_log_collection: false,
-                dynamic_workload_users: self.tasks.take_their_users_from_nomad(),
+                dynamic_workload_users: self.tasks.uses_dynamic_users(),
             }),
         }))
     }
 
     type FingerprintStream = ResponseStream<FingerprintResponse>;
 
-    /// One answer at once, then one whenever something changed. Never ends: Nomad would ask again without a pause.
+    /// Sends one answer at once, then another whenever something has changed. The stream never ends: Nomad would ask
+    /// again without a pause.
     async fn fingerprint(
         &self,
         _: Request<FingerprintRequest>,
@@ -104,10 +106,10 @@ impl Driver for DriverService {
         &self,
         request: Request<RecoverTaskRequest>,
     ) -> Result<Response<RecoverTaskResponse>, Status> {
-        // The id beside the handle is never set.
+        // Nomad never sets the ID next to the handle.
         let RecoverTaskRequest { task_id: _, handle } = request.into_inner();
-        let (known, saved) = convert::saved_task(handle)?;
-        self.tasks.recover(known, saved).await.map_err(|error| status(&error))?;
+        let (identity, saved) = convert::saved_task(handle)?;
+        self.tasks.recover(identity, saved).await.map_err(|error| status(&error))?;
         Ok(Response::new(RecoverTaskResponse {}))
     }
 
@@ -120,7 +122,7 @@ impl Driver for DriverService {
         let config = convert::task_config(task.clone())?;
         let handle = self.tasks.start(config).await.map_err(|error| {
             let status = status(&error);
-            // Nomad tells of it by itself.
+            // Nomad reports the error itself.
             tracing::debug!(task = task.id, error = status.message(), "a task could not be started");
             status
         })?;
@@ -146,8 +148,8 @@ impl Driver for DriverService {
         request: Request<StopTaskRequest>,
     ) -> Result<Response<StopTaskResponse>, Status> {
         let StopTaskRequest { task_id, timeout, signal } = request.into_inner();
-        let patience = convert::duration(timeout);
-        self.tasks.stop(&TaskId(task_id), &signal, patience).await.map_err(|error| status(&error))?;
+        let timeout = convert::duration(timeout);
+        self.tasks.stop(&TaskId(task_id), &signal, timeout).await.map_err(|error| status(&error))?;
         Ok(Response::new(StopTaskResponse {}))
     }
 
@@ -171,7 +173,7 @@ impl Driver for DriverService {
 
     type TaskStatsStream = ResponseStream<TaskStatsResponse>;
 
-    /// One answer at once, then one after each interval. Of a task that has ended there is nothing to tell, and the
+    /// Sends one answer at once, then another after each interval. For a task that has ended nothing is sent, and the
     /// stream stays open: Nomad would ask again at once.
     async fn task_stats(
         &self,
@@ -190,7 +192,7 @@ impl Driver for DriverService {
 
     type TaskEventsStream = ResponseStream<DriverTaskEvent>;
 
-    /// Never ends: Nomad would ask again without a pause.
+    /// The stream never ends: Nomad would ask again without a pause.
     async fn task_events(
         &self,
         _: Request<TaskEventsRequest>,
@@ -199,7 +201,7 @@ impl Driver for DriverService {
         Ok(Response::new(events.map(|event| Ok(convert::task_event(event))).boxed()))
     }
 
-    /// The process is told to end right after this, by go-plugin. Tasks run on.
+    /// go-plugin tells the process to exit right after this. Tasks keep running.
     async fn shutdown(&self, _: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {
         Ok(Response::new(ShutdownResponse {}))
     }
@@ -226,7 +228,7 @@ impl Driver for DriverService {
 
     type ExecTaskStreamingStream = ResponseStream<ExecTaskStreamingResponse>;
 
-    /// Lives as long as the client takes what it sends: when it goes away the command ends with it.
+    /// The session lives as long as the client reads the output: when the client disconnects, the command is ended.
     async fn exec_task_streaming(
         &self,
         request: Request<Streaming<ExecTaskStreamingRequest>>,
@@ -238,7 +240,7 @@ impl Driver for DriverService {
         let exec_task_streaming_request::Setup { task_id, command, tty } = setup;
         let session = match self.tasks.exec_streaming(&TaskId(task_id), command, tty).await {
             Ok(session) => session,
-            // As from a shell: Nomad's client makes "unexpected EOF" of an error that comes so early.
+            // Answered as by a shell: Nomad's client turns an error this early into "unexpected EOF".
             Err(error @ task::Error::Exec(exec::Error::Enter(Failure::Command { .. }))) => {
                 let answers = convert::exec_not_found(&error, tty).map(convert::exec_output).map(Ok);
                 return Ok(Response::new(stream::iter(answers).boxed()));

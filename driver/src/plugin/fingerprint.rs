@@ -1,4 +1,4 @@
-//! What this node is for Nomad: can it run tasks, and with what.
+//! The fingerprint of this node: whether it can run tasks, and with which features.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,10 +12,11 @@ use proto::structs::attribute::Value;
 use crate::systemd::{Features, Systemd};
 use crate::task::Tasks;
 
-/// How long systemd may take to answer on a node that can run tasks.
+/// How long systemd may take to answer on a healthy node.
 const SYSTEMD_ANSWERS: Duration = Duration::from_secs(10);
 
-/// Looks at the node. Nothing that changes by itself is published, since every change goes to Nomad's servers.
+/// Takes the fingerprint. Values that change by themselves are not published, since every change goes to Nomad's
+/// servers.
 pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintResponse {
     let manager = tasks.manager();
     if !rustix::process::geteuid().is_root() && manager.is_none() {
@@ -37,7 +38,7 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
             ),
         );
     }
-    if let Some(why) = features.shortfall() {
+    if let Some(why) = features.unsupported_reason() {
         return unfit(HealthState::Undetected, &why);
     }
     if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
@@ -74,7 +75,7 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
     }
 }
 
-/// Nomad's word for a driver that is well, and what of every job's `resources` has no effect here.
+/// Nomad's word for a healthy driver, and which of every job's `resources` have no effect on this node.
 fn health(features: &Features) -> String {
     let missing: Vec<&str> = ["cpu", "memory"]
         .into_iter()
@@ -89,7 +90,8 @@ fn health(features: &Features) -> String {
     )
 }
 
-/// The speed of a core in MHz as the kernel says it, for an agent that does not; zero when it is nowhere to be read.
+/// Speed of a core in MHz as the kernel reports it, for an agent that does not send it. Zero if the speed cannot be
+/// read.
 pub(super) fn core_speed() -> f64 {
     let most = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq");
     if let Some(kilohertz) = most.ok().and_then(|text| text.trim().parse::<f64>().ok()) {

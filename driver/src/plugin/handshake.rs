@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// The variable and the value by which a process knows that Nomad started it.
+/// The variable and the value that tell a process that Nomad started it.
 pub const COOKIE: (&str, &str) =
     ("NOMAD_PLUGIN_MAGIC_COOKIE", "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255");
 /// The version of go-plugin's own protocol, and that of Nomad's plugins on top of it.
@@ -17,18 +17,18 @@ const APP_VERSION: &str = "2";
 /// Why this process cannot serve as a plugin.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A person started us.
+    /// A person started this process.
     #[error(
         "this is a Nomad task driver: put it into the agent's `plugin_dir` and name it in a `plugin` block of the \
          agent's configuration, and Nomad starts it; to try a job without Nomad use `nomad-driver-systemd run JOB`"
     )]
     NotStartedByNomad,
-    /// A Nomad of another age.
+    /// Nomad speaks another version of the plugin protocol.
     #[error(
         "Nomad speaks the plugin protocols {offered}, this driver speaks {APP_VERSION}; update the older of the two"
     )]
     Version {
-        /// What the host offers.
+        /// The versions that the host offers.
         offered: String,
     },
     /// The host wants an encrypted connection.
@@ -36,25 +36,25 @@ pub enum Error {
         "the host asks for mutual TLS (PLUGIN_CLIENT_CERT), which Nomad never does and this driver cannot"
     )]
     Tls,
-    /// The answer cannot be given.
+    /// The answer cannot be written.
     #[error("write the handshake to stdout")]
     Write {
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// What the host wants.
+/// What the host requests.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// Where it wants the socket, if it cares.
+    /// The directory for the socket, if the host names one.
     pub socket_dir: Option<PathBuf>,
-    /// It understands a seventh field in the answer.
+    /// Whether the host understands a seventh field in the answer.
     multiplex: bool,
 }
 
 impl Terms {
-    /// Reads what the host wants from the environment that it gave us.
+    /// Reads the host's requests from the environment.
     pub fn from_env() -> Result<Self, Error> {
         let (name, value) = COOKIE;
         if env::var(name).as_deref() != Ok(value) {
@@ -76,8 +76,8 @@ impl Terms {
         })
     }
 
-    /// Tells the host where we listen, and then gives up stdout: after this line the host stops reading it at the first
-    /// mistake, and whoever then writes to it hangs.
+    /// Tells the host where the driver listens, and then gives up stdout. After this line the host stops reading stdout
+    /// at the first mistake, and a process that then writes to it hangs.
     pub fn answer(&self, socket: &Path) -> Result<(), Error> {
         let line = self.line(socket);
         let write = || {

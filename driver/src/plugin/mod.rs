@@ -1,13 +1,13 @@
-//! Nomad's side. gRPC and the wire types live here and stop here.
+//! The interface to Nomad. gRPC and the wire types are used only in this module.
 //!
 //! The life of a plugin process, as go-plugin's host sees it:
 //!
 //! ```text
-//!  host ── environment ──► handshake.rs: are we meant?
+//!  host ── environment ──► handshake.rs: did Nomad start us?
 //!       ◄─ one line ────── serve: a socket only root can reach, already listening
 //!       ── PluginInfo, ConfigSchema, SetConfig ──► base.rs
 //!       ── Fingerprint, StartTask, WaitTask … ───► driver.rs ──► convert/ ──►  task
-//!       ── Shutdown ─────► answer, then end at once; tasks run on
+//!       ── Shutdown ─────► answer, then exit at once; tasks keep running
 //! ```
 
 mod base;
@@ -48,53 +48,53 @@ use self::handshake::Terms;
 use crate::systemd::Systemd;
 use crate::task::Tasks;
 
-/// A task's whole environment and configuration are in one message; gRPC's default of 4 MiB is what Go's side has.
+/// One message contains a task's whole environment and configuration; gRPC's default of 4 MiB is that of Go's side.
 const MESSAGE_MAX: usize = 64 << 20;
-/// The host waits two seconds for our end; this lets the answer to `Shutdown` leave.
-const LOG_FLUSHES: Duration = Duration::from_millis(100);
+/// The host waits two seconds for this process to exit; this delay lets the answer to `Shutdown` leave.
+const ANSWER_DELAY: Duration = Duration::from_millis(100);
 
-/// The begin of the name of the socket's directory.
+/// The prefix of the name of the socket's directory.
 const SOCKET_DIR: &str = "plugin-systemd-";
-/// The socket in it.
+/// The name of the socket in this directory.
 const SOCKET: &str = "socket";
 
 /// Why the plugin cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody wants us, or not like this.
+    /// The handshake failed: no host, or one with other requirements.
     #[error(transparent)]
     Handshake(handshake::Error),
-    /// The socket.
+    /// The socket could not be created.
     #[error("listen on a socket in {directory}")]
     Listen {
-        /// Where it would have been.
+        /// The directory for the socket.
         directory: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The server.
+    /// The server failed.
     #[error("serve Nomad's calls")]
     Serve {
-        /// What gRPC said.
+        /// The error of gRPC.
         source: tonic::transport::Error,
     },
-    /// The signals.
+    /// The signals could not be taken over.
     #[error("take over SIGINT and SIGTERM")]
     Signals {
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// Serves one host until it says that we shall end, or SIGTERM does. SIGINT is passed over: Ctrl-C on an agent in the
-/// foreground reaches us too, and the agent will tell us itself.
+/// Serves one host until the host requests a shutdown, or SIGTERM does. SIGINT is ignored: Ctrl-C on an agent in the
+/// foreground reaches this process too, and the agent then requests the shutdown itself.
 pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), Error> {
     let take = |kind| signal(kind).map_err(|source| Error::Signals { source });
     let (mut terminate, _interrupt) = (take(SignalKind::terminate())?, take(SignalKind::interrupt())?);
 
     let directory = terms.socket_dir.clone().unwrap_or_else(std::env::temp_dir);
     let listen_error = |source| Error::Listen { directory: directory.clone(), source };
-    // Whoever can connect is root on this node: the socket lies in a directory of our own, mode 0700.
+    // Whoever can connect is root on this node, so the socket lies in a directory of its own, mode 0700.
     let private = tempfile::Builder::new()
         .prefix(SOCKET_DIR)
         .permissions(std::fs::Permissions::from_mode(0o700))
@@ -103,7 +103,7 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
     let socket = private.path().join(SOCKET);
     let listener = UnixListener::bind(&socket).map_err(listen_error)?;
 
-    let (shutdown, mut told_to_end) = mpsc::channel(1);
+    let (shutdown, mut shutdown_requested) = mpsc::channel(1);
     let core_speed = Arc::default();
     let server = Server::builder()
         .add_service(
@@ -130,9 +130,9 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
     tracing::debug!(socket = %socket.display(), "serving");
     tokio::select! {
         ended = server => ended.map_err(|source| Error::Serve { source }),
-        _ = told_to_end.recv() => {
-            // Open streams would keep a polite server alive for ever; the answer only has to get out.
-            tokio::time::sleep(LOG_FLUSHES).await;
+        _ = shutdown_requested.recv() => {
+            // Open streams would keep a graceful server alive for ever; only the answer has to be sent.
+            tokio::time::sleep(ANSWER_DELAY).await;
             Ok(())
         }
         _ = terminate.recv() => Ok(()),
@@ -141,14 +141,14 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
 
 /// Removes the sockets of plugins that were killed: those on which nobody has listened for a while.
 ///
-/// One of a living plugin answers, and one that is just being made is young: both are left alone.
+/// The socket of a running plugin answers, and a socket that is just being created is young: both are left alone.
 fn sweep(directory: &Path) {
-    const WHILE: Duration = Duration::from_mins(1);
+    const MIN_AGE: Duration = Duration::from_mins(1);
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(SOCKET_DIR));
         let Ok(found) = entry.metadata() else { continue };
-        let old = found.modified().is_ok_and(|made| made.elapsed().is_ok_and(|age| age > WHILE));
-        // In a directory that others can write to, somebody else may have made one of that name.
+        let old = found.modified().is_ok_and(|made| made.elapsed().is_ok_and(|age| age > MIN_AGE));
+        // In a directory that others can write to, another user may have created a directory of that name.
         let trusted = ours && old && found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
         let socket = entry.path().join(SOCKET);
         let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
@@ -165,7 +165,7 @@ struct Controller {
 #[tonic::async_trait]
 impl GrpcController for Controller {
     async fn shutdown(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
-        // Told twice is told.
+        // A second request has no effect.
         let _ = self.shutdown.try_send(());
         Ok(Response::new(Empty {}))
     }
@@ -199,7 +199,7 @@ impl Health for Healthy {
     }
 }
 
-/// The side services that go-plugin's host opens at once and drivers have no use for: open, and silent.
+/// Services that go-plugin's host opens at once and drivers do not use: their streams are open, and send nothing.
 struct Silent;
 
 #[tonic::async_trait]

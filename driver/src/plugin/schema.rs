@@ -1,4 +1,4 @@
-//! Option tables as Nomad wants them: a tree of `hclspec`.
+//! Option tables in the form that Nomad expects: a tree of `hclspec`.
 
 use proto::hclspec::spec::Block;
 use proto::hclspec::{self, Attr, BlockAttrs, BlockList, Default, Literal, Object, Spec};
@@ -30,7 +30,7 @@ fn attribute(option: &Opt) -> Spec {
         }
         None => {}
     }
-    // A name is implied only directly below the object, not below a default: it is always given.
+    // A name is implied only directly below the object, not below a default, so it is always given.
     let attr =
         spec(Block::Attr(Attr { name, r#type: option.hcl_type.to_owned(), required: option.required }));
     match option.default {

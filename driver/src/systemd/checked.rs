@@ -1,31 +1,31 @@
-//! The only form in which properties go over the bus: every text of every property has been looked at.
+//! The only form in which properties are sent over the bus: every string of every property has been checked.
 
 use super::transient::Property;
 use super::unit_text::{check, written};
 use super::wire::Wire;
 
-/// The longest line of a unit's file that we have systemd write, in bytes.
+/// The longest line that the driver lets systemd write to a unit's file, in bytes.
 const LINE_MAX: usize = 768 << 10;
-/// The most that a unit may be made of, in bytes and in assignments: PID 1 keeps all of it.
+/// The largest size of all properties of a unit, in bytes: PID 1 keeps all of them.
 const UNIT_MAX: usize = 2 << 20;
-/// See [`UNIT_MAX`].
+/// The largest number of assignments of a unit, for the same reason as [`UNIT_MAX`].
 const PROPERTIES_MAX: usize = 1024;
-/// How often a property may be assigned: systemd writes the whole list to the unit's file again each time, and merges some
-/// lists in a time that grows with the third power (thousands of `UnsetEnvironment=` hold PID 1 for a minute).
+/// The largest number of assignments of one property. For each, systemd writes the whole list to the unit's file again,
+/// and it merges some lists in cubic time (thousands of `UnsetEnvironment=` block PID 1 for a minute).
 const TIMES_MAX: usize = 128;
 
-/// Properties whose texts have all been looked at.
+/// Properties whose strings have all been checked.
 #[derive(Debug)]
 pub struct Checked(Wire);
 
 impl Checked {
-    /// Looks at all texts of these properties. Otherwise the name of the property, and what is wrong with it.
+    /// Checks all strings of these properties. The error is the name of the property, and what is wrong with it.
     pub fn new(properties: Vec<Property>) -> Result<Self, (String, String)> {
         let wire: Vec<_> = properties.into_iter().flat_map(Property::into_wire).collect();
         let mut size = 0;
         for (name, value) in &wire {
             size += check(name, value).map_err(|unfit| (name.clone(), unfit.to_string()))?;
-            // What stands behind a line that is too long systemd does not read: limits and sandbox would be gone.
+            // systemd does not read what follows a line that is too long: limits and sandbox would be lost.
             let line = written(value);
             if line > LINE_MAX {
                 let why = format!("it takes {line} bytes in the unit's file; the limit is {LINE_MAX}");
@@ -56,7 +56,7 @@ impl Checked {
         Ok(Self(wire))
     }
 
-    /// The argument of a call to systemd.
+    /// The properties as the argument of a call to systemd.
     pub fn into_wire(self) -> Wire {
         self.0
     }
@@ -77,7 +77,7 @@ mod tests {
         ] {
             assert!(Checked::new(properties).is_err());
         }
-        // The line of it would be longer than systemd reads.
+        // This line would be longer than systemd reads.
         let argv = vec!["x".repeat(100_000); 12];
         assert!(Checked::new(vec![Property::ExecStart { path: "/bin/sh".into(), argv }]).is_err());
         let argv = vec!["sh".to_owned(), "-c".to_owned(), "a\nb\\".to_owned()];

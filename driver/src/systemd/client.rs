@@ -1,4 +1,4 @@
-//! What can be asked of systemd: to find, list, change, signal and remove units.
+//! Calls to systemd: find, list, change, signal and remove units.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,19 +25,19 @@ use super::watch::Unit;
 const UNIT_NAME_MAX: usize = 255;
 const SLICE: &str = "org.freedesktop.systemd1.Slice";
 
-/// How long after a unit's end journald may still be busy with its last lines.
+/// How long after a unit's end journald may still be busy with the unit's last lines.
 const JOURNAL_LAG: Duration = Duration::from_secs(10);
 
-/// Who of a unit a signal is for.
+/// The processes of a unit that receive a signal.
 #[derive(Debug, Clone, Copy)]
-pub enum Whom {
-    /// The main process alone.
+pub enum KillWho {
+    /// The main process only.
     Main,
     /// Every process in the unit's cgroup.
     All,
 }
 
-/// A method of systemd's, and where it is.
+/// A method of systemd, with its object and interface.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Method<'a> {
     path: &'a str,
@@ -46,37 +46,37 @@ pub(super) struct Method<'a> {
 }
 
 impl<'a> Method<'a> {
-    /// Such as `StartTransientUnit`.
+    /// A method of the manager, for example `StartTransientUnit`.
     pub(super) fn of_manager(name: &'static str) -> Self {
         Self { path: MANAGER_PATH, interface: MANAGER, name }
     }
 
-    /// `Get` or `GetAll`, of the object at this path.
+    /// `Get` or `GetAll` for the properties of the object at `path`.
     fn of_properties(path: &'a str, name: &'static str) -> Self {
         Self { path, interface: PROPERTIES, name }
     }
 }
 
-/// A manager of units. Cheap to clone; connects when it is first needed.
+/// A systemd manager. Cheap to clone; connects when first used.
 #[derive(Debug, Clone, Default)]
 pub struct Systemd {
     pub(super) shared: Arc<Shared>,
 }
 
 impl Systemd {
-    /// Speaks with this manager from now on. To be said before anything is asked.
+    /// Selects the manager. Must be called before any other call.
     pub fn choose(&self, manager: Manager) {
         *self.shared.manager.lock() = manager;
     }
 
-    /// Whose systemd it is.
+    /// The selected manager.
     pub fn manager(&self) -> Manager {
         self.shared.manager()
     }
 
-    /// What the manager can do.
+    /// The features of the manager.
     pub async fn features(&self) -> Result<Features, Error> {
-        // Makes sure that somebody is there to ask.
+        // Makes sure that there is a manager to ask.
         drop(self.connection().await?);
         if let Some(features) = self.shared.features.lock().clone() {
             return Ok(features);
@@ -84,7 +84,7 @@ impl Systemd {
         let manager = self.shared.manager();
         let version = self.manager_property("Version").await?;
         let options = self.manager_property("Features").await?;
-        // The machine's own manager has all that the kernel has.
+        // The system manager has everything that the kernel has.
         let cgroup = match manager {
             Manager::System => String::new(),
             Manager::User => self.manager_property("ControlGroup").await?,
@@ -95,7 +95,7 @@ impl Systemd {
         Ok(features)
     }
 
-    /// Does systemd answer? What it has said before is remembered, and tells nothing of now.
+    /// Does systemd answer now? Remembered answers do not show that.
     pub async fn answers(&self, within: Duration) -> bool {
         tokio::time::timeout(within, self.manager_property("Version"))
             .await
@@ -107,15 +107,15 @@ impl Systemd {
         Ok(<&str>::try_from(&*value).unwrap_or_default().to_owned())
     }
 
-    /// When the manager last began to read the files of its units, in microseconds of the monotonic clock; zero where it
-    /// does not tell.
+    /// When the manager last began to read the files of its units, in microseconds of the monotonic clock; zero if the
+    /// manager does not report it.
     pub(super) async fn last_load(&self) -> Result<u64, Error> {
         let name = "UnitsLoadTimestampMonotonic";
         let value = self.property(name, MANAGER_PATH, MANAGER, name).await?;
         Ok(u64::try_from(&*value).unwrap_or_default())
     }
 
-    /// A property of the object at `path`; `thing` is what an error calls it.
+    /// Reads a property of the object at `path`; `thing` is the object's name in errors.
     async fn property(
         &self,
         thing: &str,
@@ -125,7 +125,7 @@ impl Systemd {
     ) -> Result<OwnedVariant, Error> {
         let act = "read the property";
         let method = Method::of_properties(path, "Get");
-        let answer = self.call_patiently(act, thing, method, &(interface, name)).await?;
+        let answer = self.call_with_retries(act, thing, method, &(interface, name)).await?;
         answer.body().deserialize().map_err(|source| Error::Call {
             act,
             thing: thing.to_owned(),
@@ -133,40 +133,41 @@ impl Systemd {
         })
     }
 
-    /// Changes properties of a unit that may run, or of a slice, until the machine is booted anew.
+    /// Changes properties of a unit, which may be running, or of a slice, until the next reboot.
     pub async fn set(&self, name: &str, properties: Vec<Property>) -> Result<(), Error> {
         let properties = Checked::new(properties).map_err(|wrong| unfit(name, wrong))?;
         let body = (name, true, properties.into_wire());
-        self.call_patiently("change unit", name, Method::of_manager("SetUnitProperties"), &body)
+        self.call_with_retries("change unit", name, Method::of_manager("SetUnitProperties"), &body)
             .await
             .map(drop)
     }
 
-    /// Follows a unit that is there already.
+    /// Follows an existing unit.
     pub async fn find(&self, name: &UnitName) -> Result<Unit, Error> {
         let followed = self.follow(name);
-        self.refresh_patiently(name).await?;
+        self.refresh_with_retries(name).await?;
         if followed.state().removed {
             return Err(Error::NoSuchUnit { unit: name.clone() });
         }
         Ok(followed)
     }
 
-    /// Removes what an earlier process of ours could not remove of units whose names begin so.
+    /// Removes what an earlier driver process could not remove of units whose names begin with `prefix`.
     pub fn sweep(&self, prefix: &str) {
         journal::sweep(prefix);
     }
 
-    /// How a unit that is no more ended, if systemd wrote of it: it does when the end of its process was not clean.
+    /// How a unit that no longer exists ended, if systemd logged it. systemd logs the end of a process that was not
+    /// clean.
     pub async fn end_in_journal(&self, name: &UnitName, invocation: &InvocationId) -> Option<Ended> {
         journal::end(self.manager(), name, invocation).await
     }
 
-    /// What systemd knows of a service beside its state.
+    /// Properties of a service that are not part of its state.
     pub async fn service(&self, name: &UnitName) -> Result<Service, Error> {
         let path = name.object_path();
         let (act, method) = ("read unit", Method::of_properties(&path, "GetAll"));
-        let answer = self.call_patiently(act, name.as_str(), method, &(SERVICE,)).await?;
+        let answer = self.call_with_retries(act, name.as_str(), method, &(SERVICE,)).await?;
         let all = answer.body().deserialize().map_err(|source| Error::Call {
             act,
             thing: name.to_string(),
@@ -175,14 +176,14 @@ impl Systemd {
         Ok(Service::of(&all))
     }
 
-    /// Does this slice deny addresses to the units in it (`IPAddressDeny=`)? Also of one that is not active yet.
+    /// Does this slice deny addresses to the units in it (`IPAddressDeny=`)? The slice need not be active.
     pub async fn denies_addresses(&self, slice: &str) -> Result<bool, Error> {
         let path = UnitName::known(slice).object_path();
         let value = self.property(slice, &path, SLICE, "IPAddressDeny").await?;
         Ok(matches!(&*value, Variant::Array(prefixes) if !prefixes.is_empty()))
     }
 
-    /// How a unit is (`active (exited)`), and the files that systemd has read of it, its drop-ins among them.
+    /// The state of a unit (`active (exited)`), and the files that systemd has read for it, including drop-ins.
     pub async fn files(&self, name: &UnitName) -> Result<(String, Vec<PathBuf>), Error> {
         let path = name.object_path();
         let read = async |property| self.property(name.as_str(), &path, UNIT, property).await;
@@ -198,11 +199,11 @@ impl Systemd {
         Ok((state, files))
     }
 
-    /// Sends a signal, or finds that nobody is left to get it, which is no error.
-    pub async fn kill(&self, name: &UnitName, whom: Whom, signal: i32) -> Result<(), Error> {
+    /// Sends a signal. It is not an error if no process is left to receive it.
+    pub async fn kill(&self, name: &UnitName, whom: KillWho, signal: i32) -> Result<(), Error> {
         let whom = match whom {
-            Whom::Main => "main",
-            Whom::All => "all",
+            KillWho::Main => "main",
+            KillWho::All => "all",
         };
         let body = (name.as_str(), whom, signal);
         let sent = self.call("signal unit", name.as_str(), Method::of_manager("KillUnit"), &body).await;
@@ -218,10 +219,10 @@ impl Systemd {
         }
     }
 
-    /// Closes the sockets of a service that has ended, which stays as it is.
+    /// Closes the sockets of a service that has ended. The service stays as it is.
     pub async fn close_sockets(&self, name: &UnitName) -> Result<(), Error> {
         let socket = name.socket();
-        // In any other mode the service, which requires them, would be stopped too, and forget how it ended.
+        // In any other mode the service, which requires the sockets, would be stopped too, and forget how it ended.
         let body = (socket.as_str(), "ignore-dependencies");
         match self.call("stop unit", &socket, Method::of_manager("StopUnit"), &body).await {
             Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => Ok(()),
@@ -229,17 +230,17 @@ impl Systemd {
         }
     }
 
-    /// The names of all units in systemd's memory that begin so.
+    /// The names of all units in systemd's memory that begin with `prefix`.
     pub async fn list(&self, prefix: &str) -> Result<Vec<UnitName>, Error> {
-        /// What systemd tells of a unit in a list: name, description, load, active and sub state, whom it follows, its
-        /// path, and its job's number, kind and path.
+        /// A unit in systemd's list: name, description, load, active and sub state, the unit that it follows, its path,
+        /// and its job's ID, type and path.
         type Row =
             (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
-        // A backslash takes the meaning of what follows in a pattern.
+        // A backslash in a pattern escapes the next character.
         let pattern = format!("{}*", prefix.replace('\\', "\\\\"));
         let body = (Vec::<&str>::new(), vec![pattern.as_str()]);
         let method = Method::of_manager("ListUnitsByPatterns");
-        let answer = self.call_patiently("list units", &pattern, method, &body).await?;
+        let answer = self.call_with_retries("list units", &pattern, method, &body).await?;
         let rows: Vec<Row> = answer.body().deserialize().map_err(|source| Error::Call {
             act: "list units",
             thing: pattern,
@@ -248,17 +249,18 @@ impl Systemd {
         Ok(rows.into_iter().filter(|row| row.2 != "not-found").map(|row| UnitName::known(row.0)).collect())
     }
 
-    /// The file system that systemd would mount for a unit that works at this path of the host, if one is not mounted.
+    /// The file system that systemd would mount for a unit that uses this path of the host, if it is not mounted.
     pub async fn unmounted(&self, path: &Path) -> Result<Option<PathBuf>, Error> {
         for part in path.ancestors().filter(|part| part.parent().is_some()) {
             let name = UnitName::mount(part);
-            // systemd has no unit of such a name.
+            // systemd has no unit with a name of this length.
             if name.as_str().len() > UNIT_NAME_MAX {
                 continue;
             }
-            // One that is not in systemd's memory may still have a file.
+            // A unit that is not in systemd's memory may still have a file.
             let method = Method::of_manager("LoadUnit");
-            let answer = self.call_patiently("load unit", name.as_str(), method, &(name.as_str(),)).await?;
+            let answer =
+                self.call_with_retries("load unit", name.as_str(), method, &(name.as_str(),)).await?;
             let failed =
                 |source| Error::Call { act: "load unit", thing: name.to_string(), source: Box::new(source) };
             let object: OwnedObjectPath = answer.body().deserialize().map_err(failed)?;
@@ -273,22 +275,23 @@ impl Systemd {
         Ok(None)
     }
 
-    /// The ephemeral users that there are now, with their numbers.
+    /// The ephemeral users that exist now, with their UIDs.
     pub async fn ephemeral_users(&self) -> Result<Vec<(u32, String)>, Error> {
         let (act, thing) = ("list", "ephemeral users");
-        let answer = self.call_patiently(act, thing, Method::of_manager("GetDynamicUsers"), &()).await?;
+        let answer = self.call_with_retries(act, thing, Method::of_manager("GetDynamicUsers"), &()).await?;
         let failed = |source| Error::Call { act, thing: thing.to_owned(), source: Box::new(source) };
         answer.body().deserialize().map_err(failed)
     }
 
-    /// Ends whatever runs in the unit, at once, and makes systemd forget it. A unit that is not there is fine.
+    /// Kills all processes in the unit at once, and makes systemd forget the unit. It is not an error if there is no
+    /// such unit.
     ///
-    /// When this returns no process of the unit is left, and its name is free. While systemd cannot be asked it is asked
-    /// again, since nobody else would.
+    /// When this returns no process of the unit is left, and its name is free. While systemd cannot be reached this is
+    /// tried again, since nobody else would do it.
     pub async fn remove(&self, name: &UnitName) -> Result<(), Error> {
-        let mut patience = Patience::new();
+        let mut retry = Patience::new();
         while let Err(error) = self.unload(name).await {
-            patience.with(error).await?;
+            retry.with(error).await?;
         }
         let name = name.clone();
         tokio::spawn(async move {
@@ -302,14 +305,14 @@ impl Systemd {
         const SIGKILL: i32 = 9;
         let followed = self.follow(name);
         let mut ends = self.job_ends(name);
-        self.kill(name, Whom::All, SIGKILL).await?;
+        self.kill(name, KillWho::All, SIGKILL).await?;
         let body = (name.as_str(), "replace");
         let stopped = self.call("stop unit", name.as_str(), Method::of_manager("StopUnit"), &body).await;
         let answer = match stopped {
             Err(Error::Call { source, .. }) if is_named(&source, "NoSuchUnit") => return Ok(()),
             other => other?,
         };
-        // Missed or told: what follows finds out.
+        // Whether the end was reported or missed: the next call finds out.
         ends.wait_for(&job_of(&answer, "stop unit", name)?, "stop unit", JOB_TIMEOUT).await?;
         let body = (name.as_str(),);
         let reset =
@@ -333,10 +336,10 @@ impl Systemd {
         self.shared.jobs.of(name)
     }
 
-    pub(super) async fn refresh_patiently(&self, name: &UnitName) -> Result<(), Error> {
-        let mut patience = Patience::new();
+    pub(super) async fn refresh_with_retries(&self, name: &UnitName) -> Result<(), Error> {
+        let mut retry = Patience::new();
         while let Err(error) = self.refresh(name).await {
-            patience.with(error).await?;
+            retry.with(error).await?;
         }
         Ok(())
     }
@@ -350,8 +353,8 @@ impl Systemd {
         })
     }
 
-    /// A call that does the same when it is made twice: made again while systemd cannot be asked.
-    async fn call_patiently<B>(
+    /// A call that has the same effect when it is made twice. It is made again while systemd cannot be reached.
+    async fn call_with_retries<B>(
         &self,
         act: &'static str,
         thing: &str,
@@ -361,16 +364,16 @@ impl Systemd {
     where
         B: serde::Serialize + zbus::DynamicType + Sync,
     {
-        let mut patience = Patience::new();
+        let mut retry = Patience::new();
         loop {
             match self.call(act, thing, method, body).await {
-                Err(error) => patience.with(error).await?,
+                Err(error) => retry.with(error).await?,
                 answer => return answer,
             }
         }
     }
 
-    /// A call, and what to say of it should it fail: what was to be done, and with which unit or property.
+    /// Calls a method. An error names `act`, what was to be done, and `thing`, the unit or property.
     pub(super) async fn call<B>(
         &self,
         act: &'static str,
@@ -388,7 +391,7 @@ impl Systemd {
         answer.map_err(|source| Error::Call { act, thing: thing.to_owned(), source: Box::new(source) })
     }
 
-    /// The living connection, made now if there is none.
+    /// The open connection; connects if there is none.
     async fn connection(&self) -> Result<Connection, Error> {
         let connected = self.shared.connect().await;
         let manager = self.shared.manager();

@@ -1,4 +1,5 @@
-//! The one connection to systemd, and the one future that reads it: as root to systemd itself, else over the bus.
+//! The connection to systemd, and the only future that reads it. Root connects to systemd itself, other users to the
+//! bus.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -28,9 +29,9 @@ pub(super) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// A `daemon-reload` with a thousand units blocks PID 1 for seconds; a call that takes longer than this is lost.
 const CALL_TIMEOUT: Duration = Duration::from_mins(1);
-/// How long the way to systemd may take to be set up.
+/// How long connecting to systemd may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Between two attempts at something that the bus did not let us do; it doubles up to the longest.
+/// The first pause between two attempts at something that the bus refused; it doubles up to the longest.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// dbus-daemon allows 128 unanswered calls on one connection (`max_replies_per_connection`).
@@ -39,7 +40,7 @@ const CALLS_AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) manager: Mutex<Manager>,
-    /// What the manager can do, until it may be another one: asked once per connection and reload.
+    /// The features of the manager, read once per connection and reload: afterwards it may be another manager.
     pub(super) features: Mutex<Option<Features>>,
     connection: AsyncMutex<Option<Connection>>,
     pub(super) units: Arc<Units>,
@@ -74,15 +75,15 @@ impl Shared {
         }
         let hung = || zbus::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
         let connection =
-            tokio::time::timeout(CONNECT_TIMEOUT, self.connect_anew()).await.map_err(|_| hung())??;
+            tokio::time::timeout(CONNECT_TIMEOUT, self.open_connection()).await.map_err(|_| hung())??;
         *self.features.lock() = None;
         *slot = Some(connection.clone());
         Ok(connection)
     }
 
-    async fn connect_anew(self: &Arc<Self>) -> zbus::Result<Connection> {
+    async fn open_connection(self: &Arc<Self>) -> zbus::Result<Connection> {
         if let Some(private) = self.private().await? {
-            // systemd sends all its signals there.
+            // systemd sends all its signals on this connection.
             let builder = connection::Builder::socket(private).p2p().method_timeout(CALL_TIMEOUT);
             let connection = builder.build().await?;
             self.reloads.note_connection();
@@ -91,7 +92,7 @@ impl Shared {
         }
         let builder = match self.manager() {
             Manager::System => connection::Builder::system(),
-            // Where every user's bus is (systemd's `user@.service`), unless the environment says so.
+            // The address of every user's bus (systemd's `user@.service`), unless the environment contains an address.
             Manager::User if std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_none() => {
                 let uid = rustix::process::getuid().as_raw();
                 connection::Builder::address(format!("unix:path=/run/user/{uid}/bus").as_str())
@@ -100,7 +101,7 @@ impl Shared {
         };
         let connection = builder.method_timeout(CALL_TIMEOUT).build().await?;
         self.reloads.note_connection();
-        // One stream for all messages keeps their order. It is read before anything is asked for: a full queue would
+        // One stream for all messages keeps their order. It is read before anything is requested: a full queue would
         // hold up the answers.
         let sender = Arc::new(Sender::default());
         let reader = read(Arc::downgrade(self), MessageStream::from(&connection), Some(Arc::clone(&sender)));
@@ -109,15 +110,16 @@ impl Shared {
         for rule in rules()? {
             bus.add_match_rule(rule).await?;
         }
-        // systemd sends no signals of jobs and units to a connection that did not ask for them.
+        // systemd does not send signals of jobs and units to a connection that has not subscribed.
         connection.call_method(Some(DESTINATION), MANAGER_PATH, Some(MANAGER), "Subscribe", &()).await?;
-        // Only now, since the bus keeps that call for a systemd that is about to come. Until the answer nothing is taken: who
-        // follows units catches up.
+        // This comes after `Subscribe`, since the bus keeps that call for a systemd that is about to start. Until the
+        // answer no signal is accepted: followers of units catch up.
         sender.ask(&bus).await?;
         Ok(connection)
     }
 
-    /// The machine's systemd itself, which root reaches without the bus. Whoever names a bus means it.
+    /// The socket of the system manager itself, which root reaches without the bus. An address of a bus in the
+    /// environment takes precedence.
     async fn private(&self) -> zbus::Result<Option<Private>> {
         let is_ours = self.manager() == Manager::System && rustix::process::geteuid().is_root();
         if is_ours && std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_none() {
@@ -127,7 +129,7 @@ impl Shared {
         }
     }
 
-    /// Asks for everything we follow of one unit.
+    /// Reads all properties of one unit that the driver follows.
     pub(super) async fn refresh(&self, connection: &Connection, path: &str) -> zbus::Result<()> {
         loop {
             let _permit = self.calls.acquire().await;
@@ -142,7 +144,7 @@ impl Shared {
             }
             let taken = self.units.update_unless_changed(path, changes, |state| {
                 state.apply(&all);
-                // Of a unit that is not there systemd says "inactive, success": only this tells.
+                // For a unit that does not exist systemd reports "inactive, success": only the load state shows it.
                 state.removed = state.load_state == "not-found";
             });
             if taken {
@@ -151,7 +153,8 @@ impl Shared {
         }
     }
 
-    /// Asks for everything we follow of every unit, until it has been told: something may have happened meanwhile.
+    /// Reads the followed properties of every unit, until each read has succeeded: something may have happened
+    /// meanwhile.
     async fn catch_up(self: Arc<Self>) {
         self.jobs.missed();
         let mut behind = self.units.paths();
@@ -159,8 +162,8 @@ impl Shared {
         loop {
             let mut still = Vec::new();
             for path in behind {
-                let asked = async { self.refresh(&self.connect().await?, &path).await };
-                if let Err(error) = asked.await {
+                let refreshed = async { self.refresh(&self.connect().await?, &path).await };
+                if let Err(error) = refreshed.await {
                     tracing::debug!(
                         path,
                         error = crate::chain(&error),
@@ -179,7 +182,7 @@ impl Shared {
         }
     }
 
-    /// A `daemon-reload` takes all units out of memory and back in: only a unit that cannot be found is gone.
+    /// A `daemon-reload` takes all units out of memory and back in: only a unit that cannot be found has been removed.
     async fn confirm_removal(self: Arc<Self>, name: String, path: OwnedObjectPath, changes: u64) {
         let found = async {
             let connection = self.connect().await?;
@@ -190,7 +193,7 @@ impl Shared {
             Err(error) if is_named(&error, "NoSuchUnit") => {
                 self.units.update_unless_changed(path.as_str(), changes, |state| state.removed = true);
             }
-            // The bus went away: who connects again asks for every unit.
+            // The connection was lost: whoever reconnects reads every unit.
             Err(error) => {
                 tracing::debug!(%path, error = crate::chain(&error), "a removed unit could not be looked for");
             }
@@ -198,13 +201,13 @@ impl Shared {
         }
     }
 
-    /// Everything may be different.
-    fn is_anew(self: &Arc<Self>) {
+    /// Reads everything again, since everything may have changed.
+    fn resynchronize(self: &Arc<Self>) {
         *self.features.lock() = None;
         tokio::spawn(Arc::clone(self).catch_up());
     }
 
-    fn take(self: &Arc<Self>, message: &Message) -> zbus::Result<()> {
+    fn handle_signal(self: &Arc<Self>, message: &Message) -> zbus::Result<()> {
         let header = message.header();
         let (Some(interface), Some(member), Some(path)) =
             (header.interface(), header.member(), header.path())
@@ -234,7 +237,7 @@ impl Shared {
                 if begins {
                     self.reloads.note(message);
                 } else {
-                    self.is_anew();
+                    self.resynchronize();
                 }
             }
             _ => {}
@@ -243,7 +246,7 @@ impl Shared {
     }
 }
 
-/// Reads the bus until it goes away, then connects again.
+/// Reads the connection until it is lost, then reconnects.
 ///
 /// Boxed, because connecting starts a reader and a reader connects: the type would contain itself.
 fn read(
@@ -259,12 +262,12 @@ fn read(
             }
             match sender.as_ref().map_or(From::Systemd, |sender| sender.of(&message)) {
                 From::Systemd => {
-                    if let Err(error) = shared.take(&message) {
+                    if let Err(error) = shared.handle_signal(&message) {
                         tracing::warn!(error = crate::chain(&error), "a signal of systemd could not be read");
                     }
                 }
-                // What it said before the bus told us of it was not taken.
-                From::NewSystemd => shared.is_anew(),
+                // Signals from the new owner were not accepted before the bus reported it.
+                From::NewSystemd => shared.resynchronize(),
                 From::Other => {}
             }
         }
@@ -290,8 +293,8 @@ async fn reconnect(shared: Weak<Shared>) {
     }
 }
 
-/// What we ask the bus to send us: who systemd is, jobs and removals, and the changes of all units. The bus cannot select units by a
-/// part of their name, and allows no rule per unit beyond 512 of them.
+/// The signals that the bus sends to the driver: the owner of systemd's name, jobs and removals, and the changes of all
+/// units. The bus cannot select units by a part of their name, and allows no rule per unit beyond 512 of them.
 fn rules() -> zbus::Result<[MatchRule<'static>; 3]> {
     let signals = |sender| MatchRule::builder().msg_type(MessageType::Signal).sender(sender);
     Ok([

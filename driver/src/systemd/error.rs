@@ -1,125 +1,126 @@
-//! Why systemd did not do what it was asked for.
+//! Errors of calls to systemd.
 
 use super::features::Manager;
 use super::name::UnitName;
 
-/// Why systemd did not do what we asked. The message names the act and the unit.
+/// Why systemd did not do what the driver requested. The message names the act and the unit.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no bus, or nobody on it who answers as systemd.
+    /// There is no bus, or no systemd that answers on it.
     #[error(
         "connect to systemd on the {manager} bus (is this machine booted with systemd, and is dbus running?)"
     )]
     Connect {
-        /// Which of them.
+        /// The manager.
         manager: Manager,
-        /// What the bus said.
+        /// The error of the bus.
         source: Box<zbus::Error>,
     },
     /// The bus or systemd refused a call.
     #[error("{act} {thing}")]
     Call {
-        /// Such as `start unit`.
+        /// What was to be done, for example `start unit`.
         act: &'static str,
-        /// The unit or property it was about.
+        /// The unit or property of the call.
         thing: String,
-        /// What systemd said.
+        /// The error of systemd or the bus.
         source: Box<zbus::Error>,
     },
-    /// We are not root, and polkit does not let us.
+    /// The driver is not root, and polkit denies the request.
     #[error(
         "start unit {unit}: polkit does not let this user start units; install examples/nomad-driver-systemd.rules, a rule that does (it needs \
          systemd 257 or newer, which tells polkit the name of the unit)"
     )]
     Denied {
-        /// Its name.
+        /// The unit's name.
         unit: UnitName,
     },
-    /// The bus refuses to be asked because the name is taken.
+    /// systemd refuses the request because the name is taken.
     #[error("start unit {unit}: a unit of that name is there already")]
     Exists {
         /// The name that is taken.
         unit: UnitName,
     },
-    /// The unit was made, but the program was never run.
+    /// The unit was created, but the program was never executed.
     #[error("start unit {unit}: {words} ({status})")]
     Step {
         /// The unit, which has been removed again.
         unit: UnitName,
         /// systemd's exit status for the step, 200 to 245 (systemd.exec(5), "Process Exit Codes").
         status: i32,
-        /// systemd's own words, such as `Failed at step EXEC spawning /x: No such file or directory`.
+        /// systemd's own message, for example `Failed at step EXEC spawning /x: No such file or directory`.
         words: String,
     },
-    /// The unit was made, and the init of its program could not do its part.
+    /// The unit was created, but the init of its program failed.
     #[error("start unit {unit}: {words}")]
     Init {
         /// The unit, which has been removed again.
         unit: UnitName,
-        /// What it could not do.
+        /// What the init could not do.
         words: String,
     },
-    /// The unit was made, and its program did not come to run.
+    /// The unit was created, but its program did not run.
     #[error("start unit {unit}: systemd did not run the program, the start ended as `{result}`")]
     NotStarted {
         /// The unit, which has been removed again.
         unit: UnitName,
-        /// systemd's word, such as `resources` or `canceled`.
+        /// systemd's result, for example `resources` or `canceled`.
         result: String,
     },
-    /// The unit was made and its program ran, but it did not say that it was ready.
+    /// The unit was created and its program ran, but did not report that it was ready.
     #[error("start unit {unit}: the program was not ready: {how}")]
     NotReady {
         /// The unit, which has been removed again.
         unit: UnitName,
-        /// Such as `before it ended with status 1`.
+        /// For example `before it ended with status 1`.
         how: String,
-        /// What it said of itself (`STATUS=`, sd_notify(3)).
+        /// The status that the program reported (`STATUS=`, sd_notify(3)).
         said: String,
     },
-    /// A socket that the unit was to have could not be opened.
+    /// A socket of the unit could not be opened.
     #[error("open the sockets of unit {unit}: {words}")]
     Sockets {
         /// The unit, which has been removed again.
         unit: UnitName,
-        /// systemd's own words, such as `Failed to create listening socket (127.0.0.1:80): Address already in use`.
+        /// systemd's own message, for example `Failed to create listening socket (127.0.0.1:80): Address already in
+        /// use`.
         words: String,
     },
-    /// A value that could become more of the unit than what it is.
+    /// A value that could become more of the unit than its own property.
     #[error("unit {unit}, property `{property}`: {why}")]
     Unfit {
-        /// The unit it was for.
+        /// The unit of the property.
         unit: String,
-        /// As systemd calls it.
+        /// The property's name in systemd.
         property: String,
-        /// A whole clause.
+        /// The reason, a whole clause.
         why: String,
     },
-    /// systemd took longer than we wait.
+    /// systemd took longer than the driver waits.
     #[error("{act} {unit}: systemd did not finish in time")]
     Slow {
-        /// Such as `start unit`.
+        /// What was to be done, for example `start unit`.
         act: &'static str,
-        /// The unit it was about.
+        /// The unit.
         unit: UnitName,
     },
     /// There is no such unit.
     #[error("find unit {unit}: systemd does not know it (it was removed, or the machine has rebooted)")]
     NoSuchUnit {
-        /// The name that is not there.
+        /// The name of the missing unit.
         unit: UnitName,
     },
 }
 
 impl Error {
-    /// Was the connection lost before the answer? Then nobody knows whether the call was read.
+    /// Was the connection lost before the answer? Then it is unknown whether systemd has read the call.
     pub(super) fn is_lost_connection(&self) -> bool {
         match self {
             Self::Connect { .. } => true,
             Self::Call { source, .. } => match &**source {
-                // A systemd that is busy for as long as that has the call, and will obey it.
+                // After a timeout systemd is busy, but has the call and will execute it.
                 zbus::Error::InputOutput(error) => error.kind() != std::io::ErrorKind::TimedOut,
-                // systemd executes itself anew, or the bus does not know it yet.
+                // systemd is re-executing itself, or the bus does not know it yet.
                 error => ["NoReply", "Disconnected", "ServiceUnknown", "NameHasNoOwner"]
                     .iter()
                     .any(|name| is_named(error, name)),
@@ -128,7 +129,7 @@ impl Error {
         }
     }
 
-    /// May the same succeed a little later? Not when systemd has understood what we want, and refuses.
+    /// May the same call succeed a little later? Not if systemd has understood the request, and refuses it.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Connect { .. }
@@ -151,12 +152,12 @@ impl Error {
     }
 }
 
-/// A property that cannot be sent, of this unit.
+/// The error for a property of this unit that cannot be sent.
 pub(super) fn unfit(unit: &str, (property, why): (String, String)) -> Error {
     Error::Unfit { unit: unit.to_owned(), property, why }
 }
 
-/// Is this the D-Bus error whose name ends so, such as `NoSuchUnit`?
+/// Is this the D-Bus error whose name ends with `end`, for example `NoSuchUnit`?
 pub(super) fn is_named(error: &zbus::Error, end: &str) -> bool {
     use zbus::DBusError;
     let name = match error {

@@ -1,7 +1,6 @@
-//! What systemd can do here: which of its managers, of which version, on which kernel.
+//! The features of systemd on this node: which manager, which version, which kernel.
 //!
-//! systemd itself passes much over in silence that it cannot do. Whoever asks for it shall be told, before anything is
-//! started.
+//! systemd silently ignores many settings that it does not support. The driver reports them before anything is started.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,13 +11,13 @@ use super::property::{Assignment, Meaning};
 use super::vocabulary::Vocabulary;
 use crate::kernel;
 
-/// Whose systemd.
+/// The kinds of systemd managers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Manager {
-    /// The machine's.
+    /// The system manager.
     #[default]
     System,
-    /// That of the user whom this process runs as.
+    /// The manager of the user that this process runs as.
     User,
 }
 
@@ -31,35 +30,35 @@ impl fmt::Display for Manager {
     }
 }
 
-/// Debian 11's. What we send has the same names and types since.
+/// The version in Debian 11. The names and types that the driver sends have not changed since.
 const OLDEST: u32 = 247;
-/// Of a user's systemd Debian 12's: one that is older mounts a new `/proc` for a unit with a root of its own, which the
-/// kernel lets no user do whose `/proc` has mounts on it.
+/// The oldest user manager, that of Debian 12. An older one mounts a new `/proc` for a unit with a root of its own. The
+/// kernel does not permit that to a user whose `/proc` has mounts on it.
 const OLDEST_OF_A_USER: u32 = 252;
-/// The first that takes a user's own encrypted credentials.
+/// The first user manager that accepts encrypted credentials.
 const ENCRYPTED_OF_A_USER: u32 = 256;
 
-/// What a manager can do on this machine.
+/// The features of a manager on this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
-    /// Which one it is.
+    /// The manager.
     pub manager: Manager,
-    /// Such as 252.
+    /// The version, for example 252.
     pub version: u32,
-    /// The directory of its cgroup, in which its slices are.
+    /// The directory of the manager's cgroup, which contains its slices.
     pub cgroup: PathBuf,
-    /// The cgroup controllers that it may use, such as `memory`.
+    /// The cgroup controllers that the manager may use, for example `memory`.
     pub controllers: BTreeSet<String>,
-    /// The kernel takes programs that filter by cgroup, and this manager may load them.
+    /// Whether the kernel accepts programs that filter by cgroup, and this manager may load them.
     pub filters: bool,
-    /// systemd was built with what the newer of these programs need (`BPF_FRAMEWORK`).
+    /// Whether systemd was built with what the newer of these programs need (`BPF_FRAMEWORK`).
     pub newer_filters: bool,
-    /// What filters may name.
+    /// The names that filters may contain.
     vocabulary: Arc<Vocabulary>,
 }
 
 impl Features {
-    /// What a manager of this version, in this cgroup, can do.
+    /// The features of a manager of this version, in this cgroup.
     pub(super) fn new(
         manager: Manager,
         version: &str,
@@ -70,8 +69,8 @@ impl Features {
         let number: String = version.chars().take_while(char::is_ascii_digit).collect();
         let cgroup = Path::new(CGROUPS).join(cgroup.trim_start_matches('/'));
         let controllers = std::fs::read_to_string(cgroup.join("cgroup.controllers")).unwrap_or_default();
-        // A user's manager has not the rights.
-        let filters = manager == Manager::System && kernel::takes_cgroup_programs();
+        // A user manager does not have the rights.
+        let filters = manager == Manager::System && kernel::supports_cgroup_bpf();
         Self {
             manager,
             version: number.parse().unwrap_or_default(),
@@ -83,7 +82,7 @@ impl Features {
         }
     }
 
-    /// A manager that can do everything that systemd can: what a job means on another machine.
+    /// A manager that supports everything that systemd can do, for what a job means on another machine.
     pub fn everything(manager: Manager) -> Self {
         let controllers = ["cpu", "cpuset", "io", "memory", "pids"];
         Self {
@@ -97,8 +96,8 @@ impl Features {
         }
     }
 
-    /// Why this manager cannot run tasks at all, if so.
-    pub fn shortfall(&self) -> Option<String> {
+    /// Why this manager cannot run tasks at all. `None` if it can.
+    pub fn unsupported_reason(&self) -> Option<String> {
         let (whose, oldest) = match self.manager {
             Manager::System => ("systemd", OLDEST),
             Manager::User => ("a user's systemd of version", OLDEST_OF_A_USER),
@@ -107,7 +106,7 @@ impl Features {
             .then(|| format!("{whose} {} is too old, the driver needs {oldest} or newer", self.version))
     }
 
-    /// Why this manager cannot decrypt credentials, if so.
+    /// Why this manager cannot decrypt credentials. `None` if it can.
     pub fn keeps_credentials_sealed(&self) -> Option<String> {
         (self.manager == Manager::User && self.version < ENCRYPTED_OF_A_USER).then(|| {
             format!(
@@ -117,12 +116,12 @@ impl Features {
         })
     }
 
-    /// Does systemd here know every name in a filter? It would pass over the others.
+    /// Does systemd on this node know every name in a filter? systemd would ignore the others.
     pub fn check_names(&self, assignment: &Assignment) -> Result<(), String> {
         self.vocabulary.check(assignment)
     }
 
-    /// Can this be had here? Otherwise why not.
+    /// Is the assignment supported on this node? The error is the reason why not.
     pub fn check(&self, assignment: &Assignment) -> Result<(), String> {
         const NEWER: [&str; 4] =
             ["RestrictFileSystems", "RestrictNetworkInterfaces", "SocketBindAllow", "SocketBindDeny"];
@@ -187,10 +186,10 @@ impl Features {
     }
 }
 
-/// Where the cgroups are.
+/// The root of the cgroup hierarchy.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// The value, a yes or no in one of its spellings.
+/// The value; `yes` or `no` for every spelling of a boolean.
 fn plain_text(assignment: &Assignment) -> String {
     match assignment.meaning() {
         Meaning::Text(text) => text,
@@ -198,18 +197,19 @@ fn plain_text(assignment: &Assignment) -> String {
     }
 }
 
-/// Can a user's manager give this value of a property, if it can give any?
+/// Does a user manager support this value of a property, if it supports the property?
 fn is_for_users(name: &str, text: &str) -> bool {
     let first = text.split(':').next().unwrap_or(text);
     match name {
-        // Whatever else a unit of a user's hides or mounts, it may do so only in a user namespace of its own.
+        // Anything else that a user's unit hides or mounts is possible only in a user namespace of its own.
         "PrivateUsers" => ["yes", "self"].contains(&first),
         "ProtectControlGroups" => !["private", "strict"].contains(&first),
         _ => true,
     }
 }
 
-/// The security module without which systemd leaves such a property out, if the kernel does not enforce it.
+/// The security module that the property needs, if the kernel does not enforce it. systemd would leave the property
+/// out.
 fn missing_security_module(property: &str) -> Option<&'static str> {
     let (module, is_enforced) = match property {
         "AppArmorProfile" => {
@@ -260,10 +260,15 @@ mod tests {
 
     #[test]
     fn one_that_is_too_old_is_told() {
-        assert!(of_a_user(251).shortfall().is_some_and(|why| why.contains("251") && why.contains("252")));
-        assert_eq!(of_a_user(252).shortfall(), None);
+        assert!(
+            of_a_user(251).unsupported_reason().is_some_and(|why| why.contains("251") && why.contains("252"))
+        );
+        assert_eq!(of_a_user(252).unsupported_reason(), None);
         let system = |version| Features { version, ..Features::everything(Manager::System) };
-        assert_eq!((system(247).shortfall(), system(246).shortfall().is_some()), (None, true));
+        assert_eq!(
+            (system(247).unsupported_reason(), system(246).unsupported_reason().is_some()),
+            (None, true)
+        );
         assert!(of_a_user(255).keeps_credentials_sealed().is_some());
         assert_eq!(of_a_user(256).keeps_credentials_sealed(), None);
     }

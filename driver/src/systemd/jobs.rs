@@ -1,4 +1,4 @@
-//! The ends of systemd's jobs: starting and removing a unit is a job each.
+//! The ends of systemd's jobs. Starting a unit is a job, and so is removing a unit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use zbus::message::Message;
 use super::error::Error;
 use super::name::UnitName;
 
-/// How long systemd may take over a job of ours, starting and removing units, before we give up on it.
+/// How long a job of the driver, which starts or removes a unit, may take before the driver gives up on it.
 pub(super) const JOB_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Who waits for a job, by the name of its unit: the signal may overtake the answer that names the job.
+/// The waiters for jobs, by the name of the unit: the signal may overtake the answer that names the job.
 #[derive(Debug, Default)]
 pub(super) struct Jobs(Mutex<Vec<Waiter>>);
 
-/// Somebody who waits for the end of a job of a unit.
+/// A waiter for the end of a job of a unit.
 #[derive(Debug)]
 struct Waiter {
     unit: String,
@@ -27,13 +27,13 @@ struct Waiter {
 
 #[derive(Debug, Clone)]
 enum JobEnd {
-    /// systemd has told.
+    /// systemd has reported the end.
     Told { job: OwnedObjectPath, result: String },
-    /// The bus was away: it may have ended without our being told.
+    /// The connection was lost: the job may have ended without a report.
     Missed,
 }
 
-/// The ends of a unit's jobs, while somebody waits for one.
+/// The ends of a unit's jobs, while a caller waits for one.
 pub(super) struct JobEnds {
     unit: UnitName,
     receiver: mpsc::UnboundedReceiver<JobEnd>,
@@ -41,22 +41,22 @@ pub(super) struct JobEnds {
 }
 
 impl Jobs {
-    /// Registers interest in the jobs of a unit, before one is asked for.
+    /// Registers interest in the jobs of a unit, before a job is requested.
     pub(super) fn of(self: &Arc<Self>, unit: &UnitName) -> JobEnds {
         let (ends, receiver) = mpsc::unbounded_channel();
         self.0.lock().push(Waiter { unit: unit.as_str().to_owned(), ends });
         JobEnds { unit: unit.clone(), receiver, jobs: Arc::clone(self) }
     }
 
-    /// This job of the unit has ended.
+    /// Reports the end of this job of the unit.
     pub(super) fn ended(&self, unit: &str, job: &OwnedObjectPath, result: &str) {
         for waiter in self.0.lock().iter().filter(|waiter| waiter.unit == unit) {
-            // Whoever waited may have given up just now.
+            // The waiter may have given up just now.
             let _ = waiter.ends.send(JobEnd::Told { job: job.clone(), result: result.to_owned() });
         }
     }
 
-    /// Any job may have ended without our being told.
+    /// Reports that any job may have ended without a signal.
     pub(super) fn missed(&self) {
         for waiter in self.0.lock().iter() {
             let _ = waiter.ends.send(JobEnd::Missed);
@@ -65,7 +65,7 @@ impl Jobs {
 }
 
 impl JobEnds {
-    /// The job's result, or nothing when its end may have been missed.
+    /// The job's result, or `None` if its end may have been missed.
     pub(super) async fn wait_for(
         &mut self,
         job: &OwnedObjectPath,
@@ -88,13 +88,13 @@ impl JobEnds {
 
 impl Drop for JobEnds {
     fn drop(&mut self) {
-        // Ours is the one whose other end is being dropped.
+        // The waiter of this value is the one whose receiver is being dropped.
         self.receiver.close();
         self.jobs.0.lock().retain(|waiter| !waiter.ends.is_closed());
     }
 }
 
-/// The job that systemd made for a call.
+/// The job that systemd created for a call.
 pub(super) fn job_of(answer: &Message, act: &'static str, unit: &UnitName) -> Result<OwnedObjectPath, Error> {
     answer.body().deserialize().map_err(|source| Error::Call {
         act,

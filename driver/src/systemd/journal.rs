@@ -1,7 +1,8 @@
-//! What systemd itself wrote of a start that failed.
+//! What systemd itself logged about a start that failed.
 //!
-//! The bus says at which step it failed, not why; and before version 256 not even reliably whether it did: a program
-//! that ends at once with one of the statuses that stand for steps looks the same. The journal knows both.
+//! The bus reports the step at which a start failed, but not why. Before version 256 it does not even reliably report
+//! whether the start failed: a program that exits at once with one of the statuses that stand for steps looks the same.
+//! The journal contains both.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -20,31 +21,31 @@ const SPAWN_FAILED: &str = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7";
 const PROCESS_EXIT: &str = "MESSAGE_ID=98e322203f7a4ed290d09fe03c09fe15";
 /// The message that a unit is being stopped (`SD_MESSAGE_UNIT_STOPPING`).
 const STOPPING: &str = "MESSAGE_ID=de5b426a63be47a7b6ac3eaac82e2f6f";
-/// The message that a unit has failed, and as what (`SD_MESSAGE_UNIT_FAILURE_RESULT`).
+/// The message that a unit has failed, and with which result (`SD_MESSAGE_UNIT_FAILURE_RESULT`).
 const FAILED: &str = "MESSAGE_ID=d9b373ed55a64feb8242e02dbe79a49c";
-/// Between two looks at what is still being written.
+/// The pause between two reads of messages that are still being written.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long a user's systemd is waited for to have its words in the journal, which no user can ask for.
+/// How long to wait until a user manager's messages are in the journal; no user can request a sync.
 const LAG: Duration = Duration::from_secs(2);
-/// journald may be busy; a start that failed is in no hurry, but must be answered.
+/// journald may be busy. A start that failed is not urgent, but must be answered.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Where systemd tells journald of units.
+/// The directory in which systemd informs journald about units.
 const UNITS: &str = "/run/systemd/units";
-/// The begin of the name of a file there: the unit's `LogExtraFields=`.
+/// The prefix of the name of a file there: the unit's `LogExtraFields=`.
 const FIELDS: &str = "log-extra-fields:";
-/// The begin of the name of a link there that goes when the unit has ended.
+/// The prefix of the name of a link there that is removed when the unit has ended.
 const INVOCATION: &str = "invocation:";
 
-/// Removes what systemd leaves of a unit: it looks for a file of another name (seen from 247 to 262).
+/// Removes what systemd leaves behind for a unit: systemd looks for a file of another name (seen from 247 to 262).
 ///
-/// To be called when journald has read the unit's last lines, which would lose their fields otherwise.
+/// Must be called after journald has read the unit's last lines, which would otherwise lose their fields.
 pub(super) fn forget_fields(unit: &UnitName) {
-    // Not there is as good.
+    // It is not an error if the file does not exist.
     let _ = std::fs::remove_file(Path::new(UNITS).join(format!("{FIELDS}{unit}")));
 }
 
-/// The same for units that ended while nobody of us was there.
+/// Removes the same files of units that ended while no driver was running.
 pub(super) fn sweep(prefix: &str) {
     for entry in std::fs::read_dir(UNITS).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -66,13 +67,13 @@ struct Entry {
     /// The status, or the number of the signal.
     #[serde(rename = "EXIT_STATUS", default)]
     exit_status: String,
-    /// Such as `oom-kill` (org.freedesktop.systemd1(5), `Result`).
+    /// For example `oom-kill` (org.freedesktop.systemd1(5), `Result`).
     #[serde(rename = "UNIT_RESULT", default)]
     unit_result: String,
-    /// When it came, in microseconds since 1970.
+    /// The time of the entry, in microseconds since 1970.
     #[serde(rename = "__REALTIME_TIMESTAMP", default)]
     time: String,
-    /// When it came, in microseconds of the boot.
+    /// The time of the entry, in microseconds since boot.
     #[serde(rename = "__MONOTONIC_TIMESTAMP", default)]
     at: String,
 }
@@ -83,20 +84,20 @@ impl Entry {
     }
 }
 
-/// The end of a run of a unit that is gone.
+/// The end of a run of a unit that no longer exists.
 #[derive(Debug, Clone)]
 pub struct Ended {
-    /// How its main process ended.
+    /// How the main process ended.
     pub exit: MainExit,
-    /// As what the unit had failed, such as `oom-kill`; empty if it had not.
+    /// The result with which the unit failed, for example `oom-kill`; empty if the unit did not fail.
     pub result: String,
-    /// When.
+    /// When the run ended.
     pub at: SystemTime,
-    /// The unit was stopped while the process ran.
+    /// Whether the unit was stopped while the process ran.
     pub was_stopped: bool,
 }
 
-/// What the journal says of a failed set-up of this run of the unit.
+/// The journal's message about a failed set-up of this run of the unit.
 ///
 /// `Ok(None)`: the journal can be read, and the set-up did not fail. `Err`: the journal cannot be read.
 pub(super) async fn failed_step(
@@ -106,8 +107,8 @@ pub(super) async fn failed_step(
     main_pid: u32,
 ) -> Result<Option<String>, ()> {
     if manager == Manager::User {
-        // Of the whole system's journal a user may see nothing, and is told of no error. What systemd says of the end
-        // of a process comes after what the process says of its set-up: without it there is nothing to be concluded.
+        // A user may not be permitted to read the system's journal, and then gets no error. systemd logs the end of a
+        // process after the process has logged its set-up: without the former nothing can be concluded.
         let seen = async {
             while last(manager, PROCESS_EXIT, unit, invocation, None).await?.is_none() {
                 tokio::time::sleep(PAUSE).await;
@@ -120,35 +121,35 @@ pub(super) async fn failed_step(
     let Some(Entry { message, .. }) = last(manager, SPAWN_FAILED, unit, invocation, main_pid).await? else {
         return Ok(None);
     };
-    // `<unit>: Failed at step EXEC spawning /x: No such file or directory`; the unit is named by whoever tells.
-    let said =
+    // `<unit>: Failed at step EXEC spawning /x: No such file or directory`; whoever logs the message adds the unit.
+    let reason =
         message.strip_prefix(unit.as_str()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&message);
-    Ok(Some(said.to_owned()))
+    Ok(Some(reason.to_owned()))
 }
 
-/// The last thing that systemd, or a process that it made for it, said of a unit that failed.
+/// The last error that systemd, or a process that it created for the unit, logged about a unit that failed.
 pub(super) async fn last_words(manager: Manager, unit: &str) -> Option<String> {
     let about = format!("{}={unit}", unit_field(manager));
-    // systemd says that it failed, and its child says why.
+    // systemd logs that the unit failed, and its child logs why.
     sync(manager).await.ok()?;
-    // systemd, and the children by which it opens sockets.
+    // Messages of systemd, and of the children that open sockets for it.
     let from = format!("_UID={}", rustix::process::getuid().as_raw());
     let lines =
         journalctl(&["--boot", "--output=json", "--reverse", "--lines=8", "--priority=err", &about, &from])
             .await
             .ok()?;
-    let said =
+    let logs =
         lines.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok()).map(|entry| entry.message);
-    let said = said.map(|message| message.strip_prefix(&format!("{unit}: ")).unwrap_or(&message).to_owned());
-    let said: Vec<String> = said.collect();
-    // That of the child, which systemd sums up as an error of input and output.
-    said.iter()
+    let logs = logs.map(|message| message.strip_prefix(&format!("{unit}: ")).unwrap_or(&message).to_owned());
+    let logs: Vec<String> = logs.collect();
+    // The message of the child, which systemd sums up as an input/output error.
+    logs.iter()
         .find(|words| words.contains('(') && !words.contains("Input/output error"))
-        .or(said.first())
+        .or(logs.first())
         .cloned()
 }
 
-/// How this run of the unit ended, if it is written there.
+/// How this run of the unit ended, if the journal contains it.
 pub(super) async fn end(manager: Manager, unit: &UnitName, invocation: &InvocationId) -> Option<Ended> {
     sync(manager).await.ok()?;
     let failed = written(manager, FAILED, unit, invocation, None).await.ok()?;
@@ -164,20 +165,20 @@ pub(super) async fn end(manager: Manager, unit: &UnitName, invocation: &Invocati
             };
             (process, exit)
         }
-        // systemd does not write of a process that was ended and says that all is well.
+        // systemd does not log the end of a process that was terminated and exited successfully.
         (None, Some(failed)) if ["oom-kill", "timeout", "watchdog"].contains(&result.as_str()) => {
             (failed, MainExit::Status(0))
         }
         (None, _) => return None,
     };
-    // That of a task which had ended is stopped by its driver.
+    // The unit of a task that had already ended is stopped by the driver.
     let stopping = written(manager, STOPPING, unit, invocation, None).await.ok()?;
     let was_stopped = stopping.is_some_and(|stopping| stopping.at() < ended.at());
     let time = Duration::from_micros(ended.time.parse().unwrap_or_default());
     Some(Ended { exit, result, at: SystemTime::UNIX_EPOCH + time, was_stopped })
 }
 
-/// The last message of that kind about this run of the unit, all that was logged before included.
+/// The last message of this kind about this run of the unit, including everything logged before the call.
 async fn last(
     manager: Manager,
     kind: &str,
@@ -189,10 +190,10 @@ async fn last(
     written(manager, kind, unit, invocation, or_from).await
 }
 
-/// The same of what is written already.
+/// The last message of this kind about this run of the unit, among those already written.
 ///
-/// Every process can send any message with any of these fields; the number of the process that sent it comes from the
-/// kernel. So only systemd is believed, which is process 1, and `or_from`, the process that systemd had made for the unit.
+/// Every process can send any message with any of these fields, but the PID of the sender comes from the kernel. So
+/// only systemd, which is process 1, and `or_from`, the process that systemd created for the unit, are believed.
 async fn written(
     manager: Manager,
     kind: &str,
@@ -202,7 +203,7 @@ async fn written(
 ) -> Result<Option<Entry>, ()> {
     let of_systemd = match manager {
         Manager::System => "_PID=1".to_owned(),
-        // Whoever is this user could as well change the unit.
+        // A process of this user could change the unit anyway.
         Manager::User => format!("_UID={}", rustix::process::getuid().as_raw()),
     };
     let of_process = or_from.filter(|_| manager == Manager::System).map(|pid| format!("_PID={pid}"));
@@ -210,7 +211,7 @@ async fn written(
     let unit = format!("{}={unit}", unit_field(manager));
     let invocation = format!("{of_user}INVOCATION_ID={}", invocation.0);
     let mut matches = vec![kind, &unit, &invocation, &of_systemd];
-    // Two values of one field: either.
+    // Two values of one field match either.
     matches.extend(of_process.as_deref());
     let line =
         journalctl(&[&["--boot", "--output=json", "--reverse", "--lines=1"][..], &matches].concat()).await?;
@@ -220,7 +221,7 @@ async fn written(
     serde_json::from_str(&line).map(Some).map_err(|_| ())
 }
 
-/// The field in which a manager names the unit of which it tells.
+/// The field in which a manager names the unit of a message.
 fn unit_field(manager: Manager) -> &'static str {
     match manager {
         Manager::System => "UNIT",
@@ -228,7 +229,7 @@ fn unit_field(manager: Manager) -> &'static str {
     }
 }
 
-/// What was logged before this returns is there to be read; nobody but root can ask for that.
+/// Makes everything that was logged before this returns readable; only root can request that.
 async fn sync(manager: Manager) -> Result<(), ()> {
     match manager {
         Manager::System => journalctl(&["--sync"]).await.map(drop),

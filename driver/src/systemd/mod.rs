@@ -1,16 +1,16 @@
-//! systemd's side, and the only place that speaks D-Bus.
+//! The client of systemd, and the only module that speaks D-Bus.
 //!
-//! It starts, watches, signals and removes units, and knows nothing of Nomad. One connection to the system bus serves
-//! everybody; one future reads it, in order, and is the only writer of what we know of each unit:
+//! The client starts, watches, signals and removes units, and knows nothing of Nomad. All callers share one connection
+//! to systemd. One future reads it, in order, and is the only writer of the state of each unit:
 //!
 //! ```text
-//!  StartTransientUnit ──► PID 1 ──► JobRemoved ───────────► whoever waits for the unit's job
+//!  StartTransientUnit ──► PID 1 ──► JobRemoved ───────────► the waiter for the unit's job
 //!                               └─► PropertiesChanged ────► UnitState, in a watch channel per unit
 //!                               └─► UnitRemoved ──────────► UnitState::removed
 //! ```
 //!
-//! Nothing is polled. When the bus goes away the reader connects again with growing pauses, subscribes again, and asks
-//! once for the state of every unit that is still being watched, so a unit that ended in between is not missed.
+//! Nothing is polled. When the connection is lost, the reader reconnects with growing pauses, subscribes again, and
+//! reads once the state of every unit that is still being followed. So a unit that ended in between is not missed.
 
 mod checked;
 mod client;
@@ -37,7 +37,7 @@ mod watch;
 mod wire;
 
 pub use checked::Checked;
-pub use client::{Systemd, Whom};
+pub use client::{KillWho, Systemd};
 pub use error::Error;
 pub use features::{Features, Manager};
 pub use journal::Ended;
@@ -50,5 +50,5 @@ pub use run_line::{shell_word, systemd_run};
 pub use state::{InvocationId, MainExit, Service, UnitState};
 pub use transient::{Bind, Property, SocketUnit, Stream, TransientUnit};
 pub use unit_file::unit_file;
-pub use unit_text::check_text;
+pub use unit_text::{check_text, one_line};
 pub use watch::Unit;

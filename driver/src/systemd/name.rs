@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::Path;
 
-/// The longest name that we give a unit, suffix included. systemd takes 255 bytes, but makes the names of a unit's
-/// private directories from it (`systemd-private-<boot>-<unit>-<random>`), which may not be longer than that either.
+/// The longest name that the driver gives a unit, including the suffix. systemd accepts 255 bytes, but derives the
+/// names of a unit's private directories from it (`systemd-private-<boot>-<unit>-<random>`), which may not be longer
+/// either.
 const NAME_MAX: usize = 190;
 
 /// The full name of a service unit, such as `nomad-ab12cd34-web-1f2e3d4c.service`.
@@ -14,9 +15,9 @@ pub struct UnitName(String);
 impl UnitName {
     /// Joins `words` and `unique` by dashes into the name of a service.
     ///
-    /// Bytes that systemd does not take in a name are written as `\xNN`, as `systemd-escape` does. A name that would
+    /// Bytes that systemd does not accept in a name are written as `\xNN`, as `systemd-escape` does. A name that would
     /// be too long loses the end of its last word. So two different inputs may give the same words: `unique` (hex
-    /// digits or the like, never cut) is what keeps names apart.
+    /// digits or similar, never cut) keeps the names apart.
     pub fn service(words: &[&str], unique: &str) -> Self {
         let tail = format!("-{unique}.service");
         let mut name = String::new();
@@ -44,18 +45,18 @@ impl UnitName {
         Self(name + ".mount")
     }
 
-    /// Surely nothing of its words was cut off.
+    /// Whether certainly nothing of the words was cut off.
     pub fn is_whole(&self) -> bool {
         // The longest piece that may have been left out is an escape, four bytes.
         self.0.len() + 4 <= NAME_MAX
     }
 
-    /// A name that systemd or a saved state gave us.
+    /// A name from systemd or from a saved state.
     pub fn known(name: impl Into<String>) -> Self {
         Self(name.into())
     }
 
-    /// The name of the socket unit that systemd takes for this service's.
+    /// The name of the socket unit that systemd associates with this service.
     pub fn socket(&self) -> String {
         format!("{}.socket", self.0.strip_suffix(".service").unwrap_or(&self.0))
     }
@@ -65,9 +66,9 @@ impl UnitName {
         &self.0
     }
 
-    /// Where the unit stands on the bus, `/org/freedesktop/systemd1/unit/…`.
+    /// The object path of the unit on the bus, `/org/freedesktop/systemd1/unit/…`.
     ///
-    /// Every byte but ASCII letters and digits is written as `_` and two hex digits, and so is a leading digit
+    /// Every byte except ASCII letters and digits is written as `_` and two hex digits, and so is a leading digit
     /// (systemd, `bus_label_escape`).
     pub(super) fn object_path(&self) -> String {
         use fmt::Write;

@@ -1,9 +1,9 @@
-//! What a mistyped name was meant to be.
+//! Suggestions for mistyped names.
 
-/// The name among those known that this one almost is, such as `MemoryMax` for `MemoryMaximum`; upper and lower case are
-/// alike. Nothing if more than a third of the letters differ.
+/// The known name that is most similar to `name`, ignoring case, for example `MemoryMax` for `MemoryMaximum`. `None` if
+/// more than a third of the letters differ.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // No name is longer, and to compare what is takes its time.
+    // No known name is longer, and comparing long names takes time.
     let name: String = name.chars().take(64).collect::<String>().to_ascii_lowercase();
     let most = (name.len() / 3).max(2);
     let distances =

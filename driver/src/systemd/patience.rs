@@ -1,14 +1,14 @@
-//! Trying again while systemd cannot be asked: the bus goes away, or systemd executes itself anew.
+//! Retries while systemd cannot be reached: the connection is lost, or systemd re-executes itself.
 
 use std::time::Duration;
 
 use super::connection::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::error::Error;
 
-/// How long it is tried again.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to retry.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For what may be done twice: it is done again while systemd cannot be asked.
+/// For calls that may be made twice: they are made again while systemd cannot be reached.
 pub(super) struct Patience {
     until: tokio::time::Instant,
     pause: Duration,
@@ -16,10 +16,10 @@ pub(super) struct Patience {
 
 impl Patience {
     pub(super) fn new() -> Self {
-        Self { until: tokio::time::Instant::now() + PATIENCE, pause: FIRST_PAUSE }
+        Self { until: tokio::time::Instant::now() + RETRY_TIMEOUT, pause: FIRST_PAUSE }
     }
 
-    /// Waits a little, or gives the error back: it will not pass, or has not in all this time.
+    /// Waits a little, or returns the error: it will not pass, or has not passed in all this time.
     pub(super) async fn with(&mut self, error: Error) -> Result<(), Error> {
         let cannot_be_asked = matches!(error, Error::Connect { .. } | Error::Call { .. }) && error.may_pass();
         if !cannot_be_asked || tokio::time::Instant::now() > self.until {

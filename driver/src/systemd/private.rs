@@ -1,9 +1,11 @@
-//! systemd's own socket, on which root speaks with systemd without the bus.
+//! systemd's private socket, over which root talks to systemd without the bus.
 //!
-//! Nobody else can send us anything there: no signal in systemd's name, and no descriptor that takes an hour to close.
+//! No other process can send anything on it: no signal in systemd's name, and no descriptor that takes an hour to
+//! close.
 //!
-//! On it systemd names itself as the sender of each message by its well-known name (`bus_init_private`, dbus.c), where
-//! D-Bus, and zbus with it, takes unique names alone. So the name is made one as it is read: it begins with a colon.
+//! On this socket systemd names itself as the sender of each message by its well-known name (`bus_init_private`,
+//! dbus.c), where D-Bus, and zbus with it, accepts only unique names. So the name is made unique as it is read: it
+//! begins with a colon.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -16,9 +18,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
 use zbus::export::async_trait::async_trait;
 
-/// Where systemd listens for root.
+/// The path of systemd's socket for root.
 const PATH: &str = "/run/systemd/private";
-/// The field of a message's header that names the sender, up to the first letter: code 7, a string of 24 bytes.
+/// The header field that names the sender, up to the first letter of the name: code 7, a string of 24 bytes.
 const BEFORE: [u8; 8] = [7, 1, b's', 0, 24, 0, 0, 0];
 const NAME: &[u8] = b"org.freedesktop.systemd1\0";
 
@@ -27,7 +29,7 @@ const NAME: &[u8] = b"org.freedesktop.systemd1\0";
 pub(super) struct Private(UnixStream);
 
 impl Private {
-    /// Nothing if this systemd has no such socket.
+    /// Connects. `None` if this systemd has no private socket.
     pub(super) async fn connect() -> io::Result<Option<Self>> {
         match UnixStream::connect(PATH).await {
             Ok(stream) => Ok(Some(Self(stream))),
@@ -47,11 +49,11 @@ impl Socket for Private {
     }
 }
 
-/// What comes from systemd. Descriptors never do.
+/// The messages from systemd. They never contain descriptors.
 #[derive(Debug)]
 pub(super) struct Reader {
     stream: OwnedReadHalf,
-    /// The last bytes that were read: a message may come in pieces.
+    /// The last bytes that were read: a message may arrive in pieces.
     before: [u8; BEFORE.len()],
 }
 
@@ -68,7 +70,7 @@ impl ReadHalf for Reader {
     }
 }
 
-/// What goes to systemd.
+/// The messages to systemd.
 #[derive(Debug)]
 pub(super) struct Writer(OwnedWriteHalf);
 
@@ -96,7 +98,7 @@ impl WriteHalf for Writer {
     }
 }
 
-/// Replaces the first letter of the name where the field is that, as far as it has come.
+/// Replaces the first letter of systemd's name in the sender field, as far as the name has been read.
 fn make_unique(before: &mut [u8; BEFORE.len()], bytes: &mut [u8]) {
     let all = [&before[..], bytes].concat();
     for (at, byte) in bytes.iter_mut().enumerate() {

@@ -1,9 +1,10 @@
 //! Reloads of the manager (`daemon-reload`, `daemon-reexec`), and whether one came between a request and its execution.
 //!
-//! A request for a unit is answered when its start is queued, and systemd starts queued units when it has nothing else to
-//! do. A reload in between makes systemd read its own file of the unit, and start what it reads. That is not always what
-//! was requested: in the file `;` and `$` in arguments are escaped in a way that systemd does not read, and spaces in some
-//! lists are not quoted (seen from 252 to 262; tests/unit_files looks for more). So the driver has to notice.
+//! A request for a unit is answered when its start is queued. systemd starts queued units when it has nothing else to
+//! do. After a reload in between, systemd reads its own file of the unit, and starts what it has read. That is not
+//! always what was requested: in the file `;` and `$` in arguments are escaped in a way that systemd does not read, and
+//! spaces in some lists are not quoted (seen from 252 to 262; tests/unit_files looks for more). So the driver has to
+//! notice it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,43 +14,43 @@ use rustix::time::{ClockId, clock_gettime};
 use zbus::Variant;
 use zbus::message::{Message, Sequence};
 
-/// More often systemd does not reload during one start.
+/// The number of remembered reloads; systemd does not reload more often during one start.
 const REMEMBERED: usize = 256;
 
 /// The last reloads.
 #[derive(Debug, Default)]
 pub(super) struct Reloads {
     last: Mutex<VecDeque<Reload>>,
-    /// How many connections there were.
+    /// The number of connections so far.
     connections: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Reload {
     at: Moment,
-    /// Otherwise the connection was lost, and the manager may have reloaded meanwhile.
+    /// False if the connection was lost, and the manager may have reloaded meanwhile.
     is_certain: bool,
 }
 
-/// When something was asked for or heard of.
+/// When a request was made, or a message received.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
-    /// Microseconds of the monotonic clock, by which systemd notes when it did what.
+    /// Microseconds of the monotonic clock, which systemd uses for its own timestamps.
     time: u64,
-    /// Which connection, and which of its messages.
+    /// The connection, and the position among its messages.
     position: Option<(u64, Sequence)>,
 }
 
 impl Moment {
-    /// Now, without a message.
+    /// The current time, without a message.
     pub(super) fn now() -> Self {
         let now = clock_gettime(ClockId::Monotonic);
         let time = u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).unwrap_or_default();
         Self { time, position: None }
     }
 
-    /// When this message was sent. The order of messages of one connection is certain; when the driver comes to hear of
-    /// each is not.
+    /// When this message was sent. The order of the messages of one connection is certain; when the driver receives
+    /// each of them is not.
     fn of(connection: u64, message: &Message) -> Self {
         Self { position: Some((connection, message.recv_position())), ..Self::now() }
     }
@@ -63,25 +64,25 @@ impl Moment {
 }
 
 impl Reloads {
-    /// The manager says that it reloads.
+    /// Records that the manager reports a reload.
     pub(super) fn note(&self, message: &Message) {
         self.push(Reload { at: Moment::of(self.connection(), message), is_certain: true });
     }
 
-    /// There is another connection. The manager may have reloaded while there was none.
+    /// Records another connection. The manager may have reloaded while there was none.
     pub(super) fn note_connection(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
         self.push(Reload { at: Moment::now(), is_certain: false });
     }
 
-    /// Which connection it is now.
+    /// The number of the current connection.
     pub(super) fn connection(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// When this answer was sent, to a question that was asked over that connection.
+    /// When this answer was sent, to a request that was made over `connection`.
     pub(super) fn moment_of(&self, answer: &Message, connection: u64) -> Moment {
-        // Made between the question and the answer, a connection may be that of either.
+        // A connection that was opened between the request and the answer may be that of either.
         if connection == self.connection() { Moment::of(connection, answer) } else { Moment::now() }
     }
 
@@ -98,8 +99,8 @@ impl Reloads {
         self.last.lock().iter().any(|reload| reload.at.is_after(answered))
     }
 
-    /// Did the manager reload after this request, and before it started the main process at `started`? It tells only of
-    /// the last time, when it had `loaded` its units. Both in microseconds of the monotonic clock.
+    /// Did the manager reload after this request, and before it started the main process at `started`? The manager
+    /// reports only its last reload, when it had `loaded` its units. Both are in microseconds of the monotonic clock.
     pub(super) fn any_between(&self, answered: &Moment, started: u64, loaded: u64) -> bool {
         let reloads = self.last.lock();
         let mut certain = reloads.iter().filter(|reload| reload.is_certain && reload.at.is_after(answered));
@@ -111,13 +112,13 @@ impl Reloads {
     }
 }
 
-/// Does systemd write such a value to the unit's file in a way that it does not read?
+/// Does systemd write this value to the unit's file in a form that it does not read?
 pub(super) fn may_be_misread(name: &str, value: &Variant<'_>) -> bool {
     match name {
         "ExecStart" => has(value, &|c| matches!(c, ';' | '$')),
-        // Nothing is written for none of them, which stands for all.
+        // systemd writes nothing for an empty set, and an absent setting stands for all.
         "RestrictNamespaces" => matches!(value, Variant::U64(0)),
-        // They confine nothing.
+        // These fields confine nothing.
         "LogExtraFields" => false,
         _ => {
             matches!(value, Variant::Array(_))
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_reload_counts_between_the_answer_and_the_start() {
-        // Heard of at 20, answered at 10; systemd loaded its units at 19.
+        // Received at 20, answered at 10; systemd loaded its units at 19.
         assert!(reloads(&[20]).any_between(&at(10), 30, 19));
         assert!(!reloads(&[20]).any_between(&at(10), 15, 19), "the program ran already");
         assert!(!reloads(&[5]).any_between(&at(10), 30, 4), "the unit was not there yet");

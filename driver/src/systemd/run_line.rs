@@ -1,20 +1,20 @@
-//! A transient unit as a command for a shell, by which a person starts it.
+//! A transient unit as a shell command, with which a person can start it.
 
 use std::collections::BTreeMap;
 
 use super::transient::{Property, TransientUnit};
 use super::unit_file::lines;
 
-/// The `systemd-run` command that starts the unit with these variables, in front of whoever types it where that can be:
-/// systemd-run(1) waits for no unit that has sockets.
+/// The `systemd-run` command that starts the unit with these variables. The command runs in the foreground if possible:
+/// systemd-run(1) does not wait for a unit that has sockets.
 ///
 /// ```text
 /// systemd-run --collect --wait --pipe -p MemoryMax=10M --setenv=A=b -- /bin/sh -c 'echo $$A'
 /// ```
 ///
-/// What only says how systemd keeps the unit for the driver, and where its output goes, is left out.
+/// Properties that only determine how systemd keeps the unit for the driver, and where its output goes, are left out.
 pub fn systemd_run(unit: TransientUnit, env: &BTreeMap<String, String>) -> String {
-    // The driver believes that units of the name are its own.
+    // The driver treats units of this name as its own.
     let TransientUnit { name: _, properties, sockets, patience: _ } = unit;
     let mut words = ["systemd-run", "--collect"].map(str::to_owned).to_vec();
     if sockets.is_none() {
@@ -31,10 +31,10 @@ pub fn systemd_run(unit: TransientUnit, env: &BTreeMap<String, String>) -> Strin
             | Property::EnvironmentFile(_) => {}
             Property::ExecStart { path, argv } => {
                 command.push(path.display().to_string());
-                // systemd puts variables in where it finds one `$`. The first word is the program's own name.
+                // systemd expands variables after a single `$`. The first word is the program's own name.
                 command.extend(argv.into_iter().skip(1).map(|word| word.replace('$', "$$")));
             }
-            // It is written without the quotes that it has in a file.
+            // The field is written without the quotes that it has in a file.
             Property::LogExtraFields(fields) => {
                 let option = |field: &String| ["-p".to_owned(), format!("LogExtraFields={field}")];
                 words.extend(fields.iter().flat_map(option));
@@ -55,7 +55,8 @@ fn as_options(option: &str, property: Property) -> Vec<String> {
     lines.flat_map(|(name, value)| [option.to_owned(), format!("{name}={value}")]).collect()
 }
 
-/// A word as sh(1) reads it. What a terminal would obey, to which it may be pasted, is written as a number.
+/// A word as sh(1) reads it. Control characters, which a terminal would obey when the word is pasted, are written as
+/// numbers.
 pub fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=/.,:@+%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -1,8 +1,8 @@
-//! Whose signals are believed.
+//! Decides whose signals are accepted.
 //!
-//! Everybody on the bus can send a signal to our connection, whatever we have asked the bus for, and say in it what he
-//! likes. Only who sends it is stamped by the bus: so only what the owner of systemd's name sends is taken. systemd
-//! has another unique name when it has executed itself anew.
+//! Every process on the bus can send any signal to the driver's connection, whatever the driver has subscribed to. Only
+//! the sender is stamped by the bus, so only signals from the owner of systemd's name are accepted. systemd has another
+//! unique name after it has re-executed itself.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use zbus::fdo;
 use zbus::message::Message;
 use zbus::names::OwnedUniqueName;
 
-/// The name of systemd on a bus.
+/// The well-known name of systemd on a bus.
 pub(super) const DESTINATION: &str = "org.freedesktop.systemd1";
-/// The bus itself, and the interface by which it speaks.
+/// The name of the bus itself, and of its interface.
 pub(super) const BUS: &str = "org.freedesktop.DBus";
 
-/// Between two questions who systemd is.
+/// The pause between two requests for the owner of systemd's name.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The unique name of systemd on one connection.
@@ -26,28 +26,28 @@ pub(super) struct Sender(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     owner: Option<OwnedUniqueName>,
-    /// How often the bus has told of another owner.
+    /// How often the bus has reported another owner.
     changes: u64,
 }
 
-/// Who sent a signal.
+/// The sender of a signal.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum From {
     /// systemd.
     Systemd,
-    /// The bus, which tells that systemd has another name.
+    /// The bus, which reports that systemd has another name.
     NewSystemd,
-    /// Anybody else.
+    /// Any other sender.
     Other,
 }
 
 impl Sender {
-    /// Asks the bus who systemd is, and waits for it. The bus shall tell of changes by then.
+    /// Asks the bus for the owner of systemd's name, and waits for one. The bus must already report changes.
     pub(super) async fn ask(&self, bus: &fdo::DBusProxy<'_>) -> zbus::Result<()> {
         loop {
             let changes = self.0.lock().changes;
             let owner = match bus.get_name_owner(DESTINATION.try_into()?).await {
-                // It has just answered a call, and executes itself anew.
+                // systemd has just answered a call, and is re-executing itself.
                 Err(fdo::Error::NameHasNoOwner(_)) => {
                     tokio::time::sleep(PAUSE).await;
                     continue;
@@ -55,7 +55,7 @@ impl Sender {
                 owner => owner?,
             };
             let mut known = self.0.lock();
-            // The reader may have read of another one meanwhile, and the answer may be older.
+            // The reader may have received another owner meanwhile, and the answer may be older.
             if known.changes == changes {
                 known.owner = Some(owner);
                 return Ok(());
@@ -63,7 +63,7 @@ impl Sender {
         }
     }
 
-    /// Who sent the signal. What the bus says of systemd's name is noted.
+    /// The sender of the signal. Records what the bus reports about systemd's name.
     pub(super) fn of(&self, signal: &Message) -> From {
         let header = signal.header();
         let Some(sender) = header.sender() else { return From::Other };

@@ -1,4 +1,4 @@
-//! The start of a unit, and what the end of a start means.
+//! Starts units, and decides what the result of a start means.
 
 use std::time::Duration;
 
@@ -18,26 +18,26 @@ use super::transient::{Property, TransientUnit};
 use super::watch::Unit;
 use super::wire::Wire;
 
-/// What we say of a job whose end we did not wait for, because the main process has ended.
+/// The result of a job that was not awaited to its end, because the main process has ended.
 const ENDED: &str = "ended";
-/// How often a start is tried that systemd spoils by reloading in the middle of it.
+/// How often a start is tried if systemd spoils it by reloading in the middle of it.
 const STARTS_MAX: usize = 8;
 
-/// The properties of a unit and of those that come with it, as `StartTransientUnit` takes them.
+/// The properties of a unit and of the units that come with it, as `StartTransientUnit` takes them.
 struct Request {
     properties: Wire,
     others: Vec<(String, Wire)>,
     /// See [`TransientUnit::patience`].
     patience: Duration,
-    /// systemd would read something else in its own file of the unit.
+    /// Whether systemd would read something else in its own file of the unit.
     may_be_misread: bool,
 }
 
-/// What came of a request.
+/// The result of a request.
 struct Requested {
-    /// systemd works at it. Nothing where the answer was lost, but the unit is there.
+    /// The start job. `None` if the answer was lost, but the unit exists.
     job: Option<OwnedObjectPath>,
-    /// When it was answered, or asked for where the answer was lost.
+    /// When the request was answered, or made if the answer was lost.
     at: Moment,
 }
 
@@ -55,7 +55,8 @@ impl Request {
         Ok(Self { properties, others, patience, may_be_misread })
     }
 
-    /// The program may have read its input already. A pipe cannot be rewound, and what copies one goes on where it was.
+    /// Rewinds the input, which the program may have read already. A pipe cannot be rewound; the process that copies a
+    /// pipe continues where it was.
     fn rewind_input(&self) {
         for (name, value) in &self.properties {
             if let ("StandardInputFileDescriptor", Variant::Fd(input)) = (name.as_str(), value) {
@@ -66,37 +67,51 @@ impl Request {
 }
 
 impl Systemd {
-    /// Makes the unit, starts it, and follows it.
+    /// Creates, starts and follows the unit.
     ///
-    /// Returns when its program runs, or has run and ended already. When it fails, nothing of the unit remains, or is
-    /// removed as soon as systemd can be asked again.
+    /// Returns when the program runs, or has run and ended already. On failure nothing of the unit remains, or the unit
+    /// is removed as soon as systemd can be reached again.
     pub async fn start(&self, unit: TransientUnit) -> Result<Unit, Error> {
         let (name, request) = (unit.name.clone(), Request::new(unit)?);
         for _ in 0..STARTS_MAX {
-            // Before anything is asked for, so that no signal falls between.
+            // Registered before anything is requested, so that no signal is missed.
             let (followed, mut ends) = (self.follow(&name), self.job_ends(&name));
             let Requested { job, at } = self.request(&name, &request).await?;
             let started = match job {
-                Some(job) => self.see_through(followed, &mut ends, &job, &request).await,
+                Some(job) => self.await_start(followed, &mut ends, &job, &request).await,
                 None => self.adopt(&name, request.patience).await,
             };
             if !request.may_be_misread || !self.shared.reloads.any_since(&at) {
                 return started;
             }
             if let Ok(unit) = started {
-                let (began, loaded) = (self.service(&name).await?.started_at, self.last_load().await?);
-                if !self.shared.reloads.any_between(&at, began, loaded) {
-                    return Ok(unit);
+                match self.times_of(&name).await {
+                    Ok((began, loaded)) if !self.shared.reloads.any_between(&at, began, loaded) => {
+                        return Ok(unit);
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        self.remove_eventually(&name).await;
+                        return Err(error);
+                    }
                 }
             }
             tracing::warn!(unit = %name, "systemd reloaded before it started the unit; starting it again");
-            self.remove(&name).await?;
+            if let Err(error) = self.remove(&name).await {
+                self.remove_eventually(&name).await;
+                return Err(error);
+            }
             request.rewind_input();
         }
         Err(Error::NotStarted { unit: name, result: "reloading".to_owned() })
     }
 
-    async fn see_through(
+    /// When the service started, and when systemd last read its units; microseconds of the monotonic clock.
+    async fn times_of(&self, name: &UnitName) -> Result<(u64, u64), Error> {
+        Ok((self.service(name).await?.started_at, self.last_load().await?))
+    }
+
+    async fn await_start(
         &self,
         followed: Unit,
         ends: &mut JobEnds,
@@ -110,21 +125,21 @@ impl Systemd {
                 if !request.others.is_empty() && result == "dependency" =>
             {
                 let words = journal::last_words(self.manager(), &name.socket()).await;
-                let words = words.unwrap_or_else(|| "the journal says no more".to_owned());
+                let words = words.unwrap_or_else(|| "the journal has no details".to_owned());
                 Err(Error::Sockets { unit, words })
             }
             other => other,
         };
         if outcome.is_err() {
-            self.remove_surely(name).await;
+            self.remove_eventually(name).await;
         }
         outcome.map(|()| followed)
     }
 
-    /// Asks systemd to make and start the unit.
+    /// Asks systemd to create and start the unit.
     async fn request(&self, name: &UnitName, request: &Request) -> Result<Requested, Error> {
         let unit = name.clone();
-        let requested = self.request_surely(name, request).await;
+        let requested = self.request_until_known(name, request).await;
         requested.map_err(|error| match error {
             Error::Call { source, .. } if is_named(&source, "UnitExists") => Error::Exists { unit },
             Error::Call { source, .. }
@@ -137,12 +152,12 @@ impl Systemd {
         })
     }
 
-    /// Where the connection is lost before the answer, nobody knows whether the request was read: the unit is looked for,
-    /// and asked for again if it is not there.
-    async fn request_surely(&self, name: &UnitName, request: &Request) -> Result<Requested, Error> {
+    /// If the connection is lost before the answer, it is unknown whether the request was read. The unit is then looked
+    /// for, and requested again if it does not exist.
+    async fn request_until_known(&self, name: &UnitName, request: &Request) -> Result<Requested, Error> {
         let mut retry = Patience::new();
         loop {
-            // Somebody may have followed a unit of this name that is no more.
+            // A follower may still have the state of an earlier unit with this name.
             self.shared.units.update(&name.object_path(), |state| *state = UnitState::default());
             let body = (name.as_str(), "fail", &request.properties, &request.others);
             let answer =
@@ -163,17 +178,18 @@ impl Systemd {
                     found => return found.map(|_| Requested { job: None, at: asked }),
                 }
             } else {
-                // A refusal made nothing. Anything else may have: a call that took too long is perhaps obeyed later.
+                // A refusal creates nothing. Any other failure may have created a unit: a call that took too long may
+                // be executed later.
                 if error.may_pass() {
-                    self.remove_surely(name).await;
+                    self.remove_eventually(name).await;
                 }
                 return Err(error);
             }
         }
     }
 
-    /// Waits for the start job, and decides what its end means; on systemd before 257 `failed` may mean that the
-    /// program ran and was quick to fail.
+    /// Waits for the start job, and decides what its result means. On systemd before 257 `failed` may mean that the
+    /// program ran and failed quickly.
     async fn wait_until_started(
         &self,
         unit: &Unit,
@@ -185,8 +201,8 @@ impl Systemd {
         let job_result = loop {
             let end = tokio::select! {
                 end = ends.wait_for(job, "start unit", JOB_TIMEOUT + patience) => end?,
-                // It ended at once, and the job waits for what it left running.
-                () = unit.wait_for(|state| state.main_has_ended() && !state.tells_handoff()) => {
+                // The main process ended at once, and the job waits for the processes that it left running.
+                () = unit.wait_for(|state| state.main_has_ended() && !state.reports_handoff()) => {
                     Some(ENDED.to_owned())
                 }
             };
@@ -194,33 +210,34 @@ impl Systemd {
                 Some(result) if result != ENDED => break result,
                 other => other.is_some(),
             };
-            // It may be late news of a unit that had the name before.
-            self.refresh_patiently(&name).await?;
+            // This may be late news of an earlier unit with this name.
+            self.refresh_with_retries(&name).await?;
             match unit.state() {
                 state if is_over && state.main_has_ended() => break ENDED.to_owned(),
-                state if !is_over && state.has_begun() => break "missed".to_owned(),
+                state if !is_over && state.has_started() => break "missed".to_owned(),
                 _ => {}
             }
         };
-        if job_result != "done" || !unit.state().has_begun() {
-            self.refresh_patiently(&name).await?;
+        if job_result != "done" || !unit.state().has_started() {
+            self.refresh_with_retries(&name).await?;
         }
-        let says_when_ready = !patience.is_zero();
-        if says_when_ready && (job_result == "failed" || job_result == ENDED || job_result == "timeout") {
+        let reports_ready = !patience.is_zero();
+        if reports_ready && (job_result == "failed" || job_result == ENDED || job_result == "timeout") {
             self.classify_start(unit, job_result).await?;
             let (state, unit) = (unit.state(), name);
             let how = match (state.result.as_str(), state.exit()) {
                 ("timeout", _) => format!("within {} s", patience.as_secs_f32()),
                 (_, Some(MainExit::Status(status))) => format!("before it ended with status {status}"),
                 (_, Some(MainExit::Signal(signal))) => format!("before signal {signal} ended it"),
-                (result, None) => format!("and systemd says `{result}`"),
+                (result, None) => format!("and systemd reports `{result}`"),
             };
             return Err(Error::NotReady { unit, how, said: state.status_text });
         }
         self.classify_start(unit, job_result).await
     }
 
-    /// Makes a process that is not the manager's one of its own, in a scope of this name, until it leaves it.
+    /// Moves a process that does not belong to the manager into a scope of this name, until the process leaves the
+    /// scope.
     pub async fn start_scope(&self, scope: &UnitName, pid: u32) -> Result<(), Error> {
         let act = "take a process into";
         let mut ends = self.job_ends(scope);
@@ -235,30 +252,30 @@ impl Systemd {
         }
     }
 
-    /// Takes over a unit whose start somebody else asked for, and did not live to see it through.
+    /// Takes over a unit whose start another process requested, and did not live to complete.
     ///
     /// Fails as that start would have failed; then nothing of the unit remains.
     pub async fn adopt(&self, name: &UnitName, patience: Duration) -> Result<Unit, Error> {
         let unit = self.find(name).await?;
-        let over = |state: &UnitState| state.has_begun() || state.never_forked() || state.removed;
+        let over = |state: &UnitState| state.has_started() || state.never_forked() || state.removed;
         let waited = tokio::time::timeout(JOB_TIMEOUT + patience, unit.wait_for(over)).await;
         let outcome = match waited {
             Ok(()) if unit.state().removed => return Err(Error::NoSuchUnit { unit: name.clone() }),
-            // Nobody has kept the end of its job: the journal decides.
+            // The result of its job is lost: the journal decides.
             Ok(()) => self.classify_start(&unit, ENDED.to_owned()).await,
             Err(_) => Err(Error::Slow { act: "start unit", unit: name.clone() }),
         };
         if outcome.is_err() {
-            self.remove_surely(name).await;
+            self.remove_eventually(name).await;
         }
         outcome.map(|()| unit)
     }
 
-    /// Did the program come to run?
+    /// Was the program executed?
     async fn classify_start(&self, unit: &Unit, job_result: String) -> Result<(), Error> {
         let (name, state) = (unit.name().clone(), unit.state());
-        // Those that tell of the handoff tell a program that was quick to fail apart as well, from 257 on.
-        let surely_failed = job_result == "failed" && state.tells_handoff();
+        // From 257 on a systemd that reports the handoff also recognizes a program that failed quickly.
+        let surely_failed = job_result == "failed" && state.reports_handoff();
         if let Some(failure) = state.failed_step(matches!(job_result.as_str(), "failed" | ENDED)) {
             let words = match (
                 journal::failed_step(self.manager(), &name, &state.invocation, state.main_pid_ever).await,
@@ -266,8 +283,8 @@ impl Systemd {
             ) {
                 (Ok(Some(words)), _) => Some(words),
                 // The program ran, and ended with a status that looks like a step.
-                (Ok(None), FailedStep::Perhaps(_)) if !surely_failed => None,
-                (_, FailedStep::Surely(status) | FailedStep::Perhaps(status)) => {
+                (Ok(None), FailedStep::Possible(_)) if !surely_failed => None,
+                (_, FailedStep::Certain(status) | FailedStep::Possible(status)) => {
                     Some(property::step(status).map_or_else(
                         || "systemd failed before it ran the program".to_owned(),
                         |step| format!("systemd failed at step {step}"),
@@ -278,15 +295,15 @@ impl Systemd {
                 return Err(Error::Step { unit: name, status: failure.status(), words });
             }
         }
-        if !state.has_begun() {
+        if !state.has_started() {
             let result = if state.never_forked() { state.result } else { job_result };
             return Err(Error::NotStarted { unit: name, result });
         }
         Ok(())
     }
 
-    /// Removes a unit that is nobody's, now or, when systemd cannot be asked now, a little later.
-    async fn remove_surely(&self, name: &UnitName) {
+    /// Removes a unit that has no owner, now or, if systemd cannot be reached now, a little later.
+    async fn remove_eventually(&self, name: &UnitName) {
         if self.remove(name).await.is_ok() {
             return;
         }

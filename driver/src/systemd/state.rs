@@ -1,4 +1,4 @@
-//! What systemd tells of a unit.
+//! The state of a unit, as systemd reports it.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -6,25 +6,25 @@ use std::time::{Duration, SystemTime};
 
 use zbus::{OwnedVariant, Variant};
 
-/// Which run of a unit this is: systemd gives each start 16 new random bytes, here as 32 hex digits.
+/// Identifies a run of a unit: systemd gives each start 16 new random bytes, here as 32 hex digits.
 ///
-/// A name can be used again, an invocation id cannot: recovery compares it.
+/// A name can be used again, an invocation ID cannot: recovery compares it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct InvocationId(pub String);
 
 /// How a unit's main process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MainExit {
-    /// It returned this status, 0 to 255.
+    /// The process exited with this status, 0 to 255.
     Status(i32),
-    /// This signal ended it.
+    /// The process was killed by this signal.
     Signal(i32),
 }
 
-/// What systemd has told us of a unit so far.
+/// The properties of a unit that systemd has reported so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitState {
-    /// `not-found` for a unit that does not exist; systemd answers questions about it all the same.
+    /// `not-found` for a unit that does not exist; systemd answers queries about it nevertheless.
     pub(super) load_state: String,
     /// `active`, `failed`, `activating`, …
     pub active_state: String,
@@ -32,40 +32,40 @@ pub struct UnitState {
     pub sub_state: String,
     /// `success`, `exit-code`, `signal`, `oom-kill`, …
     pub result: String,
-    /// What the service says of itself (`STATUS=`, sd_notify(3)).
+    /// The status that the service reports (`STATUS=`, sd_notify(3)).
     pub status_text: String,
-    /// Zero when there is no main process.
+    /// PID of the main process; zero if there is none.
     pub main_pid: u32,
-    /// Which run of the unit all this is about.
+    /// The run of the unit that this state belongs to.
     pub invocation: InvocationId,
-    /// The unit is no longer in systemd's memory: nothing above will change again.
+    /// Whether the unit is no longer in systemd's memory: nothing above will change again.
     pub removed: bool,
     /// `CLD_EXITED` 1, `CLD_KILLED` 2, `CLD_DUMPED` 3; zero before the end.
     code: i32,
     status: i32,
     started_usec: u64,
     exited_usec: u64,
-    /// When the main process began to run the program itself; systemd tells since version 256.
+    /// When the main process began to run the program itself; systemd reports it since version 256.
     handoff_usec: Option<u64>,
     pub(super) main_pid_ever: u32,
 }
 
 impl UnitState {
-    /// The signal that ended the main process, if one did.
+    /// The signal that ended the main process, if a signal did.
     pub fn ended_by(&self) -> Option<i32> {
         matches!(self.code, 2 | 3).then_some(self.status)
     }
 
     /// How the main process ended, once the unit as a whole has come to rest.
     ///
-    /// Under `RemainAfterExit` that is sub-state `exited` or `failed`; states we do not know count as not finished.
+    /// With `RemainAfterExit` that is sub-state `exited` or `failed`; unknown states count as not finished.
     pub fn exit(&self) -> Option<MainExit> {
         let at_rest =
             matches!(self.sub_state.as_str(), "exited" | "failed") || self.active_state == "inactive";
         if at_rest { self.end_of_main() } else { None }
     }
 
-    /// The same as soon as the main process has ended, while others of the unit may still run.
+    /// How the main process ended, as soon as it has ended; other processes of the unit may still run.
     pub(crate) fn end_of_main(&self) -> Option<MainExit> {
         match self.code {
             1 => Some(MainExit::Status(self.status)),
@@ -74,30 +74,30 @@ impl UnitState {
         }
     }
 
-    /// The main process has ended, whatever else the unit still does.
+    /// Whether the main process has ended, whatever else the unit still does.
     pub(super) fn main_has_ended(&self) -> bool {
         self.code != 0
     }
 
-    /// It came to rest because somebody stopped it (`StopUnit`), or because it said that it would (`STOPPING=1`,
-    /// sd_notify(3)): any other that ends by itself stays `active` or is `failed`, under `RemainAfterExit`. One that was
-    /// stopped and then failed cannot be told from one that failed.
+    /// Whether the unit came to rest because it was stopped (`StopUnit`), or because the service announced that it
+    /// would stop (`STOPPING=1`, sd_notify(3)). Under `RemainAfterExit` any other unit that ends by itself stays
+    /// `active` or is `failed`. A unit that was stopped and then failed cannot be told from one that failed.
     pub fn was_stopped(&self) -> bool {
         self.active_state == "inactive" && self.main_has_ended()
     }
 
-    /// The main process is there and the unit has not begun to end.
+    /// Whether the main process exists and the unit has not begun to end.
     pub fn is_running(&self) -> bool {
         self.active_state == "active" && self.main_pid != 0
     }
 
-    /// systemd tells when it handed over to the program (256 and later).
-    pub(super) fn tells_handoff(&self) -> bool {
+    /// Whether systemd reports when it handed over to the program (256 and later).
+    pub(super) fn reports_handoff(&self) -> bool {
         self.handoff_usec.is_some()
     }
 
-    /// The main process runs, or has ended already.
-    pub(super) fn has_begun(&self) -> bool {
+    /// Whether the main process runs, or has ended already.
+    pub(super) fn has_started(&self) -> bool {
         self.is_running() || self.main_has_ended()
     }
 
@@ -111,32 +111,32 @@ impl UnitState {
         at(self.exited_usec)
     }
 
-    /// Did systemd give up before it ran the program? Then the main process ended with the status of a step, such as
-    /// 203 for a failed `execve` (systemd.exec(5), "Process Exit Codes").
+    /// Did systemd give up before it ran the program? Then the main process ended with the status of a step, for
+    /// example 203 for a failed `execve` (systemd.exec(5), "Process Exit Codes").
     ///
-    /// From 256 on systemd tells when it handed over to the program, which is before `execve`: that may still fail, for
-    /// want of an interpreter. Before that a program that itself ends at once with such a status looks the same.
+    /// From 256 on systemd reports when it handed over to the program, which is before `execve`: that may still fail,
+    /// for want of an interpreter. Before 256 a program that itself exits at once with this status looks the same.
     pub(super) fn failed_step(&self, start_job_failed: bool) -> Option<FailedStep> {
         let is_step = self.code == 1 && (200..=245).contains(&self.status);
         match self.handoff_usec {
-            Some(0) if self.main_has_ended() => Some(FailedStep::Surely(self.status)),
-            _ => (is_step && start_job_failed).then_some(FailedStep::Perhaps(self.status)),
+            Some(0) if self.main_has_ended() => Some(FailedStep::Certain(self.status)),
+            _ => (is_step && start_job_failed).then_some(FailedStep::Possible(self.status)),
         }
     }
 
-    /// systemd could not even make the process.
+    /// Whether systemd could not even create the process.
     pub(super) fn never_forked(&self) -> bool {
         self.active_state == "failed" && self.main_pid_ever == 0
     }
 
-    /// Takes in what changed, from a signal or an answer; names that we do not use are passed over.
+    /// Applies changed properties from a signal or an answer; unused names are ignored.
     pub(super) fn apply(&mut self, changed: &HashMap<String, OwnedVariant>) {
         for (name, value) in changed {
             match name.as_str() {
                 "LoadState" => set_text(&mut self.load_state, value),
                 "ActiveState" => {
                     set_text(&mut self.active_state, value);
-                    // Whoever has a state is there: what was removed had the same name.
+                    // A unit that has a state exists: the removed unit had the same name.
                     self.removed = false;
                 }
                 "SubState" => set_text(&mut self.sub_state, value),
@@ -160,20 +160,20 @@ impl UnitState {
     }
 }
 
-/// What systemd knows of a service beside its state, asked for when it is needed.
+/// Properties of a service that are not part of its state, read when they are needed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Service {
-    /// The main process now; zero when there is none.
+    /// PID of the current main process; zero if there is none.
     pub main_pid: u32,
-    /// The unit's cgroup below the hierarchy's root, such as `/system.slice/a.service`; empty without processes.
+    /// The unit's cgroup below the hierarchy's root, for example `/system.slice/a.service`; empty without processes.
     pub control_group: String,
-    /// `User=` as it was given, empty for root.
+    /// `User=` as given, empty for root.
     pub user: String,
-    /// `DynamicUser=`: the user is there as long as the unit is.
+    /// `DynamicUser=`: the user exists as long as the unit does.
     pub dynamic_user: bool,
-    /// The number of the user, zero for root.
+    /// UID of the user, zero for root.
     pub uid: u32,
-    /// The number of the user's group.
+    /// GID of the user's group.
     pub gid: u32,
     /// `AmbientCapabilities=`, one bit each.
     pub ambient_capabilities: u64,
@@ -181,23 +181,23 @@ pub struct Service {
     pub working_directory: PathBuf,
     /// `MemoryMax=` in bytes.
     pub memory_max: Option<u64>,
-    /// The most memory it ever had, in bytes; systemd tells since version 255.
+    /// The highest memory usage so far, in bytes; systemd reports it since version 255.
     pub memory_peak: Option<u64>,
     /// `LogExtraFields=`, such as `NOMAD_JOB_ID=web`.
     pub log_extra_fields: Vec<String>,
-    /// `PrivateUsers=`, in whatever way.
+    /// Whether `PrivateUsers=` is enabled, in whatever mode.
     pub private_users: bool,
     /// When the main process was started, in microseconds of the monotonic clock.
     pub(super) started_at: u64,
 }
 
 impl Service {
-    /// Takes what it needs from all properties of a service.
+    /// Reads the fields from all properties of a service.
     pub(super) fn of(all: &HashMap<String, OwnedVariant>) -> Self {
         let mut service = Self::default();
         let known = |bytes: u64| (bytes != u64::MAX).then_some(bytes);
         let number = |value: &OwnedVariant| u64::try_from(&**value).ok().and_then(known);
-        // systemd's word for "none".
+        // systemd's value for "none".
         let id =
             |value: &OwnedVariant| u32::try_from(&**value).ok().filter(|id| *id != u32::MAX).unwrap_or(0);
         for (name, value) in all {
@@ -230,18 +230,18 @@ impl Service {
     }
 }
 
-/// The status of a step at which systemd gave up.
+/// The exit status of a step at which systemd gave up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailedStep {
-    /// It did.
-    Surely(i32),
-    /// It did, or the program ended with that status.
-    Perhaps(i32),
+    /// systemd gave up at the step.
+    Certain(i32),
+    /// systemd gave up at the step, or the program exited with that status.
+    Possible(i32),
 }
 
 impl FailedStep {
     pub(super) fn status(self) -> i32 {
-        let (Self::Surely(status) | Self::Perhaps(status)) = self;
+        let (Self::Certain(status) | Self::Possible(status)) = self;
         status
     }
 }
@@ -280,10 +280,10 @@ mod tests {
     #[test]
     fn a_failed_set_up_is_told_from_a_program_that_ends_with_the_same_status() {
         let state = |handoff_usec| UnitState { code: 1, status: 203, handoff_usec, ..Default::default() };
-        assert_eq!(state(Some(0)).failed_step(false), Some(FailedStep::Surely(203)));
-        assert_eq!(state(Some(9)).failed_step(true), Some(FailedStep::Perhaps(203)));
+        assert_eq!(state(Some(0)).failed_step(false), Some(FailedStep::Certain(203)));
+        assert_eq!(state(Some(9)).failed_step(true), Some(FailedStep::Possible(203)));
         assert_eq!(state(Some(9)).failed_step(false), None);
-        assert_eq!(state(None).failed_step(true), Some(FailedStep::Perhaps(203)));
+        assert_eq!(state(None).failed_step(true), Some(FailedStep::Possible(203)));
         assert_eq!(state(None).failed_step(false), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A unit to be started: the properties that it is made of, and how they go over the bus.
+//! A transient unit: its properties, and their form on the bus.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -10,27 +10,27 @@ use super::name::UnitName;
 use super::property::Assignment;
 use super::wire::Wire;
 
-/// A file or directory of the host and where the unit sees it.
+/// A file or directory of the host, and the path under which the unit sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
-    /// On the host, absolute.
+    /// The path on the host, absolute.
     pub source: PathBuf,
-    /// In the unit's view, absolute.
+    /// The path in the unit's view, absolute.
     pub target: PathBuf,
-    /// What is mounted below `source` comes along.
+    /// Whether mounts below `source` are included.
     pub recursive: bool,
-    /// A missing `source` is passed over instead of failing the start.
+    /// Whether a missing `source` is ignored instead of failing the start.
     pub optional: bool,
 }
 
 impl Bind {
-    /// What is at `source`, at `target`; it must be there.
+    /// Makes `source` visible at `target`; `source` must exist.
     pub fn new(source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
         Self { source: source.into(), target: target.into(), recursive: false, optional: false }
     }
 }
 
-/// Where a standard stream of a unit leads.
+/// Where a standard stream of a unit is connected.
 #[derive(Debug)]
 pub enum Stream {
     /// `/dev/null`.
@@ -60,20 +60,20 @@ pub enum Property {
     CPUWeight(u64),
     CollectMode(&'static str),
     Description(String),
-    /// The device and what of `rwm` may be done with it.
+    /// The device and which of `rwm` are allowed.
     DeviceAllow(Vec<(PathBuf, String)>),
     DynamicUser(bool),
     /// Read by the manager, as root, when the unit starts.
     EnvironmentFile(PathBuf),
-    /// Added to those that the unit has.
+    /// Added to the paths that the unit has.
     ExecPaths(Vec<PathBuf>),
-    /// Program and argument vector, passed as they are: systemd expands neither `$` nor `%`.
+    /// Program and argument vector, passed literally: systemd expands neither `$` nor `%`.
     ExecStart {
         path: PathBuf,
         argv: Vec<String>,
     },
     InaccessiblePaths(Vec<PathBuf>),
-    /// Such as `NOMAD_JOB_ID=web`.
+    /// For example `NOMAD_JOB_ID=web`.
     LogExtraFields(Vec<String>),
     LogNamespace(String),
     /// Messages in one interval.
@@ -81,10 +81,10 @@ pub enum Property {
     LogRateLimitInterval(Duration),
     Group(String),
     KillMode(&'static str),
-    /// What a socket unit listens for, such as `Stream` and `127.0.0.1:80`.
+    /// The addresses that a socket unit listens on, such as `Stream` and `127.0.0.1:80`.
     Listen(Vec<(&'static str, String)>),
     SocketMode(u32),
-    /// Names of units that are to be there before.
+    /// Names of units that start before this unit.
     After(Vec<String>),
     BindsTo(Vec<String>),
     Requires(Vec<String>),
@@ -97,7 +97,7 @@ pub enum Property {
     NotifyAccess(&'static str),
     /// The processes of a scope.
     PIDs(Vec<u32>),
-    /// Name and path; the second kind is for encrypted ones.
+    /// Name and path; the second property is for encrypted credentials.
     LoadCredential(Vec<(String, PathBuf)>),
     LoadCredentialEncrypted(Vec<(String, PathBuf)>),
     MountFlags(u64),
@@ -120,7 +120,8 @@ pub enum Property {
 }
 
 impl Property {
-    /// Lines of ours in the words of systemd's manual. What is wrong in them is left out: tests read all of them.
+    /// Assignments of the driver's own, in the syntax of systemd's manual. Invalid lines are left out: tests read all
+    /// of them.
     pub fn assigned(lines: &[(&str, &str)]) -> Vec<Self> {
         let lines = lines.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok());
         lines.map(Self::Assigned).collect()
@@ -146,9 +147,9 @@ impl Property {
             Self::EnvironmentFile(path) => ("EnvironmentFiles", vec![(text(path), false)].into()),
             Self::ExecPaths(paths) => ("ExecPaths", texts(paths)),
             Self::ExecStart { path, argv } => {
-                // systemd puts variables in where it finds `$`, and takes two of them for one. The property that leaves
-                // arguments alone (`ExecStartEx`) is written to the unit's file under a name that systemd does not read
-                // there, so that after a `daemon-reload` the unit would have no command (seen on 252).
+                // systemd expands variables after a `$`, and reads `$$` as `$`. The property that leaves arguments
+                // alone (`ExecStartEx`) is written to the unit's file under a name that systemd does not read there.
+                // After a `daemon-reload` the unit would have no command (seen on 252).
                 let argv: Vec<String> = argv.into_iter().map(|arg| arg.replace('$', "$$")).collect();
                 ("ExecStart", vec![(text(path), argv, false)].into())
             }
@@ -211,7 +212,8 @@ impl Stream {
     }
 }
 
-/// One bit for each core of a list such as `0-3,8`, the first byte for the first eight. What is no number is no core.
+/// One bit for each core of a list such as `0-3,8`, the first byte for the first eight. Words that are not numbers are
+/// ignored.
 fn cpu_set(cores: &str) -> Vec<u8> {
     let mut bytes: Vec<u8> = Vec::new();
     for piece in cores.trim().split(',') {
@@ -246,7 +248,7 @@ fn texts(paths: Vec<PathBuf>) -> Variant<'static> {
     paths.into_iter().map(text).collect::<Vec<_>>().into()
 }
 
-/// Every path that reaches a unit came to us as text, over gRPC or from our own constants.
+/// Every path of a unit reached the driver as text, over gRPC or from the driver's own constants.
 fn text(path: PathBuf) -> String {
     path.into_os_string().into_string().unwrap_or_else(|raw| raw.to_string_lossy().into_owned())
 }
@@ -255,21 +257,21 @@ fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A unit to be made and started by `StartTransientUnit`.
+/// A unit to be created and started by `StartTransientUnit`.
 #[derive(Debug)]
 pub struct TransientUnit {
-    /// Its name, not in use yet.
+    /// The unit's name, not in use yet.
     pub name: UnitName,
-    /// What it is made of, in the order in which systemd shall see it.
+    /// The properties, in the order in which they are sent to systemd.
     pub properties: Vec<Property>,
-    /// Sockets that are opened before it, and passed to it.
+    /// Sockets that are opened before the service starts, and passed to it.
     pub sockets: Option<SocketUnit>,
-    /// How long the program may take to say that it is ready, beside what systemd takes itself.
+    /// How long the program may take to report that it is ready, in addition to the time that systemd itself takes.
     pub patience: Duration,
 }
 
 impl TransientUnit {
-    /// A service with no sockets, which is there when it runs.
+    /// A service without sockets, which counts as ready when it runs.
     pub fn new(name: UnitName, properties: Vec<Property>) -> Self {
         Self { name, properties, sockets: None, patience: Duration::ZERO }
     }
@@ -281,7 +283,7 @@ impl TransientUnit {
             let socket = name.socket();
             properties.extend([Property::Requires(vec![socket.clone()]), Property::After(vec![socket])]);
             of_sockets.extend([
-                // It goes with the service: whoever connected after its end would have it started again.
+                // The socket unit stops with the service: a connection after the end would start the service again.
                 Property::BindsTo(vec![name.to_string()]),
                 Property::CollectMode("inactive-or-failed"),
             ]);
@@ -291,9 +293,9 @@ impl TransientUnit {
     }
 }
 
-/// A socket unit that goes with a service, and has its name.
+/// A socket unit that belongs to a service, and has its name.
 #[derive(Debug)]
 pub struct SocketUnit {
-    /// What it is made of.
+    /// The properties of the socket unit.
     pub properties: Vec<Property>,
 }

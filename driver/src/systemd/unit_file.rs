@@ -1,4 +1,4 @@
-//! A transient unit as text: the file of an ordinary unit that would be the same.
+//! A transient unit as text: the file of the equivalent ordinary unit.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use super::transient::{Property, TransientUnit};
 
 /// The unit as the files of ordinary units.
 ///
-/// What goes over the bus is taken literally; in a file a `%` may mean something.
+/// Values on the bus are taken literally; in a file a `%` may have a meaning.
 pub fn unit_file(unit: TransientUnit) -> String {
     let (name, properties, of_sockets) = unit.bound();
     let mut text = format!("# {name}\n");
@@ -19,10 +19,10 @@ pub fn unit_file(unit: TransientUnit) -> String {
     text
 }
 
-/// The lines of a unit file that say the same; none for what is no text, such as a descriptor.
+/// The equivalent lines of a unit file; none for a value that is not text, such as a descriptor.
 pub(super) fn lines(property: Property) -> Vec<(String, String)> {
     if let Property::Assigned(assignment) = &property
-        // Those may be others by now than the text says.
+        // The paths of the host may by now differ from the text.
         && !assignment.names_host_paths()
     {
         let text = assignment.text();
@@ -30,11 +30,11 @@ pub(super) fn lines(property: Property) -> Vec<(String, String)> {
     }
     let line = |name: &str, value: String| (name.to_owned(), value);
     match property {
-        // One by one, to be read.
+        // One per line, for readability.
         Property::LogExtraFields(fields) => {
             fields.iter().map(|field| line("LogExtraFields", quote(field).into_owned())).collect()
         }
-        // The kind is a part of the name in a file.
+        // In a file the kind is a part of the name.
         Property::Listen(addresses) => {
             addresses.into_iter().map(|(kind, address)| line(&format!("Listen{kind}"), address)).collect()
         }
@@ -42,7 +42,7 @@ pub(super) fn lines(property: Property) -> Vec<(String, String)> {
     }
 }
 
-/// What systemd.unit(5) describes, and what the manual of the unit's `kind` does.
+/// Writes the section that systemd.unit(5) describes, and the one that the manual of the unit's `kind` describes.
 fn sections(text: &mut String, kind: &str, properties: Vec<Property>) {
     const OF_UNITS: [&str; 5] = ["After", "BindsTo", "CollectMode", "Description", "Requires"];
     let lines: Vec<(String, String)> = properties.into_iter().flat_map(lines).collect();

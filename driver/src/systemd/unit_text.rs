@@ -1,27 +1,27 @@
-//! What may become text of a unit.
+//! Checks of the strings that become text of a unit.
 //!
-//! systemd writes what it is sent into the unit's file, most of it as it is, and reads that file again at the next
-//! `daemon-reload`. A line end in a value would begin another line there, such as an `ExecStopPost=` that runs as root; a
-//! backslash at the end of a value would join the next line to it. So every text of every property is looked at here,
-//! whoever made it; [`super::Checked`] is the only form in which properties can be sent.
+//! systemd writes the values that it receives into the unit's file, most of them unchanged, and reads that file again
+//! at the next `daemon-reload`. A line break in a value would begin another line there, such as an `ExecStopPost=` that
+//! runs as root. A backslash at the end of a value would join the next line to it. So every string of every property is
+//! checked here, wherever it comes from. [`super::Checked`] is the only form in which properties can be sent.
 
 use zbus::Variant;
 
-/// What a value is not allowed to contain.
+/// What a value must not contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// It would begin another line of the unit's file, or hide one.
+    /// The value would begin another line of the unit's file, or hide one.
     #[error("it contains a line end or another control character")]
     Control,
-    /// It would join the next line of the unit's file.
+    /// The value would join the next line of the unit's file.
     #[error("it ends in a backslash")]
     Backslash,
-    /// systemd would have to keep it, and write it to the unit's file.
+    /// systemd would have to keep the value, and write it to the unit's file.
     #[error("it is longer than {} KiB", TEXT_MAX >> 10)]
     Long,
 }
 
-/// The longest text of a property, in bytes. systemd reads no longer line of a file (`LONG_LINE_MAX`, 1 MiB).
+/// The longest string of a property, in bytes. systemd's limit for a line of a file is 1 MiB (`LONG_LINE_MAX`).
 const TEXT_MAX: usize = 256 << 10;
 
 /// Can this text be a part of a unit's file, and nothing more than that part?
@@ -35,12 +35,20 @@ pub fn check_text(text: &str) -> Result<(), Unfit> {
     if text.len() > TEXT_MAX { Err(Unfit::Long) } else { Ok(()) }
 }
 
-/// Looks at all texts of one property; the size of all of them, in bytes.
+/// The text on one line, as it can be a part of a unit's file, for people.
+pub fn one_line(text: &str) -> String {
+    let line = text.replace(char::is_control, " ");
+    let line = line.trim();
+    // A backslash would join the next line of the unit file.
+    line.strip_suffix('\\').map_or_else(|| line.to_owned(), |rest| format!("{rest}/"))
+}
+
+/// Checks all strings of one property. Returns the size of all of them, in bytes.
 pub(super) fn check(name: &str, value: &Variant<'_>) -> Result<usize, Unfit> {
     match name {
         // systemd writes the arguments of a command quoted, with every special character escaped.
         "ExecStart" => check_program(value),
-        // Texts that systemd takes as bytes.
+        // Strings that systemd takes as bytes.
         "LogExtraFields" => match value {
             Variant::Array(fields) => fields.iter().try_fold(0, |size, field| Ok(size + check_bytes(field)?)),
             _ => Ok(0),
@@ -60,7 +68,7 @@ fn check_all(value: &Variant<'_>) -> Result<usize, Unfit> {
     }
 }
 
-/// The path of the program is looked at like any other; its arguments are only counted.
+/// Checks the path of the program like any other string; the arguments are only counted.
 fn check_program(value: &Variant<'_>) -> Result<usize, Unfit> {
     let Variant::Array(commands) = value else { return Ok(0) };
     for command in commands.iter() {
@@ -80,7 +88,7 @@ fn check_bytes(field: &Variant<'_>) -> Result<usize, Unfit> {
     check_text(&String::from_utf8_lossy(&bytes)).map(|()| bytes.len())
 }
 
-/// How long a value is at most in the unit's file, where systemd escapes what is special and puts quotes around words.
+/// The largest possible size of a value in the unit's file, where systemd escapes special characters and quotes words.
 pub(super) fn written(value: &Variant<'_>) -> usize {
     let byte = |byte: u8| match byte {
         b'"' | b'\\' | b'%' | b'$' | b'\'' => 2,

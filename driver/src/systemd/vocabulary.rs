@@ -1,7 +1,7 @@
 //! The names of system calls and file systems that this node's systemd knows.
 //!
-//! A name that systemd does not know it drops from a filter with a line in the log: a filter with a misspelt name is open,
-//! and nobody is told. Which names there are depends on systemd, on libseccomp and on the kernel, so the node's own
+//! systemd drops a name that it does not know from a filter, and only logs it: a filter with a misspelt name is open,
+//! and nobody is told. Which names exist depends on systemd, on libseccomp and on the kernel. So the node's own
 //! `systemd-analyze` is asked, once per connection.
 
 use std::collections::BTreeSet;
@@ -13,33 +13,33 @@ use tokio::process::Command;
 use super::nearest::nearest;
 use super::property::{Assignment, Meaning};
 
-/// systemd-analyze(1) answers in some 20 ms.
+/// systemd-analyze(1) answers in about 20 ms.
 const ANALYZE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a filter may name.
+/// The names that a filter may contain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Vocabulary {
-    /// System calls and their groups, such as `mkdir` and `@mount`; empty when the node did not tell.
+    /// System calls and their groups, such as `mkdir` and `@mount`; empty if the node did not list them.
     system_calls: BTreeSet<String>,
     /// File systems and their groups, such as `ext4` and `@basic-api`.
     file_systems: BTreeSet<String>,
-    /// Every name is a name: for a preview, which asks no node.
+    /// Every name is accepted: for a preview, which asks no node.
     takes_all: bool,
 }
 
 impl Vocabulary {
-    /// Takes every name.
+    /// Accepts every name.
     pub(super) fn everything() -> Self {
         Self { takes_all: true, ..Self::default() }
     }
 
-    /// That of this node.
+    /// The vocabulary of this node.
     pub(super) async fn ask() -> Self {
         let (system_calls, file_systems) = tokio::join!(listed("syscall-filter"), listed("filesystems"));
         Self { system_calls, file_systems, takes_all: false }
     }
 
-    /// Are all names in a filter known? Otherwise what is wrong.
+    /// Are all names in a filter known? The error states what is wrong.
     pub(super) fn check(&self, assignment: &Assignment) -> Result<(), String> {
         let (known, kind, list) = match assignment.name() {
             "SystemCallFilter" | "SystemCallLog" => (&self.system_calls, "system call", "syscall-filter"),
@@ -57,7 +57,7 @@ impl Vocabulary {
                  or leave the option out"
             ));
         }
-        // `mkdir:ENOSPC` is a system call and what it gives.
+        // `mkdir:ENOSPC` is a system call and the error that it returns.
         let unknown = names.iter().find(|name| !known.contains(name.split(':').next().unwrap_or(name)));
         unknown.map_or(Ok(()), |unknown| {
             let is_group = unknown.starts_with('@');
@@ -74,9 +74,9 @@ impl Vocabulary {
     }
 }
 
-/// The names in a list of systemd-analyze's, those in its remarks included.
+/// The names in a list of systemd-analyze, including those in its comments.
 async fn listed(list: &str) -> BTreeSet<String> {
-    let said = Command::new("systemd-analyze")
+    let output = Command::new("systemd-analyze")
         .args(["--no-pager", list])
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -85,7 +85,7 @@ async fn listed(list: &str) -> BTreeSet<String> {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .output();
-    match tokio::time::timeout(ANALYZE_DEADLINE, said).await {
+    match tokio::time::timeout(ANALYZE_DEADLINE, output).await {
         Ok(Ok(output)) if output.status.success() => names_in(&String::from_utf8_lossy(&output.stdout)),
         _ => BTreeSet::new(),
     }

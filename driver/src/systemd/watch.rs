@@ -1,4 +1,4 @@
-//! What systemd has told of the units that somebody follows.
+//! The state of the units that are being followed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::name::UnitName;
 use super::state::UnitState;
 
-/// A unit that we follow. Dropping it ends the following, not the unit.
+/// A unit that is being followed. Dropping it ends the following, not the unit.
 #[derive(Debug)]
 pub struct Unit {
     name: UnitName,
@@ -18,49 +18,49 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// Its name.
+    /// The unit's name.
     pub fn name(&self) -> &UnitName {
         &self.name
     }
 
-    /// What we know of it now.
+    /// The last known state of the unit.
     pub fn state(&self) -> UnitState {
         self.state.borrow().clone()
     }
 
-    /// Waits until its state is one of these.
-    pub(super) async fn wait_for(&self, of_these: impl FnMut(&UnitState) -> bool) {
-        let _ = self.state.clone().wait_for(of_these).await;
+    /// Waits until the unit's state meets the condition.
+    pub(super) async fn wait_for(&self, condition: impl FnMut(&UnitState) -> bool) {
+        let _ = self.state.clone().wait_for(condition).await;
     }
 
-    /// Waits until its main process has ended, or the unit was removed from outside. Others of its processes may be left,
-    /// and systemd may still be waiting for them.
+    /// Waits until the main process has ended, or the unit was removed from outside. Other processes of the unit may be
+    /// left, and systemd may still be waiting for them.
     pub async fn main_ended(&self) -> UnitState {
         let over = |state: &UnitState| state.main_has_ended() || state.removed;
         let _ = self.state.clone().wait_for(over).await;
         self.state()
     }
 
-    /// Waits until its service says something else of itself (`STATUS=`, sd_notify(3)) than this.
-    pub async fn says_other_than(&self, text: &str) -> String {
+    /// Waits until the service reports another status (`STATUS=`, sd_notify(3)) than `text`.
+    pub async fn status_other_than(&self, text: &str) -> String {
         let mut state = self.state.clone();
-        let said =
+        let status =
             state.wait_for(|state| state.status_text != text).await.map(|state| state.status_text.clone());
-        match said {
-            Ok(said) => said,
+        match status {
+            Ok(status) => status,
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Waits until it is no longer in systemd's memory.
+    /// Waits until the unit is no longer in systemd's memory.
     pub async fn gone(&mut self) {
         let _ = self.state.wait_for(|state| state.removed).await;
     }
 
-    /// Waits until its main process has ended and the unit is at rest, or the unit was removed from outside.
+    /// Waits until the main process has ended and the unit is at rest, or the unit was removed from outside.
     pub async fn ended(&mut self) -> UnitState {
         let over = |state: &UnitState| state.exit().is_some() || state.removed;
-        // The sender lives as long as the unit is followed, so there is no other end than the unit's.
+        // The sender lives as long as the unit is followed, so the channel ends only with the unit.
         let _ = self.state.wait_for(over).await;
         self.state()
     }
@@ -74,20 +74,20 @@ impl Drop for Unit {
     }
 }
 
-/// The units somebody watches, by object path.
+/// The followed units, by object path.
 #[derive(Debug, Default)]
 pub(super) struct Units(Mutex<HashMap<String, Followed>>);
 
-/// What is known of a unit that somebody watches.
+/// The state of a followed unit.
 #[derive(Debug)]
 struct Followed {
     state: watch::Sender<UnitState>,
-    /// How often it has changed: an answer that was on its way meanwhile may be older than what changed.
+    /// How often the state has changed: an answer that was on its way meanwhile may be older than the change.
     changes: u64,
 }
 
 impl Units {
-    /// Registers interest in a unit before anything is asked about it, so that no signal falls between.
+    /// Registers interest in a unit before anything is requested about it, so that no signal is missed.
     pub(super) fn follow(self: &Arc<Self>, name: &UnitName) -> Unit {
         let state = self.subscribe(&name.object_path());
         Unit { name: name.clone(), state, units: Arc::downgrade(self) }
@@ -99,7 +99,7 @@ impl Units {
         units.entry(path.to_owned()).or_insert_with(new).state.subscribe()
     }
 
-    /// Called by a follower that is about to go: it still counts as one receiver.
+    /// Called by a follower that is being dropped: it still counts as one receiver.
     fn forget_if_alone(&self, path: &str) {
         let mut units = self.0.lock();
         if units.get(path).is_some_and(|unit| unit.state.receiver_count() <= 1) {
@@ -113,12 +113,12 @@ impl Units {
         }
     }
 
-    /// How often the unit has changed so far.
+    /// How often the state of the unit has changed so far.
     pub(super) fn changes(&self, path: &str) -> u64 {
         self.0.lock().get(path).map_or(0, |unit| unit.changes)
     }
 
-    /// Takes in an answer, unless the unit has changed since it was asked for; false then.
+    /// Applies an answer, unless the unit has changed since the request; then returns false.
     pub(super) fn update_unless_changed(
         &self,
         path: &str,

@@ -1,14 +1,14 @@
-//! What the author of a job can do where systemd did not set up the task's process: the option, and a question to ask.
+//! Advice for the author of a job when systemd could not set up the task's process: the option, and what to check.
 
 use super::config::{NetworkMode, settings};
 use super::host::view::View;
 use super::spec::{Identity, TaskSpec};
 use crate::systemd::Assignment;
 
-/// What to say where systemd refused a property of the job, which stands in its words.
+/// Advice where systemd refused a property of the job. `words` is systemd's error message, which names the property.
 pub(super) fn of_refusal(words: &str, settings: &[Assignment]) -> Option<String> {
     let is_in = |name: &str| words.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == name);
-    // Else by its value: `Invalid unit name x`.
+    // Otherwise the property is found by its value: `Invalid unit name x`.
     let by_value = || settings.iter().find(|setting| !setting.text().is_empty() && is_in(setting.text()));
     let setting = settings.iter().find(|setting| is_in(setting.name())).or_else(by_value)?;
     Some(format!(
@@ -18,12 +18,12 @@ pub(super) fn of_refusal(words: &str, settings: &[Assignment]) -> Option<String>
     ))
 }
 
-/// What the author of a job can do about a step of systemd's that failed (systemd.exec(5), "Process Exit Codes").
+/// Advice for the author of a job about a failed step of systemd (systemd.exec(5), "Process Exit Codes").
 pub(super) fn of_step(status: i32, task: &TaskSpec) -> String {
     by_option(status, &task.settings).unwrap_or_else(|| by_step(status, task))
 }
 
-/// The steps that apply one property or two, and what to ask of a node where one fails.
+/// Steps that apply one or two properties, and what to check on the node when such a step fails.
 const STEPS: &[(i32, &[&str], &str)] = &[
     (201, &["Nice"], "is it within what the job may have?"),
     (206, &["OOMScoreAdjust"], "is it within what the job may have?"),
@@ -43,7 +43,7 @@ const STEPS: &[(i32, &[&str], &str)] = &[
     ),
 ];
 
-/// What to say of a step that applies nothing else than options of the job.
+/// Advice about a step that applies nothing but options of the job.
 fn by_option(status: i32, settings: &[Assignment]) -> Option<String> {
     let (_, properties, question) = STEPS.iter().find(|(step, ..)| *step == status)?;
     let set = settings.iter().filter(|setting| properties.contains(&setting.name()));
@@ -52,7 +52,7 @@ fn by_option(status: i32, settings: &[Assignment]) -> Option<String> {
     (!options.is_empty()).then(|| format!("{}: {question}", options.join(", ")))
 }
 
-/// Does the job limit what systemd itself needs to set up the task's process?
+/// Does the job limit resources that systemd itself needs to set up the task's process?
 fn has_small_limits(settings: &[Assignment]) -> bool {
     let limits = ["LimitAS", "LimitDATA", "LimitNOFILE", "LimitSTACK"];
     settings.iter().any(|line| limits.contains(&line.name()))

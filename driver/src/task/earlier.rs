@@ -1,4 +1,4 @@
-//! Units that were there before: earlier runs of a task, and what is left of one.
+//! Units of earlier runs of a task, and what is left of a run.
 
 use super::error::Error;
 use super::{Shared, spec};
@@ -6,31 +6,31 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::config::{TaskConfig, TaskId};
-use super::host::place::Place;
-use super::host::{pin, place};
+use super::host::runtime_dir::TaskRuntimeDir;
+use super::host::{pin, runtime_dir};
 use super::wasm::compiler;
 use crate::systemd::UnitName;
 
-/// How long the copiers of a task may take over its last words: as long as Nomad's log collector waits for them.
+/// Time for the copiers of a task to write its last output: as long as Nomad's log collector waits for them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl Shared {
-    /// Removes a unit and all that was made for it.
+    /// Removes a unit and everything that was created for it.
     pub(super) async fn remove(&self, unit: &UnitName) -> Result<(), Error> {
         self.systemd.remove(unit).await.map_err(Error::Systemd)?;
         if let Ok(node) = self.node() {
-            Place::of(&node.runtime_dir, unit).remove();
+            TaskRuntimeDir::of(&node.runtime_dir, unit).remove();
         }
         self.slices.release(&self.systemd).await;
         Ok(())
     }
 
-    /// Waits until the copiers of a task that is no more have written its last words, and ends those that do not.
+    /// Waits until the copiers of a task that has ended have written its last output, and stops those that have not.
     pub(super) async fn end_copiers(&self, id: &TaskId) -> Result<(), Error> {
         for stream in ["stdout", "stderr"] {
             let name = spec::copier_of(id, stream);
             if let Ok(mut unit) = self.systemd.find(&name).await {
-                // Late or not: what follows ends it.
+                // Late or not: the unit is removed next.
                 let _ = tokio::time::timeout(LAST_WORDS, unit.gone()).await;
             }
             self.systemd.remove(&name).await.map_err(Error::Systemd)?;
@@ -40,8 +40,8 @@ impl Shared {
 
     /// Removes every other run of the same task in the same allocation.
     ///
-    /// An agent that died before it had noted a start asks for the task by a new id, and nobody will ever ask for the
-    /// old one. Runs of this process are in the table; of those before, systemd is asked once.
+    /// An agent that died before it had stored a start requests the task with a new id, and nobody will ever request
+    /// the old one. Runs of this process are in the table; systemd is asked once for the runs before it.
     pub(super) async fn remove_earlier_runs(
         &self,
         config: &TaskConfig,
@@ -65,8 +65,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The units of tasks that were there before this process. Compilations that died with their driver are not: they
-    /// are removed.
+    /// The units of tasks that started before this process. Compilations that died with their driver are not included:
+    /// they are removed.
     pub(super) async fn earlier(&self) -> Result<&Vec<UnitName>, Error> {
         let ask = async || {
             let (orphans, units) = self
@@ -78,10 +78,10 @@ impl Shared {
             for unit in &orphans {
                 self.systemd.remove(unit).await?;
             }
-            // Those that copy output among them.
+            // Including the units that copy output.
             self.systemd.sweep("nomad");
             if let Ok(node) = self.node() {
-                place::sweep(&node.runtime_dir, &units.iter().map(UnitName::as_str).collect());
+                runtime_dir::sweep(&node.runtime_dir, &units.iter().map(UnitName::as_str).collect());
                 pin::sweep(&node.runtime_dir);
             }
             Ok(units)

@@ -1,4 +1,4 @@
-//! Why a task could not be started, found or asked.
+//! Why a task could not be started, found or queried.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use super::advice;
 use super::config::TaskId;
 use super::host::view;
 use super::host::{env, files, logs, program};
+use super::installation;
 use super::live::exec;
 use super::live::signal;
 use super::spec::{self, TaskSpec};
@@ -15,10 +16,10 @@ use shim_interface::Same;
 
 use crate::systemd::{self, UnitName};
 
-/// What a script that runs systemd-notify(1) lacks.
+/// Advice for a script that runs systemd-notify(1).
 const BY_CHILDREN: &str = "; what a child of the program says counts with `notify.access = \"all\"` only";
 
-/// Why something could not be done with a task. The message is meant for the job's author.
+/// Why an operation on a task failed. The message is for the author of the job.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The job's or the operator's configuration cannot be honoured.
@@ -30,7 +31,7 @@ pub enum Error {
     /// The job's WebAssembly cannot be compiled or run.
     #[error(transparent)]
     Wasm(compiler::Error),
-    /// The task's environment cannot be handed over.
+    /// The task's environment cannot be passed to it.
     #[error(transparent)]
     Env(env::Error),
     /// The task's output cannot be collected.
@@ -42,28 +43,28 @@ pub enum Error {
     /// A command could not be run in the task.
     #[error(transparent)]
     Exec(exec::Error),
-    /// Something that the task needs cannot be made on the host.
+    /// Something that the task needs cannot be created on the host.
     #[error("{what} cannot be made in {directory}; has its file system room, and is it writable?")]
     Make {
         /// Such as `the root of the task's view`.
         what: &'static str,
-        /// Where.
+        /// The directory.
         directory: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// The directories of the allocation are not as they must be.
+    /// The directories of the allocation cannot be closed to others.
     #[error("the directories of the task in {directory} cannot be closed to others")]
     Directories {
-        /// The allocation's.
+        /// The allocation directory.
         directory: PathBuf,
-        /// What is wrong.
+        /// The error.
         source: std::io::Error,
     },
-    /// A file of the host that the job names cannot be had.
+    /// A host file that the job names is not available.
     #[error(transparent)]
     Files(files::Error),
-    /// It ended, or took too long, before it said that it is ready.
+    /// The task exited, or took too long, before it reported that it is ready.
     #[error(
         "the task did not send `READY=1` (sd_notify(3)) {how}; its job requires that by a {} block{}; what it wrote is in its log files \
          (`nomad alloc fs ALLOCATION alloc/logs`), or in the journal{}",
@@ -72,32 +73,32 @@ pub enum Error {
         advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default()
     )]
     NotReady {
-        /// In which way.
+        /// How the task failed.
         how: String,
-        /// Is it a guest that serves, for which the runner says it?
+        /// Is the task a guest that serves, for which the runner reports readiness?
         serves: bool,
-        /// Must the program say it itself?
+        /// Must the program itself report readiness?
         by_program: bool,
         /// What else may be wrong with the job.
         advice: Option<String>,
     },
-    /// A guest that serves ended before it did.
+    /// A guest that serves exited before it was ready.
     #[error("`command`: {command} exited before it was ready to serve: {}", outcome.message())]
     Guest {
-        /// As the job says it.
+        /// The job's `command`.
         command: String,
-        /// How.
+        /// How the guest ended.
         outcome: Outcome,
     },
-    /// systemd could not set up the process as the job wants it.
+    /// systemd could not set up the process as the job configures it.
     #[error("{advice}")]
     SetUp {
-        /// What to look at.
+        /// What to check.
         advice: String,
-        /// Which step failed.
+        /// The failed step.
         source: systemd::Error,
     },
-    /// A port or a path that the task shall listen on cannot be had.
+    /// systemd cannot listen on a port or a path of the task.
     #[error(
         "`{option}`: systemd cannot listen there; if another program of this node has the address, end that program, or \
          have Nomad choose the port (`port` without `static` in the group's `network`)"
@@ -105,10 +106,10 @@ pub enum Error {
     Sockets {
         /// The block.
         option: &'static str,
-        /// What systemd said.
+        /// systemd's error.
         source: systemd::Error,
     },
-    /// systemd did not do what we asked.
+    /// systemd did not do what the driver requested.
     #[error(transparent)]
     Systemd(systemd::Error),
     /// Nomad sent the same id twice.
@@ -117,19 +118,19 @@ pub enum Error {
         /// The id.
         id: TaskId,
     },
-    /// We do not follow such a task.
+    /// The driver does not know a task with this id.
     #[error("task not found for given id: {id}")]
     Unknown {
         /// The id.
         id: TaskId,
     },
-    /// It may only be destroyed by force.
+    /// A running task can only be destroyed by force.
     #[error("task {id} is still running; stop it first")]
     StillRunning {
         /// The id.
         id: TaskId,
     },
-    /// Not even SIGKILL ended it.
+    /// Processes of the task survived SIGKILL.
     #[error(
         "processes of unit {unit} survived SIGKILL; they may be stuck in uninterruptible I/O (see `systemctl status`)"
     )]
@@ -137,46 +138,46 @@ pub enum Error {
         /// The unit.
         unit: UnitName,
     },
-    /// Mount points cannot be laid over a path of the host's.
+    /// Mount points cannot be laid over a host path.
     #[error(
         "{path} lacks mount points of the job, and they cannot be laid over it (is the kernel module `overlay` loaded?); mount \
          elsewhere, or have the operator create them"
     )]
     Overlay {
-        /// The path of the host.
+        /// The host path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// The driver cannot be connected with a process of the task's unit.
+    /// A process of the task's unit cannot be connected to the driver.
     #[error(
         "{to} cannot be connected with the driver; has it too many files open (`LimitNOFILE=` of the agent)?"
     )]
     Connection {
         /// Such as `the task's init`.
         to: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// The program has no init.
+    /// The init of the program is not available.
     #[error(
         "`command`: the program cannot be started, since wasm-shim, which is the init of every native task, is not to be had"
     )]
     Init {
-        /// What is wrong with it.
-        source: compiler::Error,
+        /// Why the init is not available.
+        source: installation::Missing,
     },
-    /// The driver is at fault; its panic is in the log.
+    /// The driver panicked; the panic is in the log.
     #[error(
         "the driver panicked while it started the task; please report this, with the lines of the agent's log before it"
     )]
     Panicked,
-    /// The unit is not the one we started.
+    /// The unit is not the unit that the driver started.
     #[error("task {id} is lost: {reason}")]
     Lost {
         /// The id.
         id: TaskId,
-        /// What became of it.
+        /// What happened to the task.
         reason: &'static str,
     },
 }
@@ -197,8 +198,8 @@ impl Error {
         }
     }
 
-    /// The same with what may be the reason, where nobody is told in another way: a task that has not started has no
-    /// events.
+    /// This error with advice about the possible cause. A task that has not started has no events that could contain
+    /// the advice.
     pub(super) fn with_advice(self, told: Option<&String>) -> Self {
         match self {
             Self::NotReady { how, serves, by_program, .. } => {
@@ -229,7 +230,7 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
             Error::SetUp { advice: advice.to_owned(), source }
         }
         systemd::Error::Step { unit, status, words } => {
-            // It is nothing that the job names.
+            // The job does not name this path.
             let init = "the task's init";
             let words = words.replace(&format!("/run{}", view::SHIM), init).replace(view::SHIM, init);
             let source = systemd::Error::Step { unit, status, words };
@@ -239,7 +240,7 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
             let option = if task.guest.serves { "wasm.serve" } else { "socket" };
             Error::Sockets { option, source }
         }
-        // systemd names the property in its words, such as `Invalid CPUWeight setting: 0`.
+        // systemd's message names the property, such as `Invalid CPUWeight setting: 0`.
         systemd::Error::Call { source: ref words, .. } if !source.may_pass() => {
             match advice::of_refusal(&words.to_string(), &task.settings) {
                 Some(advice) => Error::SetUp { advice, source },

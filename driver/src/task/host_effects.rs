@@ -1,5 +1,5 @@
-//! What systemd would do to the host for a task, by a mount or by an address filter, and a job may not have it do. Only
-//! systemd knows, so it is asked when a task starts.
+//! Effects on the host that systemd would have for a task, by a mount or an address filter, and that a job may not
+//! cause. Only systemd knows them, so it is queried when a task starts.
 
 use super::Shared;
 use super::error::Error;
@@ -9,8 +9,8 @@ use super::spec::{self, TaskSpec};
 use crate::systemd::{Assignment, Manager};
 
 impl Shared {
-    /// systemd mounts what is missing at a unit's working directory, and means the host's (systemd.exec(5),
-    /// `WorkingDirectory=`): a job may not do that.
+    /// systemd mounts what is missing at a unit's working directory, looking the path up on the host (systemd.exec(5),
+    /// `WorkingDirectory=`): a job may not cause that.
     pub(super) async fn refuse_automount(&self, task: &TaskSpec) -> Result<(), Error> {
         let path = &task.working_directory;
         if *path == task.view.working_directory(&task.dirs) || self.systemd.manager() == Manager::User {
@@ -29,8 +29,8 @@ impl Shared {
         }
     }
 
-    /// A task whose unit allows addresses reaches them whatever the operator denies in the slices above it: a job may not
-    /// do that, and a guest is filtered by its runner alone.
+    /// A task whose unit allows addresses reaches them even if the operator denies them in the slices above it: a job
+    /// may not do that. A guest is filtered by its runner alone.
     pub(super) async fn drop_or_refuse_addresses(
         &self,
         task: &TaskSpec,

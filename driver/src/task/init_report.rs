@@ -1,4 +1,4 @@
-//! What the init of a program says before the start is over: that the program runs, or why it cannot be executed
+//! What the init of a program reports before the start is complete: that the program runs, or why it cannot be executed
 //! (`wasm-shim init`, shim/src/init.rs). systemd only sees that the init runs.
 
 use std::io;
@@ -10,59 +10,60 @@ use tokio::net::UnixStream;
 
 use crate::systemd::{self, MainExit, Stream, Unit, UnitName};
 
-/// The signal of a system call that a filter does not allow (signal(7)).
+/// The signal for a system call that a filter denies (signal(7)).
 const SIGSYS: i32 = 31;
-/// The exit status of an init that complains, and runs nothing (env(1); shim/src/init.rs).
+/// The exit status of an init that reports an error, and executes nothing (env(1); shim/src/init.rs).
 const NOT_RUN: i32 = 126;
 /// systemd's exit status for a program that cannot be executed (systemd.exec(5), "Process Exit Codes").
 const EXEC: i32 = 203;
-/// How long the init may take to say so, on a busy machine.
+/// Time for the init to report, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// The longest line, in bytes.
+/// Maximum length of a line, in bytes.
 const LINE_MAX: usize = 512;
 
-/// The driver's end of a connection.
+/// The driver's end of the connection to the init.
 #[derive(Debug)]
 pub(super) struct InitReport(UnixStream);
 
 impl InitReport {
-    /// Its other end is the stdin of the unit: a socket, as systemd 262 takes nothing there that cannot be read from.
+    /// Connects the two ends. The other is the unit's stdin: a socket, since systemd 262 accepts only what can be read
+    /// from.
     pub(super) fn new() -> io::Result<(Self, Stream)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         Ok((Self(UnixStream::from_std(ours)?), Stream::Fd(theirs.into())))
     }
 
-    /// Why the program of a unit that was started does not run. Returns nothing when it runs, or did.
+    /// Why the program of a started unit does not run. Returns `None` if it runs, or has run.
     pub(super) async fn failure_of(mut self, unit: &Unit, program: &str) -> Option<systemd::Error> {
-        let said = tokio::select! {
+        let line = tokio::select! {
             biased;
-            said = self.read() => said,
+            line = self.read() => line,
             _ = unit.main_ended() => self.read_now(),
             // The program may have stopped its init.
             () = tokio::time::sleep(DEADLINE) => {
-                let words = format!("the task's init has not said within {} s that the program runs", DEADLINE.as_secs());
+                let words = format!("the task's init has not reported within {} s that the program runs", DEADLINE.as_secs());
                 return Some(systemd::Error::Init { unit: unit.name().clone(), words });
             }
         };
-        // A program may have ended its init before that could say so; its filters of system calls end it even earlier.
-        // The connection may end before systemd has told of the init's end.
-        if said.is_empty() {
+        // The program may have ended its init before it reported; a system call filter may end it even earlier.
+        // The connection may end before systemd has reported the init's end.
+        if line.is_empty() {
             let _ = tokio::time::timeout(DEADLINE, unit.main_ended()).await;
         }
-        if said.is_empty() && unit.state().end_of_main() == Some(MainExit::Status(NOT_RUN)) {
+        if line.is_empty() && unit.state().end_of_main() == Some(MainExit::Status(NOT_RUN)) {
             let words =
                 "the task's init could not do its part, perhaps for a filter of system calls".to_owned();
             return Some(systemd::Error::Init { unit: unit.name().clone(), words });
         }
-        if said.is_empty() && unit.state().ended_by() == Some(SIGSYS) {
+        if line.is_empty() && unit.state().ended_by() == Some(SIGSYS) {
             let words = "a filter of system calls has ended the task's init (SIGSYS)".to_owned();
             return Some(systemd::Error::Init { unit: unit.name().clone(), words });
         }
-        failure(&said, unit.name(), program)
+        failure(&line, unit.name(), program)
     }
 
-    /// The same of a unit that did not come to run.
+    /// Why the program of a unit that failed to start does not run.
     pub(super) fn failure_so_far(mut self, unit: &UnitName, program: &str) -> Option<systemd::Error> {
         failure(&self.read_now(), unit, program)
     }
@@ -78,7 +79,7 @@ impl InitReport {
         line
     }
 
-    /// The kernel is asked: tokio may not have heard of it yet.
+    /// Asks the kernel, since tokio may not have been notified yet.
     fn read_now(&mut self) -> Vec<u8> {
         let mut line = [0; LINE_MAX];
         let count = rustix::io::read(&self.0, &mut line).unwrap_or_default();
@@ -88,15 +89,15 @@ impl InitReport {
 
 fn failure(line: &[u8], unit: &UnitName, program: &str) -> Option<systemd::Error> {
     let line = String::from_utf8_lossy(line);
-    let said = line.lines().next().filter(|said| !said.is_empty())?;
-    Some(match said.parse() {
+    let text = line.lines().next().filter(|text| !text.is_empty())?;
+    Some(match text.parse() {
         Ok(number) => {
             let error = Errno::from_raw(number);
             let why = if error == Errno::EPERM { " (by a filter of system calls?)" } else { "" };
             let words = format!("{program} cannot be executed: {}{why}", error.desc());
             systemd::Error::Step { unit: unit.clone(), status: EXEC, words }
         }
-        Err(_) => systemd::Error::Init { unit: unit.clone(), words: said.to_owned() },
+        Err(_) => systemd::Error::Init { unit: unit.clone(), words: text.to_owned() },
     })
 }
 

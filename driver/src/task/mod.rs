@@ -1,15 +1,15 @@
-//! Tasks: what they are, from what a job says to a unit that is followed. No gRPC and no D-Bus here.
+//! Tasks, from the configuration of a job to a unit that is followed. No gRPC and no D-Bus here.
 //!
 //! ```text
 //!   TaskConfig ──► TaskSpec ──► program, files ──► TransientUnit ──► Handle
-//!   written        meant        found, made        told systemd      followed
+//!   written        resolved     found, created     passed to systemd followed
 //!   config/        spec/        host/  wasm/       unit/             live/
 //!                    └─ sandbox/ what of it is allowed
 //! ```
 //!
-//! `start.rs` is the way through all of them.
+//! `start.rs` goes through all of them.
 //!
-//! [`Tasks`] is the table of live tasks, by Nomad's ids, and the only way to make, find and remove one.
+//! [`Tasks`] is the table of live tasks, by Nomad's ids, and the only way to create, find and remove a task.
 
 mod advice;
 pub mod config;
@@ -18,14 +18,18 @@ pub mod error;
 pub mod host;
 mod host_effects;
 mod init_report;
+pub(crate) mod installation;
 pub mod live;
 pub mod preview;
+mod refusal;
 pub mod sandbox;
+mod slice_names;
 pub mod spec;
 mod start;
 mod table;
 mod turns;
 pub mod unit;
+pub mod warm;
 pub mod wasm;
 
 use std::collections::HashSet;
@@ -52,12 +56,12 @@ use self::live::signal::Signal;
 use self::live::slices::Slices;
 use self::live::stats::{Stats, Usage};
 use self::live::told_once::ToldOnce;
-use self::live::{exec, handle, lost, saved};
+use self::live::{exec, handle, orphans, saved};
 use self::spec::NodeSpec;
 use self::table::{Claim, Slot, Table};
 use self::turns::TurnsOf;
 use self::wasm::{compiler, guest};
-use crate::systemd::{self, Manager, Systemd, UnitName, Whom};
+use crate::systemd::{self, KillWho, Manager, Systemd, UnitName};
 
 /// The tasks of this node, as far as this driver knows them. Cheap to clone.
 #[derive(Clone)]
@@ -69,19 +73,19 @@ struct Shared {
     systemd: Systemd,
     node: RwLock<Option<Arc<NodeSpec>>>,
     compiler: compiler::Compiler,
-    /// The runner of WebAssembly, when it was made, and what it says of its version.
+    /// The runner of WebAssembly, its modification time, and the version that it reports.
     runner: Mutex<Option<(PathBuf, SystemTime, String)>>,
     table: Arc<Table>,
     events: Events,
     stats: Stats,
     slices: Slices,
-    /// Where the agents that we serve keep their allocations; in practice one directory of one agent.
+    /// Where the agents that this driver serves keep their allocations; in practice one directory of one agent.
     alloc_parents: Mutex<HashSet<PathBuf>>,
     serves_an_agent: AtomicBool,
-    /// Units of tasks that were there before this process: some will be recovered, the others are nobody's.
+    /// Units of tasks that started before this process: some will be recovered, the others belong to nobody.
     earlier: OnceCell<Vec<UnitName>>,
     told_once: ToldOnce,
-    /// Starts with many paths of the host, one at a time of each namespace of Nomad's.
+    /// Starts with many host paths, one at a time for each Nomad namespace.
     turns_of_many_paths: TurnsOf<String>,
 }
 
@@ -106,7 +110,7 @@ impl Tasks {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Takes the operator's configuration; refuses values that have no meaning.
+    /// Applies the operator's configuration; refuses invalid values.
     pub fn configure(&self, config: PluginConfig) -> Result<(), Error> {
         let node = NodeSpec::resolve(config).map_err(Error::Spec)?;
         self.shared.systemd.choose(node.manager);
@@ -114,11 +118,11 @@ impl Tasks {
         Ok(())
     }
 
-    /// Takes note that an agent has chosen this process to run its tasks.
+    /// Records that an agent has chosen this process to run its tasks.
     pub fn serve(&self) {
         let lost_after = self.shared.node().map(|node| node.lost_after).unwrap_or_default();
         if !lost_after.is_zero() && !self.shared.serves_an_agent.swap(true, Ordering::Relaxed) {
-            tokio::spawn(lost::watch(Arc::downgrade(&self.shared), lost_after));
+            tokio::spawn(orphans::watch(Arc::downgrade(&self.shared), lost_after));
         }
     }
 
@@ -127,39 +131,42 @@ impl Tasks {
         self.shared.node().is_ok_and(|node| node.view == View::Host)
     }
 
-    /// Whose systemd runs the tasks, if the operator says it.
+    /// The systemd manager that runs the tasks, if the operator sets it.
     pub fn manager(&self) -> Option<Manager> {
-        self.shared.node().ok().and_then(|node| node.said_manager)
+        self.shared.node().ok().and_then(|node| node.configured_manager)
     }
 
-    /// Why no task could start with this configuration, if it names what is not there.
+    /// Why no task could start with this configuration, if it names something that is missing.
     pub async fn unfit(&self) -> Option<String> {
         let node = self.shared.node().ok()?;
         tokio::task::spawn_blocking(move || unfit::reason(&node, &HostAccounts)).await.ok()?
     }
 
-    /// Does Nomad give each task its user?
-    pub fn take_their_users_from_nomad(&self) -> bool {
+    /// Does Nomad allocate a user to each task?
+    pub fn uses_dynamic_users(&self) -> bool {
         self.shared.node().is_ok_and(|node| node.dynamic_workload_users)
     }
 
-    /// The version of wasmtime by which WebAssembly is run here, empty if its runner does not say it; nothing if there is
+    /// The version of wasmtime that runs WebAssembly here, empty if its runner does not report it; `None` if there is
     /// no runner, or no compiler.
     pub async fn wasmtime(&self) -> Option<String> {
         let node = self.shared.node().ok()?;
-        let shim = node.wasm.shim().ok().filter(|_| node.wasm.compiles())?;
+        let shim = node.installation.shim().ok().filter(|_| node.installation.compiles())?;
         let made = std::fs::metadata(&shim).and_then(|metadata| metadata.modified()).ok()?;
         if let Some((.., version)) =
             self.shared.runner.lock().as_ref().filter(|(path, at, _)| (path, at) == (&shim, &made))
         {
             return Some(version.clone());
         }
-        let version = guest::wasmtime(&shim).await.unwrap_or_default();
+        let Some(version) = guest::wasmtime(&shim).await else {
+            tracing::warn!(shim = %shim.display(), "wasm-shim did not answer `--version` in time; asking again later");
+            return Some(String::new());
+        };
         *self.shared.runner.lock() = Some((shim, made, version.clone()));
         Some(version)
     }
 
-    /// Starts a task, whoever asks for it waits or not: once begun, a start is finished or undone.
+    /// Starts a task. Once begun, a start is finished or undone, whether the caller waits or not.
     pub async fn start(&self, config: TaskConfig) -> Result<Arc<Handle>, Error> {
         let this = self.clone();
         let id = config.identity.id.clone();
@@ -172,7 +179,7 @@ impl Tasks {
         started.await.unwrap_or(Err(Error::Panicked))
     }
 
-    /// Finds a task that an earlier process of the driver started. One that we follow already is fine.
+    /// Recovers a task that an earlier process of the driver started. A task that is followed already is fine.
     pub async fn recover(&self, identity: TaskIdentity, saved: Saved) -> Result<(), Error> {
         let id = identity.id.clone();
         if let Some(Slot::Live(_)) = self.shared.table.lock().get(&id) {
@@ -183,7 +190,7 @@ impl Tasks {
             return Err(Error::Lost { id, reason: "the machine has rebooted since the task started" });
         }
         self.shared.note_agent_of(&identity.alloc_dir);
-        // Whoever started it has told of it.
+        // The driver that started the task has reported the start.
         self.shared.told_once.record(&identity);
         let (systemd, events) = (self.shared.systemd.clone(), self.shared.events.clone());
         let name = UnitName::known(&saved.unit);
@@ -191,11 +198,11 @@ impl Tasks {
             Ok(unit) if unit.state().invocation != saved.invocation => {
                 return Err(Error::Lost { id, reason: "its unit was started again by somebody else" });
             }
-            Ok(unit) => Handle::follow(identity, unit, saved.traits(), systemd, events),
-            // Units do not go by themselves: somebody stopped it. What is still known of its end is better than nothing.
+            Ok(unit) => Handle::follow(identity, unit, saved.traits, systemd, events),
+            // Units do not go away by themselves: somebody stopped it. What is known of its end is better than nothing.
             Err(systemd::Error::NoSuchUnit { .. }) => {
                 let end = systemd.end_in_journal(&name, &saved.invocation).await;
-                Handle::of_one_that_is_gone(identity, saved, end, systemd, events)
+                Handle::of_removed_unit(identity, saved, end, systemd, events)
             }
             Err(error) => return Err(Error::Systemd(error)),
         };
@@ -212,7 +219,7 @@ impl Tasks {
         Ok(())
     }
 
-    /// The live task of that id.
+    /// The live task with this id.
     pub fn get(&self, id: &TaskId) -> Result<Arc<Handle>, Error> {
         match self.shared.table.lock().get(id) {
             Some(Slot::Live(handle)) => Ok(Arc::clone(handle)),
@@ -220,10 +227,10 @@ impl Tasks {
         }
     }
 
-    /// Ends a task. One that nobody knows has ended already, which is all the caller wants. A signal that nobody knows
-    /// is no reason to leave a task running: it gets the usual one.
+    /// Stops a task. An unknown task has ended already, which is all the caller wants. An unknown signal must not
+    /// keep a task running: the task gets the default signal.
     pub async fn stop(&self, id: &TaskId, signal: &str, patience: Duration) -> Result<(), Error> {
-        let said = match signal {
+        let requested = match signal {
             "" => None,
             name => Signal::parse(name)
                 .inspect_err(
@@ -231,22 +238,24 @@ impl Tasks {
                 )
                 .ok(),
         };
-        if let Ok(handle) = self.get(id) {
-            return handle.stop(said.unwrap_or_else(|| handle.usual_signal()), patience).await;
-        }
-        // One that is still being started is not waited for: its start has failed then.
-        let starting = match self.shared.table.lock().get(id) {
-            Some(Slot::Starting(stopped)) => Some(Arc::clone(stopped)),
-            _ => None,
+        let found = match self.shared.table.lock().get(id) {
+            Some(Slot::Live(handle)) => Ok(Arc::clone(handle)),
+            Some(Slot::Starting(stopped)) => Err(Arc::clone(stopped)),
+            None => return Ok(()),
         };
-        if let Some(stopped) = starting {
-            stopped.notify_one();
-            let unit = spec::unit_of(id);
-            if let Err(error) = self.shared.systemd.kill(&unit, Whom::All, Signal::KILL.number()).await {
-                tracing::debug!(%unit, error = crate::chain(&error), "there was nothing to kill yet");
+        match found {
+            Ok(handle) => handle.stop(requested.unwrap_or_else(|| handle.usual_signal()), patience).await,
+            // A start is not waited for: a compilation is given up, and what runs already is killed.
+            Err(stopped) => {
+                stopped.notify_one();
+                let unit = spec::unit_of(id);
+                if let Err(error) = self.shared.systemd.kill(&unit, KillWho::All, Signal::KILL.number()).await
+                {
+                    tracing::debug!(%unit, error = crate::chain(&error), "there was nothing to kill yet");
+                }
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Sends a signal to a task.
@@ -265,11 +274,11 @@ impl Tasks {
         self.get(id)?.exec(argv, terminal, &self.shared.node()?.policy).await
     }
 
-    /// Runs a command in a running task to its end, for no longer than `limit`; zero is no limit.
+    /// Runs a command in a running task to its end, for at most `limit`; zero means no limit.
     pub async fn exec(&self, id: &TaskId, argv: Vec<String>, limit: Duration) -> Result<Report, Error> {
         let (handle, node) = (self.get(id)?, self.shared.node()?);
-        // Its runner is told where systemd listens, and whatever is beside it is its equal.
-        if handle.saved().traits().guest
+        // The runner knows where systemd listens, and other processes in its unit have the same rights.
+        if handle.saved().traits.guest
             && node.manager == Manager::System
             && !node.policy.allows_by_name("NotifyAccess")
         {
@@ -278,7 +287,7 @@ impl Tasks {
         handle.run(argv, limit, &node.policy).await
     }
 
-    /// What a task uses, now and then again after every such time; nothing of one that has ended.
+    /// Resource usage of a task, now and after every interval; nothing for a task that has ended.
     pub async fn usage(
         &self,
         id: &TaskId,
@@ -289,16 +298,16 @@ impl Tasks {
         Ok(cgroup.map(|cgroup| self.shared.stats.watch(handle, cgroup, every)))
     }
 
-    /// Waits for the end of a task. Everybody who asks gets the same answer, also long after.
+    /// Waits for a task's end. All callers get the same answer, also long after.
     pub async fn wait(&self, id: &TaskId) -> Result<Exit, Error> {
         let handle = self.get(id)?;
-        // An agent that has started asks once it has opened the directories of the allocation.
+        // An agent that has started asks after it has opened the directories of the allocation.
         let dirs = handle.dirs();
         tokio::task::spawn_blocking(move || host::dirs::close_again(&dirs));
-        // Nomad asks once it has told of the start itself.
+        // Nomad asks after it has reported the start itself.
         let advice = self.shared.told_once.take_advice(id);
         if self.shared.told_once.record(handle.identity()) {
-            handle.tell_of_its_start();
+            handle.send_start_event();
             if let Some(advice) = advice {
                 handle.tell(advice, &[]);
             }
@@ -306,12 +315,12 @@ impl Tasks {
         Ok(handle.wait().await)
     }
 
-    /// What happens to tasks from now on.
+    /// The events of tasks from now on.
     pub fn events(&self) -> &Events {
         &self.shared.events
     }
 
-    /// Forgets a task and removes all that is left of it, also one that this process never saw.
+    /// Forgets a task and removes everything that is left of it, also a task that this process never saw.
     pub async fn destroy(&self, id: &TaskId, force: bool) -> Result<(), Error> {
         self.shared.told_once.take_advice(id);
         let handle = self.get(id).ok();
@@ -321,12 +330,12 @@ impl Tasks {
                     if !force {
                         return Err(Error::StillRunning { id: id.clone() });
                     }
-                    // Whatever comes of it, the removal ends all processes too.
+                    // Whatever the result, the removal kills all processes as well.
                     if let Err(error) = handle.kill().await {
                         tracing::debug!(unit = %handle.unit(), error = crate::chain(&error), "not killed yet");
                     }
                 }
-                (handle.unit().clone(), handle.saved().copied)
+                (handle.unit().clone(), handle.saved().traits.copied)
             }
             None => (spec::unit_of(id), true),
         };
@@ -334,7 +343,7 @@ impl Tasks {
         match (tokio::time::timeout(handle::ANSWER, &mut removal).await, handle) {
             (Ok(removed), _) => removed?,
             (Err(_), handle) => {
-                // What it left may be what keeps systemd busy.
+                // The processes that the task left may be what keeps systemd busy.
                 if let Some(handle) = handle {
                     handle.kill_at_once();
                 }
@@ -352,7 +361,7 @@ impl Tasks {
 impl Shared {
     fn node(&self) -> Result<Arc<NodeSpec>, Error> {
         let configured = self.node.read().clone();
-        // A host that sets no configuration gets the defaults.
+        // Without a configuration the defaults apply.
         configured.map_or_else(
             || {
                 let defaults = PluginConfig::decode(&[])

@@ -6,40 +6,40 @@ use std::path::{Path, PathBuf};
 
 use super::config::{Credential, PluginConfig, TaskConfig};
 use super::error::Error;
-use super::host::place::Place;
 use super::host::program::ProgramKind;
 use super::host::resources::HostResources;
+use super::host::runtime_dir::TaskRuntimeDir;
 use super::host::users::AssumedAccounts;
 use super::host::{dirs, env, program, view};
 use super::spec::{NodeSpec, Outline, TaskSpec};
 use super::unit::{self, Command, ProcessStart};
 use crate::systemd::{Features, Manager, Property, Stream, TransientUnit};
 
-/// A task as the driver would start it on a machine that can do everything.
+/// A task as the driver would start it on a machine that supports everything.
 pub struct Sketch {
     node: NodeSpec,
     task: TaskSpec,
 }
 
-/// What a person does to start a task without the driver.
+/// The steps by which a person starts a task without the driver.
 pub struct ByHand {
-    /// Directories of the allocation, which every user may write to, as Nomad makes them.
+    /// Directories of the allocation, which every user may write to, as Nomad creates them.
     pub directories: Vec<PathBuf>,
     /// The command that compiles a guest's module.
     pub compile: Option<Vec<String>>,
-    /// The root on which tasks see the host, which the driver makes when it starts the first one after a boot.
+    /// The root on which tasks see the host, which the driver creates when it starts the first task after a boot.
     pub view: PathBuf,
     /// The task's unit.
     pub unit: TransientUnit,
-    /// Its variables.
+    /// The task's variables.
     pub env: BTreeMap<String, String>,
-    /// The driver makes a root for this very task, without which the unit cannot start.
+    /// The driver creates a root for this task alone, without which the unit cannot start.
     pub needs_a_root: bool,
 }
 
 impl Sketch {
-    /// Touches nothing, so what is decided by a file's content is decided by its name, and paths of the host stand as the
-    /// job writes them.
+    /// Touches nothing. So a file's name decides what otherwise its content decides, and host paths are kept as the job
+    /// writes them.
     pub fn new(config: &TaskConfig, plugin: PluginConfig) -> Result<Self, Error> {
         let node = NodeSpec::resolve(plugin).map_err(Error::Spec)?;
         let features = Features::everything(node.manager);
@@ -51,12 +51,12 @@ impl Sketch {
         Ok(Self { node, task })
     }
 
-    /// Its unit.
+    /// The task's unit.
     pub fn unit(&self) -> TransientUnit {
-        self.unit_with(self.node.wasm.state_dir.join("wasm/ENGINE/MODULE.cwasm"))
+        self.unit_with(self.node.installation.state_dir.join("wasm/ENGINE/MODULE.cwasm"))
     }
 
-    /// The same task without the driver.
+    /// The steps to start the same task without the driver.
     pub fn by_hand(&self) -> ByHand {
         let dirs = &self.task.dirs;
         let code = dirs.alloc_dir.join(format!("{}.cwasm", self.task.unit));
@@ -71,7 +71,7 @@ impl Sketch {
                 && let Some(at) =
                     argv.iter().take_while(|word| *word != "--").position(|word| word == "--report")
             {
-                // Nobody reads it.
+                // Nobody reads the report.
                 argv.remove(at);
             }
         }
@@ -90,10 +90,10 @@ impl Sketch {
 
     fn shim(&self) -> PathBuf {
         let usual = Path::new("/usr/local/libexec/nomad-driver-systemd/wasm-shim");
-        self.node.wasm.shim().unwrap_or_else(|_| usual.to_owned())
+        self.node.installation.shim().unwrap_or_else(|_| usual.to_owned())
     }
 
-    /// With the code of a guest in a certain file.
+    /// The unit, with the code of a guest in this file.
     fn unit_with(&self, code: PathBuf) -> TransientUnit {
         let Self { node, task } = self;
         let command = if task.is_guest() {
@@ -102,7 +102,7 @@ impl Sketch {
             let path = program::guess(&task.command, task.surroundings(&[]));
             Command::Native { path, shim: self.shim() }
         };
-        let place = Place::of(&node.runtime_dir, &task.unit);
+        let place = TaskRuntimeDir::of(&node.runtime_dir, &task.unit);
         let surroundings = task.surroundings(&[]);
         let on_host = |path: &str, _| {
             let path = Path::new(path);

@@ -11,8 +11,8 @@ use super::Shared;
 use super::config::{TaskConfig, TaskId, TaskIdentity};
 use super::error::{Error, not_started};
 use super::host::pin::Pins;
-use super::host::place::Place;
 use super::host::program::Program;
+use super::host::runtime_dir::TaskRuntimeDir;
 use super::host::users::HostAccounts;
 use super::host::view::View;
 use super::host::{dirs, env, left_files, logs, misplaced, program, resources, view};
@@ -25,35 +25,38 @@ use super::wasm::cache::Lease;
 use super::wasm::compiler::{Code, Wanted};
 use crate::systemd::{self, Stream, TransientUnit, Unit};
 
-/// How long the lease of compiled code is kept after the start where the runner opens the code by its path in the cache.
+/// How long the lease of compiled code is kept after the start, if the runner opens the code by its path in the cache.
 const LAST_LOOK: Duration = Duration::from_secs(10);
 
-/// A compilation that takes longer is told of by an event.
+/// A compilation that takes longer is reported by an event.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The most paths of the host that a task may have to start beside others of its namespace.
+/// Maximum number of host paths of a task that starts at the same time as others of its namespace.
 const HOST_PATHS_WITHOUT_A_TURN: usize = 8;
 
-/// What a start goes on with.
+/// How long such a start has its turn: a start that waits for its task to be ready does not block others.
+const LONGEST_TURN: Duration = Duration::from_secs(10);
+
+/// How a start continues.
 enum Run {
-    /// The unit that an interrupted start of this very run had made.
+    /// The unit that an interrupted start of this same run had created.
     Adopted(Unit),
-    /// What it will run.
+    /// The program that a new unit will run.
     New(Program),
 }
 
 impl Shared {
-    /// Starts a task. When `stopped` is notified, a compilation that the start waits for is given up, and nothing else.
+    /// Starts a task. When `stopped` is notified, only a compilation that the start waits for is given up.
     pub(super) async fn start(&self, config: TaskConfig, stopped: &Notify) -> Result<Handle, Error> {
         let node = self.node()?;
         self.note_agent_of(&config.identity.alloc_dir);
         let features = self.systemd.features().await.map_err(Error::Systemd)?;
-        if let Some(reason) = features.shortfall() {
+        if let Some(reason) = features.unsupported_reason() {
             return Err(Error::Spec(spec::Error::Node { option: "manager".to_owned(), reason }));
         }
         let (config, outline) = {
             let (node, features) = (Arc::clone(&node), features.clone());
-            // The databases of users may be far away.
+            // User databases may be on other machines.
             let resolve = move || {
                 let outline = Outline::resolve(&config, &node, &features, &HostAccounts);
                 (config, outline)
@@ -67,20 +70,19 @@ impl Shared {
             }
             Error::Spec(error)
         })?;
-        let program = beside_others(|| outline.find_program());
+        let program = blocking(|| outline.find_program());
         let kind = program.as_ref().map_or_else(|_| outline.presumed_kind(), Program::kind);
-        let task =
-            beside_others(|| outline.with_program(kind, &config, &node, &features)).map_err(Error::Spec)?;
+        let task = blocking(|| outline.with_program(kind, &config, &node, &features)).map_err(Error::Spec)?;
         let run = match self.begun_before(&task).await? {
-            // What runs already need not be there any more.
+            // The program of a running unit need not exist any more.
             Some(unit) => Run::Adopted(unit),
             None => Run::New(program.map_err(Error::Program)?),
         };
         if matches!(run, Run::New(_)) {
             self.refuse_automount(&task).await?;
         }
-        let advice = beside_others(|| misplaced::advice(&task));
-        // Up to here nothing was changed for this task.
+        let advice = blocking(|| misplaced::advice(&task));
+        // Nothing was changed for this task up to here.
         self.remove_earlier_runs(&config, &task.unit).await?;
         let unit = match run {
             Run::Adopted(unit) => unit,
@@ -106,8 +108,8 @@ impl Shared {
         Ok(handle)
     }
 
-    /// The unit of this very run, if a driver that died meanwhile has started it: Nomad asks again by the same id, and
-    /// no task is started twice.
+    /// The unit of this same run, if a driver that died meanwhile has started it: Nomad asks again with the same id,
+    /// and no task is started twice.
     async fn begun_before(&self, task: &TaskSpec) -> Result<Option<Unit>, Error> {
         if !self.earlier().await?.contains(&task.unit) {
             return Ok(None);
@@ -119,10 +121,21 @@ impl Shared {
         match self.systemd.adopt(&task.unit, task.readiness.ready_within.unwrap_or_default()).await {
             Ok(unit) => {
                 tracing::warn!(unit = %task.unit, "going on with a start that was interrupted");
+                if let Ok(node) = self.node() {
+                    blocking(|| TaskRuntimeDir::of(&node.runtime_dir, &task.unit).remove_credentials());
+                }
+                self.slices.follow(&self.systemd).await;
                 Ok(Some(unit))
             }
             Err(systemd::Error::NoSuchUnit { .. }) => Ok(None),
-            Err(error) => Err(not_started(error, task)),
+            // Nothing of the unit remains.
+            Err(error) => {
+                if let Ok(node) = self.node() {
+                    blocking(|| TaskRuntimeDir::of(&node.runtime_dir, &task.unit).remove());
+                }
+                self.slices.release(&self.systemd).await;
+                Err(not_started(error, task))
+            }
         }
     }
 
@@ -137,22 +150,23 @@ impl Shared {
     ) -> Result<Unit, Error> {
         let what = "the root of the tasks' view of the host";
         let failed = |source| Error::Make { what, directory: node.runtime_dir.clone(), source };
-        // A compilation sees the host on it, too.
-        beside_others(|| view::prepare(&node.wasm.root, &node.wasm.host_paths)).map_err(failed)?;
-        if let Ok(shim) = node.wasm.shim() {
-            beside_others(|| program::keep_unread(&shim));
+        // A compilation sees the host on this root, too.
+        blocking(|| view::prepare(&node.installation.root, &node.installation.host_paths)).map_err(failed)?;
+        if let Ok(shim) = node.installation.shim() {
+            blocking(|| program::make_unreadable(&shim));
         }
         let (command, lease) = self.command(task, program, node, identity, stopped).await?;
-        let place = Place::of(&node.runtime_dir, &task.unit);
+        let place = TaskRuntimeDir::of(&node.runtime_dir, &task.unit);
         let started = self.launch(&place, command, task, node, &identity.id).await;
         if started.is_ok() {
-            beside_others(|| place.forget_credentials());
+            blocking(|| place.remove_credentials());
         } else {
-            beside_others(|| place.remove());
+            blocking(|| place.remove());
             self.slices.release(&self.systemd).await;
         }
         if let (View::Host, Some(lease)) = (&task.view, lease) {
-            // The runner opens the code by its path, a moment after systemd says that it runs. Elsewhere it is mounted.
+            // The runner opens the code by its path, a moment after systemd reports it as running. In other views it is
+            // mounted.
             tokio::spawn(async move {
                 tokio::time::sleep(LAST_LOOK).await;
                 drop(lease);
@@ -161,27 +175,30 @@ impl Shared {
         started
     }
 
-    /// Makes what the unit needs on the host, and starts it.
+    /// Creates what the unit needs on the host, and starts it.
     async fn launch(
         &self,
-        place: &Place,
+        place: &TaskRuntimeDir,
         command: Command,
         task: &TaskSpec,
         node: &NodeSpec,
         id: &TaskId,
     ) -> Result<Unit, Error> {
-        // Each is a mount that PID 1 sees, and mounts are copied for every unit that starts meanwhile.
+        // Each path is a mount that PID 1 sees, and mounts are copied for every unit that starts meanwhile.
         let takes_a_turn = count_host_paths(task) > HOST_PATHS_WITHOUT_A_TURN;
-        let _turn =
-            if takes_a_turn { Some(self.turns_of_many_paths.take(&task.namespace).await) } else { None };
+        let _turn = if takes_a_turn {
+            Some(self.turns_of_many_paths.take_for(&task.namespace, LONGEST_TURN).await)
+        } else {
+            None
+        };
         // Held until the start is over, however it ends.
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
-        let mut made = beside_others(|| resources::make(place, task, node, &mut pins))?;
+        let mut made = blocking(|| resources::make(place, task, node, &mut pins))?;
         self.drop_or_refuse_addresses(task, &node.policy, &mut made.settings).await?;
         let (mut owner, mut ephemeral_user) = (task.uid, String::new());
         if task.identity == spec::Identity::Ephemeral {
             let taken = self.systemd.ephemeral_users().await.map_err(Error::Systemd)?;
-            let before = beside_others(|| left_files::owner(&task.dirs));
+            let before = blocking(|| left_files::owner(&task.dirs));
             ephemeral_user = task.ephemeral_user.choose(&taken, before);
             owner = Some(ephemeral::number_of(&ephemeral_user));
         }
@@ -192,7 +209,7 @@ impl Shared {
         for stream in [&stdout, &stderr] {
             logs::give_to(stream, owner);
         }
-        let env_file = beside_others(|| env::write(&task.env, &node.runtime_dir)).map_err(Error::Env)?;
+        let env_file = blocking(|| env::write(&task.env, &node.runtime_dir)).map_err(Error::Env)?;
         let _promise = self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
         let (report, stdin) = match &command {
             Command::Native { path, .. } => {
@@ -206,7 +223,7 @@ impl Shared {
         let begin = ProcessStart { ephemeral_user, env_file: env_path, stdin, stdout, stderr };
         let unit = unit::build(task, &command, made, begin);
         match self.start_unit(unit, report).await {
-            // The driver that died had asked for it, and systemd came to it only now.
+            // The driver that died had requested it, and systemd has only now processed the request.
             Err(error @ systemd::Error::Exists { .. }) => {
                 self.adopt(task).await?.ok_or_else(|| not_started(error, task))
             }
@@ -214,7 +231,7 @@ impl Shared {
         }
     }
 
-    /// Starts the unit, and has the init of a native program, if there is one, say that the program runs.
+    /// Starts the unit, and has the init of a native program, if there is one, report that the program runs.
     async fn start_unit(
         &self,
         unit: TransientUnit,
@@ -236,7 +253,7 @@ impl Shared {
         }
     }
 
-    /// One stream of the task. Where it shall reach two places, a copier is started for it, which ends when the last
+    /// One output stream of the task. If it goes to two places, a copier is started for it, which ends when the last
     /// writer of the stream does.
     async fn stream(&self, task: &TaskSpec, id: &TaskId, name: &str, path: &Path) -> Result<Stream, Error> {
         if task.output.sink == Sink::Journal {
@@ -249,7 +266,7 @@ impl Shared {
                 let (reader, writer) = std::io::pipe().map_err(failed)?;
                 let program = own_program().map_err(failed)?;
                 let unit = spec::copier_of(id, name);
-                // One that an interrupted start of this very task left would write to the same pipe.
+                // A copier that an interrupted start of this same task left would write to the same FIFO.
                 self.systemd.remove(&unit).await.map_err(Error::Systemd)?;
                 let copier = unit::copier(unit, task, program, reader.into(), Stream::Fd(fifo));
                 self.systemd.start(copier).await.map_err(Error::Systemd)?;
@@ -261,7 +278,7 @@ impl Shared {
         }
     }
 
-    /// Compiles, and tells of it if that is not done at once.
+    /// Compiles, and reports it by an event if it takes long.
     async fn told_of_when_slow<T>(
         &self,
         compiling: impl Future<Output = T>,
@@ -279,7 +296,7 @@ impl Shared {
         compiling.await
     }
 
-    /// What the unit will run, and the lease of compiled code, to be kept until it does.
+    /// The command of the unit, and the lease of compiled code, which must be kept until the command runs.
     async fn command(
         &self,
         task: &TaskSpec,
@@ -290,12 +307,12 @@ impl Shared {
     ) -> Result<(Command, Option<Lease>), Error> {
         match program {
             Program::Native { path, own } => {
-                let shim = node.wasm.shim().map_err(|source| Error::Init { source })?;
-                beside_others(|| program::make_executable(&path, own.as_ref())).map_err(Error::Program)?;
+                let shim = node.installation.shim().map_err(|source| Error::Init { source })?;
+                blocking(|| program::make_executable(&path, own.as_ref())).map_err(Error::Program)?;
                 Ok((Command::Native { path, shim }, None))
             }
             Program::Wasm { module, name } => {
-                let shim = node.wasm.shim().map_err(Error::Wasm)?;
+                let shim = node.installation.shim().map_err(|missing| Error::Wasm(missing.into()))?;
                 let wanted = Wanted {
                     namespace: &task.namespace,
                     job: &task.job,
@@ -304,7 +321,7 @@ impl Shared {
                     serves: task.guest.serves,
                     stopped,
                 };
-                let code = self.compiler.code_of(&self.systemd, &node.wasm, module, wanted);
+                let code = self.compiler.code_of(&self.systemd, &node.installation, module, wanted);
                 let code = self.told_of_when_slow(code, &name, identity).await;
                 let Code { path: code, lease } = code.map_err(Error::Wasm)?;
                 Ok((Command::Wasm { shim, code, name }, Some(lease)))
@@ -313,22 +330,22 @@ impl Shared {
     }
 }
 
-/// How many paths of the host are pinned for its start.
+/// Number of host paths that are pinned for the start of the task.
 fn count_host_paths(task: &TaskSpec) -> usize {
     let of_settings = task.settings.iter().map(|line| line.host_paths().len());
     of_settings.chain([task.mounts.len()]).sum()
 }
 
-/// Does what may wait for a file system, and leaves this thread's other work to another one.
-fn beside_others<T>(work: impl FnOnce() -> T) -> T {
+/// Runs work that may wait for a file system, and moves this thread's other work to another thread.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match runtime::Handle::current().runtime_flavor() {
         RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
-        // It has no other thread.
+        // The runtime has no other thread.
         _ => work(),
     }
 }
 
-/// The driver's own binary. One that was replaced meanwhile is still there under its name, and newer.
+/// The driver's own binary. If it was replaced meanwhile, a newer one has its name.
 fn own_program() -> std::io::Result<PathBuf> {
     let path = std::env::current_exe()?;
     match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {

@@ -1,4 +1,4 @@
-//! The table of all tasks of this process. A row is taken while its task is being started, so that nobody starts it twice.
+//! The table of all tasks of this process. A row is taken while its task is started, so that nobody starts it twice.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,7 +17,7 @@ pub(super) struct Table(Mutex<HashMap<TaskId, Slot>>);
 
 /// A row of the table.
 pub(super) enum Slot {
-    /// The id is taken, the task is not there yet; told when it shall not be there any more.
+    /// The id is taken, and the task is being started; notified when the task shall not start any more.
     Starting(Arc<Notify>),
     /// The task has started.
     Live(Arc<Handle>),
@@ -40,16 +40,16 @@ impl Table {
     }
 }
 
-/// A row that is taken while a task is being started, and free again unless it was.
+/// A row that is taken while a task is being started, and is free again unless the task has started.
 pub(super) struct Claim {
     table: Arc<Table>,
     id: TaskId,
-    /// Told when somebody wants the task to end.
+    /// Notified when somebody wants the task to end.
     pub(super) stopped: Arc<Notify>,
 }
 
 impl Claim {
-    /// Takes the row, if nobody has.
+    /// Takes the row, if it is free.
     pub(super) fn new(table: &Arc<Table>, id: &TaskId) -> Result<Self, Error> {
         match table.lock().entry(id.clone()) {
             Entry::Occupied(_) => Err(Error::Duplicate { id: id.clone() }),
@@ -61,7 +61,7 @@ impl Claim {
         }
     }
 
-    /// The task has started.
+    /// Records that the task has started.
     pub(super) fn keep(self, handle: &Arc<Handle>) {
         self.table.lock().insert(self.id.clone(), Slot::Live(Arc::clone(handle)));
     }

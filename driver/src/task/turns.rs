@@ -1,18 +1,32 @@
-//! Turns at something that only one may do at the same time, of each kind: the others wait.
+//! Turns at an operation that only one caller per key may do at the same time: the others wait.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::task::JoinHandle;
 
-/// Who has a turn, and who waits for one, by what they are turns of, such as a namespace of Nomad's.
+/// Holders of turns, and those that wait for them, by key, such as a Nomad namespace.
 #[derive(Debug)]
 pub(crate) struct TurnsOf<K>(Mutex<HashMap<K, Arc<AsyncMutex<()>>>>);
 
 /// A turn, until it is dropped.
 pub(crate) type Turn = OwnedMutexGuard<()>;
+
+/// A turn that ends by itself after a time, or when it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct ShortTurn(JoinHandle<()>);
+
+impl Drop for ShortTurn {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 impl<K> Default for TurnsOf<K> {
     fn default() -> Self {
@@ -25,10 +39,19 @@ impl<K: Clone + Eq + Hash> TurnsOf<K> {
     pub(crate) async fn take(&self, of: &K) -> Turn {
         let turn = {
             let mut turns = self.0.lock();
-            // Those that nobody holds any more.
+            // Turns that nobody holds any more.
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
             Arc::clone(turns.entry(of.clone()).or_default())
         };
         turn.lock_owned().await
+    }
+
+    /// Waits for a turn that lasts no longer than `longest`.
+    pub(crate) async fn take_for(&self, of: &K, longest: Duration) -> ShortTurn {
+        let turn = self.take(of).await;
+        ShortTurn(tokio::spawn(async move {
+            tokio::time::sleep(longest).await;
+            drop(turn);
+        }))
     }
 }

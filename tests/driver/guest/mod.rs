@@ -1,4 +1,4 @@
-//! What WebAssembly is granted in a job (`wasm`), seen from inside the guest and from inside the unit around it; how it
+//! WebAssembly grants of a job (`wasm`), seen from inside the guest and from inside the unit around it; how a guest
 //! ends; and how it serves.
 
 use std::net::TcpListener;
@@ -7,8 +7,8 @@ use tests::{Job, built_guest};
 
 use super::guest;
 
-/// A component that does what its arguments say, by the standard library of Rust, with these options in `wasm`; nothing
-/// where it could not be built.
+/// A component that does what its arguments request, with the standard library of Rust, with these options in `wasm`;
+/// none if it could not be built.
 fn command(options: &str, args: &[&str]) -> Option<Job> {
     let guest = std::fs::read(built_guest("command_p2")?).unwrap();
     Some(Job::artifact("command.wasm", &guest).args(args).config(&format!("wasm {{\n{options}\n}}")))

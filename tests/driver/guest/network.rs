@@ -1,4 +1,4 @@
-//! The network that a guest is granted, and that of the unit around it.
+//! The network access that a guest is granted, and that of the unit around it.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,7 +11,7 @@ use super::{command, free_port, with};
 use crate::guest;
 use crate::network::Namespace;
 
-/// A listener on this machine that says hello to whoever comes.
+/// A listener on this machine that greets every client.
 fn greeter() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -44,7 +44,7 @@ async fn a_guest_connects_to_what_it_is_granted_and_to_nothing_else() {
     for (denied, advice) in [
         (format!("connect = [\"tcp:{other}\"]"), rule.as_str()),
         ("connect = [\"[::1]:*\"]".to_owned(), &rule),
-        // Before it connects by TCP it would be bound.
+        // Before a TCP connection, the socket would be bound.
         (format!("connect = [\"udp:{address}\"]"), "connect"),
         (format!("listen = [\"tcp:{address}\"]"), "connect"),
     ] {
@@ -54,7 +54,7 @@ async fn a_guest_connects_to_what_it_is_granted_and_to_nothing_else() {
         assert_eq!(event.annotations["wasm_outcome"], "denied");
         assert_eq!(node.finish(task).await.0, Exit::status(1), "{denied}");
     }
-    // The fence does not even give its runner a socket.
+    // The unit does not even allow the runner a socket.
     let task = node.run(command!("", &["connect", &address])).await;
     assert_eq!(node.finish(task).await.0, Exit::status(1));
 }
@@ -131,7 +131,7 @@ async fn a_guest_looks_up_names_where_it_may() {
     }
 }
 
-/// Which filters the host's systemd has: of addresses, and of ports.
+/// The filters that the host's systemd supports: of addresses, and of ports.
 async fn filters(node: &mut Node) -> bool {
     let attributes = node.plugin().fingerprint().await.unwrap().attributes;
     format!("{:?}", attributes["driver.systemd.filters"]).contains("true")
@@ -170,7 +170,7 @@ async fn the_unit_around_a_guest_has_the_network_that_the_guest_is_granted_and_n
         } else {
             assert_eq!(property("IPAddressDeny"), "", "{options}");
         }
-        // A command in the unit is held by the same fence.
+        // A command in the unit is subject to the same filters.
         assert_eq!(node.output_in(&task, sockets).await, kinds, "{options}");
         node.destroy(&task, true).await.unwrap();
     }

@@ -1,11 +1,11 @@
-//! How a guest ends: exit codes, events, limits, and parts of the language that are switched.
+//! How a guest ends: exit codes, events, limits, and proposals that are switched on or off.
 
 use shim_interface::Proposal;
 use tests::{Exit, Job, Node, exiting_guest, program, wasm};
 
 use super::{command, with};
 
-/// Asks for a larger table until it is refused, and gives up.
+/// Grows a table until this is refused, and gives up.
 const TABLES: &str = r#"(module
     (table $table 1 funcref)
     (func (export "_start")
@@ -13,7 +13,7 @@ const TABLES: &str = r#"(module
             (br_if $more (i32.ne (table.grow $table (ref.null func) (i32.const 1000)) (i32.const -1))))
         unreachable))"#;
 
-/// Imports an interface that is there, and of it a function that is not.
+/// Imports an existing interface, and from it a function that does not exist.
 const NO_FUNCTION: &str = r#"(component
     (import "wasi:cli/environment@0.2.0" (instance (export "get-rocket" (func))))
     (core module $m (func (export "run") (result i32) (i32.const 0)))

@@ -1,4 +1,4 @@
-//! Options of `wasm` that are refused, and what is known of them at the desk and on the node.
+//! Options of `wasm` that are rejected, and what is known about them locally and on the node.
 
 use proto::structs::attribute::Value;
 use tests::{Job, Node, program};
@@ -66,10 +66,10 @@ async fn the_node_says_which_wasmtime_it_has() {
     let Some(Value::StringVal(version)) = &attributes["driver.systemd.wasmtime"].value else {
         panic!("a text")
     };
-    let said = host.run(&program("wasm-shim").display().to_string(), &["--version"]);
+    let output = host.run(&program("wasm-shim").display().to_string(), &["--version"]);
     assert!(
-        version.split('.').count() == 3 && said.contains(&format!("wasmtime {version}+")),
-        "{version}: {said}"
+        version.split('.').count() == 3 && output.contains(&format!("wasmtime {version}+")),
+        "{version}: {output}"
     );
 }
 
@@ -127,11 +127,12 @@ async fn at_the_desk_the_block_means_the_same() {
         assert!(unit.contains(part), "{part} in {unit}");
     }
     assert!(!unit.contains("--env OTHER") && !unit.contains("s3cret"), "{unit}");
-    // What an operator denies to jobs, since it would count more than what its slice denies, no fence says either.
+    // If the operator denies the property to jobs, the unit of a guest does not set it either: it would take precedence
+    // over what the slice denies.
     let denied =
         host.run(&driver, &["unit", "--plugin-config", "deny_properties = [\"IPAddressAllow\"]", &path]);
     assert!(denied.contains("--connect tcp:10.0.0.0/8:2") && !denied.contains("IPAddress"), "{denied}");
     let config = format!("shim_dir = {:?}", tests::programs().display().to_string());
-    let said = host.run(&driver, &["run", "--plugin-config", &config, &path]);
-    assert!(said.contains("GREETING=good morning") && !said.contains("OTHER=x"), "{said}");
+    let output = host.run(&driver, &["run", "--plugin-config", &config, &path]);
+    assert!(output.contains("GREETING=good morning") && !output.contains("OTHER=x"), "{output}");
 }

@@ -10,7 +10,7 @@ use tests::{Exit, Job, Node, SOON, Task, eventually};
 use super::{free_port, server, with};
 use crate::network::Namespace;
 
-/// What is answered to a request for a path on a connection of its own: the status, and all that was said.
+/// The answer to a request for a path on a connection of its own: the status, and the whole text.
 fn get(mut connection: impl Read + Write, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).unwrap();
@@ -20,7 +20,7 @@ fn get(mut connection: impl Read + Write, path: &str) -> (u16, String) {
     (status.unwrap_or_else(|| panic!("no answer to {path}: {answer:?}")), answer)
 }
 
-/// The same, without holding up the test.
+/// The same, without blocking the test.
 async fn fetch(port: u16, path: &'static str) -> (u16, String) {
     let answer = tokio::task::spawn_blocking(move || {
         let connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -30,7 +30,7 @@ async fn fetch(port: u16, path: &'static str) -> (u16, String) {
     answer.await.unwrap()
 }
 
-/// What the driver says of a server's requests.
+/// The driver's report on a server's requests.
 async fn counted(node: &Node, task: &Task, name: &str) -> Option<u64> {
     let attributes = node.inspect(task).await.unwrap().driver.unwrap().attributes;
     attributes.get(name).map(|number| number.parse().unwrap())
@@ -40,13 +40,13 @@ async fn counted(node: &Node, task: &Task, name: &str) -> Option<u64> {
 async fn a_guest_serves_on_a_port_without_any_network_of_its_own() {
     let host = host!();
     let node = Node::start(&host).await;
-    // One that only root may bind is no other.
+    // A port that only root may bind is no different.
     for port in [free_port(), 82] {
         let task = node.run(server(port, "")).await;
         let unit = node.unit(&task).await;
         assert_eq!(host.property(&unit, "Type"), "notify");
         assert_eq!(host.property(&unit, "PrivateNetwork"), "yes");
-        // It is ready: nothing is waited for.
+        // The server is ready: there is nothing to wait for.
         let (status, answer) = fetch(port, "/").await;
         assert!(status == 200 && answer.contains("hello"), "{answer}");
         node.stop(&task, "", Duration::from_secs(5)).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_guest_serves_in_the_network_of_its_group() {
         ioctl(S, 0x8914, $lo) or die $!";
     host.run("nsenter", &[&inside, "perl", "-e", up]);
     let job = with("web.wat", "serve {\n port = \"http\"\n}")
-        // The job's own variables count for nothing.
+        // The job's own variables have no effect.
         .env("NOMAD_PORT_http", "1")
         .env("NOMAD_ADDR_http", "127.0.0.1:1")
         .port("http", 8080)
@@ -166,12 +166,12 @@ async fn a_server_that_is_well_says_so_and_one_that_hangs_is_ended() {
     let unit = node.unit(&task).await;
     let last = || host.property(&unit, "WatchdogTimestampMonotonic");
     let before = last();
-    // Not even one that computes for ever keeps it from answering.
+    // Even a request that computes forever does not keep it from answering.
     let _spins =
         TcpStream::connect(("127.0.0.1", port)).unwrap().write_all(b"GET /spin HTTP/1.1\r\nhost: x\r\n\r\n");
     for _ in 0..3 {
-        let said = last();
-        eventually("it says again that it is well", async || (last() != said).then_some(())).await;
+        let output = last();
+        eventually("it says again that it is well", async || (last() != output).then_some(())).await;
     }
     assert_ne!(last(), before);
     assert_eq!(host.property(&unit, "SubState"), "running");

@@ -1,4 +1,4 @@
-//! What a guest sees: directories, variables, its configuration, its name.
+//! The guest's view: directories, variables, its configuration, its name.
 
 use proto::driver::Mount;
 use tests::{Exit, Job, Node, wasm};
@@ -100,7 +100,7 @@ async fn a_guest_sees_the_tasks_variables_that_the_job_names_and_none_of_the_dri
     assert!(!all.contains("LISTEN_FDNAMES") && !all.contains("value"), "{all}");
 }
 
-/// Succeeds if its configuration has a `greeting`, and that is `hello`.
+/// Succeeds if the configuration has a `greeting` with the value `hello`.
 const CONFIGURED: &str = r#"(component
     (import "wasi:config/store@0.2.0-rc.1" (instance $store
         (type $failure (variant (case "upstream" string) (case "io" string)))

@@ -1,4 +1,4 @@
-//! Properties in systemd's own words: that we read them as `systemd-run` does.
+//! Properties in systemd's notation: our parser reads them as `systemd-run` does.
 
 mod cases;
 mod releases;
@@ -9,7 +9,7 @@ use nomad_driver_systemd::systemd::property::{self, Assignment, Reach};
 use releases::{DROPPED, UNHEARD_OF, since};
 use systemd_run::{Manager, Property};
 
-/// What we refuse although systemd-run sends it.
+/// Values that we reject although systemd-run sends them.
 const STRICTER: [&str; 8] = [
     "control character",
     "ends in a backslash",
@@ -21,7 +21,7 @@ const STRICTER: [&str; 8] = [
     "is not between 0 and 99",
 ];
 
-/// How many assignments are given to one `systemd-run`.
+/// The number of assignments that one `systemd-run` gets.
 const AT_ONCE: usize = 40;
 
 #[allow(clippy::too_many_lines, reason = "a table of properties")]
@@ -30,14 +30,15 @@ async fn an_assignment_is_read_as_systemd_run_reads_it() {
     let _host = host!();
     let manager = Manager::start().await;
     let (mut taken, mut refused, mut later, mut wrong) = (Vec::new(), 0, 0, Vec::new());
-    // Percentages are rounded otherwise there, and texts refused that are taken today: the kinds of values stay.
+    // systemd-run rounds percentages differently there, and rejects texts that are accepted today: the kinds of values
+    // stay.
     let coarse = manager.version < 252;
     let passed_over = |name| UNHEARD_OF.contains(&name) || manager.version >= 258 && name == DROPPED;
     for (name, text) in cases().into_iter().filter(|(name, _)| !passed_over(*name)) {
         match Assignment::parse(name, text) {
             Ok(ours) if ours.needs().max(since(name, text)) > manager.version => {
                 later += 1;
-                // Some clients take a value that their manager does not know yet.
+                // Some clients accept a value that their manager does not know yet.
                 let theirs = manager.sent(&[(name, text)]).await;
                 if !coarse
                     && theirs
@@ -48,7 +49,8 @@ async fn an_assignment_is_read_as_systemd_run_reads_it() {
             }
             Ok(ours) => taken.push(((name, text), ours.wire())),
             Err(property::Error::Value { why, .. }) => {
-                // systemd-run sends what systemd refuses or passes over, or what would change on the way to its file.
+                // systemd-run sends values that systemd rejects or ignores, or that would change on the way to its
+                // file.
                 let is_stricter = STRICTER.iter().any(|words| why.contains(words));
                 if !coarse
                     && !is_stricter
@@ -76,9 +78,9 @@ async fn an_assignment_is_read_as_systemd_run_reads_it() {
             if theirs.as_ref() != Ok(ours) {
                 wrong.push(format!(
                     "{name}={text}\n    ours   {}\n    theirs {}",
-                    said(ours),
+                    described(ours),
                     match &theirs {
-                        Ok(theirs) => said(theirs),
+                        Ok(theirs) => described(theirs),
                         Err(complaint) => complaint.clone(),
                     }
                 ));
@@ -99,9 +101,9 @@ fn kinds(wire: &[Property]) -> Vec<(&str, String)> {
     wire.iter().map(|(name, value)| (name.as_str(), value.value_signature().to_string())).collect()
 }
 
-fn said(wire: &[Property]) -> String {
-    let said = wire.iter().map(|(name, value)| format!("{name} {} {value}", value.value_signature()));
-    said.collect::<Vec<_>>().join(", ")
+fn described(wire: &[Property]) -> String {
+    let texts = wire.iter().map(|(name, value)| format!("{name} {} {value}", value.value_signature()));
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 #[tokio::test]
@@ -137,12 +139,12 @@ fn what_goes_over_the_bus_can_be_said_in_a_unit_file() {
     let mut wrong = Vec::new();
     for (name, text) in cases() {
         let Ok(ours) = Assignment::parse(name, text) else { continue };
-        // A unit file takes words here, and systemd-run one field.
+        // A unit file contains words here, and systemd-run a single field.
         if name == "LogExtraFields" {
             continue;
         }
         let wire = ours.wire();
-        // The hard limit stands for both.
+        // The hard limit applies to both.
         let one = |wire: &[Property]| wire[0].clone();
         let (sent, value) = one(&wire);
         let Some((name, said)) = property::text_of(&sent, &value) else {

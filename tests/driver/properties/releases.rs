@@ -1,6 +1,6 @@
-//! In what the releases of `systemd-run` differ from a manager and from each other.
+//! Differences between the releases of `systemd-run` and a manager, and among those releases.
 
-/// What a manager takes, and no systemd-run knows.
+/// Properties that a manager accepts, and no systemd-run knows.
 pub(crate) const UNHEARD_OF: [&str; 8] = [
     "AddRef",
     "Names",
@@ -12,15 +12,15 @@ pub(crate) const UNHEARD_OF: [&str; 8] = [
     "StartupMemoryZSwapMax",
 ];
 
-/// What systemd-run takes and passes over from 258 on, because it is always so.
+/// Properties that systemd-run accepts and ignores since 258, because they are always set.
 pub(crate) const DROPPED: &str = "CPUAccounting";
 
-/// The first release whose systemd-run reads `text` as today's does, where that came later than the property.
+/// The first release whose systemd-run reads `text` as today's does, if that is newer than the property.
 pub(crate) fn since(name: &str, text: &str) -> u32 {
     LATER.iter().find(|(_, at, of)| (*at, *of) == (name, text)).map_or(0, |(version, ..)| *version)
 }
 
-/// Texts that came to mean something else.
+/// Texts whose meaning has changed.
 const LATER: &[(u32, &str, &str)] = &[
     (257, "SocketBindAllow", "0"),
     (257, "StateDirectory", "a:b:ro"),
@@ -35,7 +35,7 @@ const LATER: &[(u32, &str, &str)] = &[
     (258, "PrivateUsers", "self"),
     (258, "ProtectControlGroups", "private"),
     (258, "ProtectControlGroups", "strict"),
-    // Time namespaces became ones that a list without them shuts out.
+    // Time namespaces were added, and a list without them excludes them.
     (258, "RestrictNamespaces", "no"),
     (258, "RestrictNamespaces", "~"),
     (258, "RestrictNamespaces", "~cgroup net"),

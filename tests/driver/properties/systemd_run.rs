@@ -1,7 +1,7 @@
-//! What `systemd-run` asks of a manager.
+//! The request that `systemd-run` sends to a manager.
 //!
-//! `systemd-run --user` speaks to whoever listens where a user's manager would. Here that is the test, which keeps what
-//! it is asked to start and starts nothing.
+//! `systemd-run --user` connects to whatever listens at the path of a user manager. Here the test listens, which
+//! records what it should start and starts nothing.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -11,16 +11,16 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Command;
 use zbus::{MessageStream, OwnedVariant, Variant, connection};
 
-/// A property as it goes over the bus.
+/// A property in the format of the bus.
 pub(crate) type Property = (String, Variant<'static>);
 /// The arguments of `StartTransientUnit`.
 type Start = (String, String, Vec<(String, OwnedVariant)>, Vec<(String, Vec<(String, OwnedVariant)>)>);
 
-/// Stands where the manager of a user would.
+/// Takes the place of a user manager.
 pub(crate) struct Manager {
     directory: tempfile::TempDir,
     asked: Arc<Mutex<Option<Vec<Property>>>>,
-    /// What `systemd-run` sends by itself.
+    /// The properties that `systemd-run` sends by default.
     always: Vec<Property>,
     pub(crate) version: u32,
 }
@@ -40,7 +40,7 @@ impl Manager {
         manager
     }
 
-    /// What `systemd-run` makes of `assignments`; `Err` has its complaint.
+    /// The properties that `systemd-run` sends for `assignments`; `Err` contains its error message.
     pub(crate) async fn sent(&self, assignments: &[(&str, &str)]) -> Result<Vec<Property>, String> {
         let mut sent = self.all(assignments).await?;
         let before = sent.iter().zip(&self.always).take_while(|(sent, always)| sent == always).count();
@@ -73,7 +73,7 @@ async fn listen(listener: UnixListener, asked: Arc<Mutex<Option<Vec<Property>>>>
     }
 }
 
-/// Keeps what is to be started, and refuses it.
+/// Records what should be started, and refuses it.
 async fn serve(stream: UnixStream, asked: Arc<Mutex<Option<Vec<Property>>>>) {
     let guid = zbus::Guid::generate();
     let stream = stream.into_std().unwrap();

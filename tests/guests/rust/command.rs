@@ -1,4 +1,4 @@
-//! A command for WASI 0.1 and 0.2 that does what its first argument says, by the standard library.
+//! A command for WASI 0.1 and 0.2 that does what its first argument requests, with the standard library.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
@@ -9,8 +9,8 @@ static FLOOD: [u8; 65536] = [b'~'; 65536];
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
-    let said: Vec<&str> = args.iter().map(String::as_str).collect();
-    match said[..] {
+    let arguments: Vec<&str> = args.iter().map(String::as_str).collect();
+    match arguments[..] {
         ["args", ref rest @ ..] => rest.iter().for_each(|arg| println!("{arg}")),
         ["env"] => env::vars().for_each(|(name, value)| println!("{name}={value}")),
         ["stdin"] => {
@@ -31,15 +31,15 @@ fn main() -> io::Result<()> {
         ["exit", code] => exit(number(code)),
         ["panic", text] => panic!("{text}"),
         ["wait", milliseconds] => thread::sleep(Duration::from_millis(number(milliseconds))),
-        // Touches as many bytes of memory.
+        // Touches this many bytes of memory.
         ["memory", bytes] => println!("{}", vec![1_u8; number(bytes)].len()),
-        // As many bytes of output.
+        // Writes this many bytes of output.
         ["flood", bytes] => {
             for _ in 0..number::<usize>(bytes) / FLOOD.len() {
                 io::stdout().write_all(&FLOOD)?;
             }
         }
-        // Opens a file until that fails, twice; how often it went well is what it says.
+        // Opens a file until that fails, twice; prints how often it succeeded.
         ["open", file] => {
             for _ in 0..2 {
                 let files: Vec<_> = std::iter::from_fn(|| fs::File::open(file).ok()).collect();
@@ -68,7 +68,7 @@ fn exit(code: u8) -> ! {
     std::process::exit(code.into())
 }
 
-/// The standard library would make 1 of any code but 0.
+/// The standard library would turn every code but 0 into 1.
 #[cfg(target_env = "p2")]
 fn exit(code: u8) -> ! {
     wasip2::cli::exit::exit_with_code(code);

@@ -1,4 +1,4 @@
-//! A command for WASI 0.3 that does what its first argument says, by the interfaces of 0.3 alone.
+//! A command for WASI 0.3 that does what its first argument requests, with the interfaces of 0.3 only.
 
 use wasip3::cli::{environment, exit, stdin, stdout};
 use wasip3::clocks::monotonic_clock;
@@ -13,8 +13,8 @@ wasip3::cli::command::export!(Command);
 impl wasip3::exports::cli::run::Guest for Command {
     async fn run() -> Result<(), ()> {
         let args: Vec<String> = environment::get_arguments().into_iter().skip(1).collect();
-        let said: Vec<&str> = args.iter().map(String::as_str).collect();
-        match said[..] {
+        let arguments: Vec<&str> = args.iter().map(String::as_str).collect();
+        match arguments[..] {
             ["args", ref rest @ ..] => print([rest, &[""]].concat().join("\n")).await,
             ["env"] => {
                 let variables = environment::get_environment();
@@ -96,7 +96,7 @@ async fn read(file: &str) -> Result<String, ErrorCode> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Opens a file that is named as its directory and its path there, example `/data/greeting`.
+/// Opens a file given by its directory and its path there, for example `/data/greeting`.
 async fn open(file: &str, how: OpenFlags, mode: DescriptorFlags) -> Result<Descriptor, ErrorCode> {
     for (directory, name) in preopens::get_directories() {
         if let Some(path) = file.strip_prefix(&name).and_then(|rest| rest.strip_prefix('/')) {

@@ -1,4 +1,4 @@
-//! Says hello, and with an argument waits for an hour then: as little as a program of the standard library can be.
+//! Prints a greeting, and with an argument then waits for an hour: the smallest program with the standard library.
 
 use std::time::Duration;
 use std::{env, thread};

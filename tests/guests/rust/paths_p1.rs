@@ -1,6 +1,6 @@
-//! Does on directories what stands on its standard input, as directly as WASI 0.1 can: no library is between that
-//! would look at a path first. Each line is a request, each line of its output an answer: `ok` and what was found, or
-//! `no` and the error. A directory is the number of a preopened one.
+//! Executes the requests from its standard input on directories, as directly as WASI 0.1 allows: no library in between
+//! inspects a path first. Each line is a request, each line of its output an answer: `ok` and the result, or `no` and
+//! the error. A directory is the number of a preopened one.
 //!
 //! | request | |
 //! | --- | --- |
@@ -30,7 +30,7 @@ fn main() -> io::Result<()> {
 fn act(request: &str) -> Result<String, Errno> {
     let words: Vec<&str> = request.split(' ').collect();
     let dir = |word: &str| FIRST_DIRECTORY + word.parse::<Fd>().expect("the number of a directory");
-    // SAFETY: what is asked for is what these functions are for; every pointer comes from a slice that outlives its call.
+    // SAFETY: these functions are called for their purpose; every pointer comes from a slice that outlives its call.
     unsafe {
         match words[..] {
             ["open", at, how, path] => return open(dir(at), how, path),

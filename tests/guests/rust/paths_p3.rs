@@ -1,4 +1,4 @@
-//! What `paths_p1` does, in WASI 0.3.
+//! The same as `paths_p1`, in WASI 0.3.
 
 use std::io::{self, BufRead as _};
 use wasip3::clocks::system_clock::Instant;

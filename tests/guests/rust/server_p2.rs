@@ -63,7 +63,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Server {
     }
 }
 
-/// Answers with these parts, each sent by itself. Whoever does not want to hear the rest is not bothered with it.
+/// Answers with these parts, each sent separately. A client that closes the connection early is not an error.
 fn say(answer: ResponseOutparam, status: u16, parts: &[impl AsRef<str>]) {
     let body = begin(answer, status);
     let mut stream = body.write().expect("a body is written once");
@@ -85,7 +85,7 @@ fn begin(answer: ResponseOutparam, status: u16) -> OutgoingBody {
     body
 }
 
-/// Answers with what was sent, while it comes.
+/// Answers with the bytes of the request, as they arrive.
 fn echo(request: &IncomingRequest, answer: ResponseOutparam) {
     let sent = request.consume().expect("a body is taken once");
     let body = begin(answer, 200);
@@ -103,7 +103,7 @@ fn echo(request: &IncomingRequest, answer: ResponseOutparam) {
     }
 }
 
-/// How many bytes were sent.
+/// The number of bytes in the request.
 fn count(request: &IncomingRequest) -> String {
     let body = request.consume().expect("a body is taken once");
     match read(&body) {
@@ -112,7 +112,7 @@ fn count(request: &IncomingRequest) -> String {
     }
 }
 
-/// Puts a link that leads out of `/outer` in the place of the directory `inner` in it.
+/// Replaces the directory `inner` in `/outer` by a link that leads out of `/outer`.
 fn swap() -> Result<(), FileError> {
     let dirs = preopens::get_directories();
     let (outer, _) = dirs.iter().find(|(_, name)| name == "/outer").ok_or(FileError::NoEntry)?;
@@ -120,7 +120,7 @@ fn swap() -> Result<(), FileError> {
     outer.symlink_at("../outside", "inner")
 }
 
-/// What the server at this address answers.
+/// The answer of the server at this address.
 fn fetch(authority: &str) -> Result<String, ErrorCode> {
     let request = OutgoingRequest::new(Fields::new());
     let invalid = |()| ErrorCode::HttpRequestUriInvalid;

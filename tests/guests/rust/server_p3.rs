@@ -1,4 +1,4 @@
-//! A `wasi:http` server for WASI 0.3, with the pages of the one for 0.2.
+//! A `wasi:http` server for WASI 0.3, with the same pages as the server for 0.2.
 
 use wasip3::clocks::monotonic_clock;
 use wasip3::http::client;
@@ -53,13 +53,13 @@ impl wasip3::exports::http::handler::Guest for Server {
     }
 }
 
-/// Answers with these parts, each sent by itself.
+/// Answers with these parts, each sent separately.
 fn say<T: Into<Vec<u8>>>(status: u16, parts: impl IntoIterator<Item = T>) -> Response {
     let parts: Vec<Vec<u8>> = parts.into_iter().map(Into::into).collect();
     let (mut writer, reader) = wit_stream::new();
     spawn_local(async move {
         for part in parts {
-            // Whoever does not want to hear the rest is not bothered with it.
+            // A client that closes the connection early is not an error.
             if !writer.write_all(part).await.is_empty() {
                 break;
             }
@@ -75,7 +75,7 @@ fn answer(status: u16, body: StreamReader<u8>) -> Response {
     response
 }
 
-/// What the server at this address answers.
+/// The answer of the server at this address.
 async fn fetch(authority: &str) -> Result<String, ErrorCode> {
     let (_, trailers) = wit_future::new(|| Ok(None));
     let (request, _) = Request::new(Fields::new(), None, trailers, None);

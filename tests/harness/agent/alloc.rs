@@ -23,7 +23,7 @@ impl Agent {
         self.placed(job).await
     }
 
-    /// The same, for what stands in a job file in its group and in its one task.
+    /// The same, for text that a job file contains in its group and in its only task.
     pub async fn run_file(&self, group: &str, task: &str) -> Alloc<'_> {
         let job = format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let driver = self.driver();
@@ -47,13 +47,13 @@ impl Agent {
                 }}
             }}"#
         );
-        let said = self.nomad(&["job", "run", "-detach", "-"], &text).await;
-        assert_eq!(said.status, 0, "{said:?} {text}");
+        let output = self.nomad(&["job", "run", "-detach", "-"], &text).await;
+        assert_eq!(output.status, 0, "{output:?} {text}");
         self.placed(job).await
     }
 
     async fn placed(&self, job: String) -> Alloc<'_> {
-        // From here on it is purged, whatever happens.
+        // From this point the job is purged, whatever happens.
         let mut alloc = Alloc { agent: self, job, id: String::new() };
         alloc.id = eventually("the job is placed", async || {
             let placed = self.get(&format!("/v1/job/{}/allocations", alloc.job));
@@ -71,41 +71,41 @@ pub struct Alloc<'a> {
     id: String,
 }
 
-/// One of the events of a task, as Nomad tells them.
+/// An event of a task, as Nomad reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// `Started`, `Terminated`, ….
     pub kind: String,
-    /// What is told to the operator.
+    /// The message for the operator.
     pub message: String,
-    /// When it was, since 1970.
+    /// The time of the event, since 1970.
     pub at: Duration,
-    /// Of `Terminated`: exit code, signal, and whether it was for want of memory.
+    /// Of `Terminated`: exit code, signal, and whether the task was killed by the OOM killer.
     pub end: (i32, i32, bool),
 }
 
 impl Alloc<'_> {
-    /// Its id.
+    /// The id of the allocation.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The job's id.
+    /// The id of the job.
     pub fn job(&self) -> &str {
         &self.job
     }
 
-    /// Its directory on the host.
+    /// The allocation's directory on the host.
     pub fn dir(&self) -> PathBuf {
         self.agent.service.dir.join("client/alloc").join(&self.id)
     }
 
-    /// A file of `alloc/data`, which all its tasks share with the test.
+    /// A file of `alloc/data`, which all tasks of the allocation share with the test.
     pub fn shared_file(&self, name: &str) -> PathBuf {
         self.dir().join("alloc/data").join(name)
     }
 
-    /// Its state, as Nomad's API tells it.
+    /// The state in Nomad's API.
     fn state(&self) -> Value {
         self.agent.get(&format!("/v1/allocation/{}", self.id))
     }
@@ -114,21 +114,21 @@ impl Alloc<'_> {
         self.state()["TaskStates"]["main"]["Events"].as_array().into_iter().flatten().map(event).collect()
     }
 
-    /// Asks again and again, as [`eventually`] does, and tells in the end what there was instead.
+    /// Polls like [`eventually`], and reports the last state if it fails.
     async fn until<T>(&self, what: &str, ask: impl Fn() -> Result<T, String>) -> T {
         let deadline = Instant::now() + SOON;
         loop {
             match ask() {
                 Ok(answer) => return answer,
-                Err(said) if Instant::now() > deadline => {
-                    panic!("waited {SOON:?} in vain: {what}, but {said}; {:?}", self.events())
+                Err(state) if Instant::now() > deadline => {
+                    panic!("waited {SOON:?} in vain: {what}, but {state}; {:?}", self.events())
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
     }
 
-    /// Waits for the end of the allocation, and gives Nomad's word for it and the events of its task.
+    /// Waits for the end of the allocation; returns its client status and the events of its task.
     pub async fn ended(&self) -> (String, Vec<Event>) {
         let status = || match self.state()["ClientStatus"].as_str() {
             Some(status) if is_end(status) => Ok(status.to_owned()),
@@ -137,14 +137,14 @@ impl Alloc<'_> {
         (self.until("it ends", status).await, self.events())
     }
 
-    /// Waits for the end of the task: exit code, signal, and whether it was for want of memory.
+    /// Waits for the end of the task: exit code, signal, and whether it was killed by the OOM killer.
     pub async fn end(&self) -> (i32, i32, bool) {
         let (_, events) = self.ended().await;
         let last = events.iter().rev().find(|event| event.kind == "Terminated");
         last.unwrap_or_else(|| panic!("it never ran: {events:?}")).end
     }
 
-    /// Waits until Nomad tells of the task, and of so many starts after the first one.
+    /// Waits until Nomad reports the task, and this many restarts.
     pub async fn was_restarted(&self, times: u64) {
         let told = || match self.state()["TaskStates"]["main"]["Restarts"].as_u64() {
             Some(told) if told == times => Ok(()),
@@ -153,18 +153,18 @@ impl Alloc<'_> {
         self.until(&format!("it was restarted {times} times"), told).await;
     }
 
-    /// Waits until its stdout has this text, and gives all of it.
+    /// Waits until the stdout of the task contains this text, and returns all of it.
     pub async fn says(&self, text: &str) -> String {
         let path = format!("/v1/client/fs/logs/{}?task=main&type=stdout&plain=true", self.id);
         let url = format!("{}{path}", self.agent.service.address);
-        let said = || match self.agent.service.ask("GET", &url, "") {
-            Ok(said) if said.contains(text) => Ok(said),
+        let output = || match self.agent.service.ask("GET", &url, "") {
+            Ok(output) if output.contains(text) => Ok(output),
             other => Err(format!("{other:?}")),
         };
-        self.until(&format!("it says {text:?}"), said).await
+        self.until(&format!("it says {text:?}"), output).await
     }
 
-    /// Waits until an event of its task tells this.
+    /// Waits until an event of the task contains this text.
     pub async fn tells(&self, text: &str) {
         let told = || match self.events() {
             events if events.iter().any(|event| event.message.contains(text)) => Ok(()),
@@ -173,7 +173,7 @@ impl Alloc<'_> {
         self.until(&format!("an event tells {text:?}"), told).await;
     }
 
-    /// Waits for the end of a task that exits with 0 and prints just this.
+    /// Waits for the end of a task that must exit with 0 and print exactly this text.
     pub async fn prints(&self, text: &str) {
         assert_eq!(self.end().await, (0, 0, false), "{:?}", self.events());
         assert_eq!(self.says(text).await, text);
@@ -181,14 +181,14 @@ impl Alloc<'_> {
 
     /// `nomad alloc COMMAND [OPTION]... ID`, which must succeed.
     pub async fn order(&self, args: &[&str]) {
-        let said = self.agent.nomad(&[&["alloc"], args, &[&self.id]].concat(), "").await;
-        assert_eq!(said.status, 0, "{args:?}: {said:?}");
+        let output = self.agent.nomad(&[&["alloc"], args, &[&self.id]].concat(), "").await;
+        assert_eq!(output.status, 0, "{args:?}: {output:?}");
     }
 
     /// Stops the job, without waiting for its end.
     pub async fn stop(&self) {
-        let said = self.agent.nomad(&["job", "stop", "-detach", &self.job], "").await;
-        assert_eq!(said.status, 0, "{said:?}");
+        let output = self.agent.nomad(&["job", "stop", "-detach", &self.job], "").await;
+        assert_eq!(output.status, 0, "{output:?}");
     }
 
     /// Runs a shell script in the running task.
@@ -197,7 +197,7 @@ impl Alloc<'_> {
         self.agent.nomad(&args, input).await
     }
 
-    /// All its processes on the host, the oldest first: they have its id in their environment.
+    /// All processes of the allocation on the host, the oldest first: they have its id in their environment.
     pub fn processes(&self) -> Vec<u32> {
         let wanted = format!("NOMAD_ALLOC_ID={}", self.id);
         let own = |pid: &u32| {
@@ -211,7 +211,7 @@ impl Alloc<'_> {
         found
     }
 
-    /// Waits until no process of it is left.
+    /// Waits until no process of the allocation is left.
     pub async fn has_no_process(&self) {
         let processes = || Some(self.processes()).filter(|left| !left.is_empty());
         self.until("all its processes end", || {
@@ -237,7 +237,7 @@ fn event(told: &Value) -> Event {
 }
 
 impl Drop for Alloc<'_> {
-    /// Purges the job and waits for its end, so that nothing of it is left when the agent is ended.
+    /// Purges the job and waits for its end, so that nothing of the job is left when the agent is ended.
     fn drop(&mut self) {
         let Service { address, .. } = self.agent.service;
         let url = format!("{address}/v1/job/{}?purge=true", self.job);

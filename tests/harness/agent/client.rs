@@ -1,4 +1,4 @@
-//! A Nomad agent that runs jobs, as an operator has it.
+//! A Nomad agent that runs jobs, as an operator configures it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,13 +18,14 @@ use crate::{Host, Need, SOON, eventually};
 pub struct Agent {
     host: Host,
     pub(super) service: &'static Service,
-    /// The configuration that it has again when the test ends.
+    /// The configuration that the agent gets back when the test ends.
     usual: Option<Value>,
-    /// What starts Nomad in another way while the test runs.
+    /// The command that starts Nomad in another way while the test runs.
     program: OnceLock<PathBuf>,
 }
 
-/// Starts Nomad as SECURITY.md has it for "An agent that follows no links"; the mount goes with the agent's directory.
+/// Starts Nomad as SECURITY.md describes it in "An agent that follows no links"; the mount is removed with the agent's
+/// directory.
 const WITHOUT_LINKS: &str = r#"#!/bin/sh
 mountpoint -q ALLOCATIONS || mount --rbind ALLOCATIONS ALLOCATIONS || exit
 exec unshare --mount --propagation unchanged \
@@ -34,26 +35,26 @@ exec unshare --mount --propagation unchanged \
 /// What a command printed, and its exit status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
-    /// Its exit status.
+    /// The exit status of the command.
     pub status: i32,
-    /// Its stdout.
+    /// The stdout of the command.
     pub out: String,
-    /// Its stderr.
+    /// The stderr of the command.
     pub err: String,
 }
 
 impl Agent {
-    /// The agent that tests share, or nothing when there is no Nomad here; then the reason is printed.
+    /// The agent that tests share, or none if there is no Nomad here; then the reason is printed.
     pub async fn shared() -> Option<Self> {
         Self::on(async || Host::with(Need::Systemd).await).await
     }
 
-    /// The same, with no other test on it meanwhile.
+    /// The same agent, without other tests on it meanwhile.
     pub async fn alone() -> Option<Self> {
         Self::on(async || Host::alone(Need::Systemd).await).await
     }
 
-    /// The same as [`Self::alone`], where the operator says something else to our plugin while the test runs.
+    /// The same as [`Self::alone`], with another configuration of our plugin while the test runs.
     pub async fn configured(option: &str, value: Value) -> Option<Self> {
         let mut agent = Self::alone().await?;
         let file = agent.service.dir.join("client.json");
@@ -72,12 +73,12 @@ impl Agent {
         let host = host().await?;
         let service = SERVICE.get_or_init(Service::start);
         let agent = Self { host, service, usual: None, program: OnceLock::new() };
-        // A test that failed may have left it stopped.
+        // A test that failed may have left the agent stopped.
         agent.start().await;
         Some(agent)
     }
 
-    /// Starts it again so that it follows no links in the directories of allocations, while the test runs.
+    /// Restarts the agent so that it follows no links in the directories of allocations, while the test runs.
     pub async fn follow_no_links(&self) {
         let Service { nomad, dir, .. } = self.service;
         let allocations = dir.join("client/alloc").display().to_string();
@@ -91,7 +92,7 @@ impl Agent {
         self.start().await;
     }
 
-    /// The machine it runs on.
+    /// The machine that the agent runs on.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -101,12 +102,12 @@ impl Agent {
         &self.service.driver
     }
 
-    /// Where its host volume is, which everybody may write to. Its name is `volume`.
+    /// The path of the host volume, which everybody may write to. Its name is `volume`.
     pub fn volume(&self) -> PathBuf {
         self.service.dir.join(VOLUME)
     }
 
-    /// Ends the agent's process by a signal; what it started is left to itself.
+    /// Ends the agent's process by a signal; processes that it started keep running.
     pub async fn end(&self, signal: Signal) {
         let child = self.service.client.lock().expect("nobody panics here").take();
         let mut child = child.expect("the agent runs");
@@ -124,17 +125,17 @@ impl Agent {
         self.start().await;
     }
 
-    /// Starts it, if it does not run, and waits until the driver is healthy.
+    /// Starts the agent, if it is not running, and waits until the driver is healthy.
     pub async fn start(&self) {
         let Service { nomad, dir, client, hopeless, driver, .. } = self.service;
         let program = self.program.get().unwrap_or(nomad);
         client.lock().expect("nobody panics here").get_or_insert_with(|| launch(program, dir, "client"));
         let deadline = Instant::now() + SOON;
-        while let Err(said) = self.service.ready() {
+        while let Err(health) = self.service.ready() {
             if Instant::now() > deadline {
-                let _ = hopeless.set(format!("{driver} is not healthy: {said}: see {}", log().display()));
+                let _ = hopeless.set(format!("{driver} is not healthy: {health}: see {}", log().display()));
             }
-            // One test has waited for all.
+            // One test has waited on behalf of all.
             if let Some(reason) = hopeless.get() {
                 panic!("{reason}");
             }
@@ -142,18 +143,18 @@ impl Agent {
         }
     }
 
-    /// What the agent's API answers to a GET: null, if it is not what was asked for.
+    /// The answer of the agent's API to a GET; null, if it is not the expected one.
     pub fn get(&self, path: &str) -> Value {
         let answer = self.service.ask("GET", &format!("{}{path}", self.service.address), "");
         answer.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
-    /// What it has logged, with the server of its cluster.
+    /// The log of the agent, with the server of its cluster.
     pub fn log(&self) -> String {
         fs::read_to_string(log()).unwrap_or_default()
     }
 
-    /// Puts something through the agent's API, which must take it.
+    /// Sends a PUT to the agent's API, which must accept it.
     pub fn put(&self, path: &str, body: &Value) {
         let answer = self.service.ask("PUT", &format!("{}{path}", self.service.address), &body.to_string());
         answer.unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -165,11 +166,11 @@ impl Agent {
         self.command(command.args(args), input, false).await
     }
 
-    /// Runs a shell script on a terminal; in it `$NOMAD` is the program.
+    /// Runs a shell script on a terminal; in the script, `$NOMAD` is the program.
     pub async fn on_a_terminal(&self, script: &str, input: &str) -> Said {
         let mut command = tokio::process::Command::new("script");
         command.args(["--quiet", "--return", "--command", script, "/dev/null"]);
-        // The end of the input would be the end of the terminal.
+        // The end of the input would close the terminal.
         self.command(&mut command, input, true).await
     }
 
@@ -194,7 +195,7 @@ impl Agent {
 }
 
 impl Drop for Agent {
-    /// The next test finds it as usual: it starts an agent that it does not find.
+    /// The next test finds the usual agent: it starts an agent if it finds none.
     fn drop(&mut self) {
         match &self.usual {
             Some(usual) => write_config(&self.service.dir, "client", usual),
@@ -210,7 +211,7 @@ impl Drop for Agent {
     }
 }
 
-/// Who runs `program`, which stands first on its command line.
+/// The PID of the process that runs `program`, which is first on its command line.
 fn process_of(program: &Path) -> Option<Pid> {
     let listed = fs::read_dir("/proc").expect("/proc can be read");
     let mut pids = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());

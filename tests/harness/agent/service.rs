@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{SOON, program, programs, repository};
 
-/// What the agent of this process needs to be started, again and again.
+/// What the agent of this process needs for each start.
 pub(super) struct Service {
     pub(super) nomad: PathBuf,
     pub(super) driver: String,
@@ -33,8 +33,8 @@ pub(super) struct Service {
 
 pub(super) static SERVICE: OnceLock<Service> = OnceLock::new();
 
-/// A process has no last word in Rust, and may be killed. So a shell of its own waits for the end of the tests, then
-/// ends the agents and removes what they left.
+/// A Rust process has no reliable exit hook, and may be killed. So a shell waits for the end of the tests, then ends
+/// the agents and removes their files.
 const UNDERTAKER: &str = r#"
     cat
     for pid in $(cat "$0/client.pid" "$0/server.pid"); do
@@ -47,7 +47,8 @@ const UNDERTAKER: &str = r#"
 
 impl Service {
     pub(super) fn start() -> Self {
-        // Not below /tmp, where a task may have a directory of its own; and open to all as far as the tasks.
+        // Not below /tmp, where a task may have a directory of its own; and accessible to all users as far as the
+        // tasks' directories.
         let base = Path::new("/var/lib/nomad-driver-systemd");
         fs::create_dir_all(base).expect("a directory for the tests");
         let dir = tempfile::Builder::new().prefix("agent-").tempdir_in(base);
@@ -64,7 +65,7 @@ impl Service {
         fs::create_dir_all(repository().join("target")).expect("a directory for the log");
         fs::write(log(), "").expect("the log");
 
-        // Ports that are free, all at once: the server's three, and the client's.
+        // Free ports, all reserved at once: the server's three, and the client's.
         let held = [(); 4].map(|()| std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
         let ports = held.map(|listener| listener.local_addr().expect("it is bound").port());
         for (name, config) in [("server", server(&dir, ports)), ("client", client(&dir, ports))] {
@@ -92,7 +93,7 @@ impl Service {
             hopeless: OnceLock::new(),
             undertaker: undertaker.expect("a shell"),
         };
-        // A client that comes before the server can take it in tries again only after a quarter of a minute.
+        // A client that arrives before the server accepts it tries again only after a quarter of a minute.
         let keys = format!("http://127.0.0.1:{}/v1/operator/keyring/keys", ports[0]);
         let deadline = Instant::now() + SOON;
         while !service.ask("GET", &keys, "").is_ok_and(|keys| keys.contains("KeyID")) {
@@ -102,7 +103,7 @@ impl Service {
         service
     }
 
-    /// Whether jobs can be given to the agent, or what is said instead. It has its tasks back before it answers at all.
+    /// Whether the agent accepts jobs, or its answer instead. It has recovered its tasks before it answers at all.
     pub(super) fn ready(&self) -> Result<(), String> {
         let nodes = self.ask("GET", &format!("{}/v1/nodes", self.address), "")?;
         let nodes: Value = serde_json::from_str(&nodes).map_err(|error| error.to_string())?;
@@ -111,7 +112,7 @@ impl Service {
         if ready { Ok(()) } else { Err(driver["HealthDescription"].to_string()) }
     }
 
-    /// The body of an answer, or what was said instead.
+    /// The body of an answer, or the error.
     pub(super) fn ask(&self, method: &str, url: &str, body: &str) -> Result<String, String> {
         let answer = match method {
             "PUT" => self.http.put(url).send(body),
@@ -165,11 +166,11 @@ fn server(dir: &Path, [http, rpc, serf, _]: [u16; 4]) -> Value {
     })
 }
 
-/// Only the drivers that a test may name are looked for, and nothing of the machine's surroundings. The node claims to
-/// be large, so that every job finds room.
+/// The agent looks only for the drivers that a test may name, and does not inspect the machine's surroundings. The node
+/// claims to be large, so that every job fits.
 fn client(dir: &Path, [_, rpc, _, http]: [u16; 4]) -> Value {
     let local = "127.0.0.1";
-    // What `exec` copies for every task: no more than a shell needs.
+    // The files that `exec` copies for every task: no more than a shell needs.
     let chroot = ["/bin", "/lib", "/lib64", "/etc/group", "/etc/nsswitch.conf", "/etc/passwd"];
     let chroot: Value = chroot
         .iter()

@@ -1,10 +1,10 @@
-//! A job, as a test asks for it.
+//! A job, as a test specifies it.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// A job of one group, as a test asks for it. Its first task is named `main`; the driver is the one under test.
+/// A job of one group, as a test specifies it. Its first task is named `main`; the driver is the one under test.
 #[derive(Debug, Clone)]
 pub struct Spec {
     kind: &'static str,
@@ -13,12 +13,12 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// A shell script that runs once, and is not tried again.
+    /// A shell script that runs once, and is not restarted.
     pub fn batch(script: &str) -> Self {
         Self::of("batch", script)
     }
 
-    /// A shell script that shall run until it is stopped; when it ends, that is not mended either.
+    /// A shell script that should run until it is stopped; it is not restarted when it ends.
     pub fn service(script: &str) -> Self {
         Self::of("service", script)
     }
@@ -33,21 +33,21 @@ impl Spec {
         Self { kind, group, tasks: vec![task("main", script)] }
     }
 
-    /// With something else in the task, by its name in Nomad's API.
+    /// Adds another field to the task, by its name in Nomad's API.
     #[must_use]
     pub fn task(mut self, name: &str, value: Value) -> Self {
         self.tasks[0][name] = value;
         self
     }
 
-    /// With another task beside it.
+    /// Adds another task.
     #[must_use]
     pub fn beside(mut self, name: &str, script: &str) -> Self {
         self.tasks.push(task(name, script));
         self
     }
 
-    /// Tried again so many times after it has failed, at once.
+    /// Restarts the task this many times after a failure, without delay.
     #[must_use]
     pub fn restarts(mut self, attempts: u32) -> Self {
         let (delay, interval) = (Duration::from_millis(1).as_nanos(), Duration::from_mins(10).as_nanos());

@@ -1,4 +1,5 @@
-//! Clients of an HTTP server: each asks again as soon as it has its answer, on a connection that stays open.
+//! Clients of an HTTP server: each sends the next request as soon as it has the answer, on a connection that stays
+//! open.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,28 +10,28 @@ use tokio::net::TcpStream;
 
 use crate::milliseconds;
 
-/// What they ask for.
+/// The path that the clients request.
 pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 
-/// What came of it.
+/// The result of a measurement.
 #[derive(Default)]
 pub(crate) struct Load {
-    /// How long each answer took, the shortest first.
+    /// The duration of each answer, the shortest first.
     latencies: Vec<Duration>,
-    /// Requests in a second.
+    /// Requests per second.
     pub rate: f64,
-    /// The part of a processor that the clients took. Near 1, they are measured and not the server.
+    /// The share of a CPU that the clients used. Near 1, the clients are measured and not the server.
     pub busy: f64,
 }
 
 impl Load {
-    /// In how many milliseconds so many of a hundred answers came.
+    /// The time in milliseconds within which this percentage of answers arrived.
     pub(crate) fn within(&self, percent: usize) -> f64 {
         milliseconds(self.latencies[self.latencies.len() * percent / 100])
     }
 }
 
-/// Has `clients` ask the server at `address` for as long, from this thread.
+/// Lets `clients` send requests to the server at `address` for this time, from this thread.
 pub(crate) fn drive(address: SocketAddr, clients: usize, lasting: Duration) -> Load {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -71,7 +72,7 @@ async fn ask_until(end: Instant, mut connection: TcpStream) -> Vec<Duration> {
     }
 }
 
-/// Is the answer all there? It must be a good one.
+/// Whether the answer is complete. Its status must be a success.
 pub(crate) fn is_complete(answer: &[u8]) -> bool {
     let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let head = str::from_utf8(&answer[..head]).unwrap();
@@ -83,7 +84,7 @@ pub(crate) fn is_complete(answer: &[u8]) -> bool {
     }
 }
 
-/// Of this thread, in seconds.
+/// The CPU time of this thread, in seconds.
 fn cpu_time() -> f64 {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap().as_secs_f64()
 }

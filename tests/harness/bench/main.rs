@@ -1,7 +1,7 @@
-//! What tasks and guests cost, measured beside the floor and, for guests, beside wasmtime's own command line.
+//! The cost of tasks and guests, compared with the floor and, for guests, with wasmtime's own command line.
 //!
-//! What is compared is measured in turn, so that a machine that gets slower does so for all. Medians and their ratios;
-//! an absolute time says more about the machine than about us.
+//! Compared programs are measured in turn, so that a slower machine affects all of them. Medians and their ratios; an
+//! absolute time depends more on the machine than on us.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,

@@ -1,6 +1,6 @@
-//! What a guest costs with `wasm-shim`, beside a static C program and beside wasmtime's own command line.
+//! The cost of a guest with `wasm-shim`, compared with a static C program and with wasmtime's own command line.
 //!
-//! All of them start from native code that was compiled before, as the driver has it.
+//! All of them start from native code that was compiled before, as in the driver.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,17 +20,17 @@ use crate::{median, milliseconds};
 
 /// Processes measured one after the other.
 const STARTS: usize = 200;
-/// Tasks of one module at the same time.
+/// Concurrent tasks of one module.
 const TASKS: u32 = 50;
 const COMPILATIONS: usize = 3;
 /// Servers started one after the other.
 const SERVERS: usize = 50;
-/// How many clients ask a server at the same time, how often in turn with the other server, and for how long.
+/// The number of clients that send requests concurrently, how often in turn with the other server, and for how long.
 const CLIENTS: usize = 32;
 const TURNS: usize = 5;
 const TURN: Duration = Duration::from_secs(1);
 
-/// Measures all of it; `native` is a static C program that says hello.
+/// Runs all measurements; `native` is a static C program that says hello.
 pub(crate) fn measure(native: &Path) {
     let bench = Bench::new(native);
     bench.head();
@@ -52,7 +52,7 @@ pub(crate) fn measure(native: &Path) {
     }
 }
 
-/// What is compared.
+/// The programs that are compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Side {
     Shim,
@@ -60,7 +60,7 @@ enum Side {
     Wasmtime,
 }
 
-/// What was measured of each, in turn.
+/// The measurements of each program, in turn.
 type Measured<T> = BTreeMap<Side, Vec<T>>;
 
 struct Bench {
@@ -81,8 +81,8 @@ impl Bench {
                  48.0.8 --locked"
             ),
         }
-        // How a file was written decides in what pieces it is cached, and so how fast it starts. All of them shall have
-        // been written in one piece, as tests/build does.
+        // How a file was written determines the pieces in which it is cached, and so how fast it starts. All of them
+        // should have been written in one piece, as tests/build does.
         for (number, program) in programs.values_mut().enumerate() {
             let copy = desk.path(&format!("program-{number}"));
             fs::write(&copy, fs::read(&program).unwrap()).unwrap();
@@ -94,7 +94,7 @@ impl Bench {
         Self { desk, programs, cores: [cores[0], cores[cores.len() - 1]] }
     }
 
-    /// Measures each of `sides` that is there, in turn, after some rounds that do not count.
+    /// Measures each existing program of `sides` in turn, after some rounds that do not count.
     fn in_turn<T>(&self, sides: &[Side], rounds: usize, mut measure: impl FnMut(Side) -> T) -> Measured<T> {
         let mut measured = Measured::new();
         for round in 0..rounds + rounds.div_ceil(20) {
@@ -120,7 +120,8 @@ impl Bench {
         }
     }
 
-    /// The native code of the guest in `file`, as each wants it; the shim's servers take turns in loops, too.
+    /// The native code of the guest in `file`, in the format of each; the code for the shim's servers yields in loops,
+    /// too.
     fn compiled(&self, file: &str, settings: &[&str]) -> BTreeMap<Side, String> {
         let name = Path::new(file).file_stem().unwrap().to_str().unwrap();
         let code = |(side, made_by): (Side, &str)| {
@@ -144,7 +145,7 @@ impl Bench {
         }
     }
 
-    /// From nothing to the end of a guest that says hello.
+    /// From the start to the exit of a guest that prints a greeting.
     fn hello(&self, what: &str, guest: &str, goal: &str) {
         let codes = self.compiled(guest, &[]);
         let measured = self.in_turn(&[Side::Shim, Side::Native, Side::Wasmtime], STARTS, |side| {
@@ -161,7 +162,7 @@ impl Bench {
         self.row(&format!("{what}: start to end"), "ms", &medians(measured), [goal, "4"]);
     }
 
-    /// What each further task of a module takes while all of them wait.
+    /// The memory of each further task of a module while all of them wait.
     fn waiting(&self, what: &str, guest: &str) {
         let codes = self.compiled(guest, &[]);
         let measured = self.in_turn(&[Side::Shim, Side::Wasmtime], 1, |side| {
@@ -185,7 +186,7 @@ impl Bench {
         self.row(&format!("{what}: compile"), "ms", &medians(measured), ["", ""]);
     }
 
-    /// Servers are on the first processor, clients on the last one.
+    /// Servers run on the first CPU, clients on the last one.
     fn server(&self, what: &str, guest: &str) {
         let codes = self.compiled(guest, &["-W", "epoch-interruption"]);
         let sides = [Side::Shim, Side::Wasmtime];
@@ -195,7 +196,7 @@ impl Bench {
             let address = free_address();
             let mut serve = self.serve(side, &codes, address);
             let (_server, began) = self.start(manager.listen_to(&mut serve));
-            // The shim says so, and has made an instance by then; of wasmtime's nothing else is to be seen.
+            // The shim reports it, and has created an instance by then; of wasmtime, nothing else is visible.
             match side {
                 Side::Wasmtime => drop(on(self.cores[1], || connection(address))),
                 _ => drop(manager.hears_of("READY=1")),
@@ -243,14 +244,14 @@ impl Bench {
     fn serve(&self, side: Side, codes: &BTreeMap<Side, String>, address: SocketAddr) -> Command {
         let mut serve = self.command(side, &["serve", "--allow-precompiled", "--addr", &address.to_string()]);
         if side == Side::Wasmtime {
-            // The shim gives a guest all that it imports.
+            // The shim provides all imports of a guest.
             serve.arg("-Scli");
         }
         serve.arg(&codes[&side]);
         serve
     }
 
-    /// Starts a server, and says when.
+    /// Starts a server, and returns when it started.
     fn start(&self, command: &mut Command) -> (Process, Instant) {
         on(self.cores[0], || {
             let began = Instant::now();
@@ -280,8 +281,8 @@ impl Bench {
     fn head(&self) {
         let mut cells = vec!["guests", "ours", "static C", "ratio", "to reach"];
         let version = self.programs.get(&Side::Wasmtime).map(|wasmtime| {
-            let said = Command::new(wasmtime).arg("--version").output().unwrap().stdout;
-            String::from_utf8(said).unwrap().split(' ').take(2).collect::<Vec<_>>().join(" ")
+            let printed = Command::new(wasmtime).arg("--version").output().unwrap().stdout;
+            String::from_utf8(printed).unwrap().split(' ').take(2).collect::<Vec<_>>().join(" ")
         });
         if let Some(version) = &version {
             cells.extend([version.trim_end(), "better by", "to reach"]);
@@ -302,7 +303,7 @@ impl Bench {
         let mut cells = vec![what.to_owned(), value(Side::Shim), value(Side::Native)];
         cells.extend([ratio(Side::Shim, Side::Native), goals[0].to_owned()]);
         if self.programs.contains_key(&Side::Wasmtime) {
-            // Of what has no unit, more is better.
+            // For values without a unit, more is better.
             let better = match unit {
                 "" => ratio(Side::Shim, Side::Wasmtime),
                 _ => ratio(Side::Wasmtime, Side::Shim),
@@ -315,7 +316,7 @@ impl Bench {
 
 fn quiet(program: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(program);
-    // With RUST_BACKTRACE, every exit of a guest would look for the reason of an error that is none.
+    // With RUST_BACKTRACE, every exit of a guest would collect the backtrace of an error that is not one.
     command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -328,7 +329,7 @@ fn map<T>(measured: &Measured<T>, value: impl Fn(&T) -> f64) -> Measured<f64> {
     measured.iter().map(|(side, values)| (*side, values.iter().map(&value).collect())).collect()
 }
 
-/// wasmtime's command line, which nobody needs but who wants to compare.
+/// wasmtime's command line, which is only needed for the comparison.
 fn wasmtime() -> Option<PathBuf> {
     let named = std::env::var_os("WASMTIME").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -338,7 +339,7 @@ fn wasmtime() -> Option<PathBuf> {
     named.or_else(found)
 }
 
-/// What `work` says, done on this processor; what it starts is there, too.
+/// The result of `work`, run on this CPU; child processes run there too.
 fn on<T: Send>(core: usize, work: impl FnOnce() -> T + Send) -> T {
     let pinned = || {
         let mut only = CpuSet::new();
@@ -353,7 +354,7 @@ fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
-/// As soon as there is one.
+/// Returns as soon as there is one.
 fn connection(address: SocketAddr) -> TcpStream {
     let began = Instant::now();
     loop {
@@ -377,7 +378,7 @@ impl Process {
         self.read("stat").rsplit_once(") ").unwrap().1.starts_with('S')
     }
 
-    /// Its share of the memory, in units of 1024 bytes.
+    /// The process's share of the memory, in units of 1024 bytes.
     fn memory(&self) -> u32 {
         let rollup = self.read("smaps_rollup");
         let share = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
@@ -400,7 +401,7 @@ impl Drop for Process {
     }
 }
 
-/// What all of them share and have, in units of 1024 bytes, when all sleep and it no longer changes.
+/// The memory of all processes, shared and private, in units of 1024 bytes, when all sleep and it no longer changes.
 fn memory_at_rest(tasks: &[Process]) -> u32 {
     let began = Instant::now();
     let mut before = 0;

@@ -1,7 +1,7 @@
-//! What it costs to start, end and run a task, beside the floor.
+//! The cost of starting, ending and running a task, compared with the floor.
 //!
-//! The floor of a start is the very unit that the driver makes of the task, started over D-Bus by a client that does
-//! nothing else. That of a guest is a native program.
+//! The floor of a start is the unit that the driver creates for the task, started over D-Bus by a client that does
+//! nothing else. The floor of a guest is a native program.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -27,15 +27,15 @@ use crate::{hello_guest, median, milliseconds};
 
 /// Starts measured one at a time.
 const ONE_BY_ONE: usize = 100;
-/// Starts measured with so many under way at once.
+/// Starts measured with this many in progress at once.
 const AT_ONCE: usize = 32;
 const MANY: usize = 256;
-/// Tasks on a node that is full.
+/// The number of tasks on a full node.
 const FULL: usize = 1000;
-/// How long nothing happens.
+/// The duration of an idle period.
 const IDLE: Duration = Duration::from_secs(20);
 
-/// Measures them; `native` is a static C program that says hello.
+/// Runs the measurements; `native` is a static C program that says hello.
 #[tokio::main]
 pub(crate) async fn measure(native: &Path) {
     let Some(host) = Host::alone(Need::Systemd).await else { std::process::exit(1) };
@@ -47,7 +47,7 @@ pub(crate) async fn measure(native: &Path) {
     many(&host).await;
 }
 
-/// `StartTask` beside the same unit started bare, and the private view beside the plain one.
+/// `StartTask` compared with the same unit started bare, and the private view compared with the plain one.
 async fn starts(host: &Host) {
     let node = Node::start(host).await;
     let plain = Node::configured(host, r#"fs_isolation = "none""#).await;
@@ -95,7 +95,7 @@ async fn destroy(node: &Node, task: Task) {
     std::mem::drop(task.ended());
 }
 
-/// The bare client: one call, and the signal that its job is done.
+/// The bare client: one call, and the signal that the job has finished.
 struct Floor {
     connection: zbus::Connection,
     node: NodeSpec,
@@ -121,7 +121,7 @@ impl Floor {
 
     async fn timed_start(&self, node: &Node) -> Duration {
         let prepared = node.prepare(&Job::command("/bin/sleep").args(&["infinity"]));
-        // The file is there as long as this is.
+        // The file exists as long as this value.
         let (unit, _env_file) = self.unit(&prepared).await;
         let name: UnitName = unit.name.clone();
         let properties = Checked::new(unit.properties).unwrap().into_wire();
@@ -159,7 +159,7 @@ impl Floor {
         took
     }
 
-    /// The unit that the driver would make, and the file with its variables.
+    /// The unit that the driver would create, and the file with its variables.
     async fn unit(&self, prepared: &Prepared) -> (TransientUnit, tempfile::NamedTempFile) {
         let wire = &prepared.config;
         let config = TaskConfig {
@@ -216,7 +216,7 @@ where
     connection.call_method(Some("org.freedesktop.systemd1"), path, manager, method, body).await.unwrap()
 }
 
-/// A guest that says hello beside a native program that does so, from `StartTask` to `WaitTask`'s answer.
+/// A guest that says hello compared with a native program that does so, from `StartTask` to `WaitTask`'s answer.
 async fn hello(host: &Host, native: &Path) {
     let node = Node::start(host).await;
     let (guest, native) = (hello_guest(), std::fs::read(native).unwrap());
@@ -252,7 +252,7 @@ async fn timed_life(node: &Node, job: &Job) -> Duration {
 }
 
 /// From the end of the main process to `WaitTask`'s answer: from the moment at which systemd was told of it by the
-/// kernel, and from the signal that ended it. Between the two the kernel takes the task's mounts down.
+/// kernel, and from the signal that ended it. Between the two, the kernel removes the task's mounts.
 async fn exits(host: &Host) {
     let node = Node::start(host).await;
     let (mut since_exit, mut since_kill) = (Vec::new(), Vec::new());
@@ -290,7 +290,7 @@ async fn timed_exit(node: &Node, task: &Task) -> (Duration, Duration) {
     (answered.duration_since(ended).unwrap_or_default(), answered.duration_since(killed).unwrap_or_default())
 }
 
-/// A node that is full of tasks, each of them waited for, as Nomad does.
+/// A full node, with each of its tasks being waited for, as Nomad does.
 async fn many(host: &Host) {
     let mut node = Node::start(host).await;
     let start = || node.run(Job::command("/bin/sleep").args(&["infinity"]));
@@ -312,7 +312,7 @@ async fn many(host: &Host) {
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
     };
-    // What the starts have set going shall be over.
+    // Everything that the starts have caused should be finished.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let before = busy();
     tokio::time::sleep(IDLE).await;
@@ -347,7 +347,7 @@ async fn many(host: &Host) {
     stream::iter(tasks).for_each_concurrent(AT_ONCE, |task| destroy(node, task)).await;
 }
 
-/// Our reader of the statistics beside the bare reading of the same files.
+/// Our reader of the statistics compared with a bare read of the same files.
 async fn readings(node: &Node, tasks: &[Task]) {
     let mut groups = Vec::new();
     for task in &tasks[..100] {
@@ -355,7 +355,7 @@ async fn readings(node: &Node, tasks: &[Task]) {
         let line = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
         let group = line.trim().rsplit_once(':').unwrap().1.to_owned();
         let group = Cgroup::of_unit(&group).unwrap();
-        // Those that are there: a host need not have the memory controller.
+        // Only existing files: a host need not have the memory controller.
         let names = [
             "cpu.stat",
             "memory.current",

@@ -1,4 +1,4 @@
-//! What the plugin tells of tasks.
+//! The plugin's events about tasks.
 
 use proto::driver::DriverTaskEvent;
 use tonic::Streaming;
@@ -6,7 +6,7 @@ use tonic::Streaming;
 use super::task::Task;
 use crate::SOON;
 
-/// What the plugin tells of tasks while it runs them.
+/// The plugin's events about tasks while it runs them.
 #[derive(Debug)]
 pub struct Events(pub(super) Streaming<DriverTaskEvent>);
 
@@ -26,7 +26,7 @@ impl Events {
         event
     }
 
-    /// What is told of other tasks before the first word about this one.
+    /// The events of other tasks before the first event of this one.
     pub async fn before(&mut self, task: &Task) -> Vec<DriverTaskEvent> {
         let mut others = Vec::new();
         let listening = async {
@@ -42,7 +42,7 @@ impl Events {
         others
     }
 
-    /// The next event of this task that holds this text.
+    /// The next event of this task that contains this text.
     pub async fn until(&mut self, task: &Task, text: &str) -> DriverTaskEvent {
         loop {
             let event = self.next_of(task).await;

@@ -1,11 +1,11 @@
-//! What a test asks a task to be.
+//! The task that a test requests.
 
 use std::path::Path;
 
 use nomad_local::task_request::{TaskRequest, new_alloc_id};
 use nomad_local::taskenv::AllocatedPort;
 
-/// What a test asks a task to be.
+/// The task that a test requests.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// The job's `command`.
@@ -16,7 +16,7 @@ pub struct Job {
     pub options: Vec<(String, rmpv::Value)>,
     /// Files in the task's `local/`, as an `artifact` block would have left them: readable, not executable.
     pub files: Vec<(String, Vec<u8>)>,
-    /// Everything else.
+    /// All other fields.
     pub request: TaskRequest,
 }
 
@@ -38,26 +38,26 @@ impl Job {
         Self::command("/bin/sh").args(&["-c", script])
     }
 
-    /// A program or guest that the task has in its `local/`.
+    /// A program or guest in the task's `local/`.
     pub fn artifact(name: &str, content: &[u8]) -> Self {
         Self::command(name).file(name, content)
     }
 
-    /// With these arguments.
+    /// Sets these arguments.
     #[must_use]
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args = args.iter().map(ToString::to_string).collect();
         self
     }
 
-    /// With an option in its `config`.
+    /// Adds an option to the `config`.
     #[must_use]
     pub fn option(mut self, name: &str, value: &str) -> Self {
         self.options.push((name.to_owned(), value.into()));
         self
     }
 
-    /// With a block in its `config`, of options whose values are texts.
+    /// Adds a block to the `config`, with options whose values are strings.
     #[must_use]
     pub fn block(mut self, name: &str, options: &[(&str, &str)]) -> Self {
         let options = options.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
@@ -65,10 +65,10 @@ impl Job {
         self
     }
 
-    /// With what is written here in its `config`, in HCL; values must have the types of the options.
+    /// Adds this HCL to the `config`; values must have the types of the options.
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {
-        /// Blocks that may be there several times.
+        /// Blocks that may occur several times.
         const LISTS: [&str; 2] = ["credential", "socket"];
         let value: hcl::Value = hcl::from_str(text).expect("the test's own text");
         let hcl::Value::Object(options) = value else { panic!("a body: {text}") };
@@ -80,35 +80,35 @@ impl Job {
         self
     }
 
-    /// With a file in `local/`.
+    /// Adds a file to `local/`.
     #[must_use]
     pub fn file(mut self, name: &str, content: &[u8]) -> Self {
         self.files.push((name.to_owned(), content.to_owned()));
         self
     }
 
-    /// As this user.
+    /// Sets the user.
     #[must_use]
     pub fn user(mut self, user: &str) -> Self {
         user.clone_into(&mut self.request.user);
         self
     }
 
-    /// With this variable.
+    /// Sets a variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.request.env.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// With a port that Nomad allocated on this machine.
+    /// Adds a port that Nomad allocated on this machine.
     #[must_use]
     pub fn port(mut self, label: &str, value: u16) -> Self {
         self.request.ports.push(AllocatedPort { label: label.to_owned(), value, to: 0 });
         self
     }
 
-    /// Changed in some other way.
+    /// Applies another change.
     #[must_use]
     pub fn with(mut self, change: impl FnOnce(&mut TaskRequest)) -> Self {
         change(&mut self.request);

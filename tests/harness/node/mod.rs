@@ -27,20 +27,20 @@ pub use events::Events;
 pub use job::Job;
 pub use task::{Exit, Prepared, Task};
 
-/// A plugin that was found running is no child of ours, and does not end with us by itself.
+/// A plugin that was found running is not our child, and does not end with us by itself.
 struct Found(u32);
 
 impl Drop for Found {
     fn drop(&mut self) {
         if let Some(pid) = i32::try_from(self.0).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            // It is ours all the same: nobody else would take note of its end.
+            // The plugin still belongs to us: nobody else would notice its end.
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
         }
     }
 }
 
-/// A refusal of the plugin, in its own words.
+/// A refusal of the plugin: its message.
 pub type Refusal = CallError;
 
 /// A node: our plugin, and a directory for its allocations.
@@ -51,7 +51,7 @@ pub struct Node {
     data: Arc<tempfile::TempDir>,
     #[allow(dead_code, reason = "kept for its drop")]
     found: Option<Found>,
-    /// Who has the plugin and its allocations, if not root.
+    /// The owner of the plugin and its allocations, if not root.
     owner: Option<User>,
 }
 
@@ -68,13 +68,14 @@ impl Node {
         Self::in_directory(base, options, None, &[]).await
     }
 
-    /// A plugin that speaks with systemd over the bus, as one that is not root's does, and not over systemd's own socket.
+    /// A plugin that reaches systemd over the bus, as a plugin that does not run as root does, and not over systemd's
+    /// own socket.
     pub async fn over_the_bus(_host: &Host) -> Self {
         let bus = ("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/dbus/system_bus_socket");
         Self::in_directory(Path::new("/var/lib/nomad-driver-systemd"), "", None, &[bus]).await
     }
 
-    /// A plugin with these options that is not root's, and has a user's own systemd run its tasks.
+    /// A plugin with these options that does not run as root, and runs its tasks under a systemd user manager.
     pub async fn of_user(user: User, options: &str) -> Self {
         Self::in_directory(&user.home(), &format!("manager = \"user\"\n{options}"), Some(user), &[]).await
     }
@@ -102,7 +103,7 @@ impl Node {
         Self::launched(config, data, env, owner).await
     }
 
-    /// A plugin that finds no bus.
+    /// A plugin without a bus.
     pub async fn without_systemd(_host: &Host) -> Self {
         let data = tempfile::tempdir().expect("a directory for the test");
         Self::launched(String::new(), data, &[("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/no/such/socket")], None)
@@ -119,7 +120,7 @@ impl Node {
         Self { plugin, config, records, data: Arc::new(data), found: None, owner }
     }
 
-    /// What the plugin says of a configuration that it refuses.
+    /// The error of the plugin for a configuration that it rejects.
     pub async fn refusal(options: &str) -> String {
         match launch(options, &[], None).await {
             Ok(_) => panic!("the plugin takes `{options}`"),
@@ -132,18 +133,18 @@ impl Node {
         &mut self.plugin
     }
 
-    /// The plugin, as Nomad calls it.
+    /// The driver service of the plugin, as Nomad calls it.
     pub fn driver(&self) -> DriverClient<Channel> {
         self.plugin.driver()
     }
 
-    /// What happens to tasks from now on.
+    /// The events of tasks, from this point.
     pub async fn events(&self) -> Events {
         let events = self.plugin.driver().task_events(TaskEventsRequest {}).await;
         Events(events.expect("the stream opens").into_inner())
     }
 
-    /// What a task uses, again and again.
+    /// The resource usage of a task, as a stream.
     pub async fn stats(&self, task: &Task, every: Duration) -> Streaming<TaskStatsResponse> {
         let collection_interval = Some(prost_types::Duration::try_from(every).expect("a short time"));
         let request = TaskStatsRequest { task_id: task.id.clone(), collection_interval };
@@ -155,12 +156,12 @@ impl Node {
         self.records.lock().expect("nobody panics here").clone()
     }
 
-    /// Where the plugin keeps what outlives it.
+    /// The directory of the plugin's persistent state.
     pub fn state_dir(&self) -> PathBuf {
         self.data.path().join("state")
     }
 
-    /// Kills the plugin and starts a new one with the same configuration, as Nomad does when one has died.
+    /// Kills the plugin and starts a new one with the same configuration, as Nomad does when a plugin has died.
     pub async fn restart(&mut self) {
         self.plugin.kill().await;
         let (plugin, records) = launch(&self.config, &[], self.owner).await.expect("the plugin starts again");
@@ -174,12 +175,12 @@ impl Node {
         self
     }
 
-    /// The same, also when it was found like this before.
+    /// The same, also for a plugin that was already reattached before.
     pub async fn lose_the_agent(&mut self) {
         let (pid, socket) = (self.plugin.pid(), self.plugin.socket().expect("a socket"));
         let found = Plugin::reattach(pid, socket).await.expect("the plugin lives");
         std::mem::replace(&mut self.plugin, found).abandon();
-        // An earlier agent's note of it would end it.
+        // An earlier agent's record of it would end it.
         std::mem::forget(self.found.replace(Found(pid)));
     }
 
@@ -197,7 +198,7 @@ impl Node {
         self.begin(prepared).await
     }
 
-    /// What Nomad does before it asks the plugin.
+    /// The steps of Nomad before it calls the plugin.
     pub fn prepare(&self, job: &Job) -> Prepared {
         let alloc = match AllocDir::create(self.data.path(), &job.request.alloc_id) {
             Ok(alloc) => alloc,
@@ -223,7 +224,7 @@ impl Node {
         Prepared { config: request.task_config(), alloc, logs }
     }
 
-    /// Asks the plugin to start what was prepared.
+    /// Calls the plugin to start the prepared task.
     pub async fn begin(&self, prepared: Prepared) -> Result<Task, Refusal> {
         let request = StartTaskRequest { task: Some(prepared.config.clone()) };
         let started = self.plugin.driver().start_task(request).await;
@@ -231,7 +232,7 @@ impl Node {
             Ok(answer) => answer.into_inner().handle.expect("a handle, without which Nomad loses the task"),
             Err(status) => return Err(refused("StartTask", &status)),
         };
-        // As Nomad does, as soon as it has told of the start.
+        // As Nomad does, as soon as it has reported the start.
         let (mut driver, request) = (self.driver(), WaitTaskRequest { task_id: prepared.config.id.clone() });
         tokio::spawn(async move { driver.wait_task(request).await });
         Ok(self.begun(prepared, handle))
@@ -244,7 +245,7 @@ impl Node {
         Task { id: config.id, name: config.name, handle, alloc, logs: Some(logs), data, owner: self.owner }
     }
 
-    /// Starts a destroyed task again, as `config` says, in the directories and with the logs that it has.
+    /// Starts a destroyed task again, with this `config`, in its existing directories and with its logs.
     pub async fn start_again(&self, mut task: Task, config: TaskConfig) -> Result<Task, Refusal> {
         let request = StartTaskRequest { task: Some(config.clone()) };
         let answer =
@@ -291,14 +292,14 @@ impl Node {
             .map_err(|status| refused("DestroyTask", &status))
     }
 
-    /// What the plugin says of a task.
+    /// The plugin's status of a task.
     pub async fn inspect(&self, task: &Task) -> Result<InspectTaskResponse, Refusal> {
         let request = InspectTaskRequest { task_id: task.id.clone() };
         let answer = self.plugin.driver().inspect_task(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| refused("InspectTask", &status))
     }
 
-    /// The state that Nomad is told.
+    /// The state that Nomad gets.
     pub async fn state(&self, task: &Task) -> TaskState {
         self.inspect(task).await.expect("the task is known").task.expect("a status").state()
     }
@@ -310,7 +311,8 @@ impl Node {
         attributes.get("unit").expect("the unit's name").clone()
     }
 
-    /// Gives the plugin the handle that Nomad kept. After a restart of the agent the driver's configuration is not in it.
+    /// Gives the plugin the handle that Nomad kept. After a restart of the agent, the handle does not contain the
+    /// driver's configuration.
     pub async fn recover(&self, task: &Task) -> Result<(), Refusal> {
         let mut handle = task.handle.clone();
         if let Some(config) = &mut handle.config {
@@ -325,7 +327,7 @@ impl Node {
             .map_err(|status| refused("RecoverTask", &status))
     }
 
-    /// Waits for the end, destroys the task, and gives its end, output and errors.
+    /// Waits for the end, destroys the task, and returns its exit, stdout and stderr.
     pub async fn finish(&self, mut task: Task) -> (Exit, String, String) {
         let exit = self.wait(&task).await;
         self.destroy(&task, true).await.expect("a task that ended can be destroyed");
@@ -333,7 +335,7 @@ impl Node {
         (exit, output, errors)
     }
 
-    /// What a job prints; it must exit with 0.
+    /// The output of a job, which must exit with 0.
     pub async fn output_of(&self, job: Job) -> String {
         let task = self.run(job).await;
         let (exit, output, errors) = self.finish(task).await;

@@ -8,10 +8,10 @@ use proto::driver::{ExitResult, TaskConfig, TaskHandle, WaitTaskResponse};
 
 use crate::{SOON, User};
 
-/// A task whose directories are there and which has not been started.
+/// A task whose directories exist and which has not been started.
 #[derive(Debug)]
 pub struct Prepared {
-    /// What the plugin will be asked; a test may change it.
+    /// The request to the plugin; a test may change it.
     pub config: TaskConfig,
     pub(super) alloc: AllocDir,
     pub(super) logs: Logs,
@@ -27,15 +27,15 @@ impl Prepared {
 /// A task that was started.
 #[derive(Debug)]
 pub struct Task {
-    /// Nomad's id.
+    /// The task's id in Nomad.
     pub id: String,
-    /// Its name in the job.
+    /// The task's name in the job.
     pub name: String,
-    /// What Nomad keeps.
+    /// The handle that Nomad keeps.
     pub handle: TaskHandle,
     pub(super) alloc: AllocDir,
     pub(super) logs: Option<Logs>,
-    /// The allocation lies in it.
+    /// The directory that contains the allocation.
     #[allow(dead_code, reason = "kept for its drop")]
     pub(super) data: Arc<tempfile::TempDir>,
     pub(super) owner: Option<User>,
@@ -47,46 +47,46 @@ impl Task {
         self.alloc.path()
     }
 
-    /// Everything that it wrote to stdout and stderr, once it has been destroyed.
+    /// The complete stdout and stderr of the task, after it has been destroyed.
     pub async fn output(&mut self) -> (String, String) {
         let Logs { stdout, stderr } = self.logs.take().expect("the output is read once");
         let (output, errors) = tokio::join!(stdout.output(SOON), stderr.output(SOON));
         (output.expect("stdout ends"), errors.expect("stderr ends"))
     }
 
-    /// Nomad's log collector goes away.
+    /// Closes the pipes, as if Nomad's log collector had exited.
     pub fn close_logs(&mut self) {
         self.logs = None;
     }
 
-    /// Reads stdout until this text has come.
+    /// Reads stdout until this text has arrived.
     pub async fn says(&mut self, text: &str) {
         self.read_until(text).await;
     }
 
-    /// Reads stdout until this text has come: all that came.
+    /// Reads stdout until this text has arrived; returns everything read.
     pub async fn read_until(&mut self, text: &str) -> String {
         use tokio::io::AsyncReadExt;
         let reader = &mut self.logs.as_mut().expect("the output is not read yet").stdout.reader;
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         let reading = async {
             let mut chunk = [0; 4096];
-            while !String::from_utf8_lossy(&said).contains(text) {
+            while !String::from_utf8_lossy(&output).contains(text) {
                 match reader.read(&mut chunk).await.expect("stdout can be read") {
                     0 => break,
-                    count => said.extend_from_slice(&chunk[..count]),
+                    count => output.extend_from_slice(&chunk[..count]),
                 }
             }
         };
         let _ = tokio::time::timeout(SOON, reading).await;
-        let said = String::from_utf8_lossy(&said).into_owned();
-        assert!(said.contains(text), "it said {said:?}, not {text:?}");
-        said
+        let output = String::from_utf8_lossy(&output).into_owned();
+        assert!(output.contains(text), "it said {output:?}, not {text:?}");
+        output
     }
 }
 
 impl Task {
-    /// It was destroyed: there is no unit to look for when this is dropped.
+    /// The task was destroyed: there is no unit to look for when this is dropped.
     #[must_use]
     pub fn ended(mut self) -> Self {
         self.handle.driver_state.clear();
@@ -95,9 +95,9 @@ impl Task {
 }
 
 impl Drop for Task {
-    /// A test that failed leaves its unit; the machine shall be as before.
+    /// A test that failed leaves its unit; the machine should be as before.
     fn drop(&mut self) {
-        // The one thing that the harness reads in what the driver saved.
+        // The only part of the driver's saved state that the harness reads.
         let saved: serde_json::Value = serde_json::from_slice(&self.handle.driver_state).unwrap_or_default();
         if let (Some(unit), Some(owner)) = (saved["unit"].as_str(), self.owner) {
             owner.remove(unit);
@@ -109,16 +109,16 @@ impl Drop for Task {
     }
 }
 
-/// How a task ended, as Nomad is told.
+/// How a task ended, as Nomad gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// Its exit code.
+    /// The exit code.
     pub code: i32,
     /// The signal that ended it, or zero.
     pub signal: i32,
-    /// It was ended for want of memory.
+    /// Whether the task was killed by the OOM killer.
     pub oom_killed: bool,
-    /// Not empty: why the above is not known.
+    /// Why the values above are unknown; otherwise empty.
     pub error: String,
 }
 
@@ -132,12 +132,12 @@ impl From<WaitTaskResponse> for Exit {
 }
 
 impl Exit {
-    /// It returned this status.
+    /// The task exited with this status.
     pub fn status(code: i32) -> Self {
         Self { code, signal: 0, oom_killed: false, error: String::new() }
     }
 
-    /// This signal ended it.
+    /// The task was ended by this signal.
     pub fn signal(signal: i32) -> Self {
         Self { code: 128 + signal, signal, oom_killed: false, error: String::new() }
     }

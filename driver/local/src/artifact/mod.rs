@@ -1,8 +1,8 @@
 //! Fetches an `artifact` into a task's directory, as Nomad's fetcher (go-getter) does: download, check, unpack.
 //!
-//! Everything happens in a temporary directory beside the destination and is moved there at the end, so that a failure
-//! leaves nothing behind. Sources are HTTP, HTTPS and, other than under Nomad, files of this machine. Facts from
-//! Nomad v2.0.5, client/allocrunner/taskrunner/getter/, and go-getter's client and decompressors.
+//! Everything happens in a temporary directory next to the destination and is moved there last, so that a failure
+//! leaves nothing behind. Sources are HTTP, HTTPS and, unlike under Nomad, files of this machine. Facts from Nomad
+//! v2.0.5, client/allocrunner/taskrunner/getter/, and go-getter's client and decompressors.
 
 mod source;
 mod unpack;
@@ -21,11 +21,11 @@ use self::unpack::{Format, MOST_BYTES, unpack};
 use crate::jobspec::Artifact;
 use crate::taskenv::TaskEnv;
 
-/// Why an artifact could not be had.
+/// Why an artifact could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[error("artifact {artifact}")]
 pub struct Error {
-    /// The source as the job gives it.
+    /// The source as the job sets it.
     pub artifact: String,
     /// What went wrong.
     pub source: Reason,
@@ -34,15 +34,15 @@ pub struct Error {
 /// What went wrong with an artifact.
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
-    /// Such as `git::…` or `s3::…`.
+    /// A scheme such as `git::…` or `s3::…`.
     #[error(
         "`{scheme}` sources are not fetched by `run`; use http, https or a path, or submit the job to a Nomad agent"
     )]
     Scheme {
-        /// Such as `s3`.
+        /// The scheme, such as `s3`.
         scheme: String,
     },
-    /// Neither URL nor path.
+    /// The source is neither a URL nor a path.
     #[error("the source is not a URL")]
     Url {
         /// The parser's reason.
@@ -51,22 +51,22 @@ pub enum Reason {
     /// The destination leads out of the allocation.
     #[error("the destination `{destination}` leads out of the allocation's directory")]
     Destination {
-        /// As the job gives it.
+        /// The destination as the job sets it.
         destination: String,
     },
-    /// The server was not reached.
+    /// The server was not reachable.
     #[error("fetch it")]
     Http {
         /// The client's reason.
         source: Box<ureq::Error>,
     },
-    /// The server has said no.
+    /// The server answered with an error status.
     #[error("the server answers {status}; check the address and, in `headers`, the credentials")]
     Status {
-        /// Such as `404 Not Found`.
+        /// The status, such as `404 Not Found`.
         status: String,
     },
-    /// A file of this machine that is not there, or not for us.
+    /// A file of this machine that is missing or unreadable.
     #[error("read {path}")]
     Read {
         /// The path.
@@ -74,37 +74,37 @@ pub enum Reason {
         /// The system's reason.
         source: io::Error,
     },
-    /// A path that is no file.
+    /// A path that is not a regular file.
     #[error("{path} is not a regular file; pack a directory into a tar first")]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
-    /// The content is not the one that the job wants.
+    /// The content does not match the job's checksum.
     #[error("the checksum is wrong: expected {kind}:{expected}, got {kind}:{got}; nothing was unpacked")]
     Checksum {
         /// `sha256` or `sha512`.
         kind: &'static str,
-        /// What the job says.
+        /// The digest that the job requires.
         expected: String,
-        /// What came.
+        /// The digest of the content.
         got: String,
     },
-    /// A `checksum` that we cannot check.
+    /// A `checksum` that this program cannot check.
     #[error("the checksum `{checksum}` cannot be checked: {reason}; write sha256:… or sha512:…")]
     ChecksumKind {
-        /// As the job gives it.
+        /// The checksum as the job sets it.
         checksum: String,
-        /// Such as `md5 is broken`.
+        /// The reason, such as `md5 is broken`.
         reason: String,
     },
-    /// An `archive` that we do not know.
+    /// An unknown `archive` format.
     #[error("the archive format `{format}` is not known; known are {}, and false for none", Format::names())]
     Archive {
-        /// As the job gives it.
+        /// The format as the job sets it.
         format: String,
     },
-    /// The mode does not fit what came.
+    /// The mode does not fit the content.
     #[error("mode `{mode}` does not fit: {reason}")]
     Mode {
         /// `any`, `file` or `dir`.
@@ -126,13 +126,13 @@ pub enum Reason {
         /// The system's reason.
         source: io::Error,
     },
-    /// More bytes than Nomad allows.
+    /// The artifact is larger than Nomad's limit.
     #[error("it is larger than {MOST_BYTES} bytes, which is Nomad's limit")]
     TooLarge,
-    /// The fetching thread broke; a bug of ours.
+    /// The fetching thread panicked; a bug of ours.
     #[error("the fetching thread ended early")]
     Thread {
-        /// Its end.
+        /// How the thread ended.
         source: tokio::task::JoinError,
     },
 }
@@ -144,11 +144,11 @@ pub struct Fetch {
     pub source: String,
     /// An absolute path on the node.
     pub destination: PathBuf,
-    /// Where relative sources begin: the directory of the job file.
+    /// The directory of the job file, to which relative sources refer.
     pub relative_to: PathBuf,
     /// `any`, `file` or `dir`.
     pub mode: String,
-    /// Such as `checksum` and `archive`; others go into the URL's query, as in Nomad.
+    /// Options such as `checksum` and `archive`; others go into the URL's query, as in Nomad.
     pub options: BTreeMap<String, String>,
     /// Headers of the request.
     pub headers: BTreeMap<String, String>,
@@ -174,10 +174,10 @@ impl Fetch {
         })
     }
 
-    /// Fetches, checks, unpacks and stores it.
+    /// Fetches, checks, unpacks and stores the artifact.
     pub async fn run(self) -> Result<(), Error> {
         let artifact = self.source.clone();
-        // Gone when nobody waits any more; then the thread ends too.
+        // Dropped when the caller no longer waits; then the thread ends too.
         let wanted = Arc::new(());
         let still_wanted = Arc::downgrade(&wanted);
         let fetched = tokio::task::spawn_blocking(move || self.fetch(&still_wanted)).await;
@@ -245,7 +245,7 @@ impl Fetch {
         merge(&unpacked, &self.destination)
     }
 
-    /// Puts what is no archive where it belongs; `name` is what its source calls it.
+    /// Stores a source that is not an archive; `name` is the source's file name.
     fn place_one(&self, download: &Path, name: &str) -> Result<(), Reason> {
         match self.mode.as_str() {
             "file" => place(download, &self.destination),
@@ -264,7 +264,7 @@ impl Fetch {
     }
 }
 
-/// Copies and, on the way, computes the checksum.
+/// Copies the content and computes its checksum.
 fn copy(
     reader: &mut dyn Read,
     file: &mut File,
@@ -312,7 +312,7 @@ fn place(from: &Path, to: &Path) -> Result<(), Reason> {
     fs::rename(from, to).map_err(store)
 }
 
-/// Moves a directory's content into another, which may have content of its own; later files win.
+/// Moves a directory's content into another, which may already contain files; later files win.
 fn merge(from: &Path, to: &Path) -> Result<(), Reason> {
     let store = |source| Reason::Store { path: to.to_owned(), source };
     directories(to).map_err(store)?;
@@ -330,7 +330,7 @@ fn merge(from: &Path, to: &Path) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Makes missing directories with mode 0755, whatever the umask says.
+/// Creates missing directories with mode 0755, regardless of the umask.
 fn directories(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
     for path in missing.into_iter().rev() {
@@ -340,7 +340,7 @@ fn directories(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The one file of an unpacked archive, however deep.
+/// The only file of an unpacked archive, at any depth.
 fn only_file(directory: &Path) -> io::Result<PathBuf> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -419,7 +419,7 @@ mod tests {
             fs::metadata(self.directory.path().join(path)).unwrap().permissions().mode() & 0o7777
         }
 
-        /// What lies in `local`, hidden files too.
+        /// The names in `local`, hidden files included.
         fn names(&self) -> Vec<String> {
             let entries = fs::read_dir(self.directory.path().join("local")).unwrap();
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()

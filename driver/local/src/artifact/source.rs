@@ -1,4 +1,4 @@
-//! Where an artifact is, and the checksum of what should be there.
+//! Where an artifact comes from, and the checksum that its content should have.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use url::Url;
 use super::Reason;
 
 /// Nomad's limit for one download (`http_read_timeout`).
-const PATIENCE: Duration = Duration::from_mins(30);
+const DEADLINE: Duration = Duration::from_mins(30);
 
 /// Where an artifact is.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) enum Location {
 }
 
 impl Location {
-    /// Takes `archive`, `checksum` and `filename` out of the query; the other options go into it.
+    /// Takes `archive`, `checksum` and `filename` out of the query; adds the other options to it.
     pub(super) fn parse(
         source: &str,
         relative_to: &Path,
@@ -79,7 +79,7 @@ impl Location {
         self.path().rsplit('/').next().unwrap_or_default()
     }
 
-    /// The content, and whether it is executable where it is.
+    /// The content, and whether the file is executable at its source.
     pub(super) fn open(&self, headers: &BTreeMap<String, String>) -> Result<(Box<dyn Read>, bool), Reason> {
         match self {
             Self::File(path) => {
@@ -93,7 +93,7 @@ impl Location {
             }
             Self::Web(url) => {
                 let config =
-                    ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
+                    ureq::Agent::config_builder().timeout_global(Some(DEADLINE)).http_status_as_error(false);
                 let mut request = config.build().new_agent().get(url.as_str());
                 for (name, value) in headers {
                     request = request.header(name, value);
@@ -115,7 +115,7 @@ pub(super) struct Checksum {
 }
 
 impl Checksum {
-    /// `sha256:<hex>`, or the digits alone, whose number tells the kind.
+    /// `sha256:<hex>`, or the digits alone, whose count determines the kind.
     pub(super) fn parse(text: &str) -> Result<Self, Reason> {
         let wrong =
             |reason: &str| Reason::ChecksumKind { checksum: text.to_owned(), reason: reason.to_owned() };

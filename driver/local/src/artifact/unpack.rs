@@ -1,50 +1,51 @@
-//! Unpacks archives whose content is not trusted: nothing is ever written outside the destination.
+//! Unpacks archives with untrusted content: nothing is ever written outside the destination.
 //!
-//! Every entry's name may only go down, every directory on its way must be a real one (so no link can lead an entry
-//! astray), and a link may only point to a place inside. Set-user-id bits are dropped, as Nomad does
-//! (client/allocrunner/taskrunner/getter/params.go); the bounds are Nomad's defaults (nomad/structs/config/artifact.go).
+//! Every entry's name may only go down. Every directory on its way must be a real one, so that no link can lead an
+//! entry astray. A link may only point to a place inside. Set-user-id bits are dropped, as Nomad does
+//! (client/allocrunner/taskrunner/getter/params.go); the bounds are Nomad's defaults
+//! (nomad/structs/config/artifact.go).
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Entries of one archive.
+/// The maximum number of entries of one archive.
 const MOST_ENTRIES: usize = 4096;
-/// Bytes of one archive, unpacked: 100 GB.
+/// The maximum size of one archive, unpacked: 100 GB.
 pub(super) const MOST_BYTES: u64 = 100_000_000_000;
 
 /// Why an archive was not unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The bytes are not what the name promises, or the disk is full.
+    /// The content does not match the format of the name, or the disk is full.
     #[error("read the archive or write its content")]
     Io {
         /// The reason.
         source: io::Error,
     },
-    /// The zip directory is damaged or uses something unknown.
+    /// The zip directory is damaged or uses an unknown feature.
     #[error("read the zip archive")]
     Zip {
         /// The reason.
         source: zip::result::ZipError,
     },
-    /// An entry whose name or link leads out of the destination.
+    /// An entry's name or link leads out of the destination.
     #[error("the archive's entry `{entry}` leads out of its destination; this archive is not to be trusted")]
     Escapes {
-        /// Its name.
+        /// The entry's name.
         entry: String,
     },
-    /// A device, pipe or the like.
+    /// The entry is a device, a pipe or similar.
     #[error("the archive's entry `{entry}` is neither file, directory nor link")]
     Kind {
-        /// Its name.
+        /// The entry's name.
         entry: String,
     },
-    /// Too many entries.
+    /// The archive has too many entries.
     #[error("the archive has more than {MOST_ENTRIES} entries, which is Nomad's limit")]
     TooMany,
-    /// Too large.
+    /// The archive is too large.
     #[error("the archive unpacks to more than {MOST_BYTES} bytes, which is Nomad's limit")]
     TooLarge,
 }
@@ -62,7 +63,7 @@ pub(super) enum Codec {
     Zstd,
 }
 
-/// What an archive is.
+/// The format of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     /// A tar, perhaps compressed.
@@ -92,18 +93,18 @@ const FORMATS: &[(&str, Format)] = &[
 ];
 
 impl Format {
-    /// By the end of a file's name, such as `x.tar.gz`.
+    /// The format by the end of a file's name, such as `x.tar.gz`.
     pub(super) fn of_file(name: &str) -> Option<Self> {
         let ends = |ending: &str| name.strip_suffix(ending).is_some_and(|rest| rest.ends_with('.'));
         FORMATS.iter().find(|(ending, _)| ends(ending)).map(|(_, format)| *format)
     }
 
-    /// By its own name, such as `tar.gz`.
+    /// The format by its own name, such as `tar.gz`.
     pub(super) fn named(name: &str) -> Option<Self> {
         FORMATS.iter().find(|(known, _)| *known == name).map(|(_, format)| *format)
     }
 
-    /// All names, for an error.
+    /// All names, for an error message.
     pub(super) fn names() -> String {
         FORMATS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
@@ -175,7 +176,7 @@ fn unzip(file: File, writer: &mut Writer<'_>) -> Result<(), Error> {
             writer.directory(&path)?;
         } else if entry.is_symlink() {
             let mut target = String::new();
-            // No path is longer.
+            // The kernel's limit for a path.
             (&mut entry).take(4096).read_to_string(&mut target).map_err(io)?;
             writer.link(&path, Path::new(&target))?;
         } else {
@@ -186,7 +187,7 @@ fn unzip(file: File, writer: &mut Writer<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The name without `.`; nothing when it is absolute or goes up.
+/// The name without `.`; none if the name is absolute or goes up.
 fn inside(path: &Path) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for part in path.components() {
@@ -199,7 +200,7 @@ fn inside(path: &Path) -> Option<PathBuf> {
     Some(clean)
 }
 
-/// Writes below one directory. All paths it takes have been through [`inside`].
+/// Writes below one directory. All its paths have been checked by [`inside`].
 struct Writer<'a> {
     destination: &'a Path,
     entries: usize,
@@ -213,7 +214,7 @@ impl Writer<'_> {
         if self.entries > MOST_ENTRIES { Err(Error::TooMany) } else { Ok(()) }
     }
 
-    /// Makes a directory and all on the way to it; each must be, or become, a real directory.
+    /// Creates a directory and its parents; each must be, or become, a real directory.
     fn directory(&self, path: &Path) -> Result<PathBuf, Error> {
         let mut full = self.destination.to_owned();
         for part in path {
@@ -232,7 +233,7 @@ impl Writer<'_> {
         Ok(full)
     }
 
-    /// The full path of a new entry. An older one of the same name makes room, as later entries win in a tar.
+    /// The full path of a new entry. An older entry of the same name is removed, as later entries win in a tar.
     fn place(&self, path: &Path) -> Result<PathBuf, Error> {
         let wrong = || Error::Escapes { entry: path.display().to_string() };
         let name = path.file_name().ok_or_else(wrong)?;
@@ -257,7 +258,8 @@ impl Writer<'_> {
     }
 
     /// A symbolic link whose target, followed from its own directory, stays inside. The directories above it are real
-    /// ones, so that the text of the target tells where it leads; a link behind a link was checked when it was made.
+    /// ones, so that the text of the target determines where it leads. A link behind a link was checked when it was
+    /// created.
     fn link(&mut self, path: &Path, target: &Path) -> Result<(), Error> {
         let wrong = || Error::Escapes { entry: path.display().to_string() };
         let mut depth = path.parent().map_or(0, |parent| parent.components().count());
@@ -265,7 +267,7 @@ impl Writer<'_> {
             match part {
                 Component::Normal(_) => depth += 1,
                 Component::CurDir => {}
-                // A name before `..` might itself be a link; then the text would not tell.
+                // A name before `..` might itself be a link; then the text would not determine the target.
                 Component::ParentDir => depth = depth.checked_sub(1).ok_or_else(wrong)?,
                 Component::RootDir | Component::Prefix(_) => return Err(wrong()),
             }
@@ -278,7 +280,7 @@ impl Writer<'_> {
         std::os::unix::fs::symlink(target, full).map_err(io)
     }
 
-    /// A second name for a file that came before.
+    /// A hard link to an earlier file.
     fn same(&mut self, path: &Path, target: &Path, name: &str) -> Result<(), Error> {
         let wrong = || Error::Escapes { entry: name.to_owned() };
         let target = inside(target).ok_or_else(wrong)?;
@@ -306,7 +308,7 @@ mod tests {
         Directory(&'a str),
     }
 
-    /// A tar whose names are written as they are, bad ones too.
+    /// A tar whose names are written verbatim, bad ones too.
     fn tar(entries: &[Entry<'_>]) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         for entry in entries {
@@ -376,7 +378,7 @@ mod tests {
             assert_eq!(result.unwrap(), 1, "{codec:?}");
             let file = directory.path().join("inner/bin/run");
             assert_eq!(fs::read_to_string(&file).unwrap(), "hi");
-            // Executable, but not for another user's rights.
+            // Executable, but without the set-user-id bit.
             assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o755);
         }
     }

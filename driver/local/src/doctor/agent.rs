@@ -1,4 +1,4 @@
-//! The agent of this node and what its configuration says of plugins. Facts from Nomad v2.0.5, command/agent/.
+//! The agent of this node and its configuration of plugins. Facts from Nomad v2.0.5, command/agent/.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hcl::{Body, Expression};
 
+use super::client::{self, Client};
 use super::finding::Finding;
 use crate::node::DRIVER;
 
@@ -15,37 +16,40 @@ pub(super) const PLUGIN: &str = "nomad-driver-systemd";
 /// Where packages put the agent's configuration.
 const USUAL: &str = "etc/nomad.d";
 
-/// What Nomad takes in a `plugin` block beside `config` (nomad/structs/config).
+/// What Nomad accepts in a `plugin` block in addition to `config` (nomad/structs/config).
 const OF_PLUGIN_BLOCKS: [&str; 1] = ["args"];
 
-/// What is known of the agent.
+/// What is known about the agent.
 #[derive(Debug, Default)]
 pub(super) struct Agent {
-    /// Its process, if one runs.
+    /// The agent's process, if one runs.
     pub(super) pid: Option<u32>,
-    /// Its user's number.
+    /// The UID of the process.
     pub(super) uid: Option<u32>,
     /// The files that were read.
     pub(super) files: Vec<PathBuf>,
-    /// Said on its command line or in a file.
+    /// Set on the agent's command line or in a file.
     pub(super) plugin_dir: Option<PathBuf>,
     data_dir: Option<PathBuf>,
     /// The body of `config` in the plugin's block, if there is such a block.
     pub(super) plugin: Option<Body>,
-    /// Labels of plugin blocks that mean no file of ours, such as `systemd`.
+    /// The label of a plugin block that names no binary of ours, such as `systemd`.
     misnamed: Option<String>,
-    /// Options of the plugin that stand beside its `config` block, where Nomad ignores them.
+    /// Options of the plugin outside its `config` block, where Nomad ignores them.
     outside_config: Vec<String>,
     is_dev: bool,
-    /// The option by which the agent leaves our driver out.
+    /// Its command line makes it a client (`-client`).
+    is_client: bool,
+    client: Client,
+    /// The option that excludes our driver.
     excluded: Option<String>,
     /// Files that could not be read, and why.
     unreadable: Vec<(PathBuf, String)>,
 }
 
 impl Agent {
-    /// Looks for a running agent below `root`, and reads the files `given`, or else those that it was started with, or
-    /// else the usual ones.
+    /// Looks for a running agent below `root`, and reads the files `given`, or else the files that the agent was
+    /// started with, or else the usual ones.
     pub(super) fn find(root: &Path, given: &[PathBuf]) -> Self {
         let mut agent = Self::default();
         let mut paths = given.to_vec();
@@ -57,11 +61,12 @@ impl Agent {
                 .lines()
                 .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
             agent.is_dev = args.iter().any(|arg| arg.trim_start_matches('-').starts_with("dev"));
+            agent.is_client = args.iter().any(|arg| arg.trim_start_matches('-') == "client");
             let cwd = fs::read_link(root.join(format!("proc/{pid}/cwd"))).unwrap_or_default();
-            let said = |option: &str| values(&args, option).map(|path| cwd.join(path)).collect::<Vec<_>>();
-            command_line = (said("plugin-dir").pop(), said("data-dir").pop());
+            let flag = |option: &str| values(&args, option).map(|path| cwd.join(path)).collect::<Vec<_>>();
+            command_line = (flag("plugin-dir").pop(), flag("data-dir").pop());
             if paths.is_empty() {
-                paths = said("config");
+                paths = flag("config");
             }
         }
         if paths.is_empty() {
@@ -70,7 +75,7 @@ impl Agent {
         for file in paths.iter().flat_map(|path| files(path)) {
             agent.read(file);
         }
-        // It counts more than any file.
+        // The command line takes precedence over every file.
         agent.plugin_dir = command_line.0.or(agent.plugin_dir);
         agent.data_dir = command_line.1.or(agent.data_dir);
         agent
@@ -96,7 +101,7 @@ impl Agent {
         self.files.push(file);
     }
 
-    /// Of two files that say something, the later one counts.
+    /// Of two files that set the same option, the later one wins.
     fn take(&mut self, body: &Body) {
         let text = |key: &str| {
             body.attributes().filter(|attribute| attribute.key() == key).find_map(|attribute| match attribute
@@ -106,6 +111,7 @@ impl Agent {
                 _ => None,
             })
         };
+        self.client.take(body);
         for client in body.blocks().filter(|block| block.identifier() == "client") {
             self.take_lists(client.body());
         }
@@ -125,7 +131,7 @@ impl Agent {
                     self.plugin = Some(config.unwrap_or_default());
                 }
                 "systemd" | "wasm-shim" | "nomad-systemd-driver" => self.misnamed = Some(label.to_owned()),
-                // A typing error: other drivers' names are not much less alike.
+                // A typing error: the names of other drivers differ by hardly more.
                 label if strsim::levenshtein(label, PLUGIN) <= 3 => self.misnamed = Some(label.to_owned()),
                 _ => {}
             }
@@ -158,12 +164,12 @@ impl Agent {
         }
     }
 
-    /// Where the agent looks for plugins.
+    /// The directory in which the agent looks for plugins.
     pub(super) fn plugin_directory(&self) -> Option<PathBuf> {
         self.plugin_dir.clone().or_else(|| self.data_dir.as_ref().map(|data| data.join("plugins")))
     }
 
-    /// What is to say of it.
+    /// The findings about the agent.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut findings = vec![self.process()];
         let names: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
@@ -171,14 +177,14 @@ impl Agent {
             Finding::warning(
                 "agent configuration",
                 format!("{}: {why}", file.display()),
-                format!("The agent (process {pid}) may have read it, as HCL of the first version; what it says is not known here."),
+                format!("The agent (process {pid}) may have read it, as HCL of the first version; what it configures is not known here."),
                 "Write each attribute on a line of its own.",
             )
         } else if let Some((file, why)) = self.unreadable.first() {
             Finding::failed(
                 "agent configuration",
                 format!("{}: {why}", file.display()),
-                "The agent does not start with this file, or what it says is not known here.",
+                "The agent does not start with this file, or what it configures is not known here.",
                 "Mend the file; `nomad config validate` tells the agent's opinion.",
             )
         } else if let Some(option) = &self.excluded {
@@ -213,6 +219,13 @@ impl Agent {
             let plugin = if self.plugin.is_some() { "" } else { "; the plugin has its defaults" };
             Finding::ok("agent configuration", format!("{}{plugin}", if names.is_empty() { "-dev".to_owned() } else { names.join(", ") }))
         });
+        if !self.files.is_empty() && self.unreadable.is_empty() {
+            findings.extend(self.client.disabled(self.is_dev || self.is_client));
+        }
+        findings.extend(self.client.repeated());
+        for (option, directory) in [("data_dir", &self.data_dir), ("plugin_dir", &self.plugin_dir)] {
+            findings.extend(client::relative(option, directory.as_deref()));
+        }
         findings.extend(self.data_dir.as_ref().and_then(|directory| way_to_allocations(directory)));
         findings
     }
@@ -232,7 +245,7 @@ impl Agent {
     }
 }
 
-/// Can everybody get to the allocation directories, which Nomad makes for everybody to write to?
+/// Whether everybody can reach the allocation directories, which Nomad makes writable for everybody.
 fn way_to_allocations(data_dir: &Path) -> Option<Finding> {
     const OTHERS_ENTER: u32 = 0o001;
     let is_open = |directory: &Path| {
@@ -251,7 +264,7 @@ fn way_to_allocations(data_dir: &Path) -> Option<Finding> {
     })
 }
 
-/// The process of an agent and its arguments.
+/// The running agent: its PID and its arguments.
 fn running(root: &Path) -> Option<(u32, Vec<String>)> {
     let processes = fs::read_dir(root.join("proc")).ok()?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -276,7 +289,7 @@ fn values<'a>(args: &'a [String], option: &'a str) -> impl Iterator<Item = &'a s
     })
 }
 
-/// The file, or the files of the directory that an agent reads, in its order.
+/// The file itself, or the files that an agent reads in this directory, in the agent's order.
 fn files(path: &Path) -> Vec<PathBuf> {
     if !path.is_dir() {
         return vec![path.to_owned()];
@@ -312,11 +325,11 @@ fn on_lines(text: &str) -> String {
         escaped = in_string && letter == '\\' && !escaped;
         lines.push(letter);
     }
-    // Its names are no identifiers.
+    // The option names are not identifiers.
     lines.replace("options {", "options = {")
 }
 
-/// What an attribute of this name holds, as the body of a block: `config = { … }`.
+/// The value of this attribute as the body of a block: `config = { … }`.
 fn object(body: &Body, name: &str) -> Option<Body> {
     let attribute = body.attributes().find(|attribute| attribute.key() == name)?;
     let Expression::Object(object) = attribute.expr() else { return None };
@@ -327,11 +340,16 @@ fn object(body: &Body, name: &str) -> Option<Body> {
     Some(attributes.collect())
 }
 
-/// The JSON form of the configuration, as far as we read it: in it blocks are objects, or lists of them.
+/// The configuration in JSON, as far as it is used here: blocks are objects, or lists of objects.
 fn from_json(value: hcl::Value) -> Body {
     let hcl::Value::Object(map) = value else { return Body::default() };
     let mut builder = Body::builder();
     for (key, value) in map {
+        if key == "client" {
+            let attributes = objects(value).into_iter().map(|(key, value)| hcl::Attribute::new(key, value));
+            builder = builder.add_block(hcl::Block::builder("client").add_attributes(attributes).build());
+            continue;
+        }
         if key != "plugin" {
             builder = builder.add_attribute(hcl::Attribute::new(key, value));
             continue;
@@ -375,7 +393,8 @@ mod tests {
     }
 
     fn verdict(agent: &Agent) -> (Status, String) {
-        let finding = agent.findings().pop().unwrap();
+        let of_files = |finding: &Finding| finding.check == "agent configuration";
+        let finding = agent.findings().into_iter().find(of_files).unwrap();
         (finding.status, finding.found)
     }
 
@@ -390,9 +409,10 @@ mod tests {
         assert_eq!(agent.plugin.as_ref().unwrap().attributes().count(), 1);
         assert_eq!(verdict(&agent).0, Status::Ok);
 
-        let json = r#"{"plugin_dir": "/p", "plugin": [{"nomad-driver-systemd": [{"config": [{"a": 1, "b": ["x"]}]}]}]}"#;
+        let json = r#"{"plugin_dir": "/p", "client": [{"enabled": true}], "plugin": [{"nomad-driver-systemd": [{"config": [{"a": 1, "b": ["x"]}]}]}]}"#;
         let agent = with(&[("a.json", json)]);
         assert_eq!(agent.plugin_directory().unwrap(), Path::new("/p"));
+        assert!(agent.findings().iter().all(|finding| finding.check != "client"));
         assert_eq!(agent.plugin.unwrap().attributes().count(), 2);
     }
 

@@ -1,4 +1,4 @@
-//! What one check has found.
+//! The result of one check.
 
 use serde::Serialize;
 
@@ -6,13 +6,13 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Status {
-    /// As it should be.
+    /// The check passed.
     Ok,
-    /// Some jobs are worse off.
+    /// Some jobs are restricted.
     Warning,
     /// The driver does not work, or is not loaded.
     Failed,
-    /// It could not be looked at.
+    /// The check could not be made.
     Ignored,
 }
 
@@ -26,7 +26,7 @@ impl Status {
         }
     }
 
-    /// Green, yellow, red, grey.
+    /// The colour of the terminal: green, yellow, red, grey.
     pub(super) fn colour(self) -> u8 {
         match self {
             Self::Ok => 32,
@@ -40,14 +40,14 @@ impl Status {
 /// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
-    /// Such as `plugin_dir`; scripts may rely on it.
+    /// The check's name, such as `plugin_dir`; scripts may rely on it.
     pub(super) check: &'static str,
     pub(super) status: Status,
-    /// What is there, such as `/opt/nomad/plugins`.
+    /// What the check found, such as `/opt/nomad/plugins`.
     pub(super) found: String,
-    /// What that means for jobs; empty if all is well.
+    /// The consequence for jobs; empty if all is well.
     pub(super) means: String,
-    /// A command, or what to do; empty if all is well.
+    /// A command or an instruction that solves it; empty if all is well.
     pub(super) mend: String,
 }
 

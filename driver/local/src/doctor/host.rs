@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::finding::Finding;
 
-/// Looks at the machine whose files are below `root`.
+/// Checks the machine whose files are below `root`.
 pub(super) fn findings(root: &Path) -> Vec<Finding> {
     let mut findings = vec![systemd(root)];
     findings.extend(cgroup(root));
@@ -40,7 +40,7 @@ fn systemd(root: &Path) -> Finding {
     )
 }
 
-/// The controllers, and what of a job has no effect without.
+/// The controllers, and what of a job has no effect without them.
 const CONTROLLERS: [(&str, &str); 5] = [
     ("cpu", "`cpu` in `resources` has no effect: tasks share processors without regard for it."),
     (
@@ -165,7 +165,7 @@ mod tests {
         ("sys/fs/selinux/enforce", "0"),
     ];
 
-    /// What is not well on a healthy machine on which `path` has another content, or none.
+    /// The findings on a healthy machine on which `path` has another content, or none.
     fn with(path: &str, content: Option<&str>) -> Vec<(String, Status)> {
         let root = tempfile::tempdir().unwrap();
         for (name, usual) in HEALTHY {

@@ -1,4 +1,4 @@
-//! Processes and units of drivers that are gone: an agent that failed at its start may leave them.
+//! Processes and units of drivers that have exited: an agent that failed to start may leave them.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 use super::agent::PLUGIN;
 use super::finding::Finding;
 
-/// Looks below `root`. With an agent, units are the agent's affair.
+/// Checks below `root`. If an agent runs, it takes care of the units.
 pub(super) fn findings(root: &Path, has_agent: bool) -> Vec<Finding> {
     let orphans = orphans(root);
     let processes = match orphans.first() {
@@ -22,7 +22,7 @@ pub(super) fn findings(root: &Path, has_agent: bool) -> Vec<Finding> {
     vec![processes, units(has_agent)]
 }
 
-/// Plugin processes whose agent has died: their parent is the first process of the machine.
+/// Plugin processes whose agent has died: their parent is PID 1.
 fn orphans(root: &Path) -> Vec<u32> {
     let processes = fs::read_dir(root.join("proc")).into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -31,12 +31,12 @@ fn orphans(root: &Path) -> Vec<u32> {
             let file =
                 |name: &str| fs::read_to_string(root.join(format!("proc/{pid}/{name}"))).unwrap_or_default();
             let line = file("cmdline");
-            let mut words = line.split('\0').filter(|word| !word.is_empty());
-            // Without a word it is the plugin; with one it copies the output of a task, or is a command.
-            let is_plugin = words
+            let mut arguments = line.split('\0').filter(|word| !word.is_empty());
+            // The plugin itself has no arguments; the log forwarder and the commands have at least one.
+            let is_plugin = arguments
                 .next()
                 .is_some_and(|first| Path::new(first).file_name().is_some_and(|name| name == PLUGIN))
-                && words.next().is_none();
+                && arguments.next().is_none();
             is_plugin
                 && file("status")
                     .lines()
@@ -70,7 +70,7 @@ fn units(has_agent: bool) -> Finding {
         Some(first) if !has_agent => Finding::warning(
             "units",
             format!("{} run without an agent, the first is {first}", units.len()),
-            "Tasks go on without an agent, for as long as `lost_after` says.",
+            "Tasks go on without an agent, for as long as `lost_after` sets.",
             "Start the agent, which finds its tasks again; or end them: systemctl stop 'nomad-*.service'",
         ),
         Some(_) => Finding::ok("units", format!("{} tasks run", units.len())),

@@ -8,9 +8,10 @@
 //! left_over ► processes and units of drivers that are gone
 //! ```
 //!
-//! Nothing is changed on the node. (A `state_dir` that is not there is made, as by every driver that starts.)
+//! Nothing is changed on the node. (A missing `state_dir` is created, as by every driver at its start.)
 
 mod agent;
+mod client;
 mod finding;
 mod host;
 mod left_over;
@@ -41,6 +42,12 @@ pub struct DoctorOptions {
     pub json: bool,
 }
 
+/// The plugin's options in the agent's configuration: those of the files `given`, or of the agent that runs here, or of the
+/// usual directory.
+pub(crate) fn plugin_config(given: &[PathBuf]) -> hcl::Body {
+    agent::Agent::find(Path::new("/"), given).plugin.unwrap_or_default()
+}
+
 /// Runs all checks and prints them; the result is our exit code.
 pub async fn run(options: DoctorOptions) -> Result<u8, Error> {
     let program = options.plugin.clone().map_or_else(std::env::current_exe, Ok);
@@ -52,7 +59,7 @@ pub async fn run(options: DoctorOptions) -> Result<u8, Error> {
     findings.extend(plugin::findings(&agent, &program).await);
     findings.extend(left_over::findings(Path::new("/"), agent.pid.is_some()));
     let failed = findings.iter().any(|finding| finding.status == Status::Failed);
-    // A reader that has gone away has read enough.
+    // A reader that has closed the pipe has read enough.
     let _ = if options.json { print_json(&findings) } else { print(&findings) };
     Ok(u8::from(failed))
 }

@@ -1,4 +1,4 @@
-//! Asks the plugin itself, as an agent does: does it take the configuration, is it healthy, what does it find?
+//! Queries the plugin itself, as an agent does: does it accept the configuration, is it healthy, what does it report?
 
 use std::path::Path;
 
@@ -43,7 +43,7 @@ pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
     findings
 }
 
-/// A list of what jobs may set takes the place of the usual one.
+/// Reports an option whose list of what jobs may set replaces the default list.
 fn without_confining(config: &hcl::Body) -> Option<Finding> {
     const CONFINING: &str = "@confining";
     let names = list(config, "allow_properties")?;
@@ -57,7 +57,7 @@ fn without_confining(config: &hcl::Body) -> Option<Finding> {
     })
 }
 
-/// Paths that jobs may use, and that are not there: a typing error, or a disk that is not mounted.
+/// Paths that jobs may use and that do not exist: a typing error, or a disk that is not mounted.
 fn missing_host_paths(config: &hcl::Body) -> Vec<Finding> {
     let paths = list(config, "allow_host_paths").unwrap_or_default().into_iter();
     let paths = paths.map(|path| path.strip_suffix(":ro").unwrap_or(path));
@@ -74,7 +74,7 @@ fn missing_host_paths(config: &hcl::Body) -> Vec<Finding> {
         .collect()
 }
 
-/// The texts of an option that is a list of them.
+/// The strings of an option that is a list of strings.
 fn list<'a>(config: &'a hcl::Body, option: &str) -> Option<Vec<&'a str>> {
     let attribute = config.attributes().find(|attribute| attribute.key() == option)?;
     let hcl::Expression::Array(values) = attribute.expr() else { return None };
@@ -85,7 +85,7 @@ fn list<'a>(config: &'a hcl::Body, option: &str) -> Option<Vec<&'a str>> {
     Some(values.iter().filter_map(text).collect())
 }
 
-/// Confined root needs namespaces that an older systemd does not make.
+/// Confined root needs namespaces that an older systemd does not provide.
 fn of_allow_root(config: &hcl::Body, systemd: &str) -> Option<Finding> {
     const CONFINES: u32 = 257;
     let attribute = config.attributes().find(|attribute| attribute.key() == "allow_root")?;
@@ -173,25 +173,25 @@ mod tests {
 
     #[test]
     fn a_list_that_leaves_out_what_only_confines_is_told_of() {
-        let told = |options: &str| without_confining(&hcl::parse(options).unwrap()).is_some();
-        assert!(told("allow_properties = [\"NotifyAccess\"]\n"));
-        assert!(!told("allow_properties = [\"@confining\", \"NotifyAccess\"]\n"));
-        assert!(!told("allow_caps = []\n"));
+        let finds = |options: &str| without_confining(&hcl::parse(options).unwrap()).is_some();
+        assert!(finds("allow_properties = [\"NotifyAccess\"]\n"));
+        assert!(!finds("allow_properties = [\"@confining\", \"NotifyAccess\"]\n"));
+        assert!(!finds("allow_caps = []\n"));
     }
 
     #[test]
     fn a_path_that_jobs_may_use_and_that_is_not_there_is_told_of() {
         let options =
             hcl::parse("allow_host_paths = [\"/usr:ro\", \"local\", \"/no-such/path:ro\"]\n").unwrap();
-        let told: Vec<_> = missing_host_paths(&options).into_iter().map(|finding| finding.found).collect();
-        assert_eq!(told, ["/no-such/path is not there"]);
+        let found: Vec<_> = missing_host_paths(&options).into_iter().map(|finding| finding.found).collect();
+        assert_eq!(found, ["/no-such/path is not there"]);
     }
 
     #[test]
     fn confined_root_needs_a_newer_systemd_and_is_told_of() {
-        let told = |options: &str, systemd| of_allow_root(&hcl::parse(options).unwrap(), systemd).is_some();
-        assert!(told("allow_root = \"confined\"\n", "252.39"));
-        assert!(!told("allow_root = \"confined\"\n", "257"));
-        assert!(!told("allow_root = \"host\"\n", "252"));
+        let finds = |options: &str, systemd| of_allow_root(&hcl::parse(options).unwrap(), systemd).is_some();
+        assert!(finds("allow_root = \"confined\"\n", "252.39"));
+        assert!(!finds("allow_root = \"confined\"\n", "257"));
+        assert!(!finds("allow_root = \"host\"\n", "252"));
     }
 }

@@ -12,7 +12,7 @@ use super::finding::Finding;
 
 const CHECK: &str = "plugin_dir";
 
-/// Looks at the directory of the agent; `program` is the plugin that should be there.
+/// Checks the agent's plugin directory; `program` is the plugin that should be there.
 pub(super) fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
     let Some(directory) = agent.plugin_directory() else {
         return vec![Finding::warning(
@@ -67,8 +67,23 @@ fn look(directory: &Path, program: &Path) -> Finding {
             "Install the plugin elsewhere and make plugin_dir a directory there, or remount without noexec.",
         );
     }
-    match others(directory) {
-        Some(other) if other == "wasm-shim" || other == "wasm-shim-compile" => Finding::failed(
+    let ways = [Some(directory), Some(&*target), target.parent()];
+    if let Some(open) = ways.into_iter().flatten().find(|path| is_open(path)) {
+        return Finding::failed(
+            CHECK,
+            format!("every user of this node can write to {}", open.display()),
+            "Each of them can put another program there, which the agent starts with its own rights.",
+            format!("chmod o-w {}", open.display()),
+        );
+    }
+    second(directory).unwrap_or_else(|| Finding::ok(CHECK, there.display().to_string()))
+}
+
+/// An executable of ours that the agent would start as a second plugin.
+fn second(directory: &Path) -> Option<Finding> {
+    let (shown, other) = (directory.display(), others(directory)?);
+    Some(if other == "wasm-shim" || other == "wasm-shim-compile" {
+        Finding::failed(
             CHECK,
             format!("{shown} has {other}"),
             "The agent starts it as a plugin, and fails to start.",
@@ -76,18 +91,28 @@ fn look(directory: &Path, program: &Path) -> Finding {
                 "mkdir -p /usr/local/libexec/nomad-driver-systemd && mv {shown}/wasm-shim* \
                  /usr/local/libexec/nomad-driver-systemd/"
             ),
-        ),
-        Some(other) => Finding::failed(
+        )
+    } else {
+        Finding::failed(
             CHECK,
             format!("{shown} has {other}, a second plugin for the driver `systemd`"),
             "Which of the two the agent uses is not defined.",
             format!("rm {shown}/{other}"),
-        ),
-        None => Finding::ok(CHECK, there.display().to_string()),
-    }
+        )
+    })
 }
 
-/// An executable of ours that should not be there.
+/// Can every user change the file, or exchange what is in the directory?
+fn is_open(path: &Path) -> bool {
+    const OTHERS_WRITE: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    fs::metadata(path).is_ok_and(|found| {
+        let mode = found.permissions().mode();
+        mode & OTHERS_WRITE != 0 && mode & STICKY == 0
+    })
+}
+
+/// Another executable of ours that should not be there.
 fn others(directory: &Path) -> Option<String> {
     let entries = fs::read_dir(directory).ok()?.flatten();
     let mut names: Vec<String> = entries
@@ -134,6 +159,10 @@ mod tests {
         file("nomad-driver-systemd.old", 0o755);
         assert!(look().found.contains("nomad-driver-systemd.old, a second plugin"));
         fs::remove_file(directory.join("nomad-driver-systemd.old")).unwrap();
+        fs::set_permissions(&directory, PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(look().found.contains("every user of this node can write to"));
+        assert!(look().mend.starts_with("chmod o-w "));
+        fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
         file("wasm-shim", 0o755);
         assert!(look().found.ends_with("has wasm-shim"));
     }

@@ -1,5 +1,5 @@
-//! Reads one block of a job file: takes the keys it is asked for, and at the end accounts for every key that nobody
-//! asked for. Each error says the block and its line.
+//! Reads one block of a job file. The caller takes the keys that it supports; `finish` accounts for every key that is
+//! left. Each error names the block and its line.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,67 +12,67 @@ use super::Notes;
 use super::expression::{self, Scope};
 use super::types::Type;
 
-/// What is wrong in a job file, and where.
+/// An error in a job file, and its place.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is not HCL.
     #[error("read the job file")]
     Parse {
-        /// The parser's drawing of the place.
+        /// The parser's message with the place.
         source: hcl::edit::parser::Error,
     },
-    /// Nomad knows it and this machine alone cannot honour it.
+    /// Nomad supports the key, but it needs a Nomad agent.
     #[error("{place}: `{key}` is not possible without a Nomad agent: {advice}")]
     NotHere {
-        /// Such as `task "web" (line 12)`.
+        /// The block and its line, such as `task "web" (line 12)`.
         place: String,
         /// The block or attribute, such as `template`.
         key: String,
         /// What to do instead.
         advice: String,
     },
-    /// Nomad does not know it either.
+    /// Nomad does not know the key either.
     #[error("{place}: `{key}` is not known in a Nomad job; check its spelling and its place")]
     Unknown {
-        /// Such as `task "web" (line 12)`.
+        /// The block and its line, such as `task "web" (line 12)`.
         place: String,
-        /// Such as `comand`.
+        /// The key, such as `comand`.
         key: String,
     },
-    /// A key without which the block means nothing.
+    /// A required key is missing.
     #[error("{place}: `{key}` is required")]
     Missing {
-        /// Such as `task "web" (line 12)`.
+        /// The block and its line, such as `task "web" (line 12)`.
         place: String,
-        /// Such as `driver`.
+        /// The key, such as `driver`.
         key: String,
     },
     /// A value of the wrong type or out of range.
     #[error("{place}: `{key}`: {reason}")]
     Value {
-        /// Such as `task "web" (line 12)`.
+        /// The block and its line, such as `task "web" (line 12)`.
         place: String,
-        /// Such as `kill_timeout`.
+        /// The key, such as `kill_timeout`.
         key: String,
-        /// Such as `a duration such as "30s" is required`.
+        /// The reason, such as `a duration such as "30s" is required`.
         reason: String,
     },
     /// An expression that has no value.
     #[error("{place}: `{key}`")]
     Expression {
-        /// Such as `task "web" (line 12)`.
+        /// The block and its line, such as `task "web" (line 12)`.
         place: String,
-        /// Such as `args`.
+        /// The key, such as `args`.
         key: String,
         /// What was wrong with it.
         source: expression::Error,
     },
 }
 
-/// One block of a job file, with what has not been asked for yet.
+/// One block of a job file, with the keys that have not been taken yet.
 #[derive(Debug)]
 pub(super) struct Block<'a> {
-    /// Such as `task "web" (line 12)`.
+    /// The block and its line, such as `task "web" (line 12)`.
     pub(super) place: String,
     /// The labels, such as `["web"]`.
     pub(super) labels: Vec<String>,
@@ -103,7 +103,7 @@ impl<'a> Block<'a> {
     /// The one label that this block must have.
     pub(super) fn label(&self) -> Result<&str, Error> {
         match self.labels.as_slice() {
-            // It is shown on a terminal.
+            // The label is shown on a terminal.
             [label] if label.chars().any(char::is_control) => {
                 Err(self.wrong("label", "a name without control characters is required"))
             }
@@ -112,7 +112,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// All blocks of that name, in their order.
+    /// All blocks of this name, in their order.
     pub(super) fn blocks(&mut self, name: &str) -> Vec<Block<'a>> {
         let (taken, left) =
             std::mem::take(&mut self.blocks).into_iter().partition(|block| block.ident.as_str() == name);
@@ -121,7 +121,7 @@ impl<'a> Block<'a> {
         taken.into_iter().map(|block| self.inner(block)).collect()
     }
 
-    /// The block of that name, if there is one; two are an error.
+    /// The block of this name, if there is one; a second one is an error.
     pub(super) fn block(&mut self, name: &str) -> Result<Option<Block<'a>>, Error> {
         let mut blocks = self.blocks(name);
         match blocks.len() {
@@ -149,13 +149,13 @@ impl<'a> Block<'a> {
         self.attributes.remove(key).map(|attribute| Expression::from(attribute.value.clone()))
     }
 
-    /// All attributes that are left, not evaluated.
+    /// All remaining attributes, not evaluated.
     pub(super) fn expressions(&mut self) -> Vec<(String, Expression)> {
         let left = std::mem::take(&mut self.attributes);
         left.into_iter().map(|(key, attribute)| (key.to_owned(), attribute.value.clone().into())).collect()
     }
 
-    /// The value of an attribute; null is like leaving it out.
+    /// The value of an attribute; null counts as not set.
     pub(super) fn value(&mut self, key: &str, scope: &Scope) -> Result<Option<Value>, Error> {
         let Some(expression) = self.expression(key) else {
             return Ok(None);
@@ -258,7 +258,8 @@ impl<'a> Block<'a> {
         kind.convert(value).map(Some).map_err(|reason| self.wrong(key, &reason))
     }
 
-    /// Accounts for what is left: `ignored` is noted, `refused` (with its advice) is an error, all else is unknown.
+    /// Accounts for the remaining keys: `ignored` ones are noted, `refused` ones (with their advice) are errors, all
+    /// others are unknown.
     pub(super) fn finish(
         self,
         ignored: &[&str],
@@ -279,7 +280,7 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// The error for something that only an agent can do.
+    /// The error for a feature that needs an agent.
     pub(super) fn not_here(&self, key: &str, advice: &str) -> Error {
         Error::NotHere { place: self.place.clone(), key: key.to_owned(), advice: advice.to_owned() }
     }

@@ -1,4 +1,4 @@
-//! Writes out `dynamic` blocks: one block for each element of a list or map, as HCL does before Nomad reads a job.
+//! Expands `dynamic` blocks: one block for each element of a list or map, as HCL does before Nomad reads a job.
 
 use hcl::edit::expr::{Expression, Parenthesis};
 use hcl::edit::structure::{Block as Written, BlockLabel, Body, Structure};
@@ -9,10 +9,10 @@ use hcl::{Map, Value};
 use super::block::{Block, Error};
 use super::expression::Scope;
 
-/// The most blocks that are written out. Blocks in each other make many.
+/// The maximum number of expanded blocks. Nested blocks multiply.
 const MOST: usize = 10_000;
 
-/// The body without `dynamic` blocks, which may lie in each other. `text` is that of the whole file.
+/// The body without `dynamic` blocks, which may be nested. `text` is the text of the whole file.
 pub(super) fn expand(text: &str, body: &Body, scope: &Scope) -> Result<Body, Error> {
     expand_within(&mut MOST.clone(), text, body, scope)
 }
@@ -37,7 +37,7 @@ fn expand_within(left: &mut usize, text: &str, body: &Body, scope: &Scope) -> Re
     Ok(expanded)
 }
 
-/// The blocks that one `dynamic` block stands for.
+/// The blocks that one `dynamic` block expands to.
 fn generate(left: &mut usize, text: &str, written: &Written, scope: &Scope) -> Result<Vec<Written>, Error> {
     let mut block = Block::of(text, written);
     let kind = block.label()?.to_owned();
@@ -72,7 +72,7 @@ fn generate(left: &mut usize, text: &str, written: &Written, scope: &Scope) -> R
         });
         let mut body = content.body.clone();
         bind.visit_body_mut(&mut body);
-        // It keeps the line of the `dynamic` block.
+        // The block keeps the line of the `dynamic` block.
         let mut block = written.clone();
         block.ident = Decorated::new(ident.clone());
         block.labels = labels.transpose()?.unwrap_or_default();
@@ -98,7 +98,7 @@ fn elements(each: Value) -> Option<Vec<Value>> {
     }
 }
 
-/// Writes an element in the place of the iterator's name.
+/// Replaces the iterator's name by an element.
 struct Bind<'a> {
     name: &'a str,
     element: Expression,

@@ -1,9 +1,9 @@
 //! Evaluates HCL, in the two stages of a Nomad job.
 //!
-//! First the job file is evaluated by whoever submits it: `var.x`, `local.x` and functions get their values, and every
-//! name that is unknown then (`${NOMAD_PORT_http}`, `${attr.kernel.name}`) stays in the text as it was written. Later,
-//! before a task starts, Nomad's client evaluates what was left, now with the task's environment, and an unknown name
-//! is an error. Facts from Nomad v2.0.5: jobspec2/types.config.go, helper/pluginutils/hclutils/util.go.
+//! First, whoever submits the job evaluates the job file: `var.x`, `local.x` and functions get their values. Every name
+//! that is unknown at this stage (`${NOMAD_PORT_http}`, `${attr.kernel.name}`) stays in the text as it was written.
+//! Later, before a task starts, Nomad's client evaluates the remaining expressions with the task's environment. There,
+//! an unknown name is an error. Facts from Nomad v2.0.5: jobspec2/types.config.go, helper/pluginutils/hclutils/util.go.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,24 +23,24 @@ pub enum Error {
     /// The text is not HCL.
     #[error("read the expression `{text}`")]
     Parse {
-        /// What was written.
+        /// The expression as written.
         text: String,
-        /// Where the parser stumbled.
+        /// The parser's error.
         source: Box<hcl::Error>,
     },
-    /// A name that nothing defines.
+    /// An undefined name.
     #[error(
         "there is no variable named `{name}`{}; a Nomad agent may know it, from a `template` with `env = true`, the meta of a \
          dispatch or of the node; for a shell in the task to read it write `$$${{{name}}}`",
         nearest.as_ref().map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default()
     )]
     UnknownVariable {
-        /// Such as `env.HOMEE`.
+        /// The name, such as `env.HOMEE`.
         name: String,
-        /// The name that is almost the same, such as `env.HOME`.
+        /// A similar name, such as `env.HOME`.
         nearest: Option<String>,
     },
-    /// A function that Nomad has and we have not, or that nobody has.
+    /// A function that only Nomad supports, or an unknown one.
     #[error(
         "the function `{name}` is not available without a Nomad agent; {}(available: {known})",
         functions::nearest(name).map_or_else(
@@ -50,10 +50,10 @@ pub enum Error {
         known = functions::names()
     )]
     UnknownFunction {
-        /// Such as `bcrypt`.
+        /// The function, such as `bcrypt`.
         name: String,
     },
-    /// Everything else, such as a function that got a wrong argument.
+    /// Any other error, such as a wrong argument of a function.
     #[error("evaluate the expression: {reason}")]
     Evaluate {
         /// The evaluator's reason, on one line.
@@ -61,12 +61,12 @@ pub enum Error {
     },
 }
 
-/// What a name means that the scope does not define.
+/// How a name that the scope does not define is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unknown {
-    /// It stays in the text, for the next stage.
+    /// The name stays in the text, for the next stage.
     StaysText,
-    /// It is a mistake.
+    /// The name is an error.
     IsAnError,
 }
 
@@ -75,12 +75,13 @@ enum Unknown {
 pub struct Scope {
     variables: Map<String, Value>,
     unknown: Unknown,
-    /// Where the functions that read files look for relative paths; without it there are no such functions.
+    /// The directory in which functions that read files look for relative paths; without it, these functions are not
+    /// available.
     directory: Option<String>,
 }
 
 impl Scope {
-    /// The scope of a job file: `var` and `local` (both objects); all other names are left for the runtime.
+    /// The scope of a job file: `var` and `local` (both objects). All other names stay for the runtime.
     pub fn of_job(variables: Map<String, Value>, locals: Map<String, Value>) -> Self {
         let roots = [("var", variables), ("local", locals)];
         Self {
@@ -90,19 +91,19 @@ impl Scope {
         }
     }
 
-    /// With the functions that read files; relative paths are in this directory.
+    /// Adds the functions that read files; relative paths refer to this directory.
     #[must_use]
     pub fn with_files(self, directory: &Path) -> Self {
         Self { directory: Some(directory.display().to_string()), ..self }
     }
 
-    /// The scope of a task's `config` just before it starts: names such as `NOMAD_TASK_DIR` or `attr.kernel.name`,
-    /// dots making objects, as [`crate::taskenv::TaskEnv::scope`] builds it.
+    /// The scope of a task's `config` just before it starts: names such as `NOMAD_TASK_DIR` or `attr.kernel.name`, with
+    /// dots as nested objects, as [`crate::taskenv::TaskEnv::scope`] builds it.
     pub fn of_task(variables: Map<String, Value>) -> Self {
         Self { variables, unknown: Unknown::IsAnError, directory: None }
     }
 
-    /// The scope of a plugin's own configuration: functions and no variables.
+    /// The scope of a plugin's own configuration: functions, but no variables.
     pub fn of_plugin() -> Self {
         Self::of_task(Map::new())
     }
@@ -114,7 +115,7 @@ impl Scope {
         self.resolve(&mut expression, &mut bound)?;
         let mut context = Context::new();
         for (name, value) in &self.variables {
-            // A name that is no identifier, such as `a/b`, is reachable as `env["a/b"]` only.
+            // A name that is not an identifier, such as `a/b`, is reachable as `env["a/b"]` only.
             if let Ok(name) = Identifier::new(name.clone()) {
                 context.declare_var(name, value.clone());
             }
@@ -125,15 +126,15 @@ impl Scope {
             .map_err(|error| Error::Evaluate { reason: self.as_written(&one_line(&error.to_string())) })
     }
 
-    /// The evaluator's text without the argument that functions of files get here.
+    /// The evaluator's message without the argument that this module adds to functions that read files.
     fn as_written(&self, reason: &str) -> String {
         let Some(directory) = &self.directory else { return reason.to_owned() };
         let added = Value::String(directory.clone()).to_string();
         reason.replace(&format!("{added}, "), "").replace(&added, "")
     }
 
-    /// The value of a string that may hold `${…}`, as in HCL's JSON syntax: one interpolation and nothing around it
-    /// keeps the type of its value.
+    /// The value of a string that may contain `${…}`, as in HCL's JSON syntax. A single interpolation with nothing
+    /// around it keeps the type of its value.
     pub fn text(&self, text: &str) -> Result<Value, Error> {
         if !text.contains("${") && !text.contains("%{") {
             return Ok(Value::String(text.to_owned()));
@@ -141,9 +142,9 @@ impl Scope {
         self.value(&Expression::from(TemplateExpr::from(text)))
     }
 
-    /// A block's content as Nomad keeps it: attributes with their values, blocks as lists of such maps, a label being
-    /// one more map around its block. `x = { … }` written out is a block too, and only a map that an expression yields
-    /// (`x = local.map`) is a map. Facts from Nomad v2.0.5, jobspec2/parse_map.go and what it makes of job files.
+    /// A block's content as Nomad stores it: attributes with their values, blocks as lists of maps, and a label as one
+    /// more map around its block. `x = { … }` written out is a block too. Only a map that an expression yields
+    /// (`x = local.map`) is a map. Facts from Nomad v2.0.5, jobspec2/parse_map.go and its results for job files.
     pub fn body(&self, body: &hcl::Body) -> Result<Map<String, Value>, Error> {
         let mut map = Map::new();
         for structure in body {
@@ -171,7 +172,7 @@ impl Scope {
         Ok(map)
     }
 
-    /// Replaces what the evaluator cannot know: names of a later stage become text, functions are checked by name.
+    /// Replaces what the evaluator does not know: names of a later stage become text, functions are checked by name.
     #[allow(clippy::too_many_lines, reason = "one arm per kind of expression")]
     fn resolve(&self, expression: &mut Expression, bound: &mut BTreeSet<String>) -> Result<(), Error> {
         match expression {
@@ -229,7 +230,7 @@ impl Scope {
                 Operation::Binary(binary) => {
                     self.resolve(&mut binary.lhs_expr, bound)?;
                     self.resolve(&mut binary.rhs_expr, bound)?;
-                    // The evaluator panics where a result is too large or there is none.
+                    // The evaluator panics if a result is too large or does not exist.
                     if let Some(function) = functions::of_operator(binary.operator) {
                         let call = FuncCall::builder(Identifier::sanitized(function));
                         let call = call.arg(binary.lhs_expr.clone()).arg(binary.rhs_expr.clone());
@@ -251,7 +252,7 @@ impl Scope {
         Ok(())
     }
 
-    /// A function that reads files is told where the job file is.
+    /// Adds the directory of the job file to the arguments of a function that reads files.
     fn resolve_call(&self, call: &mut FuncCall, bound: &mut BTreeSet<String>) -> Result<(), Error> {
         let name = call.name.name.as_str();
         let reads_files = functions::reads_files(name);
@@ -268,7 +269,7 @@ impl Scope {
         Ok(())
     }
 
-    /// A bare name as the key of an object is that name, never a variable.
+    /// A bare name as the key of an object is this name, never a variable.
     fn resolve_key(&self, key: &mut Expression, bound: &mut BTreeSet<String>) -> Result<(), Error> {
         if let Expression::Variable(name) = key {
             *key = Expression::String(name.to_string());
@@ -310,14 +311,15 @@ impl Scope {
     }
 
     fn no_variable(&self, name: String) -> Error {
-        // Nomad writes an underscore for each character that no name of HCL has, such as the hyphen of a label.
+        // Nomad writes an underscore for each character that is not valid in an HCL name, such as the hyphen of a
+        // label.
         let plain: String = name.chars().map(|c| if c == '-' { '_' } else { c }).collect();
         let others = self.variables.keys().filter(|known| *known != &name);
         let nearest = nearest(&plain, others.map(String::as_str)).map(ToOwned::to_owned);
         Error::UnknownVariable { nearest, name }
     }
 
-    /// The name of a key that its object does not have, such as `var.prot`; the evaluator would name the key alone.
+    /// The name of a key that its object does not have, such as `var.prot`; the evaluator's error names only the key.
     fn missing(&self, traversal: &Traversal) -> Option<String> {
         let Expression::Variable(root) = &traversal.expr else {
             return None;

@@ -10,19 +10,19 @@ use super::{AGENT, Notes, constraint, name, service};
 /// A group of tasks that share an allocation.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// Such as `web`.
+    /// The group's name, such as `web`.
     pub name: String,
     /// The group's `meta`.
     pub meta: BTreeMap<String, String>,
-    /// The ports of its `network` block.
+    /// The ports of the group's `network` block.
     pub ports: Vec<Port>,
-    /// The `dns` block of its network.
+    /// The `dns` block of the group's network.
     pub dns: Option<Dns>,
-    /// The `mode` of its network.
+    /// The `mode` of the group's network.
     pub network: Network,
-    /// Its `volume` blocks.
+    /// The group's `volume` blocks.
     pub volumes: Vec<Volume>,
-    /// At least one.
+    /// The group's tasks; at least one.
     pub tasks: Vec<Task>,
 }
 
@@ -31,31 +31,31 @@ pub struct Group {
 pub enum Network {
     /// The host's.
     Host,
-    /// None.
+    /// No network.
     None,
-    /// One that an agent makes for the group: the job is only shown.
+    /// A network that an agent creates for the group; only shown, not run.
     OfGroup,
 }
 
-/// A port of a group's network, which is the host's.
+/// A port of a group's network. The network is the host's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
-    /// Such as `http`; part of `NOMAD_PORT_http`.
+    /// The label, such as `http`; part of `NOMAD_PORT_http`.
     pub label: String,
-    /// The number to use, or none for a free one.
+    /// The port number, or none for a dynamic port.
     pub fixed: Option<u16>,
-    /// The number that the task sees, or none for the same.
+    /// The port number inside the task, or none for the same number.
     pub to: Option<u16>,
 }
 
 /// Name resolution of a group's tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dns {
-    /// Such as `192.0.2.1`.
+    /// Servers, such as `192.0.2.1`.
     pub servers: Vec<String>,
-    /// Such as `example.org`.
+    /// Search domains, such as `example.org`.
     pub searches: Vec<String>,
-    /// Such as `ndots:2`.
+    /// Options, such as `ndots:2`.
     pub options: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ pub struct Volume {
     pub name: String,
     /// The node's name for it.
     pub source: String,
-    /// Nobody in the group may write to it.
+    /// The group mounts the volume read-only.
     pub read_only: bool,
 }
 
@@ -109,7 +109,7 @@ pub(super) fn group(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> 
         return Err(block.missing("task"));
     }
     for inner in block.blocks("constraint") {
-        // Within one group of one instance nothing can be kept apart.
+        // Within one group of one instance, nothing can be kept apart.
         constraint(inner, scope, 1, notes)?;
     }
     for inner in block.blocks("service") {
@@ -136,7 +136,7 @@ fn volumes(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Ve
             .filter(|source| !source.is_empty())
             .ok_or_else(|| inner.missing("source"))?;
         if inner.bool("per_alloc", scope)?.unwrap_or(false) {
-            // There is one allocation of each group, the first.
+            // There is one allocation per group, the first.
             source.push_str("[0]");
         }
         if volumes.iter().any(|other| other.name == name) {
@@ -152,7 +152,7 @@ fn volumes(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Ve
     Ok(volumes)
 }
 
-/// A mount names a volume of its group.
+/// Checks that a mount names a volume of its group.
 pub(super) fn check_mounts(block: &Block<'_>, task: &Task, volumes: &[Volume]) -> Result<(), Error> {
     let unknown = |mount: &&VolumeMount| !volumes.iter().any(|volume| volume.name == mount.volume);
     match task.volume_mounts.iter().find(unknown) {
@@ -170,7 +170,7 @@ fn mode(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Netwo
     match block.string("mode", scope)?.as_deref() {
         None | Some("" | "host") => Ok(Network::Host),
         Some("none") => Ok(Network::None),
-        // The driver makes no networks, also for an agent.
+        // The driver does not create networks, not even under an agent.
         Some("driver") => Err(block
             .wrong("mode", "Nomad makes the networks of this driver's tasks; use \"host\" or \"bridge\"")),
         Some(mode) => {
@@ -187,7 +187,7 @@ fn network(block: &mut Block<'_>, scope: &Scope) -> Result<(Vec<Port>, Option<Dn
     for mut port in block.blocks("port") {
         let label = port.label()?.to_owned();
         let mut number = |key: &str| match port.integer(key, scope)? {
-            // Minus one stands for the host's number, as when nothing is given.
+            // -1 means the host's number, as when nothing is given.
             None | Some(-1 | 0) => Ok(None),
             Some(given) => match u16::try_from(given) {
                 Ok(number) => Ok(Some(number)),

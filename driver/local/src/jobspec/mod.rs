@@ -1,8 +1,8 @@
-//! Reads a Nomad job file (HCL2) into what can be run on this machine.
+//! Reads a Nomad job file (HCL2) into the part that can run on this machine.
 //!
-//! A job means here what it means under Nomad, or it is refused: a block that needs servers, other nodes or other
-//! services is an error that names the block and its line. What merely tells Nomad *when* and *where* to run
-//! (`restart`, `update`, `constraint`, `service` …) changes nothing about how a task runs; it is accepted and listed in
+//! A job has the same meaning as under Nomad, or it is rejected: a block that needs servers, other nodes or other
+//! services is an error that names the block and its line. Blocks that only tell Nomad *when* and *where* to run
+//! (`restart`, `update`, `constraint`, `service` …) do not change how a task runs. They are accepted and listed in
 //! [`Job::ignored`]. Facts from Nomad v2.0.5, jobspec2/ and the API structures behind it.
 
 pub(crate) mod block;
@@ -26,37 +26,37 @@ pub use self::group::{Dns, Group, Network, Port, Volume};
 pub use self::task::{Artifact, Hook, Lifecycle, Resources, Task, Template, VolumeMount};
 use self::types::Type;
 
-/// A job, as it was said. Strings may still hold `${…}` for the runtime.
+/// A job as the file specifies it. Strings may still contain `${…}` for the runtime.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// The label of the `job` block unless `id` says otherwise, such as `web`.
+    /// The label of the `job` block, or its `id` if set, such as `web`.
     pub id: String,
-    /// The id unless `name` says otherwise.
+    /// The `name`, or the id if not set.
     pub name: String,
-    /// `service`, `batch`, `system` or `sysbatch`; here they all run until their tasks end.
+    /// The type: `service`, `batch`, `system` or `sysbatch`; here they all run until their tasks end.
     pub kind: String,
-    /// Such as `default`.
+    /// The namespace, such as `default`.
     pub namespace: String,
-    /// Such as `global`.
+    /// The region, such as `global`.
     pub region: String,
-    /// The first of the job's datacenters that names one, else `dc1`.
+    /// The first name in the job's `datacenters`, else `dc1`.
     pub datacenter: String,
     /// The job's `meta`.
     pub meta: BTreeMap<String, String>,
-    /// At least one.
+    /// The job's groups; at least one.
     pub groups: Vec<Group>,
-    /// Names of blocks that were accepted and change nothing here, such as `restart`.
+    /// Names of blocks that were accepted and have no effect here, such as `restart`.
     pub ignored: Vec<String>,
-    /// What only an agent can do, of a job that is only shown ([`parse_to_show`]), such as `parameterized`.
+    /// Features of a job that need an agent, for a job that is only shown ([`parse_to_show`]), such as `parameterized`.
     pub needs_agent: Vec<String>,
 }
 
-/// What a job says beside what can be done here.
+/// The parts of a job without effect here.
 #[derive(Default)]
 struct Notes {
     ignored: Vec<String>,
     needs_agent: Vec<String>,
-    /// What only an agent can do is noted, and no error.
+    /// Features that need an agent are noted instead of being errors.
     shows_only: bool,
 }
 
@@ -82,12 +82,13 @@ impl Notes {
 
 const AGENT: &str = "submit the job to a Nomad agent";
 
-/// Reads a job. `variables` are the values of `-var`, names to text; the paths of `file("…")` are in `directory`.
+/// Reads a job. `variables` are the values of `-var`, names and their text; the paths of `file("…")` are in
+/// `directory`.
 pub fn parse(text: &str, variables: &BTreeMap<String, String>, directory: &Path) -> Result<Job, Error> {
     read(text, variables, directory, false)
 }
 
-/// Reads a job that is not run here: what only an agent can do is in [`Job::needs_agent`], and no error.
+/// Reads a job that is not run here: features that need an agent are listed in [`Job::needs_agent`], and are no error.
 pub fn parse_to_show(
     text: &str,
     variables: &BTreeMap<String, String>,
@@ -147,8 +148,8 @@ fn read(
     })
 }
 
-/// The text with `$$${` written in another way that means the same. hcl-primitives 0.1.13 forgets, when it writes a heredoc
-/// again, that a marker behind a `$` is escaped, but for the first one.
+/// The text with `$$${` written in an equivalent way. hcl-primitives 0.1.13, when it writes a heredoc again, forgets
+/// that a marker behind a `$` is escaped, except for the first one.
 fn readable(text: &str) -> Cow<'_, str> {
     if !text.contains("$$${") && !text.contains("%%%{") {
         return Cow::Borrowed(text);
@@ -156,8 +157,8 @@ fn readable(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.replace("$$${", r#"${"$"}$${"#).replace("%%%{", r#"${"%"}%%{"#))
 }
 
-/// The values of the `variable` blocks: what was given, converted, else the default; and of the `variables` block, which
-/// has names and defaults alone.
+/// The values of the `variable` blocks: the given value, converted, else the default; and the values of the `variables`
+/// block, which contains only names and defaults.
 fn declared(file: &mut Block<'_>, given: &BTreeMap<String, String>) -> Result<Map<String, Value>, Error> {
     let scope = Scope::of_plugin();
     let mut values = Map::new();
@@ -169,7 +170,7 @@ fn declared(file: &mut Block<'_>, given: &BTreeMap<String, String>) -> Result<Ma
         };
         let default = block.expression("default");
         let value = match (given.get(&name), default) {
-            // Text is text; of every other type it is an expression, such as `["a", "b"]`.
+            // A string is the text itself; every other type is an expression, such as `["a", "b"]`.
             (Some(text), _) if matches!(kind, None | Some(Type::String)) => Value::String(text.clone()),
             (Some(text), _) => {
                 let parsed = hcl::edit::parser::parse_expr(text);
@@ -264,7 +265,7 @@ fn job(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Job, E
             notes,
         )?;
     }
-    // A task straight in the job is a group of its own (jobspec2/parse_job.go).
+    // A task directly in the job forms a group of its own (jobspec2/parse_job.go).
     for mut inner in block.blocks("task") {
         let task = task::task(&mut inner, scope, notes)?;
         task::finish_task(inner, notes)?;
@@ -302,7 +303,8 @@ fn job(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Job, E
     })
 }
 
-/// A constraint chooses nodes and there is one; only one that keeps groups apart cannot be met.
+/// A constraint chooses nodes, and there is only one. The exception is a constraint that keeps groups apart, which
+/// cannot be met.
 fn constraint(mut block: Block<'_>, scope: &Scope, groups: usize, notes: &mut Notes) -> Result<(), Error> {
     let apart = ["distinct_hosts", "distinct_property"];
     let operator = block.string("operator", scope)?.unwrap_or_default();
@@ -334,7 +336,7 @@ fn constraint(mut block: Block<'_>, scope: &Scope, groups: usize, notes: &mut No
     Ok(())
 }
 
-/// A service is registered nowhere; one that needs a service mesh cannot work.
+/// A service is not registered. A service that needs a service mesh cannot work.
 fn service(mut block: Block<'_>, notes: &mut Notes) -> Result<(), Error> {
     for key in ["connect", "sidecar_task"] {
         if block.block(key)?.is_some() {
@@ -346,7 +348,7 @@ fn service(mut block: Block<'_>, notes: &mut Notes) -> Result<(), Error> {
     Ok(())
 }
 
-/// The label of a group or task, which becomes a directory's name.
+/// The label of a group or task, which is used as the name of a directory.
 fn name(block: &Block<'_>) -> Result<String, Error> {
     let name = block.label()?;
     if name.contains(['/', '\\', '\0']) || name == "." || name == ".." {

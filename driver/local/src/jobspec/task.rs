@@ -15,55 +15,55 @@ use crate::node::SIGNALS;
 pub struct VolumeMount {
     /// The label of one of the group's volumes.
     pub volume: String,
-    /// Where the task sees it.
+    /// The path at which the task sees the volume.
     pub destination: String,
-    /// The task may not write to it.
+    /// The task mounts the volume read-only.
     pub read_only: bool,
-    /// `private`, `host-to-task` or `bidirectional`.
+    /// The propagation: `private`, `host-to-task` or `bidirectional`.
     pub propagation_mode: String,
-    /// `z`, `Z` or empty.
+    /// The SELinux label: `z`, `Z` or empty.
     pub selinux_label: String,
 }
 
 /// One task.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// Such as `web`.
+    /// The name, such as `web`.
     pub name: String,
-    /// Such as `systemd`.
+    /// The driver, such as `systemd`.
     pub driver: String,
-    /// Empty when the job gives none.
+    /// The user; empty if the job sets none.
     pub user: String,
-    /// The driver's own block, see [`Scope::body`].
+    /// The driver's own block, decoded by [`Scope::body`].
     pub config: Map<String, Value>,
     /// The job's `env`.
     pub env: BTreeMap<String, String>,
     /// The task's `meta`.
     pub meta: BTreeMap<String, String>,
-    /// What to fetch before the task starts.
+    /// The artifacts to fetch before the task starts.
     pub artifacts: Vec<Artifact>,
-    /// What to render before the task starts.
+    /// The templates to render before the task starts.
     pub templates: Vec<Template>,
-    /// The group's volumes that it sees.
+    /// The group's volumes that the task mounts.
     pub volume_mounts: Vec<VolumeMount>,
-    /// What the task may use.
+    /// The resources of the task.
     pub resources: Resources,
-    /// How long a stopped task may take; 5 s unless given.
+    /// The time that a stopped task has to exit; 5 s unless set.
     pub kill_timeout: Duration,
-    /// Such as `SIGTERM`; empty for the driver's default.
+    /// The signal, such as `SIGTERM`; empty for the driver's default.
     pub kill_signal: String,
-    /// When it ends, the group's other tasks are stopped.
+    /// When this task ends, the other tasks of the group are stopped.
     pub leader: bool,
-    /// When it runs, compared with the tasks of its group.
+    /// When the task runs, relative to the tasks of its group.
     pub lifecycle: Lifecycle,
-    /// `logs { disabled = true }`: its output goes nowhere.
+    /// `logs { disabled = true }`: the output is discarded.
     pub logs_disabled: bool,
 }
 
-/// When a task runs, compared with the other tasks of its group.
+/// When a task runs, relative to the other tasks of its group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Hook {
-    /// Without a `lifecycle` block.
+    /// A task without a `lifecycle` block.
     #[default]
     Main,
     /// Before the main tasks.
@@ -77,9 +77,9 @@ pub enum Hook {
 /// A `lifecycle` block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lifecycle {
-    /// Its `hook`.
+    /// The block's `hook`.
     pub hook: Hook,
-    /// It runs beside the main tasks, until they have ended. Never a poststop task.
+    /// The task runs alongside the main tasks, until they have ended. Never true for a poststop task.
     pub sidecar: bool,
 }
 
@@ -88,11 +88,11 @@ pub struct Lifecycle {
 pub struct Artifact {
     /// A URL or a path.
     pub source: String,
-    /// Relative to the task's directory; `local/` unless given.
+    /// The destination, relative to the task's directory; `local/` unless set.
     pub destination: String,
-    /// `any`, `file` or `dir`.
+    /// The mode: `any`, `file` or `dir`.
     pub mode: String,
-    /// Such as `checksum` and `archive`.
+    /// Options such as `checksum` and `archive`.
     pub options: BTreeMap<String, String>,
     /// Headers of the HTTP request.
     pub headers: BTreeMap<String, String>,
@@ -105,28 +105,28 @@ pub struct Template {
     pub data: Option<String>,
     /// A file with the text, relative to the task's directory.
     pub source: Option<String>,
-    /// Where the result goes, relative to the task's directory.
+    /// The path of the result, relative to the task's directory.
     pub destination: String,
-    /// The result also holds variables of the task, `NAME=VALUE` on each line.
+    /// The result also contains variables for the task, one `NAME=VALUE` per line.
     pub env: bool,
     /// The mode of the result, such as 0o644.
     pub mode: u32,
-    /// Who owns the result, user and group, such as 1000; ourselves where the job does not say.
+    /// The owner of the result, user and group, such as 1000; our own where the job sets none.
     pub owner: (Option<u32>, Option<u32>),
-    /// What stands around an action, such as `{{` and `}}`.
+    /// The delimiters around an action, such as `{{` and `}}`.
     pub delimiters: (String, String),
 }
 
 /// A task's `resources` with Nomad's defaults (api/resources.go).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resources {
-    /// MHz; 100 unless given, not used when `cores` is.
+    /// MHz; 100 unless set, unused if `cores` is set.
     pub cpu: i64,
-    /// Whole cores, or zero.
+    /// Reserved cores, or zero.
     pub cores: u32,
-    /// MiB; 300 unless given.
+    /// MiB; 300 unless set.
     pub memory: i64,
-    /// MiB; zero for `memory`, -1 for no ceiling.
+    /// MiB; zero for the value of `memory`, -1 for no limit.
     pub memory_max: i64,
 }
 
@@ -141,7 +141,7 @@ pub(super) fn task(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> R
     let mut templates = Vec::new();
     for mut inner in block.blocks("template") {
         templates.push(template(&mut inner, scope)?);
-        // What changes later is not followed here.
+        // Later changes are not followed here.
         let later = ["change_mode", "change_script", "splay", "wait", "once"];
         inner.finish(
             &[&later[..], &["error_on_missing_key", "vault_grace"]].concat(),
@@ -192,16 +192,16 @@ pub(super) fn task(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> R
     })
 }
 
-/// A signal, one of those that nodes offer.
+/// A signal, which must be one of the signals that nodes offer.
 fn offered_signal(block: &mut Block<'_>, key: &str, scope: &Scope) -> Result<String, Error> {
     let signal = block.string(key, scope)?.unwrap_or_default();
     if signal.is_empty() || SIGNALS.contains(&signal.as_str()) {
         return Ok(signal);
     }
     let full = format!("SIG{}", signal.to_uppercase());
-    let meant = SIGNALS.iter().find(|known| **known == full || **known == signal.to_uppercase());
-    let reason = match meant {
-        Some(meant) => format!("`{signal}` is not a signal; write `{meant}`"),
+    let intended = SIGNALS.iter().find(|known| **known == full || **known == signal.to_uppercase());
+    let reason = match intended {
+        Some(intended) => format!("`{signal}` is not a signal; write `{intended}`"),
         None => format!("`{signal}` is none of the signals that nodes offer: {}", SIGNALS.join(", ")),
     };
     Err(block.wrong(key, &reason))
@@ -264,10 +264,10 @@ fn template(block: &mut Block<'_>, scope: &Scope) -> Result<Template, Error> {
     let mode = u32::from_str_radix(&perms, 8);
     let mode =
         mode.map_err(|_| block.wrong("perms", &format!("`{perms}` is not a file mode such as 644")))?;
-    // Nothing changes here, and a wrong name is wrong all the same.
+    // The signal is not used here, but a wrong name is still an error.
     offered_signal(block, "change_signal", scope)?;
     let mut owner = |key| -> Result<Option<u32>, Error> {
-        // Nomad takes -1 for none.
+        // Nomad treats -1 as not set.
         let number = block.integer(key, scope)?.filter(|number| *number != -1);
         let known = number.map(u32::try_from).transpose();
         known.map_err(|_| block.wrong(key, "a number of a user or group is wanted, such as 1000"))

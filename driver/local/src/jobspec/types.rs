@@ -1,5 +1,5 @@
-//! The types of HCL and how values become them, as in go-cty: `"2"` is a number where one is wanted, 5 is a string, and
-//! a scalar is never a list. Facts from Nomad v2.0.5, helper/pluginutils/hclspecutils/type_expr.go, and go-cty's
+//! The types of HCL and the conversion of values, as in go-cty: `"2"` is a number where one is required, 5 is a string,
+//! and a scalar is never a list. Facts from Nomad v2.0.5, helper/pluginutils/hclspecutils/type_expr.go, and go-cty's
 //! convert package.
 
 use hcl::expr::ObjectKey;
@@ -20,12 +20,12 @@ pub(crate) enum Type {
 }
 
 impl Type {
-    /// From text such as `list(map(string))`.
+    /// Parses text such as `list(map(string))`.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         Self::of(&parse_expression(text)?)
     }
 
-    /// From an expression such as `list(map(string))`.
+    /// Reads an expression such as `list(map(string))`.
     pub(crate) fn of(expression: &Expression) -> Result<Self, String> {
         let unknown = || format!("`{expression}` is not a type");
         match expression {
@@ -88,7 +88,7 @@ impl Type {
                 _ => wrong("true or false", &Value::String(text)),
             },
             (Self::Bool, other) => wrong("true or false", &other),
-            // What HCL makes of `key = { … }`, which may be meant as a block.
+            // The form in which HCL parses `key = { … }`, which may be intended as a block.
             (Self::List(kind), Value::Array(list))
                 if **kind == Self::String && matches!(list.as_slice(), [Value::Object(_)]) =>
             {
@@ -135,12 +135,12 @@ impl Type {
     }
 }
 
-/// A number as text: its digits and never an exponent.
+/// A number as text: its digits, never an exponent.
 fn digits(number: &hcl::Number) -> String {
     match (number.as_i64(), number.as_u64(), number.as_f64()) {
         (Some(whole), _, _) => whole.to_string(),
         (_, Some(whole), _) => whole.to_string(),
-        // There is but one zero.
+        // There is only one zero: -0 becomes 0.
         (_, _, Some(fraction)) => (fraction + 0.0).to_string(),
         _ => number.to_string(),
     }
@@ -154,7 +154,7 @@ pub(crate) fn parse_expression(text: &str) -> Result<Expression, String> {
         .map_err(|error| format!("`{text}` is not an expression: {}", error.message()))
 }
 
-/// A value in a few words, for an error.
+/// A short description of a value, for an error.
 pub(crate) fn described(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),

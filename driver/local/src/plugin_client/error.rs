@@ -1,4 +1,4 @@
-//! Why a plugin could not be started, configured or asked.
+//! Why a plugin could not be started, configured or called.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use tonic::{Code, Status};
 use crate::hclspec;
 use crate::jobspec::expression;
 
-/// How long a plugin may take until its handshake line (go-plugin's default).
+/// How long a plugin may take to write its handshake line (go-plugin's default).
 pub(super) const START: Duration = Duration::from_mins(1);
 
-/// Why a plugin could not be started, configured or asked.
+/// Why a plugin could not be started, configured or called.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The binary could not be executed.
@@ -27,32 +27,32 @@ pub enum Error {
         source: io::Error,
     },
     /// The process ended before its handshake line.
-    #[error("the plugin {program} ended ({status}) before its handshake; its last words:\n{last_words}")]
+    #[error("the plugin {program} ended ({status}) before its handshake; its last words:\n{last_lines}")]
     Died {
         /// The binary.
         program: PathBuf,
         /// How it ended.
         status: ExitStatus,
         /// The end of its stderr.
-        last_words: String,
+        last_lines: String,
     },
     /// No handshake line within a minute.
-    #[error("the plugin {program} has not shaken hands within {START:?}; its last words:\n{last_words}")]
+    #[error("the plugin {program} has not shaken hands within {START:?}; its last words:\n{last_lines}")]
     Silent {
         /// The binary.
         program: PathBuf,
         /// The end of its stderr.
-        last_words: String,
+        last_lines: String,
     },
     /// The handshake line is not what go-plugin expects.
     #[error("the plugin's handshake `{line}` is wrong: {reason}")]
     Handshake {
         /// The line, without its end.
         line: String,
-        /// Such as ``the protocol is `netrpc`, not `grpc` ``.
+        /// The reason, such as ``the protocol is `netrpc`, not `grpc` ``.
         reason: String,
     },
-    /// The socket of the handshake does not answer.
+    /// The socket of the handshake is not reachable.
     #[error("connect to the plugin at {address}")]
     Connect {
         /// The socket or address.
@@ -60,26 +60,26 @@ pub enum Error {
         /// The transport's reason.
         source: tonic::transport::Error,
     },
-    /// There is no process of that number to reattach to.
+    /// There is no process with this PID to reattach to.
     #[error("find the plugin process {pid}")]
     Reattach {
-        /// The number.
+        /// The PID.
         pid: u32,
         /// The system's reason.
         source: io::Error,
     },
-    /// The plugin has answered with an error.
+    /// The plugin has returned an error.
     #[error(transparent)]
     Call(CallError),
-    /// The plugin left something out that its answer must have.
+    /// The plugin's answer lacks a required part.
     #[error("the plugin's answer to {call} lacks its {part}; report this to the driver's authors")]
     Incomplete {
-        /// Such as `TaskConfigSchema`.
+        /// The call, such as `TaskConfigSchema`.
         call: &'static str,
-        /// Such as `spec`.
+        /// The missing part, such as `spec`.
         part: &'static str,
     },
-    /// The plugin takes no configuration and one is given.
+    /// The plugin has no configuration, and one was given.
     #[error("the plugin takes no configuration; remove it")]
     NoConfiguration,
     /// An expression of the configuration has no value.
@@ -98,25 +98,25 @@ pub enum Error {
     },
 }
 
-/// A call that the plugin has answered with an error.
+/// A call for which the plugin has returned an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{call}: {message}")]
 pub struct CallError {
-    /// Such as `StartTask`.
+    /// The call, such as `StartTask`.
     pub call: &'static str,
-    /// Such as `InvalidArgument`.
+    /// The status code, such as `InvalidArgument`.
     pub code: Code,
-    /// The plugin's own words.
+    /// The plugin's message.
     pub message: String,
-    /// The plugin says that trying again may help.
+    /// The plugin reports that a retry may succeed.
     pub recoverable: bool,
 }
 
 impl CallError {
-    /// Reads the status and, from its details, whether to try again (Nomad v2.0.5, helper/pluginutils/grpcutils/).
+    /// Reads the status and, from its details, whether to retry (Nomad v2.0.5, helper/pluginutils/grpcutils/).
     pub fn new(call: &'static str, status: &Status) -> Self {
         let details = proto::rpc::Status::decode(status.details()).unwrap_or_default();
-        // Nomad looks at the first detail only.
+        // Nomad reads the first detail only.
         let first = details.details.first().filter(|any| any.type_url.ends_with(".RecoverableError"));
         let recoverable = first.and_then(|any| RecoverableError::decode(any.value.as_slice()).ok());
         Self {
@@ -128,7 +128,7 @@ impl CallError {
     }
 }
 
-/// Makes the error of a failed call: `client.stop_task(…).await.map_err(failed("StopTask"))`.
+/// Creates the error of a failed call: `client.stop_task(…).await.map_err(failed("StopTask"))`.
 #[allow(clippy::result_large_err, reason = "it makes the error, it does not return one")]
 pub fn failed(call: &'static str) -> impl FnOnce(Status) -> Error {
     move |status| Error::Call(CallError::new(call, &status))

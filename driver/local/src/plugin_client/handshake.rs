@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::error::{Error, START};
 
-/// Proof that whoever starts the plugin is Nomad (plugins/base/plugin.go).
+/// The proof that the plugin is started by Nomad (plugins/base/plugin.go).
 pub(super) const COOKIE: (&str, &str) =
     ("NOMAD_PLUGIN_MAGIC_COOKIE", "e4327c2e01eabfd75a8a67adb114fb34a757d57eee7728d857a8cec6e91a7255");
 
@@ -23,7 +23,7 @@ pub(super) enum NoLine {
     End,
 }
 
-/// The first line of stdout; what follows is read and thrown away.
+/// The first line of stdout; the rest is read and discarded.
 pub(super) async fn handshake(
     stdout: Option<ChildStdout>,
     background: &mut JoinSet<()>,
@@ -42,7 +42,7 @@ pub(super) async fn handshake(
     }
 }
 
-/// Checks the handshake's fields; the address as `unix:/path` or `tcp:host:port`.
+/// Checks the handshake's fields; returns the address as `unix:/path` or `tcp:host:port`.
 pub(super) fn address(line: &str) -> Result<String, String> {
     let fields: Vec<&str> = line.split('|').collect();
     let [core, application, network, address, rest @ ..] = fields.as_slice() else {
@@ -54,7 +54,7 @@ pub(super) fn address(line: &str) -> Result<String, String> {
     if *application != "2" {
         return Err(format!("the application protocol is `{application}`, not `2`"));
     }
-    // Without the field go-plugin assumes its older protocol.
+    // Without this field, go-plugin assumes its older protocol.
     match rest.first().copied().unwrap_or("netrpc") {
         "grpc" => {}
         other => return Err(format!("the protocol is `{other}`, not `grpc`")),
@@ -75,7 +75,7 @@ pub(super) async fn connect(address: &str) -> Result<Channel, Error> {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         };
-        // The name is never looked up; it is what go-plugin sends as authority.
+        // The name is never looked up; go-plugin sends it as the authority.
         let endpoint = Endpoint::from_static("http://unused");
         return endpoint.connect_with_connector(tower::service_fn(dial)).await.map_err(failed);
     }
@@ -83,7 +83,7 @@ pub(super) async fn connect(address: &str) -> Result<Channel, Error> {
     Endpoint::from_shared(url).map_err(failed)?.connect().await.map_err(failed)
 }
 
-/// go-plugin opens two streams for services that drivers do not need; a plugin must live with them.
+/// go-plugin opens two streams for services that drivers do not need; a plugin must support them.
 pub(super) fn keep_streams_open(channel: &Channel, background: &mut JoinSet<()>) {
     let (mut stdio, mut broker) =
         (GrpcStdioClient::new(channel.clone()), GrpcBrokerClient::new(channel.clone()));

@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::ChildStderr;
 
-/// How many of the plugin's last words an error repeats.
-const LAST_WORDS: usize = 20;
+/// How many of the plugin's last lines an error repeats.
+const LAST_LINES: usize = 20;
 
 /// One line that the plugin has written to its stderr.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// `trace`, `debug`, `info`, `warn` or `error`; a line that is no record counts as `debug`.
+    /// `trace`, `debug`, `info`, `warn` or `error`; a line that is not a record counts as `debug`.
     pub level: String,
-    /// The message, or the whole line when it is no record.
+    /// The message, or the whole line if it is not a record.
     pub message: String,
     /// The record's other keys, `@module` and `@timestamp` among them.
     pub fields: BTreeMap<String, String>,
@@ -56,21 +56,21 @@ impl Launch {
         Self { program: program.into(), args: Vec::new(), env: Vec::new(), records: Box::new(trace) }
     }
 
-    /// One more argument.
+    /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
         self
     }
 
-    /// One more variable, on top of our own environment, which a plugin gets whole.
+    /// Adds a variable to our own environment, which the plugin inherits.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    /// Where the lines of the plugin's stderr go.
+    /// Sets the function that receives the lines of the plugin's stderr.
     #[must_use]
     pub fn records(mut self, records: impl FnMut(&Record) + Send + 'static) -> Self {
         self.records = Box::new(records);
@@ -88,12 +88,12 @@ fn trace(record: &Record) {
     }
 }
 
-pub(super) type LastWords = Arc<Mutex<VecDeque<String>>>;
+pub(super) type LastLines = Arc<Mutex<VecDeque<String>>>;
 
-/// Reads stderr for as long as the plugin lives: what nobody reads blocks the plugin in the end.
+/// Reads stderr for as long as the plugin lives: unread output would eventually block the plugin.
 pub(super) async fn read(
     stderr: ChildStderr,
-    last_words: LastWords,
+    last_lines: LastLines,
     mut records: Box<dyn FnMut(&Record) + Send>,
 ) {
     let mut reader = BufReader::new(stderr);
@@ -103,16 +103,16 @@ pub(super) async fn read(
         line.clear();
         let record = Record::parse(&text);
         records(&record);
-        let mut last = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = last_lines.lock().unwrap_or_else(PoisonError::into_inner);
         last.push_back(record.message);
-        if last.len() > LAST_WORDS {
+        if last.len() > LAST_LINES {
             last.pop_front();
         }
     }
 }
 
-pub(super) fn said(last_words: &LastWords) -> String {
-    let last = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+pub(super) fn joined(last_lines: &LastLines) -> String {
+    let last = last_lines.lock().unwrap_or_else(PoisonError::into_inner);
     if last.is_empty() { "(none)".to_owned() } else { last.iter().cloned().collect::<Vec<_>>().join("\n") }
 }
 

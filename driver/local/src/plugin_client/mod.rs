@@ -1,8 +1,8 @@
-//! The host's half of go-plugin: starts a plugin process, shakes hands, and speaks gRPC over its socket.
+//! The host's half of go-plugin: starts a plugin process, performs the handshake, and speaks gRPC over its socket.
 //!
-//! What Nomad's agent does with a driver plugin is done here in the same order and with the same limits, so that a
-//! plugin cannot tell the difference. Facts from go-plugin v1.8.0 (client.go, log_entry.go, grpc_client.go) and
-//! Nomad v2.0.5 (plugins/base/plugin.go, helper/pluginutils/loader/).
+//! The steps and timeouts are those of Nomad's agent, in the same order, so that a plugin cannot tell the difference.
+//! Facts from go-plugin v1.8.0 (client.go, log_entry.go, grpc_client.go) and Nomad v2.0.5 (plugins/base/plugin.go,
+//! helper/pluginutils/loader/).
 
 mod error;
 mod handshake;
@@ -31,27 +31,27 @@ use tonic::transport::Channel;
 
 pub use self::error::{CallError, Error, failed};
 use self::handshake::{COOKIE, NoLine, address, connect, handshake, keep_streams_open};
-use self::launch::{LastWords, read, said};
+use self::launch::{LastLines, joined, read};
 pub use self::launch::{Launch, Record};
 use crate::hclspec;
 use crate::jobspec::expression::Scope;
 use crate::node::Node;
 
-/// How long a plugin may take to end once it was told to (go-plugin's `Client.Kill`).
+/// How long a plugin may take to exit after `Shutdown` (go-plugin's `Client.Kill`).
 const END: Duration = Duration::from_secs(2);
 
-/// The plugin interface that we offer, as Nomad does.
+/// The version of the plugin interface that we offer, as Nomad does.
 const API_VERSION: &str = "v0.1.0";
 
-/// A plugin that has shaken hands. Dropping it kills the process, unless it was reattached to.
+/// A plugin after its handshake. Dropping it kills the process, unless it was reattached to.
 #[derive(Debug)]
 pub struct Plugin {
     channel: Channel,
     address: String,
     pid: u32,
     child: Option<Child>,
-    last_words: LastWords,
-    /// Readers of its output and the streams that go-plugin keeps open; they end with the plugin.
+    last_lines: LastLines,
+    /// Readers of the plugin's output, and the streams that go-plugin keeps open; they end with the plugin.
     _background: JoinSet<()>,
 }
 
@@ -70,27 +70,27 @@ impl Plugin {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
-            // A signal to everybody on the terminal is for whoever runs the plugin, to end its tasks first.
+            // A signal from the terminal goes to the process that runs the plugin, which ends the tasks first.
             .process_group(0)
             .spawn();
         let mut child = started.map_err(|source| Error::Start { program: program.clone(), source })?;
-        let last_words = LastWords::default();
+        let last_lines = LastLines::default();
         let mut background = JoinSet::new();
         let reader =
-            child.stderr.take().map(|stderr| background.spawn(read(stderr, last_words.clone(), records)));
+            child.stderr.take().map(|stderr| background.spawn(read(stderr, last_lines.clone(), records)));
         let stdout = child.stdout.take();
         let address = match handshake(stdout, &mut background).await {
             Ok(line) => address(line.trim_end())
                 .map_err(|reason| Error::Handshake { line: line.trim_end().to_owned(), reason }),
-            Err(NoLine::Deadline) => Err(Error::Silent { program, last_words: said(&last_words) }),
+            Err(NoLine::Deadline) => Err(Error::Silent { program, last_lines: joined(&last_lines) }),
             Err(NoLine::End) => {
                 let _ = child.start_kill();
                 let status = child.wait().await.unwrap_or_default();
-                // The reader ends at the end of the pipe; then its last words are complete.
+                // The reader ends at the end of the pipe; then the last lines are complete.
                 if reader.is_some() {
                     let _ = timeout(END, background.join_next()).await;
                 }
-                Err(Error::Died { program, status, last_words: said(&last_words) })
+                Err(Error::Died { program, status, last_lines: joined(&last_lines) })
             }
         };
         let connected = match address {
@@ -101,7 +101,7 @@ impl Plugin {
             Ok((address, channel)) => {
                 let pid = child.id().unwrap_or_default();
                 keep_streams_open(&channel, &mut background);
-                Ok(Self { channel, address, pid, child: Some(child), last_words, _background: background })
+                Ok(Self { channel, address, pid, child: Some(child), last_lines, _background: background })
             }
             Err(error) => {
                 let _ = child.kill().await;
@@ -110,7 +110,7 @@ impl Plugin {
         }
     }
 
-    /// Connects to a plugin that was left running by another host, as an agent does after a crash of its own.
+    /// Connects to a plugin that another host left running, as an agent does after a crash of its own.
     pub async fn reattach(pid: u32, socket: &Path) -> Result<Self, Error> {
         pidfd(pid).map_err(|source| Error::Reattach { pid, source })?;
         let address = format!("unix:{}", socket.display());
@@ -122,47 +122,47 @@ impl Plugin {
             address,
             pid,
             child: None,
-            last_words: LastWords::default(),
+            last_lines: LastLines::default(),
             _background: background,
         })
     }
 
-    /// The number of the plugin's process.
+    /// The plugin's PID.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The plugin's socket, or nothing when it listens on TCP.
+    /// The plugin's socket, or none if it listens on TCP.
     pub fn socket(&self) -> Option<&Path> {
         self.address.strip_prefix("unix:").map(Path::new)
     }
 
-    /// The last lines of its stderr, to explain an end that nobody asked for.
-    pub fn last_words(&self) -> String {
-        said(&self.last_words)
+    /// The last lines of the plugin's stderr, to explain an unexpected end.
+    pub fn last_lines(&self) -> String {
+        joined(&self.last_lines)
     }
 
-    /// What every plugin answers. Clients are cheap and may be used at the same time.
+    /// The client of the base plugin service. Clients are cheap and may be used concurrently.
     pub fn base(&self) -> BasePluginClient<Channel> {
         BasePluginClient::new(self.channel.clone())
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX)
     }
 
-    /// What a driver answers.
+    /// The client of the driver service.
     pub fn driver(&self) -> DriverClient<Channel> {
         DriverClient::new(self.channel.clone())
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX)
     }
 
-    /// The channel, for the services that have no method here, such as health.
+    /// The channel, for services that have no method here, such as health.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// Configures the plugin as the instance that will run tasks: as [`check`](Self::check) does, then with what it is
-    /// told about the node, then `Init`.
+    /// Configures the plugin as the instance that will run tasks: as [`check`](Self::check) does, then with the node's
+    /// configuration, then `Init`.
     pub async fn configure(&self, config: &hcl::Body, node: &Node) -> Result<(), Error> {
         let msgpack_config = self.check(config).await?;
         self.set_config(msgpack_config, Some(node.driver_config())).await?;
@@ -172,8 +172,8 @@ impl Plugin {
         }
     }
 
-    /// Configures the plugin as an instance that will run nothing, which is how an agent checks a configuration. The
-    /// result is what was sent: the body of its `config` block by its own schema, as MessagePack.
+    /// Configures the plugin as an instance that will run no tasks. An agent checks a configuration this way. Returns
+    /// what was sent: the body of its `config` block by its own schema, as MessagePack.
     pub async fn check(&self, config: &hcl::Body) -> Result<Vec<u8>, Error> {
         let schema =
             self.base().config_schema(ConfigSchemaRequest {}).await.map_err(failed("ConfigSchema"))?;
@@ -201,7 +201,7 @@ impl Plugin {
         self.base().set_config(request).await.map(|_| ()).map_err(failed("SetConfig"))
     }
 
-    /// What the driver says it can do.
+    /// The driver's capabilities.
     pub async fn capabilities(&self) -> Result<DriverCapabilities, Error> {
         let answer =
             self.driver().capabilities(CapabilitiesRequest {}).await.map_err(failed("Capabilities"))?;
@@ -218,8 +218,8 @@ impl Plugin {
         first.ok_or(Error::Incomplete { call: "Fingerprint", part: "first response" })
     }
 
-    /// A task's `config` by the driver's own schema, as MessagePack. `config` is what [`Scope::body`] makes of the
-    /// block, `scope` the task's (see [`crate::taskenv::TaskEnv::scope`]).
+    /// A task's `config` by the driver's own schema, as MessagePack. `config` is the result of [`Scope::body`] for the
+    /// block; `scope` is the scope of the task (see [`crate::taskenv::TaskEnv::scope`]).
     pub async fn task_config(
         &self,
         config: &hcl::Map<String, hcl::Value>,
@@ -232,7 +232,7 @@ impl Plugin {
     }
 
     /// Ends the plugin as an agent does: `Shutdown` to the driver and to the process, two seconds, then SIGKILL.
-    /// True when it ended by itself.
+    /// Returns true if it exited by itself.
     pub async fn shutdown(mut self) -> bool {
         let _ = timeout(END, self.driver().shutdown(ShutdownRequest {})).await;
         let mut controller = GrpcControllerClient::new(self.channel.clone());
@@ -257,15 +257,15 @@ impl Plugin {
         }
     }
 
-    /// Leaves the process running and forgets it, as the crash of an agent does: its output pipes are closed.
-    /// Its number and socket are what [`reattach`](Self::reattach) takes.
+    /// Leaves the process running and drops the connection, as a crash of the agent does: its output pipes are closed.
+    /// Returns the PID and the socket for [`reattach`](Self::reattach).
     pub fn abandon(mut self) -> (u32, PathBuf) {
-        // Dropping it would kill it.
+        // Dropping the child would kill it.
         std::mem::forget(self.child.take());
         (self.pid, PathBuf::from(self.address.trim_start_matches("unix:")))
     }
 
-    /// Waits until the process has ended; false when it has not within the deadline.
+    /// Waits until the process has ended; false if the deadline expires first.
     pub async fn ended(&mut self, deadline: Duration) -> bool {
         let wait = async {
             match &mut self.child {
@@ -286,7 +286,7 @@ fn pidfd(pid: u32) -> io::Result<rustix::fd::OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
 }
 
-/// A descriptor of a process, which becomes readable when that process ends.
+/// A PID file descriptor, which becomes readable when the process ends.
 #[allow(
     deprecated,
     reason = "its successor is unsafe, for descriptors that others may close; this one is ours alone"
@@ -309,7 +309,7 @@ mod tests {
 
     use super::*;
 
-    /// A plugin that does what a shell script says.
+    /// A plugin that runs a shell script.
     fn script(directory: &Path, text: &str) -> PathBuf {
         let path = directory.join("plugin");
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -336,7 +336,7 @@ mod tests {
         assert!(error.contains("/nonexistent/plugin"), "{error}");
     }
 
-    /// The base half of a plugin; remembers what it was configured with.
+    /// The base service of a plugin; records its configuration.
     #[derive(Default)]
     struct Base {
         configured: Arc<Mutex<Vec<SetConfigRequest>>>,
@@ -394,7 +394,7 @@ mod tests {
             plugin.configure(&hcl::parse("y = 1\n").unwrap(), &Node::of_this_machine()).await.unwrap_err();
         assert!(matches!(error, Error::Config { .. }), "{error}");
 
-        // Somebody else can take over a plugin that was left running.
+        // Another host can take over a plugin that was left running.
         let pid = plugin.pid();
         let other = Plugin::reattach(pid, &socket).await.unwrap();
         assert_eq!(other.base().plugin_info(PluginInfoRequest {}).await.unwrap().into_inner().name, "fake");

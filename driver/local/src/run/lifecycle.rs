@@ -9,22 +9,22 @@
 
 use crate::jobspec::{Hook, Lifecycle};
 
-/// How far a task has come.
+/// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Its time has not come.
+    /// The task is not due yet.
     Waiting,
-    /// It was started and has not ended.
+    /// The task was started and has not ended.
     Running,
-    /// It has ended with exit code 0.
+    /// The task has ended with exit code 0.
     Succeeded,
-    /// It has ended in another way.
+    /// The task has ended in another way.
     Failed,
-    /// It is never started.
+    /// The task is never started.
     LeftOut,
 }
 
-/// What to do now, as indices into the group's tasks.
+/// The next steps, as indices into the group's tasks.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Steps {
     pub(super) start: Vec<usize>,
@@ -32,7 +32,7 @@ pub(super) struct Steps {
     pub(super) leave_out: Vec<usize>,
 }
 
-/// The next steps of a group; none while it only has to be waited for.
+/// The next steps of a group; empty while there is only something to wait for.
 pub(super) fn steps(tasks: &[(Lifecycle, State)]) -> Steps {
     let which = |wanted: &dyn Fn(Lifecycle, State) -> bool| -> Vec<usize> {
         let wanted = tasks.iter().enumerate().filter(|(_, (lifecycle, state))| wanted(*lifecycle, *state));
@@ -44,7 +44,7 @@ pub(super) fn steps(tasks: &[(Lifecycle, State)]) -> Steps {
     let is_live = |state: State| matches!(state, State::Waiting | State::Running);
 
     let prestart_failed = !is_all(Hook::Prestart, &|sidecar, state| sidecar || state != State::Failed);
-    // Nobody is left who needs the sidecars.
+    // No task that needs the sidecars is left.
     let is_needless =
         !tasks.iter().any(|(task, state)| !task.sidecar && task.hook != Hook::Poststop && is_live(*state));
     if prestart_failed || is_needless {

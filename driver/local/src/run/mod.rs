@@ -5,15 +5,15 @@
 //!                                                                 │
 //!          exit code ◄─ shutdown ◄─ DestroyTask ◄─ WaitTask ◄─ StartTask
 //!                                                   ▲
-//!                      Ctrl-C: StopTask with the job's signal and patience; again: kill
+//!                      Ctrl-C: StopTask with the job's kill_signal and kill_timeout; again: kill
 //! ```
 //!
-//! Nothing is ever restarted here. Whatever way this ends, every task that was started is destroyed.
+//! Nothing is ever restarted here. Every task that was started is destroyed, however the run ends.
 
 mod lifecycle;
-pub(crate) mod orders;
 mod output;
 mod prepare;
+pub(crate) mod stop_signals;
 mod tasks;
 
 use std::collections::BTreeMap;
@@ -27,11 +27,11 @@ use crate::error::Error;
 use crate::jobspec::Job;
 use crate::node::DRIVER;
 use crate::node::Node;
-use crate::options::{Asked, JobOptions};
+use crate::options::{Invocation, JobOptions};
 use crate::plugin_client::{Launch, Plugin, Record};
 use crate::terminal::note;
 
-use self::orders::Orders;
+use self::stop_signals::StopSignals;
 use self::tasks::Run;
 
 /// Run a Nomad job on this machine, without Nomad.
@@ -55,28 +55,28 @@ pub struct RunOptions {
     pub plain: bool,
 }
 
-/// Runs a job until all its tasks have ended; the result is our exit code.
+/// Runs a job until all its tasks have ended; returns our exit code.
 pub async fn run(options: RunOptions) -> Result<u8, Error> {
     let asked = options.job.read()?;
     asked.volumes.must_exist()?;
-    tell_differences(&asked.job);
-    // From here on Ctrl-C is an order to us and no longer the end of this process.
-    let mut orders = Orders::watch()?;
+    note_differences(&asked.job);
+    // From this point, Ctrl-C requests a stop and no longer ends this process.
+    let mut stop_signals = StopSignals::watch()?;
 
     let ready = tokio::select! {
         ready = ready(&asked) => ready,
-        () = orders.next() => return Ok(130),
+        () = stop_signals.next() => return Ok(130),
     };
     let (plugin, node) = ready?;
 
     let run = Run { plugin: &plugin, asked: &asked, node: &node, options: &options };
-    let result = run.all(&mut orders).await;
+    let result = run.all(&mut stop_signals).await;
     plugin.shutdown().await;
     result
 }
 
-/// A plugin that is configured and healthy, and the node with what the driver says of it.
-async fn ready(asked: &Asked) -> Result<(Plugin, Node), Error> {
+/// A plugin that is configured and healthy, and the node with the driver's attributes.
+async fn ready(asked: &Invocation) -> Result<(Plugin, Node), Error> {
     let wrong = |source| Error::Plugin { source: Box::new(source) };
     let plugin = Plugin::launch(Launch::new(&asked.program).records(tell_warnings)).await.map_err(wrong)?;
     let mut node = Node::of_this_machine();
@@ -85,7 +85,7 @@ async fn ready(asked: &Asked) -> Result<(Plugin, Node), Error> {
     if fingerprint.health() != HealthState::Healthy {
         return Err(Error::Unhealthy { description: fingerprint.health_description });
     }
-    // What of the job's `resources` has no effect on this machine.
+    // The parts of the job's `resources` that have no effect on this machine.
     if let Some(lacks) = fingerprint.health_description.strip_prefix("Healthy, but ") {
         note(lacks);
     }
@@ -93,8 +93,8 @@ async fn ready(asked: &Asked) -> Result<(Plugin, Node), Error> {
     Ok((plugin, node))
 }
 
-/// Says once what means something to an agent and nothing here.
-fn tell_differences(job: &Job) {
+/// Notes once which parts of the job only have an effect under an agent.
+fn note_differences(job: &Job) {
     if !job.ignored.is_empty() {
         note(&format!("job {}: ignored when running locally: {}", job.id, job.ignored.join(", ")));
     }
@@ -114,7 +114,7 @@ pub(crate) fn tell_warnings(record: &Record) {
     }
 }
 
-/// What the driver adds to the node's attributes, as text with its unit.
+/// The attributes that the driver adds to the node's, as text with their units.
 fn attributes(fingerprint: &FingerprintResponse) -> BTreeMap<String, String> {
     let text = |attribute: &proto::structs::Attribute| {
         let value = match &attribute.value {
@@ -145,11 +145,11 @@ mod tests {
         code: Result<u8, String>,
         calls: Vec<String>,
         mounts: Vec<Mount>,
-        /// What the tasks have written to `result` in the shared directory.
+        /// What the tasks wrote to `result` in the shared directory.
         result: String,
     }
 
-    /// Runs a job whose groups are given, on a driver that runs plain processes.
+    /// Runs a job with these groups, on a driver that runs plain processes.
     async fn played(groups: &str) -> Played {
         let directory = tempfile::tempdir().unwrap();
         let fake = crate::fake::Fake::default();

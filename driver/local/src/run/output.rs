@@ -1,4 +1,4 @@
-//! A task's output on its way to the terminal.
+//! A task's output, on its way to the terminal.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use tokio::time::timeout;
 use crate::allocdir::Logs;
 use crate::terminal::{Name, Stream, Terminal};
 
-/// How long the rest of a task's output may take after its end (logmon).
+/// How long the rest of a task's output may take after the task has ended (logmon).
 const LAST_OUTPUT: Duration = Duration::from_secs(2);
 
-/// Dropping `open` lets the output come to its end.
+/// The copying of a task's output. Dropping `open` lets the output reach its end.
 pub(super) struct Output {
     open: [pipe::Sender; 2],
     pumps: [JoinHandle<()>; 2],
 }
 
 impl Output {
-    /// Writes what comes through the pipes, from now on.
+    /// Starts to copy the output from the pipes.
     pub(super) fn write(logs: Logs, terminal: Terminal, name: Name) -> Self {
         let Logs { stdout, stderr } = logs;
         Self {
@@ -31,7 +31,7 @@ impl Output {
         }
     }
 
-    /// Waits for what is still in the pipes.
+    /// Waits for the output that is still in the pipes.
     pub(super) async fn finish(self) {
         let Self { open, pumps } = self;
         drop(open);

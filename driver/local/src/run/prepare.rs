@@ -1,4 +1,4 @@
-//! Makes the tasks of a job ready: directories, pipes, artifacts, templates. None has run when this fails.
+//! Prepares the tasks of a job: directories, pipes, artifacts, templates. If this fails, no task has run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,17 +17,17 @@ use super::output::Output;
 
 /// A task that can be started.
 pub(super) struct Prepared<'a> {
-    /// The number of its group.
+    /// The index of the task's group.
     pub(super) group: usize,
     pub(super) task: &'a Task,
     pub(super) request: TaskRequest,
     pub(super) output: Option<Output>,
-    /// What its templates still need, where they can only be rendered at the start.
+    /// The environment of templates that can only be rendered at the start.
     pub(super) env: Option<TaskEnv>,
 }
 
 impl Prepared<'_> {
-    /// Renders the templates that wait for the start.
+    /// Renders the templates that have to wait for the start.
     pub(super) fn render_late(&mut self) -> Result<(), Error> {
         if let Some(env) = self.env.take() {
             self.request.env.extend(render(self.task, &env)?);
@@ -36,7 +36,7 @@ impl Prepared<'_> {
     }
 }
 
-/// Renders the templates of a task; the variables are those that they make known.
+/// Renders the templates of a task; returns the variables that they define.
 fn render(task: &Task, env: &TaskEnv) -> Result<BTreeMap<String, String>, Error> {
     let mut variables = BTreeMap::new();
     for template in &task.templates {
@@ -46,7 +46,7 @@ fn render(task: &Task, env: &TaskEnv) -> Result<BTreeMap<String, String>, Error>
     Ok(variables)
 }
 
-/// Whether other tasks of the group run before this one, and may make what its templates read.
+/// Whether other tasks of the group run before this one, and may create the files that its templates read.
 fn comes_later(task: &Task, group: &Group) -> bool {
     match task.lifecycle.hook {
         Hook::Prestart => false,
@@ -55,7 +55,7 @@ fn comes_later(task: &Task, group: &Group) -> bool {
     }
 }
 
-/// All tasks of the job, in its order. Directories that were made are in `allocs`, also when this fails.
+/// All tasks of the job, in its order. `allocs` contains the directories that were created, also if this fails.
 pub(super) async fn prepare<'a>(
     run: &Run<'a>,
     base: &Path,
@@ -80,7 +80,8 @@ pub(super) async fn prepare<'a>(
             alloc.task(&task.name).map_err(wrong)?;
             let mut environment = requests.environment(&allocation, task)?;
             let is_later = comes_later(task, group);
-            // What its templates make known, its configuration may name. Otherwise a mistake there comes before all work.
+            // The configuration may use variables of the templates. Otherwise, an error in it is reported before any
+            // other work.
             let makes_known = !is_later && task.templates.iter().any(|template| template.env);
             let early =
                 if makes_known { None } else { Some(requests.task(&allocation, task, &environment).await?) };
@@ -106,10 +107,10 @@ pub(super) async fn prepare<'a>(
     Ok(tasks)
 }
 
-/// Fetches the artifacts of a task; relative ones are beside the job file.
+/// Fetches the artifacts of a task; relative sources refer to the directory of the job file.
 async fn fetch(run: &Run<'_>, task: &Task, env: &TaskEnv) -> Result<(), Error> {
     let here = run.options.job.file.parent();
-    // A name alone is in the working directory.
+    // A bare file name is in the working directory.
     let here = here.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
     for artifact in &task.artifacts {
         let fetched = match Fetch::new(artifact, env, here) {

@@ -1,7 +1,7 @@
-//! The tasks of one run, from their directories to their ends.
+//! The tasks of one run, from their directories to their exits.
 //!
-//! All of them are prepared before the first one starts, so that most mistakes cost nothing; and whatever way a run
-//! ends, every task that was started is destroyed.
+//! All tasks are prepared before the first one starts, so that most errors are found early. Every task that was started
+//! is destroyed, however the run ends.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,54 +17,54 @@ use crate::allocdir::{self, AllocDir, Passable};
 use crate::error::Error;
 use crate::jobspec::{Hook, Task};
 use crate::node::Node;
-use crate::options::Asked;
+use crate::options::Invocation;
 use crate::plugin_client::{Plugin, failed};
 use crate::terminal::note;
 
 use super::RunOptions;
 use super::lifecycle::{self, State, Steps};
-use super::orders::Orders;
 use super::output::Output;
 use super::prepare::{Prepared, prepare};
+use super::stop_signals::StopSignals;
 
-/// An agent never waits longer than this for a stopped task (`max_kill_timeout`).
+/// The longest time that an agent waits for a stopped task (`max_kill_timeout`).
 const MOST_PATIENCE: Duration = Duration::from_secs(30);
 
-/// One run: what all its tasks share.
+/// One run: the data that all its tasks share.
 pub(super) struct Run<'a> {
     pub(super) plugin: &'a Plugin,
-    pub(super) asked: &'a Asked,
+    pub(super) asked: &'a Invocation,
     pub(super) node: &'a Node,
     pub(super) options: &'a RunOptions,
 }
 
-/// A task, and how far it has come.
+/// A task and its state.
 struct Entry<'a> {
     group: usize,
     task: &'a Task,
-    /// Until it is started.
+    /// Set until the task is started.
     prepared: Option<Prepared<'a>>,
-    /// The task's id, once it was started.
+    /// The task's id, once the task was started.
     id: String,
     output: Option<Output>,
     state: State,
-    /// Stopped because others have ended, which is no failure.
+    /// Stopped because other tasks have ended, which is not a failure.
     follows: bool,
 }
 
-/// What is on its way while tasks run.
+/// The operations in progress while tasks run.
 #[derive(Default)]
 struct Pending {
-    /// The end of each running task, with its number.
+    /// The exit of each running task, with its index.
     ends: JoinSet<(usize, Result<WaitTaskResponse, Status>)>,
     stops: JoinSet<()>,
-    /// Why the first task that could not be started was not.
+    /// Why the first failed start failed.
     not_started: Option<Error>,
 }
 
 impl Run<'_> {
-    /// Runs all tasks to their end; the result is our exit code.
-    pub(super) async fn all(&self, orders: &mut Orders) -> Result<u8, Error> {
+    /// Runs all tasks to their end; returns our exit code.
+    pub(super) async fn all(&self, stop_signals: &mut StopSignals) -> Result<u8, Error> {
         let wrong = |source| Error::AllocDir { source };
         let to = if self.asked.own_manager { Passable::ToUs } else { Passable::ToAll };
         let mut fresh = None;
@@ -79,7 +79,7 @@ impl Run<'_> {
             ));
         }
         let mut allocs = Vec::new();
-        let result = self.all_in(&base, &mut allocs, orders).await;
+        let result = self.all_in(&base, &mut allocs, stop_signals).await;
         let closed = allocdir::impassable(&base).filter(|_| result.is_err() && to == Passable::ToAll);
         if let Some(directory) = closed {
             note(&format!(
@@ -105,16 +105,16 @@ impl Run<'_> {
         &self,
         base: &Path,
         allocs: &mut Vec<AllocDir>,
-        orders: &mut Orders,
+        stop_signals: &mut StopSignals,
     ) -> Result<u8, Error> {
         let prepared = tokio::select! {
             prepared = prepare(self, base, allocs) => prepared?,
-            () = orders.next() => return Ok(130),
+            () = stop_signals.next() => return Ok(130),
         };
-        let events = self.tell_events(prepared.iter().map(|task| task.request.alloc_id.clone()).collect());
+        let events = self.print_events(prepared.iter().map(|task| task.request.alloc_id.clone()).collect());
         let mut tasks: Vec<_> = prepared.into_iter().map(Entry::new).collect();
-        let result = self.play(&mut tasks, orders).await;
-        // After an error, and for what somebody's leader has left.
+        let result = self.play(&mut tasks, stop_signals).await;
+        // After an error, and for tasks left over by a leader.
         for task in tasks.iter_mut().filter(|task| task.state == State::Running) {
             self.destroy(task, State::Failed).await;
         }
@@ -122,8 +122,8 @@ impl Run<'_> {
         result
     }
 
-    /// Writes the driver's events about our tasks.
-    fn tell_events(&self, allocs: Vec<String>) -> JoinHandle<()> {
+    /// Prints the driver's events about our tasks.
+    fn print_events(&self, allocs: Vec<String>) -> JoinHandle<()> {
         let mut driver = self.plugin.driver();
         tokio::spawn(async move {
             let Ok(answer) = driver.task_events(TaskEventsRequest {}).await else {
@@ -138,25 +138,25 @@ impl Run<'_> {
         })
     }
 
-    /// Starts each task when its time has come, waits for the end of all and obeys orders meanwhile.
-    async fn play(&self, tasks: &mut [Entry<'_>], orders: &mut Orders) -> Result<u8, Error> {
+    /// Starts each task when it is due, waits until all have ended, and handles stop signals meanwhile.
+    async fn play(&self, tasks: &mut [Entry<'_>], stop_signals: &mut StopSignals) -> Result<u8, Error> {
         let mut pending = Pending::default();
         let mut code = 0;
         loop {
-            if self.take_steps(tasks, &mut pending, orders).await {
-                // What was being started has not become a task, or is stopped with the others.
+            if self.take_steps(tasks, &mut pending, stop_signals).await {
+                // A task that was being started has not started, or is stopped with the others.
                 code = if code == 0 { 130 } else { code };
-                self.stop_all(tasks, &mut pending, orders.taken > 1);
+                self.stop_all(tasks, &mut pending, stop_signals.taken > 1);
                 continue;
             }
             let ended = tokio::select! {
                 ended = pending.ends.join_next() => ended,
-                () = orders.next() => {
-                    self.stop_all(tasks, &mut pending, orders.taken > 1);
+                () = stop_signals.next() => {
+                    self.stop_all(tasks, &mut pending, stop_signals.taken > 1);
                     continue;
                 }
             };
-            // A joined future that was cut off can only be our own end.
+            // A cancelled future can only mean that we are exiting.
             let Some(Ok((number, answer))) = ended else { break };
             let Some(task) = tasks.get_mut(number) else { break };
             let task_code = self.ended(task, answer).await?;
@@ -174,8 +174,13 @@ impl Run<'_> {
         pending.not_started.map_or(Ok(code), Err)
     }
 
-    /// Does what the lifecycles of all groups want now; true when an order came while a task was being started.
-    async fn take_steps(&self, tasks: &mut [Entry<'_>], pending: &mut Pending, orders: &mut Orders) -> bool {
+    /// Takes the next steps of all groups; returns true if a stop signal arrived while a task was being started.
+    async fn take_steps(
+        &self,
+        tasks: &mut [Entry<'_>],
+        pending: &mut Pending,
+        stop_signals: &mut StopSignals,
+    ) -> bool {
         for group in 0..self.asked.job.groups.len() {
             loop {
                 let of_group: Vec<usize> = (0_usize..)
@@ -197,13 +202,13 @@ impl Run<'_> {
                 }
                 for index in &start {
                     let number = number(*index);
-                    // It may have been left out because of the one before.
+                    // The task may have been left out because of the one before.
                     let Some(task) = tasks.get_mut(number).filter(|task| task.state == State::Waiting) else {
                         continue;
                     };
-                    let before = orders.taken;
-                    let started = self.start(task, orders).await;
-                    let is_ordered = orders.taken > before;
+                    let before = stop_signals.taken;
+                    let started = self.start(task, stop_signals).await;
+                    let is_ordered = stop_signals.taken > before;
                     match started {
                         Ok(()) => {
                             let (mut driver, task_id) = (self.plugin.driver(), task.id.clone());
@@ -227,7 +232,7 @@ impl Run<'_> {
         false
     }
 
-    /// A task could not be started: all that were to run with it are ended, and what cleans up after them still runs.
+    /// Handles a failed start: ends all tasks that were to run with this one; tasks that clean up still run.
     fn give_up(&self, tasks: &mut [Entry<'_>], number: usize, error: Error, pending: &mut Pending) {
         for (other, task) in tasks.iter_mut().enumerate() {
             if other == number {
@@ -240,10 +245,10 @@ impl Run<'_> {
         pending.not_started.get_or_insert(error);
     }
 
-    /// Starts a task. An order meanwhile has the driver give up the start, which may wait for a compilation.
-    async fn start(&self, task: &mut Entry<'_>, orders: &mut Orders) -> Result<(), Error> {
+    /// Starts a task. A stop signal makes the driver cancel the start, which may wait for a compilation.
+    async fn start(&self, task: &mut Entry<'_>, stop_signals: &mut StopSignals) -> Result<(), Error> {
         let Some(mut prepared) = task.prepared.take() else { return Ok(()) };
-        // Whatever comes of it: nobody starts it again.
+        // Whether or not the start succeeds, the task is not started again.
         task.state = State::LeftOut;
         prepared.render_late()?;
         let config = prepared.request.task_config();
@@ -253,7 +258,7 @@ impl Run<'_> {
         let answer = loop {
             tokio::select! {
                 answer = &mut starting => break answer,
-                () = orders.next() => {
+                () = stop_signals.next() => {
                     note(&format!("task {}: giving up its start", task.task.name));
                     let request = StopTaskRequest { task_id: task.id.clone(), ..StopTaskRequest::default() };
                     if let Err(status) = self.plugin.driver().stop_task(request).await {
@@ -263,7 +268,7 @@ impl Run<'_> {
             }
         };
         if let Err(status) = answer {
-            // What a program wrote that then did not become ready.
+            // The output of a program that then did not become ready.
             if let Some(output) = prepared.output.take() {
                 output.finish().await;
             }
@@ -275,7 +280,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Tells a task's end; the result is what it means for our exit code.
+    /// Reports a task's exit; returns its contribution to our exit code.
     async fn ended(
         &self,
         task: &mut Entry<'_>,
@@ -283,16 +288,16 @@ impl Run<'_> {
     ) -> Result<u8, Error> {
         let name = task.task.name.clone();
         let answer = answer.map_err(|status| {
-            note(&format!("plugin: {}", self.plugin.last_words()));
+            note(&format!("plugin: {}", self.plugin.last_lines()));
             Error::Task { task: name.clone(), source: Box::new(failed("WaitTask")(status)) }
         })?;
-        let (text, code) = told_end(&answer);
+        let (text, code) = describe_end(&answer);
         self.destroy(task, if code == 0 { State::Succeeded } else { State::Failed }).await;
         note(&format!("task {name}: {text}"));
         Ok(code)
     }
 
-    /// Stops every task that runs, and starts none any more but those that clean up.
+    /// Stops every running task, and starts only those that clean up.
     fn stop_all(&self, tasks: &mut [Entry<'_>], pending: &mut Pending, kill: bool) {
         note(if kill { "killing all tasks" } else { "stopping all tasks; once more to kill them" });
         for task in tasks {
@@ -306,7 +311,7 @@ impl Run<'_> {
         }
     }
 
-    /// Ends what nobody needs any more; its exit code does not count.
+    /// Stops a task that is no longer needed; its exit code does not count.
     fn let_go(&self, task: &mut Entry<'_>, pending: &mut Pending) {
         match task.state {
             State::Running => {
@@ -321,7 +326,7 @@ impl Run<'_> {
         }
     }
 
-    /// Asks for the end of a task; its `WaitTask` will tell when it has come.
+    /// Requests the stop of a task; its `WaitTask` reports when the task has ended.
     fn stop(&self, task: &Entry<'_>, pending: &mut Pending, kill: bool) {
         let patience = if kill { Duration::ZERO } else { task.task.kill_timeout.min(MOST_PATIENCE) };
         let request = StopTaskRequest {
@@ -337,7 +342,7 @@ impl Run<'_> {
         });
     }
 
-    /// Makes the plugin forget a task, and lets its output end.
+    /// Makes the plugin forget a task, and lets the output reach its end.
     async fn destroy(&self, task: &mut Entry<'_>, state: State) {
         task.state = state;
         let request = DestroyTaskRequest { task_id: task.id.clone(), force: true };
@@ -369,8 +374,8 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// A task's end in words, and what it means for our exit code.
-fn told_end(answer: &WaitTaskResponse) -> (String, u8) {
+/// A description of a task's exit, and its contribution to our exit code.
+fn describe_end(answer: &WaitTaskResponse) -> (String, u8) {
     let result = answer.result.unwrap_or_default();
     let (mut text, code) = if result.signal != 0 {
         (format!("ended by signal {}", result.signal), u8::try_from(128 + result.signal).unwrap_or(u8::MAX))
@@ -396,7 +401,7 @@ mod tests {
 
     fn end(exit_code: i32, signal: i32, oom_killed: bool, err: &str) -> (String, u8) {
         let result = Some(ExitResult { exit_code, signal, oom_killed });
-        told_end(&WaitTaskResponse { result, err: err.to_owned() })
+        describe_end(&WaitTaskResponse { result, err: err.to_owned() })
     }
 
     #[test]

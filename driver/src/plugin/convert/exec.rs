@@ -1,4 +1,4 @@
-//! Commands in tasks: what a client sends, and what it gets.
+//! Commands in tasks: what a client sends, and what it receives.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -8,7 +8,7 @@ use proto::driver as wire;
 use crate::task;
 use crate::task::live::exec::{Input, Output, Report};
 
-/// What a client of `nomad alloc exec` sent; a heartbeat is nothing.
+/// Input from a client of `nomad alloc exec`; a heartbeat contains none.
 pub(crate) fn exec_input(frame: wire::ExecTaskStreamingRequest) -> Vec<Input> {
     let wire::ExecTaskStreamingRequest { setup: _, tty_size, stdin } = frame;
     let mut input = Vec::new();
@@ -27,7 +27,7 @@ pub(crate) fn exec_input(frame: wire::ExecTaskStreamingRequest) -> Vec<Input> {
     input
 }
 
-/// What a client of `nomad alloc exec` gets.
+/// Output to a client of `nomad alloc exec`.
 pub(crate) fn exec_output(output: Output) -> wire::ExecTaskStreamingResponse {
     let data = |data| Some(wire::ExecTaskStreamingIoOperation { data, close: false });
     let end = || Some(wire::ExecTaskStreamingIoOperation { data: Vec::new(), close: true });
@@ -43,16 +43,16 @@ pub(crate) fn exec_output(output: Output) -> wire::ExecTaskStreamingResponse {
     }
 }
 
-/// What a client gets whose command is not there, or cannot be executed: the reason, and a shell's exit code for it.
+/// Output to a client whose command does not exist or cannot be executed: the reason, and a shell's exit code for it.
 pub(crate) fn exec_not_found(error: &task::Error, terminal: bool) -> [Output; 4] {
     const NOT_FOUND: i32 = 127;
     let line = format!("{}{}", crate::chain(error), if terminal { "\r\n" } else { "\n" });
-    let said = if terminal { Output::Stdout(line.into()) } else { Output::Stderr(line.into()) };
-    // A status as wait(2) has it: the exit code is the second byte.
-    [said, Output::StdoutEnd, Output::StderrEnd, Output::Exited(ExitStatus::from_raw(NOT_FOUND << 8))]
+    let output = if terminal { Output::Stdout(line.into()) } else { Output::Stderr(line.into()) };
+    // A status as in wait(2): the exit code is the second byte.
+    [output, Output::StdoutEnd, Output::StderrEnd, Output::Exited(ExitStatus::from_raw(NOT_FOUND << 8))]
 }
 
-/// What a script check gets: as with Nomad's own drivers everything is in stdout, the only field that is read.
+/// The result of a script check. As in Nomad's own drivers all output is in stdout, the only field that is read.
 pub(crate) fn exec_response(report: Report) -> wire::ExecTaskResponse {
     let Report { output, status } = report;
     wire::ExecTaskResponse { stdout: output, stderr: Vec::new(), result: Some(exit_status(status)) }

@@ -1,6 +1,6 @@
-//! Wire types to ours and back, and our errors to gRPC's.
+//! Converts wire types to the driver's types and back, and the driver's errors to gRPC's.
 //!
-//! Every message is taken apart by all its fields: one that Nomad adds stops the build instead of being dropped.
+//! Every message is destructured with all its fields: a field that Nomad adds stops the build instead of being dropped.
 
 mod exec;
 mod stats;
@@ -24,10 +24,11 @@ use crate::task::live::exec as command;
 use crate::task::wasm::outcome;
 use crate::task::{self as tasks, Exit, Handle, Phase, Saved};
 
-/// The version of what we save in a handle. Zero is Nomad's own; older versions must stay readable for ever.
+/// The version of the state that the driver saves in a handle. Zero is Nomad's own; older versions must stay readable
+/// for ever.
 const SAVED_VERSION: i32 = 1;
 
-/// What Nomad keeps of a started task; it wants its own message back.
+/// The handle of a started task, which Nomad keeps. Nomad expects its own message in it.
 pub(super) fn task_handle(config: wire::TaskConfig, handle: &Handle) -> wire::TaskHandle {
     wire::TaskHandle {
         version: SAVED_VERSION,
@@ -37,7 +38,8 @@ pub(super) fn task_handle(config: wire::TaskConfig, handle: &Handle) -> wire::Ta
     }
 }
 
-/// What Nomad kept of a task. Its driver configuration is not in there, unless Nomad itself was not restarted.
+/// Reads the handle of a task that Nomad kept. The driver configuration is missing, unless Nomad itself was not
+/// restarted.
 pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskIdentity, Saved), Status> {
     let wire::TaskHandle { version, config, state: _, driver_state } =
         handle.ok_or_else(|| Status::invalid_argument("recover task: Nomad sent no handle"))?;
@@ -45,7 +47,7 @@ pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskIdenti
     if version != SAVED_VERSION {
         return Err(Status::failed_precondition(format!(
             "recover task {}: it was started by another version of this driver (its state is version {version}, we know \
-             {SAVED_VERSION}); Nomad will start it anew",
+             {SAVED_VERSION}); Nomad will start the task again",
             config.id
         )));
     }
@@ -58,7 +60,7 @@ pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskIdenti
         env,
         alloc_dir,
         alloc_id,
-        // What a task that runs already is no longer asked for.
+        // Not needed for a task that is already running.
         msgpack_driver_config: _,
         device_env: _,
         resources: _,
@@ -81,7 +83,7 @@ pub(super) fn saved_task(handle: Option<wire::TaskHandle>) -> Result<(TaskIdenti
     Ok((TaskIdentity { id, name, alloc_id, alloc_dir, env }, saved))
 }
 
-/// How a task ended, as WaitTask tells it.
+/// How a task ended, for WaitTask.
 pub(super) fn wait_response(exit: &Exit) -> wire::WaitTaskResponse {
     let err = exit.unknown.clone().unwrap_or_default();
     wire::WaitTaskResponse { result: Some(exit_result(exit)), err }
@@ -92,7 +94,7 @@ fn exit_result(exit: &Exit) -> wire::ExitResult {
     wire::ExitResult { exit_code: *code, signal: *signal, oom_killed: *oom_killed }
 }
 
-/// What InspectTask tells. Nomad takes no field for granted but crashes without any of them.
+/// The result of InspectTask. Nomad crashes if any of these fields is missing.
 pub(super) fn inspect_response(handle: &Handle) -> wire::InspectTaskResponse {
     let (state, completed_at, result) = match handle.phase() {
         Phase::Running => (wire::TaskState::Running, None, wire::ExitResult::default()),
@@ -118,7 +120,7 @@ pub(super) fn inspect_response(handle: &Handle) -> wire::InspectTaskResponse {
     }
 }
 
-/// An event as Nomad wants it: it finds the task by allocation and name.
+/// An event in the form that Nomad expects: Nomad finds the task by allocation and name.
 pub(super) fn task_event(event: Event) -> wire::DriverTaskEvent {
     let Event { task, alloc_id, task_name, at, message, details } = event;
     wire::DriverTaskEvent {
@@ -134,12 +136,12 @@ pub(super) fn task_event(event: Event) -> wire::DriverTaskEvent {
 /// Go's zero time.
 const NEVER: prost_types::Timestamp = prost_types::Timestamp { seconds: -62_135_596_800, nanos: 0 };
 
-/// A length of time; a negative or missing one is none.
+/// A duration; a negative or missing one is zero.
 pub(super) fn duration(duration: Option<prost_types::Duration>) -> Duration {
     duration.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default()
 }
 
-/// The message without what a terminal would obey: it may hold what a job's author wrote.
+/// The message with escaped control characters, which a terminal would obey: it may contain text of a job's author.
 fn for_a_terminal(message: &str) -> String {
     let mut text = String::with_capacity(message.len());
     for c in message.chars() {
@@ -148,13 +150,13 @@ fn for_a_terminal(message: &str) -> String {
     text
 }
 
-/// The one table from our errors to gRPC's codes.
+/// The only table from the driver's errors to gRPC's codes.
 ///
-/// `UNAVAILABLE` and `CANCELLED` are not in it: Nomad takes them for the death of the plugin.
+/// `UNAVAILABLE` and `CANCELLED` are not in it: Nomad treats them as the death of the plugin.
 pub(super) fn status(error: &tasks::Error) -> Status {
     use tasks::Error;
     let message = for_a_terminal(&crate::chain(error));
-    // One that may succeed at the next try must be this code with this detail, first and alone (Nomad v2.0.5,
+    // An error that may pass at the next attempt must have this code with this detail, first and alone (Nomad v2.0.5,
     // helper/pluginutils/grpcutils and plugins/drivers/client.go).
     if error.is_recoverable() {
         let recoverable = proto::structs::RecoverableError { recoverable: true };

@@ -1,4 +1,4 @@
-//! What a task uses, as Nomad counts it.
+//! The resource usage of a task, as Nomad counts it.
 
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use proto::driver as wire;
 use crate::task::config::TaskId;
 use crate::task::live::stats::{Memory, Usage};
 
-/// A task's usage at one moment. `core_speed` is that of one core in MHz, which Nomad calls ticks.
+/// A task's usage at one moment. `core_speed` is the speed of one core in MHz, which Nomad calls ticks.
 pub(crate) fn stats_response(
     id: &TaskId,
     at: SystemTime,
@@ -68,7 +68,7 @@ fn resource_usage(usage: &Usage, core_speed: f64, whole_task: bool) -> wire::Tas
     }
 }
 
-/// The speed of a core in MHz, as Nomad counts it: of all compute the share of one (client/lib/cpustats).
+/// The speed of a core in MHz, as Nomad counts it: one core's share of the total compute (client/lib/cpustats).
 pub(crate) fn core_speed(topology: &ClientTopology) -> Option<f64> {
     let speed = |core: &ClientTopologyCore| {
         let speeds = [core.base_speed, core.max_speed, core.guess_speed];

@@ -1,4 +1,4 @@
-//! What Nomad says of a task that is to be started.
+//! What Nomad sends about a task that is to be started.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::task::config::{
     TaskId, TaskIdentity,
 };
 
-/// What a task's message means in our words.
+/// Converts Nomad's message about a task to the driver's types.
 pub(crate) fn task_config(config: wire::TaskConfig) -> Result<TaskConfig, Status> {
     let wire::TaskConfig {
         id,
@@ -110,7 +110,7 @@ fn network(spec: wire::NetworkIsolationSpec) -> Result<NetworkMode, Status> {
     }
 }
 
-/// The ports that Nomad allocated. Older jobs have them with a task's networks (`resources.network`) alone.
+/// The ports that Nomad allocated. Older jobs have them only in a task's networks (`resources.network`).
 fn ports(resources: &wire::Resources) -> Result<BTreeMap<String, Port>, Status> {
     let networks = resources.allocated_resources.iter().flat_map(|allocated| &allocated.networks);
     let of_networks = networks.flat_map(|network| {

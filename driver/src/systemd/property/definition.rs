@@ -1,26 +1,27 @@
-//! What a property is: its place in the manual, what it needs, how far it reaches, which paths it names, and the kind of
-//! its value.
+//! The definition of a property: its section in the manual, its requirements, its reach, the paths that it names, and
+//! the kind of its value.
 
 use super::kind::Kind;
 
-/// What is known of one property.
+/// The definition of one property.
 #[derive(Debug, PartialEq)]
 pub struct PropertyDef {
-    /// As the manual writes it.
+    /// The name in the manual.
     pub name: &'static str,
-    /// The first systemd that takes it for a transient unit; 247 stands for that and all before.
+    /// The first version of systemd that accepts it for a transient unit; 247 stands for 247 and all earlier versions.
     pub since: u32,
-    /// The part of the manual that describes it.
+    /// The part of the manual that describes the property.
     pub group: Group,
-    /// The cgroup controller without which it has no effect.
+    /// The cgroup controller without which the property has no effect.
     pub controller: Option<&'static str>,
-    /// It needs the kernel's BPF.
+    /// Whether the property needs the kernel's BPF.
     pub bpf: bool,
-    /// It can have an effect in the manager of a user.
+    /// Whether the property can have an effect in a user manager.
     pub user_manager: bool,
-    /// How far it reaches, or why it is not to be set. Some values reach further: see [`super::Assignment::reach`].
+    /// How far the property reaches, or why it cannot be set. Some values reach further: see
+    /// [`super::Assignment::reach`].
     pub reach: Reach,
-    /// Which paths it names.
+    /// The paths that the property names.
     pub paths: Paths,
     pub(super) kind: Kind,
 }
@@ -32,9 +33,9 @@ pub enum Group {
     Resource,
     /// systemd.exec(5): files, names, output.
     Exec,
-    /// systemd.exec(5): what a process brings with it, such as limits and priorities.
+    /// systemd.exec(5): attributes of a process, such as limits and priorities.
     Process,
-    /// systemd.exec(5): what is taken from a process.
+    /// systemd.exec(5): restrictions of a process.
     Sandbox,
     /// systemd.service(5) and systemd.kill(5).
     Service,
@@ -45,45 +46,45 @@ pub enum Group {
 /// How far a property reaches, and why: a clause that begins with "it", for the operator who decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// It can only take from the task.
+    /// The property can only restrict the task.
     Confining(&'static str),
-    /// It reaches beyond the task: to files, users, units or hardware of the host, to what others need, or to what the
-    /// driver set. An operator must allow it.
+    /// The property reaches beyond the task: to files, users, units or hardware of the host, to what others need, or to
+    /// what the driver set. An operator must allow it.
     BeyondTask(&'static str),
-    /// It would break what the driver owes to Nomad. The clause says why, or what to write instead.
+    /// The property would break what the driver guarantees to Nomad. The clause states why, or what to write instead.
     Reserved(&'static str),
 }
 
-/// Which paths a property names. Everything that is decided about paths is decided by this.
+/// The paths that a property names. All decisions about paths depend on this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paths {
-    /// None that a job may say without the operator's word for the property itself.
+    /// No paths that a job may set unless the operator allows the property itself.
     None,
-    /// Files of the host. Each is checked against `allow_host_paths`, and pinned before systemd hears of it.
+    /// Files of the host. Each is checked against `allow_host_paths`, and pinned before systemd receives it.
     Host {
-        /// The field of an element that is the path: 0 where an element is nothing else.
+        /// The field of an element that contains the path: 0 if an element is only the path.
         field: usize,
-        /// What systemd does with it.
+        /// What systemd does with the path.
         role: Role,
     },
-    /// Paths as the task sees them, each of which systemd mounts over itself.
+    /// Paths in the task's view, each of which systemd mounts over itself.
     View,
-    /// Directories that systemd makes below this one of the host, such as `/var/lib`, and keeps for the task.
+    /// Directories that systemd creates below this directory of the host, such as `/var/lib`, and keeps for the task.
     Kept(&'static str),
 }
 
 /// What systemd does with a file or directory of the host that a property names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It is seen under another path.
+    /// The path is visible under another path.
     Bind,
-    /// It is seen under another path, and not written.
+    /// The path is visible under another path, read-only.
     BindReadOnly,
     /// The directory is the task's root.
     RootDirectory,
     /// The image is the task's root.
     RootImage,
-    /// It belongs to an image: its hashes, or their signature.
+    /// The file belongs to an image: its hashes, or their signature.
     Verity,
     /// The image is mounted at a path.
     MountImage,
@@ -91,39 +92,39 @@ pub enum Role {
     ExtensionImage,
     /// The directory is laid over the root.
     ExtensionDirectory,
-    /// Its content is a credential.
+    /// The content of the file is a credential.
     Credential,
-    /// It is opened, and the task gets the descriptor.
+    /// The file is opened, and the task gets the descriptor.
     OpenFile,
 }
 
 impl Role {
-    /// Is it the whole root of the task?
+    /// Is the path the whole root of the task?
     pub fn is_root(self) -> bool {
         matches!(self, Self::RootDirectory | Self::RootImage)
     }
 
-    /// Is it laid over the root?
+    /// Is the path laid over the root?
     pub fn is_extension(self) -> bool {
         matches!(self, Self::ExtensionImage | Self::ExtensionDirectory)
     }
 
-    /// Does the kernel read it as a file system?
+    /// Does the kernel read the file as a file system?
     pub fn is_image(self) -> bool {
         matches!(self, Self::RootImage | Self::MountImage | Self::ExtensionImage)
     }
 
-    /// Is it mounted as a root, or at or over a part of one, with whatever is in it, such as links?
+    /// Is the path mounted as a root, or at or over a part of one, with everything in it, such as links?
     pub fn brings_files(self) -> bool {
         self.is_image() || self.is_extension()
     }
 
-    /// Does a task have it under a path that it can choose, and nothing but that?
+    /// Does a task see the path under a path that it can choose, and is that all?
     pub fn is_bind(self) -> bool {
         matches!(self, Self::Bind | Self::BindReadOnly)
     }
 
-    /// Can the task not write to it in this way?
+    /// Is the task unable to write to the path in this role?
     pub fn only_reads(self) -> bool {
         match self {
             Self::BindReadOnly
@@ -135,7 +136,8 @@ impl Role {
         }
     }
 
-    /// The field of an element that says that the path may be missing; elsewhere a `-` before the path says it.
+    /// The field of an element that states that the path may be missing; in other roles a `-` before the path states
+    /// it.
     pub(super) fn may_be_missing_field(self) -> Option<usize> {
         match self {
             Self::Bind | Self::BindReadOnly | Self::MountImage => Some(2),
@@ -151,7 +153,7 @@ impl Role {
 }
 
 impl PropertyDef {
-    /// What systemd does with the files of the host that it names, if it names any.
+    /// What systemd does with the files of the host that the property names, if it names any.
     pub fn role(&self) -> Option<Role> {
         match self.paths {
             Paths::Host { role, .. } => Some(role),
@@ -184,7 +186,7 @@ impl PropertyDef {
         self
     }
 
-    /// Only the manager of the system can do it.
+    /// Marks the property as supported only by the system manager.
     pub(super) const fn system(mut self) -> Self {
         self.user_manager = false;
         self

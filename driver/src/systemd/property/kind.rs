@@ -1,12 +1,12 @@
-//! The kinds of values.
+//! Kinds of values.
 
-/// How a text becomes what goes over the bus.
+/// How a text becomes the value that is sent over the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Binds,
     BitSet,
     Bool,
-    /// A yes or no, or one of these words, which go to another property of the same name and `Ex`.
+    /// A boolean, or one of these words, which are sent as another property, whose name has the suffix `Ex`.
     BoolOrEx(&'static [&'static str]),
     BpfProgram,
     Capabilities,
@@ -41,7 +41,7 @@ pub(super) enum Kind {
     LoadCredential,
     LogField,
     LogPattern,
-    /// A size or a share of the machine's memory; nothing stands for the number.
+    /// A size or a share of the machine's memory. An empty text stands for this number.
     Memory(u64),
     Mode,
     MountFlag,
@@ -49,7 +49,7 @@ pub(super) enum Kind {
     Nanoseconds,
     NftSet,
     Nice,
-    /// It is not to be set.
+    /// The property cannot be set.
     None,
     NumaMask,
     NumaPolicy,
@@ -67,7 +67,7 @@ pub(super) enum Kind {
     SecureBits,
     Signal,
     SocketBind,
-    /// A yes or no, or one of these words.
+    /// A boolean, or one of these words.
     Switch(&'static [&'static str]),
     Tasks,
     TemporaryFileSystem,

@@ -4,7 +4,7 @@ use zbus::Variant;
 
 use super::grammar::quote;
 
-/// Words with a space between.
+/// Words separated by one space.
 pub(super) fn spaced(words: impl Iterator<Item = String>) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
@@ -12,10 +12,10 @@ pub(super) fn spaced(words: impl Iterator<Item = String>) -> String {
 /// One word of a list.
 pub(super) fn word(name: &str, text: &str) -> String {
     match name {
-        // These know the escapes of C.
+        // These properties accept the escapes of C.
         "Environment" | "PassEnvironment" | "UnsetEnvironment" => command_word(text),
         "ExecSearchPath" => quote(text).into_owned(),
-        // A colon separates only where pairs are taken, and a `~` turns a list round.
+        // A colon separates only in properties that take pairs, and a `~` inverts a list.
         _ if text.is_empty() || text.starts_with('~') => {
             format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
         }
@@ -44,7 +44,7 @@ pub(super) fn command_word(word: &str) -> String {
     if plain { text } else { format!("\"{text}\"") }
 }
 
-/// The texts of a list.
+/// The strings of a list.
 pub(super) fn texts<'a>(all: &'a zbus::Array<'_>) -> impl Iterator<Item = &'a str> {
     all.inner()
         .iter()

@@ -1,11 +1,11 @@
-//! One assignment of a unit property, in the words of systemd's manual: `MemoryHigh` and `1G`.
+//! Assignments of unit properties, in the syntax of systemd's manual: `MemoryHigh` and `1G`.
 //!
 //! ```text
 //! name, text ──► table: which property ──► parse, by its kind ──► (name, value)… for the bus
-//!                                                    print: the way back, a line of a unit file
+//!                                                    print: the reverse, a line of a unit file
 //! ```
 //!
-//! The grammar is that of `systemd-run -p NAME=TEXT`; tests/driver/properties holds the two side by side.
+//! The grammar is that of `systemd-run -p NAME=TEXT`; tests/driver/properties compares the two.
 
 mod definition;
 mod grammar;
@@ -34,17 +34,16 @@ use super::wire::Wire;
 use kind::{Kind, Unit};
 use table::{GONE, TABLE};
 
-/// systemd's limit of processes for a unit that sets none (`DefaultTasksMax=15%`), as a share, and as a number with the
-/// kernel's smallest `pid_max`, 32768.
+/// systemd's limit of processes for a unit that sets none (`DefaultTasksMax=15%`), as a share.
 const TASKS_MAX_SHARE: u32 = u32::MAX / 20 * 3 + 20;
-/// See [`TASKS_MAX_SHARE`].
+/// The same limit of processes as a number, with the kernel's smallest `pid_max`, 32768.
 const TASKS_MAX: u64 = 32_768 / 100 * 15;
-/// journald's own limit of messages in an interval, and the length of it in microseconds (journald.conf(5)).
+/// journald's default limit of messages in an interval (journald.conf(5)).
 const LOG_BURST: u32 = 10_000;
-/// See [`LOG_BURST`].
+/// The length of journald's default interval, in microseconds (journald.conf(5)).
 const LOG_INTERVAL: u64 = 30_000_000;
 
-/// A unit property as its manual writes it: `MemoryHigh` and `1G`.
+/// A unit property in the syntax of its manual: `MemoryHigh` and `1G`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
     property: &'static PropertyDef,
@@ -52,7 +51,7 @@ pub struct Assignment {
     wire: Wire,
 }
 
-/// Why an assignment cannot be made. The message names the property and what is wrong.
+/// Why an assignment is invalid. The message names the property and what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// systemd has no such property.
@@ -64,67 +63,68 @@ pub enum Error {
         )
     )]
     Unknown {
-        /// As given.
+        /// The given name.
         name: String,
-        /// The name that was meant, such as `MemoryMax`.
+        /// The most similar name, such as `MemoryMax`.
         nearest: Option<&'static str>,
     },
-    /// systemd has given up the property.
+    /// systemd has removed the property.
     #[error("`{name}` is a name of older systemd; use {instead}")]
     Gone {
-        /// As given.
+        /// The given name.
         name: String,
-        /// What took its place.
+        /// The replacement.
         instead: &'static str,
     },
-    /// The driver needs the property for itself.
+    /// The property is reserved for the driver.
     #[error("`{name}` is not for jobs to set: {reason}")]
     Ours {
-        /// As the manual writes it.
+        /// The name in the manual.
         name: &'static str,
-        /// A whole clause.
+        /// The reason, a whole clause.
         reason: &'static str,
     },
-    /// The text is not in the property's grammar.
+    /// The text does not match the property's grammar.
     #[error("set property `{name}` to `{text}`: {why}")]
     Value {
-        /// As the manual writes it.
+        /// The name in the manual.
         name: &'static str,
-        /// As given.
+        /// The given text.
         text: String,
-        /// A whole clause.
+        /// The reason, a whole clause.
         why: String,
     },
 }
 
-/// The property that the manual calls `name`.
+/// The property with this name in the manual.
 pub fn known(name: &str) -> Option<&'static PropertyDef> {
     TABLE.iter().find(|known| known.name == name)
 }
 
-/// All properties, by the parts of the manual.
+/// All properties, grouped by the parts of the manual.
 pub fn all() -> impl Iterator<Item = &'static PropertyDef> {
     TABLE.iter()
 }
 
-/// Reads words as in a list of a unit file, of which each may be quoted.
+/// Splits a text into words as in a list of a unit file; each word may be quoted.
 pub fn words(text: &str) -> Result<Vec<String>, String> {
     grammar::words(text, grammar::LIST)
 }
 
-/// Reads a number of bytes as the manual writes it, such as `512M`.
+/// Parses a number of bytes in the syntax of the manual, such as `512M`.
 pub fn bytes(text: &str) -> Result<u64, String> {
     grammar::size(text, 1024)
 }
 
 impl Assignment {
-    /// Reads `text` in the grammar of the property `name`.
+    /// Parses `text` in the grammar of the property `name`.
     pub fn parse(name: &str, text: &str) -> Result<Self, Error> {
         let property = known(name).ok_or_else(|| unknown(name))?;
         if let Reach::Reserved(reason) = property.reach {
             return Err(Error::Ours { name: property.name, reason });
         }
-        // The text, which may be shown as a unit file; and what becomes of it, since an escape can hide a line end.
+        // Checks the text, which may be shown as a unit file, and the parsed value, since an escape can hide a line
+        // break.
         let wire = check_text(text).map_err(|unfit| unfit.to_string());
         let wire = wire.and_then(|()| parse::parse(property, text)).and_then(|wire| {
             let unfit = wire.iter().find_map(|(name, value)| unit_text::check(name, value).err());
@@ -141,37 +141,37 @@ impl Assignment {
         self.property.name
     }
 
-    /// The capabilities of `set` as a value of a property that takes such.
+    /// The capabilities of `set` as a value of a property that takes capabilities.
     pub fn of_capabilities(name: &'static str, set: u64) -> Option<Self> {
         Self::parse(name, &capability_names(set)).ok()
     }
 
-    /// The value as it was given.
+    /// The given value.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// What is known of the property.
+    /// The definition of the property.
     pub fn property(&self) -> &'static PropertyDef {
         self.property
     }
 
-    /// What goes over the bus, in order.
+    /// The names and values that are sent over the bus, in order.
     pub fn wire(&self) -> Wire {
         self.wire.clone()
     }
 
-    /// Later assignments of the name add to earlier ones.
+    /// Whether later assignments of the property add to earlier ones.
     pub fn is_list(&self) -> bool {
         self.property.kind.is_list()
     }
 
-    /// It is an empty list, which takes back all earlier assignments of the name.
+    /// Whether the value is an empty list, which resets all earlier assignments of the property.
     pub fn resets(&self) -> bool {
         self.is_list() && (parse::is_blank(&self.text) || self.is_empty_filter())
     }
 
-    /// The first systemd that takes this value; 247 stands for that and all before.
+    /// The first version of systemd that accepts this value; 247 stands for 247 and all earlier versions.
     pub fn needs(&self) -> u32 {
         let later = self.wire.iter().map(|(name, value)| needs(name, value));
         later.fold(self.property.since, u32::max)
@@ -188,7 +188,7 @@ impl Assignment {
         }
     }
 
-    /// Why the value reaches beyond the task though the property is one that confines, if it does.
+    /// Why the value reaches beyond the task although the property only confines. `None` if it does not.
     fn value_reaches(&self, name: &str, value: &Variant<'_>) -> Option<&'static str> {
         const REAL_TIME: i32 = 1;
         const PRIORITY: &str = "this value puts the task before others";
@@ -196,15 +196,15 @@ impl Assignment {
         const FLOOD: &str = "this value lets the task crowd other log lines out of the journal";
         let (beyond, why) = match (self.property.kind, value) {
             (Kind::Nice | Kind::OomScore, Variant::I32(number)) => (*number < 0, PRIORITY),
-            // Batch and idle give way to all others.
+            // Batch and idle yield to all other policies.
             (Kind::Scheduler, Variant::I32(policy)) => (!matches!(policy, 0 | 3 | 5), PRIORITY),
             (Kind::IoClass, Variant::I32(class)) => (*class == REAL_TIME, PRIORITY),
-            // 20 stands for the priority that everybody has.
+            // 20 stands for the default priority.
             (Kind::Limit(Unit::Nice), Variant::U64(limit)) => (*limit > 20, PRIORITY),
             (Kind::Limit(_), Variant::U64(limit)) => (self.name() == "LimitRTPRIO" && *limit > 0, PRIORITY),
-            // The default of all; the empty text is "not set".
+            // The default of all; an empty text is "not set".
             (Kind::Weight, Variant::U64(weight)) => (*weight > 100 && *weight != u64::MAX, PRIORITY),
-            // Swap is not in what Nomad has allocated, so the default is none.
+            // Swap is not part of what Nomad has allocated, so the default is none.
             (Kind::Memory(_), Variant::U64(bytes)) => (self.name() == "MemorySwapMax" && *bytes > 0, MORE),
             (Kind::Memory(_), Variant::U32(share)) => (self.name() == "MemorySwapMax" && *share > 0, MORE),
             (Kind::Tasks, Variant::U64(count)) => (*count > TASKS_MAX, MORE),
@@ -237,7 +237,7 @@ impl Assignment {
     }
 }
 
-/// The first systemd that takes `value` under `name`, if it came later than the property.
+/// The first version of systemd that accepts `value` under `name`, if it is later than that of the property.
 fn needs(name: &str, value: &Variant<'_>) -> u32 {
     let is = |word: &str| matches!(value, Variant::Str(text) if text.as_str() == word);
     match name {
@@ -246,7 +246,7 @@ fn needs(name: &str, value: &Variant<'_>) -> u32 {
         "PrivateUsersEx" if is("managed") => 260,
         "PrivateUsersEx" if is("full") => 258,
         "ProtectHostnameEx" => 258,
-        // It stands for `none`.
+        // The empty allow list stands for `none`.
         "RestrictAddressFamilies" if is_empty_allow_list(value) => 249,
         "PrivateTmpEx" | "PrivateUsersEx" | "ProtectControlGroupsEx" | "ImportCredentialEx" => 257,
         _ if name.ends_with("DirectorySymlink") => match value {
@@ -257,18 +257,18 @@ fn needs(name: &str, value: &Variant<'_>) -> u32 {
     }
 }
 
-/// Is it a list (allowed or not, names) that allows nothing?
+/// Is the value a list (allowed or not, names) that allows nothing?
 fn is_empty_allow_list(value: &Variant<'_>) -> bool {
     let Variant::Structure(list) = value else { return false };
     matches!(list.fields(), [Variant::Bool(true), Variant::Array(names)] if names.inner().is_empty())
 }
 
-/// Is it a directory (name, link, flags) that the task may only read?
+/// Is the value a directory (name, link, flags) that the task may only read?
 fn is_read_only(directory: &Variant<'_>) -> bool {
     matches!(directory, Variant::Structure(link) if link.fields().last() == Some(&Variant::U64(1)))
 }
 
-/// The error for a `name` that is in no manual, or no longer.
+/// The error for a `name` that is not in the manual, or no longer.
 fn unknown(name: &str) -> Error {
     if let Some((_, instead)) = GONE.iter().find(|(gone, _)| *gone == name) {
         return Error::Gone { name: name.to_owned(), instead };
@@ -280,7 +280,7 @@ fn unknown(name: &str) -> Error {
         }
         _ => None,
     });
-    // Nobody is led to what would be refused next.
+    // Names that would be refused next are not suggested.
     let free = TABLE.iter().filter(|known| !matches!(known.reach, Reach::Reserved(_)));
     let nearest = nearest(&plain, free.map(|known| known.name));
     reserved.unwrap_or(Error::Unknown { name: name.to_owned(), nearest })
@@ -296,7 +296,7 @@ mod tests {
         Assignment::parse(name, text).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The one value that goes over the bus, under the name of the property.
+    /// The only value that is sent over the bus, under the name of the property.
     fn value(name: &str, text: &str) -> Variant<'static> {
         let wire = parse(name, text).wire();
         assert_eq!(wire[0].0, name, "{text}");

@@ -27,7 +27,7 @@ pub(super) const FACILITIES: &Names = &[
     ("uucp", 8), ("cron", 9), ("authpriv", 10), ("ftp", 11), ("local0", 16), ("local1", 17), ("local2", 18),
     ("local3", 19), ("local4", 20), ("local5", 21), ("local6", 22), ("local7", 23),
 ];
-/// Where memory comes from on a machine of several nodes.
+/// Policies for memory on a machine of several NUMA nodes.
 pub(super) const NUMA_POLICIES: &Names =
     &[("default", 0), ("preferred", 1), ("bind", 2), ("interleave", 3), ("local", 4)];
 /// Secure bits.
@@ -39,9 +39,9 @@ pub(super) const SECURE_BITS: &Names = &[
     ("keep-caps", 1 << 4),
     ("keep-caps-locked", 1 << 5),
 ];
-/// How mounts spread.
+/// Propagation of mounts.
 pub(super) const PROPAGATIONS: &Names = &[("shared", 1 << 20), ("slave", 1 << 19), ("private", 1 << 18)];
-/// Namespaces by the names that /proc gives them.
+/// Namespaces, by their names in /proc.
 pub(super) const NAMESPACES: &Names = &[
     ("cgroup", 0x0200_0000),
     ("ipc", 0x0800_0000),
@@ -52,7 +52,7 @@ pub(super) const NAMESPACES: &Names = &[
     ("uts", 0x0400_0000),
     ("time", 0x0000_0080),
 ];
-/// What a dump of a process holds.
+/// The parts of a core dump.
 const DUMPED: &Names = &[
     ("private-anonymous", 1),
     ("shared-anonymous", 1 << 1),
@@ -65,7 +65,7 @@ const DUMPED: &Names = &[
     ("shared-dax", 1 << 8),
     ("default", 0x33),
 ];
-/// Signals without their `SIG`.
+/// Signals without the prefix `SIG`.
 #[rustfmt::skip]
 pub(super) const SIGNALS: &Names = &[
     ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ILL", 4), ("TRAP", 5), ("ABRT", 6), ("BUS", 7), ("FPE", 8), ("KILL", 9),
@@ -75,7 +75,7 @@ pub(super) const SIGNALS: &Names = &[
 ];
 const FIRST_REAL_TIME: i32 = 34;
 const LAST_SIGNAL: i32 = 64;
-/// Exit codes that have a name: of C, of LSB, of BSD, and systemd's own.
+/// Exit codes that have a name: those of C, of LSB, of BSD, and systemd's own.
 #[rustfmt::skip]
 const EXIT_CODES: &Names = &[
     ("SUCCESS", 0), ("FAILURE", 1), ("INVALIDARGUMENT", 2), ("NOTIMPLEMENTED", 3), ("NOPERMISSION", 4),
@@ -92,7 +92,7 @@ const EXIT_CODES: &Names = &[
     ("STATE_DIRECTORY", 238), ("CACHE_DIRECTORY", 239), ("LOGS_DIRECTORY", 240), ("CONFIGURATION_DIRECTORY", 241),
     ("NUMA_POLICY", 242), ("CREDENTIALS", 243), ("BPF", 245), ("EXCEPTION", 255),
 ];
-/// Capabilities in the order of their numbers, without their `CAP_`.
+/// Capabilities in the order of their numbers, without the prefix `CAP_`.
 #[rustfmt::skip]
 pub(super) const CAPABILITIES: [&str; 41] = [
     "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
@@ -109,7 +109,7 @@ pub(super) const ARCHITECTURES: &[&str] = &[
     "mips64-n32", "mips-le", "mips64-le", "mips64-le-n32", "parisc", "parisc64", "ppc", "ppc64", "ppc64-le", "riscv64",
     "s390", "s390x", "sh",
 ];
-/// Address families (socket(2), address_families(7)), without their `AF_`.
+/// Address families (socket(2), address_families(7)), without the prefix `AF_`.
 #[rustfmt::skip]
 const ADDRESS_FAMILIES: &[&str] = &[
     "UNSPEC", "UNIX", "LOCAL", "INET", "AX25", "IPX", "APPLETALK", "NETROM", "BRIDGE", "ATMPVC", "X25", "INET6", "ROSE",
@@ -118,7 +118,7 @@ const ADDRESS_FAMILIES: &[&str] = &[
     "IEEE802154", "CAIF", "ALG", "NFC", "VSOCK", "KCM", "QIPCRTR", "SMC", "XDP", "MCTP",
 ];
 
-/// What stands in a list of address families that allows none.
+/// The word for a list of address families that allows none.
 pub(super) const NO_FAMILY: &str = "none";
 
 /// Is this an address family?
@@ -126,7 +126,7 @@ pub(super) fn is_address_family(word: &str) -> bool {
     word.strip_prefix("AF_").is_some_and(|name| ADDRESS_FAMILIES.contains(&name))
 }
 
-/// systemd's number for "kill the process" where an errno could stand.
+/// systemd's number for "kill the process" in place of an errno.
 pub(super) const KILL: i32 = i32::MAX - 1;
 
 macro_rules! errnos {
@@ -160,7 +160,7 @@ pub(super) fn number_or_name(text: &str, names: &Names, last: i32) -> Parsed<i32
         .ok_or_else(|| format!("it is none of {}", listed(names)))
 }
 
-/// All the words of `text` that stand for bits, with `apart` splitting them.
+/// All words of `text` that stand for bits; `apart` splits them.
 pub(super) fn bits(text: &str, names: &Names, apart: Split) -> Parsed<i32> {
     let bit =
         |word: &String| find(word, names).ok_or_else(|| format!("`{word}` is none of {}", listed(names)));
@@ -214,7 +214,7 @@ pub(super) fn errno(text: &str) -> Parsed<i32> {
         .ok_or_else(|| format!("`{text}` is neither `kill` nor an error such as `EPERM`"))
 }
 
-/// What a program ended with: codes, and signals.
+/// How a program ended: exit codes, and signals.
 pub(super) fn exit_status(text: &str) -> Parsed<(Vec<i32>, Vec<i32>)> {
     let (mut codes, mut signals) = (Vec::new(), Vec::new());
     for word in words(text, LIST)? {
@@ -229,14 +229,14 @@ pub(super) fn exit_status(text: &str) -> Parsed<(Vec<i32>, Vec<i32>)> {
     Ok((codes, signals))
 }
 
-/// systemd's word for a step of setting up a process, by the exit code of one that failed there, example 226 for "NAMESPACE"
-/// (systemd.exec(5), "Process Exit Codes").
+/// systemd's name for a step of setting up a process, by the exit code of a process that failed there, for example
+/// "NAMESPACE" for 226 (systemd.exec(5), "Process Exit Codes").
 pub(crate) fn step(code: i32) -> Option<&'static str> {
     let is_it = |(_, known): &&(&'static str, i32)| *known == code && (200..255).contains(&code);
     EXIT_CODES.iter().find(is_it).map(|(name, _)| *name)
 }
 
-/// What a dump of the process holds: words, or bits in hexadecimal.
+/// The parts of a process that a core dump contains: words, or bits in hexadecimal.
 pub(super) fn dumped(text: &str) -> Parsed<u64> {
     let mut mask = 0;
     for word in words(text, Split { quotes: false, ..LIST })? {
@@ -246,9 +246,9 @@ pub(super) fn dumped(text: &str) -> Parsed<u64> {
         };
         mask |= match find(&word, DUMPED) {
             Some(bit) => u64::try_from(bit).unwrap_or_default(),
-            // The kernel takes 32 bits.
+            // The kernel accepts 32 bits.
             None if word == "all" => u32::MAX.into(),
-            None => digits().ok_or_else(|| format!("`{word}` is no part of a core dump"))?,
+            None => digits().ok_or_else(|| format!("`{word}` is not a part of a core dump"))?,
         };
     }
     Ok(mask)
@@ -256,7 +256,7 @@ pub(super) fn dumped(text: &str) -> Parsed<u64> {
 
 /// The bit mask of the capabilities in `words`: names with or without `CAP_`, in any case.
 ///
-/// The error is the first word that is none.
+/// The error names the first word that is not a capability.
 pub fn capability_mask<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<u64, String> {
     words.into_iter().try_fold(0, |mask, word| {
         let upper = word.to_ascii_uppercase();
@@ -274,11 +274,11 @@ pub fn capability_names(mask: u64) -> String {
     set.map(|(_, name)| format!("CAP_{name}")).collect::<Vec<_>>().join(" ")
 }
 
-/// The words of a set of capabilities.
+/// Parses a set of capabilities.
 pub(super) fn capabilities(text: &str) -> Parsed<u64> {
     let (inverted, text) = text.strip_prefix('~').map_or((false, text), |rest| (true, rest));
     let words = words(text, LIST)?;
-    // A number is one capability, for those that are newer than we are.
+    // A number is one capability, for capabilities that are newer than the driver.
     let mask = words.iter().try_fold(0_u64, |mask, word| match within::<u32>(word, 0..=62) {
         Ok(number) => Ok::<_, String>(mask | 1 << number),
         Err(_) => Ok(mask | capability_mask([word.as_str()])?),

@@ -1,6 +1,6 @@
-//! What goes over the bus for a property and its text, as `systemd-run -p` makes it.
+//! Converts a property and its text to the form on the bus, as `systemd-run -p` does.
 //!
-//! A list without any word is sent as an empty list, which takes back earlier ones; systemd-run does so for most lists.
+//! A list without any word is sent as an empty list, which resets earlier ones; systemd-run does so for most lists.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -18,12 +18,12 @@ use super::kinds::{
 };
 use super::names;
 
-/// The properties of the bus for `text`.
+/// The properties on the bus for `text`.
 #[allow(clippy::too_many_lines, reason = "one line per kind of value")]
 pub(super) fn parse(property: &PropertyDef, text: &str) -> Parsed<Wire> {
     let name = property.name;
     let value: Variant<'static> = match property.kind {
-        // Two properties, or one of another name.
+        // Two properties, or one with another name.
         Kind::BoolOrEx(words) => return word::bool_or_ex(name, text, words),
         Kind::Condition => return Ok(condition::parse(name, text)),
         Kind::CpuAffinity if text == "numa" => return Ok(one("CPUAffinityFromNUMA", true)),
@@ -150,7 +150,7 @@ fn in_usec(name: &str) -> String {
     name.strip_suffix("Sec").map_or_else(|| name.to_owned(), |stem| format!("{stem}USec"))
 }
 
-/// Is there nothing but spaces?
+/// Does the text contain only spaces?
 pub(super) fn is_blank(text: &str) -> bool {
     text.chars().all(is_space)
 }

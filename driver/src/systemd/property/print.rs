@@ -1,6 +1,6 @@
-//! The way back: lines of a unit file for what goes over the bus.
+//! Converts properties from the bus back to lines of a unit file.
 //!
-//! The signature of a value decides how it is written, and a few names what its numbers mean.
+//! The signature of a value decides how it is written; for a few names, the name decides what its numbers mean.
 
 use zbus::Variant;
 
@@ -12,13 +12,13 @@ use super::kinds::{
 use super::known;
 use super::lines::{spaced, word};
 
-/// The lines of a unit file that say `name` and `value`, in order.
+/// The lines of a unit file that assign `value` to `name`, in order.
 ///
-/// Lists that the manual writes one to a line take as many. There is none for what a unit file cannot say: a file
-/// descriptor, a secret, a soft limit apart from its hard one. A `%` is itself; see [`escaped`].
+/// Lists that the manual writes one element to a line become as many lines. Values that a unit file cannot contain have
+/// no line: a file descriptor, a secret, a soft limit apart from its hard limit. A `%` is literal; see [`escaped`].
 pub fn lines_of(name: &str, value: &Variant<'_>) -> Vec<(String, String)> {
     let lines = match (name, value) {
-        // An empty one of any kind takes back those of all kinds.
+        // An empty condition of any kind resets the conditions of all kinds.
         ("Conditions", Variant::Array(all)) if all.is_empty() => {
             return vec![("ConditionPathExists".to_owned(), String::new())];
         }
@@ -32,14 +32,14 @@ pub fn lines_of(name: &str, value: &Variant<'_>) -> Vec<(String, String)> {
         (_, Variant::U64(_)) if name.starts_with("Limit") && name.ends_with("Soft") => return Vec::new(),
         (_, Variant::Array(all)) if is_one_to_a_line(name) => match all.inner() {
             [] => vec![String::new()],
-            all => all.iter().filter_map(|element| said(name, element)).collect(),
+            all => all.iter().filter_map(|element| print_value(name, element)).collect(),
         },
-        _ => said(name, value).into_iter().collect(),
+        _ => print_value(name, value).into_iter().collect(),
     };
     lines.into_iter().map(|line| (in_file(name), line)).collect()
 }
 
-/// The one line of a unit file that says `name` and `value`, if it takes just one; see [`lines_of`].
+/// The line of a unit file that assigns `value` to `name`, if there is exactly one; see [`lines_of`].
 pub fn text_of(name: &str, value: &Variant<'_>) -> Option<(String, String)> {
     match <[_; 1]>::try_from(lines_of(name, value)) {
         Ok([line]) => Some(line),
@@ -47,8 +47,8 @@ pub fn text_of(name: &str, value: &Variant<'_>) -> Option<(String, String)> {
     }
 }
 
-/// The text of a line as a unit file has it: systemd replaces specifiers such as `%n` there (systemd.unit(5)), and takes `%%`
-/// for `%`; but not in shares such as `CPUQuota=150%`, nor in patterns.
+/// The text of a line as it is written in a unit file. There systemd replaces specifiers such as `%n`
+/// (systemd.unit(5)), and reads `%%` as `%`, but not in shares such as `CPUQuota=150%`, nor in patterns.
 pub fn escaped(name: &str, text: &str) -> String {
     let kind = known(name).map(|property| property.kind);
     let is_literal = matches!(
@@ -58,7 +58,7 @@ pub fn escaped(name: &str, text: &str) -> String {
     if is_literal { text.to_owned() } else { text.replace('%', "%%") }
 }
 
-/// How the manual writes the property that is `name` on the bus.
+/// The manual's name of the property that is `name` on the bus.
 fn in_file(name: &str) -> String {
     match name {
         "CPUAffinityFromNUMA" => "CPUAffinity",
@@ -103,8 +103,8 @@ fn is_one_to_a_line(name: &str) -> bool {
         )
 }
 
-/// `value` in the words of `name`.
-fn said(name: &str, value: &Variant<'_>) -> Option<String> {
+/// `value` in the syntax of the property `name`.
+fn print_value(name: &str, value: &Variant<'_>) -> Option<String> {
     Some(match value {
         Variant::Bool(true) if name == "CPUAffinityFromNUMA" => "numa".to_owned(),
         Variant::Bool(on) => (if *on { "yes" } else { "no" }).to_owned(),
@@ -120,7 +120,7 @@ fn said(name: &str, value: &Variant<'_>) -> Option<String> {
                 Variant::Array(bytes) => {
                     Some(quote(&String::from_utf8_lossy(&bytes_of(bytes.inner()))).into_owned())
                 }
-                element => said(name, element),
+                element => print_value(name, element),
             })),
         },
         _ => return None,
@@ -151,7 +151,7 @@ fn structure(name: &str, value: &Variant<'_>) -> Option<String> {
         }
         [Str(first), Str(second)] => match name {
             "DeviceAllow" => device::permissions_text(first, second),
-            // Both are taken as they are: what could be quoted here is not unquoted.
+            // Both are taken literally: what could be quoted here is not unquoted.
             "BPFProgram" | "ImportCredentialEx" => format!("{first}:{second}"),
             "LoadCredential" | "LoadCredentialEncrypted" | "ProtectHostnameEx" => {
                 credential::text(first, second)
@@ -188,7 +188,7 @@ fn integers_of(all: &zbus::Array<'_>) -> Vec<i32> {
 mod tests {
     use super::*;
 
-    fn said(name: &str, value: impl Into<Variant<'static>>) -> String {
+    fn file(name: &str, value: impl Into<Variant<'static>>) -> String {
         let lines = lines_of(name, &value.into());
         lines.iter().map(|(name, text)| format!("{name}={text}")).collect::<Vec<_>>().join("\n")
     }
@@ -199,42 +199,42 @@ mod tests {
 
     #[test]
     fn a_time_is_said_in_its_largest_unit() {
-        assert_eq!(said("RuntimeMaxUSec", 90_000_000_u64), "RuntimeMaxSec=90s");
-        assert_eq!(said("RuntimeMaxUSec", 500_000_u64), "RuntimeMaxSec=500ms");
-        assert_eq!(said("RuntimeMaxUSec", u64::MAX), "RuntimeMaxSec=infinity");
-        assert_eq!(said("CPUQuotaPerSecUSec", 125_000_u64), "CPUQuota=12.50%");
+        assert_eq!(file("RuntimeMaxUSec", 90_000_000_u64), "RuntimeMaxSec=90s");
+        assert_eq!(file("RuntimeMaxUSec", 500_000_u64), "RuntimeMaxSec=500ms");
+        assert_eq!(file("RuntimeMaxUSec", u64::MAX), "RuntimeMaxSec=infinity");
+        assert_eq!(file("CPUQuotaPerSecUSec", 125_000_u64), "CPUQuota=12.50%");
     }
 
     #[test]
     fn a_command_is_said_with_its_prefix_and_quotes() {
         let line =
             ("/bin/sh".to_owned(), texts(&["sh", "-c", "echo 50% \"$A\"\n"]), texts(&["no-env-expand"]));
-        assert_eq!(said("ExecStartEx", vec![line]), "ExecStart=:@/bin/sh sh -c \"echo 50% \\\"$A\\\"\\n\"");
+        assert_eq!(file("ExecStartEx", vec![line]), "ExecStart=:@/bin/sh sh -c \"echo 50% \\\"$A\\\"\\n\"");
         let line = ("/bin/true".to_owned(), texts(&["/bin/true"]), true);
-        assert_eq!(said("ExecStopPost", vec![line]), "ExecStopPost=-/bin/true");
+        assert_eq!(file("ExecStopPost", vec![line]), "ExecStopPost=-/bin/true");
     }
 
     #[test]
     fn paths_are_said_with_their_colons_and_spaces() {
         let binds = vec![("/a:b".to_owned(), "/c d".to_owned(), true, 0_u64)];
-        assert_eq!(said("BindPaths", binds), "BindPaths=-\"/a:b\":\"/c d\":norbind");
-        assert_eq!(said("ReadOnlyPaths", texts(&["/a", "/b c"])), "ReadOnlyPaths=/a \"/b c\"");
-        assert_eq!(said("EnvironmentFiles", vec![("/a".to_owned(), true)]), "EnvironmentFile=-/a");
+        assert_eq!(file("BindPaths", binds), "BindPaths=-\"/a:b\":\"/c d\":norbind");
+        assert_eq!(file("ReadOnlyPaths", texts(&["/a", "/b c"])), "ReadOnlyPaths=/a \"/b c\"");
+        assert_eq!(file("EnvironmentFiles", vec![("/a".to_owned(), true)]), "EnvironmentFile=-/a");
     }
 
     #[test]
     fn masks_and_sets_are_said_by_name_and_number() {
-        assert_eq!(said("CapabilityBoundingSet", 1_u64 << 12), "CapabilityBoundingSet=CAP_NET_ADMIN");
+        assert_eq!(file("CapabilityBoundingSet", 1_u64 << 12), "CapabilityBoundingSet=CAP_NET_ADMIN");
         assert_eq!(
-            said("CapabilityBoundingSet", 1_u64 << 12 | 1 << 62),
+            file("CapabilityBoundingSet", 1_u64 << 12 | 1 << 62),
             "CapabilityBoundingSet=CAP_NET_ADMIN 62"
         );
-        assert_eq!(said("CapabilityBoundingSet", !(1_u64 << 62)), "CapabilityBoundingSet=~62");
-        assert_eq!(said("CapabilityBoundingSet", 0_u64), "CapabilityBoundingSet=");
-        assert_eq!(said("CapabilityBoundingSet", !(1_u64 << 12)), "CapabilityBoundingSet=~CAP_NET_ADMIN");
-        assert_eq!(said("AllowedCPUs", vec![0b1_0111_u8]), "AllowedCPUs=0-2 4");
+        assert_eq!(file("CapabilityBoundingSet", !(1_u64 << 62)), "CapabilityBoundingSet=~62");
+        assert_eq!(file("CapabilityBoundingSet", 0_u64), "CapabilityBoundingSet=");
+        assert_eq!(file("CapabilityBoundingSet", !(1_u64 << 12)), "CapabilityBoundingSet=~CAP_NET_ADMIN");
+        assert_eq!(file("AllowedCPUs", vec![0b1_0111_u8]), "AllowedCPUs=0-2 4");
         assert_eq!(
-            said("SystemCallFilter", (false, texts(&["@clock", "mount"]))),
+            file("SystemCallFilter", (false, texts(&["@clock", "mount"]))),
             "SystemCallFilter=~@clock mount"
         );
     }
@@ -242,12 +242,12 @@ mod tests {
     #[test]
     fn a_list_that_is_written_one_to_a_line_takes_lines() {
         let devices = vec![("/dev/null".to_owned(), "rw".to_owned()), ("char-pts".to_owned(), String::new())];
-        assert_eq!(said("DeviceAllow", devices), "DeviceAllow=/dev/null rw\nDeviceAllow=char-pts");
+        assert_eq!(file("DeviceAllow", devices), "DeviceAllow=/dev/null rw\nDeviceAllow=char-pts");
     }
 
     #[test]
     fn there_is_no_line_for_a_soft_limit_or_a_secret() {
-        assert_eq!(said("LimitNOFILESoft", 5_u64), "");
-        assert_eq!(said("SetCredential", vec![("a".to_owned(), vec![1_u8])]), "");
+        assert_eq!(file("LimitNOFILESoft", 5_u64), "");
+        assert_eq!(file("SetCredential", vec![("a".to_owned(), vec![1_u8])]), "");
     }
 }

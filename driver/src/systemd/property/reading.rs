@@ -1,4 +1,4 @@
-//! What assignments say, alone and together.
+//! The meaning of assignments, alone and together.
 
 use zbus::Variant;
 
@@ -6,32 +6,32 @@ use super::definition::{Paths, PropertyDef, Role};
 use super::kind::Kind;
 use super::{Assignment, parse};
 
-/// What a value says, as far as two of them can be compared.
+/// The meaning of a value, in a form in which two values can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
     /// A set of bits, or a number.
     Number(u64),
-    /// A list of what is allowed, or of what is not.
+    /// A list of what is allowed, or of what is denied.
     Filter {
-        /// Which of both.
+        /// Whether the list allows.
         allow: bool,
         /// The list.
         names: Vec<String>,
     },
     /// A list.
     Words(Vec<String>),
-    /// Anything else, as one text; `yes` and `no` for what systemd takes for them.
+    /// Anything else, as one text; booleans as `yes` and `no`.
     Text(String),
 }
 
 impl PropertyDef {
-    /// Is a value a list of paths, each of which a job writes as one element, spaces included? Elements of other lists
-    /// are read as in a unit file: `"~@chown @ipc"` denies both.
+    /// Is a value a list of paths, each of which a job writes as one element, including spaces? Elements of other lists
+    /// are split as in a unit file: `"~@chown @ipc"` denies both.
     pub fn takes_paths(&self) -> bool {
         self.paths == Paths::View || self.role() == Some(Role::ExtensionDirectory)
     }
 
-    /// Is it a set, so that several values make one?
+    /// Is the property a set, so that several values make one?
     pub fn is_set(&self) -> bool {
         matches!(
             self.kind,
@@ -41,8 +41,8 @@ impl PropertyDef {
 }
 
 impl Assignment {
-    /// What is left when all of them are said one after the other, as in a unit file and its drop-ins: a text replaces
-    /// what was said before, a list adds to it, an empty list takes it back.
+    /// The result of all assignments in order, as in a unit file and its drop-ins: a text replaces the earlier value, a
+    /// list adds to it, an empty list resets it.
     pub fn folded(all: impl IntoIterator<Item = Self>) -> Vec<Self> {
         let mut folded: Vec<Self> = Vec::new();
         for mut line in all {
@@ -61,12 +61,12 @@ impl Assignment {
         folded
     }
 
-    /// The line of this name that counts where a later one replaces an earlier one: the last.
+    /// The line of this name that counts if a later line replaces an earlier one: the last.
     pub fn last<'a>(all: &'a [Self], name: &str) -> Option<&'a Self> {
         all.iter().rfind(|line| line.name() == name)
     }
 
-    /// Two values of a set, the second said after the first.
+    /// Combines two values of a set; `later` comes second.
     fn with(self, later: Self) -> Self {
         let replaces = parse::is_blank(&later.text) || super::grammar::boolean(&later.text).is_some();
         let (Some(first), Some(second)) = (self.set(), later.set()) else { return later };
@@ -76,7 +76,7 @@ impl Assignment {
         let takes_away = later.text.starts_with('~');
         let both = if takes_away { first & second } else { first | second };
         let text = match (self.text.trim(), later.text.trim()) {
-            // The text of a set is for people; what counts goes over the bus.
+            // The text of a set is for people; the value on the bus counts.
             _ if self.property.kind == Kind::Capabilities => super::capability_names(both),
             ("", later) => later.to_owned(),
             (first, later) => format!("{first} {later}"),
@@ -99,7 +99,7 @@ impl Assignment {
         }
     }
 
-    /// What it says.
+    /// The meaning of the value.
     pub fn meaning(&self) -> Meaning {
         match self.wire.first().map(|(_, value)| value) {
             Some(Variant::U64(number)) => Meaning::Number(*number),
@@ -118,17 +118,17 @@ impl Assignment {
         }
     }
 
-    /// It is `~` and nothing else, which systemd takes for an empty list.
+    /// Whether the value is only `~`, which systemd reads as an empty list.
     pub(super) fn is_empty_filter(&self) -> bool {
         matches!(self.meaning(), Meaning::Filter { allow: false, names } if names.is_empty())
     }
 
-    /// It is a list of what is allowed, with nothing in it.
+    /// Whether the value is an empty allow list.
     fn allows_nothing(&self) -> bool {
         matches!(self.meaning(), Meaning::Filter { allow: true, names } if names.is_empty())
     }
 
-    /// All words of the value.
+    /// All words in the value.
     pub fn texts(&self) -> Vec<String> {
         fn collect(value: &Variant<'_>, texts: &mut Vec<String>) {
             match value {

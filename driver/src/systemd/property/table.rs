@@ -1,5 +1,5 @@
-//! Every property that `systemd-run -p` takes for a service, one line each, in one file however many there are: whoever
-//! looks for one finds it here.
+//! All properties that `systemd-run -p` accepts for a service, one line each. They are in one file however many there
+//! are, so that whoever looks for a property finds it here.
 
 use super::definition::{Group, PropertyDef, Reach, Role, reserved, row};
 use super::kind::{Kind, Unit};
@@ -11,7 +11,7 @@ const ACTION: &str = "a task may not turn the machine off";
 const COMMAND: &str =
     "the driver runs the task's `command`, alone: write further steps as tasks with a `lifecycle` block";
 const CREDENTIAL: &str = "every user of the machine can read it over the bus: write a `credential` block";
-const ENDS: &str = "the driver starts the task by it, and reads its end from it; for a task that says when it is ready write a `notify` block";
+const ENDS: &str = "the driver starts the task by it, and reads its end from it; for a task that notifies systemd when it is ready, write a `notify` block";
 const KILL: &str = "Nomad stops tasks: write `kill_signal` and `kill_timeout` in the task block";
 const MSTACK: &str = "the driver does not look into what it would mount: name the task's root with `files.root_directory` or `files.root_image`";
 const OTHER_START: &str = "it has no effect on services of `Type=exec` and `Type=notify`, as tasks are";
@@ -19,7 +19,7 @@ const RESTART: &str = "Nomad restarts tasks: write a `restart` block";
 const STREAM: &str = "the driver hands the task's output to Nomad, or to the journal (`logging.driver`), and gives it no input";
 const TERMINAL: &str = "a task has no terminal of its own: `nomad alloc exec` brings one";
 
-// Why a property can only take from the task.
+// Why a property can only restrict the task.
 const COUNTS: Reach = Confining("it only counts what the task uses");
 const HIDES: Reach = Confining(
     "it only hides or write-protects files in the task's own view, on ways that no task can change",
@@ -31,7 +31,7 @@ const OWN: Reach = Confining("it changes nothing but the task's own processes");
 const SANDBOX: Reach =
     Confining("it only takes rights from the task, or gives back what the operator's floor leaves open");
 const TIMES: Reach = Confining("it only decides when the task itself is ended");
-// Why it reaches further.
+// Why a property reaches further.
 const DEVICES: Reach = BeyondTask("it gives devices of the host");
 const DIRECTORIES: Reach = BeyondTask("it makes directories on the host, most of which outlive the task");
 const FILES: Reach = BeyondTask("it names files of the host");
@@ -68,7 +68,7 @@ const VARIABLES: Reach = BeyondTask(
     "it takes variables from systemd or from files of the host (the task's own come from `env`, or a `template` with `env = true`)",
 );
 
-/// Every property.
+/// All properties.
 #[rustfmt::skip]
 pub(super) static TABLE: &[PropertyDef] = &[
     row("MemoryMin", 247, Resource, Kind::Memory(0), SHARES).on("memory"),
@@ -248,7 +248,7 @@ pub(super) static TABLE: &[PropertyDef] = &[
     row("MemoryTHP", 260, Process, Kind::Text, OWN),
     reserved("NonBlocking", 247, Process, "the program itself decides it for the sockets of its `socket` blocks"),
     row("SecureBits", 247, Sandbox, Kind::SecureBits, SANDBOX),
-    // Which of them a task may have is another matter than whether it may say so.
+    // Which capabilities a task may have is decided elsewhere; here only whether a job may set this.
     row("CapabilityBoundingSet", 247, Sandbox, Kind::Capabilities, SANDBOX),
     row("AmbientCapabilities", 247, Sandbox, Kind::Capabilities, SANDBOX).system(),
     row("NoNewPrivileges", 247, Sandbox, Kind::Bool, SANDBOX),
@@ -465,7 +465,7 @@ pub(super) static TABLE: &[PropertyDef] = &[
     row("AssertKernelModuleLoaded", 258, UnitFile, Kind::Condition, PROBES),
 ];
 
-/// What systemd has given up, and what took its place.
+/// Properties that systemd has removed, and their replacements.
 pub(super) const GONE: [(&str, &str); 12] = [
     ("BlockIOAccounting", "`IOAccounting`"),
     ("BlockIODeviceWeight", "`IODeviceWeight`"),
@@ -486,7 +486,7 @@ mod tests {
     use super::*;
     use crate::systemd::property::definition::Paths;
 
-    /// What an operator allows by the property's name, and with it whatever it names.
+    /// Properties that an operator allows by name, and with the name everything that they name.
     const BY_NAME: [&str; 11] = [
         "RootImageOptions",
         "RootEphemeral",
@@ -507,8 +507,8 @@ mod tests {
             [FILES, HIDES, OPENS, MOUNTS, DIRECTORIES].contains(&row.reach) && !row.name.ends_with("Mode")
         };
         for row in TABLE.iter().filter(reaches) {
-            let says = row.paths != Paths::None;
-            assert_ne!(says, BY_NAME.contains(&row.name), "{}", row.name);
+            let names_paths = row.paths != Paths::None;
+            assert_ne!(names_paths, BY_NAME.contains(&row.name), "{}", row.name);
         }
     }
 }

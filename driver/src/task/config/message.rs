@@ -18,15 +18,15 @@ impl fmt::Display for TaskId {
     }
 }
 
-/// What Nomad tells of a task when it starts it, and again when it gives it back to us after a restart. It holds the
-/// task's secrets (`env`): never log it.
+/// What Nomad sends about a task when it starts the task, and again when it recovers the task after a restart of the
+/// driver. It contains the task's secrets (`env`): never log it.
 #[derive(Clone)]
 pub struct TaskIdentity {
     /// This run of the task.
     pub id: TaskId,
     /// The task's name in the job.
     pub name: String,
-    /// Its allocation.
+    /// The task's allocation.
     pub alloc_id: String,
     /// The allocation directory on the host, parent of the task directories.
     pub alloc_dir: PathBuf,
@@ -43,7 +43,7 @@ impl fmt::Debug for TaskIdentity {
 /// Nomad's message about a task, in our types.
 #[derive(Clone)]
 pub struct TaskConfig {
-    /// What will be told again after a restart.
+    /// What Nomad sends again after a restart.
     pub identity: TaskIdentity,
     /// The job's id.
     pub job_id: String,
@@ -55,21 +55,21 @@ pub struct TaskConfig {
     pub group_name: String,
     /// The job's `config` block.
     pub driver: DriverConfig,
-    /// The paths of all options that the job gives in it ([`crate::task::config::options::given`]).
+    /// The paths of all options that the job sets in its `config` block ([`crate::task::config::options::given`]).
     pub given: Vec<(String, Option<&'static Opt>)>,
-    /// The job's `user`; empty when there is none.
+    /// The job's `user`; empty if it sets none.
     pub user: String,
-    /// Where Nomad reads the task's output: a FIFO in the allocation, or `/dev/null`.
+    /// Where Nomad reads the task's stdout: a FIFO in the allocation, or `/dev/null`.
     pub stdout_path: PathBuf,
-    /// The same for its errors.
+    /// Where Nomad reads the task's stderr.
     pub stderr_path: PathBuf,
-    /// What the job asks for.
+    /// Resources that the job requests.
     pub resources: Resources,
-    /// Volumes and what device plugins mount.
+    /// Volumes, and mounts of device plugins.
     pub mounts: Vec<Mount>,
     /// Devices of device plugins.
     pub devices: Vec<Device>,
-    /// The network of its group.
+    /// Network of the task's group.
     pub network: NetworkMode,
     /// The ports that Nomad allocated, by label.
     pub ports: BTreeMap<String, Port>,
@@ -79,7 +79,7 @@ pub struct TaskConfig {
 
 /// A port that Nomad allocated to the task's group.
 ///
-/// Nomad repeats it in the environment (`NOMAD_PORT_http`), but a job can set any variable: only this is believed.
+/// Nomad also sets it in the environment (`NOMAD_PORT_http`), but a job can set any variable: only this is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Port {
     /// Address and port on the host, such as `192.168.1.7:23456`.
@@ -91,70 +91,70 @@ pub struct Port {
 /// The job's `resources` block.
 #[derive(Debug, Clone, Default)]
 pub struct Resources {
-    /// MHz, which Nomad treats like the CPU shares of old.
+    /// MHz, which Nomad treats like CPU shares of cgroup v1.
     pub cpu_shares: u64,
-    /// MiB that the task is promised.
+    /// MiB that are reserved for the task.
     pub memory_mb: u64,
-    /// MiB that it may reach.
+    /// Memory limit of the task in MiB.
     pub memory_max_mb: MemoryMax,
-    /// The cores that are its own, such as `0,3` or `2-5`; empty for a task that shares the others.
+    /// Cores that are reserved for the task, such as `0,3` or `2-5`; empty for a task that shares the other cores.
     pub cores: String,
 }
 
-/// A path of the host that the task shall see.
+/// A host path that is mounted for the task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// On the host.
+    /// Path on the host.
     pub source: PathBuf,
-    /// In the task's view.
+    /// Path in the task's view.
     pub target: PathBuf,
     /// The task cannot write to it.
     pub read_only: bool,
-    /// Whose later mounts reach whom.
+    /// Propagation of later mounts.
     pub propagation: Propagation,
 }
 
-/// Whether mounts that are made below a volume later on are seen on the other side.
+/// Whether later mounts below a volume are visible on the other side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Propagation {
-    /// On neither.
+    /// In neither direction.
     #[default]
     Private,
-    /// The task sees those of the host.
+    /// Mounts of the host are visible to the task.
     HostToTask,
-    /// And the other way round.
+    /// In both directions.
     Bidirectional,
 }
 
 /// A device of a device plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// On the host.
+    /// Path on the host.
     pub source: PathBuf,
-    /// In the task's view.
+    /// Path in the task's view.
     pub target: PathBuf,
-    /// Of `r`, `w` and `m`.
+    /// Any of `r`, `w` and `m`.
     pub permissions: String,
 }
 
-/// What network a task is in.
+/// Network of a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum NetworkMode {
-    /// The host's.
+    /// The host's network.
     #[default]
     Host,
-    /// That of its group.
+    /// The network of the task's group.
     Group {
-        /// The network namespace's file.
+        /// File of the network namespace.
         namespace: PathBuf,
-        /// The name and address of the group in it.
+        /// Name and address of the group in its namespace.
         host: Option<(String, String)>,
     },
-    /// None but a loopback device.
+    /// A network with only a loopback device.
     None,
 }
 
-/// Who is asked for the addresses of names.
+/// DNS servers and search domains of the task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
     /// Addresses of servers.
@@ -171,7 +171,7 @@ pub enum MemoryMax {
     /// Default: `memory` is the ceiling.
     #[default]
     Memory,
-    /// So many MiB.
+    /// A number of MiB.
     Mebibytes(u64),
     /// `-1`: no ceiling.
     Unlimited,

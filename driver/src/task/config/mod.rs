@@ -1,6 +1,6 @@
-//! What was said: the plugin's and the job's configuration, and Nomad's whole message about a task.
+//! The configuration as Nomad sends it: the plugin's and the job's, and the whole message about a task.
 //!
-//! Nothing is decided here. [`crate::task::spec`] decides, once, what it all means.
+//! Nothing is decided here. [`crate::task::spec`] decides, once, what the configuration means.
 
 mod message;
 pub mod options;

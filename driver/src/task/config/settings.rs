@@ -1,9 +1,8 @@
-//! The blocks of a task's `config` whose options are properties of systemd's, under the names of its manual.
+//! The blocks of a task's `config` whose options are systemd properties, under the names of systemd's man pages.
 //!
-//! One rule for all of them: an option means what the property of its name means in a unit file (systemd.exec(5),
-//! systemd.resource-control(5)), the value is written as there, and it stands after what the driver and the sandbox's
-//! preset say, as a drop-in would. So a text replaces what was said before, a list adds to it, and an empty list takes
-//! it back.
+//! All of them follow one rule: an option means what the property of that name means in a unit file (systemd.exec(5),
+//! systemd.resource-control(5)), and its value is written as there. Like a drop-in, it is applied after what the driver
+//! and the sandbox preset set. So a string replaces an earlier value, a list adds to it, and an empty list resets it.
 
 use crate::task::config::options::{Block, Opt, settings};
 
@@ -265,8 +264,8 @@ impl Sandbox {
     }
 }
 
-/// What an error calls a property, or an option of another kind: the option that sets the property, if there is one,
-/// such as `` `files.bind_paths` (BindPaths) ``.
+/// How an error names a property or another option: by the option that sets the property, if there is one, such as ``
+/// `files.bind_paths` (BindPaths) ``.
 pub(crate) fn shown(property: &str) -> String {
     match option_of(property) {
         Some(option) => format!("`{option}` ({property})"),

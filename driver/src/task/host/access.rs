@@ -1,8 +1,8 @@
-//! Paths that a job closes, opens, or makes read-only: `ReadOnlyPaths=`, `InaccessiblePaths=` and the like.
+//! Paths that a job makes inaccessible, writable or read-only: `ReadOnlyPaths=`, `InaccessiblePaths=` and the like.
 //!
-//! systemd mounts each such path over itself, as root and in sight of the whole host, and looks it up twice: once for where
-//! to mount, once for what. Who can exchange a directory on the way for a link in between has another directory mounted
-//! there, such as one of another tenant's. So the way to each path is one that root alone can change.
+//! systemd mounts each of these paths over itself, as root and visible to the whole host, and looks it up twice: for
+//! the mount point and for the source. Whoever can put a link in the place of a directory on the way in between has
+//! another directory mounted there, such as another tenant's. So only root may be able to change the way to each path.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,22 +13,22 @@ use super::view::{self, View};
 use crate::systemd::Assignment;
 use crate::task::spec::TaskSpec;
 
-/// Where links lead to whatever a process has, or to the root that systemd makes for it.
+/// Where links lead to resources of a process, or to the root that systemd creates for it.
 const OF_PROCESSES: [&str; 6] =
     ["/dev/fd", "/dev/stderr", "/dev/stdin", "/dev/stdout", "/proc/self", "/proc/thread-self"];
-/// Where systemd puts together the root of a unit.
+/// Where systemd assembles the root of a unit.
 const OF_SYSTEMD: &str = "/run/systemd";
 
-/// Each path that such a line names, without what stands before it.
+/// Each path in these settings, without its prefix.
 pub(crate) fn paths(settings: &[Assignment]) -> impl Iterator<Item = (&'static str, PathBuf)> {
     settings
         .iter()
         .flat_map(|line| line.paths_in_view().into_iter().map(|path| (line.name(), PathBuf::from(path))))
 }
 
-/// Is the way to each path one that no task can change? `targets` is what is mounted for the task beside its directories.
+/// Can no task change the way to each path? `targets` is what is mounted for the task in addition to its directories.
 ///
-/// `brings_links` tells of a job that brings files of the root, such as an image, in which nobody looked for links.
+/// `brings_links`: the job brings files of the root, such as an image, and nobody has checked them for links.
 pub(crate) fn check(
     settings: &[Assignment],
     targets: &[Target],
@@ -75,9 +75,9 @@ pub(crate) fn check(
         }
         let others = match &task.view {
             View::Host => 0o022,
-            // Directories of a group of administrators are usual there: /usr/local.
+            // Directories that a group of administrators can write to are usual there: /usr/local.
             View::Private { host_paths } if host_paths.iter().any(|of| path.starts_with(of)) => 0o002,
-            // On directories of ours, and file systems of the kernel's; the root of a task's own is looked at as a whole.
+            // Directories of the driver, and file systems of the kernel; a task's own root is checked as a whole.
             View::Private { .. } | View::Own => continue,
         };
         if let Some(outer) = changeable(&path, others) {
@@ -87,13 +87,13 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Are the paths of the operating system there that systemd needs to be there? What is not there it only makes read-only.
+/// Do the paths of the operating system exist? systemd accepts a missing path below one that is read-only already.
 fn check_is_there(
     settings: &[Assignment],
     host_paths: &[PathBuf],
     mounted: &[&PathBuf],
 ) -> Result<(), Error> {
-    const NEEDED: [&str; 3] = ["ExecPaths", "InaccessiblePaths", "NoExecPaths"];
+    const NEEDED: [&str; 4] = ["ExecPaths", "InaccessiblePaths", "NoExecPaths", "ReadOnlyPaths"];
     for line in settings.iter().filter(|line| NEEDED.contains(&line.name())) {
         let texts = line.texts().into_iter().filter(|text| !text.starts_with('-'));
         let paths = texts.map(|text| PathBuf::from(text.trim_start_matches('+')));
@@ -112,10 +112,10 @@ fn check_is_there(
     Ok(())
 }
 
-/// Is a path that systemd mounts over itself in the private view more than a directory that is made for a mount point below
-/// it? systemd would look before that is there.
+/// Is a path that systemd mounts over itself in the private view more than a directory that is created for a mount
+/// point below it? systemd would look for the path before it exists.
 ///
-/// What the operating system has is read-only, whatever else is said of it.
+/// Files of the operating system are read-only, whatever the job configures.
 fn check_is_seen(
     option: &'static str,
     path: &Path,
@@ -126,7 +126,7 @@ fn check_is_seen(
     if option == "ReadWritePaths" && is_of_system {
         return Err(Error::System { option, path: path.to_owned() });
     }
-    // What is only made read-only may as well be made later.
+    // A path that is only made read-only may be created later.
     let is_looked_for = option != "ReadOnlyPaths";
     let below = targets.iter().find(|target| target.path.starts_with(path) && target.path != path);
     match below.filter(|_| is_looked_for) {
@@ -137,7 +137,7 @@ fn check_is_seen(
     }
 }
 
-/// The settings, with what is said of `/alloc` said of the mount points in it as well, which systemd would leave out.
+/// The settings, where a setting for `/alloc` also applies to the mount points in it, which systemd would leave out.
 pub(crate) fn of_all_alloc(settings: Vec<Assignment>, writable: &[&str]) -> Vec<Assignment> {
     let with_its_mount_points = |line: Assignment| {
         let texts = if line.paths_in_view().is_empty() { Vec::new() } else { line.texts() };
@@ -152,8 +152,8 @@ pub(crate) fn of_all_alloc(settings: Vec<Assignment>, writable: &[&str]) -> Vec<
     settings.into_iter().flat_map(with_its_mount_points).collect()
 }
 
-/// The directory on the way to `path`, or to what it leads to over links, in which somebody else than root, or than `others`
-/// in its mode allow, could put another link.
+/// The directory on the way to `path`, or to the target of links on the way, in which a user other than root, or a user
+/// whom the mode bits `others` allow to, could put another link.
 fn changeable(path: &Path, others: u32) -> Option<PathBuf> {
     let can_be_changed = |directory: &&Path| {
         let found = fs::symlink_metadata(directory);
@@ -163,7 +163,7 @@ fn changeable(path: &Path, others: u32) -> Option<PathBuf> {
     let there = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
     on_the_way(path).or_else(|| {
         let (part, real) = there?;
-        // What is not there could be made in what is.
+        // A missing path could be created in an existing directory.
         on_the_way(&if part == path { real } else { real.join("x") })
     })
 }
@@ -175,25 +175,25 @@ mod tests {
     #[test]
     fn what_is_said_of_alloc_holds_for_the_mount_points_in_it() {
         let line = |name, text| Assignment::parse(name, text).unwrap();
-        let said = vec![line("ReadOnlyPaths", "/usr +/alloc"), line("NoExecPaths", "/local")];
-        let all = of_all_alloc(said.clone(), &["data", "tmp"]);
+        let lines = vec![line("ReadOnlyPaths", "/usr +/alloc"), line("NoExecPaths", "/local")];
+        let all = of_all_alloc(lines.clone(), &["data", "tmp"]);
         assert_eq!(
             all,
-            [said[0].clone(), line("ReadOnlyPaths", "-+/alloc/data -+/alloc/tmp"), said[1].clone()]
+            [lines[0].clone(), line("ReadOnlyPaths", "-+/alloc/data -+/alloc/tmp"), lines[1].clone()]
         );
-        assert_eq!(of_all_alloc(said.clone(), &[]), said);
+        assert_eq!(of_all_alloc(lines.clone(), &[]), lines);
     }
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn a_way_that_others_can_change_is_found_also_behind_a_link() {
         if !rustix::process::geteuid().is_root() {
-            // Whoever runs this can change all of it.
+            // The user who runs this test can change all of it.
             let base = tempfile::tempdir().unwrap();
             assert!(changeable(&base.path().join("x/y"), 0o022).is_some());
             return;
         }
-        // The usual directory for temporary files is everybody's.
+        // The usual directory for temporary files is writable by everybody.
         let base = tempfile::tempdir_in("/run").unwrap();
         for directory in ["open/deep", "closed/deep"] {
             fs::create_dir_all(base.path().join(directory)).unwrap();

@@ -1,6 +1,6 @@
-//! The directories of an allocation, closed to whoever could put a link in their place.
+//! The directories of an allocation, closed to everybody who could put a link in their place.
 //!
-//! Nomad's agent makes a task's directory and the shared one for everybody to write to, and the way to them may be open:
+//! Nomad's agent makes a task's directory and the shared one writable by everybody, and the way to them may be open:
 //!
 //! ```text
 //!                                 on the node                                     in the view of a task
@@ -11,10 +11,10 @@
 //!               └── local, secrets                                               writable; no links in secrets
 //! ```
 //!
-//! An agent that starts makes `alloc` and what it has made in it everybody's once more, and follows links, also when it
-//! writes logs: a task that put a link there would have it open directories of the host, or write files of root's. That
-//! `alloc` is read-only holds for a descriptor of it as well that a task passes to one elsewhere, since the mount is what is
-//! read-only; a mount point, or the sticky bit, would not.
+//! An agent that starts makes `alloc` and the directories that it has created in it writable by everybody again, and
+//! follows links, also when it writes logs: a task that put a link there could have it open directories of the host, or
+//! write to files of root. `alloc` is read-only by its mount. That also holds for a descriptor of it that a task passes
+//! to a process elsewhere; a mount point, or the sticky bit, would not protect against that.
 
 use std::fs;
 use std::io;
@@ -30,27 +30,27 @@ use shim_interface::Same;
 use super::pin::Base;
 use crate::kernel;
 
-/// The user "nobody", to whom the agent gives what it makes: its number is the same wherever systemd runs
+/// The user "nobody", to whom the agent gives what it creates: the UID is the same wherever systemd runs
 /// (<https://systemd.io/UIDS-GIDS>).
 const NOBODY: u32 = 65534;
-/// What the agent makes in the directory that the tasks of a group share, and tasks can write to.
+/// Directories that the agent creates in the group's shared directory, and that tasks can write to.
 pub(crate) const WRITABLE: [&str; 2] = ["data", "tmp"];
 
 /// The directories of one task, on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskDirs {
-    /// The allocation directory; only the agent writes here.
+    /// The allocation directory; only the agent writes to it.
     pub alloc_dir: PathBuf,
     /// Shared by the group's tasks, `/alloc` in the view.
     pub shared: PathBuf,
     /// The task's own, `/local` in the view.
     pub local: PathBuf,
-    /// A tmpfs that Nomad made, `/secrets` in the view.
+    /// A tmpfs that Nomad mounts, `/secrets` in the view.
     pub secrets: PathBuf,
 }
 
 impl TaskDirs {
-    /// The layout that Nomad's `client/allocdir` makes.
+    /// The layout of Nomad's `client/allocdir`.
     pub fn new(alloc_dir: &Path, task: &str) -> Self {
         let task_dir = alloc_dir.join(task);
         Self {
@@ -61,8 +61,8 @@ impl TaskDirs {
         }
     }
 
-    /// The directory that a relative path names as it is written for drivers whose tasks begin in the task's directory,
-    /// such as `local/x`: on the host and in the private view, and what is left of the path.
+    /// Resolves a relative path that is written as for drivers whose tasks start in the task directory, such as
+    /// `local/x`: the directory on the host and in the private view, and the rest of the path.
     pub fn named<'p>(&self, path: &'p Path) -> Option<(&Path, &'static str, &'p Path)> {
         self.pairs().into_iter().find_map(|(host, inside)| {
             let below = path.strip_prefix(inside.trim_start_matches('/')).ok()?;
@@ -70,30 +70,30 @@ impl TaskDirs {
         })
     }
 
-    /// Those that are the task's own, on the host beside their names in the private view.
+    /// The task's own directories: each on the host, and its name in the private view.
     pub fn own(&self) -> [(&Path, &'static str); 2] {
         [(&self.local, "/local"), (&self.secrets, "/secrets")]
     }
 
-    /// Each directory on the host beside its name in the private view.
+    /// Each directory on the host, and its name in the private view.
     pub fn pairs(&self) -> [(&Path, &'static str); 3] {
         [(&self.local, "/local"), (&self.shared, "/alloc"), (&self.secrets, "/secrets")]
     }
 }
 
-/// The directories of a task, closed.
+/// The closed directories of a task.
 #[derive(Debug, Default)]
 pub(crate) struct Closed {
-    /// The names of those in `alloc` that the task may write to. Nothing where all of it is writable, since nothing was closed.
+    /// Names of those in `alloc` that the task may write to. `None` where all of it is writable: nothing was closed.
     pub(crate) writable: Option<Vec<&'static str>>,
-    /// What the task must find in its view when systemd has mounted it.
+    /// What the task must find in its view after systemd has mounted it.
     pub(crate) same: Vec<Same>,
 }
 
-/// Closes the directories before systemd hears of them. A driver that is not root leaves all as it is: its tasks are its own
-/// user's, and have nothing to gain.
+/// Closes the directories before their paths are passed to systemd. A driver that is not root changes nothing: its
+/// tasks run as its own user, and have nothing to gain.
 ///
-/// Where tasks see the host as it is, `sees_host`, they reach their own directory by the same way, so that stays passable.
+/// Tasks that see the host (`sees_host`) reach their own directory by the same path, so that stays searchable.
 pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Closed> {
     if !rustix::process::geteuid().is_root() {
         return Ok(Closed::default());
@@ -107,14 +107,14 @@ pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Closed> {
     }
     if let Some(directory) = dirs.local.parent() {
         let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory };
-        // Where tasks see the host, they pass through it by this very path.
+        // Where tasks see the host, they use this path themselves.
         let mode = if sees_host { Mode::from_raw_mode(0o711) } else { Mode::RWXU };
         give_to_root(&base.open(Path::new(""))?, Some(mode))?;
     }
     let secrets = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &dirs.secrets }.open(Path::new(""))?;
-    // The agent goes on writing there while the task runs, such as the tokens of `identity` blocks, and follows links. It
-    // is a file system of its own, but for tasks without an agent; older kernels cannot do it.
-    if let Err(error) = kernel::follow_no_links_on(secrets.as_fd()) {
+    // The agent keeps writing there while the task runs, such as the tokens of `identity` blocks, and follows links. It
+    // is a file system of its own, except for tasks without an agent; older kernels do not support this.
+    if let Err(error) = kernel::forbid_symlinks_on(secrets.as_fd()) {
         tracing::debug!(path = %dirs.secrets.display(), %error, "links in the task's secrets are still followed");
     }
     let writable = close_shared(dirs)?;
@@ -122,7 +122,7 @@ pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Closed> {
         writable.iter().map(|name| (dirs.shared.join(name), format!("/alloc/{name}"))).collect();
     let own = dirs.pairs().map(|(host, inside)| (host.to_owned(), inside.to_owned()));
     let in_view = if sees_host { Vec::new() } else { own.into_iter().chain(shared).collect() };
-    // Nobody can put a link there any more, so to look once is enough.
+    // Nobody can put a link there any more, so one check is enough.
     let same = in_view.into_iter().map(|(host, path)| {
         let found = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &host }.open(Path::new(""))?;
         let found = fstat(&found)?;
@@ -131,7 +131,7 @@ pub(crate) fn close(dirs: &TaskDirs, sees_host: bool) -> io::Result<Closed> {
     Ok(Closed { writable: Some(writable), same: same.collect::<io::Result<_>>()? })
 }
 
-/// Closes the shared directory of a running task after a restart of the agent, which has opened it.
+/// Closes the shared directory of a running task again after a restart of the agent, which has opened it.
 pub(crate) fn close_again(dirs: &TaskDirs) {
     if rustix::process::geteuid().is_root()
         && let Err(error) = close_shared(dirs)
@@ -140,8 +140,8 @@ pub(crate) fn close_again(dirs: &TaskDirs) {
     }
 }
 
-/// Takes back what Nomad does for a task named `.` or `..`, which it makes a directory for that is one of the agent's: the
-/// allocation's, or that of all allocations, are everybody's then.
+/// Undoes what Nomad does for a task named `.` or `..`: Nomad's task directory is then a directory of the agent (the
+/// directory of the allocation, or of all allocations), which Nomad makes writable by everybody.
 pub(crate) fn take_back(alloc_dir: &Path) {
     if !rustix::process::geteuid().is_root() {
         return;
@@ -161,7 +161,7 @@ pub(crate) fn take_back(alloc_dir: &Path) {
     }
 }
 
-/// The directory on the way to the allocation's, or that one itself, in which everybody could put another in its place.
+/// The allocation directory, or a directory on the way to it, in which everybody could put another in its place.
 fn changeable(alloc_dir: &Path) -> Option<PathBuf> {
     let can_be_changed = |directory: &&Path| {
         let Ok(found) = fs::symlink_metadata(directory) else { return true };
@@ -185,7 +185,8 @@ fn close_shared(dirs: &TaskDirs) -> io::Result<Vec<&'static str>> {
         let open = || Base::Task { alloc_dir: &dirs.alloc_dir, directory: &directory }.open(Path::new(""));
         match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            // Of a task that reached the directory when the agent had opened it. The next agent would follow the link.
+            // Left by a task that used the directory after the agent had opened it. The next agent would follow the
+            // link.
             Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
                 tracing::error!(path = %directory.display(), "a task has put a link here; replacing it with a directory");
                 unlinkat(&shared, name, AtFlags::empty())?;
@@ -201,8 +202,8 @@ fn close_shared(dirs: &TaskDirs) -> io::Result<Vec<&'static str>> {
     let mut found = Vec::new();
     for name in WRITABLE {
         if let Some(directory) = inside(name)? {
-            // What a task has made its own, as database servers want their directory, stays so. On the node that user could
-            // put another directory there; what starts the program compares.
+            // A directory that a task has made its own stays so, as database servers need it. On the node that user
+            // could put another directory there; the process that starts the program compares them.
             if matches!(fstat(&directory)?.st_uid, 0 | NOBODY) {
                 give_to_root(&directory, None)?;
             }
@@ -213,7 +214,7 @@ fn close_shared(dirs: &TaskDirs) -> io::Result<Vec<&'static str>> {
 }
 
 fn give_to_root(found: &OwnedFd, mode: Option<Mode>) -> io::Result<()> {
-    // The descriptor is one for looking only.
+    // The descriptor was opened with `O_PATH`.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty())?;
     fchown(&opened, Some(Uid::ROOT), Some(Gid::ROOT))?;
@@ -251,7 +252,7 @@ mod tests {
         mode(&path("alloc"), 0o711);
         mode(&path("alloc/ab12"), 0o777);
         assert_eq!(changeable(&path("alloc/ab12")), Some(path("alloc/ab12")));
-        // What Nomad does for the name.
+        // As Nomad does for this name.
         rustix::fs::chown(path("alloc/ab12"), Some(Uid::from_raw(NOBODY)), None).unwrap();
         take_back(&path("alloc/ab12"));
         assert_eq!(changeable(&path("alloc/ab12")), None);

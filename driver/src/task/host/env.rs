@@ -1,8 +1,8 @@
-//! Hands a task its environment without anybody else reading it.
+//! Passes a task its environment so that nobody else can read it.
 //!
-//! What is given as a unit's `Environment=` can be read by every user of the machine, over the bus and in the unit's
-//! file. So it goes into a file that only root can read, which systemd takes in when it starts the task and which is
-//! gone as soon as it has.
+//! A unit's `Environment=` can be read by every user of the machine, over D-Bus and in the unit file. So the
+//! environment is written to a file that only root can read. systemd reads the file when it starts the task, and then
+//! the file is removed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,33 +13,35 @@ use std::sync::Once;
 
 use tempfile::NamedTempFile;
 
-/// The longest argument, and the longest `NAME=value`, in bytes: 32 pages with the zero byte at the end.
+use crate::task::host::drivers;
+
+/// Maximum length of an argument and of a `NAME=value`, in bytes: 32 pages including the zero byte at the end.
 pub const STRING_MAX: usize = 32 * 4096 - 1;
 
-/// The most variables. systemd merges them in a time that grows with the square of their number: 20,000 hold PID 1 for
-/// three seconds, 60,000 for half a minute (seen on 252 and 257).
+/// Maximum number of variables. systemd merges them in a time that grows with the square of their number: 20,000 hold
+/// PID 1 for three seconds, 60,000 for half a minute (seen on 252 and 257).
 const VARIABLES_MAX: usize = 2048;
 
-/// The most bytes of all variables. The kernel takes a quarter of the stack's usual limit of 8 MiB, arguments included
-/// (execve(2)); a larger environment costs systemd seconds and memory before the kernel refuses it.
+/// Maximum size of all variables, in bytes. The kernel takes a quarter of the stack's usual limit of 8 MiB, arguments
+/// included (execve(2)); a larger environment costs systemd seconds and memory before the kernel refuses it.
 const TOTAL_MAX: usize = 2 << 20;
 
-/// Why an environment cannot be handed over.
+/// Why an environment cannot be passed to a task.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No process can have such a variable.
+    /// No process can have a variable with this name.
     #[error("`env`: `{name}` cannot be the name of a variable: it is empty, or holds `=` or a NUL byte")]
     Name {
         /// The variable.
         name: String,
     },
-    /// No process can have such a variable.
+    /// No process can have a variable with this value.
     #[error("`env`: the value of `{name}` holds a NUL byte")]
     Nul {
         /// The variable.
         name: String,
     },
-    /// The kernel takes no single variable that long (execve(2), `MAX_ARG_STRLEN`).
+    /// The variable exceeds the kernel's limit (execve(2), `MAX_ARG_STRLEN`).
     #[error(
         "`env`: `{name}` is longer than the {STRING_MAX} bytes that the kernel takes, name and value together"
     )]
@@ -47,43 +49,43 @@ pub enum Error {
         /// The variable.
         name: String,
     },
-    /// No program could be executed with it.
+    /// No program could be executed with this environment.
     #[error(
         "`env`: all variables together are {length} bytes long, with those of Nomad; the limit is {TOTAL_MAX}"
     )]
     TooMuch {
-        /// All names and values.
+        /// Length of all names and values.
         length: usize,
     },
-    /// systemd would be busy with them alone.
+    /// systemd would take too long to merge the variables.
     #[error("`env`: there are {count} variables, with those of Nomad; the limit is {VARIABLES_MAX}")]
     TooMany {
-        /// How many.
+        /// Number of variables.
         count: usize,
     },
     /// The file cannot be written.
     #[error("write the task's environment to {directory}")]
     Write {
-        /// Where.
+        /// The directory.
         directory: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// Can a process have a variable of that name?
+/// Can a process have a variable with this name?
 pub fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0'])
 }
 
-/// Is this a name that systemd passes on? It drops others with a line in its log.
+/// Does systemd pass on a variable with this name? It drops others and logs that.
 fn is_passed_on(name: &str) -> bool {
     let first_fits = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
     first_fits && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
 }
 
-/// The begin of the names under which variables are carried that systemd does not pass on, such as
-/// `NOMAD_ALLOC_PORT_http-admin`; nothing if there are none. wasm-shim gives them back their names (its carried.rs).
+/// Prefix of the names under which variables are carried that systemd does not pass on, such as
+/// `NOMAD_ALLOC_PORT_http-admin`; `None` if there are none. wasm-shim restores their names (its carried.rs).
 pub fn carrier(env: &BTreeMap<String, String>) -> Option<String> {
     if env.keys().all(|name| is_passed_on(name)) {
         return None;
@@ -95,7 +97,7 @@ pub fn carrier(env: &BTreeMap<String, String>) -> Option<String> {
     Some(prefix)
 }
 
-/// The variables as systemd passes all of them on.
+/// The variables, all under names that systemd passes on.
 pub fn carried(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let prefix = carrier(env).unwrap_or_default();
     let carry = |(index, (name, value)): (usize, (&String, &String))| {
@@ -107,24 +109,24 @@ pub fn carried(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     env.iter().enumerate().map(carry).collect()
 }
 
-/// The variables of a task and of commands in it: those that Nomad has `said`, without those that the operator denies.
+/// The variables of a task and of commands in it: those that Nomad has `sent`, without those that the operator denies.
 ///
-/// An ephemeral user has its task's `local/` as home, unless the job names another: systemd knows of none, and many
+/// An ephemeral user has its task's `local/` as home, unless the job sets another: systemd has none for it, and many
 /// programs fail without.
 pub fn of_task(
-    said: &BTreeMap<String, String>,
+    sent: &BTreeMap<String, String>,
     is_denied: impl Fn(&str) -> bool,
     is_ephemeral: bool,
 ) -> BTreeMap<String, String> {
-    let kept = said.iter().filter(|(name, _)| !is_denied(name));
+    let kept = sent.iter().filter(|(name, _)| !is_denied(name));
     let mut env: BTreeMap<_, _> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
-    if let Some(local) = said.get("NOMAD_TASK_DIR").filter(|_| is_ephemeral) {
+    if let Some(local) = sent.get("NOMAD_TASK_DIR").filter(|_| is_ephemeral) {
         env.entry("HOME".to_owned()).or_insert_with(|| local.clone());
     }
     env
 }
 
-/// Are these variables that a task can have?
+/// Can a task have these variables?
 pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
     if env.len() > VARIABLES_MAX {
         return Err(Error::TooMany { count: env.len() });
@@ -137,7 +139,7 @@ pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
             return Err(Error::Nul { name: name.clone() });
         }
     }
-    // Those that are carried under another name are longer by it.
+    // A variable that is carried under another name is longer by the prefix.
     let prefix = carrier(env).unwrap_or_default().len() + VARIABLES_MAX.to_string().len() + "=".len();
     let length = |name: &str, value: &str| {
         let carried = if is_passed_on(name) { 0 } else { prefix };
@@ -150,13 +152,13 @@ pub fn check(env: &BTreeMap<String, String>) -> Result<(), Error> {
     if length > TOTAL_MAX { Err(Error::TooMuch { length }) } else { Ok(()) }
 }
 
-/// Writes the environment for systemd to read; the file goes away with the value returned.
+/// Writes the environment for systemd to read. The file is removed when the returned value is dropped.
 pub fn write(env: &BTreeMap<String, String>, runtime_dir: &Path) -> Result<NamedTempFile, Error> {
     let directory = runtime_dir.join("env");
     let write = || {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         SWEPT.call_once(|| sweep(&directory));
-        // Made with mode 0600. systemd reads the name as a pattern, so it holds nothing that means something there.
+        // Created with mode 0600. systemd reads the name as a pattern, so it contains no special characters.
         let prefix = format!("{}-", std::process::id());
         let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(&directory)?;
         file.write_all(content(&carried(env)).as_bytes())?;
@@ -167,12 +169,12 @@ pub fn write(env: &BTreeMap<String, String>, runtime_dir: &Path) -> Result<Named
 
 static SWEPT: Once = Once::new();
 
-/// Removes what drivers left that were killed while they started a task: files of processes that are no more.
+/// Removes files left by drivers that were killed while they started a task: their processes no longer exist.
 fn sweep(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let process = name.to_str().and_then(|name| name.split('-').next()).unwrap_or_default();
-        if !Path::new("/proc").join(process).join("stat").exists() {
+        if !drivers::is_alive(process) {
             let _ = fs::remove_file(entry.path());
         }
     }

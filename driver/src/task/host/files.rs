@@ -1,7 +1,7 @@
-//! Finds what a job names of the host's files, and makes sure that it may.
+//! Finds the host files that a job names, and checks that the job may use them.
 //!
-//! Every path is opened below the directory that allows it, and pinned (`pin.rs`), so that systemd means the object
-//! that was checked.
+//! Every path is opened below the directory that allows it, and pinned (`pin.rs`), so that systemd uses the object that
+//! was checked.
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -18,17 +18,17 @@ use crate::task::sandbox::policy::Policy;
 use crate::task::spec::TaskSpec;
 use crate::task::spec::activation::{Address, Listener};
 
-/// Why a file cannot be had.
+/// Why a file is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operator does not allow it.
+    /// The operator does not allow the path.
     #[error(
         "{}: {path} is a path of the host, and neither it nor a directory above it is in `allow_host_paths`, by which the operator \
          of this node allows paths to jobs (in the plugin's configuration)", settings::shown(.option))]
     NotAllowed {
         /// The property.
         option: &'static str,
-        /// Where it leads to.
+        /// Where the path leads to.
         path: PathBuf,
     },
     /// The kernel would read an image that the job brought.
@@ -38,20 +38,20 @@ pub enum Error {
     OwnImage {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
     },
-    /// systemd would make mount points, as root, where the task can put links meanwhile.
+    /// systemd would create mount points, as root, where the task can put links meanwhile.
     #[error(
         "{}: {path} is the task's own, and a directory that the task can change cannot be its root; name a directory of \
          root's that the operator allows, or a disk image (`files.root_image`)",
         settings::shown("RootDirectory")
     )]
     OwnRoot {
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
     },
-    /// Others can change what is there.
+    /// Others can change the files at the path.
     #[error(
         "{}: {path} is shared with the other tasks of the group: only `bind_paths` and `bind_read_only_paths` take what is in \
          `/alloc`, such as `/alloc/data`, and none takes `/alloc` itself, or its logs, which the task reads in `/alloc/logs`; \
@@ -59,31 +59,31 @@ pub enum Error {
     Shared {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
     },
-    /// It leads up.
+    /// The path contains `..`.
     #[error("{}: {path} has `..` in it; name the path that it leads to, in the task's directory such as `alloc/data` or `local/x`", settings::shown(.option))]
     Parent {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
     },
-    /// Nothing can be mounted there.
+    /// Nothing can be mounted at the target.
     #[error(transparent)]
     Target(#[from] targets::Error),
-    /// It is not there, or cannot be reached.
+    /// The path does not exist, or cannot be reached.
     #[error("{}: {path} cannot be opened{}", settings::shown(.option), advice(option, path, source))]
     Find {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// systemd would look for an operating system in the root, and there are only mount points.
+    /// systemd would look for an operating system in the root, which contains only mount points.
     #[error(
         "{}: there must be a `/usr` of the task's own to lay it over, and the task sees the host's: give it a root of \
          its own (`files.root_directory`, `files.root_image`), or have the operator set `fs_isolation = \"none\"`", settings::shown(.option))]
@@ -91,31 +91,31 @@ pub enum Error {
         /// The property.
         option: &'static str,
     },
-    /// The operator allows it to be read.
+    /// The operator allows the path only to be read.
     #[error(
         "{}: the operator of this node allows jobs to read {path}, and no more: {instead}, \
          or have the operator leave out `:ro` (`allow_host_paths` in the plugin's configuration)", settings::shown(.option))]
     ReadOnly {
         /// The property.
         option: &'static str,
-        /// What to do in its place.
+        /// What to do instead.
         instead: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
     },
-    /// A link in a path that the operator allows leads to one that he does not.
+    /// A link in a path that the operator allows leads to a path that the operator does not allow.
     #[error(
         "{}: {path} leads, by a link or `..`, out of the paths that the operator of this node allows to jobs \
          (`allow_host_paths` in the plugin's configuration); name the path that it leads to", settings::shown(.option))]
     LinkedAway {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
     },
 }
 
-/// What to do about a path of the task's own that is not there: systemd makes none.
+/// Advice about a missing path of the task's own: systemd creates none.
 fn advice(option: &str, path: &Path, source: &io::Error) -> &'static str {
     let is_bind = systemd::property(option).and_then(PropertyDef::role).is_some_and(Role::is_bind);
     let is_missing = source.kind() == io::ErrorKind::NotFound;
@@ -133,7 +133,7 @@ fn advice(option: &str, path: &Path, source: &io::Error) -> &'static str {
     }
 }
 
-/// The settings with every path of the host pinned.
+/// The settings with every host path pinned.
 pub fn resolve(
     settings: &[Assignment],
     task: &TaskSpec,
@@ -152,7 +152,7 @@ pub fn resolve(
         };
         let pinned = line.clone().with_host_paths(|path, may_be_missing| {
             match find((line.name(), role), Path::new(path), task, policy, pins) {
-                // Only where the job may name it: systemd would look again, and by then it may be there.
+                // Only for a path that the job may name: systemd would look again, and by then it may exist.
                 Err(Error::Find { source, .. })
                     if may_be_missing && source.kind() == io::ErrorKind::NotFound =>
                 {
@@ -166,7 +166,7 @@ pub fn resolve(
     Ok(resolved)
 }
 
-/// The volumes and what device plugins mount, with every source pinned.
+/// The volumes and the mounts of device plugins, with every source pinned.
 pub fn mounts(task: &TaskSpec, pins: &mut Pins) -> Result<Vec<Mount>, Error> {
     let pin = |mount: &Mount| {
         let failed = |source| Error::Find { option: "volume", path: mount.source.clone(), source };
@@ -176,7 +176,7 @@ pub fn mounts(task: &TaskSpec, pins: &mut Pins) -> Result<Vec<Mount>, Error> {
     task.mounts.iter().map(pin).collect()
 }
 
-/// Everything that is mounted for the task beyond what is for all, by these settings and by its volumes.
+/// Everything that these settings and the task's volumes mount for the task, beyond what every task has.
 pub fn targets(settings: &[Assignment], task: &TaskSpec) -> Vec<Target> {
     let of_setting = |line: &Assignment| {
         let option = line.name();
@@ -201,14 +201,14 @@ pub fn targets(settings: &[Assignment], task: &TaskSpec) -> Vec<Target> {
     settings.iter().flat_map(of_setting).chain(of_nomad).collect()
 }
 
-/// Can a job change what this line names: is it in the task's directories, or an image that nobody vouches for?
+/// Can a job change the files that this line names: in the task's directories, or in an image that nobody vouches for?
 pub(crate) fn is_of_job(line: &Assignment, task: &TaskSpec, policy: &Policy) -> bool {
     let is_own = |path: &PathBuf| in_own_directory(path, &task.dirs.local, task).is_some();
     line.role().is_some_and(Role::brings_files) && policy.allows_images_of_tasks()
         || line.host_paths().iter().any(is_own)
 }
 
-/// Pins what is at `path` on the host, for a job that names it in this property.
+/// Pins the object at `path` on the host, for a job that names it in this property.
 fn find(
     (option, role): (&'static str, Role),
     path: &Path,
@@ -233,7 +233,7 @@ fn find(
         return pins.pin(base, &below, |_| Ok(())).map_err(failed);
     }
     let (base, inside) = allowed((option, role), path, policy)?;
-    // systemd makes mount points in the root of a task, and the kernel reads an image: nobody else may change them.
+    // systemd creates mount points in the root of a task, and the kernel reads an image: nobody else may change them.
     let is_roots = role == Role::RootDirectory || role.brings_files() && !policy.allows_images_of_tasks();
     pins.pin(base, inside, |object| if is_roots { check_root(object) } else { Ok(()) }).map_err(|source| {
         if source.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) {
@@ -244,8 +244,8 @@ fn find(
     })
 }
 
-/// Pins what is in the directory that the group shares, to be seen under another path. In any other way systemd or the
-/// kernel would read what another task may change meanwhile.
+/// Pins an object in the group's shared directory, to be mounted at another path. In any other use systemd or the
+/// kernel would read files that another task may change meanwhile.
 fn shared(
     (option, role): (&'static str, Role),
     path: &Path,
@@ -254,7 +254,7 @@ fn shared(
     pins: &mut Pins,
 ) -> Result<PathBuf, Error> {
     let mut parts = below.components();
-    // Under another path the pipes of the logs, which root opens, could be replaced.
+    // Under another path the log FIFOs, which root opens, could be replaced.
     let first = parts.next().filter(|first| first.as_os_str() != "logs" && role.is_bind());
     let Some(first) = first else { return Err(Error::Shared { option, path: path.to_owned() }) };
     let directory = task.dirs.shared.join(first);
@@ -264,7 +264,7 @@ fn shared(
     pins.pin(base, parts.as_path(), |_| Ok(())).map_err(failed)
 }
 
-/// Does it belong to root alone?
+/// Does the object belong to root alone?
 fn check_root(object: &OwnedFd) -> io::Result<()> {
     let found = rustix::fs::fstat(object)?;
     if found.st_uid == 0 && found.st_mode & 0o022 == 0 {
@@ -275,7 +275,7 @@ fn check_root(object: &OwnedFd) -> io::Result<()> {
     ))
 }
 
-/// Does the path lead down only? What it is in by its first parts it could leave by `..`.
+/// Does the path lead down only? By `..` it could leave the directory that its first components name.
 fn check_no_parent(option: &'static str, path: &Path) -> Result<(), Error> {
     if path.components().any(|part| part == Component::ParentDir) {
         return Err(Error::Parent { option, path: path.to_owned() });
@@ -283,7 +283,7 @@ fn check_no_parent(option: &'static str, path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The task's own directory in which a path lies, and where in it. A relative one is in `relative_to`.
+/// The task's own directory that contains a path, and the path in it. A relative path is in `relative_to`.
 fn in_own_directory(path: &Path, relative_to: &Path, task: &TaskSpec) -> Option<(PathBuf, PathBuf)> {
     if path.is_relative() {
         let of_task = task.dirs.named(path).and_then(|(host, _, below)| {
@@ -300,7 +300,7 @@ fn in_own_directory(path: &Path, relative_to: &Path, task: &TaskSpec) -> Option<
     })
 }
 
-/// What a job can do about a path that it may only read, to go on in the sentence.
+/// What a job can do about a path that it may only read, as the continuation of a sentence.
 fn instead_of(role: Role) -> &'static str {
     match role {
         Role::Bind => "bind it with `files.bind_read_only_paths`",
@@ -309,7 +309,7 @@ fn instead_of(role: Role) -> &'static str {
     }
 }
 
-/// The path of the operator's that allows this one, and where in it.
+/// The operator's path that allows this path, and the rest of the path.
 fn allowed<'a>(
     (option, role): (&'static str, Role),
     path: &'a Path,
@@ -324,11 +324,11 @@ fn allowed<'a>(
     Ok((Base::Host(&root.path), inside))
 }
 
-/// The most that systemd takes as the credentials of one unit, in bytes (systemd.exec(5), `LoadCredential=`).
+/// systemd's limit for the credentials of one unit, in bytes (systemd.exec(5), `LoadCredential=`).
 const CREDENTIALS_MAX: usize = 1 << 20;
 
-/// What is in a file that shall be a credential, when so many bytes of others were read before. A relative path is in the
-/// task's `secrets/`.
+/// The content of a file for a credential, after `before` bytes of other credentials were read. A relative path is in
+/// the task's `secrets/`.
 pub fn credential(path: &Path, before: usize, task: &TaskSpec, policy: &Policy) -> Result<Vec<u8>, Error> {
     let option = "credential";
     let failed = |source| Error::Find { option, path: path.to_owned(), source };
@@ -352,8 +352,8 @@ pub fn credential(path: &Path, before: usize, task: &TaskSpec, policy: &Policy) 
     Ok(content)
 }
 
-/// A socket with its path on the host: directly in one of the task's directories, since systemd follows the path as root,
-/// and the task could put a link in the place of a directory in there.
+/// A socket with its path on the host. The path must be directly in one of the task's directories: systemd follows it
+/// as root, and the task could put a link in the place of a directory in there.
 pub fn listener(socket: &Listener, task: &TaskSpec) -> Result<Listener, Error> {
     let Address::Path(path) = &socket.at else { return Ok(socket.clone()) };
     let option = "socket.path";
@@ -364,7 +364,7 @@ pub fn listener(socket: &Listener, task: &TaskSpec) -> Result<Listener, Error> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(outside()) };
     let own = task.dirs.pairs().into_iter().find(|(_, target)| directory == Path::new(target));
     let (host, _) = own.filter(|_| task.view != View::Host).ok_or_else(outside)?;
-    // What an earlier run left. A link there is removed, and not followed.
+    // Left by an earlier run. A link there is removed, and not followed.
     open::remove_within(&task.dirs.alloc_dir, host, Path::new(name)).map_err(failed)?;
     Ok(Listener { at: Address::Path(host.join(name)), ..socket.clone() })
 }

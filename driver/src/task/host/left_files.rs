@@ -1,4 +1,4 @@
-//! What earlier tasks of a group have left in its directories, and whose it is.
+//! Files that earlier tasks of a group have left in its directories, and their owner.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
@@ -8,22 +8,22 @@ use super::dirs::TaskDirs;
 use super::pin::Base;
 use crate::task::spec::ephemeral::has_number;
 
-/// How many files of a directory are looked at for their owner.
+/// How many files of a directory are checked for their owner.
 const FILES: usize = 64;
 
-/// The ephemeral user that owns what was left, in `/alloc/data` or else in `/local`.
+/// The ephemeral user that owns files left in `/alloc/data`, or else in `/local`.
 pub(crate) fn owner(dirs: &TaskDirs) -> Option<u32> {
     let left = [dirs.shared.join("data"), dirs.local.clone()];
     left.iter().find_map(|directory| owner_in(&dirs.alloc_dir, directory))
 }
 
-/// The ephemeral user that owns something directly in the directory, if there is one.
+/// The ephemeral user that owns an entry of the directory, if there is one.
 fn owner_in(alloc_dir: &Path, directory: &Path) -> Option<u32> {
     // A task could put a link in the place of the directory.
     let opened = Base::Task { alloc_dir, directory }.open(Path::new("")).ok()?;
     let listed = std::fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()));
     let files = listed.into_iter().flatten().flatten().take(FILES);
-    // Of a link itself, and not of what it leads to.
+    // The owner of a link itself, and not of its target.
     let mut owners = files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.uid());
     owners.find(|owner| has_number(*owner))
 }

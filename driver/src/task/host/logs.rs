@@ -1,8 +1,8 @@
-//! Opens the pipes in which Nomad collects a task's output.
+//! Opens the FIFOs in which Nomad collects a task's output.
 //!
-//! They lie in a directory that tasks of the group can write to, so their paths cannot be trusted: a task could put a
-//! link to a file of the host in a pipe's place (CVE-2026-6959). We hold the allocation directory, which only the agent
-//! writes to, resolve the rest below it without following any link, and make sure that what we opened is a pipe.
+//! They are in a directory that tasks of the group can write to, so their paths cannot be trusted: a task could put a
+//! link to a host file in a FIFO's place (CVE-2026-6959). The driver holds the allocation directory, which only the
+//! agent writes to, resolves the rest below it without following any link, and checks that it opened a FIFO.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,10 +17,10 @@ use crate::systemd::Stream;
 /// Nomad starts the reader before the task, but does not wait until it has opened its end.
 const READER_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why a pipe cannot be opened.
+/// Why a FIFO cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The path Nomad gave us is elsewhere.
+    /// The path from Nomad is outside of the allocation directory.
     #[error("open the log {path}: it does not lie in the allocation directory {alloc_dir}")]
     Outside {
         /// The log.
@@ -28,21 +28,21 @@ pub enum Error {
         /// The allocation's directory.
         alloc_dir: PathBuf,
     },
-    /// The kernel refused, as it does for a link.
+    /// The kernel refused to open the path, as it does for a link.
     #[error("open the log {path}")]
     Open {
         /// The log.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// Something stands in the pipe's place.
+    /// Another file is in the FIFO's place.
     #[error("open the log {path}: it is not a FIFO, somebody put something else in its place")]
     NotAFifo {
         /// The log.
         path: PathBuf,
     },
-    /// Nomad's log collector is not there.
+    /// Nomad's log collector does not read the FIFO.
     #[error("open the log {path}: nobody reads it after {} s, is Nomad's log collector running?", READER_DEADLINE.as_secs())]
     NoReader {
         /// The log.
@@ -50,8 +50,8 @@ pub enum Error {
     },
 }
 
-/// Opens the pipe at `path` for writing, as a stream of a unit. `/dev/null`, which Nomad gives when the job has
-/// disabled its logs, and an empty path stay the null device.
+/// Opens the FIFO at `path` for writing, as a stream of a unit. `/dev/null`, which Nomad passes if the job has disabled
+/// its logs, and an empty path stay the null device.
 pub async fn open(alloc_dir: &Path, path: &Path) -> Result<Stream, Error> {
     if path.as_os_str().is_empty() || path == Path::new("/dev/null") {
         return Ok(Stream::Null);
@@ -67,7 +67,7 @@ pub async fn open(alloc_dir: &Path, path: &Path) -> Result<Stream, Error> {
             Ok(None) => {
                 return Err(Error::NotAFifo { path: path.to_owned() });
             }
-            // No reader yet. The kernel has no event for the coming of one.
+            // No reader yet. The kernel has no event for the arrival of a reader.
             Err(rustix::io::Errno::NXIO) if Instant::now() < deadline => {
                 sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_millis(50));
@@ -82,8 +82,8 @@ pub async fn open(alloc_dir: &Path, path: &Path) -> Result<Stream, Error> {
     }
 }
 
-/// Makes the pipe one that the task's user can open by its name, `/dev/stdout`, as many programs do that were made for
-/// containers. A driver that is not root cannot, and its tasks are its own user's.
+/// Lets the task's user open the FIFO by its name, `/dev/stdout`, as many programs do that were made for containers. A
+/// driver that is not root cannot do this, and its tasks run as its own user.
 pub fn give_to(stream: &Stream, owner: Option<u32>) {
     if let (Stream::Fd(pipe), Some(uid)) = (stream, owner)
         && let Err(error) = rustix::fs::fchown(pipe, Some(rustix::fs::Uid::from_raw(uid)), None)
@@ -92,12 +92,12 @@ pub fn give_to(stream: &Stream, owner: Option<u32>) {
     }
 }
 
-/// `None` when it is not a FIFO.
+/// Returns `None` if the file is not a FIFO.
 fn open_fifo(alloc_dir: &Path, inside: &Path) -> rustix::io::Result<Option<OwnedFd>> {
     let base =
         rustix::fs::open(alloc_dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    // Looked at before it is opened, since opening a device could already do something.
+    // Checked before it is opened, since opening a device could have effects.
     let found = rustix::fs::openat2(&base, inside, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
     let found = rustix::fs::fstat(&found)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::Fifo {

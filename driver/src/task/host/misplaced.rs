@@ -1,7 +1,7 @@
-//! Files that a task finds with other drivers and not here, where the program's own words do not say why.
+//! Files that a task finds with other drivers and not with this one, where the program's own error does not tell why.
 //!
-//! Tasks of `exec` begin in the directory that holds `local`, ours in `local` itself; so `args = ["local/x"]` finds no
-//! file here. That directory is their root, too: a template at `/etc/app.conf` is there under this name, and here nowhere.
+//! Tasks of `exec` start in the directory that contains `local`, ours in `local` itself; so `args = ["local/x"]` finds
+//! no file here. That directory is also their root: a template at `/etc/app.conf` has this path there, and none here.
 
 use std::path::Path;
 
@@ -11,19 +11,19 @@ use crate::task::host::dirs::TaskDirs;
 use crate::task::host::view::View;
 use crate::task::spec::TaskSpec;
 
-/// How many words are looked at: a job may have hundreds of thousands.
+/// How many words are checked: a job may have hundreds of thousands.
 const LOOKED_AT: usize = 64;
 
-/// What Nomad and the driver make in the directory of a task. Fact from Nomad v2.0.5, client/allocdir/task_dir.go.
+/// What Nomad and the driver create in a task directory. From Nomad v2.0.5, client/allocdir/task_dir.go.
 const OF_NOMAD: [&str; 5] = ["alloc", "local", "private", "secrets", "tmp"];
 
-/// What to tell of the first such file.
+/// Advice about the first such file.
 pub(crate) fn advice(task: &TaskSpec) -> Option<String> {
     // A guest finds "local/x" by the directory that it is granted.
     Some(task).filter(|task| !task.is_guest()).and_then(misplaced).or_else(|| hidden(task))
 }
 
-/// The first argument with a word that names a file that is there, and not from where the task begins.
+/// The first argument with a word that names an existing file, but not from the task's working directory.
 fn misplaced(task: &TaskSpec) -> Option<String> {
     let begins_in_local = match &task.view {
         View::Private { .. } | View::Own => task.working_directory == Path::new("/local"),
@@ -45,7 +45,7 @@ fn misplaced(task: &TaskSpec) -> Option<String> {
     ))
 }
 
-/// A file or directory beside `local/`, which only a task in the view of the host sees.
+/// A file or directory next to `local/`, which only a task in the host view sees.
 fn hidden(task: &TaskSpec) -> Option<String> {
     if matches!(task.view, View::Host) {
         return None;
@@ -55,7 +55,7 @@ fn hidden(task: &TaskSpec) -> Option<String> {
         let entries = std::fs::read_dir(directory).into_iter().flatten().take(LOOKED_AT);
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
     };
-    // With other drivers `alloc` is there the directory that the group shares, which has a place of its own.
+    // With other drivers `alloc` in that directory is the group's shared directory, which is elsewhere here.
     if let Some(name) = entries(&task_dir.join("alloc")).into_iter().min() {
         return Some(format!(
             "\"alloc/{name}\" in the task directory is not visible to the task: write \"${{NOMAD_ALLOC_DIR}}/{name}\" as the \
@@ -80,7 +80,7 @@ fn is_misplaced(dirs: &TaskDirs, word: &str) -> bool {
     exists(host, below) && !exists(&dirs.local, Path::new(word))
 }
 
-/// Is that below the directory? No link is followed, which could lead anywhere.
+/// Does the path exist below the directory? No link is followed, since it could lead anywhere.
 fn exists(directory: &Path, below: &Path) -> bool {
     if below.as_os_str().is_empty() {
         return false;

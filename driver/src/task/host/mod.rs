@@ -1,7 +1,8 @@
-//! What is found and made on the host for a task: its view, files, mounts, program, environment and log pipes.
+//! What a task needs on the host: its view, files, mounts, program, environment and log FIFOs.
 
 pub(crate) mod access;
 pub mod dirs;
+pub(crate) mod drivers;
 pub mod env;
 pub mod files;
 pub(crate) mod left_files;
@@ -10,10 +11,10 @@ pub(crate) mod misplaced;
 pub(crate) mod open;
 pub(crate) mod own_root;
 pub(crate) mod pin;
-pub(crate) mod place;
 pub mod program;
 pub mod resources;
 mod root_only;
+pub(crate) mod runtime_dir;
 pub mod targets;
 pub(crate) mod unfit;
 pub mod users;

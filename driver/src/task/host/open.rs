@@ -1,4 +1,4 @@
-//! Opens files that a task may have made: by paths that are resolved once, and follow no link out of their base.
+//! Opens files that a task may have created: each path is resolved once, and no link leads out of its base.
 
 use std::fs::File;
 use std::io::{self};
@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use crate::task::host::pin::Base;
 
-/// Can everybody come to what is `inside` of a directory of the host's, and to where it would be if it is not there?
+/// Can everybody reach `inside` below a host directory, or the place where it would be if it does not exist?
 pub(super) fn is_open_to_all(base: &Path, inside: &Path) -> io::Result<bool> {
     let real = |inside: &Path| {
         let found = Base::Host(base).open(inside)?;
@@ -35,25 +35,25 @@ pub(super) fn is_open_to_all(base: &Path, inside: &Path) -> io::Result<bool> {
 }
 
 /// Opens a file for reading, never leaving `directory`, which is reached from `alloc_dir` without following any link:
-/// the allocation directory is the agent's, what lies in it is not.
+/// the allocation directory belongs to the agent, its content does not.
 pub(crate) fn open_within(alloc_dir: &Path, directory: &Path, inside: &Path) -> io::Result<File> {
     let base = Base::Task { alloc_dir, directory }.open(Path::new(""))?;
     open_regular(base, inside, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
 }
 
-/// Opens for reading what was found by `O_PATH`, if it is a regular file, and nothing else.
+/// Opens for reading what was found by `O_PATH`, if it is a regular file.
 pub(crate) fn reopen_regular(found: &OwnedFd) -> io::Result<File> {
     if FileType::from_raw_mode(rustix::fs::fstat(found)?.st_mode) != FileType::RegularFile {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // Not to wait for who holds a lease on it (fcntl(2), `F_SETLEASE`).
+    // Does not wait for the holder of a lease on the file (fcntl(2), `F_SETLEASE`).
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    // The very object, whatever its name stands for by now.
+    // The same object, whatever its name refers to by now.
     let path = format!("/proc/self/fd/{}", found.as_raw_fd());
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
-/// Removes what is directly in `directory` of a task, if anything is.
+/// Removes an entry of a task's `directory`, if it exists.
 pub(crate) fn remove_within(alloc_dir: &Path, directory: &Path, name: &Path) -> io::Result<()> {
     let base = Base::Task { alloc_dir, directory }.open(Path::new(""))?;
     match rustix::fs::unlinkat(base, name, rustix::fs::AtFlags::empty()) {
@@ -62,7 +62,7 @@ pub(crate) fn remove_within(alloc_dir: &Path, directory: &Path, name: &Path) -> 
     }
 }
 
-/// Opens a regular file, and nothing else: opening a device may do something, and opening a FIFO may last for ever.
+/// Opens a regular file, and nothing else: opening a device may have effects, and opening a FIFO may block for ever.
 pub(super) fn open_regular(base: impl AsFd, path: &Path, resolve: ResolveFlags) -> io::Result<File> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let found = rustix::fs::fstat(rustix::fs::openat2(&base, path, flags, Mode::empty(), resolve)?)?;

@@ -1,8 +1,8 @@
-//! Roots of a task's own, and images: nothing in them leads systemd, which sets a task up as root, to another place.
+//! Root directories and images of tasks: no link in them leads systemd, which sets a task up as root, to another place.
 //!
-//! systemd follows links when it looks for a mount point in a root, and it sets up a user namespace by writing, as root, to
-//! files below the task's `/proc`. So a link of a root may not become a mount point; and where a job brings the root or
-//! what is laid over it, and could put links there that nobody can look at beforehand, there is no user namespace.
+//! systemd follows links when it looks up a mount point in a root, and it sets up a user namespace by writing, as root,
+//! to files below the task's `/proc`. So a link in a root may not become a mount point. A job that brings the root, or
+//! files laid over it, could put links there that nobody can check beforehand: it gets no user namespace.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::way::is_safe;
 use crate::kernel;
 use crate::systemd::{Assignment, Meaning, Role};
 
-/// Where systemd and the driver mount something for every task, and make what is missing as root.
+/// Where systemd and the driver mount something for every task, and create missing mount points as root.
 const OF_TASKS: [&str; 15] = [
     "/alloc",
     "/dev",
@@ -30,8 +30,8 @@ const OF_TASKS: [&str; 15] = [
     "/tmp",
     "/var/tmp",
 ];
-/// Refuses a user namespace (`PrivateUsers=`) where the job can change the root in which systemd sets the namespace up. `is_of_job` tells whether a job can change what
-/// is at such a path.
+/// Refuses a user namespace (`PrivateUsers=`) where the job can change the root in which systemd sets the namespace up.
+/// `is_of_job` tells whether a job can change the files that a line names.
 pub(crate) fn check_namespace(
     settings: &[Assignment],
     targets: &[Target],
@@ -39,11 +39,11 @@ pub(crate) fn check_namespace(
 ) -> Result<(), Error> {
     let users = Assignment::last(settings, "PrivateUsers").map(Assignment::meaning);
     let has_users = users.is_some_and(|users| users != Meaning::Text("no".to_owned()));
-    // Since systemd 258 it makes a user namespace as well.
+    // Since systemd 258 this property creates a user namespace as well.
     if !has_users && !settings.iter().any(|line| line.name() == "DelegateNamespaces") {
         return Ok(());
     }
-    // Nobody looks into the operator's image either, and every system has links, such as /var/run.
+    // The operator's image is not checked either, and every system has links, such as /var/run.
     let is_image_with_mounts = |line: &Assignment| {
         line.role() == Some(Role::RootImage) && !line.text().is_empty() && !targets.is_empty()
     };
@@ -59,7 +59,7 @@ pub(crate) fn check_namespace(
 
 /// Does any mount point lie where an extension can bring links? systemd lays extensions over these directories.
 ///
-/// `programs` are the driver's own, as a task in the view of the host sees them: an extension could replace them.
+/// `programs` are the driver's own, as a task in the host view sees them: an extension could replace them.
 pub(crate) fn check_extensions(
     settings: &[Assignment],
     targets: &[Target],
@@ -78,18 +78,18 @@ pub(crate) fn check_extensions(
     }
 }
 
-/// Is the way to each mount point in the root at this path of the host free of links, and of directories where others than
-/// root could put one while systemd makes mount points there?
+/// Is the way to each mount point in the root at this host path free of links, and of directories in which users other
+/// than root could put a link while systemd creates mount points there?
 pub(crate) fn check_ways(root: &Path, settings: &[Assignment], targets: &[Target]) -> Result<(), Error> {
     let of_tasks = OF_TASKS.iter().map(|path| ("RootDirectory", Path::new(*path)));
     let closed: Vec<_> = access::paths(settings).collect();
     let closed = closed.iter().map(|(option, path)| (*option, path.as_path()));
     let points = targets.iter().map(|target| (target.option, target.path.as_path()));
     let points: Vec<_> = points.chain(closed).chain(of_tasks).collect();
-    // A pin is a mount that the driver's own namespace need not have.
-    // A user's systemd can make no more than that user, who all tasks are.
+    // A pin is a mount that may be missing in the driver's own mount namespace.
+    // A user's systemd has only the rights of that user, as whom all its tasks run.
     let others = rustix::process::geteuid().is_root().then_some(0o022);
-    let behind = kernel::in_the_mounts_of_systemd(|| {
+    let behind = kernel::in_mount_namespace_of_pid1(|| {
         let behind = points.iter().find(|(_, path)| !is_safe(root, path, others).unwrap_or(false));
         Ok(behind.map(|(option, path)| (*option, path.to_path_buf())))
     });

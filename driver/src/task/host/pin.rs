@@ -1,8 +1,8 @@
-//! Objects of the host that a unit is given, held where no task can change what the path means.
+//! Host objects that a unit gets, held where no task can change what their path refers to.
 //!
-//! systemd resolves a path as root, some time after it was checked; a task that can write to a directory on the way puts
-//! a link there in between. So the object is opened once, below the directory that it may not leave, and mounted in a
-//! directory that root alone can enter. systemd gets that path:
+//! systemd resolves a path as root, some time after it was checked; a task that can write to a directory on the way
+//! puts a link there in between. So the driver opens the object once, below the directory that it may not leave, and
+//! mounts it in a directory that only root can enter. systemd gets that path:
 //!
 //! ```text
 //!  /srv/shared/data ── openat2 below /srv ──► the object ── open_tree, move_mount ──► <runtime directory>/pins/<pid>-<unit>/0/data
@@ -25,16 +25,17 @@ use rustix::mount::{
 
 use crate::kernel;
 use crate::systemd::UnitName;
+use crate::task::host::drivers;
 
-/// How many paths of one task are pinned: each is a mount of systemd's while the task starts.
+/// Maximum number of pinned paths of one task: each is a mount of systemd's while the task starts.
 const MOST: usize = 256;
 
 /// The directory that an object must lie in.
 #[derive(Debug, Clone, Copy)]
 pub enum Base<'a> {
-    /// One of the host's that the operator names, by whatever links.
+    /// A host directory that the operator names, reached by any links.
     Host(&'a Path),
-    /// One of a task's, reached from its allocation directory without any link: what lies in that is not the agent's.
+    /// A directory of a task, reached from its allocation directory without any link: its content is not the agent's.
     Task {
         /// The allocation directory.
         alloc_dir: &'a Path,
@@ -44,7 +45,7 @@ pub enum Base<'a> {
 }
 
 impl Base<'_> {
-    /// Opens what is `inside` of it, without the right to read it. No link leads out of the base: that is an error.
+    /// Opens `inside` below the base, without the right to read it. A link that leads out of the base is an error.
     pub fn open(self, inside: &Path) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let base = match self {
@@ -70,7 +71,7 @@ impl Base<'_> {
     }
 }
 
-/// What one start has pinned. Dropping it gives all of it up.
+/// The pins of one start. Dropping it releases all of them.
 #[derive(Debug)]
 pub struct Pins {
     directory: PathBuf,
@@ -78,15 +79,15 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// None yet, for the start of this unit.
+    /// No pins yet, for the start of this unit.
     pub fn new(runtime_dir: &Path, unit: &UnitName) -> Self {
         let name = format!("{}-{unit}", std::process::id());
         Self { directory: directory_of(runtime_dir).join(name), count: 0 }
     }
 
-    /// Opens what is `inside` of the base, has it looked at, and answers with the path by which systemd finds it.
+    /// Opens `inside` below the base, has it checked, and returns the path by which systemd finds it.
     ///
-    /// A driver that is not root pins nothing: its tasks are its own user's, and have nothing to gain.
+    /// A driver that is not root pins nothing: its tasks run as its own user, and have nothing to gain.
     pub fn pin(
         &mut self,
         base: Base<'_>,
@@ -105,7 +106,7 @@ impl Pins {
             return fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()));
         }
         let place = self.directory.join(self.count.to_string());
-        let pinned = kernel::in_the_mounts_of_systemd(|| {
+        let pinned = kernel::in_mount_namespace_of_pid1(|| {
             let object = base.open(inside)?;
             check(&object)?;
             let real = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
@@ -117,19 +118,19 @@ impl Pins {
         pinned
     }
 
-    /// Makes terminals that are nobody else's (devpts, pty(7)), and answers with the path by which systemd finds them; nothing,
-    /// if this driver is not root.
+    /// Creates a separate file system of terminals (devpts, pty(7)), and returns the path by which systemd finds it;
+    /// `None` if the driver is not root.
     pub fn terminals(&mut self) -> io::Result<Option<PathBuf>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
         let place = self.directory.join(self.count.to_string());
-        let made = kernel::in_the_mounts_of_systemd(|| {
+        let made = kernel::in_mount_namespace_of_pid1(|| {
             self.prepare()?;
             fs::create_dir(&place)?;
             let terminals = place.join("pts");
             fs::create_dir(&terminals)?;
-            // As systemd mounts those of the host; 5 is the group `tty` wherever it has a number of its own.
+            // With the options that systemd uses for the host's; 5 is the group `tty` wherever that has a fixed GID.
             let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
             mount(c"devpts", &terminals, c"devpts", flags, c"newinstance,ptmxmode=0666,mode=0620,gid=5")?;
             Ok(terminals)
@@ -138,11 +139,11 @@ impl Pins {
         made.map(Some)
     }
 
-    /// Lays one directory over another, read-only, and answers with the path by which systemd finds both as one.
+    /// Lays one directory over another, read-only, and returns the path by which systemd finds the combined directory.
     pub fn overlay(&mut self, above: &Path, below: &Path) -> io::Result<PathBuf> {
         let place = self.directory.join(self.count.to_string());
-        let laid = kernel::in_the_mounts_of_systemd(|| {
-            // The overlay would not have it, but what it hides.
+        let laid = kernel::in_mount_namespace_of_pid1(|| {
+            // The overlay would not contain that mount, but what it hides.
             if let Some(inner) = mounts_below(below)? {
                 return Err(io::Error::other(format!("{} is mounted in it", inner.display())));
             }
@@ -153,7 +154,7 @@ impl Pins {
             fs::create_dir(&place)?;
             let both = place.join("object");
             fs::create_dir(&both)?;
-            // By their descriptors: in a path a colon, a comma or a backslash would mean something.
+            // By their descriptors: in a path a colon, a comma or a backslash would have a special meaning.
             let flags_of_layers = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let layer = |path: &Path| rustix::fs::open(path, flags_of_layers, Mode::empty());
             let (above, below) = (layer(above)?, layer(below)?);
@@ -166,8 +167,8 @@ impl Pins {
         laid
     }
 
-    /// Makes the directories. The one of all pins is a file system of its own from which no mount spreads: every process
-    /// of the host with a mount namespace would get each of them.
+    /// Creates the directories. The directory of all pins is a file system of its own from which no mount propagates:
+    /// otherwise every process of the host with a mount namespace would get each pin.
     fn prepare(&self) -> io::Result<()> {
         let all = self.directory.parent().unwrap_or(&self.directory);
         make_private(all)?;
@@ -181,7 +182,7 @@ impl Pins {
 impl Drop for Pins {
     fn drop(&mut self) {
         if self.count > 0 {
-            let released = kernel::in_the_mounts_of_systemd(|| release(&self.directory));
+            let released = kernel::in_mount_namespace_of_pid1(|| release(&self.directory));
             if let Err(error) = released {
                 tracing::warn!(path = %self.directory.display(), %error, "failed to release pinned host paths");
             }
@@ -189,17 +190,17 @@ impl Drop for Pins {
     }
 }
 
-/// Gives up what drivers left that were killed.
+/// Releases pins that killed drivers left.
 pub(crate) fn sweep(runtime_dir: &Path) {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let swept = kernel::in_the_mounts_of_systemd(|| {
+    let swept = kernel::in_mount_namespace_of_pid1(|| {
         for entry in fs::read_dir(directory_of(runtime_dir)).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let pid = name.to_str().and_then(|name| name.split('-').next()).unwrap_or_default();
             let is_ours = pid == std::process::id().to_string();
-            if !is_ours && !Path::new("/proc").join(pid).join("stat").exists() {
+            if !is_ours && !drivers::is_alive(pid) {
                 release(&entry.path())?;
             }
         }
@@ -210,14 +211,14 @@ pub(crate) fn sweep(runtime_dir: &Path) {
     }
 }
 
-/// What of the flags of the host's mount holds for what is laid over it; they have the same bits as those of mount(2).
+/// Flags of the host's mount that also apply to what is laid over it; they have the same bits as those of mount(2).
 const INHERITED: StatVfsMountFlags =
     StatVfsMountFlags::NOSUID.union(StatVfsMountFlags::NODEV).union(StatVfsMountFlags::NOEXEC);
 
 /// A mount point below the directory, if there is one.
 fn mounts_below(directory: &Path) -> io::Result<Option<PathBuf>> {
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo")?;
-    // The fifth field; spaces are escaped (proc_pid_mountinfo(5)), which no matter for a prefix of ours.
+    // The fifth field; spaces are escaped (proc_pid_mountinfo(5)), which does not matter for our prefix.
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
     let mut below = points.filter(|point| point.starts_with(directory) && *point != directory);
     Ok(below.next().map(Path::to_owned))
@@ -238,8 +239,7 @@ fn make_private(all: &Path) -> io::Result<()> {
     if is_mounted()? {
         return Ok(());
     }
-    // One driver at a time: a second mount would hide the pins on the first.
-    // Nobody else may hold it.
+    // One driver at a time: a second mount would hide the pins on the first. Nobody else may hold the lock.
     let mut options = fs::OpenOptions::new();
     let lock = options.write(true).create(true).truncate(false).mode(0o600).open(parent.join("pins.lock"))?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
@@ -251,7 +251,7 @@ fn make_private(all: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts the object, with all that is mounted below it, at a path that is not there yet.
+/// Mounts the object, with all mounts below it, at a path that does not exist yet.
 fn hold(object: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
     let is_directory = FileType::from_raw_mode(rustix::fs::fstat(object)?.st_mode) == FileType::Directory;
     let mut flags =
@@ -264,7 +264,7 @@ fn hold(object: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
     }
     let tree = open_tree(object, "", flags)?;
     move_mount(tree, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    // What the host mounts later on still arrives; but the end of the pin is not the end of the host's own mounts.
+    // Later mounts of the host still arrive, but releasing the pin does not unmount the host's own mounts.
     mount_change(path, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     Ok(path.to_owned())
 }
@@ -275,7 +275,7 @@ fn release(directory: &Path) -> io::Result<()> {
     for place in fs::read_dir(directory).into_iter().flatten().flatten() {
         for pin in fs::read_dir(place.path())?.flatten() {
             let path = pin.path();
-            // Nothing is mounted on one that was not finished.
+            // Nothing is mounted on a pin that was not finished.
             let _ = unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
             if fs::symlink_metadata(&path)?.is_dir() {
                 fs::remove_dir(&path)?;
@@ -291,7 +291,7 @@ fn release(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// The name of the object, which means something for extension images, if nothing in it could mean something to systemd.
+/// The name of the object, which matters for extension images, unless it has characters that are special to systemd.
 fn plain_name(name: Option<&OsStr>) -> &str {
     let is_plain = |name: &&str| {
         !name.starts_with('.')

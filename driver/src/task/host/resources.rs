@@ -1,5 +1,5 @@
-//! What is made on the host for a task's start, beside its allocation: its root and mount points, files in `/etc`, copies
-//! of credentials, pins of host paths.
+//! What is created on the host for the start of a task, in addition to its allocation: its root and mount points, files
+//! in `/etc`, copies of credentials, pins of host paths.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,7 +9,7 @@ use shim_interface::Same;
 
 use super::dirs::Closed;
 use super::pin::Pins;
-use super::place::{self, Place};
+use super::runtime_dir::{self, TaskRuntimeDir};
 use super::targets::{Missing, Target};
 use super::view::{self, Overlays, View};
 use super::{access, dirs, files, own_root, targets, users};
@@ -20,69 +20,69 @@ use crate::task::error::Error;
 use crate::task::spec::activation::Listener;
 use crate::task::spec::{self, Identity, NodeSpec, TaskSpec};
 
-/// What was made on the host for the task's start.
+/// What was created on the host for the start of a task.
 #[derive(Debug, Clone, Default)]
 pub struct HostResources {
-    /// The root that its view is mounted on.
+    /// Root on which the task's view is mounted.
     pub root: PathBuf,
-    /// Terminals of its own.
+    /// A separate file system of terminals.
     pub terminals: Option<PathBuf>,
-    /// Directories in the shared one that it may write to; nothing for all of it.
+    /// Directories in the shared directory that the task may write to; `None` for all of it.
     pub writable: Option<Vec<&'static str>>,
-    /// What must be where its directories are, when it begins.
+    /// What must be at the task's directories when it starts.
     pub same: Vec<Same>,
-    /// What it asks for under the names of systemd's, with every path of the host found.
+    /// systemd properties that the job sets, with every host path resolved.
     pub settings: Vec<Assignment>,
-    /// Files of its own in `/etc`, and where it sees them.
+    /// Files of the task's own in `/etc`: on the host, and in the view.
     pub etc: Vec<(PathBuf, PathBuf)>,
-    /// Its credentials, by name.
+    /// Credentials, by name.
     pub credentials: Vec<(String, PathBuf)>,
-    /// The same, encrypted.
+    /// Encrypted credentials, by name.
     pub encrypted: Vec<(String, PathBuf)>,
-    /// Its sockets, with paths of the host.
+    /// Sockets of the task, with host paths.
     pub sockets: Vec<Listener>,
-    /// Its volumes, with their sources pinned.
+    /// Volumes of the task, with pinned sources.
     pub mounts: Vec<Mount>,
-    /// What it sees in the place of paths of the host.
+    /// What the task sees in place of host paths.
     pub overlays: Overlays,
 }
 
-/// Names, and the files of the host that systemd reads under them.
+/// Names of credentials, and the host files that systemd reads for them.
 type Copies = Vec<(String, PathBuf)>;
 
-/// Where something is mounted for the task, and the mount points that the operating system lacks.
+/// Mount points of the task, and those that the operating system lacks.
 struct Points {
     targets: Vec<Target>,
     missing: Missing,
 }
 
-/// Makes what the task needs on the host beside its allocation, once nothing speaks against it.
+/// Creates what the task needs on the host in addition to its allocation, after all checks have passed.
 pub(crate) fn make(
-    place: &Place,
+    place: &TaskRuntimeDir,
     task: &TaskSpec,
     node: &NodeSpec,
     pins: &mut Pins,
 ) -> Result<HostResources, Error> {
     let points = check(task, node).map_err(|error| Error::Files(files::Error::Target(error)))?;
-    let said = &task.settings;
-    let settings = files::resolve(said, task, &node.policy, pins).map_err(Error::Files)?;
+    let requested = &task.settings;
+    let settings = files::resolve(requested, task, &node.policy, pins).map_err(Error::Files)?;
     let root_directory = Assignment::last(&settings, "RootDirectory");
     if let Some(root) = root_directory.and_then(|line| line.texts().into_iter().next()) {
-        own_root::check_ways(Path::new(&root), said, &points.targets)
+        own_root::check_ways(Path::new(&root), requested, &points.targets)
             .map_err(|error| Error::Files(files::Error::Target(error)))?;
     }
     check_kinds(&settings, &task.view).map_err(|error| Error::Files(files::Error::Target(error)))?;
     let mounts = files::mounts(task, pins).map_err(Error::Files)?;
     let failed = |what| move |source| Error::Make { what, directory: node.runtime_dir.clone(), source };
     let overlays = overlays(place, &points.missing, &settings, &mounts, pins)?;
-    let mut root = node.wasm.root.clone();
+    let mut root = node.installation.root.clone();
     if matches!(task.view, View::Private { .. }) && task.needs_a_root_of_its_own(&settings) {
         root = place.root();
-        let made = place.make().and_then(|()| view::prepare(&root, &node.wasm.host_paths));
+        let made = place.make().and_then(|()| view::prepare(&root, &node.installation.host_paths));
         made.map_err(failed("the root of the task's view"))?;
     }
     if let Identity::Number(number) = task.identity {
-        place.tell_of_user(number).map_err(failed("the record of the task's user"))?;
+        place.register_user(number).map_err(failed("the record of the task's user"))?;
         check_known(number)?;
     }
     let etc = if task.etc.is_empty() { Ok(Vec::new()) } else { place.etc(&task.etc) };
@@ -92,14 +92,14 @@ pub(crate) fn make(
     let directory = task.dirs.alloc_dir.clone();
     let closed = dirs::close(&task.dirs, task.view == View::Host);
     let Closed { writable, same } = closed.map_err(|source| Error::Directories { directory, source })?;
-    // Those of the host's other users are theirs, and the job's author is none of them.
+    // The host's terminals belong to its other users, and not to the author of the job.
     let has_own_terminals = matches!(task.identity, Identity::User(_)) && task.view != View::Host;
     let terminals = if has_own_terminals && !task.is_guest() { pins.terminals() } else { Ok(None) };
     let terminals = terminals.map_err(failed("the task's file system of terminals"))?;
-    // What the job closes, or mounts something else on, is not to be compared.
+    // A path that the job closes, or mounts something else on, must not be compared.
     let is_open = |same: &Same| {
         let at = Path::new(&same.path);
-        !access::paths(said).any(|(option, path)| option == "InaccessiblePaths" && at.starts_with(path))
+        !access::paths(requested).any(|(option, path)| option == "InaccessiblePaths" && at.starts_with(path))
     };
     let same = same.into_iter().filter(is_open).collect();
     let in_alloc = writable.as_deref().unwrap_or_default();
@@ -120,25 +120,25 @@ pub(crate) fn make(
     })
 }
 
-/// Does nothing speak against what the job says of files? Nothing was made so far.
+/// Checks what the job configures about files, before anything is created.
 fn check(task: &TaskSpec, node: &NodeSpec) -> Result<Points, targets::Error> {
-    let said = &task.settings;
-    let targets = files::targets(said, task);
-    let shim = node.wasm.shim().ok();
+    let requested = &task.settings;
+    let targets = files::targets(requested, task);
+    let shim = node.installation.shim().ok();
     let ours: Vec<PathBuf> =
-        [node.runtime_dir.clone(), node.wasm.state_dir.clone()].into_iter().chain(shim).collect();
+        [node.runtime_dir.clone(), node.installation.state_dir.clone()].into_iter().chain(shim).collect();
     let missing = targets::check(&targets, task, &ours)?;
     let is_of_job = |line: &Assignment| files::is_of_job(line, task, &node.policy);
-    own_root::check_namespace(said, &targets, is_of_job)?;
+    own_root::check_namespace(requested, &targets, is_of_job)?;
     let programs = if task.view == View::Host { ours.as_slice() } else { &[] };
-    own_root::check_extensions(said, &targets, programs)?;
+    own_root::check_extensions(requested, &targets, programs)?;
     let is_in_root = |role: Role| role.is_extension() || role == Role::RootImage;
-    let brings_links = said.iter().any(|line| line.role().is_some_and(is_in_root) && is_of_job(line));
-    access::check(said, &targets, task, brings_links)?;
+    let brings_links = requested.iter().any(|line| line.role().is_some_and(is_in_root) && is_of_job(line));
+    access::check(requested, &targets, task, brings_links)?;
     Ok(Points { targets, missing })
 }
 
-/// Is a file bound on a file and a directory on a directory, where the target is one of the host's?
+/// Is a file bound on a file and a directory on a directory, if the target is a host path?
 fn check_kinds(settings: &[Assignment], view: &View) -> Result<(), targets::Error> {
     let is_of_host = |target: &Path| match view {
         View::Host => true,
@@ -162,8 +162,8 @@ fn check_kinds(settings: &[Assignment], view: &View) -> Result<(), targets::Erro
     Ok(())
 }
 
-/// A copy of each credential: those that are plain, and those that systemd decrypts.
-fn credentials(place: &Place, task: &TaskSpec, node: &NodeSpec) -> Result<(Copies, Copies), Error> {
+/// A copy of each credential: the plain ones, and those that systemd decrypts.
+fn credentials(place: &TaskRuntimeDir, task: &TaskSpec, node: &NodeSpec) -> Result<(Copies, Copies), Error> {
     let (mut plain, mut sealed) = (Vec::new(), Vec::new());
     let mut read = 0;
     for Credential { name, path, encrypted } in &task.credentials {
@@ -178,9 +178,9 @@ fn credentials(place: &Place, task: &TaskSpec, node: &NodeSpec) -> Result<(Copie
     Ok((plain, sealed))
 }
 
-/// Does the host know a user that Nomad made up, now that it was told?
+/// Does the host know a dynamic user of Nomad after it was registered?
 fn check_known(number: u32) -> Result<(), Error> {
-    if users::find(&place::user_name(number)).is_some() {
+    if users::find(&runtime_dir::user_name(number)).is_some() {
         return Ok(());
     }
     Err(Error::Spec(spec::Error::Node {
@@ -189,14 +189,14 @@ fn check_known(number: u32) -> Result<(), Error> {
             "users that Nomad makes up, such as {}, are known to the host by systemd 249 or newer and `systemd` in \
              /etc/nsswitch.conf (package libnss-systemd); without it have the operator set \
              `dynamic_workload_users = false`",
-            place::user_name(number)
+            runtime_dir::user_name(number)
         ),
     }))
 }
 
-/// Makes the mount points that the operating system lacks, each as what is mounted there.
+/// Creates the mount points that the operating system lacks, each of the kind of what is mounted there.
 fn overlays(
-    place: &Place,
+    place: &TaskRuntimeDir,
     missing: &Missing,
     settings: &[Assignment],
     mounts: &[config::Mount],
@@ -214,8 +214,8 @@ fn overlays(
     let kinds = |points: &Vec<PathBuf>| points.iter().map(|point| (point.clone(), !is_file(point))).collect();
     let lay = |(host_path, points): (&PathBuf, &Vec<PathBuf>)| {
         let failed = |source| Error::Overlay { path: host_path.clone(), source };
-        // Pins are mounts that the driver's own namespace need not have.
-        let points: Vec<_> = kernel::in_the_mounts_of_systemd(|| Ok(kinds(points))).map_err(failed)?;
+        // Pins are mounts that may be missing in the driver's own mount namespace.
+        let points: Vec<_> = kernel::in_mount_namespace_of_pid1(|| Ok(kinds(points))).map_err(failed)?;
         let above = place.points(host_path, &points).map_err(failed)?;
         let both = pins.overlay(&above, host_path).map_err(failed)?;
         Ok((host_path.clone(), both))

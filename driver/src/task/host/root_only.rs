@@ -1,10 +1,10 @@
-//! What of the operating system root alone may read, such as `/etc/shadow`.
+//! Files of the operating system that only root may read, such as `/etc/shadow`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// What is so on the usual systems, there or not.
+/// Such paths on the usual systems, whether they exist or not.
 const USUAL: &[&str] = &[
     "/etc/shadow",
     "/etc/shadow-",
@@ -24,18 +24,18 @@ const USUAL: &[&str] = &[
     "/etc/NetworkManager",
     "/etc/wireguard",
     "/etc/ppp",
-    // By which root speaks with the resolver about more than its own questions.
+    // By which root monitors all queries to the resolver, and not only its own.
     "/run/systemd/resolve/io.systemd.Resolve.Monitor",
 ];
-/// How deep the operating system's configuration is searched for more.
+/// Maximum depth to which the operating system's configuration is searched for more.
 const DEPTH: usize = 8;
-/// For how many paths.
+/// Maximum number of paths.
 const MOST: usize = 512;
 
-/// What root alone may read below these paths of the host.
+/// Files below these host paths that only root may read.
 pub(super) fn of(host_paths: &[PathBuf]) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = USUAL.iter().map(PathBuf::from).collect();
-    // Programs and libraries are for all.
+    // Programs and libraries are readable by all.
     let is_of_programs = |path: &Path| ["/usr", "/bin", "/sbin"].iter().any(|of| path.starts_with(of));
     for path in host_paths.iter().filter(|path| !is_of_programs(path) && !path.starts_with("/lib")) {
         search(path, DEPTH, &mut found);

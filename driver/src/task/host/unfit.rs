@@ -1,5 +1,5 @@
-//! Why no task could start here, whatever its job: what the operator's configuration names and is not there. The node
-//! says so at once, and not the first task.
+//! Why no task could start here, whatever its job: something that the operator's configuration names is missing. The
+//! node reports it at once, before the first task.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -11,12 +11,12 @@ use crate::task::host::users::Accounts;
 use crate::task::spec::NodeSpec;
 use crate::task::spec::identity::Identity;
 
-/// The first thing in the configuration that cannot work here, with its option, example ``plugin option `shim_dir`:
-/// /opt/shim has no wasm-shim``. May take long: users may be on other machines.
+/// The first setting of the configuration that cannot work here, with its option, for example ``plugin option
+/// `shim_dir`: /opt/shim has no wasm-shim``. May take long: user databases may be on other machines.
 pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String> {
     if let Identity::User(name) = &node.default_identity
         && accounts.user(name).is_none()
-        && accounts.know_all()
+        && accounts.is_complete()
     {
         return Some(format!(
             "plugin option `default_user`: this node has no user `{name}`; create the user, or leave the option out for \
@@ -32,7 +32,7 @@ pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String>
              or leave the option out for ephemeral users"
         ));
     }
-    if let Some(directory) = &node.wasm.shim_dir {
+    if let Some(directory) = &node.installation.shim_dir {
         let programs = ["wasm-shim", "wasm-shim-compile"];
         if let Some(name) = programs.into_iter().find(|name| !directory.join(name).is_file()) {
             return Some(format!(
@@ -49,18 +49,18 @@ pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String>
             ));
         }
     }
-    if let Err(error) = node.wasm.shim() {
+    if let Err(error) = node.installation.shim() {
         return Some(format!(
             "{}; no task starts without wasm-shim, which is the init of native programs and runs WebAssembly",
             crate::chain(&error)
         ));
     }
-    let directory = Some(&node.wasm.state_dir).filter(|_| node.says_state_dir)?;
+    let directory = Some(&node.installation.state_dir).filter(|_| node.sets_state_dir)?;
     let why = usable(directory).err()?;
     Some(format!("plugin option `state_dir`: {} cannot be used: {}", directory.display(), crate::chain(&why)))
 }
 
-/// A directory that is there, made if it was not, and can be written to.
+/// Creates the directory if it is missing, and checks that it can be written to.
 fn usable(directory: &Path) -> std::io::Result<()> {
     if !directory.is_dir() {
         DirBuilder::new().recursive(true).mode(0o711).create(directory)?;
@@ -102,9 +102,9 @@ mod tests {
         }
         let node = || {
             let mut node = NodeSpec::resolve(PluginConfig::decode(&[]).unwrap()).unwrap();
-            node.wasm.state_dir = place.path().join("new/state");
-            node.says_state_dir = true;
-            node.wasm.shim_dir = Some(whole.clone());
+            node.installation.state_dir = place.path().join("new/state");
+            node.sets_state_dir = true;
+            node.installation.shim_dir = Some(whole.clone());
             node
         };
         assert_eq!(reason(&node(), &OnlyRoot), None);
@@ -119,11 +119,11 @@ mod tests {
         );
 
         let mut other = node();
-        other.wasm.shim_dir = Some(half.clone());
+        other.installation.shim_dir = Some(half.clone());
         assert!(reason(&other, &OnlyRoot).unwrap().contains("has no wasm-shim-compile; "));
 
         let mut other = node();
-        other.wasm.state_dir = half.join("wasm-shim/below-a-file");
+        other.installation.state_dir = half.join("wasm-shim/below-a-file");
         assert!(reason(&other, &OnlyRoot).unwrap().starts_with("plugin option `state_dir`: "));
     }
 }

@@ -1,31 +1,31 @@
-//! Looks users and groups up where the host does.
+//! Looks up users and groups as the host does.
 
 use nix::unistd::{Group, User, getgrouplist};
 
 /// A user of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostUser {
-    /// Its name.
+    /// The user's name.
     pub name: String,
-    /// Its number.
+    /// The user's UID.
     pub uid: u32,
-    /// The numbers of all groups that it is in.
+    /// The GIDs of all groups of the user.
     pub gids: Vec<u32>,
 }
 
-/// Who knows users and groups.
+/// A database of users and groups.
 pub trait Accounts {
-    /// The user of that name or number, if there is one.
+    /// The user with this name or UID, if there is one.
     fn user(&self, name: &str) -> Option<HostUser>;
-    /// The number of the group of that name or number; nothing if it is a name of no group.
+    /// The GID of the group with this name or GID; `None` if no group has the name.
     fn group(&self, name: &str) -> Option<u32>;
-    /// Is a user that they do not know no user?
-    fn know_all(&self) -> bool {
+    /// Is it certain that a user who is not in the database does not exist?
+    fn is_complete(&self) -> bool {
         true
     }
 }
 
-/// The host's databases, which may be on other machines: asking them may take long.
+/// The host's databases, which may be on other machines: a lookup may take long.
 pub struct HostAccounts;
 
 impl Accounts for HostAccounts {
@@ -38,7 +38,7 @@ impl Accounts for HostAccounts {
     }
 }
 
-/// What every host has: root. For a preview, which asks nobody.
+/// What every host has: root. For a preview, which looks nothing up.
 pub struct AssumedAccounts;
 
 impl Accounts for AssumedAccounts {
@@ -48,16 +48,16 @@ impl Accounts for AssumedAccounts {
     }
 
     fn group(&self, name: &str) -> Option<u32> {
-        // Any name could be a group's.
+        // Any name could be the name of a group.
         Some(name.parse().unwrap_or(u32::MAX - 1))
     }
 
-    fn know_all(&self) -> bool {
+    fn is_complete(&self) -> bool {
         false
     }
 }
 
-/// The user of that name or number, if there is one. May ask other machines.
+/// The user with this name or UID, if there is one. May query other machines.
 pub fn find(name: &str) -> Option<HostUser> {
     let found = match name.parse::<u32>() {
         Ok(number) => User::from_uid(number.into()),
@@ -71,13 +71,13 @@ pub fn find(name: &str) -> Option<HostUser> {
     Some(HostUser { name: user_name, uid: user.uid.as_raw(), gids })
 }
 
-/// The number of the group of that name or number, if there is one.
+/// The GID of the group with this name or GID, if there is one.
 pub fn group(name: &str) -> Option<u32> {
     name.parse().ok().or_else(|| Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw()))
 }
 
 impl HostUser {
-    /// A user that is nowhere but has a number, with a group of the same.
+    /// A user that exists only as a UID, with a group of the same number.
     pub fn of_number(number: u32) -> Self {
         Self { name: number.to_string(), uid: number, gids: vec![number] }
     }

@@ -1,6 +1,6 @@
-//! What of the host's files a task sees.
+//! The host files that a task sees.
 //!
-//! Under [`View::Private`] all tasks share one empty root that holds nothing but mount points; systemd mounts the
+//! Under [`View::Private`] all tasks share one empty root that contains nothing but mount points; systemd mounts the
 //! operating system on it read-only, and the task's own three directories, in a mount namespace of the task's own:
 //!
 //! ```text
@@ -9,9 +9,9 @@
 //!                                      tmp var/tmp ◄── new and empty      proc sys dev run ◄── the kernel's
 //! ```
 //!
-//! Nothing is copied, and nothing is made on the host outside that one directory. What was measured beside other ways
-//! to build the view stands in tests/harness/bench/README.md. A task that mounts more than that (volumes, say) gets such a
-//! root for itself, since systemd makes the mount points in it; so does one that has files of its own in `/etc` or
+//! Nothing is copied, and nothing is created on the host outside of that one directory. Measurements of other ways to
+//! build the view are in tests/harness/bench/README.md. A task with more mounts (volumes, say) gets such a root of its
+//! own, since systemd creates the mount points in it; so does a task with files of its own in `/etc` or with
 //! credentials.
 
 use std::collections::BTreeMap;
@@ -24,13 +24,13 @@ use super::dirs::TaskDirs;
 use super::root_only;
 use crate::systemd::{Assignment, Bind, Manager, Property, check_text};
 
-/// Where units find what of ours need not outlive a boot; a driver that is not root has it among what is its user's.
+/// Directory of files that need not outlive a boot; a driver that is not root has it in its user's runtime directory.
 pub fn runtime_dir(manager: Manager) -> PathBuf {
     let uid = rustix::process::getuid();
     if manager == Manager::System && uid.is_root() {
         return "/run/nomad-driver-systemd".into();
     }
-    // `$XDG_RUNTIME_DIR`, which an agent that was not started from a session does not have.
+    // The usual `$XDG_RUNTIME_DIR`, which is not set for an agent that was not started from a session.
     format!("/run/user/{}/nomad-driver-systemd", uid.as_raw()).into()
 }
 
@@ -39,15 +39,15 @@ pub fn shared_root(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("root")
 }
 
-/// Where the WebAssembly runner and the compiled guest stand in the view.
+/// Path of the WebAssembly runner in the view.
 pub const SHIM: &str = "/.wasm/shim";
-/// Where a program's init listens for what the program tells systemd: a file system of the task's own, so that nobody
-/// else can send there.
+/// Where a program's init receives the messages of the program to systemd: a file system of the task's own, so that
+/// nobody else can send there.
 pub const NOTIFY: &str = "/.wasm/notify";
-/// See [`SHIM`].
+/// Path of the compiled guest in the view.
 pub const GUEST: &str = "/.wasm/guest.cwasm";
 
-/// Directories of the root that are no one's on the host.
+/// Directories of the root that do not come from the host.
 const OWN_DIRS: &[&str] = &[
     "alloc",
     "local",
@@ -62,9 +62,9 @@ const OWN_DIRS: &[&str] = &[
     ".wasm",
     ".wasm/notify",
 ];
-/// Files of the root onto which files are mounted.
+/// Files of the root on which files are mounted.
 const OWN_FILES: &[&str] = &[".wasm/shim", ".wasm/guest.cwasm", "run/systemd/notify"];
-/// Where the driver and systemd mount something of their own, so that nothing a task can write to may be mounted above.
+/// Where the driver and systemd mount something, so that nothing a task can write to may be mounted above.
 pub const MOUNTED: &[&str] = &[
     SHIM,
     GUEST,
@@ -88,37 +88,37 @@ pub const MOUNTED: &[&str] = &[
     "/tmp",
     "/var/tmp",
 ];
-/// What a task sees of the host's /run: the way to the journal, through which also systemd says why it could not set up a
-/// process inside the view.
+/// What a task sees of the host's /run: the sockets of the journal, by which systemd also reports why it could not set
+/// up a process inside the view.
 const JOURNAL: &str = "/run/systemd/journal";
-/// Where /etc/resolv.conf may lead to, and the sockets of systemd-resolved. A task without the host's network does not see
-/// them: it could ask for names all the same.
+/// Where /etc/resolv.conf may lead to, and the sockets of systemd-resolved. A task without the host's network does not
+/// see them: it could look up names all the same.
 const RESOLVER: &str = "/run/systemd/resolve";
-/// The agent's configuration, where Nomad's packages put it: it may hold tokens. And the way to the journal for streams:
-/// journald has systemd keep a descriptor for each of them, and systemd keeps 4096 for the whole host. A task's own output
-/// is opened before the view is made.
+/// The agent's configuration, where Nomad's packages put it: it may contain tokens. And the journal socket for streams:
+/// journald has systemd keep a descriptor for each stream, and systemd keeps 4096 for the whole host. A task's own
+/// output is opened before the view is set up.
 const HIDDEN: &[&str] = &[
     "-+/etc/nomad.d",
     "-+/run/systemd/journal/stdout",
-    // By which, since systemd 262, everybody could have all of the journal written to the disk, again and again.
+    // Since systemd 262 everybody could use it to have all of the journal written to the disk, again and again.
     "-+/run/systemd/journal/io.systemd.journal",
 ];
 /// What `ProtectHome=` hides (systemd.exec(5)).
 pub const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
-/// Shared memory by name (shm_overview(7)): the host's would be everybody's.
+/// Named shared memory (shm_overview(7)): the host's would be shared with everybody.
 pub const SHARED_MEMORY: (&str, &str) = ("/dev/shm", "mode=1777,nosuid,nodev");
 
 /// How a task sees the host's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum View {
-    /// Its own three directories and these paths of the host, read-only.
+    /// The task's own three directories and these host paths, read-only.
     Private {
-        /// Absolute, in the order in which they are mounted.
+        /// Absolute paths, in the order in which they are mounted.
         host_paths: Vec<PathBuf>,
     },
     /// The host as it is.
     Host,
-    /// Its own three directories in a root that the job names: a directory or an image.
+    /// The task's own three directories in a root that the job names: a directory or an image.
     Own,
 }
 
@@ -131,8 +131,8 @@ impl View {
         }
     }
 
-    /// Where `path`, as the task says it, lies on the host: the directory of the task in whose bounds it must stay, or
-    /// `None` for the host's own, and the path. `Err` when the task cannot see it.
+    /// Where `path`, as the task names it, lies on the host: the directory of the task that it must not leave, or
+    /// `None` for the host's own, and the path. `Err` if the task cannot see it.
     pub fn locate<'a>(
         &self,
         path: &'a Path,
@@ -157,7 +157,7 @@ impl View {
         }
     }
 
-    /// Are no homes of users, and no runtime directories of theirs, in it?
+    /// Does the view contain neither homes of users nor their runtime directories?
     pub fn has_no_home(&self) -> bool {
         match self {
             Self::Private { host_paths } => !host_paths.iter().any(|path| {
@@ -168,7 +168,7 @@ impl View {
         }
     }
 
-    /// What the view begins with under the names of systemd's, before the preset and the job.
+    /// systemd properties of the view, applied before those of the preset and the job.
     pub fn assignments(&self) -> Vec<Assignment> {
         let lines: &[(&str, &str)] = match self {
             Self::Private { .. } | Self::Own => &[
@@ -176,11 +176,11 @@ impl View {
                 // The root is shared: not even a task that runs as root may write to it.
                 ("ProtectSystem", "strict"),
                 ("PrivateTmp", "yes"),
-                // Not what processes of other users do, nor through them what they see.
+                // Hides processes of other users, and what can be seen through them.
                 ("ProtectProc", "invisible"),
-                // System V objects and queues, of which the kernel has a number for all.
+                // System V objects and message queues, whose total number the kernel limits.
                 ("PrivateIPC", "yes"),
-                // Whatever nodes it comes to, by `mknod` or in a `/dev` that is the host's.
+                // Applies to every device node, created by `mknod` or in a `/dev` that is the host's.
                 ("DevicePolicy", "closed"),
             ],
             Self::Host => &[],
@@ -188,7 +188,7 @@ impl View {
         lines.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok()).collect()
     }
 
-    /// The properties that make a unit see the host this way.
+    /// The properties that give a unit this view of the host.
     pub fn properties(&self, dirs: &TaskDirs, made: &Made<'_>, sight: Sight) -> Vec<Property> {
         let writable = |alloc: &Path| -> Vec<Bind> {
             let names = made.writable.unwrap_or_default().iter();
@@ -196,12 +196,12 @@ impl View {
         };
         let mut properties = match self {
             Self::Private { host_paths } => self::root(made.root, host_paths, made.overlays, sight),
-            // It may be the host's own.
+            // The root may be the host's own.
             Self::Own => vec![Property::InaccessiblePaths(HIDDEN.iter().map(PathBuf::from).collect())],
             Self::Host => {
                 let mut properties = Vec::from_iter(shared_memory(sight));
                 if let (Some(_), Some(allocs)) = (made.writable, dirs.alloc_dir.parent()) {
-                    // Other allocations among them.
+                    // This includes other allocations.
                     properties.push(Property::ReadOnlyPaths(vec![allocs.to_owned()]));
                     let own = dirs.own().into_iter().map(|(host, _)| bind(host, host));
                     let binds = own.chain(writable(&dirs.shared));
@@ -217,8 +217,8 @@ impl View {
             properties.push(Property::BindReadOnlyPaths(vec![alloc]));
         } else {
             binds.push(alloc);
-            // A task that could replace the FIFO of a later start would choose what a root process opens. By its path in the
-            // view.
+            // A task that could replace the FIFO of a later start would choose what a root process opens. The path is
+            // the one in the view.
             properties.push(Property::ReadOnlyPaths(vec!["-+/alloc/logs".into()]));
         }
         binds.extend(writable(Path::new("/alloc")));
@@ -233,7 +233,7 @@ fn shared_memory(sight: Sight) -> Option<Property> {
     (!sight.has_shared_memory).then(|| Property::TemporaryFileSystem(vec![(path.into(), options)]))
 }
 
-/// Is it in the private view of a task, without the paths of the host, only if something is mounted in it?
+/// Does the path exist in the private view of a task, apart from the host paths, only if something is mounted in it?
 pub(crate) fn is_made_for_mounts(path: &Path) -> bool {
     !OWN_DIRS.iter().any(|own| {
         let own = Path::new("/").join(own);
@@ -241,37 +241,37 @@ pub(crate) fn is_made_for_mounts(path: &Path) -> bool {
     })
 }
 
-/// What was made on the host for the view of one task.
+/// What was created on the host for the view of one task.
 #[derive(Debug, Clone, Copy)]
 pub struct Made<'a> {
-    /// The root that it is mounted on ([`prepare`]).
+    /// Root on which the view is mounted ([`prepare`]).
     pub root: &'a Path,
-    /// Directories in `/alloc` that the task may write to; nothing for all of it.
+    /// Directories in `/alloc` that the task may write to; `None` for all of it.
     pub writable: Option<&'a [&'static str]>,
-    /// What it sees in the place of paths of the host.
+    /// What the task sees in place of host paths.
     pub overlays: &'a Overlays,
 }
 
-/// What a task sees less, or more, than others.
+/// What a task sees less, or more, than other tasks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sight {
-    /// It is root, or may be given directories by one who is not: what root alone may read of the operating system it does
-    /// not see.
+    /// The task is root, or may get directories from a task that is not root: it does not see the files of the
+    /// operating system that only root may read.
     pub of_root: bool,
-    /// Its network is the host's, or one that leads there: it sees the resolver.
+    /// The task's network is the host's, or leads there: the task sees the resolver.
     pub of_resolver: bool,
-    /// Its job says what is mounted at `/dev/shm`, such as a tmpfs of another size.
+    /// The job configures what is mounted at `/dev/shm`, such as a tmpfs of another size.
     pub has_shared_memory: bool,
 }
 
-/// The task's view does not hold the path.
+/// The path is not in the task's view.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotInView;
 
-/// What a task sees in the place of a path of the host, see `targets`.
+/// What a task sees in place of host paths, see `targets`.
 pub type Overlays = BTreeMap<PathBuf, PathBuf>;
 
-/// A unit whose root is this one, with `host_paths` on it.
+/// Properties of a unit with this root, and `host_paths` on it.
 pub fn root(root: &Path, host_paths: &[PathBuf], overlays: &Overlays, sight: Sight) -> Vec<Property> {
     let source = |path: &PathBuf| overlays.get(path).unwrap_or(path).clone();
     let mut system: Vec<Bind> = host_paths
@@ -293,7 +293,7 @@ pub fn root(root: &Path, host_paths: &[PathBuf], overlays: &Overlays, sight: Sig
     ]
 }
 
-/// Makes such a root, or completes it. Every process of ours may do so at any time.
+/// Creates such a root, or completes it. Every process of the driver may do so at any time.
 pub fn prepare(root: &Path, host_paths: &[PathBuf]) -> io::Result<()> {
     let parent = root.parent().unwrap_or(root);
     directory(parent)?;
@@ -329,20 +329,20 @@ pub fn prepare(root: &Path, host_paths: &[PathBuf]) -> io::Result<()> {
     Ok(())
 }
 
-/// What [`is_plain`] wants.
+/// What [`is_plain`] requires.
 pub const PLAIN_PATH: &str = "an absolute path without `..`, without control characters, and with neither a backslash nor a space at its end";
 
-/// Is this a path that can stand in `host_paths`: absolute, and without `..`?
+/// Is this a valid path for `host_paths`: absolute, and without `..`?
 pub fn is_plain(path: &Path) -> bool {
     let text = path.to_string_lossy();
     path.is_absolute()
         && check_text(&text).is_ok()
-        // What reads unit files takes it away.
+        // A parser of unit files removes it.
         && !text.ends_with(char::is_whitespace)
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
-/// A directory that everybody may enter, whatever our umask.
+/// Creates a directory that everybody may enter, whatever the umask.
 fn directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
     let wanted = fs::Permissions::from_mode(0o755);

@@ -1,4 +1,4 @@
-//! Ways to mount points that nobody but root can change.
+//! Ways to mount points that only root can change.
 
 use std::io;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
-/// Is there no link on the way to `path` below `root`, and no directory, `root` among them, where somebody else than root, or
-/// than `others` in its mode allow, could put one? All of it is one walk; afterwards nobody can change it.
+/// Is the way to `path` below `root` free of links, and of directories, `root` included, where a user other than root,
+/// or whom the mode bits `others` allow, could put a link? All of it is one walk; afterwards nobody can change it.
 pub(crate) fn is_safe(root: &Path, path: &Path, others: Option<u32>) -> io::Result<bool> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let root = openat2(CWD, root, flags | OFlags::DIRECTORY, Mode::empty(), ResolveFlags::empty())?;
@@ -24,11 +24,11 @@ pub(crate) fn is_safe(root: &Path, path: &Path, others: Option<u32>) -> io::Resu
     ways.reverse();
     for way in ways {
         match openat2(&root, way, flags, Mode::empty(), only_down) {
-            // What is mounted on counts no more.
+            // The mount point itself does not count any more.
             Ok(_) if way == inside => {}
             Ok(directory) if can_be_changed(&directory)? => return Ok(false),
             Ok(_) => {}
-            // systemd makes what is missing, in a directory that was looked at.
+            // systemd creates what is missing, in a directory that was checked.
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(true),
             Err(rustix::io::Errno::LOOP) => return Ok(false),
             Err(error) => return Err(error.into()),
@@ -59,7 +59,7 @@ mod tests {
         }
         for path in ["/run/.wasm/shim", "/data/deep", "/var", "/shared"] {
             assert!(is_safe(path, true), "{path}");
-            // Of whoever runs this test is what it makes.
+            // The created directories belong to the user who runs this test.
             assert_eq!(is_safe(path, false), rustix::process::geteuid().is_root(), "{path}");
         }
         for path in ["/shared/deep/x", "/shared/new"] {

@@ -1,4 +1,4 @@
-//! The kernel's directory of a group of processes: a unit's, or a command's in it (cgroups(7), cgroup v2).
+//! The cgroup of a unit, or of a command in the unit (cgroups(7), cgroup v2).
 
 use std::fs;
 use std::io;
@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-/// Where the kernel shows the hierarchy.
+/// Where the cgroup hierarchy is mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// One group. Knowing it keeps nothing alive.
+/// One cgroup. Holding this value keeps nothing alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// The group of a unit, from systemd's `ControlGroup` property. A unit without processes has none: the empty text
-    /// must never be taken for the group of everything.
+    /// The cgroup of a unit, from systemd's `ControlGroup` property. A unit without processes has none: the empty
+    /// string must never be taken for the root cgroup.
     pub fn of_unit(control_group: &str) -> Option<Self> {
         let inside = control_group.strip_prefix('/').filter(|inside| !inside.is_empty())?;
         Some(Self(Path::new(MOUNT).join(inside)))
     }
 
-    /// The group of a unit one of whose processes has this number, without asking systemd; none if the process is of
-    /// another unit by now.
+    /// The cgroup of a unit one of whose processes has this PID, without querying systemd; `None` if the process
+    /// belongs to another unit by now.
     pub(crate) fn of_process(pid: u32, unit: &str) -> Option<Self> {
         let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let path = Path::new(groups.lines().find_map(|line| line.strip_prefix("0::"))?);
@@ -32,25 +32,25 @@ impl Cgroup {
         Self::of_unit(own.to_str()?).filter(|group| group.0.is_dir())
     }
 
-    /// The group in which we are.
+    /// The cgroup of the driver.
     pub(crate) fn of_us() -> Option<Self> {
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
         Self::of_unit(groups.lines().find_map(|line| line.strip_prefix("0::"))?)
     }
 
-    /// The group at this directory.
+    /// The cgroup at this directory.
     pub(crate) fn at(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// Its directory.
+    /// The directory of the cgroup.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The groups in it.
+    /// The child cgroups.
     pub fn children(&self) -> Vec<Self> {
-        // The kernel counts directories as links, so that most groups need not be listed to find none.
+        // The kernel counts directories as links, so most cgroups need not be listed to find no children.
         if fs::metadata(&self.0).is_ok_and(|directory| directory.nlink() <= 2) {
             return Vec::new();
         }
@@ -59,7 +59,7 @@ impl Cgroup {
         groups.map(|entry| Self(entry.path())).collect()
     }
 
-    /// The processes in it, those of the groups in it included.
+    /// The processes in the cgroup and in its descendants.
     pub fn processes(&self) -> Vec<Pid> {
         let own = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
         let mut all: Vec<Pid> = own.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect();
@@ -67,24 +67,24 @@ impl Cgroup {
         all
     }
 
-    /// Ends every process in it.
+    /// Kills every process in the cgroup.
     pub(crate) fn kill(&self) {
-        // At once and for all; since Linux 5.14.
+        // All of them at once; since Linux 5.14.
         if fs::write(self.0.join("cgroup.kill"), "1").is_ok() {
             return;
         }
         for pid in self.processes() {
-            // One that has ended by itself is fine.
+            // A process that has exited by itself is fine.
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
     }
 
-    /// Removes it if no process is in it.
+    /// Removes the cgroup if it has no processes.
     pub(crate) fn remove_if_empty(&self) {
         let _ = fs::remove_dir(&self.0);
     }
 
-    /// Removes it when its last process has ended. The unit's end removes it as well.
+    /// Removes the cgroup when its last process has ended. The unit's end removes it as well.
     pub(crate) fn remove_soon(self) {
         tokio::spawn(async move {
             let mut pause = Duration::from_millis(1);

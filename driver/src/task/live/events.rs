@@ -1,7 +1,7 @@
-//! What an operator should read of a task in `nomad alloc status`, beyond that it started and ended.
+//! Events of a task for operators, shown by `nomad alloc status`, beyond its start and its end.
 //!
-//! Nomad keeps the last ten events of a task, so only what helps is told. Nothing is kept for a listener that is not
-//! there: an event is a word to whoever watches, never the only trace of something.
+//! Nomad keeps the last ten events of a task, so only helpful events are sent. Nothing is kept for a listener that is
+//! not there: an event informs whoever watches, and is never the only trace of something.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -12,7 +12,7 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use crate::task::config::{TaskId, TaskIdentity};
 
-/// How many events may wait for a slow listener.
+/// Maximum number of events that wait for a slow listener.
 const WAITING: usize = 1024;
 
 /// One thing that happened to a task.
@@ -20,15 +20,15 @@ const WAITING: usize = 1024;
 pub struct Event {
     /// The run of the task.
     pub task: TaskId,
-    /// Its allocation.
+    /// The task's allocation.
     pub alloc_id: String,
-    /// Its name in the job.
+    /// The task's name in the job.
     pub task_name: String,
-    /// When.
+    /// Time of the event.
     pub at: SystemTime,
-    /// For people.
+    /// Message for people.
     pub message: String,
-    /// The same for programs, such as `unit` and `memory_max`.
+    /// Details for programs, such as `unit` and `memory_max`.
     pub details: BTreeMap<String, String>,
 }
 
@@ -43,7 +43,7 @@ impl Default for Events {
 }
 
 impl Events {
-    /// Tells everybody who listens.
+    /// Sends an event to all listeners.
     pub(crate) fn tell(&self, task: &TaskIdentity, message: String, details: &[(&str, String)]) {
         let event = Event {
             task: task.id.clone(),
@@ -60,7 +60,7 @@ impl Events {
     /// All events from now on. Never ends.
     pub fn listen(&self) -> impl Stream<Item = Event> + Send + use<> {
         let heard = BroadcastStream::new(self.0.subscribe());
-        // A listener that was too slow goes on with what is still there.
+        // A listener that was too slow continues with the events that are still there.
         heard.filter_map(|event| future::ready(event.ok())).chain(futures_util::stream::pending())
     }
 }

@@ -1,4 +1,4 @@
-//! How a task ended, and what is told of it.
+//! How a task ended, and the events about it.
 
 use std::time::SystemTime;
 
@@ -6,48 +6,48 @@ use crate::systemd::{Ended, MainExit, Service, UnitState};
 use crate::task::spec;
 use crate::task::wasm::outcome::{self, Outcome};
 
-/// What a task is doing.
+/// The phase of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Phase {
-    /// Its main process lives.
+    /// The main process is running.
     Running,
-    /// It has ended, in this way.
+    /// The task has ended, in this way.
     Exited(Exit),
 }
 
 /// How a task ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exit {
-    /// The program's exit status, or 128 and the signal that ended it, as shells say it.
+    /// The program's exit status, or 128 plus the signal that ended it, as in shells.
     pub code: i32,
-    /// The signal that ended it, or zero.
+    /// The signal that ended the program, or zero.
     pub signal: i32,
-    /// It needed more memory than it may have.
+    /// The task exceeded its memory limit.
     pub oom_killed: bool,
-    /// Why the above cannot be known.
+    /// Why the exit status is unknown.
     pub unknown: Option<String>,
-    /// When.
+    /// Time of the end.
     pub at: SystemTime,
 }
 
 impl Exit {
-    /// What a unit's state says of its end; nothing while it runs.
+    /// The end of a unit from its state; `None` while it runs.
     pub(super) fn of(state: &UnitState) -> Option<Self> {
         let at = state.exited_at().unwrap_or_else(SystemTime::now);
         Some(Self::by(state.exit()?, &state.result, state.was_stopped(), at))
     }
 
-    /// What the journal says of the end of a unit that is gone.
+    /// The end of a unit that no longer exists, from the journal.
     pub(super) fn in_journal(ended: &Ended) -> Self {
         let Ended { exit, result, at, was_stopped } = ended;
         Self::by(*exit, result, *was_stopped, *at)
     }
 
-    /// `result` is systemd's word for how the unit ended (org.freedesktop.systemd1(5), `Result`).
+    /// `result` is systemd's result of the unit (org.freedesktop.systemd1(5), `Result`).
     fn by(exit: MainExit, result: &str, was_stopped: bool, at: SystemTime) -> Self {
         const SIGABRT: i32 = 6;
         const SIGTERM: i32 = 15;
-        // A task that had to be ended has failed, also if it took the signal for a wish and obeyed.
+        // A task that had to be stopped has failed, even if it handled the signal and exited.
         let ended_by = match result {
             _ if was_stopped => None,
             "timeout" => Some(MainExit::Signal(SIGTERM)),
@@ -76,10 +76,10 @@ impl Exit {
     }
 }
 
-/// What is told of a task: for people, and for programs.
+/// An event about a task: the message for people, and the details for programs.
 pub(super) type Word = (String, Vec<(&'static str, String)>);
 
-/// Which limit it was, and how much the task had had.
+/// Which memory limit was exceeded, and how much memory the task had used.
 pub(super) fn out_of_memory(service: &Service) -> Word {
     let limit = match service.memory_max {
         Some(bytes) => format!("MemoryMax is {}", spec::mebibytes(bytes)),
@@ -94,8 +94,8 @@ pub(super) fn out_of_memory(service: &Service) -> Word {
     )
 }
 
-/// What its exit code does not say of a task's end.
-pub(super) fn word_of_the_end(
+/// What the exit code does not show of a task's end.
+pub(super) fn end_event(
     state: &UnitState,
     exit: &Exit,
     is_guest: bool,
@@ -106,8 +106,8 @@ pub(super) fn word_of_the_end(
         return Some((unknown.clone(), vec![]));
     }
     if state.was_stopped() && !is_asked {
-        // systemd tells both alike.
-        let itself = if speaks { ", or it said itself that it stops (STOPPING=1)" } else { "" };
+        // systemd reports both alike.
+        let itself = if speaks { ", or the task itself announced that it stops (STOPPING=1)" } else { "" };
         return Some((format!("Its unit was stopped by somebody else (systemctl stop?){itself}"), vec![]));
     }
     match state.result.as_str() {
@@ -115,20 +115,25 @@ pub(super) fn word_of_the_end(
             let word = "Missed its watchdog deadline (WATCHDOG=1, sd_notify(3); `notify.watchdog`): stopped";
             return Some((word.to_owned(), vec![]));
         }
-        "timeout" => return Some(("Stopped: exceeded `limits.runtime_max`".to_owned(), vec![])),
+        "timeout" => {
+            // systemd tells both alike.
+            let word =
+                "Stopped: exceeded `limits.runtime_max`, or did not end in time after its unit was stopped";
+            return Some((word.to_owned(), vec![]));
+        }
         _ => {}
     }
     if !is_guest {
         return None;
     }
-    // systemd listens to the runner of WebAssembly alone, which says so when a guest did not end by itself.
+    // systemd accepts messages only from the runner of WebAssembly, which reports if a guest did not end by itself.
     let outcome = Outcome::of(&state.status_text)?;
     let message = format!("WebAssembly: {}", outcome.message());
     Some((message, vec![("wasm_outcome", outcome.kind().to_owned()), ("wasm_message", outcome.text())]))
 }
 
-/// That requests of a server went wrong.
-pub(super) fn word_of_trouble(word: &str, said: &str) -> Word {
-    let details = outcome::served(said).map(|served| outcome::attributes(&served).into()).unwrap_or_default();
+/// The event that requests of a server failed.
+pub(super) fn failed_requests_event(word: &str, text: &str) -> Word {
+    let details = outcome::served(text).map(|served| outcome::attributes(&served).into()).unwrap_or_default();
     (format!("WebAssembly: {word}"), details)
 }

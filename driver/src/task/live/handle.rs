@@ -1,19 +1,20 @@
-//! A live task, for everybody who looks on: what is known of it, and what can be asked of it.
+//! A live task: what is known about it, and the operations on it.
 //!
-//! A started and a recovered task go through the same constructor and cannot differ. Only the owner (`owner.rs`)
+//! A started and a recovered task are created by the same constructor and cannot differ. Only the owner (`owner.rs`)
 //! changes the phase.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use shim_interface::Served;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
 
 use crate::enter::{Identity, Plan};
-use crate::systemd::{Ended, Manager, Systemd, Unit, UnitName, Whom};
+use crate::kernel;
+use crate::systemd::{Ended, KillWho, Manager, Systemd, Unit, UnitName};
 use crate::task::Error;
 use crate::task::config::{TaskId, TaskIdentity};
 use crate::task::host::dirs::TaskDirs;
@@ -29,13 +30,13 @@ use crate::task::live::signal::Signal;
 use crate::task::sandbox::policy::Policy;
 use crate::task::wasm::outcome;
 
-/// How long systemd may take to answer before a task is signalled without it.
+/// Time for systemd to answer before a task is signalled without systemd.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long after SIGKILL a process may take to be gone; one that waits for a broken disk takes longer.
+/// Time for a process to exit after SIGKILL; a process that waits for a broken disk takes longer.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A live task. Tasks of the runtime share it.
+/// A live task, shared by tasks of the async runtime.
 #[derive(Debug)]
 pub struct Handle {
     identity: TaskIdentity,
@@ -44,10 +45,10 @@ pub struct Handle {
     pid: u32,
     started_at: SystemTime,
     phase: watch::Receiver<Phase>,
-    /// Of a guest that serves, since it has said so.
+    /// Requests of a guest that serves, once it has reported them.
     served: watch::Receiver<Option<Served>>,
     cgroup: OnceCell<Cgroup>,
-    /// We have sent it a signal, so that it may end.
+    /// The driver has sent the task a signal, so that it may end.
     is_asked: Arc<AtomicBool>,
     systemd: Systemd,
     events: Events,
@@ -62,7 +63,7 @@ impl Handle {
         systemd: Systemd,
         events: Events,
     ) -> Self {
-        let Traits { copied, listens, speaks, serves, guest, init } = traits;
+        let Traits { serves, init, .. } = traits;
         let state = unit.state();
         let (sender, phase) = watch::channel(Phase::Running);
         if let Some(exit) = Exit::of(&state) {
@@ -75,19 +76,14 @@ impl Handle {
                 unit: unit.name().to_string(),
                 invocation: state.invocation.clone(),
                 boot_id: boot_id(),
-                copied,
-                listens,
-                speaks,
-                serves,
-                guest: Some(guest),
-                init,
+                traits,
             },
             unit: unit.name().clone(),
             pid: state.main_pid,
             started_at: state.started_at().unwrap_or_else(SystemTime::now),
             phase,
             served,
-            // Asked of the kernel, so that it is known while systemd does not answer.
+            // Read from the kernel, so that it is known while systemd does not answer.
             cgroup: OnceCell::new_with(Cgroup::of_process(state.main_pid, unit.name().as_str())),
             is_asked: Arc::default(),
             systemd: systemd.clone(),
@@ -102,8 +98,8 @@ impl Handle {
         handle
     }
 
-    /// A task whose unit was removed while no driver was there, or by one before this, and what is known of its end.
-    pub(crate) fn of_one_that_is_gone(
+    /// A task whose unit was removed by an earlier driver or while none was running, and what is known of its end.
+    pub(crate) fn of_removed_unit(
         identity: TaskIdentity,
         saved: Saved,
         end: Option<Ended>,
@@ -118,7 +114,7 @@ impl Handle {
         }
         let (sender, phase) = watch::channel(Phase::Exited(exit));
         let (_, served) = watch::channel(None);
-        // Nothing will ever change.
+        // The phase never changes any more.
         drop(sender);
         Self {
             unit: UnitName::known(&saved.unit),
@@ -135,12 +131,12 @@ impl Handle {
         }
     }
 
-    /// This run of the task.
+    /// The id of this run of the task.
     pub fn id(&self) -> &TaskId {
         &self.identity.id
     }
 
-    /// What Nomad told of it.
+    /// What Nomad sent about the task.
     pub fn identity(&self) -> &TaskIdentity {
         &self.identity
     }
@@ -150,43 +146,43 @@ impl Handle {
         TaskDirs::new(&self.identity.alloc_dir, &self.identity.name)
     }
 
-    /// The unit it runs in.
+    /// The unit of the task.
     pub fn unit(&self) -> &UnitName {
         &self.unit
     }
 
-    /// The main process, as it was when we began to follow; zero when it had ended by then.
+    /// PID of the main process when the driver began to follow it; zero if the process had exited by then.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// When the main process was started.
+    /// Start time of the main process.
     pub fn started_at(&self) -> SystemTime {
         self.started_at
     }
 
-    /// What finds the task again.
+    /// The data by which a later driver recovers the task.
     pub fn saved(&self) -> &Saved {
         &self.saved
     }
 
-    /// What it is doing now.
+    /// The current phase.
     pub fn phase(&self) -> Phase {
         self.phase.borrow().clone()
     }
 
-    /// The requests that it has had, if it is a guest that serves.
+    /// The requests of the task, if it is a guest that serves.
     pub fn served(&self) -> Option<Served> {
         *self.served.borrow()
     }
 
-    /// The signal that asks it to end, if its job names none.
+    /// The signal that stops the task, if its job sets none.
     pub(crate) fn usual_signal(&self) -> Signal {
-        // The runner of a server finishes its requests then; for others it is what Nomad's own drivers send.
-        if self.saved.serves { Signal::TERM } else { Signal::INT }
+        // On it the runner of a server finishes its requests; other tasks get the signal of Nomad's own drivers.
+        if self.saved.traits.serves { Signal::TERM } else { Signal::INT }
     }
 
-    /// Waits for its end. Everybody who asks gets the same answer, also long after.
+    /// Waits for the task's end. All callers get the same answer, also long after.
     pub async fn wait(&self) -> Exit {
         let mut phase = self.phase.clone();
         loop {
@@ -199,10 +195,10 @@ impl Handle {
         }
     }
 
-    /// Sends a signal to the main process, whose init passes it on to the program. What stops processes, and lets them go
-    /// on, is sent to all of them: no process can pass on that it is stopped.
+    /// Sends a signal to the main process, whose init passes it on to the program. SIGSTOP and SIGCONT are sent to all
+    /// processes: no process can pass on a signal that stops it.
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
-        let whom = if [Signal::STOP, Signal::CONT].contains(&signal) { Whom::All } else { Whom::Main };
+        let whom = if [Signal::STOP, Signal::CONT].contains(&signal) { KillWho::All } else { KillWho::Main };
         let asked = self.systemd.kill(&self.unit, whom, signal.number());
         if let Ok(answer) = timeout(ANSWER, asked).await {
             return answer.map_err(Error::Systemd);
@@ -211,25 +207,24 @@ impl Handle {
         Ok(())
     }
 
-    /// The same without systemd, which does not answer.
-    fn signal_at_once(&self, whom: Whom, signal: Signal) {
+    /// Sends a signal without systemd, which does not answer.
+    fn signal_at_once(&self, whom: KillWho, signal: Signal) {
         tracing::warn!(unit = %self.unit, %signal, "systemd does not answer, sending the signal without it");
         let processes = match whom {
-            Whom::All => self.cgroup.get().map(Cgroup::processes).unwrap_or_default(),
-            Whom::Main => i32::try_from(self.pid).ok().and_then(Pid::from_raw).into_iter().collect(),
+            KillWho::All => self.cgroup.get().map(Cgroup::processes).unwrap_or_default(),
+            KillWho::Main => i32::try_from(self.pid).ok().and_then(Pid::from_raw).into_iter().collect(),
         };
-        let Some(signal) = rustix::process::Signal::from_named_raw(signal.number()) else { return };
         for process in processes {
             let Ok(held) = pidfd_open(process, PidfdFlags::empty()) else { continue };
-            // The number may be another process's since; the descriptor is of one process.
+            // The PID may belong to another process by now; the descriptor refers to one process.
             if Cgroup::of_process(process.as_raw_pid().unsigned_abs(), self.unit.as_str()).is_some() {
-                let _ = pidfd_send_signal(held, signal);
+                let _ = kernel::send_signal(&held, signal.number());
             }
         }
     }
 
-    /// Ends all processes without systemd, which does not answer: a task can keep it from doing so (SECURITY.md), and must
-    /// not be safe by that.
+    /// Kills all processes without systemd, which does not answer: a task can keep systemd from answering
+    /// (SECURITY.md), and must not be safe by that.
     pub(crate) fn kill_at_once(&self) {
         tracing::warn!(unit = %self.unit, "systemd does not answer, killing the task without it");
         if let Some(cgroup) = self.cgroup.get() {
@@ -237,7 +232,7 @@ impl Handle {
         }
     }
 
-    /// Asks the task to end, and ends all its processes when it has not within `patience`.
+    /// Sends the task a signal to stop, and kills all its processes if it has not ended within `patience`.
     pub async fn stop(&self, signal: Signal, patience: Duration) -> Result<(), Error> {
         if let Phase::Exited(_) = self.phase() {
             return Ok(());
@@ -263,13 +258,13 @@ impl Handle {
         Session::start(&self.systemd, plan).await.map_err(Error::Exec)
     }
 
-    /// Runs a command in the task to its end, for no longer than `limit`; zero is no limit.
+    /// Runs a command in the task to its end, for at most `limit`; zero means no limit.
     pub async fn run(&self, argv: Vec<String>, limit: Duration, policy: &Policy) -> Result<Report, Error> {
         let plan = self.plan(argv, false, policy).await?;
         exec::run(&self.systemd, plan, limit).await.map_err(Error::Exec)
     }
 
-    /// `policy` says which variables no command has.
+    /// `policy` determines which variables no command has.
     async fn plan(&self, argv: Vec<String>, terminal: bool, policy: &Policy) -> Result<Plan, Error> {
         let service = self.systemd.service(&self.unit).await.map_err(Error::Systemd)?;
         let main_pid = i32::try_from(service.main_pid).ok().filter(|pid| *pid != 0);
@@ -294,14 +289,14 @@ impl Handle {
                     gid: service.gid,
                     ambient: service.ambient_capabilities,
                 },
-                Manager::User => Identity::our_own(),
+                Manager::User => Identity::current(),
             },
             terminal,
             driver_pid: rustix::process::getpid().as_raw_pid(),
         })
     }
 
-    /// Its cgroup; none when it has ended.
+    /// The cgroup of the task; `None` if it has ended.
     pub(crate) async fn cgroup(&self) -> Result<Option<Cgroup>, Error> {
         let ask = async || {
             let service = self.systemd.service(&self.unit).await.map_err(Error::Systemd)?;
@@ -314,26 +309,26 @@ impl Handle {
         }
     }
 
-    /// Tells Nomad's users something about it.
+    /// Sends Nomad an event about the task.
     pub(crate) fn tell(&self, message: String, details: &[(&str, String)]) {
         self.events.tell(&self.identity, message, details);
     }
 
-    /// Tells where it runs.
-    pub(crate) fn tell_of_its_start(&self) {
+    /// Sends an event that names the task's unit and PID.
+    pub(crate) fn send_start_event(&self) {
         let unit = ("unit", self.unit.to_string());
         if self.pid == 0 {
-            // It has ended by now.
+            // The task has ended by now.
             return self.tell(format!("Ran as unit {}", self.unit), &[unit]);
         }
         let pid = ("pid", self.pid.to_string());
         self.tell(format!("Runs as unit {}, process {}", self.unit, self.pid), &[unit, pid]);
     }
 
-    /// Ends all its processes at once.
+    /// Kills all processes of the task at once.
     pub(crate) async fn kill(&self) -> Result<(), Error> {
         self.is_asked.store(true, Ordering::Relaxed);
-        match timeout(ANSWER, self.systemd.kill(&self.unit, Whom::All, Signal::KILL.number())).await {
+        match timeout(ANSWER, self.systemd.kill(&self.unit, KillWho::All, Signal::KILL.number())).await {
             Ok(answer) => answer.map_err(Error::Systemd)?,
             Err(_) => self.kill_at_once(),
         }

@@ -1,31 +1,31 @@
 //! The init of a task (shim/src/init.rs), watched without systemd.
 //!
-//! A task can end its init. Then what is left of the task would be systemd's to reap, which a task can use to keep systemd
-//! from everything else; so the driver ends the rest as soon as the kernel says that the init is gone.
+//! A task can kill its init. Then systemd would have to reap the rest of the task, by which a task can keep systemd
+//! from everything else; so the driver kills the rest as soon as the kernel reports that the init is gone.
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe;
 
 use crate::task::live::cgroup::Cgroup;
 
-/// The init of a task that runs.
+/// The init of a running task.
 #[derive(Debug)]
 pub(crate) struct InitWatch {
-    /// Readable when the process has ended (pidfd_open(2)), which is all that is asked of it.
+    /// Readable when the process has exited (pidfd_open(2)); used for nothing else.
     process: pipe::Receiver,
     cgroup: Cgroup,
 }
 
 impl InitWatch {
-    /// The process of that number, if it is still one of that unit.
+    /// The process with this PID, if it still belongs to this unit.
     pub(crate) fn of(pid: u32, unit: &str) -> Option<Self> {
         let process = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::NONBLOCK).ok()?;
-        // Asked after it is held, so that both are about the same process.
+        // Looked up after the process is held, so that both refer to the same process.
         let cgroup = Cgroup::of_process(pid, unit)?;
         Some(Self { process: pipe::Receiver::from_owned_fd_unchecked(process).ok()?, cgroup })
     }
 
-    /// Waits for its end, and ends what it leaves; for ever, where there is none.
+    /// Waits for the init's exit, and kills what it leaves; waits for ever if there is no init.
     pub(crate) async fn end_what_is_left(init: Option<Self>) {
         let Some(init) = init else { return std::future::pending().await };
         if init.process.readable().await.is_ok() {

@@ -1,4 +1,4 @@
-//! Tasks that run: their handles, commands in them, statistics, events and signals.
+//! Running tasks: their handles, commands in them, statistics, events and signals.
 
 pub mod cgroup;
 pub mod events;
@@ -6,7 +6,7 @@ pub mod exec;
 pub(crate) mod exit;
 pub mod handle;
 mod init_watch;
-pub(crate) mod lost;
+pub(crate) mod orphans;
 mod owner;
 pub mod saved;
 pub mod signal;

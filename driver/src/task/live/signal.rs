@@ -2,21 +2,21 @@
 
 use std::fmt;
 
-/// Names by number, from 1 on (signal(7); the numbers of all architectures that Nomad is built for).
+/// Names by number, starting at 1 (signal(7); the numbers of all architectures that Nomad is built for).
 const NAMES: &[&str] = &[
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
     "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
     "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
-/// Second names of the same signals (signal(7)); Nomad offers `SIGIOT` on every node.
+/// Aliases of signals (signal(7)); Nomad offers `SIGIOT` on every node.
 const ALIASES: [(&str, i32); 4] = [("IOT", 6), ("CLD", 17), ("POLL", 29), ("UNUSED", 31)];
 
 /// A signal that can be sent to a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signal(i32);
 
-/// Nobody knows a signal of that name.
+/// No signal has this name.
 #[derive(Debug, thiserror::Error)]
 #[error("`{name}` is not a signal; write a name such as SIGTERM, SIGHUP or SIGUSR1")]
 pub struct Unknown {
@@ -26,14 +26,14 @@ pub struct Unknown {
 impl Signal {
     /// What Nomad's `exec` and `raw_exec` drivers send when the job has no `kill_signal`.
     pub const INT: Self = Self(2);
-    /// Asks a process to end, and to finish what it has.
+    /// Asks a process to finish its work and exit.
     pub const TERM: Self = Self(15);
-    /// Ends a process, whatever it does.
+    /// Kills a process.
     pub const KILL: Self = Self(9);
 
-    /// Stops a process until it is told to go on.
+    /// Stops a process until SIGCONT.
     pub const STOP: Self = Self(19);
-    /// Lets it go on.
+    /// Lets a stopped process continue.
     pub const CONT: Self = Self(18);
 
     /// Reads `SIGHUP`, `sighup`, `HUP`, `SIGRTMIN+2` or `1`.
@@ -58,14 +58,14 @@ impl Signal {
         }
     }
 
-    /// Its number, such as 15.
+    /// The number of the signal, such as 15.
     pub fn number(self) -> i32 {
         self.0
     }
 }
 
 impl fmt::Display for Signal {
-    /// `SIGTERM`; one without a name is `signal 40`.
+    /// `SIGTERM`; a signal without a name is `signal 40`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = usize::try_from(self.0 - 1).ok().and_then(|at| NAMES.get(at));
         match name {

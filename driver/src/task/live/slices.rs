@@ -1,7 +1,7 @@
-//! Keeps the slices of our units in line with Nomad's own cgroups, which they are apart from.
+//! Keeps the driver's slices in line with Nomad's own cgroups, which are separate from them.
 //!
-//! Nomad keeps the cores that nobody has for himself in `share.slice`, and changes them whenever a task of any driver
-//! comes or goes that has. A promise of memory holds in a cgroup only as far as it holds in those above it.
+//! Nomad keeps the cores that no task has reserved in `share.slice`, and changes them whenever a task of any driver
+//! that has some comes or goes. A memory reservation holds in a cgroup only as far as it holds in those above it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,14 +14,14 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::systemd::{self, Property, Systemd};
+use crate::task::slice_names::{RESERVE, SHARE, SLICE};
 use crate::task::spec::TaskSpec;
 use crate::task::unit::slice_of;
-use crate::task::unit::slices::{RESERVE, SHARE, SLICE};
 
 /// The cores that tasks share (Nomad v2.0.5, client/lib/cgroupslib).
 const SHARED_CORES: &str = "/sys/fs/cgroup/nomad.slice/share.slice/cpuset.cpus";
 
-/// What our slices have been told.
+/// What has been set on the driver's slices.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Slices {
     told: Arc<Mutex<Told>>,
@@ -31,15 +31,15 @@ pub(crate) struct Slices {
 #[derive(Debug, Default)]
 struct Told {
     cores: String,
-    /// `None`: by an earlier driver, if at all.
+    /// `None`: set by an earlier driver, if at all.
     memory: Option<u64>,
     watched: bool,
 }
 
-/// What units are promised that may not be there yet, in bytes.
+/// Memory reservations of units that may not exist yet, in bytes.
 type Starting = Arc<Lock<HashMap<String, u64>>>;
 
-/// Memory that is promised to a task while it starts. Afterwards its unit stands for it.
+/// Memory that is reserved for a task while it starts. Afterwards its unit has the reservation.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Promise {
@@ -54,7 +54,7 @@ impl Drop for Promise {
 }
 
 impl Slices {
-    /// To be called before a task starts; what it returns is kept until it has.
+    /// Must be called before a task starts; the returned value is kept until it has started.
     pub(crate) async fn prepare(
         &self,
         systemd: &Systemd,
@@ -69,8 +69,8 @@ impl Slices {
         Ok(Some(promise))
     }
 
-    /// The slice above tasks in which the operator denies addresses. What a unit allows counts more than what a slice
-    /// denies (systemd.resource-control(5), "IPAddressAllow=").
+    /// The slice above tasks in which the operator denies addresses. What a unit allows takes precedence over what a
+    /// slice denies (systemd.resource-control(5), "IPAddressAllow=").
     pub(crate) async fn that_denies_addresses(
         systemd: &Systemd,
         task: &TaskSpec,
@@ -83,7 +83,7 @@ impl Slices {
         Ok(None)
     }
 
-    /// To be called after one was removed.
+    /// Must be called after a task was removed.
     pub(crate) async fn release(&self, systemd: &Systemd) {
         if let Err(error) = self.promise(systemd).await {
             tracing::debug!(
@@ -93,14 +93,14 @@ impl Slices {
         }
     }
 
-    /// To be called when a task was found again.
+    /// Must be called when a task was recovered.
     pub(crate) async fn follow(&self, systemd: &Systemd) {
         if let Err(error) = self.share_cores(systemd).await {
             tracing::warn!(error = crate::chain(&error), "failed to update the cores that tasks share");
         }
     }
 
-    /// Promises the slices what all their tasks are promised.
+    /// Reserves for the slices as much memory as for all their tasks.
     async fn promise(&self, systemd: &Systemd) -> Result<(), systemd::Error> {
         let mut told = self.told.lock().await;
         let directory = systemd.features().await?.cgroup.join(SLICE);
@@ -120,14 +120,14 @@ impl Slices {
         Ok(())
     }
 
-    /// Lets the tasks that share cores have those that Nomad's have, now and whenever they change.
+    /// Gives the tasks that share cores the same cores as Nomad's, now and whenever they change.
     async fn share_cores(&self, systemd: &Systemd) -> Result<(), systemd::Error> {
         let mut told = self.told.lock().await;
-        // An agent without cpusets, or none.
+        // There is no agent, or it uses no cpusets.
         if !Path::new(SHARED_CORES).exists() {
             return Ok(());
         }
-        // Before they are read, so that no change is missed.
+        // Watched before they are read, so that no change is missed.
         if !told.watched {
             told.watched = self
                 .watch(systemd)
@@ -142,14 +142,14 @@ impl Slices {
         Ok(())
     }
 
-    /// The kernel tells of a write to the file, which is how Nomad changes it. A thread that waits costs nothing.
+    /// The kernel reports writes to the file, which is how Nomad changes it. A waiting thread costs nothing.
     fn watch(&self, systemd: &Systemd) -> std::io::Result<()> {
         let queue = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         inotify::add_watch(&queue, SHARED_CORES, inotify::WatchFlags::MODIFY)?;
         let (this, systemd, runtime) = (self.clone(), systemd.clone(), Handle::current());
         let watch = move || {
             let mut buffer = [0; 1024];
-            // What it says does not matter, but that it says something.
+            // Only the fact that there is an event matters.
             while rustix::io::retry_on_intr(|| rustix::io::read(&queue, &mut buffer)).is_ok() {
                 let (this, systemd) = (this.clone(), systemd.clone());
                 runtime.spawn(async move { this.follow(&systemd).await });
@@ -159,7 +159,7 @@ impl Slices {
     }
 }
 
-/// What all units in a slice are promised, but for some, in bytes.
+/// Memory reservation of all units in a slice except `others`, in bytes.
 fn promised(slice: &Path, others: &HashMap<String, u64>) -> u64 {
     let units = fs::read_dir(slice).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_other = |unit: &PathBuf| {
@@ -168,7 +168,7 @@ fn promised(slice: &Path, others: &HashMap<String, u64>) -> u64 {
     units.filter(|unit| !is_other(unit)).map(|unit| low(&unit)).fold(0, u64::saturating_add)
 }
 
-/// What a cgroup is promised, in bytes.
+/// Memory reservation of a cgroup, in bytes.
 fn low(cgroup: &Path) -> u64 {
     fs::read_to_string(cgroup.join("memory.low"))
         .ok()

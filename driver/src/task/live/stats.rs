@@ -1,8 +1,8 @@
-//! What tasks use of the machine, read from the files of their cgroups.
+//! Resource usage of tasks, read from the files of their cgroups.
 //!
-//! One reader serves all tasks: it sleeps until the next of them is due, reads everybody who is due in one go on a
-//! thread that may block, and sends each its usage. While nobody asks it does nothing. systemd is not asked at all: a
-//! call to it costs more than all the files of a task.
+//! One reader serves all tasks: it sleeps until the next task is due, reads all tasks that are due at once, on a thread
+//! that may block, and sends each its usage. Without requests it does nothing. systemd is not queried at all: a call to
+//! systemd costs more than all the files of a task.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,58 +18,58 @@ use tokio::sync::mpsc;
 use crate::task::live::cgroup::Cgroup;
 use crate::task::live::handle::Handle;
 
-/// The shortest time between two readings of a task.
+/// Minimum time between two readings of a task.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Between two words about memory pressure of the same task.
+/// Minimum time between two events about memory pressure of the same task.
 const PRESSURE_PAUSE: Duration = Duration::from_mins(10);
-/// The share of the last minute, in percent, in which nothing of a task could run for want of memory, from which on it
-/// is worth a word: systemd-oomd takes 60 for a reason to kill (oomd.conf(5), `DefaultMemoryPressureLimit=`).
+/// The share of the last minute, in percent, in which nothing of a task could run for want of memory, above which an
+/// event is sent: systemd-oomd takes 60 as a reason to kill (oomd.conf(5), `DefaultMemoryPressureLimit=`).
 const PRESSURE: f64 = 20.0;
 
-/// What a task, or one process of it, used.
+/// Resource usage of a task, or of one of its processes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Usage {
-    /// Of one core, in percent, since the reading before; the first has nothing to compare with.
+    /// Percent of one core since the previous reading; the first reading has nothing to compare with.
     pub cpu: Cpu,
-    /// Now.
+    /// Current memory usage.
     pub memory: Memory,
-    /// The same for each process.
+    /// Usage of each process.
     pub processes: HashMap<Pid, Usage>,
 }
 
 /// Shares of one core in percent: two busy cores are 200.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cpu {
-    /// In all.
+    /// Total time.
     pub percent: f64,
-    /// In programs.
+    /// Time in user mode.
     pub user: f64,
-    /// In the kernel.
+    /// Time in kernel mode.
     pub system: f64,
-    /// How often a quota held the task up, since its start.
+    /// How often a quota throttled the task, since its start.
     pub throttled_periods: u64,
-    /// For how long in all.
+    /// For how long in total.
     pub throttled: Duration,
 }
 
 /// Bytes; `None` where the kernel does not count them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// All that counts against the limit.
+    /// All memory that counts against the limit.
     pub usage: Option<u64>,
-    /// What programs made for themselves (`anon` in `memory.stat`).
+    /// Anonymous memory (`anon` in `memory.stat`).
     pub rss: Option<u64>,
-    /// Copies of files.
+    /// Page cache.
     pub cache: Option<u64>,
-    /// Moved out to swap.
+    /// Memory that was swapped out.
     pub swap: Option<u64>,
-    /// The most that `usage` ever was.
+    /// The maximum of `usage`.
     pub peak: Option<u64>,
-    /// What the kernel keeps for the task.
+    /// Kernel memory of the task.
     pub kernel: Option<u64>,
 }
 
-/// One look at a task.
+/// One reading of a task.
 #[derive(Debug, Clone)]
 pub struct Reading {
     at: Instant,
@@ -92,17 +92,17 @@ struct Times {
 #[derive(Debug, Clone)]
 struct Process {
     pid: Pid,
-    /// Tells it from a later process of the same number.
+    /// Start time, which distinguishes the process from a later one with the same PID.
     started: u64,
     cpu: Times,
     rss: u64,
 }
 
 impl Reading {
-    /// Reads the files of a group. `buffer` is room to read into; what it holds does not matter.
+    /// Reads the files of a cgroup. `buffer` is room to read into; its content does not matter.
     ///
-    /// Fails when the group is gone. A file that is not there, for want of a controller or of a newer kernel, leaves its
-    /// numbers out.
+    /// Fails if the cgroup is gone. If a file is missing, for want of a controller or of a newer kernel, its numbers
+    /// are left out.
     pub fn of(cgroup: &Cgroup, buffer: &mut Vec<u8>) -> io::Result<Self> {
         let directory = cgroup.path();
         let at = Instant::now();
@@ -144,9 +144,9 @@ impl Reading {
         }
         for pid in cgroup.processes() {
             let file = format!("/proc/{}/stat", pid.as_raw_pid());
-            // One that has just ended has no more numbers.
-            if let Some(process) = read(Path::new(&file), buffer).ok().and_then(|text| process(pid, text)) {
-                reading.processes.push(process);
+            // A process that has just exited has no more numbers.
+            if read_bytes(Path::new(&file), buffer).is_ok() {
+                reading.processes.extend(process(pid, &String::from_utf8_lossy(buffer)));
             }
         }
         if reading.memory.usage.is_none() {
@@ -155,7 +155,7 @@ impl Reading {
         Ok(reading)
     }
 
-    /// What was used since `before`.
+    /// Usage since `before`.
     pub fn since(&self, before: Option<&Self>) -> Usage {
         let elapsed = before.map_or(Duration::ZERO, |before| self.at.duration_since(before.at)).as_secs_f64();
         let cpu = |now: Times, before: Option<Times>| {
@@ -197,7 +197,7 @@ pub struct Stats {
     requests: Arc<OnceLock<mpsc::UnboundedSender<Request>>>,
 }
 
-/// Somebody who wants to be told of a task again and again.
+/// A subscription to the usage of a task.
 #[derive(Debug)]
 struct Request {
     task: Arc<Handle>,
@@ -210,14 +210,14 @@ struct Request {
 }
 
 impl Stats {
-    /// The usage of a task, now and then again after every such time, until its cgroup is gone.
+    /// The usage of a task, now and after every interval, until its cgroup is gone.
     pub(crate) fn watch(
         &self,
         task: Arc<Handle>,
         cgroup: Cgroup,
         every: Duration,
     ) -> mpsc::Receiver<(SystemTime, Usage)> {
-        // A second one waits while the first is being sent; for one who is slower than that we do not hurry.
+        // A second usage waits while the first is being sent; a receiver that is slower than that misses some.
         let (usages, receiver) = mpsc::channel(2);
         let request = Request {
             task,
@@ -233,7 +233,7 @@ impl Stats {
             tokio::spawn(read_all(receiver));
             requests
         });
-        // The reader lives as long as this does.
+        // The reader lives as long as this value.
         let _ = requests.send(request);
         receiver
     }
@@ -257,7 +257,7 @@ async fn read_all(mut requests: mpsc::UnboundedReceiver<Request>) {
         while let Ok(request) = requests.try_recv() {
             waiting.push(request);
         }
-        // Who is nearly due is read now as well, so that many tasks cost few wake-ups.
+        // Tasks that are nearly due are read now as well, so that many tasks cause few wake-ups.
         let now = Instant::now();
         let (due, later) = waiting.into_iter().partition(|request| request.due <= now + request.every / 10);
         waiting = later;
@@ -271,7 +271,7 @@ async fn read_all(mut requests: mpsc::UnboundedReceiver<Request>) {
 }
 
 impl Request {
-    /// Reads and sends; nothing is left to do when nobody listens or the task is gone.
+    /// Reads and sends; returns `None` if nobody listens or the task is gone.
     fn serve(mut self, buffer: &mut Vec<u8>) -> Option<Self> {
         if self.usages.is_closed() {
             return None;
@@ -280,7 +280,7 @@ impl Request {
         let usage = reading.since(self.before.as_ref());
         self.tell_of_pressure(&reading);
         self.before = Some(reading);
-        // A slow listener misses one and gets the next.
+        // A slow receiver misses one usage and gets the next.
         let _ = self.usages.try_send((SystemTime::now(), usage));
         self.due = Instant::now() + self.every;
         Some(self)
@@ -297,9 +297,13 @@ impl Request {
     }
 }
 
-fn read<'a>(path: &Path, buffer: &'a mut Vec<u8>) -> io::Result<&'a str> {
+fn read_bytes(path: &Path, buffer: &mut Vec<u8>) -> io::Result<usize> {
     buffer.clear();
-    File::open(path)?.read_to_end(buffer)?;
+    File::open(path)?.read_to_end(buffer)
+}
+
+fn read<'a>(path: &Path, buffer: &'a mut Vec<u8>) -> io::Result<&'a str> {
+    read_bytes(path, buffer)?;
     std::str::from_utf8(buffer).map_err(io::Error::other)
 }
 
@@ -321,7 +325,7 @@ fn full_of_last_minute(text: &str) -> Option<f64> {
 /// that may hold anything.
 fn process(pid: Pid, text: &str) -> Option<Process> {
     let (_, rest) = text.rsplit_once(") ")?;
-    // The first of these is the third.
+    // The first of these fields is the third of the line.
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let field = |number: usize| u64::from_str(fields.get(number - 3)?).ok();
     let time = |ticks: u64| {

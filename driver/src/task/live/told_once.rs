@@ -1,5 +1,5 @@
-//! What is told of a task once: where it runs, and what its author should know. Nomad keeps ten events of a task, which
-//! restarts would fill.
+//! Events that are sent once per task: where it runs, and advice for its author. Nomad keeps ten events of a task,
+//! which restarts would fill.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::task::config::{TaskId, TaskIdentity};
 
-/// Tasks whose first start was told of, and what there is to say of those that were not waited for yet.
+/// Tasks whose first start was reported, and the advice about tasks that Nomad does not wait for yet.
 #[derive(Default)]
 pub(crate) struct ToldOnce {
     told: Mutex<HashSet<u64>>,
@@ -16,10 +16,10 @@ pub(crate) struct ToldOnce {
 }
 
 impl ToldOnce {
-    /// So many are remembered before all are forgotten, one of which costs 16 bytes.
+    /// Maximum number of remembered tasks, after which all are forgotten; one costs 16 bytes.
     const MOST: usize = 10_000;
 
-    /// Remembers that the task was told of; true the first time in its allocation, as far as this process knows.
+    /// Records that the task was reported; true the first time in its allocation, as far as this process knows.
     pub(crate) fn record(&self, identity: &TaskIdentity) -> bool {
         let mut hasher = DefaultHasher::new();
         (&identity.alloc_id, &identity.name).hash(&mut hasher);
@@ -30,12 +30,12 @@ impl ToldOnce {
         told.insert(hasher.finish())
     }
 
-    /// Keeps what is to be told when Nomad waits for the task.
+    /// Stores advice to be sent when Nomad waits for the task.
     pub(crate) fn advise(&self, id: &TaskId, advice: String) {
         self.advice.lock().insert(id.clone(), advice);
     }
 
-    /// What was kept, once.
+    /// Takes the stored advice.
     pub(crate) fn take_advice(&self, id: &TaskId) -> Option<String> {
         self.advice.lock().remove(id)
     }

@@ -1,9 +1,10 @@
-//! What a task may: the presets, the operator's policy, and what comes of both for one task.
+//! What a task may do: the presets, the operator's policy, and the effective settings of one task.
 
 mod capabilities;
+pub(crate) mod effective;
 mod new_privileges;
 pub(crate) mod option_properties;
 pub(crate) mod policy;
 pub mod preset;
 pub(crate) mod privilege;
-pub(crate) mod settled;
+pub(crate) mod requested;

@@ -1,10 +1,10 @@
-//! Privileges that a program gains when it is executed, which systemd does not give where it filters system calls.
+//! Privileges that a program gains when it is executed, which systemd does not grant where it filters system calls.
 
 use crate::systemd::{Assignment, Features, Meaning};
+use crate::task::refusal::Error;
 use crate::task::sandbox::privilege::{Facts, Standing, text_of};
-use crate::task::spec::Error;
 
-/// Does the job ask for new privileges where systemd before 257 takes them from every user but root, since it filters
+/// Does the job request new privileges where systemd before 257 removes them for every user but root, since it filters
 /// system calls (systemd.exec(5), `NoNewPrivileges=`)?
 pub(super) fn check(settings: &[Assignment], facts: &Facts<'_>, features: &Features) -> Result<(), Error> {
     const FILTERS: [&str; 14] = [

@@ -1,14 +1,14 @@
-//! Which properties of systemd's each option of a job stands for: what an operator denies by a property's name is denied
-//! in whatever way a job says it.
+//! The systemd properties that each option of a job sets: a property that the operator denies is denied by whatever
+//! option a job sets it.
 //!
 //! Options of the blocks `sandbox`, `limits`, `files` and `network` name their property in their table
-//! ([`crate::task::config::settings`]), and under `properties` and `ulimit` the job names it. All others are here. A test makes sure
-//! that no option is forgotten.
+//! ([`crate::task::config::settings`]), and under `properties` and `ulimit` the job names it. All other options are
+//! listed here. A test makes sure that no option is missing.
 
 use crate::systemd;
 use crate::task::config::options::Opt;
 
-/// Options that are not properties under another name, and the properties that the driver makes of them.
+/// Options that are not properties under another name, and the properties that the driver sets for them.
 const PROPERTIES: &[(&str, &[&str])] = &[
     ("cap_add", &["AmbientCapabilities", "CapabilityBoundingSet"]),
     ("cap_drop", &["CapabilityBoundingSet"]),
@@ -41,17 +41,17 @@ const PROPERTIES: &[(&str, &[&str])] = &[
     ("work_dir", &["WorkingDirectory"]),
 ];
 
-/// Options that say what runs, or hold others: what they do is within what the properties leave.
+/// Options that set what runs, or contain others: their effect is within the limits of the properties.
 const NONE: &[&str] =
     &["command", "args", "files", "limits", "logging", "network", "properties", "sandbox", "ulimit"];
 
-/// The names of all properties that a job can set in some way.
+/// The names of all properties that a job can set in any way.
 pub(crate) fn all() -> impl Iterator<Item = &'static str> {
     let of_options = PROPERTIES.iter().flat_map(|(_, properties)| properties.iter().copied());
     systemd::properties().map(|property| property.name).chain(of_options)
 }
 
-/// The properties that an option stands for, by its path, such as `notify.watchdog` or `limits.nice`.
+/// The properties that an option sets, by its path, such as `notify.watchdog` or `limits.nice`.
 pub(crate) fn properties_of(path: &str, option: Option<&Opt>) -> Option<Vec<String>> {
     if let Some(property) = option.and_then(|option| option.property) {
         return Some(vec![property.to_owned()]);
@@ -62,7 +62,7 @@ pub(crate) fn properties_of(path: &str, option: Option<&Opt>) -> Option<Vec<Stri
     match path.split_once('.') {
         Some(("properties", name)) => Some(vec![name.to_owned()]),
         Some(("ulimit", name)) => Some(vec![format!("Limit{}", name.to_uppercase())]),
-        // What a guest is granted by its runner.
+        // Grants that a guest gets from its runner.
         _ if path == "wasm" || path.starts_with("wasm.") || NONE.contains(&path) => Some(Vec::new()),
         _ => None,
     }
@@ -89,7 +89,7 @@ mod tests {
         paths
     }
 
-    /// The `config` of a job that uses this option, with some value of its type.
+    /// The `config` of a job that sets this option, to some value of its type.
     fn job_with(path: &str, option: &Opt) -> Vec<u8> {
         use rmpv::Value;
         let text = || Value::from("x");

@@ -1,4 +1,4 @@
-//! The operator's hand: what no job may do on this node, whatever it says.
+//! The operator's policy: what no job may do on this node, whatever it configures.
 
 use std::path::{Path, PathBuf};
 
@@ -7,21 +7,21 @@ use crate::task::config::PluginConfig;
 use crate::task::config::options::Opt;
 use crate::task::config::settings::option_of;
 use crate::task::host::view::is_plain;
+use crate::task::refusal::Error;
 use crate::task::sandbox::option_properties;
 use crate::task::sandbox::preset::{self, Looser, Preset};
-use crate::task::spec::Error;
 
-/// All that can only take from a task, as a pattern of properties.
+/// The pattern for all properties that can only restrict a task.
 const CONFINING: &str = "@confining";
-/// The task's own directories, as a path of the host.
+/// The task's own directories, as a host path.
 const LOCAL: &str = "local";
 
-/// A path of the host that jobs may name, with all below it.
+/// A host path that jobs may name, with everything below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPath {
     /// The path.
     pub path: PathBuf,
-    /// Only where nothing is written to it.
+    /// Allowed only for reading.
     pub read_only: bool,
 }
 
@@ -32,14 +32,14 @@ impl HostPath {
     }
 }
 
-/// What becomes of a task that is root, or could act as root.
+/// The treatment of a task that is root, or could act as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Root {
-    /// It is refused.
+    /// The task is refused.
     No,
-    /// It is kept in namespaces of its own, and under the preset "standard".
+    /// The task is confined to namespaces of its own, under the preset "standard".
     Confined,
-    /// It has the rights of the host's root, within its capabilities and view.
+    /// The task has the rights of the host's root, within its capabilities and view.
     Host,
 }
 
@@ -65,10 +65,10 @@ pub struct Policy {
     denied: Vec<String>,
     uids: Vec<(u32, u32)>,
     gids: Vec<(u32, u32)>,
-    /// Patterns of variables that no task has.
+    /// Patterns of variables that are removed from every task.
     denied_env: Vec<String>,
     floor: Preset,
-    /// What of root.
+    /// The treatment of tasks that are root.
     pub root: Root,
 }
 
@@ -76,7 +76,7 @@ fn within(ranges: &[(u32, u32)], id: u32) -> bool {
     ranges.iter().any(|(first, last)| (*first..=*last).contains(&id))
 }
 
-/// Does each pattern stand for a property? A word that is misspelt would allow, or worse deny, nothing.
+/// Does each pattern match a property? A misspelt word would allow, or worse deny, nothing.
 fn check_patterns(option: &'static str, patterns: &[String]) -> Result<(), Error> {
     let is_known = |pattern: &&String| {
         (*pattern == CONFINING && option == "allow_properties")
@@ -87,8 +87,8 @@ fn check_patterns(option: &'static str, patterns: &[String]) -> Result<(), Error
     unknown.map_or(Ok(()), |pattern| Err(Error::Plugin { option, value: pattern.clone(), wanted }))
 }
 
-/// What a job's author can do about an option that the operator must allow by the property's name, to go on in a sentence
-/// after "or" or a semicolon.
+/// What a job's author can do about an option that the operator must allow by the property's name, as the continuation
+/// of a sentence after "or" or a semicolon.
 pub(crate) fn how_to_allow(property: &str) -> String {
     format!(
         "have the operator of this node add \"{property}\", beside \"{CONFINING}\", to `allow_properties` in the plugin's \
@@ -97,7 +97,7 @@ pub(crate) fn how_to_allow(property: &str) -> String {
 }
 
 impl Policy {
-    /// Checks the operator's words.
+    /// Checks the operator's values.
     pub fn resolve(config: &PluginConfig) -> Result<Self, Error> {
         let PluginConfig {
             allow_caps,
@@ -153,28 +153,28 @@ impl Policy {
                 .ok_or(RANGES)
                 .map_err(wrong("denied_host_gids", denied_host_gids))?,
             denied_env: denied_envvars.clone(),
-            // A task beside it that may change the kernel's settings could pass confined root the directory of them.
+            // Another task that may change the kernel's settings could pass confined root their directory.
             floor: if root == Root::Confined { floor.max(Preset::Standard) } else { floor },
             root,
         })
     }
 
-    /// Does the operator deny this property to jobs, whatever the value? Gives the pattern that says so.
+    /// Does the operator deny this property to jobs, whatever the value? Returns the matching pattern.
     pub fn denies(&self, name: &str) -> Option<&String> {
         self.denied.iter().find(|pattern| matches(pattern, name))
     }
 
-    /// Does the operator keep this variable from tasks?
+    /// Does the operator remove this variable from tasks?
     pub fn denies_variable(&self, name: &str) -> bool {
         self.denied_env.iter().any(|pattern| matches(pattern, name))
     }
 
-    /// Does the operator allow this property by its name, and not only with all that confine?
+    /// Does the operator allow this property by its name, and not only with `@confining`?
     pub fn allows_by_name(&self, name: &str) -> bool {
         self.allowed.iter().any(|pattern| matches(pattern, name))
     }
 
-    /// May a job use these options? No property that they stand for may be denied.
+    /// May a job use these options? No property that they set may be denied.
     pub fn check_given(&self, given: &[(String, Option<&'static Opt>)]) -> Result<(), Error> {
         for (path, option) in given {
             for property in option_properties::properties_of(path, *option).unwrap_or_default() {
@@ -184,7 +184,7 @@ impl Policy {
         Ok(())
     }
 
-    /// May a job use an option that stands for this property? What it says there is another matter ([`Policy::check`]).
+    /// May a job use an option that sets this property? Its value is checked separately ([`Policy::check`]).
     pub fn check_denied(&self, option: &str, name: &str) -> Result<(), Error> {
         match self.denies(name) {
             Some(pattern) => Err(Error::Refused {
@@ -197,16 +197,16 @@ impl Policy {
         }
     }
 
-    /// May a job say this? `option` is how it said it.
+    /// May a job set this property? `option` is the option that sets it.
     pub fn check(&self, option: &str, assignment: &Assignment) -> Result<(), Error> {
         let name = assignment.name();
         let refused = |reason: String| Error::refused(option, reason);
         self.check_denied(option, name)?;
         match assignment.reach() {
-            // Those cannot even be said.
+            // Reserved properties cannot even be set.
             Reach::Reserved(reason) => Err(refused(reason.to_owned())),
             Reach::Confining(_) if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
-            // The paths are looked at one by one: those of the task's own directories may be seen under other paths, too.
+            // The paths are checked one by one: the task's own directories may be mounted at other paths, too.
             Reach::BeyondTask(_) if let Some(role) = assignment.role() => {
                 let is_image = role.brings_files();
                 if self.host_paths.is_empty() && !role.is_bind() && !(is_image && self.images_of_tasks) {
@@ -238,18 +238,18 @@ impl Policy {
         }
     }
 
-    /// The path of the operator's that allows a job to name this path of the host: the nearest one.
+    /// The operator's path that allows a job to name this host path: the nearest one.
     pub fn allowed_root(&self, path: &Path) -> Option<&HostPath> {
         let allowed = self.host_paths.iter().filter(|allowed| path.starts_with(&allowed.path));
         allowed.max_by_key(|allowed| allowed.path.components().count())
     }
 
-    /// May no task be root?
+    /// Is no task allowed to be root?
     pub(crate) fn has_no_root(&self) -> bool {
         self.root == Root::No
     }
 
-    /// May tasks be root that are confined for that?
+    /// May tasks be root if they are confined for that?
     pub(crate) fn confines_root(&self) -> bool {
         self.root == Root::Confined
     }
@@ -259,7 +259,7 @@ impl Policy {
         self.images_of_tasks
     }
 
-    /// The capabilities of `names`, if a job may have them all.
+    /// The capabilities of `names`, if a job may have all of them.
     pub fn capabilities(&self, option: &'static str, names: &[String]) -> Result<u64, Error> {
         let wanted = "a capability such as \"net_bind_service\"";
         let set = capabilities(names).map_err(|value| Error::Option { option, value, wanted })?;
@@ -279,15 +279,15 @@ impl Policy {
         self.capabilities
     }
 
-    /// Is this as tight as every task must be, as far as this can be had here?
+    /// Are these settings as tight as every task's must be, as far as this node supports it?
     pub fn check_floor(
         &self,
-        settled: &[Assignment],
+        effective: &[Assignment],
         is_known: impl Fn(&Assignment) -> bool,
     ) -> Result<(), Error> {
         let floor = self.floor.assignments().iter().filter(|line| is_known(line));
         let floor: Vec<Assignment> = floor.cloned().collect();
-        preset::as_tight(&floor, settled).map_err(|Looser { property, floor: least }| Error::Refused {
+        preset::as_tight(&floor, effective).map_err(|Looser { property, floor: least }| Error::Refused {
             option: option_of(property).unwrap_or_else(|| property.to_owned()),
             reason: format!(
                 "the operator of this node allows nothing looser than {least} (`sandbox_floor = \"{}\"`{}); give the task at \
@@ -298,7 +298,7 @@ impl Policy {
         })
     }
 
-    /// This preset, or the floor if that is tighter.
+    /// This preset, or the floor if it is tighter.
     pub fn at_least(&self, preset: Preset) -> Preset {
         preset.max(self.floor)
     }
@@ -316,7 +316,7 @@ impl Policy {
         })
     }
 
-    /// May a task be in this group, by this option? `name` is the group's, or the user's whose group it is.
+    /// May a task be in this group, by this option? `name` is the name of the group, or of the user whose group it is.
     pub fn check_group(&self, option: &str, name: &str, gid: u32) -> Result<(), Error> {
         if !within(&self.gids, gid) {
             return Ok(());
@@ -333,7 +333,7 @@ impl Policy {
 
 const RANGES: &str = "a list of numbers and ranges such as \"0,100-199\"";
 
-/// `0,100-199` as first and last of each range.
+/// Parses `0,100-199` to the first and last number of each range.
 fn ranges(text: &str) -> Option<Vec<(u32, u32)>> {
     let pieces = text.split(',').map(str::trim).filter(|piece| !piece.is_empty());
     pieces
@@ -345,7 +345,7 @@ fn ranges(text: &str) -> Option<Vec<(u32, u32)>> {
         .collect()
 }
 
-/// The set of these names; `all` is all. Otherwise the name that is none.
+/// The set of these capabilities; `all` is all of them. The error is the name that is not a capability.
 pub(crate) fn capabilities(names: &[String]) -> Result<u64, String> {
     names.iter().try_fold(0, |set, name| match name.as_str() {
         name if name.eq_ignore_ascii_case("all") => Ok(u64::MAX),
@@ -353,7 +353,7 @@ pub(crate) fn capabilities(names: &[String]) -> Result<u64, String> {
     })
 }
 
-/// Does a name fit a pattern, in which `*` stands for anything?
+/// Does a name match a pattern, in which `*` stands for anything?
 fn matches(pattern: &str, name: &str) -> bool {
     let mut pieces = pattern.split('*');
     let Some(mut rest) = pieces.next().and_then(|first| name.strip_prefix(first)) else { return false };

@@ -1,24 +1,24 @@
-//! The sandbox that a task gets without asking, as the lines of a unit file, and what it means to be as tight as one.
+//! The sandbox presets, as lines of a unit file, and what it means for settings to be as tight as a preset.
 
 use std::fmt;
 use std::sync::LazyLock;
 
 use crate::systemd::{Assignment, Meaning};
 
-/// A named sandbox. What each scores in `systemd-analyze security` stands in driver/README.md.
+/// A named sandbox. The score of each in `systemd-analyze security` is in driver/README.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Preset {
-    /// Nothing but the view and the user.
+    /// Nothing except the view and the user.
     Off,
-    /// What a program that is no part of the operating system does without noticing.
+    /// Restrictions that a program does not notice if it is not part of the operating system.
     Standard,
-    /// What an ordinary network service can live with.
+    /// Restrictions that an ordinary network service can live with.
     Strict,
     /// What the runner of WebAssembly needs, and nothing else.
     Wasm,
 }
 
-/// Which capabilities a task may have at all is the operator's matter (`allow_caps`).
+/// The capabilities that a task may have at all are the operator's choice (`allow_caps`).
 const STANDARD: &[(&str, &str)] = &[
     ("NoNewPrivileges", "yes"),
     ("KeyringMode", "private"),
@@ -39,7 +39,7 @@ const STANDARD: &[(&str, &str)] = &[
     ("SystemCallArchitectures", "native"),
     ("SystemCallErrorNumber", "EPERM"),
     ("SystemCallFilter", "@system-service"),
-    // What it does is not seen by filters of system calls, such as those of `RestrictSUIDSGID=` and of families of addresses.
+    // io_uring bypasses system call filters, such as those of `RestrictSUIDSGID=` and of address families.
     ("SystemCallFilter", "~io_uring_enter io_uring_register io_uring_setup"),
 ];
 
@@ -59,7 +59,7 @@ const STRICT: &[(&str, &str)] = &[
 const WASM: &[(&str, &str)] = &[
     ("PrivateNetwork", "yes"),
     ("RestrictAddressFamilies", ""),
-    // The runner tells systemd how a guest ended.
+    // The runner reports to systemd how a guest ended.
     ("RestrictAddressFamilies", "AF_UNIX"),
     ("SystemCallFilter", "~@aio @chown @ipc @keyring @memlock @setuid @timer"),
     ("LimitCORE", "0"),
@@ -69,7 +69,7 @@ const WASM: &[(&str, &str)] = &[
 ];
 
 impl Preset {
-    /// The preset of that name, if a job or an operator may name it.
+    /// The preset with this name, if a job or an operator may name it.
     pub fn parse(name: &str) -> Result<Self, &'static str> {
         match name {
             "off" => Ok(Self::Off),
@@ -79,12 +79,12 @@ impl Preset {
         }
     }
 
-    /// What it says.
+    /// The assignments of the preset.
     pub fn assignments(self) -> &'static [Assignment] {
         static ALL: LazyLock<[Vec<Assignment>; 3]> = LazyLock::new(|| {
             let of = |layers: &[&[(&str, &str)]]| -> Vec<Assignment> {
                 let lines = layers.iter().flat_map(|layer| layer.iter());
-                // A test makes sure that all of them are read.
+                // A test makes sure that all of them are parsed.
                 Assignment::folded(lines.filter_map(|(name, text)| Assignment::parse(name, text).ok()))
             };
             [of(&[STANDARD]), of(&[STANDARD, STRICT]), of(&[STANDARD, STRICT, WASM])]
@@ -98,7 +98,7 @@ impl Preset {
     }
 }
 
-/// The table in driver/README.md of what the presets set: a property once for each value that it has in one of them.
+/// The table in driver/README.md of what the presets set: a property once for each value that it has in a preset.
 pub fn table() -> String {
     let presets = [Preset::Standard, Preset::Strict, Preset::Wasm];
     let mut lines =
@@ -107,7 +107,7 @@ pub fn table() -> String {
     names.sort_unstable();
     names.dedup();
     for name in names {
-        let said = |preset: &Preset| {
+        let cell = |preset: &Preset| {
             let lines = preset.assignments().iter().filter(|line| line.name() == name);
             let values = lines.map(|line| match line.text() {
                 "" => "empty".to_owned(),
@@ -115,7 +115,7 @@ pub fn table() -> String {
             });
             values.collect::<Vec<_>>().join(", ")
         };
-        lines.push(format!("| `{name}=` | {} |", presets.iter().map(said).collect::<Vec<_>>().join(" | ")));
+        lines.push(format!("| `{name}=` | {} |", presets.iter().map(cell).collect::<Vec<_>>().join(" | ")));
     }
     lines.join("\n")
 }
@@ -134,13 +134,13 @@ impl fmt::Display for Preset {
 /// A property that is looser than it may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Looser {
-    /// Its name.
+    /// Name of the property.
     pub property: &'static str,
-    /// What it must be at least.
+    /// The loosest value that is allowed.
     pub floor: String,
 }
 
-/// Values of properties that are words, from the loosest to the tightest.
+/// Properties whose values are words, from the loosest to the tightest.
 const LADDERS: &[(&str, &[&str])] = &[
     ("DevicePolicy", &["auto", "closed", "strict"]),
     ("KeyringMode", &["inherit", "shared", "private"]),
@@ -149,10 +149,9 @@ const LADDERS: &[(&str, &[&str])] = &[
     ("ProtectControlGroups", &["no", "private", "yes", "strict"]),
     ("ProtectHome", &["no", "read-only", "yes"]),
     ("ProtectProc", &["default", "noaccess", "invisible", "ptraceable"]),
-    ("ProtectHostname", &["no", "private", "yes"]),
 ];
 
-/// Is everything in `ours` at least as tight as in `floor`? Both are folded ([`Assignment::folded`]).
+/// Is every property in `ours` at least as tight as in `floor`? Both are folded ([`Assignment::folded`]).
 pub fn as_tight(floor: &[Assignment], ours: &[Assignment]) -> Result<(), Looser> {
     for line in floor {
         let name = line.name();
@@ -170,7 +169,7 @@ pub fn as_tight(floor: &[Assignment], ours: &[Assignment]) -> Result<(), Looser>
 }
 
 fn is_as_tight(name: &str, wanted: &[Meaning], given: &[Meaning]) -> bool {
-    // How a refused system call looks is no matter of tightness.
+    // The result of a denied system call does not affect tightness.
     if name == "SystemCallErrorNumber" {
         return true;
     }
@@ -186,7 +185,7 @@ fn is_as_tight(name: &str, wanted: &[Meaning], given: &[Meaning]) -> bool {
             let (wanted, given) = (all(wanted), all(given));
             !given.is_empty() && given.iter().all(|word| wanted.contains(word))
         }
-        // Of capabilities and namespaces those that are left; of a umask those that are taken away.
+        // For capabilities and namespaces the remaining bits count; for a umask the removed ones.
         (Some(Meaning::Number(wanted)), Some(Meaning::Number(given))) if name == "UMask" => {
             wanted & !given == 0
         }
@@ -194,10 +193,12 @@ fn is_as_tight(name: &str, wanted: &[Meaning], given: &[Meaning]) -> bool {
         (Some(Meaning::Text(wanted)), given) => {
             let ladder =
                 LADDERS.iter().find(|(of, _)| *of == name).map_or(&["no", "yes"][..], |(_, ladder)| ladder);
-            // An empty file system hides homes as well.
-            let hides = |word: &str| name == "ProtectHome" && word == "tmpfs";
+            // An empty file system hides homes as well, and a host name of the task's own is nobody else's.
+            let is_as_good = |word: &str| {
+                matches!((name, word), ("ProtectHome", "tmpfs") | ("ProtectHostname", "private"))
+            };
             let step = |word: &str| {
-                let word = if hides(word) { "yes" } else { word };
+                let word = if is_as_good(word) { "yes" } else { word };
                 ladder.iter().position(|step| *step == word)
             };
             let given = match given {
@@ -210,7 +211,7 @@ fn is_as_tight(name: &str, wanted: &[Meaning], given: &[Meaning]) -> bool {
     }
 }
 
-/// An allow list may hold no more than the floor's, and what the floor denies must stay denied.
+/// An allow list may contain no more than the floor's, and what the floor denies must stay denied.
 fn filter_is_as_tight(wanted: &[Meaning], given: &[Meaning]) -> bool {
     let names = |lines: &[Meaning], allowed: bool| -> Vec<String> {
         let of = lines.iter().filter_map(|line| match line {
@@ -222,7 +223,7 @@ fn filter_is_as_tight(wanted: &[Meaning], given: &[Meaning]) -> bool {
     let is_allow_list =
         |lines: &[Meaning]| matches!(lines.first(), Some(Meaning::Filter { allow: true, .. }));
     let (allowed, denied) = (names(wanted, true), names(wanted, false));
-    // What is allowed after it was denied is allowed again.
+    // A system call that is allowed after it was denied is allowed again.
     let last_allowed = given.iter().rposition(|line| matches!(line, Meaning::Filter { allow: true, .. }));
     let (ours_allowed, ours_denied) =
         (names(given, true), names(&given[last_allowed.map_or(0, |at| at + 1)..], false));

@@ -1,4 +1,4 @@
-//! What a task could do to others because of who it is, and what keeps it from that.
+//! What a task could do to others by its identity, and what prevents that.
 //!
 //! ```text
 //!  who it runs as ─┐
@@ -7,25 +7,24 @@
 //!                         no                                                      "host"      as on the host
 //!                         └─► a named user: a user namespace of its own, so that the other processes of that user do
 //!                             not show it the host (`/proc/PID/root`); one of the operating system's, with daemons
-//!                             that it could signal: process numbers of its own (systemd 257), or refused
+//!                             that it could signal: a PID namespace of its own (systemd 257), or refused
 //! ```
 //!
-//! A user namespace alone does not hold root: it maps number 0, and for signals, `/proc/sys` and the ownership of files
-//! the kernel compares numbers, not namespaces. So root is confined by more: process numbers of its own, and all that the
-//! preset "standard" write-protects.
+//! A user namespace alone does not confine root: it maps UID 0, and for signals, `/proc/sys` and the ownership of files
+//! the kernel compares UIDs, not namespaces. So root is confined by more: a PID namespace of its own, and everything
+//! that the preset "standard" write-protects.
 
 use std::ops::RangeInclusive;
 
 use crate::systemd::{Assignment, Features, Manager, Meaning, capability_mask, capability_names};
 use crate::task::config::NetworkMode;
 use crate::task::config::settings::option_of;
-use crate::task::host::users::HostUser;
 use crate::task::host::view::View;
+use crate::task::refusal::Error;
 use crate::task::sandbox::policy::{Policy, Root, how_to_allow};
 use crate::task::sandbox::preset::{self, Looser, Preset};
-use crate::task::spec::{Error, Identity};
 
-/// Capabilities with which a task can do nothing to what is another user's.
+/// Capabilities by which a task can do nothing to resources of other users.
 const HARMLESS: [&str; 13] = [
     "block_suspend",
     "bpf",
@@ -41,59 +40,43 @@ const HARMLESS: [&str; 13] = [
     "syslog",
     "wake_alarm",
 ];
-/// Capabilities over a network, which one in a user namespace of its own does not have over the host's.
+/// Capabilities over a network, which a task in a user namespace of its own does not have over the host's.
 const NETWORK: [&str; 4] = ["net_admin", "net_bind_service", "net_broadcast", "net_raw"];
 
-/// Numbers of the users that daemons of the operating system run as (login.defs(5), SYS_UID_MAX).
+/// UIDs of the users that daemons of the operating system run as (login.defs(5), SYS_UID_MAX).
 const SYSTEM_USERS: RangeInclusive<u32> = 1..=999;
 
-/// How a task's user stands to other users of the host.
+/// How a task's user relates to other users of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Nobody else has the number.
+    /// Nobody else has the UID.
     Unique,
-    /// A user of the host, of whom there may be other processes.
+    /// A user of the host, who may have other processes.
     Named,
-    /// Number 0.
+    /// UID 0.
     Root,
-    /// A user's own systemd runs it, which has no rights to give.
+    /// A user's own systemd runs the task, and has no rights to grant.
     OfDriver,
 }
 
-impl Standing {
-    /// That of a task of this identity; `found` is its user, if the host knows it.
-    pub(crate) fn of(identity: &Identity, found: Option<&HostUser>) -> Self {
-        match identity {
-            Identity::Number(0) => Self::Root,
-            Identity::Ephemeral | Identity::Number(_) => Self::Unique,
-            Identity::Driver => Self::OfDriver,
-            Identity::User(name) => {
-                let is_root =
-                    name == "root" || name.parse() == Ok(0) || found.is_some_and(|user| user.uid == 0);
-                if is_root { Self::Root } else { Self::Named }
-            }
-        }
-    }
-}
-
-/// What decides beside the properties.
+/// Facts that matter in addition to the properties.
 pub(crate) struct Facts<'a> {
-    /// Its user.
+    /// The standing of the task's user.
     pub standing: Standing,
-    /// The number of the host's user that the job asks for; the operator's choice is not the job's.
-    pub asked_for: Option<u32>,
-    /// `DynamicUser=`, under which systemd never lets a program gain rights.
+    /// The UID of the host's user that the job requests; a user that the operator chooses is not the job's request.
+    pub requested_uid: Option<u32>,
+    /// `DynamicUser=`, under which systemd never lets a program gain privileges.
     pub is_ephemeral: bool,
-    /// It speaks with systemd by itself (`notify`).
+    /// The task sends messages to systemd itself (`notify`).
     pub speaks: bool,
-    /// What it sees of the host.
+    /// The task's view of the host.
     pub view: &'a View,
-    /// Its network.
+    /// The task's network.
     pub network: &'a NetworkMode,
 }
 
-/// Adds what the task's user and capabilities demand to its properties, or says why they are refused. Answers whether
-/// the task is root, or could act as root, and is confined for it.
+/// Adds the properties that the task's user and capabilities require, or returns why they are refused. Returns whether
+/// the task is root, or could act as root, and is confined for that.
 pub(crate) fn confine(
     settings: &mut Vec<Assignment>,
     facts: &Facts<'_>,
@@ -105,7 +88,7 @@ pub(crate) fn confine(
     }
     match reason_for_root(settings, facts) {
         None => {
-            if let Some(uid) = facts.asked_for {
+            if let Some(uid) = facts.requested_uid {
                 keep_processes_apart(settings, uid, facts, policy, features)?;
             }
             if facts.standing == Standing::Named {
@@ -127,11 +110,11 @@ pub(crate) fn confine(
     }
 }
 
-/// Does the job ask for what systemd ignores with an ephemeral user?
+/// Does the job request what systemd ignores with an ephemeral user?
 pub(crate) fn check_ephemeral(settings: &[Assignment], facts: &Facts<'_>) -> Result<(), Error> {
     if facts.is_ephemeral && text_of(settings, "NoNewPrivileges").as_deref() == Some("no") {
         let reason =
-            "an ephemeral user has it whatever the job says (`DynamicUser=`, systemd.exec(5)); name a `user`";
+            "an ephemeral user has it whatever the job sets (`DynamicUser=`, systemd.exec(5)); name a `user`";
         return Err(Error::refused("sandbox.no_new_privileges", reason.to_owned()));
     }
     let lost = set_of(settings, "AmbientCapabilities") & mask(&NETWORK);
@@ -149,7 +132,7 @@ pub(crate) fn check_ephemeral(settings: &[Assignment], facts: &Facts<'_>) -> Res
     Ok(())
 }
 
-/// Why the task is root, or could act as root, and the option that says so.
+/// Why the task is root, or could act as root, and the option that causes it.
 fn reason_for_root(settings: &[Assignment], facts: &Facts<'_>) -> Option<(&'static str, String)> {
     if facts.standing == Standing::Root {
         return Some(("user", "UID 0 is root".to_owned()));
@@ -167,9 +150,9 @@ fn reason_for_root(settings: &[Assignment], facts: &Facts<'_>) -> Option<(&'stat
     None
 }
 
-/// For signals and limits the kernel compares numbers of users. A task that runs as a user of the operating system's must
-/// not see that user's daemons; other users keep their process numbers, since a process with number 1 is not ended by
-/// signals that it does not handle (pid_namespaces(7)).
+/// For signals and limits the kernel compares UIDs. A task that runs as a user of the operating system must not see the
+/// daemons of that user. Other users keep the host's PIDs, since a process with PID 1 is not ended by signals that it
+/// does not handle (pid_namespaces(7)).
 fn keep_processes_apart(
     settings: &mut Vec<Assignment>,
     uid: u32,
@@ -202,11 +185,11 @@ fn keep_processes_apart(
     ))
 }
 
-/// A task of a named user has the number of other processes of the host, which see the host without what is mounted for the
-/// task. In a user namespace of its own it may not look into them, whatever else it may.
+/// A task of a named user has the UID of other processes of the host, which see the host without the task's mounts. In
+/// a user namespace of its own the task may not access them, whatever else it may do.
 fn keep_users_apart(settings: &mut Vec<Assignment>, facts: &Facts<'_>, policy: &Policy) -> Result<(), Error> {
-    let said = text_of(settings, "PrivateUsers");
-    if said.as_deref() == Some("no") {
+    let requested = text_of(settings, "PrivateUsers");
+    if requested.as_deref() == Some("no") {
         if policy.allows_by_name("PrivateUsers") {
             return Ok(());
         }
@@ -230,14 +213,15 @@ fn keep_users_apart(settings: &mut Vec<Assignment>, facts: &Facts<'_>, policy: &
             ),
         ));
     }
-    if said.is_none() {
+    if requested.is_none() {
         settings.extend(Assignment::parse("PrivateUsers", "yes").ok());
     }
     Ok(())
 }
 
-/// The kernel counts what a user namespace holds as its maker's, and systemd makes that of a task as root: a task that could
-/// make others in it would leave no namespaces to the services of the host (user_namespaces(7), `max_mnt_namespaces`).
+/// The kernel counts namespaces for the creator of their user namespace, and systemd creates that of a task as root: a
+/// task that could create more in it would leave none to the services of the host (user_namespaces(7),
+/// `max_mnt_namespaces`).
 pub(crate) fn keep_namespaces_few(
     settings: &mut Vec<Assignment>,
     facts: &Facts<'_>,
@@ -306,7 +290,7 @@ fn confine_root(
             settings.push(line);
         }
     }
-    // A capability of a file is one for every user namespace in which number 0 is the host's, the host's among them.
+    // A file capability holds for every user namespace in which UID 0 is the host's, including the host's own.
     let files = mask(&["setfcap"]);
     if set_of(settings, "AmbientCapabilities") & files != 0 {
         return Err(Error::refused(
@@ -321,7 +305,7 @@ fn confine_root(
         settings.retain(|line| line.name() != "CapabilityBoundingSet");
         settings.extend(Assignment::of_capabilities("CapabilityBoundingSet", bounding & !files));
     }
-    // Where the view has no homes, none need be hidden.
+    // If the view has no homes, none need be hidden.
     let is_moot = |line: &&Assignment| line.name() == "ProtectHome" && facts.view.has_no_home();
     let is_known = |line: &&Assignment| {
         features.check(line).is_ok() && line.name() != "NoNewPrivileges" && !is_moot(line)
@@ -348,7 +332,7 @@ fn set_of(settings: &[Assignment], name: &str) -> u64 {
     }
 }
 
-/// What the last line of this name says, if it is one text.
+/// The value of the last line with this name, if it is one text.
 pub(super) fn text_of(settings: &[Assignment], name: &str) -> Option<String> {
     match Assignment::last(settings, name)?.meaning() {
         Meaning::Text(text) => Some(text),
@@ -376,7 +360,7 @@ mod tests {
         Facts {
             standing,
             is_ephemeral,
-            asked_for: None,
+            requested_uid: None,
             speaks: false,
             view: &VIEW,
             network: &NETWORK_OF_HOST,
@@ -417,7 +401,7 @@ mod tests {
         assert!(
             confined(&facts(Standing::Named), &no, 257, &set_user_id).unwrap_err().contains("`allow_root")
         );
-        // systemd itself does not let an ephemeral user gain rights.
+        // systemd itself lets no ephemeral user gain privileges.
         assert!(confined(&facts(Standing::Unique), &no, 257, &set_user_id).is_ok());
         let harmless = [("AmbientCapabilities", "CAP_NET_BIND_SERVICE")];
         assert!(confined(&facts(Standing::Unique), &no, 257, &harmless).is_ok());
@@ -459,9 +443,9 @@ mod tests {
     #[test]
     fn a_user_of_the_operating_systems_does_not_reach_its_daemons() {
         let usual = policy("no", &[]);
-        let asking = |uid| Facts { asked_for: Some(uid), ..facts(Standing::Named) };
+        let asking = |uid| Facts { requested_uid: Some(uid), ..facts(Standing::Named) };
         let pids = "PrivatePIDs=yes\n";
-        // systemd 257 gives a task process numbers of its own.
+        // systemd 257 gives a task a PID namespace.
         for uid in [1, 33, 999] {
             assert!(confined(&asking(uid), &usual, 257, &[]).unwrap().contains(pids));
         }
@@ -474,7 +458,7 @@ mod tests {
         assert!(confined(&asking(1000), &usual, 257, &seeing).is_ok());
         let host = Facts { view: &View::Host, ..asking(33) };
         assert!(confined(&host, &usual, 257, &[]).unwrap_err().contains("`user`"));
-        // An older one cannot.
+        // An older systemd cannot.
         for uid in [1, 33, 999] {
             let refusal = confined(&asking(uid), &usual, 252, &[]).unwrap_err();
             assert!(refusal.contains("`user`") && refusal.contains("systemd 257"), "{refusal}");

@@ -1,4 +1,4 @@
-//! Sockets that are open before a task starts, and tasks that say when they are ready.
+//! Sockets that are opened before a task starts, and tasks that report when they are ready.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use crate::task::config::{NetworkMode, Notify, Socket, TaskConfig};
 use crate::task::host::view::{PLAIN_PATH, is_plain};
-use crate::task::spec::{Error, check_label, duration};
+use crate::task::refusal::{Error, check_label, duration};
 
-/// How many sockets a task may have.
+/// Maximum number of sockets of a task.
 const SOCKETS_MAX: usize = 32;
 
 /// A socket of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// Its name for the task.
+    /// Name of the socket for the task.
     pub name: String,
     /// Where it listens.
     pub at: Address,
-    /// Datagrams and no connections.
+    /// Datagrams instead of connections.
     pub datagrams: bool,
-    /// The mode of its path.
+    /// The mode of the socket's path.
     pub mode: Option<u32>,
 }
 
@@ -33,24 +33,24 @@ pub enum Address {
     Path(PathBuf),
 }
 
-/// What a task says of itself.
+/// What a task reports about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// It says when it is ready, within this time.
+    /// The task reports that it is ready, within this time.
     pub ready_within: Option<Duration>,
-    /// It says that it is well, at least as often.
+    /// The task sends watchdog messages at least this often.
     pub watchdog: Option<Duration>,
-    /// Every process of it may say so.
+    /// Every process of the task may send messages.
     pub all: bool,
-    /// The job says so, with a `notify` block: the task may say other things, too (`STATUS=`, sd_notify(3)). For a guest
-    /// that serves wasm-shim says it.
+    /// The job has a `notify` block: the task may send other messages, too (`STATUS=`, sd_notify(3)). For a guest that
+    /// serves wasm-shim sends them.
     pub speaks: bool,
 }
 
 /// The sockets of a task.
 pub(crate) fn listeners(config: &TaskConfig) -> Result<Vec<Listener>, Error> {
-    let said = config.driver.socket.iter().map(|socket| listener(socket, config));
-    let sockets = listener_of_server(config).transpose().into_iter().chain(said);
+    let requested = config.driver.socket.iter().map(|socket| listener(socket, config));
+    let sockets = listener_of_server(config).transpose().into_iter().chain(requested);
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
     if sockets.len() > SOCKETS_MAX {
         let reason =
@@ -98,10 +98,10 @@ fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
     Ok(Listener { name: name.clone(), at, datagrams, mode })
 }
 
-/// How long a server may take until it serves, if its job has no `notify` block.
+/// Time for a server to become ready, if its job has no `notify` block.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// The socket of the port that the guest serves on. It comes before all others of that name.
+/// The socket of the port that the guest serves on. It takes precedence over all others of that name.
 fn listener_of_server(config: &TaskConfig) -> Result<Option<Listener>, Error> {
     let serve = config.driver.wasm.as_ref().and_then(|wasm| wasm.serve.as_ref());
     let Some(label) = serve.and_then(|serve| serve.port.as_ref()) else { return Ok(None) };
@@ -114,17 +114,17 @@ fn listener_of_server(config: &TaskConfig) -> Result<Option<Listener>, Error> {
     Ok(Some(Listener { name: label.clone(), at: Address::Port(at), datagrams: false, mode: None }))
 }
 
-/// What the runner of a server says of itself, unless the job has a `notify` block.
+/// What the runner of a server reports, unless the job has a `notify` block.
 fn readiness_of_server(config: &TaskConfig) -> Readiness {
     let serves = config.driver.wasm.as_ref().is_some_and(|wasm| wasm.serve.is_some());
     Readiness { ready_within: serves.then_some(READY_WITHIN), ..Readiness::default() }
 }
 
-/// Where a socket for the port of that label listens: what Nomad allocated, and never what a variable says.
+/// Where a socket for the port with this label listens: what Nomad allocated, and never what a variable contains.
 pub(crate) fn address_of_port(label: &str, config: &TaskConfig) -> Option<SocketAddr> {
     let port = config.ports.get(label)?;
     Some(match &config.network {
-        // In a network of its own the group has an address that is not the host's.
+        // In a network of its own the group has another address than the host.
         NetworkMode::Group { .. } => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port.inside),
         NetworkMode::Host | NetworkMode::None => port.host,
     })

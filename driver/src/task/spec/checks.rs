@@ -1,14 +1,13 @@
-//! What a job may not ask for on this node, option by option.
+//! What a job may not request on this node, option by option.
 
-use super::error::Error;
 use super::node::NodeSpec;
 use crate::systemd::{Assignment, Features, Manager};
 use crate::task::config::{Credential, DriverConfig, NetworkMode, TaskConfig};
-use crate::task::host::env;
+use crate::task::refusal::{Error, check_label};
 use crate::task::sandbox::policy::how_to_allow;
 use crate::task::sandbox::preset::Preset;
 
-/// A job asks for what the operator must allow by the property's name; a user's own systemd is that user's affair.
+/// Checks an option that the operator must allow by the property's name; a user's own systemd is that user's affair.
 pub(super) fn check_word(option: &str, property: &str, why: &str, node: &NodeSpec) -> Result<(), Error> {
     if node.manager != Manager::System || node.policy.allows_by_name(property) {
         return Ok(());
@@ -19,10 +18,10 @@ pub(super) fn check_word(option: &str, property: &str, why: &str, node: &NodeSpe
     })
 }
 
-/// The most credentials of a task: each is a file in memory while the task starts.
+/// Maximum number of credentials of a task: each is a file in memory while the task starts.
 pub(super) const CREDENTIALS_MAX: usize = 64;
 
-/// Are these credentials that a task can have, and may a job have systemd decrypt a file?
+/// Can a task have these credentials, and may a job have systemd decrypt a file?
 pub(super) fn check_credentials(credential: &[Credential], node: &NodeSpec) -> Result<(), Error> {
     if credential.len() > CREDENTIALS_MAX {
         return Err(Error::Refused {
@@ -41,7 +40,7 @@ pub(super) fn check_credentials(credential: &[Credential], node: &NodeSpec) -> R
     check_word("credential.encrypted", "LoadCredentialEncrypted", why, node)
 }
 
-/// May a program of the job's send messages to systemd? The runner of a guest is not the job's.
+/// May a program of the job send messages to systemd? The runner of a guest is not the job's.
 pub(super) fn check_notify(config: &TaskConfig, node: &NodeSpec) -> Result<(), Error> {
     if config.driver.notify.is_none() || config.driver.wasm.is_some() {
         return Ok(());
@@ -50,11 +49,11 @@ pub(super) fn check_notify(config: &TaskConfig, node: &NodeSpec) -> Result<(), E
     check_word("notify", "NotifyAccess", why, node)
 }
 
-/// The first systemd that limits how often it looks at a socket (systemd.socket(5), `PollLimitIntervalSec=`).
+/// The first systemd that limits how often it polls a socket (systemd.socket(5), `PollLimitIntervalSec=`).
 pub(super) const LIMITS_POLLING: u32 = 255;
 
-/// May a program of the job's hold a socket that systemd listens on, too? One that it connects elsewhere is readable for
-/// ever: once the task has failed, an older systemd looks at nothing else. The runner of a guest does not do that.
+/// May a program of the job also hold a socket that systemd listens on? One that it connects elsewhere is readable for
+/// ever: once the task has failed, an older systemd polls nothing else. The runner of a guest does not do that.
 pub(super) fn check_sockets(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Result<(), Error> {
     let DriverConfig { socket, wasm, .. } = &config.driver;
     if socket.is_empty() || wasm.is_some() || features.version >= LIMITS_POLLING {
@@ -64,7 +63,7 @@ pub(super) fn check_sockets(config: &TaskConfig, node: &NodeSpec, features: &Fea
     check_word("socket", "ListenStream", why, node)
 }
 
-/// Does the preset that a job names leave as it is what jobs may not set?
+/// Does the preset that a job names leave unchanged what jobs may not set?
 pub(super) fn check_preset(preset: Preset, node: &NodeSpec) -> Result<(), Error> {
     let of = |preset: Preset, name: &str| -> Vec<String> {
         let lines = preset.assignments().iter().filter(|line| line.name() == name);
@@ -75,30 +74,7 @@ pub(super) fn check_preset(preset: Preset, node: &NodeSpec) -> Result<(), Error>
     changed.try_for_each(|name| node.policy.check_denied("sandbox.preset", name))
 }
 
-/// Would the kernel take such an argument?
-pub(crate) fn check_length(option: &'static str, text: &str) -> Result<(), Error> {
-    if text.contains('\0') {
-        return Err(Error::Nul { option });
-    }
-    if text.len() > env::STRING_MAX {
-        return Err(Error::TooLong { option, length: text.len() });
-    }
-    Ok(())
-}
-
-/// Is this a name that can be a file's, and stand in a list?
-pub(crate) fn check_label(option: &'static str, name: &str) -> Result<(), Error> {
-    let is_name = (1..=64).contains(&name.len())
-        && !name.starts_with('.')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if is_name {
-        return Ok(());
-    }
-    let wanted = "a name of letters, digits, `-`, `_` and `.`";
-    Err(Error::Option { option, value: name.to_owned(), wanted })
-}
-
-/// Can this node give what the job asks for beside properties?
+/// Does this node support what the job requests in addition to properties?
 pub(super) fn check_node(config: &TaskConfig, features: &Features) -> Result<(), Error> {
     let lacks = |option: &str, reason: String| Err(Error::Node { option: option.to_owned(), reason });
     let is_encrypted = config.driver.credential.iter().any(|credential| credential.encrypted);
@@ -118,11 +94,11 @@ pub(super) fn check_node(config: &TaskConfig, features: &Features) -> Result<(),
     }
 }
 
-/// The first systemd that has them.
+/// The first systemd with encrypted credentials.
 pub(super) const ENCRYPTED_CREDENTIALS: u32 = 250;
 
-/// Is there nothing in it that a user's systemd cannot give, beside what has a name of systemd's? It would pass most of
-/// it over in silence.
+/// Does a user's systemd support everything that the job requests in addition to systemd properties? It would silently
+/// ignore most of the rest.
 pub(super) fn check_for_users(config: &TaskConfig, features: &Features) -> Result<(), Error> {
     let driver = &config.driver;
     let has_namespace = driver.logging.as_ref().is_some_and(|logging| logging.namespace.is_some());

@@ -1,9 +1,9 @@
-//! The ephemeral user of a job's group: whose name the user has, and which number systemd gives the name.
+//! The ephemeral user of a job's group: to whom the name belongs, and which UID systemd gives the name.
 //!
-//! Tasks of one group write to the same files: a prestart task's in `/alloc`, those that an allocation before left on a
-//! sticky disk, a volume's. So the user belongs to the group and not to the task. systemd makes the number from the name
-//! (systemd, src/core/dynamic-user.c), so a group has the same number on every node, unless another user has it already;
-//! then the group takes the next of its names.
+//! Tasks of one group write to the same files: those of a prestart task in `/alloc`, those that an earlier allocation
+//! left on a sticky disk, those of a volume. So the user belongs to the group and not to the task. systemd derives the
+//! UID from the name (systemd, src/core/dynamic-user.c), so a group has the same UID on every node, unless another user
+//! has it already; then the group takes the next of its names.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -12,17 +12,17 @@ use siphasher::sip::SipHasher24;
 use crate::task::config::TaskConfig;
 use crate::task::spec::digest;
 
-/// The numbers that systemd gives to such users, first and last (systemd, "Users, Groups, UIDs and GIDs").
+/// The UIDs that systemd gives to such users, first and last (systemd, "Users, Groups, UIDs and GIDs").
 pub const NUMBERS: (u32, u32) = (61_184, 65_519);
 
 /// The key with which systemd hashes names (`hash_key` in src/core/dynamic-user.c, the same since 235).
 const KEY: [u8; 16] =
     [0x37, 0x53, 0x7e, 0x31, 0xcf, 0xce, 0x48, 0xf5, 0x8a, 0xbb, 0x39, 0x57, 0x8d, 0xd9, 0xec, 0x59];
 
-/// How many names a group has. That all their numbers are taken on a node is as good as impossible before the node has
+/// How many names a group has. That all their UIDs are taken on a node is practically impossible before the node has
 /// thousands of such users, unless the author of other jobs looks for groups that have them.
 const NAMES: usize = 8;
-/// How many names that nobody can know beforehand are tried then: enough for one free number to be found.
+/// How many unpredictable names are tried then: enough to find one free UID.
 const OTHER_NAMES: usize = 100_000;
 
 /// Who shares an ephemeral user.
@@ -34,16 +34,16 @@ pub enum Sharing {
     None,
 }
 
-/// The names that a task's ephemeral user can have, the first one unless its number is taken.
+/// The names that a task's ephemeral user can have: the first one, unless its UID is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EphemeralUser([String; NAMES]);
 
 impl EphemeralUser {
-    /// That of the task.
+    /// The names for the task.
     pub fn of(config: &TaskConfig, sharing: Sharing) -> Self {
         let whose = match sharing {
             Sharing::Group => {
-                // No part of it holds a zero byte, so no two groups have the same text.
+                // No part of it contains a zero byte, so no two groups have the same text.
                 format!("{}\0{}\0{}", config.namespace, lasting_job(&config.job_id), config.group_name)
             }
             Sharing::None => format!("{}/{}", config.identity.alloc_id, config.identity.name),
@@ -59,9 +59,9 @@ impl EphemeralUser {
         &self.0[0]
     }
 
-    /// The name to start the task with, among the users that systemd has given numbers to: that of tasks of the group
-    /// which run, else the one that owns what the group has left, else the first one that is free. A name whose number is
-    /// another's would leave the choice to systemd, and the task's logs to that other user.
+    /// The name to start the task with, given the users that systemd has given UIDs to: that of running tasks of the
+    /// group, else the one that owns what the group has left, else the first free one. With a name whose UID is taken,
+    /// systemd would make the choice, and the task's logs would go to that other user.
     pub fn choose(&self, taken: &[(u32, String)], owner: Option<u32>) -> String {
         let runs = |name: &&String| taken.iter().any(|(_, other)| other == *name);
         let is_free = |name: &&String| !taken.iter().any(|(number, _)| *number == number_of(name));
@@ -79,13 +79,13 @@ impl EphemeralUser {
     }
 }
 
-/// As long as systemd lets the name of a user be: whoever finds another group of the same name is its user.
+/// As long as systemd allows a user name to be: whoever finds another group with the same name is its user.
 fn name_of(whose: &str) -> String {
     format!("task-{}", digest(whose, 26))
 }
 
-/// The job whose runs belong together: children of a periodic or parameterized job have its id and one of their own
-/// (Nomad v2.0.5, `structs.PeriodicLaunchSuffix` and `structs.DispatchLaunchSuffix`).
+/// The job whose runs belong together: the id of a child of a periodic or parameterized job is the parent's id and a
+/// suffix (Nomad v2.0.5, `structs.PeriodicLaunchSuffix` and `structs.DispatchLaunchSuffix`).
 fn lasting_job(job_id: &str) -> &str {
     match job_id.rsplit_once('/') {
         Some((parent, run)) if run.starts_with("periodic-") || run.starts_with("dispatch-") => parent,
@@ -93,17 +93,17 @@ fn lasting_job(job_id: &str) -> &str {
     }
 }
 
-/// Is this the number of an ephemeral user?
+/// Is this the UID of an ephemeral user?
 pub fn has_number(number: u32) -> bool {
     (NUMBERS.0..=NUMBERS.1).contains(&number)
 }
 
-/// The number that systemd gives a name, unless it is taken.
+/// The UID that systemd gives a name, unless it is taken.
 pub fn number_of(name: &str) -> u32 {
     let mut hasher = SipHasher24::new_with_key(&KEY);
     hasher.write(name.as_bytes());
     let (first, last) = NUMBERS;
-    // systemd takes the lower half.
+    // systemd uses the lower half.
     let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
     first + u32::from_le_bytes([a, b, c, d]) % (last - first + 1)
 }

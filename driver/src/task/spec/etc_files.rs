@@ -1,12 +1,11 @@
-//! Files in `/etc` that a task has of its own.
+//! Files of a task's own in `/etc`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::error::Error;
+use crate::systemd::one_line;
 use crate::task::config::{Dns, NetworkMode, TaskConfig};
-
-use super::output::on_one_line;
+use crate::task::refusal::Error;
 
 /// The files of the task's own in `/etc`.
 pub(super) fn etc(
@@ -21,7 +20,7 @@ pub(super) fn etc(
                 lines.push(format!("{word} {}", values.join(" ")));
             }
         }
-        files.insert("resolv.conf", lines.iter().map(|line| on_one_line(line) + "\n").collect());
+        files.insert("resolv.conf", lines.iter().map(|line| one_line(line) + "\n").collect());
     }
     let group = match &config.network {
         NetworkMode::Group { host, .. } => host.as_ref(),
@@ -32,10 +31,10 @@ pub(super) fn etc(
         let mut lines =
             vec!["127.0.0.1 localhost".to_owned(), "::1 localhost ip6-localhost ip6-loopback".to_owned()];
         lines.extend(group.map(|(name, address)| format!("{address} {name}")));
-        // As Debian has it: the name leads to this machine, whatever its addresses are.
+        // As on Debian: the name leads to this machine, whatever its addresses are.
         lines.extend(hostname.map(|name| format!("127.0.1.1 {name}")));
         for host in extra_hosts {
-            // An address of IPv6 has colons, a name has none.
+            // An IPv6 address has colons, a name has none.
             let pair = host.split_once(':').filter(|(name, _)| !name.is_empty());
             let parsed = pair.and_then(|(name, address)| {
                 Some((name, address.trim_matches(['[', ']']).parse::<IpAddr>().ok()?))
@@ -51,7 +50,7 @@ pub(super) fn etc(
             };
             lines.push(format!("{address} {name}"));
         }
-        files.insert("hosts", lines.iter().map(|line| on_one_line(line) + "\n").collect());
+        files.insert("hosts", lines.iter().map(|line| one_line(line) + "\n").collect());
     }
     Ok(files)
 }

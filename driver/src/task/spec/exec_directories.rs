@@ -1,14 +1,14 @@
-//! Directories that systemd makes for a task and keeps: `StateDirectory=` and the like.
+//! Directories that systemd creates for a task and keeps: `StateDirectory=` and the like.
 //!
-//! systemd gives a directory of that name to whoever asks for it, with all that is in it, and removes it with the task: the
-//! directory of the bus, of another service, of another tenant. So each name begins with that of the group, which no
-//! service has and no other group; the task knows the path from `STATE_DIRECTORY` and the like.
+//! systemd gives a directory of that name to whoever requests it, with everything in it, and removes it with the task:
+//! the directory of the bus, of another service, of another tenant. So each name begins with the name of the group,
+//! which no service and no other group has; the task gets the path in `STATE_DIRECTORY` and the like.
 
 use crate::systemd::{self, Assignment};
 use crate::task::config::settings::option_of;
 use crate::task::spec::Error;
 
-/// The settings with the names of a group, such as `task-21a0f9822e3b71a399fa8e3fdf`, before each name of a directory.
+/// The settings with the name of a group, such as `task-21a0f9822e3b71a399fa8e3fdf`, before each name of a directory.
 pub(super) fn of_group(settings: Vec<Assignment>, group: &str) -> Result<Vec<Assignment>, Error> {
     settings
         .into_iter()
@@ -22,7 +22,7 @@ fn renamed(line: &Assignment, group: &str) -> Result<Assignment, Error> {
     let refused = |reason: String| Error::refused(&option(), reason);
     let mut words = Vec::new();
     for word in systemd::words(line.text()).map_err(&refused)? {
-        // `NAME[:LINK[:ro]]`, and no name has a colon in it.
+        // `NAME[:LINK[:ro]]`, and no name contains a colon.
         let mut parts: Vec<String> = word.split(':').map(str::to_owned).collect();
         for part in parts.iter_mut().take(2).filter(|part| !part.is_empty()) {
             if part.contains('/') {

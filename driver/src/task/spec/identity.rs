@@ -1,42 +1,58 @@
-//! Whom a task runs as, and in which groups: what a job may ask for, and what it may not.
+//! The user and groups of a task: which of them a job may request, and which not.
 
 use std::ops::RangeInclusive;
 
 use crate::systemd::{Assignment, Manager, Meaning, Reach};
 use crate::task::config::TaskConfig;
 use crate::task::host::users::{Accounts, HostUser};
+use crate::task::refusal::Error;
 use crate::task::sandbox::policy::how_to_allow;
+use crate::task::sandbox::privilege::Standing;
+use crate::task::spec::NodeSpec;
 use crate::task::spec::ephemeral;
-use crate::task::spec::{Error, NodeSpec};
 
-/// Numbers that Nomad gives to tasks by default (Nomad v2.0.5, `client.users.dynamic_user_min`).
+/// UIDs that Nomad gives to tasks by default (Nomad v2.0.5, `client.users.dynamic_user_min`).
 const DYNAMIC: RangeInclusive<u32> = 80_000..=89_999;
-/// The least number that Nomad can be told to give: those below are the operating system's.
+/// The smallest UID that Nomad can be configured to give: those below are the operating system's.
 const FIRST_DYNAMIC: u32 = 1000;
-/// Numbers that stand for no user, in 16 and in 32 bits.
+/// UIDs that stand for no user, in 16 and in 32 bits.
 const NOBODYS: [u32; 3] = [65_535, u32::MAX - 1, u32::MAX];
-/// Begins of names that are not people's and not a job's to ask for: the ephemeral users of our own tasks, Nomad's, and
-/// those of systemd's services.
+/// Prefixes of names that are not people's and that no job may request: the ephemeral users of our own tasks, Nomad's,
+/// and those of systemd's services.
 const RESERVED: [&str; 3] = ["task-", "nomad-", "systemd-"];
-/// Those of tasks.
+/// Prefixes of the names of tasks' users.
 const OF_TASKS: [&str; 2] = ["task-", "nomad-"];
 
-/// Whom a task runs as.
+/// The user that a task runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
     /// A user that exists as long as tasks run as that user: those of a group, or one alone.
     Ephemeral,
     /// A user of the host, by name or number.
     User(String),
-    /// A user that Nomad made up, with a group of the same number.
+    /// A dynamic user of Nomad, with a group of the same number.
     Number(u32),
-    /// The driver's own: a user's systemd knows no other.
+    /// The driver's own user: a user's systemd knows no other.
     Driver,
 }
 
 impl Identity {
-    /// Whom the task runs as, and what the host knows of that user. Nomad's dynamic users are numbers: `nomad-80123` is
-    /// user and group 80123.
+    /// How this user relates to other users of the host; `found` is the user, if the host knows it.
+    pub(super) fn standing(&self, found: Option<&HostUser>) -> Standing {
+        match self {
+            Self::Number(0) => Standing::Root,
+            Self::Ephemeral | Self::Number(_) => Standing::Unique,
+            Self::Driver => Standing::OfDriver,
+            Self::User(name) => {
+                let is_root =
+                    name == "root" || name.parse() == Ok(0) || found.is_some_and(|user| user.uid == 0);
+                if is_root { Standing::Root } else { Standing::Named }
+            }
+        }
+    }
+
+    /// The user of the task, and what the host knows about that user. Nomad's dynamic users are numbers: `nomad-80123`
+    /// is user and group 80123.
     pub fn of(
         config: &TaskConfig,
         node: &NodeSpec,
@@ -59,7 +75,7 @@ impl Identity {
             node.policy.check_denied("user", "User")?;
             check_user_name(user)?;
         }
-        // Only where Nomad chooses them: a job could choose somebody's.
+        // Only where Nomad chooses them: a job could choose somebody else's.
         let number = user.strip_prefix("nomad-").filter(|_| node.dynamic_workload_users);
         let is_nomads = |number: &u32, text: &str| {
             *number >= FIRST_DYNAMIC && !ephemeral::has_number(*number) && number.to_string() == text
@@ -78,9 +94,9 @@ impl Identity {
         if let (Self::User(name), false) = (&identity, user.is_empty()) {
             check_reserved(name, found.as_ref())?;
         }
-        // systemd would ask again, and might be told of one that the operator denies.
+        // systemd would look the user up again, and might get one that the operator denies.
         if let (Self::User(name), None) = (&identity, &found)
-            && accounts.know_all()
+            && accounts.is_complete()
             && name.parse::<u32>().is_err()
         {
             return Err(if user.is_empty() {
@@ -99,7 +115,7 @@ impl Identity {
     }
 }
 
-/// Can this be the name of a user, or the number? systemd takes the same ("User/Group Name Syntax").
+/// Can this be the name of a user, or the UID? systemd accepts the same ("User/Group Name Syntax").
 fn check_user_name(user: &str) -> Result<(), Error> {
     let is_name = user.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.')
         && user.chars().all(|c| c.is_ascii_alphanumeric() || "_-.@$".contains(c));
@@ -115,7 +131,7 @@ fn check_user_name(user: &str) -> Result<(), Error> {
     ))
 }
 
-/// Is this a user that no job may ask for?
+/// Is this a user that no job may request?
 fn check_reserved(name: &str, found: Option<&HostUser>) -> Result<(), Error> {
     let taken = |whose: &str| {
         Err(Error::refused(
@@ -136,7 +152,7 @@ fn check_reserved(name: &str, found: Option<&HostUser>) -> Result<(), Error> {
         Some(number) if ephemeral::has_number(number) => {
             taken("systemd gives the numbers 61184 to 65519 to other tasks and services")
         }
-        // A user of the host may have such a number.
+        // A user of the host may have such a UID.
         Some(number) if found.is_none() && DYNAMIC.contains(&number) => {
             taken("Nomad gives the numbers 80000 to 89999 to other tasks")
         }
@@ -144,8 +160,8 @@ fn check_reserved(name: &str, found: Option<&HostUser>) -> Result<(), Error> {
     }
 }
 
-/// May the task be this user, whom the job names or the plugin's configuration, and in the groups that its job names in
-/// whatever way? A user's own groups come with the user.
+/// May the task run as this user, whom the job or the plugin's configuration names, and in the groups that its job
+/// names in any way? A user's own groups come with the user.
 pub(crate) fn check_groups(
     lines: &[(String, Assignment)],
     found: Option<&HostUser>,
@@ -163,7 +179,7 @@ pub(crate) fn check_groups(
         node.policy.check_denied(option, line.name())?;
         let names = match line.meaning() {
             Meaning::Words(names) => names,
-            // As it is written: a name may look like a yes or no.
+            // The text as it is written: a name may look like a yes or no.
             _ => vec![line.text().to_owned()],
         };
         for name in names.iter().filter(|name| !name.is_empty()) {
@@ -173,7 +189,7 @@ pub(crate) fn check_groups(
                     format!("this node has no group `{name}`; create it on the node, or name another"),
                 ));
             };
-            // Groups of the operating system, such as `systemd-journal`, have numbers of its own.
+            // Groups of the operating system, such as `systemd-journal`, have the GIDs of the operating system.
             if OF_TASKS.iter().any(|begin| name.starts_with(begin)) || ephemeral::has_number(gid) {
                 return Err(Error::refused(
                     option,

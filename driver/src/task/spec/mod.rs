@@ -1,9 +1,8 @@
-//! What it means: decides, once and before anything is touched, what a task will be.
+//! The meaning of a configuration: decides, once and before anything is touched, what a task will be.
 
 pub mod activation;
 mod checks;
 pub mod ephemeral;
-mod error;
 mod etc_files;
 mod exec_directories;
 pub(crate) mod identity;
@@ -13,15 +12,11 @@ mod output;
 mod resources;
 
 use self::checks::{check_credentials, check_node, check_notify, check_preset, check_sockets};
-pub(crate) use self::checks::{check_label, check_length};
-pub use self::error::Error;
 use self::etc_files::etc;
 pub(crate) use self::names::digest;
 pub use self::names::{UNIT_PREFIX, copier_of, is_run_of, unit_of};
 use self::names::{is_file_name, unit_name};
 pub use self::node::NodeSpec;
-pub(crate) use self::node::duration;
-pub(crate) use self::output::on_one_line;
 pub use self::output::{ALLOC_DIR_FIELD, Output, Sink};
 use self::resources::cpu_weight;
 pub use self::resources::{Memory, mebibytes};
@@ -29,7 +24,7 @@ pub use self::resources::{Memory, mebibytes};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::systemd::{Assignment, Features, Manager, Role, UnitName};
+use crate::systemd::{Assignment, Features, Manager, Role, UnitName, one_line};
 use crate::task::config::{
     Credential, Device, DriverConfig, Mount, NetworkMode, Resources, Sandbox, TaskConfig,
 };
@@ -38,10 +33,12 @@ use crate::task::host::env;
 use crate::task::host::program::{self, Program, ProgramKind};
 use crate::task::host::users::Accounts;
 use crate::task::host::view::{PLAIN_PATH, View, is_plain};
+pub use crate::task::refusal::Error;
+use crate::task::refusal::check_length;
+use crate::task::sandbox::effective::{self, EffectiveSettings};
 use crate::task::sandbox::preset::Preset;
 use crate::task::sandbox::privilege::{Facts, Standing};
-use crate::task::sandbox::settled;
-use crate::task::sandbox::settled::Settled;
+use crate::task::sandbox::requested;
 use crate::task::spec::activation::{Listener, Readiness};
 use crate::task::spec::ephemeral::{EphemeralUser, Sharing};
 pub use crate::task::spec::identity::Identity;
@@ -50,113 +47,113 @@ use crate::task::wasm::guest::{self, Guest};
 /// A task that can be started.
 #[derive(Clone)]
 pub struct TaskSpec {
-    /// The name of its unit.
+    /// Name of the task's unit.
     pub unit: UnitName,
-    /// For people who list units.
+    /// Description of the unit, for people who list units.
     pub description: String,
-    /// Nomad's namespace of its job, example `default`.
+    /// Nomad's namespace of the job, for example `default`.
     pub namespace: String,
     /// The job's name.
     pub job: String,
-    /// Its user, if it has one of its own.
+    /// The task's ephemeral user, if it has one.
     pub ephemeral_user: EphemeralUser,
-    /// Whom it runs as.
+    /// The user that the task runs as.
     pub identity: Identity,
-    /// The number of that user, as far as it is one of the host's.
+    /// UID of that user, as far as it is one of the host's.
     pub uid: Option<u32>,
-    /// What it sees of the host.
+    /// The task's view of the host.
     pub view: View,
-    /// Its directories.
+    /// The task's directories.
     pub dirs: TaskDirs,
-    /// Where it begins, as it sees it.
+    /// Working directory, in the task's view.
     pub working_directory: PathBuf,
     /// The job's `command`.
     pub command: String,
     /// The job's `args`.
     pub args: Vec<String>,
-    /// Its complete environment.
+    /// The complete environment of the task.
     pub env: BTreeMap<String, String>,
-    /// Where its output goes.
+    /// Where the task's output goes.
     pub output: Output,
-    /// Nomad's pipe for its output.
+    /// Nomad's FIFO for the task's stdout.
     pub stdout_path: PathBuf,
-    /// Nomad's pipe for its errors.
+    /// Nomad's FIFO for the task's stderr.
     pub stderr_path: PathBuf,
-    /// 1 to 10000.
+    /// CPU weight, 1 to 10000.
     pub cpu_weight: u64,
-    /// The cores that are its own, such as `0,3`.
+    /// Cores that are reserved for the task, such as `0,3`.
     pub cores: Option<String>,
-    /// Its memory.
+    /// The task's memory.
     pub memory: Memory,
-    /// Volumes and the like.
+    /// Volumes, and mounts of device plugins.
     pub mounts: Vec<Mount>,
     /// Devices.
     pub devices: Vec<Device>,
-    /// What network it is in.
+    /// The task's network.
     pub network: NetworkMode,
-    /// Its own files in `/etc`, by name.
+    /// Files of the task's own in `/etc`, by name.
     pub etc: BTreeMap<&'static str, String>,
-    /// Files handed over as credentials.
+    /// Files passed as credentials.
     pub credentials: Vec<Credential>,
-    /// Sockets that are open before it starts.
+    /// Sockets that are opened before the task starts.
     pub sockets: Vec<Listener>,
-    /// What it says of itself.
+    /// What the task reports about itself.
     pub readiness: Readiness,
-    /// What it is granted if it is WebAssembly.
+    /// WASI grants of the task.
     pub guest: Guest,
-    /// Its job says which addresses it may reach.
+    /// The job sets which addresses the task may reach.
     pub allows_addresses: bool,
-    /// What its program is.
+    /// Kind of the task's program.
     pub kind: ProgramKind,
-    /// Everything that has a name of systemd's.
+    /// The effective systemd properties.
     pub settings: Vec<Assignment>,
-    /// It is root and confined for that, or a task like that may be in its group, to which it could pass a directory: what root
-    /// alone may read is not in its view.
-    pub may_meet_root: bool,
+    /// The task is root and confined for that, or such a task may be in its group, to which it could pass a directory:
+    /// files that only root may read are not in its view.
+    pub hides_root_only_files: bool,
 }
 
-/// A task of which everything is known but what its program is, and so what its sandbox is.
+/// A task of which everything is known except the kind of its program, and so its sandbox.
 pub struct Outline {
-    /// Without its kind and its settings.
+    /// The task, without its kind and its settings.
     task: TaskSpec,
-    /// What the job asks for by the names of systemd's.
+    /// The systemd properties that the job requests.
     requested: Vec<Assignment>,
     preset: Option<Preset>,
     standing: Standing,
-    /// The number of the user that the job names.
-    asked_for: Option<u32>,
+    /// UID of the user that the job names.
+    requested_uid: Option<u32>,
 }
 
 impl TaskSpec {
-    /// Would systemd have to make mount points in the root for it?
+    /// Would systemd have to create mount points in the task's root?
     pub fn needs_a_root_of_its_own(&self, settings: &[Assignment]) -> bool {
         !self.mounts.is_empty() || settings.iter().any(|line| !line.mount_points().is_empty())
     }
 
-    /// What its command is looked up in. Where something else is `mounted`, only systemd will know what it holds.
+    /// Where the task's command is looked up. Only systemd will know the content of the `mounted` paths.
     pub fn surroundings<'a>(&'a self, mounted: &'a [PathBuf]) -> program::Surroundings<'a> {
         let path = self.env.get("PATH").map(String::as_str);
         program::Surroundings { view: &self.view, dirs: &self.dirs, mounts: &self.mounts, path, mounted }
     }
 
-    /// Does its program send messages to systemd itself: has the job a `notify` block, and is it no guest?
+    /// Does the program send messages to systemd itself: has the job a `notify` block, and is the task not a guest?
     pub fn speaks(&self) -> bool {
         self.readiness.speaks && !self.is_guest()
     }
 
-    /// Is it WebAssembly?
+    /// Is the task WebAssembly?
     pub fn is_guest(&self) -> bool {
         self.kind == ProgramKind::Wasm
     }
 }
 
-/// Can this node have what the blocks of the job ask for?
+/// Does this node allow what the blocks of the job request?
 fn check_blocks(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Result<(), Error> {
-    // Every option stands here, so that the compiler asks what becomes of a new one.
+    // Every option is listed here, so that the compiler rejects a new option that is not handled.
     #[rustfmt::skip]
     let DriverConfig {
         command, args, credential,
-        // See `settled::requested`.
+        // See `requested::requested`.
         cap_add: _, cap_drop: _, files: _, group: _, hostname: _, limits: _, network: _, properties: _, sandbox: _,
         supplementary_groups: _, ulimit: _,
         // See `Outline::resolve`, `Output`, `activation` and `Guest`.
@@ -170,12 +167,12 @@ fn check_blocks(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Re
     check_sockets(config, node, features)
 }
 
-/// What systemctl shows beside the name of the unit.
+/// The description that systemctl shows next to the name of the unit.
 fn description(config: &TaskConfig) -> String {
-    on_one_line(&format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.identity.name))
+    one_line(&format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.identity.name))
 }
 
-/// The view of a task whose job asks for these properties.
+/// The view of a task whose job sets these properties.
 fn view(requested: &[Assignment], node: &NodeSpec) -> Result<View, Error> {
     if !requested.iter().any(|line| line.role().is_some_and(Role::is_root)) {
         return Ok(node.view.clone());
@@ -191,7 +188,7 @@ fn view(requested: &[Assignment], node: &NodeSpec) -> Result<View, Error> {
 }
 
 impl Outline {
-    /// What `config` means on this node, whose users and groups `accounts` knows; asking for them may take long.
+    /// The meaning of `config` on this node, whose users and groups `accounts` knows; looking them up may take long.
     pub fn resolve(
         config: &TaskConfig,
         node: &NodeSpec,
@@ -207,19 +204,19 @@ impl Outline {
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
         let (identity, user) = Identity::of(config, node, accounts)?;
         let env = environment(config, node, &sockets, identity == Identity::Ephemeral)?;
-        let requested = settled::requested(&config.driver, node, features)?;
+        let requested = requested::requested(&config.driver, &node.view, &node.policy, features)?;
         identity::check_groups(&requested, user.as_ref(), config, node, accounts)?;
         let requested: Vec<Assignment> = requested.into_iter().map(|(_, line)| line).collect();
         let allows_addresses = requested.iter().any(|line| line.name() == "IPAddressAllow");
-        let standing = Standing::of(&identity, user.as_ref());
+        let standing = identity.standing(user.as_ref());
         let preset = preset(config, node)?;
         let view = view(&requested, node)?;
         let memory = Memory::resolve(*memory_mb, *memory_max_mb);
         let etc = etc(config, extra_hosts)?;
         let guest = Guest::resolve(config, &view, &dirs, &working_directory, &env, memory.ceiling)?;
         let readiness = activation::readiness(config)?;
-        let asked_for = user.as_ref().filter(|_| standing == Standing::Named && !config.user.is_empty());
-        let asked_for = asked_for.map(|user| user.uid);
+        let requested_uid = user.as_ref().filter(|_| standing == Standing::Named && !config.user.is_empty());
+        let requested_uid = requested_uid.map(|user| user.uid);
         let task = TaskSpec {
             unit: unit_name(&config.identity.alloc_id, &config.identity.name, &config.identity.id),
             description: description(config),
@@ -251,19 +248,19 @@ impl Outline {
             allows_addresses,
             kind: ProgramKind::Native,
             settings: Vec::new(),
-            may_meet_root: false,
+            hides_root_only_files: false,
         };
-        Ok(Self { task, requested, preset, standing, asked_for })
+        Ok(Self { task, requested, preset, standing, requested_uid })
     }
 
     /// The program of the task's `command`.
     pub fn find_program(&self) -> Result<Program, program::Error> {
-        // Of what is there only systemd will know what it holds.
+        // Only systemd will know what the mounts of the job contain.
         let mounted = program::mounted(&self.requested);
         program::find(&self.task.command, self.task.surroundings(&mounted))
     }
 
-    /// What the program most probably is, where it is not there any more.
+    /// The most probable kind of a program that does not exist any more.
     pub fn presumed_kind(&self) -> ProgramKind {
         if self.task.guest.check_native().is_ok() { ProgramKind::Native } else { ProgramKind::Wasm }
     }
@@ -276,15 +273,15 @@ impl Outline {
         node: &NodeSpec,
         features: &Features,
     ) -> Result<TaskSpec, Error> {
-        let Self { task, requested, preset, standing, asked_for } = self;
+        let Self { task, requested, preset, standing, requested_uid } = self;
         let is_guest = kind == ProgramKind::Wasm;
         if is_guest {
-            task.guest.check(&task.readiness, &task.env)?;
+            task.guest.check(task.readiness.speaks, task.readiness.all, &task.env)?;
         } else {
             task.guest.check_native()?;
         }
         let usual = if is_guest { Preset::Wasm } else { node.preset };
-        // A job that names a preset wants that one, for whatever it runs.
+        // A job that names a preset gets that one, whatever it runs.
         let fence = if is_guest && preset.is_none() {
             let resolver = task.etc.get("resolv.conf");
             task.guest.fence(&config.network, &task.view, resolver, &node.policy, features)?
@@ -293,32 +290,32 @@ impl Outline {
         };
         let facts = Facts {
             standing,
-            asked_for,
+            requested_uid,
             is_ephemeral: task.identity == Identity::Ephemeral,
             speaks: !is_guest && task.readiness.speaks,
             view: &task.view,
             network: &config.network,
         };
         let preset = preset.unwrap_or(usual);
-        let Settled { lines: settings, is_confined_root } =
-            settled::settled(preset, &fence, &requested, config, &facts, node, features)?;
-        // A user's systemd makes directories below that user's own.
+        let EffectiveSettings { lines: settings, is_confined_root } =
+            effective::effective(preset, &fence, &requested, config, &facts, &node.policy, features)?;
+        // A user's systemd creates directories below that user's own.
         let settings = match node.manager {
             Manager::System => {
                 let group = EphemeralUser::of(config, Sharing::Group);
-                // What one user has made does not become another's, who may be root.
+                // Directories of one user do not become those of another user, who may be root.
                 let owner =
                     task.uid.map_or_else(|| group.name().to_owned(), |uid| format!("{}-{uid}", group.name()));
                 exec_directories::of_group(settings, &owner)?
             }
             Manager::User => settings,
         };
-        let may_meet_root = is_confined_root || node.policy.confines_root();
-        Ok(TaskSpec { kind, settings, may_meet_root, ..task })
+        let hides_root_only_files = is_confined_root || node.policy.confines_root();
+        Ok(TaskSpec { kind, settings, hides_root_only_files, ..task })
     }
 }
 
-/// The task's directories, if they are where Nomad puts them, and its own are apart from the group's.
+/// The task's directories, if they are where Nomad puts them, and if its own are separate from the group's.
 fn directories(config: &TaskConfig) -> Result<TaskDirs, Error> {
     if !is_plain(&config.identity.alloc_dir) {
         return Err(Error::AllocDir { path: config.identity.alloc_dir.clone() });
@@ -340,7 +337,7 @@ fn directories(config: &TaskConfig) -> Result<TaskDirs, Error> {
     Ok(dirs)
 }
 
-/// Where the task begins, as it sees it.
+/// Working directory, in the task's view.
 fn working_directory(work_dir: Option<&str>, node: &NodeSpec, dirs: &TaskDirs) -> Result<PathBuf, Error> {
     match work_dir {
         None => Ok(node.view.working_directory(dirs)),
@@ -354,7 +351,7 @@ fn working_directory(work_dir: Option<&str>, node: &NodeSpec, dirs: &TaskDirs) -
     }
 }
 
-/// The preset that the job names, if it may.
+/// The preset that the job names, if it is allowed.
 fn preset(config: &TaskConfig, node: &NodeSpec) -> Result<Option<Preset>, Error> {
     let preset = match config.driver.sandbox.as_ref().and_then(Sandbox::preset) {
         Some(name) => Some(Preset::parse(name).map_err(|wanted| Error::Option {
@@ -370,11 +367,11 @@ fn preset(config: &TaskConfig, node: &NodeSpec) -> Result<Option<Preset>, Error>
     Ok(preset)
 }
 
-/// The task's variables: Nomad's, without those that the operator denies, the names of its sockets, and what the runner
-/// of a guest takes from there.
-/// Variables by which systemd tells of passed sockets (sd_listen_fds(3)).
+/// Variables by which systemd announces passed sockets (sd_listen_fds(3)).
 const OF_SYSTEMD: [&str; 4] = ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID"];
 
+/// The task's variables: Nomad's, without those that the operator denies, the names of its sockets, and what the runner
+/// of a guest takes from there.
 fn environment(
     config: &TaskConfig,
     node: &NodeSpec,
@@ -383,10 +380,10 @@ fn environment(
 ) -> Result<BTreeMap<String, String>, Error> {
     let is_denied = |name: &str| node.policy.denies_variable(name);
     let mut env = env::of_task(&config.identity.env, is_denied, is_ephemeral);
-    // What systemd passes it says itself, and the init believes it.
+    // systemd sets these itself when it passes sockets, and the init trusts them.
     env.retain(|name, _| !OF_SYSTEMD.contains(&name.as_str()));
     if !sockets.is_empty() {
-        // All of them are of one unit, which would give all the same name.
+        // All of them are in one unit, which would give all the same name.
         let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();
         env.insert("LISTEN_FDNAMES".to_owned(), names.join(":"));
     }

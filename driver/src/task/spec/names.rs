@@ -1,24 +1,24 @@
-//! The names of units, and texts in them.
+//! The names of units, and the texts in them.
 
 use std::path::Path;
 
 use crate::systemd::UnitName;
 use crate::task::config::TaskId;
 
-/// The begin of the name of every task's unit.
+/// Prefix of the name of every task's unit.
 pub const UNIT_PREFIX: &str = "nomad-";
 
-/// The unit of one run of a task. It can be found again from the id alone, as [`unit_of`] does.
+/// The unit of one run of a task. [`unit_of`] finds it again from the id alone.
 pub(super) fn unit_name(alloc_id: &str, task: &str, id: &TaskId) -> UnitName {
     UnitName::service(&["nomad", alloc_id, task], &digest(&id.0, RUN_DIGITS))
 }
 
-/// How many hex digits tell the runs of a task apart.
+/// Number of hex digits that distinguish the runs of a task.
 pub(super) const RUN_DIGITS: usize = 8;
 
-/// Is this the unit of some run of that task?
+/// Is this the unit of any run of that task?
 ///
-/// Not known, and so answered with no, for a task whose name is too long to stand in the unit's name as a whole.
+/// Unknown, and so answered with no, for a task whose name is too long to be in the unit's name as a whole.
 pub fn is_run_of(unit: &UnitName, alloc_id: &str, task: &str) -> bool {
     let some_run = unit_name(alloc_id, task, &TaskId(String::new()));
     let same = some_run.as_str().len() - RUN_DIGITS - ".service".len();
@@ -31,7 +31,7 @@ pub fn copier_of(id: &TaskId, stream: &str) -> UnitName {
     UnitName::service(&["nomad_log", &digest(&id.0, 32)], stream)
 }
 
-/// The unit of a task of which nothing but the id is known.
+/// The unit of a task of which only the id is known.
 pub fn unit_of(id: &TaskId) -> UnitName {
     let mut parts = id.0.splitn(3, '/');
     match (parts.next(), parts.next(), parts.next()) {

@@ -1,48 +1,48 @@
-//! What the operator's configuration means.
+//! The operator's configuration, checked and resolved.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::error::Error;
 use super::output::Sink;
 use crate::systemd::{self, Manager};
 use crate::task::config::PluginConfig;
 use crate::task::host::view::{self, PLAIN_PATH, View, is_plain};
+use crate::task::installation::Installation;
+use crate::task::refusal::{Error, duration};
 use crate::task::sandbox::policy::Policy;
 use crate::task::sandbox::preset::Preset;
 use crate::task::spec::ephemeral::Sharing;
 use crate::task::spec::identity::Identity;
-use crate::task::wasm::compiler;
 
-/// What the operator's configuration means.
+/// The operator's configuration, checked and resolved.
 #[derive(Debug, Clone)]
 pub struct NodeSpec {
-    /// Who runs a task whose job does not say.
+    /// User of a task whose job sets none.
     pub default_identity: Identity,
-    /// Where output goes of which the job does not say it.
+    /// Where output goes of a task whose job does not set it.
     pub log_sink: Sink,
-    /// After this time without a question of Nomad's a task is lost; zero is never.
+    /// Time without a request from Nomad after which a task is lost; zero means never.
     pub lost_after: Duration,
-    /// Whose systemd runs the tasks.
+    /// The systemd manager that runs the tasks.
     pub manager: Manager,
-    /// The same, if the operator says it.
-    pub said_manager: Option<Manager>,
+    /// The manager that the operator sets, if any.
+    pub configured_manager: Option<Manager>,
     /// What no job may do.
     pub policy: Policy,
-    /// The sandbox of a task whose job does not say.
+    /// Sandbox preset of a task whose job sets none.
     pub preset: Preset,
-    /// Nomad gives tasks their users.
+    /// Nomad allocates a user to each task.
     pub dynamic_workload_users: bool,
-    /// Which tasks have an ephemeral user together.
+    /// Which tasks share an ephemeral user.
     pub ephemeral_user: Sharing,
-    /// Where our own things are that need not outlive a boot.
+    /// Directory of the driver's files that need not outlive a boot.
     pub runtime_dir: PathBuf,
-    /// What tasks see of the host.
+    /// The view that tasks have of the host.
     pub view: View,
-    /// The operator says where what outlives the driver is. Without it only WebAssembly needs such a place.
-    pub says_state_dir: bool,
-    /// Where the WebAssembly tools and their cache are.
-    pub wasm: compiler::Installation,
+    /// The operator sets `state_dir`. Otherwise only WebAssembly needs that directory.
+    pub sets_state_dir: bool,
+    /// The installed programs, and the directories that they need.
+    pub installation: Installation,
 }
 
 impl NodeSpec {
@@ -78,17 +78,17 @@ impl NodeSpec {
         let wanted = "a size such as \"512M\" or \"1G\"";
         let cache_size = systemd::bytes(&wasm_cache_size)
             .map_err(|_| wrong("wasm_cache_size", wasm_cache_size.clone())(wanted))?;
-        // Nothing looser than the floor could start.
+        // A preset looser than the floor could not start.
         let preset = Preset::parse(&sandbox).map_err(wrong("sandbox", sandbox.clone()))?;
         let preset = policy.at_least(preset);
-        let said_manager = manager.map(manager_of).transpose()?;
-        let manager = said_manager.unwrap_or_default();
+        let configured_manager = manager.map(manager_of).transpose()?;
+        let manager = configured_manager.unwrap_or_default();
         let runtime_dir = view::runtime_dir(manager);
         Ok(Self {
             log_sink: Sink::parse(&log_driver).map_err(wrong("log_driver", log_driver.clone()))?,
             lost_after: duration(&lost_after).map_err(wrong("lost_after", lost_after.clone()))?,
             manager,
-            said_manager,
+            configured_manager,
             policy,
             runtime_dir: runtime_dir.clone(),
             preset,
@@ -99,8 +99,8 @@ impl NodeSpec {
                 .filter(|user| !user.is_empty())
                 .map_or(Identity::Ephemeral, Identity::User),
             view: view_of(fs_isolation, &host_paths)?,
-            says_state_dir: state_dir.is_some(),
-            wasm: compiler::Installation {
+            sets_state_dir: state_dir.is_some(),
+            installation: Installation {
                 shim_dir: shim_dir.map(|path| plain("shim_dir", &path)).transpose()?,
                 state_dir: state_dir
                     .map_or_else(|| state_dir_of(manager), |path| plain("state_dir", &path))?,
@@ -113,7 +113,7 @@ impl NodeSpec {
     }
 }
 
-/// The path in an option of the plugin's, if it is a plain one.
+/// The path in an option of the plugin, if it is a plain one.
 fn plain(option: &'static str, path: &str) -> Result<PathBuf, Error> {
     match PathBuf::from(path) {
         path if is_plain(&path) => Ok(path),
@@ -121,7 +121,7 @@ fn plain(option: &'static str, path: &str) -> Result<PathBuf, Error> {
     }
 }
 
-/// What tasks see under this `fs_isolation` and these `host_paths`.
+/// The view of tasks under this `fs_isolation` and these `host_paths`.
 fn view_of(fs_isolation: String, host_paths: &[PathBuf]) -> Result<View, Error> {
     if let Some(root) = host_paths.iter().find(|path| path.parent().is_none()) {
         let value = root.display().to_string();
@@ -146,7 +146,7 @@ fn view_of(fs_isolation: String, host_paths: &[PathBuf]) -> Result<View, Error> 
     }
 }
 
-/// The systemd of this name.
+/// The systemd manager with this name.
 fn manager_of(manager: String) -> Result<Manager, Error> {
     match manager.as_str() {
         "system" => Ok(Manager::System),
@@ -170,7 +170,7 @@ fn sharing(ephemeral_user: String) -> Result<Sharing, Error> {
     }
 }
 
-/// Where a manager's driver keeps what outlives a boot (file-hierarchy(7)).
+/// Where the driver of a manager keeps files that outlive a boot (file-hierarchy(7)).
 pub(super) fn state_dir_of(manager: Manager) -> Result<PathBuf, Error> {
     let state = match manager {
         Manager::System => Some(PathBuf::from("/var/lib")),
@@ -185,14 +185,6 @@ pub(super) fn state_dir_of(manager: Manager) -> Result<PathBuf, Error> {
         wanted: "an absolute path, which must be set: neither `XDG_STATE_HOME` nor `HOME` is set, so there is no default",
     };
     Ok(state.ok_or_else(missing)?.join("nomad-driver-systemd"))
-}
-
-/// A length of time, such as `90s`, `10m` or `1h30m`; otherwise what it should be.
-pub(crate) fn duration(value: &str) -> Result<Duration, &'static str> {
-    if value == "0" {
-        return Ok(Duration::ZERO);
-    }
-    humantime::parse_duration(value).map_err(|_| "a length of time such as \"30s\" or \"10m\"")
 }
 
 #[cfg(test)]

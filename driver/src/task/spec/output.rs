@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use super::error::Error;
-use super::node::{NodeSpec, duration};
+use super::node::NodeSpec;
 use crate::task::config::{Logging, TaskConfig, TaskIdentity};
+use crate::task::refusal::{Error, duration, is_label};
 
 /// Where a task's output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sink {
-    /// Into Nomad's pipes.
+    /// To Nomad's FIFOs.
     Nomad,
-    /// Into the journal.
+    /// To the journal.
     Journal,
-    /// Into both.
+    /// To both.
     Both,
 }
 
@@ -28,20 +28,20 @@ impl Sink {
     }
 }
 
-/// What becomes of a task's output.
+/// The output of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// Where it goes.
     pub sink: Sink,
-    /// The journal's namespace.
+    /// Journal namespace.
     pub namespace: Option<String>,
-    /// How many lines the journal takes.
+    /// Maximum number of lines per interval.
     pub burst: Option<u32>,
-    /// In how long.
+    /// Length of the interval.
     pub interval: Option<Duration>,
-    /// What the journal writes to each line, such as `NOMAD_JOB_ID=web`.
+    /// Fields that the journal adds to each line, such as `NOMAD_JOB_ID=web`.
     pub fields: Vec<String>,
-    /// Who speaks, in the journal.
+    /// Identifier of the task in the journal.
     pub identifier: String,
 }
 
@@ -60,16 +60,12 @@ impl Output {
         let interval = rate_limit_interval
             .map(|time| duration(&time).map_err(wrong("logging.rate_limit_interval", &time)))
             .transpose()?;
-        // systemd passes an interval of zero over, so that journald's own limit would hold.
+        // systemd ignores an interval of zero, so that journald's own limit would apply.
         let (burst, interval) = match interval {
             Some(Duration::ZERO) => (Some(NO_RATE_LIMIT), Some(Duration::from_secs(1))),
             other => (burst, other),
         };
-        let is_name = |name: &str| {
-            !name.is_empty()
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-        };
-        if let Some(name) = namespace.as_deref().filter(|name| !is_name(name)) {
+        if let Some(name) = namespace.as_deref().filter(|name| !is_label(name)) {
             let wanted = "a name of letters, digits, `-`, `_` and `.`";
             return Err(wrong("logging.namespace", name)(wanted));
         }
@@ -96,23 +92,15 @@ impl Output {
     }
 }
 
-/// As many lines a second as nothing writes; journald multiplies it by up to six.
+/// More lines per second than anything writes; journald multiplies it by up to six.
 pub(super) const NO_RATE_LIMIT: u32 = u32::MAX / 8;
 
-/// The journal field of a unit that says where its allocation's directory is on the host.
+/// The journal field of a unit that contains the path of the allocation directory on the host.
 pub const ALLOC_DIR_FIELD: &str = "NOMAD_ALLOC_HOST_DIR";
 
-/// The text as a value of a journal field. After a `daemon-reload` systemd reads what stands behind a space as a field of
-/// its own, so that a job's name could be another job's field.
+/// The text as a value of a journal field. After a `daemon-reload` systemd reads what follows a space as a field of its
+/// own, so that a job's name could be another job's field.
 pub(super) fn in_one_word(text: &str) -> String {
     let means_something = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '"' | '\'' | '\\');
     text.replace(means_something, "_")
-}
-
-/// The text as it can stand in a unit, for people.
-pub(crate) fn on_one_line(text: &str) -> String {
-    let line = text.replace(char::is_control, " ");
-    let line = line.trim();
-    // It would join the next line of the unit's file.
-    line.strip_suffix('\\').map_or_else(|| line.to_owned(), |rest| format!("{rest}/"))
 }

@@ -1,18 +1,18 @@
-//! What a task may use: the weight of its processor time, and its memory.
+//! Resources of a task: its CPU weight, and its memory.
 
 use crate::task::config::MemoryMax;
 
-/// Bytes that a task may use.
+/// Memory of a task, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// It is promised so many.
+    /// Reserved memory.
     pub reserved: Option<u64>,
-    /// It is ended when it needs more.
+    /// Memory limit; a task that needs more is killed.
     pub ceiling: Option<u64>,
 }
 
 impl Memory {
-    /// Nomad's two numbers: without `memory_max`, `memory` is the ceiling; with it, `memory` is promised.
+    /// Nomad's two numbers: without `memory_max`, `memory` is the limit; with it, `memory` is reserved.
     pub(super) fn resolve(memory_mb: u64, memory_max: MemoryMax) -> Self {
         let bytes = |mebibytes: u64| (mebibytes != 0).then(|| mebibytes.saturating_mul(1 << 20));
         match memory_max {
@@ -25,7 +25,7 @@ impl Memory {
     }
 }
 
-/// `64 MiB`, or in bytes what is no whole number of them.
+/// `64 MiB`, or in bytes if it is not a whole number of MiB.
 pub fn mebibytes(bytes: u64) -> String {
     if bytes.is_multiple_of(1 << 20) { format!("{} MiB", bytes >> 20) } else { format!("{bytes} bytes") }
 }

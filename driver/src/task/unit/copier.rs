@@ -4,11 +4,11 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use super::journal;
-use super::slices::SLICE;
 use crate::systemd::{Property, Stream, TransientUnit, UnitName};
+use crate::task::slice_names::SLICE;
 use crate::task::spec::{Identity, TaskSpec};
 
-/// A process that writes what it reads from `from` both to `to` and to the journal: the driver's own `program`.
+/// A process that copies what it reads from `from` both to `to` and to the journal: the driver's own `program`.
 ///
 /// A unit of its own, since it has to outlive the driver, and the task until the last line is written.
 pub fn copier(name: UnitName, task: &TaskSpec, program: PathBuf, from: OwnedFd, to: Stream) -> TransientUnit {
@@ -16,19 +16,19 @@ pub fn copier(name: UnitName, task: &TaskSpec, program: PathBuf, from: OwnedFd, 
         Property::Description(format!("{}, its output", task.description)),
         Property::Slice(SLICE),
         Property::Type("exec"),
-        // Nobody asks for its status.
+        // Nobody reads its status.
         Property::CollectMode("inactive-or-failed"),
         Property::ExecStart { path: program, argv: vec!["nomad-driver-systemd".into(), "copy".into()] },
         Property::StandardInput(Stream::Fd(from)),
-        // This way round: an error stream with the word that the output has by default would be a copy of the output,
-        // whatever descriptor that was given (systemd, `setup_output`).
+        // In this order: an error stream with the value that the output has by default would be a copy of the output,
+        // whatever descriptor it was given (systemd, `setup_output`).
         Property::StandardOutput(Stream::Journal),
         Property::StandardError(to),
     ];
     let sandbox = [("NoNewPrivileges", "yes"), ("CapabilityBoundingSet", ""), ("PrivateNetwork", "yes")];
     properties.extend(Property::assigned(&sandbox));
     if task.identity == Identity::Driver {
-        // Without it a user's systemd can do neither of the last two.
+        // Without it a user's systemd supports neither of the last two.
         properties.extend(Property::assigned(&[("PrivateUsers", "yes")]));
     }
     properties.extend(journal(&task.output));

@@ -2,7 +2,6 @@
 
 mod copier;
 mod mounts;
-pub mod slices;
 mod sockets;
 
 use std::path::{Path, PathBuf};
@@ -10,31 +9,31 @@ use std::path::{Path, PathBuf};
 use crate::systemd::{Assignment, Bind, Manager, Meaning, Property, Stream, TransientUnit};
 use crate::task::config::NetworkMode;
 use crate::task::host::env;
-use crate::task::host::place;
 use crate::task::host::resources::HostResources;
+use crate::task::host::runtime_dir;
 use crate::task::host::view::{self, Sight, View};
+use crate::task::slice_names::{RESERVE, SHARE};
 use crate::task::spec::activation::Readiness;
 use crate::task::spec::{Identity, Memory, Output, TaskSpec};
 
 pub use self::copier::copier;
 use self::mounts::{images, memory_pressure, mounts};
-use self::slices::{RESERVE, SHARE};
 use self::sockets::{address_filter, sockets};
 
-/// The file system for the socket of a program that tells systemd about itself.
+/// Mount options of the file system for the socket that receives a program's messages to systemd.
 const OF_NOTIFY: &str = "mode=0777,nosuid,nodev,noexec,size=4k,nr_inodes=8";
 
-/// Where the runner of WebAssembly tells systemd how a guest ended.
+/// Where the runner of WebAssembly reports to systemd how a guest ended.
 const NOTIFY: &str = "/run/systemd/notify";
 
-/// What the unit runs.
+/// The command of the unit.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// A program.
     Native {
-        /// Where it is in the task's view.
+        /// Path in the task's view.
         path: PathBuf,
-        /// wasm-shim, on the host, which is its init.
+        /// wasm-shim, on the host, which is the init of the program.
         shim: PathBuf,
     },
     /// A compiled guest and the runner for it, both on the host.
@@ -43,23 +42,23 @@ pub enum Command {
         shim: PathBuf,
         /// The guest's code.
         code: PathBuf,
-        /// The name the guest sees as its own.
+        /// The name that the guest sees as its own.
         name: String,
     },
 }
 
-/// What the process begins with, and only a driver that runs can choose, write or open.
+/// What the process starts with, which only a running driver can choose, write or open.
 #[derive(Debug)]
 pub struct ProcessStart {
     /// The name of the task's ephemeral user, if it has one.
     pub ephemeral_user: String,
     /// The file with the task's environment.
     pub env_file: PathBuf,
-    /// Nothing, or where a program's init says that it runs.
+    /// The null device, or where a program's init reports that the program runs.
     pub stdin: Stream,
-    /// The task's output.
+    /// The task's stdout.
     pub stdout: Stream,
-    /// Its errors.
+    /// The task's stderr.
     pub stderr: Stream,
 }
 
@@ -101,7 +100,7 @@ pub fn build(task: &TaskSpec, command: &Command, made: HostResources, begin: Pro
 
 fn network(task: &TaskSpec, settings: &[Assignment], etc: Vec<(PathBuf, PathBuf)>) -> Vec<Property> {
     let mut properties = match &task.network {
-        // systemd would prefer it to the network of its own of a guest that is granted none.
+        // systemd would prefer the group's namespace to the private network of a guest that is granted none.
         NetworkMode::Group { .. } if task.is_guest() && has_own_network(settings) => vec![],
         NetworkMode::Group { namespace, .. } => vec![Property::NetworkNamespacePath(namespace.clone())],
         NetworkMode::Host | NetworkMode::None => vec![],
@@ -119,11 +118,11 @@ fn has_own_network(settings: &[Assignment]) -> bool {
 }
 
 fn sight(task: &TaskSpec, settings: &[Assignment]) -> Sight {
-    // The namespace of a group counts more to systemd than one of the task's own.
+    // For systemd the namespace of a group takes precedence over a private one of the task.
     let is_of_group = matches!(task.network, NetworkMode::Group { .. }) && !task.is_guest();
     let mut targets = settings.iter().flat_map(Assignment::mount_points).map(|(_, target)| target);
     Sight {
-        of_root: task.may_meet_root,
+        of_root: task.hides_root_only_files,
         of_resolver: is_of_group || !has_own_network(settings),
         has_shared_memory: targets.any(|target| target == view::SHARED_MEMORY.0),
     }
@@ -140,25 +139,25 @@ fn credentials(plain: Vec<(String, PathBuf)>, encrypted: Vec<(String, PathBuf)>)
     properties
 }
 
-/// The slice that a task is in.
+/// The slice of a task.
 pub fn slice_of(task: &TaskSpec) -> &'static str {
     if task.cores.is_some() { RESERVE } else { SHARE }
 }
 
-/// One run, whose exit status stays to be read however long nobody asks for it.
+/// One run, whose exit status is kept however long nobody asks for it.
 fn lifecycle(task: &TaskSpec) -> Vec<Property> {
     let Readiness { ready_within, watchdog, all, speaks } = task.readiness;
     let mut properties = vec![
         Property::Description(task.description.clone()),
         Property::Slice(slice_of(task)),
-        // The start is over when the program itself runs, so a program that cannot be run is a failed start; or when it
-        // says that it is ready.
+        // The start is complete when the program itself runs, so a program that cannot be executed is a failed start;
+        // or when the program reports that it is ready.
         Property::Type(if ready_within.is_some() { "notify" } else { "exec" }),
         Property::RemainAfterExit(true),
         Property::CollectMode("inactive"),
     ];
     if !task.is_guest() {
-        // systemd asks the init to end, which passes it on; asked by both, a program would end before it is done.
+        // systemd signals the init, which passes the signal on; signalled by both, a program would exit too early.
         properties.push(Property::KillMode("mixed"));
     }
     properties.extend(ready_within.map(Property::TimeoutStart));
@@ -166,11 +165,11 @@ fn lifecycle(task: &TaskSpec) -> Vec<Property> {
     if task.speaks() && !all && task.identity != Identity::Driver {
         properties.push(Property::TemporaryFileSystem(vec![(notify_directory(task), OF_NOTIFY)]));
     }
-    // The runner of WebAssembly says how a guest ended that did not end by itself.
+    // The runner of WebAssembly reports how a guest ended that did not exit by itself.
     if task.is_guest() || speaks {
         properties.push(Property::NotifyAccess(if all { "all" } else { "main" }));
         if task.view != View::Host && task.identity != Identity::Driver {
-            // systemd puts it there by itself, but not yet in 247; a user's has another place for it.
+            // systemd mounts it by itself, but not yet in 247; a user's systemd has another place for it.
             properties.push(Property::BindReadOnlyPaths(vec![Bind {
                 optional: true,
                 ..Bind::new(NOTIFY, NOTIFY)
@@ -180,8 +179,8 @@ fn lifecycle(task: &TaskSpec) -> Vec<Property> {
     properties
 }
 
-/// Where the init of a program listens for what the program tells systemd: in a file system of the task's own, or in a
-/// directory of the user's whose tasks have none.
+/// Where the init of a program receives the program's messages to systemd: in a file system of the task's own, or in a
+/// directory of the user if its tasks have none.
 fn notify_directory(task: &TaskSpec) -> PathBuf {
     match task.view {
         View::Private { .. } => view::NOTIFY.into(),
@@ -195,7 +194,7 @@ fn notify_directory(task: &TaskSpec) -> PathBuf {
 
 fn notify_socket(task: &TaskSpec) -> String {
     let directory = notify_directory(task);
-    // One directory for all tasks of a user; the end of a unit's name is its own, and the whole one too long for a socket.
+    // One directory for all tasks of a user; the end of a unit's name is unique, the whole name too long for a socket.
     let own = task.unit.as_str().trim_end_matches(".service").rsplit('-').next().unwrap_or_default();
     let name = if task.identity == Identity::Driver { own } else { "socket" };
     directory.join(name).display().to_string()
@@ -220,10 +219,11 @@ fn run(task: &TaskSpec, command: &Command, made: &HostResources) -> Vec<Property
                 words.extend(["--notify".to_owned(), place]);
             }
             words.extend(same);
-            // It has the user's rights to look into the init, and no others.
+            // The driver has only the user's rights to inspect the init.
             words.extend((task.identity == Identity::Driver).then(|| "--inspectable".to_owned()));
             words.extend(["--report".to_owned(), "--".to_owned(), path.display().to_string()]);
-            // What looks for itself by its own name finds itself: a relative path is not one of the working directory.
+            // A program that looks for itself by its name finds itself: a relative path does not begin in the working
+            // directory.
             let is_relative = task.command.contains('/') && !task.command.starts_with('/');
             words.push(if is_relative { path.display().to_string() } else { task.command.clone() });
             words.extend(task.args.iter().cloned());
@@ -244,29 +244,29 @@ fn run(task: &TaskSpec, command: &Command, made: &HostResources) -> Vec<Property
     };
     let mut properties = Vec::from_iter(binds);
     if made.settings.iter().any(|line| line.name() == "NoExecPaths") {
-        // What runs the task may be executed, whatever else may not.
+        // The program that runs the task may be executed, whatever else may not.
         properties.push(Property::ExecPaths(vec![shim.clone()]));
     }
     properties.push(Property::ExecStart { path: shim, argv });
     properties
 }
 
-/// What is mounted so that the task sees files of ours, and where it sees each of them. Each is a path of the host and
-/// where it is in a view of the task's own.
+/// Mounts by which the task sees files of the driver, and the path of each file in the view. Each is given by its host
+/// path and its path in a view of the task's own.
 fn in_view(task: &TaskSpec, files: &[(&Path, &str)]) -> (Option<Property>, Vec<PathBuf>) {
     let (binds, inside): (Vec<_>, Vec<_>) = match task.view {
         View::Private { .. } => {
             let bind = |(file, target): &(&Path, &str)| (Bind::new(file, target), PathBuf::from(target));
             files.iter().map(bind).unzip()
         }
-        // A root of the job's own may be read-only, and has no mount points of ours; its /run is systemd's, and empty.
+        // A root of the job's own may be read-only, and lacks our mount points; its /run is systemd's, and empty.
         View::Own => {
             let place = |target: &str| PathBuf::from(format!("/run{target}"));
             let bind = |(file, target): &(&Path, &str)| (Bind::new(file, place(target)), place(target));
             files.iter().map(bind).unzip()
         }
         View::Host => {
-            // A task of the system's may have a /tmp of its own, in which what runs it must be found, too.
+            // A task of the system manager may have its own /tmp, in which the files that run it must be found, too.
             let is_hidden = |path: &Path| {
                 task.identity != Identity::Driver
                     && TEMPORARY.iter().any(|directory| path.starts_with(directory))
@@ -279,19 +279,19 @@ fn in_view(task: &TaskSpec, files: &[(&Path, &str)]) -> (Option<Property>, Vec<P
     ((!binds.is_empty()).then_some(Property::BindReadOnlyPaths(binds)), inside)
 }
 
-/// What `PrivateTmp=` takes away.
+/// The directories that `PrivateTmp=` replaces.
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 
 fn identity(task: &TaskSpec, ephemeral_user: String) -> Vec<Property> {
     match &task.identity {
         Identity::User(user) => vec![Property::User(user.clone())],
-        Identity::Number(number) => vec![Property::User(place::user_name(*number))],
+        Identity::Number(number) => vec![Property::User(runtime_dir::user_name(*number))],
         Identity::Driver => vec![],
         Identity::Ephemeral => {
             let mut properties = vec![Property::DynamicUser(true), Property::User(ephemeral_user)];
             if task.view == View::Host {
-                // An ephemeral user implies a read-only host; the task's own directories stay writable, those in `alloc` as
-                // its view mounts them.
+                // An ephemeral user implies a read-only host; the task's own directories stay writable, those in
+                // `alloc` as the view mounts them.
                 properties
                     .push(Property::ReadWritePaths(task.dirs.own().map(|(host, _)| host.to_owned()).into()));
             }
@@ -304,7 +304,7 @@ fn streams(stdin: Stream, stdout: Stream, stderr: Stream) -> Vec<Property> {
     vec![Property::StandardInput(stdin), Property::StandardOutput(stdout), Property::StandardError(stderr)]
 }
 
-/// What the journal writes to each line of the unit, also to what a task sends there by itself.
+/// Fields that the journal adds to each line of the unit, also to lines that a task sends there by itself.
 fn journal(output: &Output) -> Vec<Property> {
     let mut properties = vec![
         Property::SyslogIdentifier(output.identifier.clone()),

@@ -1,13 +1,13 @@
-//! What is mounted for a task beyond its view: volumes, devices, images.
+//! Mounts of a task beyond its view: volumes, devices, images.
 
 use crate::systemd::{Assignment, Bind, Meaning, Property};
 use crate::task::config::{Mount, Propagation};
 use crate::task::host::view::View;
+use crate::task::slice_names::SLICE;
 use crate::task::spec::TaskSpec;
 use crate::task::unit::slice_of;
-use crate::task::unit::slices::SLICE;
 
-/// Volumes and devices, as Nomad mounts them for its other drivers: with all that is mounted below.
+/// Volumes and devices, as Nomad mounts them for its other drivers: with all mounts below.
 pub(super) fn mounts(task: &TaskSpec, mounts: &[Mount]) -> Vec<Property> {
     const MS_PRIVATE: u64 = 1 << 18;
     const MS_SLAVE: u64 = 1 << 19;
@@ -21,7 +21,7 @@ pub(super) fn mounts(task: &TaskSpec, mounts: &[Mount]) -> Vec<Property> {
     if !read_only.is_empty() {
         properties.push(Property::BindReadOnlyPaths(read_only.into_iter().map(bind).collect()));
     }
-    // Of all mounts of a unit: systemd knows no propagation of a single one.
+    // For all mounts of a unit: systemd supports no propagation of a single mount.
     match task.mounts.iter().map(|mount| mount.propagation).max() {
         Some(Propagation::Bidirectional) => properties.push(Property::MountFlags(MS_SHARED)),
         Some(Propagation::HostToTask) => properties.push(Property::MountFlags(MS_SLAVE)),
@@ -36,8 +36,9 @@ pub(super) fn mounts(task: &TaskSpec, mounts: &[Mount]) -> Vec<Property> {
     properties
 }
 
-/// The file by which a task that asks for it is told of memory pressure, writable in a root of its own as well: systemd
-/// means the host's root (257, `ReadWritePaths=` in systemd.exec(5)), and `ProtectControlGroups=` makes all others read-only.
+/// The file that notifies a task of memory pressure, on request; writable in the task's own root as well: systemd looks
+/// it up on the host (257, `ReadWritePaths=` in systemd.exec(5)), and `ProtectControlGroups=` makes all others
+/// read-only.
 pub(super) fn memory_pressure(task: &TaskSpec, settings: &[Assignment]) -> Option<Property> {
     let asked = Assignment::last(settings, "MemoryPressureWatch")?;
     if task.view == View::Host || ["off", "skip"].contains(&asked.text()) {
@@ -48,19 +49,19 @@ pub(super) fn memory_pressure(task: &TaskSpec, settings: &[Assignment]) -> Optio
     Some(Property::ReadWritePaths(vec![file.into()]))
 }
 
-/// The devices by which systemd mounts images, where those of the task are confined. It adds them by itself, but up to
-/// 252 not for extensions.
+/// The devices by which systemd mounts images, where the devices of the task are restricted. systemd adds them by
+/// itself, but up to 252 not for extensions.
 pub(super) fn images(settings: &[Assignment]) -> Vec<Property> {
-    let says = |name: &str, meant: &dyn Fn(&str) -> bool| {
+    let value_is = |name: &str, test: &dyn Fn(&str) -> bool| {
         let last = Assignment::last(settings, name);
         last.is_some_and(|line| {
-            if let Meaning::Text(text) = line.meaning() { meant(&text) } else { !line.text().is_empty() }
+            if let Meaning::Text(text) = line.meaning() { test(&text) } else { !line.text().is_empty() }
         })
     };
-    let has_extensions = says("ExtensionImages", &|text| !text.is_empty());
-    let confined = says("PrivateDevices", &|text| text == "yes")
-        || says("DevicePolicy", &|text| text != "auto")
-        || says("DeviceAllow", &|text| !text.is_empty());
+    let has_extensions = value_is("ExtensionImages", &|text| !text.is_empty());
+    let confined = value_is("PrivateDevices", &|text| text == "yes")
+        || value_is("DevicePolicy", &|text| text != "auto")
+        || value_is("DeviceAllow", &|text| !text.is_empty());
     if !has_extensions || !confined {
         return Vec::new();
     }

@@ -6,8 +6,8 @@ use crate::task::config::NetworkMode;
 use crate::task::spec::TaskSpec;
 use crate::task::spec::activation::{Address, Listener};
 
-/// The sockets that are open before the task starts, all in one unit: systemd passes a service those of the unit of its
-/// own name. Each has the name in the environment that its job gives it.
+/// The sockets that are opened before the task starts, all in one unit: systemd passes a service those of the unit with
+/// its own name. In the environment each socket has the name that its job sets.
 pub(super) fn sockets(task: &TaskSpec, sockets: &[Listener], filter: Vec<Property>) -> Option<SocketUnit> {
     let listen = |socket: &Listener| {
         let kind = if socket.datagrams { "Datagram" } else { "Stream" };
@@ -20,7 +20,7 @@ pub(super) fn sockets(task: &TaskSpec, sockets: &[Listener], filter: Vec<Propert
     let mut properties = vec![
         Property::Description(format!("{}, its sockets", task.description)),
         Property::Listen(sockets.iter().map(listen).collect()),
-        // The kernel filters a socket's addresses by the cgroup in which it was made.
+        // The kernel filters the addresses of a socket by the cgroup in which it was created.
         Property::Slice(slice_of(task)),
     ];
     properties.extend(filter);
@@ -31,8 +31,8 @@ pub(super) fn sockets(task: &TaskSpec, sockets: &[Listener], filter: Vec<Propert
     (!sockets.is_empty()).then_some(SocketUnit { properties })
 }
 
-/// What the job says of the addresses that its task may reach. (The runner of a guest filters connections by itself, and
-/// leaves those that it accepts alone.)
+/// What the job configures about the addresses that its task may reach. (The runner of a guest filters connections by
+/// itself, but not those that it accepts.)
 pub(super) fn address_filter(settings: &[Assignment]) -> Vec<Property> {
     let lines = settings.iter().filter(|line| matches!(line.name(), "IPAddressAllow" | "IPAddressDeny"));
     lines.cloned().map(Property::Assigned).collect()

@@ -1,4 +1,4 @@
-//! What a WebAssembly guest is granted (the job's `wasm` block), and the two layers that hold it to that.
+//! What a WebAssembly guest is granted (the job's `wasm` block), and the two layers that enforce it.
 //!
 //! ```text
 //!                    ┌─► options of the runner: it shows the guest these directories, variables and addresses
@@ -6,7 +6,7 @@
 //!                    └─► flags of the compiler: what of it changes machine code
 //! ```
 //!
-//! Where a node cannot filter addresses or ports the first layer stands alone.
+//! Where a node cannot filter addresses or ports, only the first layer applies.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,44 +19,43 @@ use crate::systemd::{self, Assignment, Features};
 use crate::task::config::{NetworkMode, TaskConfig, Wasm};
 use crate::task::host::dirs::TaskDirs;
 use crate::task::host::view::View;
+use crate::task::refusal::{Error, check_length};
 use crate::task::sandbox::policy::Policy;
-use crate::task::spec::activation::Readiness;
-use crate::task::spec::{Error, check_length};
 use crate::task::wasm::network::{Network, RESOLVER, name_servers};
 use crate::task::wasm::preopens::{directory, here, usual_directories};
 use crate::task::wasm::server::{server, time};
 
-/// The variable of the runner that holds the guest's configuration, as a JSON object of texts. The runner's command line
-/// can be read by everybody, its environment by nobody.
+/// The variable of the runner that contains the guest's configuration, as a JSON object of strings. Everybody can read
+/// the runner's command line, nobody its environment.
 const CONFIG: &str = "NOMAD_WASM_CONFIG";
-/// How long the runner may take to tell its version.
+/// Time for the runner to report its version.
 const SHIM_ANSWERS: Duration = Duration::from_secs(5);
-/// What of a task's memory is the runner's own.
+/// Memory of a task that is set aside for the runner.
 const RUNNER: u64 = 8 << 20;
 /// A task with less memory is too small to set that much aside.
 const ROOMY: u64 = 16 << 20;
 
-/// What a guest is granted, and within which limits.
+/// Grants and limits of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
-    /// What of the runner's options changes machine code, so that the compiler is told as well: `-W`, `fuel=1`.
+    /// The runner's options that change machine code, so that the compiler gets them as well: `-W`, `fuel=1`.
     pub flags: Vec<String>,
-    /// It answers requests of HTTP until it is stopped.
+    /// The guest answers HTTP requests until it is stopped.
     pub serves: bool,
     /// The job has a `wasm` block.
     is_asked_for: bool,
-    /// What it sees as its own name.
+    /// The name that the guest sees as its own.
     argv0: Option<String>,
-    /// The names of its variables.
+    /// Names of the guest's variables.
     env: Vec<String>,
-    /// The runner's other options.
+    /// The other options of the runner.
     options: Vec<String>,
     network: Network,
 }
 
 impl Guest {
-    /// What the job's `wasm` block means for a task with this `view`, these variables, and so many bytes of memory at
-    /// most.
+    /// Resolves the job's `wasm` block for a task with this `view`, these variables, and at most this many bytes of
+    /// memory.
     pub(crate) fn resolve(
         config: &TaskConfig,
         view: &View,
@@ -67,7 +66,7 @@ impl Guest {
     ) -> Result<Self, Error> {
         let nothing = Wasm::decode(&[]).map_err(|source| Error::Defaults { source: Box::new(source) })?;
         let wasm = config.driver.wasm.as_ref().unwrap_or(&nothing);
-        // Every option stands here, so that the compiler asks what becomes of a new one.
+        // Every option is listed here, so that the compiler rejects a new option that is not handled.
         #[rustfmt::skip]
         let Wasm {
             argv0, config: values, dirs: granted, env: names, serve,
@@ -78,7 +77,7 @@ impl Guest {
         let mut options = Vec::new();
         let mut option = |name: &str, value: String| options.extend([name.to_owned(), value]);
         let mut dirs: Vec<Directory> = match granted {
-            Some(said) => said.iter().map(|said| directory(said)).collect::<Result<_, _>>()?,
+            Some(texts) => texts.iter().map(|text| directory(text)).collect::<Result<_, _>>()?,
             None => usual_directories(view, dirs, &config.mounts),
         };
         dirs.extend(here(&dirs, working_directory));
@@ -100,7 +99,7 @@ impl Guest {
         if let Some(name) = argv0 {
             check_length("wasm.argv0", name)?;
         }
-        // Not those of ours: what they speak of is the runner's.
+        // Without the driver's own variables, which are meant for the runner.
         let own = config.identity.env.keys().filter(|name| env.contains_key(*name));
         Ok(Self {
             flags: changes.into_iter().flat_map(|change| ["-W".to_owned(), change]).collect(),
@@ -113,7 +112,7 @@ impl Guest {
         })
     }
 
-    /// Is this said of a program that is no guest? It would have no effect.
+    /// Is the `wasm` block set for a program that is not a guest? It would have no effect.
     pub(crate) fn check_native(&self) -> Result<(), Error> {
         if !self.is_asked_for {
             return Ok(());
@@ -123,17 +122,21 @@ impl Guest {
         Err(Error::refused("wasm", reason))
     }
 
-    /// Is all that the job says of its task possible for a guest, which has these variables?
-    pub(crate) fn check(&self, readiness: &Readiness, env: &BTreeMap<String, String>) -> Result<(), Error> {
-        let Readiness { speaks, all, .. } = *readiness;
-        if !self.serves && speaks {
+    /// Can a guest with these variables have everything that the job configures for its task?
+    pub(crate) fn check(
+        &self,
+        notifies: bool,
+        all_notify: bool,
+        env: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        if !self.serves && notifies {
             return Err(Error::refused(
                 "notify",
                 "a WebAssembly guest cannot send messages to systemd; wasm-shim sends `READY=1` and those of the watchdog for a guest \
                  that serves (`wasm { serve { … } }`), and for no other",
             ));
         }
-        if all {
+        if all_notify {
             return Err(Error::refused(
                 "notify.access",
                 "for a WebAssembly guest wasm-shim sends the messages, which is the main process (\"main\")",
@@ -149,8 +152,8 @@ impl Guest {
         }
     }
 
-    /// The runner's command line, for a guest whose compiled code is at `code` of its view and whose file has this name.
-    /// `same` are options about the directories of its task.
+    /// The runner's command line, for a guest whose compiled code is at `code` in its view and whose file has this
+    /// name. `same` are options about the directories of its task.
     pub(crate) fn command_line(
         &self,
         code: &Path,
@@ -171,8 +174,8 @@ impl Guest {
         words
     }
 
-    /// What the unit gets beyond the preset for the runner, which has no network at all: what is granted, and no more as
-    /// far as this node can filter.
+    /// What the unit gets beyond the preset for the runner, which has no network at all: what is granted, and no more,
+    /// as far as this node can filter.
     pub(crate) fn fence(
         &self,
         mode: &NetworkMode,
@@ -199,12 +202,12 @@ impl Guest {
         let servers = match (self.network.lookup, resolver, view) {
             (false, ..) => Some(Vec::new()),
             (true, Some(text), _) => Some(name_servers(text)),
-            // What is in there is not known before it is mounted.
+            // Its content is not known before it is mounted.
             (true, None, View::Own) => None,
             (true, None, _) => Some(name_servers(&std::fs::read_to_string(RESOLVER).unwrap_or_default())),
         };
-        // To systemd what a unit allows counts more than what its slice denies: an operator who filters the slice denies
-        // it to jobs, and the slice's filter is then the only one.
+        // For systemd what a unit allows takes precedence over what its slice denies: an operator who filters the slice
+        // denies it to jobs, and the slice's filter is then the only one.
         let may_be_said = |name: &str| match name {
             "IPAddressDeny" | "IPAddressAllow" => policy.denies("IPAddressAllow").is_none(),
             _ => true,
@@ -215,29 +218,35 @@ impl Guest {
     }
 }
 
-/// The version of wasmtime in the runner, such as `48.0.8`, as it says it: `wasm-shim 0.1.0 (wasmtime 48.0.8+shim1)`.
+/// The version of wasmtime in the runner, such as `48.0.8`, from its output `wasm-shim 0.1.0 (wasmtime 48.0.8+shim1)`.
 pub(crate) async fn wasmtime(shim: &Path) -> Option<String> {
-    let said = tokio::process::Command::new(shim)
+    let running = tokio::process::Command::new(shim)
         .arg("--version")
         .env_clear()
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(SHIM_ANSWERS, said).await.ok()?.ok()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let (_, version) = said.split_once("wasmtime ")?;
+    let output = tokio::time::timeout(SHIM_ANSWERS, running).await.ok()?.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (_, version) = text.split_once("wasmtime ")?;
     version.split(['+', ')', ' ', '\n']).next().map(str::to_owned)
 }
 
-/// The task's variables that are the runner's alone.
+/// The task's variables that only the runner gets.
 pub(crate) fn variables(config: &TaskConfig) -> Option<(String, String)> {
     let config = &config.driver.wasm.as_ref()?.config;
     let text = serde_json::to_string(config).ok().filter(|_| !config.is_empty())?;
     Some((CONFIG.to_owned(), text))
 }
 
-/// The runner's `-W`, and what of it is the compiler's, too.
+/// The compiler's options for this block, such as `-W` and `fuel=1`.
+pub(crate) fn compiler_flags(wasm: &Wasm) -> Result<Vec<String>, Error> {
+    let (_, changes) = settings(wasm, None)?;
+    Ok(changes.into_iter().flat_map(|change| ["-W".to_owned(), change]).collect())
+}
+
+/// The runner's `-W` options, and those of them that the compiler gets, too.
 fn settings(wasm: &Wasm, ceiling: Option<u64>) -> Result<(Vec<String>, Vec<String>), Error> {
     let size = |option, text: Option<&String>| {
         let read = |text: &String| {
@@ -248,8 +257,8 @@ fn settings(wasm: &Wasm, ceiling: Option<u64>) -> Result<(Vec<String>, Vec<Strin
     };
     let max_stack = size("wasm.max_stack", wasm.max_stack.as_ref())?;
     if max_stack.is_some_and(|bytes| bytes > STACK_MAX) {
-        let said = wasm.max_stack.as_deref().unwrap_or_default();
-        return Err(Error::option("wasm.max_stack", said, "a size up to \"1G\""));
+        let text = wasm.max_stack.as_deref().unwrap_or_default();
+        return Err(Error::option("wasm.max_stack", text, "a size up to \"1G\""));
     }
     let usual_memory = ceiling.filter(|ceiling| *ceiling >= ROOMY).map(|ceiling| ceiling - RUNNER);
     let numbers = [
@@ -266,7 +275,7 @@ fn settings(wasm: &Wasm, ceiling: Option<u64>) -> Result<(Vec<String>, Vec<Strin
     }
     limits.extend(wasm.trap_on_grow_failure.then(|| "trap-on-grow-failure=y".to_owned()));
     let mut changes: Vec<String> = wasm.fuel.map(|_| "fuel=1".to_owned()).into_iter().collect();
-    // So that one request can be told to end, or to let others go on; the runner knows it by itself.
+    // So that one request can be interrupted, or yield to others; the runner sets it by itself.
     changes.extend(wasm.serve.is_some().then(|| "epoch-interruption=y".to_owned()));
     if wasm.backtrace_details {
         limits.push("backtrace-details=y".to_owned());
@@ -307,7 +316,7 @@ mod tests {
 
     #[test]
     fn limits_reach_the_runner_and_what_changes_code_the_compiler_too() {
-        let said = wasm(|wasm| {
+        let block = wasm(|wasm| {
             wasm.fuel = Some(1000);
             wasm.max_memory = Some("64M".to_owned());
             wasm.timeout = Some("1m 500ms".to_owned());
@@ -316,7 +325,7 @@ mod tests {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into();
         });
-        let (limits, changes) = settings(&said, Some(1 << 30)).unwrap();
+        let (limits, changes) = settings(&block, Some(1 << 30)).unwrap();
         assert_eq!(
             limits,
             [

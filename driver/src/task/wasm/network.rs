@@ -1,13 +1,13 @@
-//! Whom a guest may speak with: what the runner is told, and what systemd filters.
+//! Network access of a guest: the options of the runner, and the filters of systemd.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use shim_interface::{AddressRule, Prefix, Protocol};
 
 use crate::task::config::{NetworkMode, Wasm};
-use crate::task::spec::Error;
+use crate::task::refusal::Error;
 
-/// Whom a guest may speak with.
+/// Network access of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Network {
     pub(super) connect: Vec<AddressRule>,
@@ -18,13 +18,13 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn resolve(wasm: &Wasm) -> Result<Self, Error> {
-        let rules = |option: &'static str, said: &[String]| {
-            let rule = |said: &String| {
+        let rules = |option: &'static str, list: &[String]| {
+            let rule = |text: &String| {
                 let wanted = "addresses and ports such as \"tcp:10.0.0.0/8:5432\", \"[::1]:53\" or \"*:443\" (for the name of a \
                           host grant its address here, and `wasm.name_lookup`)";
-                AddressRule::parse(said).map_err(|_| Error::Option { option, value: said.clone(), wanted })
+                AddressRule::parse(text).map_err(|_| Error::Option { option, value: text.clone(), wanted })
             };
-            said.iter().map(rule).collect::<Result<Vec<_>, _>>()
+            list.iter().map(rule).collect::<Result<Vec<_>, _>>()
         };
         Ok(Self {
             connect: rules("wasm.connect", &wasm.connect)?,
@@ -34,7 +34,7 @@ impl Network {
         })
     }
 
-    /// The same for the runner.
+    /// The rules as options of the runner.
     pub(super) fn options(&self) -> impl Iterator<Item = (&'static str, String)> {
         let wasi = |on: bool, name: &str| on.then(|| ("-S", name.to_owned()));
         let rules = |option, rules: &[AddressRule]| -> Vec<_> {
@@ -45,8 +45,8 @@ impl Network {
         connect.into_iter().chain(rules("--listen", &self.listen)).chain(switches.into_iter().flatten())
     }
 
-    /// The same for its unit, in the words of systemd's manual, if these `servers` are asked for names; nobody knows
-    /// which, if there are none.
+    /// The rules as systemd properties of the unit, if names are looked up at these `servers`; `None` if they are not
+    /// known.
     pub(super) fn fence(
         &self,
         mode: &NetworkMode,
@@ -63,7 +63,7 @@ impl Network {
         if *everything {
             return lines;
         }
-        // Whoever comes to where it listens; on this machine's own addresses only who is on it.
+        // Any peer of an address that the guest listens on; for this machine's own addresses only peers on it.
         let peers = listen.iter().map(|rule| rule.prefix.filter(Prefix::is_loopback));
         let peers = connect.iter().map(|rule| rule.prefix).chain(peers);
         let servers = servers.map(|servers| servers.into_iter().map(Prefix::of).collect::<Vec<_>>());
@@ -72,7 +72,7 @@ impl Network {
             let allowed = peers.into_iter().chain(servers);
             lines.extend(allowed.map(|prefix| ("IPAddressAllow", prefix.to_string())));
         }
-        // Who sends packets binds to a port of the kernel's choice before, and systemd has no word for that.
+        // A sender of packets first binds to a port of the kernel's choice, which systemd has no word for.
         let sends = connect.iter().any(|rule| rule.protocol != Some(Protocol::Tcp));
         lines.push(("SocketBindDeny", "tcp".to_owned()));
         lines.extend((!sends).then(|| ("SocketBindDeny", "udp".to_owned())));
@@ -89,20 +89,20 @@ fn of_port(rule: &AddressRule) -> String {
         Some(_) => "ipv6:",
     };
     let protocol = rule.protocol.map(|protocol| format!("{protocol}:")).unwrap_or_default();
-    // It has no word for a port of the kernel's choice but all of them.
+    // systemd has no word for a port of the kernel's choice except for all ports.
     let (first, last) = (rule.ports.start(), rule.ports.end());
     if *first == 0 { format!("{family}{protocol}any") } else { format!("{family}{protocol}{first}-{last}") }
 }
 
-/// Who is asked for the addresses of names (resolv.conf(5)).
+/// The configuration of the resolver (resolv.conf(5)).
 pub(super) const RESOLVER: &str = "/etc/resolv.conf";
 
-/// The servers that it names; without any it is this machine.
+/// The name servers in the text; without any it is this machine.
 pub(super) fn name_servers(text: &str) -> Vec<IpAddr> {
     let servers = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         let server = words.next().filter(|word| *word == "nameserver").and(words.next())?;
-        // An address of a link says on which.
+        // An address of a link names the link.
         server.split('%').next()?.parse().ok()
     });
     let servers: Vec<IpAddr> = servers.collect();
@@ -123,8 +123,8 @@ mod tests {
         wasm
     }
 
-    fn texts(said: &[&str]) -> Vec<String> {
-        said.iter().map(ToString::to_string).collect()
+    fn texts(list: &[&str]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
     }
 
     fn network(connect: &[&str], listen: &[&str]) -> Network {
@@ -167,13 +167,13 @@ mod tests {
             "SocketBindDeny=udp",
         ];
         assert_eq!(client, [&common[..], &filters].concat());
-        // Anybody may come to it, and it binds there alone.
+        // Anybody may connect to the guest, and it binds there alone.
         let server = fence(&network(&[], &["tcp:*:80"]), Some(&[]));
         let filters = ["SocketBindDeny=tcp", "SocketBindDeny=udp", "SocketBindAllow=tcp:80-80"];
         assert_eq!(server, [&common[..], &filters].concat());
         let own = fence(&network(&[], &["127.0.0.1:80"]), Some(&[]));
         assert!(own.contains(&"IPAddressAllow=127.0.0.1/32".to_owned()), "{own:?}");
-        // Whoever sends packets is bound to some port.
+        // A sender of packets is bound to some port.
         let sender = fence(&network(&["10.0.0.1:53"], &[]), Some(&[]));
         assert!(!sender.contains(&"SocketBindDeny=udp".to_owned()), "{sender:?}");
         let everything = Network { everything: true, ..network(&["10.0.0.1:53"], &[]) };

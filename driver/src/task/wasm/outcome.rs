@@ -1,38 +1,38 @@
-//! What the runner of WebAssembly says of its guest: how it ended if not by itself, and how many requests it has served.
+//! What the runner of WebAssembly reports about its guest: how it ended if not by itself, and its number of requests.
 //!
-//! It says so to systemd alone (`STATUS=`, sd_notify(3)), where no guest can speak. Its exit code says how a guest ended
-//! as well, but a guest can end with any code itself.
+//! The runner reports it to systemd alone (`STATUS=`, sd_notify(3)), over a channel the guest cannot reach. Its exit
+//! code reports how a guest ended as well, but a guest can exit with any code itself.
 
 use std::time::Duration;
 
 use shim_interface::{Act, Denial, Kind, Served, Status};
 use tokio::time::Instant;
 
-/// How a guest ended that did not end by itself, or was denied something before it did.
+/// How a guest ended that did not exit by itself, or was denied something before it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was ended.
+    /// The guest was ended.
     Ended {
-        /// Why.
+        /// The reason.
         kind: Kind,
-        /// Such as `out of bounds memory access`.
+        /// Details, such as `out of bounds memory access`.
         text: String,
     },
-    /// It ended with an exit code that is no success, and was denied this before.
+    /// The guest exited with a code that is not success, and was denied this before.
     Denied(Denial),
 }
 
 impl Outcome {
-    /// What these words of the runner's say, if they are about an end.
-    pub fn of(said: &str) -> Option<Self> {
-        match Status::parse(said)? {
+    /// The outcome in a status text of the runner, if the text is about an end.
+    pub fn of(status: &str) -> Option<Self> {
+        match Status::parse(status)? {
             Status::Ended { kind, text } => Some(Self::Ended { kind, text }),
             Status::Denied(denial) => Some(Self::Denied(denial)),
             Status::Serving(_) => None,
         }
     }
 
-    /// For programs, such as `trap`.
+    /// The kind, for programs, such as `trap`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Ended { kind, .. } => kind.words(),
@@ -40,7 +40,7 @@ impl Outcome {
         }
     }
 
-    /// For programs, such as `out of bounds memory access`.
+    /// The details, for programs, such as `out of bounds memory access`.
     pub fn text(&self) -> String {
         match self {
             Self::Ended { text, .. } => text.clone(),
@@ -48,7 +48,7 @@ impl Outcome {
         }
     }
 
-    /// For the job's author, with what to do about it.
+    /// The message for the job's author, with what to do about it.
     pub fn message(&self) -> String {
         let advice = match self {
             Self::Ended { kind, .. } => advice(*kind).to_owned(),
@@ -57,7 +57,7 @@ impl Outcome {
         format!("{}: {}{advice}", self.kind(), self.text())
     }
 
-    /// May the same guest fare better when it is started again as it is? Only if the fault is nobody's of the two.
+    /// May the same guest succeed when it is started again unchanged? Only if neither guest nor job is at fault.
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Ended { kind: Kind::Failed, .. })
     }
@@ -65,12 +65,12 @@ impl Outcome {
 
 fn advice(kind: Kind) -> &'static str {
     match kind {
-        Kind::OutOfFuel => " (`wasm.fuel` says how much it has)",
+        Kind::OutOfFuel => " (`wasm.fuel` sets how much it has)",
         Kind::MemoryLimit => {
-            " (`wasm.max_memory` and `wasm.max_table_elements` say how much it may have; not given, it is the task's memory \
+            " (`wasm.max_memory` and `wasm.max_table_elements` set how much it may have; not given, it is the task's memory \
              less 8 MiB)"
         }
-        Kind::Deadline => " (`wasm.timeout` says how long it may run)",
+        Kind::Deadline => " (`wasm.timeout` sets how long it may run)",
         Kind::Failed | Kind::BadModule | Kind::MissingImport | Kind::Trap => "",
     }
 }
@@ -78,7 +78,7 @@ fn advice(kind: Kind) -> &'static str {
 /// The option that would have allowed what was denied.
 fn grant(denial: &Denial) -> String {
     match denial {
-        // What comes before it connects or sends, and says nothing of whereto.
+        // A bind before a connect or a send, which does not tell the destination.
         Denial::Address { act: Act::Bind, address, .. }
             if address.ip().is_unspecified() && address.port() == 0 =>
         {
@@ -91,44 +91,44 @@ fn grant(denial: &Denial) -> String {
     }
 }
 
-/// The requests of a server that these words of the runner's are about.
-pub(crate) fn served(said: &str) -> Option<Served> {
-    match Status::parse(said)? {
+/// The requests of a server in a status text of the runner.
+pub(crate) fn served(status: &str) -> Option<Served> {
+    match Status::parse(status)? {
         Status::Serving(served) => Some(served),
         Status::Ended { .. } | Status::Denied(_) => None,
     }
 }
 
-/// The counters for programs, under the names of attributes.
+/// The counters for programs, by the names of attributes.
 pub(crate) fn attributes(served: &Served) -> [(&'static str, String); 4] {
     let Served { requests, traps, timeouts, active, stopping: _ } = served;
     [("wasm_requests", requests), ("wasm_traps", traps), ("wasm_timeouts", timeouts), ("wasm_active", active)]
         .map(|(name, number)| (name, number.to_string()))
 }
 
-/// How often at most it is told that requests went wrong.
+/// Minimum time between two events about failed requests.
 const PERIOD: Duration = Duration::from_mins(1);
 
-/// Requests of one server that went wrong: what of them has been told, and when the next word may be said.
+/// Failed requests of one server: those that were reported, and when the next event may be sent.
 #[derive(Debug)]
-pub struct Trouble {
+pub struct FailureReporter {
     told: Served,
     now: Served,
     quiet_until: Option<Instant>,
 }
 
-impl Trouble {
-    /// Whatever went wrong before has been told, or was told by somebody else.
+impl FailureReporter {
+    /// Starts from `before`: earlier failures were reported already, or by another driver.
     pub fn since(before: Served) -> Self {
         Self { told: before, now: before, quiet_until: None }
     }
 
-    /// Takes note of what the server says now.
+    /// Records what the server reports now.
     pub fn note(&mut self, served: Served) {
         self.now = served;
     }
 
-    /// Waits until there is something to be told; for ever if nothing went wrong.
+    /// Waits until there is something to report; for ever if no request failed.
     pub async fn is_due(&self) {
         if self.more() == (0, 0) {
             return std::future::pending().await;
@@ -138,7 +138,7 @@ impl Trouble {
         }
     }
 
-    /// What is to be told, which has been by that; nothing if nothing went wrong.
+    /// What is to be reported, which then counts as reported; `None` if no request failed.
     pub fn tell(&mut self) -> Option<String> {
         let (traps, timeouts) = self.more();
         let count = |number, what: &str| match number {
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn an_outcome_is_told_with_what_to_do_about_it() {
-        let message = |said: &str| Outcome::of(said).map(|outcome| outcome.message());
+        let message = |text: &str| Outcome::of(text).map(|outcome| outcome.message());
         assert_eq!(message("trap: unreachable").unwrap(), "trap: unreachable");
         assert!(message("out of fuel: all is used").unwrap().contains("`wasm.fuel`"));
         assert!(message("memory limit: refused").unwrap().contains("`wasm.max_memory`"));
@@ -186,11 +186,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_goes_wrong_is_told_at_once_and_then_once_a_minute() {
         let served = |traps, timeouts| Served { requests: 10, traps, timeouts, ..Served::default() };
-        let mut trouble = Trouble::since(served(7, 0));
+        let mut trouble = FailureReporter::since(served(7, 0));
         let never = tokio::time::timeout(Duration::from_hours(1), trouble.is_due()).await;
         assert!(never.is_err());
         assert_eq!(trouble.tell(), None);
-        let mut trouble = Trouble::since(served(7, 0));
+        let mut trouble = FailureReporter::since(served(7, 0));
         trouble.note(served(8, 0));
         let before = Instant::now();
         trouble.is_due().await;

@@ -1,4 +1,4 @@
-//! Directories that a guest sees, and the one in which its relative paths begin.
+//! Directories that a guest sees, and its working directory.
 
 use std::path::Path;
 
@@ -7,16 +7,16 @@ use shim_interface::Directory;
 use crate::task::config::Mount;
 use crate::task::host::dirs::TaskDirs;
 use crate::task::host::view::{View, is_plain};
-use crate::task::spec::{Error, check_length};
+use crate::task::refusal::{Error, check_length};
 
-/// A directory that the job names, as the runner takes it.
-pub(super) fn directory(said: &str) -> Result<Directory, Error> {
-    check_length("wasm.dirs", said)?;
+/// A directory that the job names, in the runner's form.
+pub(super) fn directory(text: &str) -> Result<Directory, Error> {
+    check_length("wasm.dirs", text)?;
     let wanted = "\"PATH\", \"PATH::NAME\" or \"PATH::NAME:ro\" with an absolute path without `..`, and no other colon";
-    let wrong = || Error::Option { option: "wasm.dirs", value: said.to_owned(), wanted };
-    let directory = Directory::parse(said).map_err(|_| wrong())?;
+    let wrong = || Error::Option { option: "wasm.dirs", value: text.to_owned(), wanted };
+    let directory = Directory::parse(text).map_err(|_| wrong())?;
     let path = Path::new(&directory.host);
-    // Through /proc a guest would reach the memory of its runner, and its environment.
+    // Through /proc a guest would reach the memory and the environment of its runner.
     let of_the_system = ["/proc", "/sys", "/dev", "/run/systemd"];
     if path.parent().is_none() || of_the_system.iter().any(|directory| path.starts_with(directory)) {
         let reason = format!(
@@ -29,9 +29,9 @@ pub(super) fn directory(said: &str) -> Result<Directory, Error> {
     if is_plain(path) { Ok(directory) } else { Err(wrong()) }
 }
 
-/// The task's own directories under the names that its environment says, and its volumes.
+/// The task's own directories under the names in its environment, and its volumes.
 pub(super) fn usual_directories(view: &View, dirs: &TaskDirs, mounts: &[Mount]) -> Vec<Directory> {
-    // The runner follows no link; the way to the allocation is the agent's, and may have some.
+    // The runner follows no link; the way to the allocation belongs to the agent, and may have some.
     let real = dirs.alloc_dir.canonicalize().unwrap_or_else(|_| dirs.alloc_dir.clone());
     let granted = |host: &Path, guest: &Path, writable| Directory {
         host: host.display().to_string(),
@@ -42,20 +42,20 @@ pub(super) fn usual_directories(view: &View, dirs: &TaskDirs, mounts: &[Mount]) 
         View::Private { .. } | View::Own => granted(Path::new(inside), Path::new(inside), true),
         View::Host => granted(&real.join(host.strip_prefix(&dirs.alloc_dir).unwrap_or(host)), host, true),
     });
-    // A plugin of devices may mount files.
+    // A device plugin may mount files.
     let volumes = mounts.iter().filter(|mount| !mount.source.is_file());
     let volumes = volumes.map(|mount| granted(&mount.target, &mount.target, !mount.read_only));
     own.into_iter().chain(volumes).collect()
 }
 
-/// The directory in which relative paths of a guest begin, `.` in WASI: where the task begins, if that is granted, and
-/// with no more rights than it is granted with. None where the job says itself what `.` or `/` is.
+/// The directory in which relative paths of a guest begin, `.` in WASI: the task's working directory, if it is granted,
+/// and with no more rights than it is granted with. `None` if the job itself defines `.` or `/`.
 pub(super) fn here(dirs: &[Directory], working_directory: &Path) -> Option<Directory> {
     if dirs.iter().any(|dir| [".", "/"].contains(&dir.guest.as_str())) {
         return None;
     }
     let within = dirs.iter().filter_map(|Directory { host, guest, writable }| {
-        // The name is how the task itself calls it, where the path is the runner's.
+        // The name is the path as the task itself uses it, while the path is the runner's.
         let rest =
             working_directory.strip_prefix(host).or_else(|_| working_directory.strip_prefix(guest)).ok()?;
         let here = Path::new(host).join(rest).display().to_string();
@@ -89,8 +89,8 @@ mod tests {
 
     #[test]
     fn a_directory_is_a_path_of_the_task_with_a_name() {
-        for said in ["/local::/local", "/local::/data", "/alloc/data::.:ro", "/local::/x:ro"] {
-            assert_eq!(directory(said).unwrap().to_string(), said);
+        for text in ["/local::/local", "/local::/data", "/alloc/data::.:ro", "/local::/x:ro"] {
+            assert_eq!(directory(text).unwrap().to_string(), text);
         }
         assert_eq!(directory("/local").unwrap().to_string(), "/local::/local");
         for wrong in ["", "data", "::/data", "/local::", "/local/../etc", "/local:::ro"] {

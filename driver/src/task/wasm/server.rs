@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::task::config::{Serve, TaskConfig};
-use crate::task::spec::{Error, duration};
+use crate::task::refusal::{Error, duration};
 
 /// The runner's options for a server.
 pub(super) fn server(serve: &Serve, config: &TaskConfig) -> Result<Vec<String>, Error> {
-    // Every option stands here, so that the compiler asks what becomes of a new one.
+    // Every option is listed here, so that the compiler rejects a new option that is not handled.
     #[rustfmt::skip]
     let Serve {
         access_log, client_timeout, concurrency, idle_timeout, max_concurrent_requests, port, reuse, shutdown_timeout, socket,
@@ -62,13 +62,13 @@ pub(super) fn server(serve: &Serve, config: &TaskConfig) -> Result<Vec<String>, 
     Ok(given.flatten().chain(access_log.then(|| "--access-log".to_owned())).collect())
 }
 
-/// How long clients are waited for; nothing is for ever.
+/// How long the runner waits for clients; zero means for ever.
 pub(super) fn client_timeout(text: &str) -> Result<String, Error> {
     const OPTION: &str = "wasm.serve.client_timeout";
     if duration(text) == Ok(Duration::ZERO) { Ok("0".to_owned()) } else { time(OPTION, text) }
 }
 
-/// A length of time as the runner reads it.
+/// A duration in the runner's form.
 pub(super) fn time(option: &'static str, text: &str) -> Result<String, Error> {
     let wrong = |wanted| Error::Option { option, value: text.to_owned(), wanted };
     match duration(text).map_err(wrong)? {

@@ -7,7 +7,7 @@ mod words;
 
 use kinds::KINDS;
 
-/// Names and texts: some for each kind of value, and one for each name that shares a kind with others.
+/// Names and texts: several for each kind of value, and one for each name that shares a kind with others.
 pub(crate) fn cases() -> Vec<(&'static str, &'static str)> {
     let many = [resources::CASES, words::CASES, numbers::CASES].into_iter().flatten();
     let many = many.flat_map(|(name, texts)| texts.iter().map(|text| (*name, *text)));

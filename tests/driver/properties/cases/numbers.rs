@@ -1,7 +1,7 @@
 //! Numbers, limits and times.
 
 pub(crate) const CASES: &[(&str, &[&str])] = &[
-    // Numbers, and words for them.
+    // Numbers, and words that stand for numbers.
     ("UMask", &["0022", "22", "7777", "10000", "8", "", "+22", "0x12", " 22", "u=rw"]),
     ("Nice", &["5", "-5", "-20", "19", "20", "-21", "", "x", "+3", "0x5", " 5"]),
     (

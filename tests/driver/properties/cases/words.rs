@@ -67,7 +67,8 @@ pub(crate) const CASES: &[(&str, &[&str])] = &[
         "SystemCallFilter",
         &["@system-service", "~@clock @mount", "", "~", "read:EPERM write", "'a b' c", "'", "~ a", " ~a"],
     ),
-    // Not `none`, which systemd-run sends as it is and systemd refuses; nor nothing, which it sends as `none`.
+    // Not `none`, which systemd-run sends unchanged and systemd rejects; nor an empty text, which systemd-run sends as
+    // `none`.
     ("RestrictAddressFamilies", &["AF_UNIX AF_INET", "~AF_PACKET"]),
     ("RestrictFileSystems", &["ext4 tmpfs", "~ext4"]),
     ("RestrictNetworkInterfaces", &["lo", "~eth0 eth1", ""]),

@@ -42,7 +42,7 @@ pub(super) fn distinct(args: FuncArgs) -> Result {
     Ok(Value::Array(seen))
 }
 
-/// The index may be larger than the list, and begins anew then.
+/// An index beyond the list wraps around.
 pub(super) fn element(args: FuncArgs) -> Result {
     let [list, index] = exactly(args)?;
     let (list, index) = (list_of(list)?, size_of(&index)?);
@@ -105,7 +105,7 @@ pub(super) fn merge(args: FuncArgs) -> Result {
 
 /// `range(END)`, `range(START, END)` and `range(START, END, STEP)`.
 pub(super) fn range(args: FuncArgs) -> Result {
-    /// The longest list that go-cty makes.
+    /// The length of go-cty's longest list.
     const LONGEST: usize = 1024;
     let numbers: std::result::Result<Vec<_>, _> = args.into_values().iter().map(integer_of).collect();
     let (start, end, step) = match numbers?.as_slice() {
@@ -166,7 +166,7 @@ pub(super) fn zipmap(args: FuncArgs) -> Result {
     Ok(Value::Object(keys?.into_iter().zip(values).collect()))
 }
 
-/// A place in a list.
+/// An index in a list.
 fn size_of(value: &Value) -> std::result::Result<usize, String> {
     usize::try_from(integer_of(value)?).map_err(|_| "a number of at least 0 is required".to_owned())
 }

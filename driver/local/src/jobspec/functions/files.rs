@@ -1,4 +1,5 @@
-//! Functions of files of the machine on which the job file is read. A relative path is in the directory of the job file.
+//! Functions that read files of the machine on which the job file is read. A relative path refers to the directory of
+//! the job file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use hcl::eval::FuncArgs;
 
 use super::{Result, exactly, string_of};
 
-/// The largest file that is read, in bytes: far more than an agent takes as a job.
+/// The size of the largest file that is read, in bytes: far more than an agent accepts as a job.
 const LARGEST: u64 = 32 << 20;
 
 pub(super) fn basename(args: FuncArgs) -> Result {
@@ -51,14 +52,14 @@ fn read(args: FuncArgs) -> std::result::Result<Vec<u8>, String> {
     let path = path(args)?;
     let wrong = |why: String| format!("read {}: {why}", path.display());
     let metadata = fs::metadata(&path).map_err(|error| wrong(error.to_string()))?;
-    // A pipe may have no end.
+    // A pipe may never reach its end.
     if !metadata.is_file() || metadata.len() > LARGEST {
         return Err(wrong(format!("it is not a file of at most {} MiB", LARGEST >> 20)));
     }
     fs::read(&path).map_err(|error| wrong(error.to_string()))
 }
 
-/// The directory of the job file, and what the job file says.
+/// The path: the directory of the job file, joined with the function's argument.
 fn path(args: FuncArgs) -> std::result::Result<PathBuf, String> {
     let Ok([directory, path]) = exactly(args) else { return Err("one path is required".to_owned()) };
     Ok(Path::new(&string_of(&directory)?).join(string_of(&path)?))

@@ -1,8 +1,8 @@
-//! The functions that a job file may call: those of Nomad's list that jobs really use.
+//! The functions that a job file may call: the ones of Nomad's list that jobs really use.
 //!
-//! Their meaning is that of go-cty's standard library, which Nomad hands to job files (jobspec2/functions.go) and, a
-//! shorter list, to the strings of a `config` block (helper/pluginutils/hclutils/util.go). All others are refused by
-//! name.
+//! The functions behave as in go-cty's standard library, which Nomad provides to job files (jobspec2/functions.go) and,
+//! as a shorter list, to the strings of a `config` block (helper/pluginutils/hclutils/util.go). All others are rejected
+//! by name.
 
 mod collections;
 mod files;
@@ -67,7 +67,7 @@ const FUNCTIONS: &[(&str, Func)] = &[
     ("zipmap", collections::zipmap),
 ];
 
-/// What the operators of arithmetic do. A job file cannot call them.
+/// The functions behind the arithmetic operators. A job file cannot call them.
 const OPERATORS: &[(BinaryOperator, &str, Func)] = &[
     (BinaryOperator::Plus, "plus", numbers::plus),
     (BinaryOperator::Minus, "minus", numbers::minus),
@@ -76,12 +76,12 @@ const OPERATORS: &[(BinaryOperator, &str, Func)] = &[
     (BinaryOperator::Mod, "modulo", numbers::modulo),
 ];
 
-/// Functions that read files, for which the first argument is the directory that relative paths are in.
+/// Functions that read files. Their first argument is the directory that relative paths refer to.
 const OF_FILES: [&str; 3] = ["file", "filebase64", "fileexists"];
 
 type Result = std::result::Result<Value, String>;
 
-/// Is there such a function?
+/// Whether this function exists.
 pub(super) fn is_known(name: &str) -> bool {
     FUNCTIONS.iter().any(|(known, _)| *known == name)
 }
@@ -91,22 +91,22 @@ pub(super) fn names() -> String {
     FUNCTIONS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
-/// The function whose name is almost this one.
+/// The function with a similar name.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     crate::nearest::nearest(name, FUNCTIONS.iter().map(|(known, _)| *known))
 }
 
-/// Does the function read files?
+/// Whether the function reads files.
 pub(super) fn reads_files(name: &str) -> bool {
     OF_FILES.contains(&name)
 }
 
-/// The function that computes what this operator of arithmetic does.
+/// The function behind this arithmetic operator.
 pub(super) fn of_operator(operator: BinaryOperator) -> Option<&'static str> {
     OPERATORS.iter().find(|(known, ..)| *known == operator).map(|(_, name, _)| *name)
 }
 
-/// Makes all of them callable.
+/// Makes all functions callable.
 pub(super) fn declare(context: &mut Context<'_>) {
     let of_operators = OPERATORS.iter().map(|(_, name, function)| (*name, *function));
     for (name, function) in FUNCTIONS.iter().copied().chain(of_operators) {
@@ -165,7 +165,7 @@ fn map_of(value: Value) -> std::result::Result<Map<String, Value>, String> {
     }
 }
 
-/// Compact, keys sorted, as go-cty writes it.
+/// Compact JSON with sorted keys, as go-cty writes it.
 fn json(value: &Value) -> std::result::Result<String, String> {
     let sorted = serde_json::to_value(value).map_err(|error| error.to_string())?;
     serde_json::to_string(&sorted).map_err(|error| error.to_string())

@@ -1,4 +1,4 @@
-//! Functions and operators of numbers.
+//! Functions and operators for numbers.
 
 use hcl::Value;
 use hcl::eval::FuncArgs;
@@ -40,7 +40,7 @@ pub(super) fn minus(args: FuncArgs) -> Result {
 }
 
 pub(super) fn modulo(args: FuncArgs) -> Result {
-    // Of two whole numbers only a division by zero, and the least one by -1, have no result of theirs.
+    // For two integers, only a division by zero and the least integer divided by -1 have no integer result.
     arithmetic(args, i64::checked_rem, |left, right| left % right)
 }
 

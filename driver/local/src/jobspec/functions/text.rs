@@ -1,4 +1,4 @@
-//! Functions of text.
+//! Functions for strings.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -24,7 +24,7 @@ pub(super) fn chomp(args: FuncArgs) -> Result {
     Ok(Value::from(string_of(&text)?.trim_end_matches(['\r', '\n'])))
 }
 
-/// Of the verbs those without flags: `%s`, `%v`, `%d`, `%q`, `%t` and `%%`.
+/// Supports the verbs without flags: `%s`, `%v`, `%d`, `%q`, `%t` and `%%`.
 pub(super) fn format(args: FuncArgs) -> Result {
     let mut values = args.into_values().into_iter();
     let pattern = string_of(&values.next().ok_or("a format is required")?)?;
@@ -56,7 +56,7 @@ pub(super) fn format(args: FuncArgs) -> Result {
     }
 }
 
-/// Every line but the first.
+/// Indents every line but the first.
 pub(super) fn indent(args: FuncArgs) -> Result {
     const WIDEST: usize = 1024;
     let [spaces, text] = exactly(args)?;
@@ -125,7 +125,7 @@ pub(super) fn substr(args: FuncArgs) -> Result {
     Ok(Value::String(text[range].iter().collect()))
 }
 
-/// The first letter of every word in upper case.
+/// Writes the first letter of every word in upper case.
 pub(super) fn title(args: FuncArgs) -> Result {
     let [text] = exactly(args)?;
     let mut titled = String::new();

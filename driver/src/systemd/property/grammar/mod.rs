@@ -1,4 +1,4 @@
-//! The small parts of systemd's grammar: words, numbers, times. Every failure is a clause that says what is wrong.
+//! The basic parts of systemd's grammar: words, numbers, times. Every error is a clause that states what is wrong.
 
 mod numbers;
 mod times;
@@ -8,57 +8,57 @@ use std::borrow::Cow;
 pub(crate) use self::numbers::{bit_set, boolean, hexadecimal, integer, mode, permyriad, size, within};
 pub(crate) use self::times::{microseconds, nanoseconds, seconds};
 
-/// What was read, or why it cannot be read.
+/// The parsed value, or why the text cannot be parsed.
 pub(super) type Parsed<T> = Result<T, String>;
 
-/// What stands between words.
+/// The characters that separate words.
 pub(super) const SPACE: &str = " \t\n\r";
 
-/// What a backslash does.
+/// The meaning of a backslash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Backslash {
-    /// It is a character like any other.
+    /// The backslash is a character like any other.
     Stays,
-    /// It takes away the meaning of the character behind it.
+    /// The backslash removes the special meaning of the next character.
     Hides,
-    /// It begins an escape as in C.
+    /// The backslash begins an escape as in C.
     Escapes,
-    /// As [`Backslash::Escapes`], and it takes away the meaning of a separator.
+    /// As [`Backslash::Escapes`], and the backslash removes the special meaning of a separator.
     EscapesOrHides,
 }
 
-/// How a text falls into words.
+/// How a text is split into words.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Split {
     pub separators: &'static str,
-    /// `"` and `'` keep together what stands between them.
+    /// Whether `"` and `'` keep the text between them together.
     pub quotes: bool,
     pub backslash: Backslash,
-    /// Every separator ends a word, so there can be empty ones.
+    /// Whether every separator ends a word, so that words can be empty.
     pub each: bool,
 }
 
-/// Words of a list: between spaces, perhaps quoted.
+/// Words of a list: separated by spaces, optionally quoted.
 pub(super) const LIST: Split =
     Split { separators: SPACE, quotes: true, backslash: Backslash::Hides, each: false };
-/// Fields between colons.
+/// Fields separated by colons.
 pub(super) const FIELDS: Split = Split { separators: ":", quotes: false, each: true, ..LIST };
 
-/// Fields between colons, where a backslash hides a colon or begins an escape.
+/// Fields separated by colons, where a backslash escapes a colon or begins an escape.
 pub(super) const ESCAPED_FIELDS: Split =
     Split { separators: ":", quotes: false, backslash: Backslash::EscapesOrHides, each: false };
-/// Words whose backslashes are read later.
+/// Words whose backslashes are interpreted later.
 pub(super) const RAW_LIST: Split = Split { backslash: Backslash::Stays, ..LIST };
-/// Words that quotes have no part in.
+/// Words in which quotes have no special meaning.
 pub(super) const UNQUOTED_LIST: Split = Split { quotes: false, ..LIST };
 
-/// A text that is taken apart word by word.
+/// A text that is read word by word.
 #[derive(Debug)]
 pub(super) struct Words<'a> {
     rest: Option<&'a str>,
 }
 
-/// A word, and the separator behind it.
+/// A word, and the separator after it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Word {
     pub text: String,
@@ -70,12 +70,12 @@ impl<'a> Words<'a> {
         Self { rest: Some(text) }
     }
 
-    /// What no word has been taken from yet; `None` once the last word was taken.
+    /// The text that no word has been taken from yet; `None` once the last word was taken.
     pub(super) fn rest(&self) -> Option<&'a str> {
         self.rest
     }
 
-    /// Passes over spaces.
+    /// Skips spaces.
     pub(super) fn skip_space(&mut self) {
         self.rest = self.rest.map(|rest| rest.trim_start_matches(is_space)).filter(|rest| !rest.is_empty());
     }
@@ -123,7 +123,7 @@ pub(super) fn words(text: &str, split: Split) -> Parsed<Vec<String>> {
     std::iter::from_fn(|| rest.next(split).transpose()).map(|word| word.map(|word| word.text)).collect()
 }
 
-/// The fields of `text`, at most `most`.
+/// The fields of `text`, at most `most` of them.
 pub(super) fn fields(text: &str, split: Split, most: usize) -> Parsed<Vec<String>> {
     let fields = words(text, split)?;
     if fields.len() > most {
@@ -135,7 +135,7 @@ pub(super) fn fields(text: &str, split: Split, most: usize) -> Parsed<Vec<String
     Ok(fields)
 }
 
-/// `word` in a form that systemd's splitting into words, at spaces or colons, gives exactly back.
+/// `word` in a form that systemd's splitting into words, at spaces or colons, restores exactly.
 pub fn quote(word: &str) -> Cow<'_, str> {
     let plain = |c: char| !is_space(c) && !matches!(c, '"' | '\'' | '\\' | ':');
     if !word.is_empty() && word.chars().all(plain) {
@@ -167,7 +167,7 @@ fn push(bytes: &mut Vec<u8>, c: char) {
     bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
 }
 
-/// Reads what stands behind a backslash.
+/// Reads the characters after a backslash.
 fn unescape(rest: &mut &str, split: Split, word: &mut Vec<u8>) -> Parsed<()> {
     let Some(c) = pop(rest) else { return Err("it ends in a backslash".to_owned()) };
     let hidden = match split.backslash {
@@ -182,18 +182,18 @@ fn unescape(rest: &mut &str, split: Split, word: &mut Vec<u8>) -> Parsed<()> {
     let mut code = |length: usize, radix: u32| {
         let (digits, behind) = rest.split_at_checked(length).ok_or_else(|| format!("`\\{c}` is cut off"))?;
         *rest = behind;
-        // from_str_radix would take a sign.
+        // from_str_radix would accept a sign.
         let digits = Some(digits).filter(|digits| digits.chars().all(|c| c.is_digit(radix)));
         let code = digits.and_then(|digits| u32::from_str_radix(digits, radix).ok());
         code.ok_or_else(|| format!("`\\{c}` is followed by no digits of a character"))
     };
     let byte = |code: u32| match u8::try_from(code) {
         Ok(byte) if byte != 0 => Ok(byte),
-        _ => Err(format!("`\\{c}` begins a number that is no byte of a text")),
+        _ => Err(format!("`\\{c}` begins a number that is not a byte of a text")),
     };
     let letter = |code: u32| match char::from_u32(code) {
         Some(letter) if letter != '\0' => Ok(letter),
-        _ => Err(format!("`\\{c}` begins a number that is no character")),
+        _ => Err(format!("`\\{c}` begins a number that is not a character")),
     };
     match c {
         'a' => word.push(0x07),
@@ -209,7 +209,7 @@ fn unescape(rest: &mut &str, split: Split, word: &mut Vec<u8>) -> Parsed<()> {
         'u' => push(word, letter(code(4, 16)?)?),
         'U' => push(word, letter(code(8, 16)?)?),
         '0'..='7' => word.push(byte(c.to_digit(8).unwrap_or_default() * 64 + code(2, 8)?)?),
-        _ => return Err(format!("`\\{c}` is no escape")),
+        _ => return Err(format!("`\\{c}` is not an escape sequence")),
     }
     Ok(())
 }

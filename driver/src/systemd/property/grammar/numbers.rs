@@ -1,8 +1,8 @@
-//! Numbers, sizes, shares, sets of numbers, and a yes or no.
+//! Numbers, sizes, shares, sets of numbers, and booleans.
 
 use super::{LIST, Parsed, Split, is_space, words};
 
-/// A yes or a no.
+/// A boolean.
 pub(crate) fn boolean(text: &str) -> Option<bool> {
     let is = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
     if is(&["1", "yes", "y", "true", "t", "on"]) {
@@ -28,14 +28,14 @@ pub(crate) fn integer<T: TryFrom<i128>>(text: &str) -> Parsed<T> {
         Some(_) if unsigned.starts_with('0') => (8, &unsigned[1..]),
         _ => (10, unsigned),
     };
-    // from_str_radix would take a second sign.
+    // from_str_radix would accept a second sign.
     let number = unsigned.chars().all(char::is_alphanumeric).then(|| i128::from_str_radix(unsigned, radix));
     let number = number.and_then(Result::ok).ok_or_else(|| format!("`{text}` is not an integer"))?;
     let number = if negative { -number } else { number };
     T::try_from(number).map_err(|_| format!("{number} is out of range"))
 }
 
-/// An integer of `range`.
+/// An integer in `range`.
 pub(crate) fn within<T>(text: &str, range: std::ops::RangeInclusive<T>) -> Parsed<T>
 where
     T: TryFrom<i128> + PartialOrd + std::fmt::Display,
@@ -56,7 +56,7 @@ pub(crate) fn mode(text: &str) -> Parsed<u32> {
     mode.filter(|&mode| mode <= 0o7777).ok_or_else(|| "it is not an octal number up to 7777".to_owned())
 }
 
-/// Bytes: sums of numbers with falling units, `1G 500M`. `base` is 1024 or 1000.
+/// Bytes: sums of numbers with descending units, `1G 500M`. `base` is 1024 or 1000.
 pub(crate) fn size(text: &str, base: u128) -> Parsed<u64> {
     const UNITS: [(&str, u32); 8] =
         [("E", 6), ("P", 5), ("T", 4), ("G", 3), ("M", 2), ("K", 1), ("B", 0), ("", 0)];
@@ -81,7 +81,7 @@ pub(crate) fn size(text: &str, base: u128) -> Parsed<u64> {
 pub(crate) fn decimal(text: &str) -> Option<(u128, &str, &str)> {
     let unsigned = text.strip_prefix('+').unwrap_or(text);
     let (whole, rest) = digits(unsigned);
-    // Saturated or not, it is too large.
+    // Any number with so many digits is too large.
     let number = if whole.len() > 20 { u128::from(u64::MAX) + 1 } else { whole.parse().ok()? };
     let (fraction, rest) = rest.strip_prefix('.').map_or(("", rest), digits);
     Some((number, fraction, rest))
@@ -91,7 +91,7 @@ fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-/// The `fraction` (digits behind the point) of `unit`, counted in steps of 1/`steps` and rounded down.
+/// The `fraction` (digits after the point) of `unit`, counted in steps of 1/`steps` and rounded down.
 pub(crate) fn part(fraction: &str, unit: u128, steps: u128) -> u128 {
     let mut place = unit * steps;
     let parts = fraction.chars().filter_map(|c| c.to_digit(10)).map(|digit| {
@@ -101,7 +101,7 @@ pub(crate) fn part(fraction: &str, unit: u128, steps: u128) -> u128 {
     parts.sum::<u128>() / steps
 }
 
-/// Hundredths of a percent: `12.5%`, or with the signs for a thousandth and a ten-thousandth.
+/// Hundredths of a percent: `12.5%`, or with the sign for per mille or per ten thousand.
 pub(crate) fn permyriad(text: &str) -> Parsed<u32> {
     let wrong = || format!("`{text}` is not a percentage such as `50%` or `12.5%`");
     let (number, places, hundredths) = if let Some(number) = text.strip_suffix('\u{2031}') {
@@ -127,7 +127,7 @@ pub(crate) fn permyriad(text: &str) -> Parsed<u32> {
 
 /// Numbers and ranges, as the bytes of a bit set.
 pub(crate) fn bit_set(text: &str) -> Parsed<Vec<u8>> {
-    /// As many CPUs as Linux can be built for.
+    /// The largest number of CPUs that Linux can be built for.
     const MOST: u32 = 8192;
     let mut bits = Vec::new();
     for word in words(text, Split { separators: " \t\n\r,", ..LIST })? {

@@ -10,7 +10,7 @@ const S: u64 = 1_000_000 * US;
 const MIN: u64 = 60 * S;
 const H: u64 = 60 * MIN;
 const D: u64 = 24 * H;
-/// Units of time in nanoseconds; of two that begin alike the longer one comes first.
+/// Units of time in nanoseconds. Of two units with the same beginning the longer one comes first.
 const UNITS_OF_TIME: [(&str, u64); 32] = [
     ("seconds", S),
     ("second", S),
@@ -49,14 +49,14 @@ const UNITS_OF_TIME: [(&str, u64); 32] = [
 const YEAR: u64 = 31_557_600 * S;
 const MONTH: u64 = 2_629_800 * S;
 
-/// The smallest time that a property can say.
+/// The smallest time that a property can express.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tick {
     Microsecond,
     Nanosecond,
 }
 
-/// A time in ticks: sums such as `1min 30s`, or `infinity`. A number alone counts `default`, in nanoseconds.
+/// A time in ticks: sums such as `1min 30s`, or `infinity`. A number without a unit counts `default`, in nanoseconds.
 fn time(text: &str, tick: Tick, default: u64) -> Parsed<u64> {
     let wrong = || format!("`{text}` is not a time such as `90s` or `1min 30s`");
     if text.trim_matches(is_space) == "infinity" {
@@ -80,13 +80,13 @@ fn time(text: &str, tick: Tick, default: u64) -> Parsed<u64> {
         let units = UNITS_OF_TIME.iter().filter(|(_, length)| *length >= tick_length);
         let unit = units.into_iter().find(|(unit, _)| spaced.starts_with(unit));
         let (unit, length) = unit.copied().unwrap_or(("", default));
-        // `12.34.56` is a slip of the pen, `12 34` a sum.
+        // `12.34.56` is a typing error, `12 34` a sum.
         if unit.is_empty() && spaced.len() == behind.len() && !behind.is_empty() {
             return Err(wrong());
         }
         let ticks = u128::from(length / tick_length);
         sum += whole * ticks + part(fraction, ticks, 1);
-        // The largest number stands for `infinity`, and systemd stops a unit short of it.
+        // The largest number stands for `infinity`; systemd stops one unit below it.
         if sum >= u128::from(u64::MAX) || whole >= u128::from(u64::MAX) / ticks {
             return Err(format!("`{text}` is longer than 64 bits can say"));
         }
@@ -95,17 +95,17 @@ fn time(text: &str, tick: Tick, default: u64) -> Parsed<u64> {
     u64::try_from(sum).map_err(|_| wrong())
 }
 
-/// A time whose numbers are seconds, in microseconds.
+/// A time in microseconds; numbers without a unit are seconds.
 pub(crate) fn seconds(text: &str) -> Parsed<u64> {
     time(text, Tick::Microsecond, S)
 }
 
-/// A time whose numbers are microseconds, in microseconds.
+/// A time in microseconds; numbers without a unit are microseconds.
 pub(crate) fn microseconds(text: &str) -> Parsed<u64> {
     time(text, Tick::Microsecond, US)
 }
 
-/// A time whose numbers are nanoseconds, in nanoseconds.
+/// A time in nanoseconds; numbers without a unit are nanoseconds.
 pub(crate) fn nanoseconds(text: &str) -> Parsed<u64> {
     time(text, Tick::Nanosecond, 1)
 }

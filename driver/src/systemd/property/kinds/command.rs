@@ -1,10 +1,10 @@
-//! Command lines. A job gives none as a property: `command` and `args` are options.
+//! Command lines. A job does not set them as properties: `command` and `args` are options.
 
 use zbus::{Array, Variant};
 
 use super::super::lines::{command_word, texts};
 
-/// A command line in a unit file: `@` is for a name that is not the path.
+/// A command line in a unit file; `@` marks a name that differs from the path.
 pub(crate) fn text(path: &str, argv: &Array<'_>, flags: &Variant<'_>) -> String {
     let prefix = exec_prefix(flags);
     let mut words = texts(argv);
@@ -15,7 +15,7 @@ pub(crate) fn text(path: &str, argv: &Array<'_>, flags: &Variant<'_>) -> String 
     format!("{prefix}{sign}{}{at}{rest}", command_word(path))
 }
 
-/// The characters before a command line.
+/// The prefix characters of a command line.
 fn exec_prefix(flags: &Variant<'_>) -> String {
     let flags: Vec<&str> = match flags {
         Variant::Bool(true) => vec!["ignore-failure"],

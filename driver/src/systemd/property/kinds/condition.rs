@@ -4,7 +4,7 @@ use zbus::Variant;
 
 use super::super::super::wire::{Wire, one};
 
-/// `[|][!]TEXT`, which goes to a list of all conditions.
+/// `[|][!]TEXT`, which is sent in a list of all conditions.
 pub(crate) fn parse(name: &str, text: &str) -> Wire {
     let list = if name.starts_with("Condition") { "Conditions" } else { "Asserts" };
     let mut rest = text;
@@ -15,7 +15,7 @@ pub(crate) fn parse(name: &str, text: &str) -> Wire {
     one(list, conditions)
 }
 
-/// The name of the condition in a unit file, and its text.
+/// The name of the condition in a unit file, and its value.
 pub(crate) fn text(condition: &Variant<'_>) -> Option<(String, String)> {
     let Variant::Structure(parts) = condition else { return None };
     let [Variant::Str(name), Variant::Bool(trigger), Variant::Bool(negate), Variant::Str(text)] =

@@ -6,11 +6,11 @@ use super::super::grammar::{FIELDS, Parsed, Words};
 /// `NAME[:PATH]`.
 pub(crate) fn parse(text: &str) -> Parsed<(String, String)> {
     let (name, path) = first_field(text)?;
-    // Alone it is the name of a credential of the manager.
+    // A name alone is the name of a credential of the manager.
     Ok((name, path.filter(|path| !path.is_empty()).unwrap_or(text).to_owned()))
 }
 
-/// The same in a unit file.
+/// A credential in a unit file.
 pub(crate) fn text(name: &str, path: &str) -> String {
     let end = if path.is_empty() { String::new() } else { format!(":{path}") };
     format!("{name}{end}")
@@ -27,7 +27,7 @@ pub(crate) fn import(text: &str) -> Parsed<Wire> {
     })
 }
 
-/// What stands before the first colon, and what stands behind it.
+/// The text before the first colon, and the text after it.
 fn first_field(text: &str) -> Parsed<(String, Option<&str>)> {
     let mut rest = Words::of(text);
     let first = rest.next(FIELDS)?.map(|word| word.text).unwrap_or_default();

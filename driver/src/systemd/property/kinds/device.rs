@@ -1,12 +1,12 @@
-//! Devices: who may use them, and limits of their I/O.
+//! Devices: access permissions, and limits of I/O.
 
 use super::super::grammar::Parsed;
 use super::each;
 use super::number::{time, wide};
 
-/// A device, and what of reading, writing and making it is allowed; systemd looks at neither.
+/// A device, and whether reading, writing and creating it is allowed; systemd checks neither.
 pub(crate) fn permissions(text: &str) -> Parsed<(String, String)> {
-    // Spaces at the end of a line of a unit file do not count.
+    // Spaces at the end of a line of a unit file are ignored.
     if text.trim_end().ends_with('\\') {
         return Err("it ends in a backslash".to_owned());
     }
@@ -14,7 +14,7 @@ pub(crate) fn permissions(text: &str) -> Parsed<(String, String)> {
     Ok((path.to_owned(), permissions.to_owned()))
 }
 
-/// The same in a unit file.
+/// A device and its permissions in a unit file.
 pub(crate) fn permissions_text(path: &str, permissions: &str) -> String {
     format!("{path} {permissions}").trim_end().to_owned()
 }
@@ -27,7 +27,7 @@ pub(crate) fn parse(text: &str, read: impl FnOnce(&str) -> Parsed<u64>) -> Parse
     })
 }
 
-/// The same in a unit file.
+/// A device and its value in a unit file.
 pub(crate) fn text(name: &str, path: &str, value: u64) -> String {
     match name {
         "IODeviceLatencyTargetUSec" => format!("{path} {}", time(value)),

@@ -1,4 +1,4 @@
-//! Directories that systemd makes, their quotas, and files that it opens.
+//! Directories that systemd creates, their quotas, and files that it opens.
 
 use super::super::super::wire::{Wire, one};
 use super::super::grammar::{Backslash, FIELDS, LIST, Parsed, Split, UNQUOTED_LIST, fields, size, words};
@@ -7,7 +7,7 @@ use super::super::names::{self, Names};
 use super::limit::{percent, scaled, share};
 use super::unsigned;
 
-/// What a file is opened for.
+/// Options for opening a file.
 const OPEN_OPTIONS: &Names = &[("read-only", 1), ("append", 2), ("truncate", 4), ("graceful", 8)];
 
 /// `NAME[:LINK[:ro]]`.
@@ -17,7 +17,7 @@ pub(crate) fn parse(name: &str, text: &str) -> Parsed<Wire> {
     for word in words(text, LIST)? {
         let parts = fields(&word, Split { quotes: true, ..FIELDS }, 3)?;
         let part = |at: usize| parts.get(at).map_or("", String::as_str);
-        // systemd writes it to the unit's file as it is, and would read a link there after a reload.
+        // systemd writes the name to the unit's file unescaped, and would read a link there after a reload.
         if [part(0), part(1)].iter().any(|name| name.contains(':')) {
             return Err(format!("`{word}` has a `:` in a name"));
         }
@@ -28,7 +28,7 @@ pub(crate) fn parse(name: &str, text: &str) -> Parsed<Wire> {
             (_, other) => return Err(format!("`{other}` is not `ro`")),
         }
     }
-    // systemd-run puts what may be written before what may not.
+    // systemd-run puts writable directories before read-only ones.
     linked.sort_by_key(|(_, link, flags)| (*flags, link.is_empty()));
     let mut wire = Vec::new();
     if !plain.is_empty() || linked.is_empty() {
@@ -40,7 +40,7 @@ pub(crate) fn parse(name: &str, text: &str) -> Parsed<Wire> {
     Ok(wire)
 }
 
-/// A path without doubled and trailing slashes, and without `.`.
+/// The path without duplicate and trailing slashes, and without `.` components.
 fn simple(path: &str) -> String {
     let root = if path.starts_with('/') { "/" } else { "" };
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
@@ -79,7 +79,7 @@ pub(crate) fn text(name: &str, path: &str, second: &str, flags: u64) -> String {
     word(name, &format!("{path}:{second}{end}"))
 }
 
-/// A size or a share of the file system, or none: bytes, share, and whether it is enforced.
+/// A size or a share of the file system, or none: bytes, share, and whether the quota is enforced.
 pub(crate) fn quota(text: &str) -> Parsed<(u64, u32, String)> {
     let enforced = || "yes".to_owned();
     match text {
@@ -89,7 +89,7 @@ pub(crate) fn quota(text: &str) -> Parsed<(u64, u32, String)> {
     }
 }
 
-/// The same in a unit file.
+/// A quota in a unit file.
 pub(crate) fn quota_text(bytes: u64, share: u32, enforced: &str) -> String {
     match (enforced, bytes) {
         ("no", _) => "off".to_owned(),

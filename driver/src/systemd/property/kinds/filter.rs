@@ -1,4 +1,4 @@
-//! Lists of what is allowed or denied: system calls, address families, architectures, namespaces.
+//! Allow and deny lists: system calls, address families, architectures, namespaces.
 
 use zbus::Array;
 
@@ -13,17 +13,17 @@ pub(crate) fn parse(name: &str, text: &str) -> Parsed<(bool, Vec<String>)> {
     let words = words(&text, LIST)?;
     if name == "RestrictAddressFamilies" && allow {
         match words.as_slice() {
-            // Over the bus a list of none stands for this word, which is none of its families.
+            // On the bus an empty list stands for this word, which is not an address family.
             [only] if only == names::NO_FAMILY => return Ok((true, Vec::new())),
             [] => return Ok((false, Vec::new())),
             _ => {}
         }
     }
-    // A name that systemd does not know it drops from the list, with nothing but a line in the log. What system calls and
-    // file systems there are the node is asked for (`systemd::vocabulary`).
+    // systemd drops a name that it does not know from the list, and only logs it. The node is asked which system calls
+    // and file systems exist (`systemd::vocabulary`).
     let unknown = words.iter().find(|word| match name {
         "RestrictAddressFamilies" => !names::is_address_family(word),
-        // `mkdir:ENOSPC` is a system call and what it gives.
+        // `mkdir:ENOSPC` is a system call and the error that it returns.
         "SystemCallFilter" if word.split_once(':').is_some_and(|(_, error)| names::errno(error).is_err()) => {
             true
         }
@@ -38,7 +38,7 @@ pub(crate) fn parse(name: &str, text: &str) -> Parsed<(bool, Vec<String>)> {
     }
 }
 
-/// The same in a unit file.
+/// A filter in a unit file.
 pub(crate) fn text(name: &str, allow: bool, all: &Array<'_>) -> String {
     if name == "RestrictAddressFamilies" && allow && all.inner().is_empty() {
         return names::NO_FAMILY.to_owned();
@@ -47,7 +47,7 @@ pub(crate) fn text(name: &str, allow: bool, all: &Array<'_>) -> String {
     format!("{}{words}", if allow { "" } else { "~" })
 }
 
-/// Architectures by systemd's names for them.
+/// Architectures, by systemd's names.
 pub(crate) fn architectures(text: &str) -> Parsed<Vec<String>> {
     let words = words(text, LIST)?;
     match words.iter().find(|word| !names::ARCHITECTURES.contains(&word.as_str())) {
@@ -63,7 +63,7 @@ pub(crate) fn namespaces(text: &str, restrict: bool) -> Parsed<u64> {
     if let Some(on) = boolean(text) {
         return Ok(if on == restrict { 0 } else { all });
     }
-    let (as_said, text) = unless_tilde(text);
+    let (not_inverted, text) = unless_tilde(text);
     let named = unsigned(names::bits(&text, names::NAMESPACES, UNQUOTED_LIST)?);
-    Ok(if as_said { named } else { all & !named })
+    Ok(if not_inverted { named } else { all & !named })
 }

@@ -1,13 +1,13 @@
-//! Images of file systems, with options by partition.
+//! File system images, with options by partition.
 
 use zbus::Variant;
 
 use super::super::grammar::{ESCAPED_FIELDS, Parsed, RAW_LIST, fields, words};
 use super::{dash, leniently};
 
-/// From where, to where, whether it may be missing, and options by partition.
+/// Source, target, whether the image may be missing, and options by partition.
 pub(crate) type Image = (String, String, bool, Vec<(String, String)>);
-/// From where, whether it may be missing, and options by partition.
+/// Source, whether the image may be missing, and options by partition.
 pub(crate) type Extension = (String, bool, Vec<(String, String)>);
 
 /// `[PARTITION:]OPTIONS`.
@@ -25,7 +25,7 @@ pub(crate) fn root_options(text: &str) -> Parsed<Vec<(String, String)>> {
     }
 }
 
-/// Pairs of a partition and its options; options alone are for the root.
+/// Pairs of a partition and its options; options without a partition are for the root.
 fn options_of(fields: &[String]) -> Vec<(String, String)> {
     let pairs = fields.chunks(2).map(|pair| match pair {
         [partition, options] => (partition.clone(), options.clone()),
@@ -71,14 +71,14 @@ pub(crate) fn extension_text(source: &str, optional: bool, options: &[Variant<'_
     quote_fields(&format!("{}{}", dash(optional), colons(source)), options)
 }
 
-/// A field between colons.
+/// A field, with escaped colons.
 fn colons(field: &str) -> String {
     field.replace('\\', "\\\\").replace(':', "\\:")
 }
 
-/// An image's fields, and behind them pairs of a partition and its options, as one word.
+/// An image's fields, followed by pairs of a partition and its options, as one word.
 ///
-/// Within quotes backslashes stay, so that there is nothing left to escape but a quote, which no path should have.
+/// Within quotes backslashes are kept, so only a quote would need an escape, and no path should contain one.
 pub(crate) fn quote_fields(begin: &str, options: &[Variant<'_>]) -> String {
     let mut text = begin.to_owned();
     let fields = options.iter().flat_map(|option| match option {

@@ -1,4 +1,4 @@
-//! Resource limits, and shares of what the machine has.
+//! Resource limits, and shares of the machine's resources.
 
 use super::super::super::wire::Wire;
 use super::super::grammar::{self, FIELDS, Parsed, fields, permyriad, within};
@@ -32,7 +32,7 @@ pub(crate) fn parse(name: &str, unit: Unit, text: &str) -> Parsed<Wire> {
     Ok(vec![(name.to_owned(), hard.into()), (format!("{name}Soft"), soft.into())])
 }
 
-/// With a sign the highest priority that may be asked for, without one the kernel's number for it.
+/// With a sign the highest priority that may be requested, without a sign the kernel's number for it.
 fn nice_limit(text: &str) -> Parsed<u64> {
     if let Some(nice) = text.strip_prefix('+') {
         Ok(20 - within(nice, 0..=19)?)
@@ -52,19 +52,19 @@ pub(crate) fn cpu_quota(text: &str) -> Parsed<u64> {
     })
 }
 
-/// systemd says "not set" by the largest number.
+/// systemd expresses "not set" by the largest number.
 pub(crate) fn or_unset(text: &str, read: impl FnOnce(&str) -> Parsed<u64>) -> Parsed<u64> {
     if text.is_empty() { Ok(u64::MAX) } else { read(text) }
 }
 
-/// A share of all, as the bus counts it: 2^32-1 is all.
+/// A share as the bus encodes it: 2^32-1 is everything.
 pub(crate) fn share(text: &str) -> Parsed<u32> {
     let share = Some(permyriad(text)?).filter(|&share| share <= 10000);
     let share = share.ok_or_else(|| format!("`{text}` is more than all"))?;
     u32::try_from((u64::from(share) * u64::from(u32::MAX) + 5000) / 10000).map_err(|error| error.to_string())
 }
 
-/// The share that the bus counts so, in hundredths of a percent.
+/// The share that this number on the bus encodes, in hundredths of a percent.
 pub(crate) fn scaled(number: u32) -> u64 {
     (u64::from(number) * 10000 + u64::from(u32::MAX) / 2) / u64::from(u32::MAX)
 }

@@ -1,6 +1,6 @@
-//! The kinds of values, a file each: how the manual writes them, and how they go over the bus.
+//! The kinds of values, one file each: their syntax in the manual, and their form on the bus.
 //!
-//! Each file has both directions side by side: from the text of a job to the bus (`parse…`), and from the bus to a line of a
+//! Each file contains both directions: from the text of a job to the bus (`parse…`), and from the bus to a line of a
 //! unit file (`…_text`).
 
 pub(super) mod command;
@@ -18,7 +18,7 @@ pub(super) mod word;
 
 use super::grammar::Parsed;
 
-/// A list of the one element that `text` says, or of none.
+/// A list of the one element in `text`; empty if `text` is empty.
 pub(crate) fn each<T>(text: &str, read: impl FnOnce(&str) -> Parsed<T>) -> Parsed<Vec<T>> {
     if text.is_empty() { Ok(Vec::new()) } else { Ok(vec![read(text)?]) }
 }
@@ -31,7 +31,7 @@ pub(crate) fn unsigned(number: i32) -> u64 {
     u64::from(number.unsigned_abs())
 }
 
-/// The text without its leading `-`, and whether there was one: then it may be missing.
+/// The text without its leading `-`, and whether there was one, which means that the path may be missing.
 pub(crate) fn leniently(text: &str) -> (String, bool) {
     match text.strip_prefix('-') {
         Some(text) => (text.to_owned(), true),
@@ -39,7 +39,7 @@ pub(crate) fn leniently(text: &str) -> (String, bool) {
     }
 }
 
-/// The text without its leading `~`, and whether there was none.
+/// Whether there is no leading `~`, and the text without it.
 pub(crate) fn unless_tilde(text: &str) -> (bool, String) {
     match text.strip_prefix('~') {
         Some(text) => (false, text.to_owned()),
@@ -47,7 +47,7 @@ pub(crate) fn unless_tilde(text: &str) -> (bool, String) {
     }
 }
 
-/// The mark of what may be missing.
+/// The mark of a path that may be missing.
 pub(crate) fn dash(optional: bool) -> &'static str {
     if optional { "-" } else { "" }
 }

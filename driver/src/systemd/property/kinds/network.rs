@@ -1,4 +1,4 @@
-//! Addresses, ports and sets of nftables.
+//! Addresses, ports and nftables sets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,16 +10,16 @@ use super::super::names::{self, Names};
 const INET: i32 = libc::AF_INET;
 const INET6: i32 = libc::AF_INET6;
 
-/// Families of the ports that a socket is bound to.
+/// Address families of the ports that a socket is bound to.
 const FAMILIES: &Names = &[("ipv4", INET), ("ipv6", INET6)];
 /// Protocols of these ports.
 const PROTOCOLS: &Names = &[("tcp", libc::IPPROTO_TCP), ("udp", libc::IPPROTO_UDP)];
-/// What is put in a set of nftables.
+/// What is added to an nftables set.
 const NFT_SOURCES: &Names = &[("cgroup", 3), ("user", 4), ("group", 5)];
-/// Families of tables of nftables.
+/// Families of nftables tables.
 const NFT_FAMILIES: &Names = &[("arp", 3), ("bridge", 7), ("inet", 1), ("ip", 2), ("ip6", 10), ("netdev", 5)];
 
-/// `any`, `localhost`, `link-local`, `multicast`, or addresses, each perhaps with the length of its prefix.
+/// `any`, `localhost`, `link-local`, `multicast`, or addresses, each with an optional prefix length.
 pub(crate) fn addresses(text: &str) -> Parsed<Vec<(i32, Vec<u8>, u32)>> {
     let listed = match text {
         "any" => "0.0.0.0/0 ::/0",
@@ -46,14 +46,14 @@ fn address(text: &str) -> Parsed<(i32, Vec<u8>, u32)> {
     Ok((family, bytes, prefix))
 }
 
-/// An address with the length of its prefix, in a unit file.
+/// An address with its prefix length, in a unit file.
 pub(crate) fn address_text(bytes: &[u8], prefix: u32) -> Option<String> {
     let v4 = <[u8; 4]>::try_from(bytes).map(|bytes| Ipv4Addr::from(bytes).to_string());
     let v6 = || <[u8; 16]>::try_from(bytes).map(|bytes| Ipv6Addr::from(bytes).to_string());
     Some(format!("{}/{prefix}", v4.or_else(|_| v6()).ok()?))
 }
 
-/// `[ipv4:|ipv6:][tcp:|udp:]PORTS`: family, protocol, number of ports, first port; nothing is 0.
+/// `[ipv4:|ipv6:][tcp:|udp:]PORTS`: family, protocol, number of ports, first port; a missing part is 0.
 pub(crate) fn socket(text: &str) -> Parsed<(i32, i32, u16, u16)> {
     let fields = words(text, FIELDS)?;
     let mut fields = fields.iter().map(String::as_str).peekable();
@@ -74,7 +74,7 @@ pub(crate) fn socket(text: &str) -> Parsed<(i32, i32, u16, u16)> {
             };
             let (first, last): (u16, u16) = (integer(first).map_err(wrong)?, integer(last).map_err(wrong)?);
             match last.checked_sub(first) {
-                // All of them are one more than the number can say, and 0 stands for all.
+                // The count of all ports is one more than the number can hold; 0 stands for all.
                 Some(more) => (more.wrapping_add(1), first),
                 None => return Err(format!("`{ports}` ends before it begins")),
             }
@@ -86,7 +86,7 @@ pub(crate) fn socket(text: &str) -> Parsed<(i32, i32, u16, u16)> {
     }
 }
 
-/// The same in a unit file.
+/// Ports in a unit file.
 pub(crate) fn socket_text(family: i32, protocol: i32, count: u16, first: u16) -> String {
     let of = |number, names: &Names| match name_of(number, names) {
         Some(name) => format!("{name}:"),
@@ -114,7 +114,7 @@ pub(crate) fn nft_sets(text: &str) -> Parsed<Vec<(i32, i32, String, String)>> {
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '\\' | '_' | '.'))
         };
         if let Some(wrong) = [table, set].into_iter().find(|name| !identifier(name)) {
-            return Err(format!("`{wrong}` is no name of nftables"));
+            return Err(format!("`{wrong}` is not a name in nftables"));
         }
         let (source, family) = (names::number(source, NFT_SOURCES)?, names::number(family, NFT_FAMILIES)?);
         sets.push((source, family, table.clone(), set.clone()));
@@ -122,7 +122,7 @@ pub(crate) fn nft_sets(text: &str) -> Parsed<Vec<(i32, i32, String, String)>> {
     Ok(sets)
 }
 
-/// One of them in a unit file.
+/// An nftables set in a unit file.
 pub(crate) fn nft_set_text(source: i32, family: i32, table: &str, set: &str) -> Option<String> {
     let (source, family) = (name_of(source, NFT_SOURCES)?, name_of(family, NFT_FAMILIES)?);
     Some(format!("{source}:{family}:{table}:{set}"))

@@ -1,4 +1,4 @@
-//! Numbers, masks and sets of a unit file, by the names that they have there.
+//! Numbers, masks and sets in a unit file, by the names that they have there.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -32,7 +32,7 @@ pub(crate) fn unsigned(name: &str, number: u32) -> String {
 
 pub(crate) fn wide(name: &str, number: u64) -> String {
     match (name, number) {
-        // What is not set is an empty assignment.
+        // A value that is not set is an empty assignment.
         (
             "CPUQuotaPerSecUSec" | "CPUWeight" | "StartupCPUWeight" | "IOWeight" | "StartupIOWeight",
             u64::MAX,
@@ -47,13 +47,13 @@ pub(crate) fn wide(name: &str, number: u64) -> String {
         ("CoredumpFilter", mask) => format!("{mask:#x}"),
         (_, u64::MAX) => "infinity".to_owned(),
         (_, number) if name.ends_with("USec") => time(number),
-        // A number alone counts microseconds.
+        // A number without a unit counts microseconds.
         (_, number) => number.to_string(),
     }
 }
 
-/// Names for what is in the mask, or for what is not if that is less. Capabilities that are newer than we are have
-/// numbers; those that are not named are all in the mask, or none is.
+/// The names of the capabilities in the mask, or of those not in it if they are fewer. Capabilities that are newer than
+/// the driver are written as numbers. Those that are not listed are either all in the mask, or none is.
 fn capabilities(mask: u64) -> String {
     let known = (1_u64 << names::CAPABILITIES.len()) - 1;
     let words = |mask: u64| {
@@ -62,7 +62,7 @@ fn capabilities(mask: u64) -> String {
         names.into_iter().chain(numbers).collect::<Vec<_>>().join(" ")
     };
     let (newer, is_most) = (mask & !known, (mask & known).count_ones() > known.count_ones() / 2);
-    // systemd takes numbers up to 62.
+    // systemd accepts numbers up to 62.
     if mask & (1 << 63) != 0 && newer != !known {
         return format!("~{}", words(!mask));
     }
@@ -84,7 +84,7 @@ pub(crate) fn time(microseconds: u64) -> String {
     }
 }
 
-/// Bytes: mostly a set of CPUs or nodes.
+/// Bytes, usually a set of CPUs or nodes.
 pub(crate) fn bit_set(name: &str, bytes: &[u8]) -> String {
     match name {
         "StandardInputData" => return BASE64.encode(bytes),

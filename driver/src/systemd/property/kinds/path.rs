@@ -4,7 +4,7 @@ use super::super::super::nearest::nearest;
 use super::super::grammar::{LIST, Parsed, Split, Words, quote, words};
 use super::{dash, leniently, owned};
 
-/// A path that is mounted with everything below it.
+/// The flag of a path that is mounted with everything below it.
 const RECURSIVE: u64 = 1 << 14;
 
 /// `SOURCE[:TARGET[:OPTION]]…`.
@@ -59,7 +59,7 @@ pub(crate) fn temporary_file_systems(text: &str) -> Parsed<Vec<(String, String)>
         };
         return Err(format!("`{name}` is not an option of a tmpfs (tmpfs(5)); {meant}"));
     }
-    // systemd reads them once more, as words: `bi\\nd` is `bind` to it.
+    // systemd splits the options into words once more: `bi\\nd` is `bind` to systemd.
     if let Some((_, options)) = mounts.iter().find(|(_, options)| options.contains(['\\', '"', '\''])) {
         return Err(format!(
             "`{options}` holds a backslash or a quote, which no option of a tmpfs has (tmpfs(5))"
@@ -70,7 +70,7 @@ pub(crate) fn temporary_file_systems(text: &str) -> Parsed<Vec<(String, String)>
         return Err(format!("`{word}` is not an option of a tmpfs (tmpfs(5))"));
     }
     let sizes = mounts.iter().flat_map(|(_, options)| options.split(','));
-    // systemd hands them to the kernel as they are, whose refusal names no option.
+    // systemd passes sizes to the kernel unchanged, and the kernel's error names no option.
     let wrong = sizes.filter_map(|option| option.strip_prefix("size=")).find(|size| !is_size_of_tmpfs(size));
     match wrong {
         Some(size) => Err(format!("`{size}` is not a size of a tmpfs such as `64M` or `10%` (tmpfs(5))")),
@@ -102,7 +102,7 @@ const TMPFS: [&str; 20] = [
     "smackfstransmute",
 ];
 
-/// Options without a value that make another mount than a new tmpfs of the task's own (mount(8)).
+/// Options without a value that make a mount other than a new tmpfs of the task (mount(8)).
 const OTHER_MOUNTS: [&str; 12] = [
     "bind",
     "move",
@@ -118,7 +118,8 @@ const OTHER_MOUNTS: [&str; 12] = [
     "unbindable",
 ];
 
-/// What the kernel reads as `size= of a tmpfs: a number with a suffix of its `memparse`, or a share of the memory.
+/// Does the kernel accept the text as `size=` of a tmpfs: a number with a suffix of its `memparse`, or a share of the
+/// memory?
 fn is_size_of_tmpfs(text: &str) -> bool {
     let digits = text.strip_suffix(|last: char| "kKmMgGtTpPeE%".contains(last)).unwrap_or(text);
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())

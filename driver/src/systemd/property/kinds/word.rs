@@ -1,10 +1,10 @@
-//! One word of several, a yes or no, and what has either.
+//! Words from a fixed set, booleans, and properties that take either.
 
 use super::super::super::wire::{Wire, one};
 use super::super::grammar::{Parsed, boolean};
 use super::owned;
 
-/// A yes or no, or one of these words, which go to another property of the same name and `Ex`.
+/// A boolean, or one of these words, which are sent as another property, whose name has the suffix `Ex`.
 pub(crate) fn bool_or_ex(name: &str, text: &str, words: &[&str]) -> Parsed<Wire> {
     match boolean(text) {
         Some(on) => Ok(one(name, on)),
@@ -12,7 +12,7 @@ pub(crate) fn bool_or_ex(name: &str, text: &str, words: &[&str]) -> Parsed<Wire>
     }
 }
 
-/// The text, if it is one of `words`, or perhaps a yes or no. systemd passes over what it does not know.
+/// The text, if it is one of `words`, or with `or_switch` a boolean. systemd ignores other values.
 pub(crate) fn one_of(text: &str, words: &[&str], or_switch: bool) -> Parsed<String> {
     if words.contains(&text) || or_switch && boolean(text).is_some() {
         return Ok(text.to_owned());
@@ -22,7 +22,7 @@ pub(crate) fn one_of(text: &str, words: &[&str], or_switch: bool) -> Parsed<Stri
     Err(format!("it must be one of {}", words.join(", ")))
 }
 
-/// `ProtectHostname`: a yes or no, or `private[:NAME]`.
+/// `ProtectHostname`: a boolean, or `private[:NAME]`.
 pub(crate) fn hostname(text: &str) -> Parsed<Wire> {
     if let Some(on) = boolean(text) {
         return Ok(one("ProtectHostname", on));
@@ -42,7 +42,7 @@ pub(crate) fn hostname(text: &str) -> Parsed<Wire> {
     }
 }
 
-/// Is this what systemd takes as a host name (systemd, `hostname_is_valid`)?
+/// Does systemd accept this as a host name (systemd, `hostname_is_valid`)?
 fn is_host_name(name: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty()
@@ -62,7 +62,7 @@ pub(crate) fn marked_text(name: &str, mark: bool, text: &str) -> String {
     }
 }
 
-/// What a stream's text begins with in a unit file.
+/// The prefix of a stream's value in a unit file.
 pub(crate) fn stream(name: &str) -> &'static str {
     match name.strip_prefix("Standard").unwrap_or_default() {
         end if end.ends_with("FileDescriptorName") => "fd:",

@@ -1,4 +1,4 @@
-//! The two ways to define a block: by fields, and by properties of systemd.
+//! The two ways to define a block: by fields, and by systemd properties.
 
 /// Defines a `config` block: a struct, its decoder `decode`, and its table `OPTIONS`.
 ///
@@ -41,7 +41,7 @@ macro_rules! options {
         }
 
         impl $block {
-            /// Reads the block from the MessagePack that Nomad made of it.
+            /// Decodes the block from MessagePack, as Nomad encodes it.
             #[allow(dead_code, reason = "blocks in blocks are read with what they are in")]
             pub fn decode(bytes: &[u8]) -> Result<Self, $crate::task::config::options::Error> {
                 $crate::task::config::options::Block::of(&$crate::task::config::options::block(bytes)?)
@@ -68,8 +68,8 @@ macro_rules! options {
     (@default) => { None::<&'static str> };
 }
 
-/// Defines a block whose options are properties of systemd's: `name: type => "Property"`. What the job gives of them is
-/// a list of `Setting`s, in the order of the table.
+/// Defines a block whose options are systemd properties: `name: type => "Property"`. The options that the job sets
+/// become a list of `Setting`s, in the order of the table.
 macro_rules! settings {
     (
         $(#[doc = $about:literal])+

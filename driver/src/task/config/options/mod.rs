@@ -1,8 +1,8 @@
 //! One definition per option of a `config` block.
 //!
-//! `options!` turns a struct with documented fields into the decoder of that block and into a table of [`Opt`].
-//! The schema that Nomad gets and the table in driver/README.md are made from the same table, so no option can exist in
-//! one of them alone.
+//! `options!` turns a struct with documented fields into the decoder of that block and into a table of [`Opt`]. The
+//! schema that Nomad gets and the table in driver/README.md are generated from the same table, so no option can exist
+//! in only one of them.
 
 mod define;
 mod tables;
@@ -15,33 +15,33 @@ use serde::de::DeserializeOwned;
 pub(crate) use self::define::{options, settings};
 pub use self::tables::{has_properties, table, table_of_properties};
 
-/// One option, as the schema and driver/README.md know it.
+/// One option, for the schema and for driver/README.md.
 #[derive(Debug, Clone, Copy)]
 pub struct Opt {
-    /// Its name in the block.
+    /// Name of the option in its block.
     pub name: &'static str,
-    /// Its HCL type expression, such as `list(string)`.
+    /// HCL type expression, such as `list(string)`.
     pub hcl_type: &'static str,
-    /// A job without it is refused.
+    /// A job without this option is refused.
     pub required: bool,
-    /// The value it has when it is not given, as an HCL literal.
+    /// Default value, as an HCL literal.
     pub default: Option<&'static str>,
-    /// What it does, in Markdown.
+    /// Description, in Markdown.
     pub doc: &'static str,
-    /// It is a block, and of which kind.
+    /// The kind of block, if the option is a block.
     pub block: Option<Kind>,
-    /// The property of systemd's that it is, by the name in its manual; most options of the blocks are one.
+    /// The systemd property that the option sets, as its man page names it; most options of the blocks set one.
     pub property: Option<&'static str>,
 }
 
 /// A block in a block.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// It may be there once, with these options.
+    /// A block that may occur once, with these options.
     Once(&'static [Opt]),
-    /// It may be there several times, with these options.
+    /// A block that may occur several times, with these options.
     Often(&'static [Opt]),
-    /// It may be there once, with whatever names, all of whose values are texts.
+    /// A block that may occur once, with any names, whose values are all strings.
     Free,
 }
 
@@ -51,53 +51,53 @@ pub enum Error {
     /// Not MessagePack, or not a map.
     #[error("the configuration that Nomad sent cannot be read")]
     Unreadable,
-    /// A required option is not there.
+    /// A required option is missing.
     #[error("option `{option}` is missing: {doc}")]
     Missing {
-        /// Its name.
+        /// Name of the option.
         option: &'static str,
-        /// What it is for.
+        /// Description of the option.
         doc: &'static str,
     },
-    /// An option of a block in the block.
+    /// An error in a nested block.
     #[error("in `{block}`")]
     Nested {
-        /// The block's name.
+        /// Name of the block.
         block: &'static str,
-        /// What is wrong in it.
+        /// The error in the block.
         source: Box<Self>,
     },
-    /// The value does not fit.
+    /// The value has the wrong type.
     #[error("option `{option}` must be a {hcl_type}: {reason}")]
     WrongType {
-        /// Its name.
+        /// Name of the option.
         option: &'static str,
-        /// What it must be.
+        /// HCL type of the option.
         hcl_type: &'static str,
-        /// What there is, and what was expected.
+        /// What was found, and what was expected.
         reason: String,
     },
 }
 
 /// A Rust type that an option can have.
 pub trait OptionType: Sized {
-    /// How HCL writes the type.
+    /// The type in HCL.
     const HCL: &'static str;
     /// `None` is a value of the type, so the option may be left out.
     const OPTIONAL: bool = false;
-    /// It is a block.
+    /// The kind of block, if the type is a block.
     const BLOCK: Option<Kind> = None;
 
-    /// The value that was given for `option`.
+    /// Decodes the value of `option`.
     fn given(option: &Opt, value: MsgPack) -> Result<Self, Error>;
 
-    /// The value of an option that was left out, if the type has one.
+    /// The value of an option that is not set, if the type has one.
     fn absent() -> Option<Self> {
         None
     }
 }
 
-/// Types that MessagePack has as well.
+/// Types that MessagePack also has.
 macro_rules! plain {
     ($($type:ty => $hcl:literal),+) => { $(
         impl OptionType for $type {
@@ -112,7 +112,7 @@ macro_rules! plain {
 
 plain!(String => "string", Vec<String> => "list(string)", u32 => "number", u64 => "number", i64 => "number", bool => "bool");
 
-/// A block of names that the job chooses.
+/// A block whose names the job chooses.
 impl OptionType for BTreeMap<String, String> {
     const HCL: &'static str = "block";
     const OPTIONAL: bool = true;
@@ -127,7 +127,7 @@ impl OptionType for BTreeMap<String, String> {
     }
 }
 
-/// A block that may be there several times.
+/// A block that may occur several times.
 impl<T: Block> OptionType for Vec<T> {
     const HCL: &'static str = "blocks";
     const OPTIONAL: bool = true;
@@ -143,16 +143,16 @@ impl<T: Block> OptionType for Vec<T> {
     }
 }
 
-/// What `options!` and `settings!` make.
+/// A block, as `options!` and `settings!` define it.
 pub trait Block: Sized {
-    /// What the block may hold.
+    /// The options of the block.
     const OPTIONS: &'static [Opt];
 
-    /// Reads the block.
+    /// Decodes the block.
     fn of(block: &[(MsgPack, MsgPack)]) -> Result<Self, Error>;
 }
 
-/// A block in the block.
+/// Decodes a nested block.
 pub fn nested<T: Block>(option: &Opt, value: MsgPack) -> Result<T, Error> {
     let MsgPack::Map(block) = value else { return Err(wrong_type(option, "a map of its options")) };
     T::of(&block).map_err(|source| Error::Nested { block: option.name, source: Box::new(source) })
@@ -188,8 +188,8 @@ fn plain<T: DeserializeOwned>(option: &Opt, value: MsgPack) -> Result<T, Error> 
     })
 }
 
-/// What the decoder says, without the names of Rust's types.
-fn in_words(said: &str) -> String {
+/// The decoder's error message, without the names of Rust types.
+fn in_words(text: &str) -> String {
     const TYPES: [(&str, &str); 5] = [
         ("expected u32", "expected a whole number from 0 to 4294967295"),
         ("expected u64", "expected a whole number of at least 0"),
@@ -197,17 +197,17 @@ fn in_words(said: &str) -> String {
         ("expected a sequence", "expected a list"),
         ("expected a map", "expected a map or a block"),
     ];
-    let said = said.strip_prefix("error while decoding value: ").unwrap_or(said);
-    let said = said.strip_prefix("invalid type: ").or(said.strip_prefix("invalid value: ")).unwrap_or(said);
-    let known = TYPES.iter().find_map(|(rust, words)| Some(format!("{}{words}", said.strip_suffix(rust)?)));
-    known.unwrap_or_else(|| said.to_owned())
+    let text = text.strip_prefix("error while decoding value: ").unwrap_or(text);
+    let text = text.strip_prefix("invalid type: ").or(text.strip_prefix("invalid value: ")).unwrap_or(text);
+    let known = TYPES.iter().find_map(|(rust, words)| Some(format!("{}{words}", text.strip_suffix(rust)?)));
+    known.unwrap_or_else(|| text.to_owned())
 }
 
-/// How deep values may be nested. A list of texts in a block of a block needs a dozen levels; the decoder's own limit
-/// is more than the stack of a thread has room for.
+/// Maximum nesting depth of values. A list of strings in a block of a block needs a dozen levels; the decoder's own
+/// limit exceeds the stack of a thread.
 const MAX_DEPTH: usize = 64;
 
-/// The bytes of a block as a map; no bytes at all are an empty block (Nomad sends none after it found us running).
+/// The bytes of a block as a map. No bytes are an empty block (Nomad sends none after it has found the driver running).
 pub fn block(bytes: &[u8]) -> Result<Vec<(MsgPack, MsgPack)>, Error> {
     if bytes.is_empty() {
         return Ok(Vec::new());
@@ -219,8 +219,8 @@ pub fn block(bytes: &[u8]) -> Result<Vec<(MsgPack, MsgPack)>, Error> {
     }
 }
 
-/// The paths of all options that a job gives, such as `notify.watchdog` or `properties.Nice`, each with its row in the table
-/// if it has one. What is equal to its default is not given: Nomad repeats defaults.
+/// The paths of all options that a job sets, such as `notify.watchdog` or `properties.Nice`, each with its row in the
+/// table if it has one. A value that equals the default does not count as set: Nomad repeats defaults.
 pub fn given(bytes: &[u8], options: &'static [Opt]) -> Vec<(String, Option<&'static Opt>)> {
     let mut paths = Vec::new();
     if let Ok(block) = block(bytes) {
@@ -270,24 +270,24 @@ fn value_of<'a>(block: &'a [(MsgPack, MsgPack)], option: &Opt) -> Option<&'a Msg
     block.iter().find(named).map(|(_, value)| value)
 }
 
-/// One option out of a block. Nomad sends every option of the schema: one that was not given is nil.
+/// Decodes one option of a block. Nomad sends every option of the schema; an option that is not set is nil.
 pub fn take<T: OptionType>(block: &[(MsgPack, MsgPack)], option: &Opt) -> Result<T, Error> {
     if let Some(value) = value_of(block, option) {
         return T::given(option, value.clone());
     }
-    // HCL's literals of our types are JSON's.
+    // HCL literals of our types are JSON literals.
     let default = option.default.and_then(|literal| serde_json::from_str(literal).ok());
     let default = default.map(|literal: MsgPack| T::given(option, literal)).transpose()?;
     default.or_else(T::absent).ok_or(Error::Missing { option: option.name, doc: option.doc })
 }
 
-/// An option that is a property of systemd's, as the job gives it.
+/// An option that is a systemd property, as the job sets it.
 #[derive(Debug, Clone)]
 pub struct Setting {
     /// The option.
     pub option: &'static Opt,
-    /// Its value as text; one for each element of a list. An empty list is one empty text, which for systemd takes back
-    /// what was said before.
+    /// Value as text; one text for each element of a list. An empty list is one empty text, which resets the property
+    /// in systemd.
     pub values: Vec<String>,
 }
 
@@ -299,7 +299,7 @@ impl PartialEq for Setting {
 
 impl Eq for Setting {}
 
-/// What a block gives of these options.
+/// The values that a block sets for these options.
 pub fn settings_of(block: &[(MsgPack, MsgPack)], options: &'static [Opt]) -> Result<Vec<Setting>, Error> {
     let mut settings = Vec::new();
     for option in options {

@@ -2,14 +2,14 @@
 
 use super::{Kind, Opt};
 
-/// The table of a block in driver/README.md. The options of a block in it come after it, as `block.option`; those of one
-/// that is made of systemd's properties have a table of their own ([`table_of_properties`]).
+/// The table of a block in driver/README.md. The options of a nested block follow it, as `block.option`; a nested block
+/// of systemd properties has a table of its own ([`table_of_properties`]).
 pub fn table(options: &[Opt]) -> String {
     let head = "| option | type | default | what it does |\n|---|---|---|---|".to_owned();
     std::iter::once(head).chain(rows(options, "")).collect::<Vec<_>>().join("\n")
 }
 
-/// The table in driver/README.md of a block that is made of systemd's properties.
+/// The table in driver/README.md of a block of systemd properties.
 pub fn table_of_properties(options: &[Opt]) -> String {
     let head = "| option | type | property | what it does |\n|---|---|---|---|".to_owned();
     let row = |Opt { name, hcl_type, property, doc, .. }: &Opt| {
@@ -19,7 +19,7 @@ pub fn table_of_properties(options: &[Opt]) -> String {
     std::iter::once(head).chain(options.iter().map(row)).collect::<Vec<_>>().join("\n")
 }
 
-/// Is a block made of systemd's properties?
+/// Does the block have options that are systemd properties?
 pub fn has_properties(options: &[Opt]) -> bool {
     options.iter().any(|option| option.property.is_some())
 }

@@ -1,10 +1,10 @@
-//! What a file is, by its first bytes: a native program, a script, or WebAssembly.
+//! The kind of a file by its first bytes: a native program, a script, or WebAssembly.
 
 use std::path::Path;
 
 use super::error::Error;
 
-/// What a task's program is.
+/// The kind of a task's program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProgramKind {
     /// A program that the kernel runs, or a script.
@@ -13,16 +13,16 @@ pub enum ProgramKind {
     Wasm,
 }
 
-/// Wasmtime's number in an ELF header.
+/// Wasmtime's `e_ident[EI_OSABI]` in an ELF header.
 pub(super) const WASMTIME: u8 = 200;
 
-/// What a file is that begins so. Only of the task's own the beginning is shown.
+/// The kind of a file with this beginning. An error shows the beginning only of a file of the task's own.
 pub(super) fn kind(head: &[u8], path: &Path, is_tasks: bool) -> Result<ProgramKind, Error> {
     let begins = || if is_tasks { readable(head) } else { "something else".to_owned() };
     if head.starts_with(b"\0asm") {
         return Ok(ProgramKind::Wasm);
     }
-    // What wasmtime makes of a module is a file of its own "operating system" (elf(5), `e_ident[EI_OSABI]`).
+    // wasmtime compiles a module to a file of its own "operating system" (elf(5), `e_ident[EI_OSABI]`).
     if head.starts_with(b"\x7fELF") && head.get(7) == Some(&WASMTIME) {
         return Err(Error::Precompiled { path: path.to_owned() });
     }
@@ -55,7 +55,7 @@ pub(super) fn elf_machine(head: &[u8]) -> Option<u16> {
         .then(|| if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
 }
 
-/// ELF machines that a kernel of this architecture runs, its 32-bit sister included.
+/// ELF machines that a kernel of this architecture runs, including its 32-bit variant.
 pub(super) const OUR_MACHINES: &[u16] = if cfg!(target_arch = "x86_64") {
     &[62, 3]
 } else if cfg!(target_arch = "aarch64") {
@@ -86,7 +86,7 @@ pub(super) fn machine_name(machine: u16) -> String {
 
 /// Has the administrator registered interpreters for other formats with the kernel (binfmt_misc)?
 pub(super) fn others_can_run() -> bool {
-    // `register` and `status` are always there.
+    // `register` and `status` always exist.
     std::fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|entries| entries.count() > 2)
 }
 
@@ -98,7 +98,7 @@ pub(super) fn readable(head: &[u8]) -> String {
     format!("\"{}\"{}", begin.escape_ascii(), hint(head))
 }
 
-/// What to do with a file that begins so, if that is known.
+/// Advice about a file with this beginning, if there is any.
 fn hint(head: &[u8]) -> &'static str {
     if head.starts_with(b"\xef\xbb\xbf") {
         "; save it without the byte order mark (BOM) before its first line"

@@ -1,30 +1,30 @@
-//! What a program needs to be started: the interpreter that a script names in its first line, or the loader that a binary
-//! names. Where one is missing, the kernel says of the program itself that it is not there (execve(2)).
+//! What a program needs to be started: the interpreter that a script names in its first line, or the loader that a
+//! binary names. If it is missing, the kernel reports that the program itself does not exist (execve(2)).
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// The first line of a script is no longer, in bytes (`BINPRM_BUF_SIZE`); nor is a loader's path here.
+/// Maximum length of the first line of a script, in bytes (`BINPRM_BUF_SIZE`); here also of a loader's path.
 const LINE: usize = 256;
-/// Segments of a program that are looked at.
+/// Maximum number of segments of a program that are read.
 const SEGMENTS: u16 = 64;
 /// The segment that names the loader (elf(5), `PT_INTERP`).
 const INTERP: u32 = 3;
 
-/// What starts a program.
+/// The file that starts a program.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Loader {
     /// The interpreter of a script.
     Interpreter(PathBuf),
     /// The loader of a binary.
     Dynamic(PathBuf),
-    /// An interpreter whose line ends as on another system: the kernel takes the carriage return for a part of its name.
+    /// An interpreter whose line ends with a carriage return, which the kernel takes for a part of its name.
     CarriageReturn,
 }
 
-/// What starts the program in the file, if it names anything.
+/// The loader of the program in the file, if it names one.
 pub(super) fn of(file: &File) -> Option<Loader> {
     let mut head = [0; LINE];
     let length = file.read_at(&mut head, 0).ok()?;
@@ -45,7 +45,7 @@ fn script(line: &[u8]) -> Option<Loader> {
     (!path.is_empty()).then(|| Loader::Interpreter(std::ffi::OsStr::from_bytes(path).into()))
 }
 
-/// Of binaries of 64 bits whose numbers begin with their lowest byte, as those of most machines do.
+/// The loader of a 64-bit little-endian binary, as on most machines.
 fn binary(file: &File, head: &[u8]) -> Option<PathBuf> {
     if !head.starts_with(b"\x7fELF\x02\x01") {
         return None;

@@ -1,7 +1,7 @@
-//! Finds the program that a job's `command` names, and tells by its content what it is.
+//! Finds the program that a job's `command` names, and determines its kind by its content.
 //!
-//! A task can write to its own directories, so what lies there is opened without ever following a link out of them,
-//! and everything that is decided is decided on the open file.
+//! A task can write to its own directories, so files there are opened without ever following a link out of them, and
+//! everything is decided on the open file.
 
 mod content;
 mod error;
@@ -26,29 +26,29 @@ use crate::task::host::view::{View, is_plain};
 /// A program that can be started.
 #[derive(Debug)]
 pub enum Program {
-    /// What the kernel can run.
+    /// A program that the kernel can run.
     Native {
-        /// Where it is in the task's view.
+        /// Path in the task's view.
         path: PathBuf,
         /// The open file, if it is the task's own: it is made executable before it is started.
         own: Option<File>,
     },
-    /// WebAssembly, to be run by our shim.
+    /// WebAssembly, to be run by wasm-shim.
     Wasm {
         /// The open file.
         module: File,
-        /// Its name, which the guest sees as its own.
+        /// Name of the file, which the guest sees as its own name.
         name: String,
     },
 }
 
 impl Program {
-    /// A program that is not the task's own, or of which only systemd will know what it is.
+    /// A program that is not the task's own, or whose kind only systemd will know.
     fn elsewhere(path: PathBuf) -> Self {
         Self::Native { path, own: None }
     }
 
-    /// What kind of task it makes.
+    /// The kind of the program.
     pub fn kind(&self) -> ProgramKind {
         match self {
             Self::Native { .. } => ProgramKind::Native,
@@ -57,10 +57,10 @@ impl Program {
     }
 }
 
-/// Takes the right to read wasm-shim from everybody but root. The kernel then lets no process of the task's user into one
-/// that executes it (ptrace(2), "dumpable"), from the first moment on: the init of a task is confined and confines before
-/// neighbours of the same user can stop it and write into it.
-pub fn keep_unread(shim: &Path) {
+/// Makes wasm-shim unreadable to all users except root. The kernel then lets no process of the task's user access a
+/// process that executes it (ptrace(2), "dumpable"), from the first moment: the init of a task is confined, and
+/// confines, before other processes of the same user can stop it and write to its memory.
+pub fn make_unreadable(shim: &Path) {
     const READ_BY_OTHERS: u32 = 0o044;
     if !rustix::process::geteuid().is_root() {
         return;
@@ -77,50 +77,50 @@ pub fn keep_unread(shim: &Path) {
     }
 }
 
-/// Makes the task's own program executable, if nobody may execute it: what an `artifact` block downloads is not.
+/// Makes the task's own program executable, if nobody may execute it: downloads of an `artifact` block are not.
 pub fn make_executable(path: &Path, own: Option<&File>) -> Result<(), Error> {
     let made = own.map_or(Ok(()), open::make_executable);
     made.map_err(|source| Error::Open { path: path.to_owned(), source })
 }
 
-/// What a command is looked up in.
+/// Where a command is looked up.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
-    /// What the task sees of the host.
+    /// The task's view of the host.
     pub view: &'a View,
-    /// Its directories.
+    /// The task's directories.
     pub dirs: &'a TaskDirs,
-    /// Its volumes.
+    /// The task's volumes.
     pub mounts: &'a [Mount],
-    /// Its `PATH`, if the job sets one.
+    /// The task's `PATH`, if the job sets one.
     pub path: Option<&'a str>,
-    /// Where something else is mounted for it, see [`mounted`].
+    /// Where something else is mounted for the task, see [`mounted`].
     pub mounted: &'a [PathBuf],
 }
 
-/// Where these properties mount something, of which only systemd will know what it holds.
+/// Where these properties mount something. Only systemd will know what it contains.
 pub fn mounted(settings: &[Assignment]) -> Vec<PathBuf> {
     let extends = |line: &Assignment| line.name().starts_with("Extension").then(|| PathBuf::from("/usr"));
     let points = |line: &Assignment| line.mount_points().into_iter().map(|(_, target)| PathBuf::from(target));
     settings.iter().flat_map(|line| points(line).chain(extends(line))).collect()
 }
 
-/// How many directories of a `PATH` are searched.
+/// Maximum number of directories of a `PATH` that are searched.
 const SEARCHED: usize = 64;
 
 /// Where a path of a task's view is on the host.
 enum Spot<'a> {
-    /// In a directory of the task's, at this path.
+    /// In a directory of the task, at this path.
     Task(&'a Path, PathBuf),
-    /// In this directory of the host, such as a volume's, which is not the task's own.
+    /// In this host directory, such as a volume, which is not the task's own.
     Host(&'a Path, PathBuf),
 }
 
-/// What systemd has units search, in the order of a `PATH` (systemd.exec(5), `ExecSearchPath=`).
+/// Default `PATH` of units (systemd.exec(5), `ExecSearchPath=`).
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What a job most probably means by `command`, where there is no allocation to look in: a program of this machine for a
-/// name alone, and else a file of the task's.
+/// The most probable meaning of `command` where no allocation exists: a program of this machine for a name alone,
+/// otherwise a file of the task.
 pub fn guess(command: &str, surroundings: Surroundings<'_>) -> PathBuf {
     let candidates = surroundings.candidates(command);
     let of_machine = candidates.iter().skip(1).find(|path| path.is_file());
@@ -134,7 +134,7 @@ impl<'a> Surroundings<'a> {
     }
 
     fn spot(self, path: &'a Path) -> Option<Spot<'a>> {
-        // The one that hides the others. None stands in the place of everything, see `crate::task::host::targets`.
+        // The mount that hides the others. No mount replaces the whole root, see `crate::task::host::targets`.
         let mounts = self.mounts.iter().filter(|mount| mount.target.parent().is_some());
         let volumes = mounts.filter_map(|mount| Some((mount, path.strip_prefix(&mount.target).ok()?)));
         if let Some((mount, inside)) = volumes.max_by_key(|(mount, _)| mount.target.components().count()) {
@@ -153,7 +153,7 @@ impl<'a> Surroundings<'a> {
         Some(Spot::Host(base, path.strip_prefix(base).ok()?.to_owned()))
     }
 
-    /// Where a file of the task's is on the host; a path of the host stays as it is.
+    /// The host path of a file of the task; a host path is returned unchanged.
     pub fn on_host(self, path: &Path) -> PathBuf {
         match self.spot(path) {
             Some(Spot::Task(directory, inside) | Spot::Host(directory, inside)) => directory.join(inside),
@@ -161,21 +161,21 @@ impl<'a> Surroundings<'a> {
         }
     }
 
-    /// The paths that a job can mean by `command`, in order: an absolute one, a file of the task's directories, and for a
-    /// name alone a program of its `PATH`.
+    /// The paths that `command` can mean, in order: an absolute path, a file in the task's directories, and for a name
+    /// alone a program of the task's `PATH`.
     fn candidates(self, command: &str) -> Vec<PathBuf> {
         let local = self.view.working_directory(self.dirs);
         let mut candidates = vec![local.join(command)];
         if Path::new(command).is_absolute() {
             return candidates;
         }
-        // The name of a directory alone is no program's.
+        // The name of a directory alone does not name a program.
         let of_task = self.dirs.named(Path::new(command)).filter(|(.., below)| !below.as_os_str().is_empty());
         candidates.extend(of_task.map(|(host, inside, below)| {
             let directory = if *self.view == View::Host { host } else { Path::new(inside) };
             directory.join(below)
         }));
-        // What a root of its own has is not known here.
+        // The content of a root of the task's own is not known here.
         if !command.contains('/') && *self.view != View::Own {
             let path = self.path.unwrap_or(USUAL_PATH).split(':').take(SEARCHED);
             candidates
@@ -190,7 +190,7 @@ pub fn find(command: &str, surroundings: Surroundings<'_>) -> Result<Program, Er
     if command.is_empty() {
         return Err(Error::Empty);
     }
-    // What is in a path such as `/usr/../root` is not in `/usr`.
+    // A path such as `/usr/../root` is not in `/usr`.
     if !is_plain(&Path::new("/").join(command)) {
         return Err(Error::NotPlain { command: command.to_owned() });
     }
@@ -225,7 +225,7 @@ pub fn find(command: &str, surroundings: Surroundings<'_>) -> Result<Program, Er
     }
 }
 
-/// The program at that path of the view.
+/// The program at this path of the view.
 fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
     let path = path.to_owned();
     if surroundings.is_mounted_over(&path) {
@@ -245,14 +245,15 @@ fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
         Spot::Task(directory, inside) => open_within(&surroundings.dirs.alloc_dir, directory, inside),
         Spot::Host(base, inside) => match is_open_to_all(base, inside) {
             Ok(true) => Base::Host(base).open(inside).and_then(|found| reopen_regular(&found)),
-            // We can read what the task's user may not: neither tell its author what is there, nor run it for them.
+            // The driver can read files that the task's user may not: it must not tell the author what is there, nor
+            // run it.
             Ok(false) => return Ok(Program::elsewhere(path)),
             Err(error) => Err(error),
         },
     };
     let mut file = match opened {
         Ok(file) => file,
-        // A link of the task leads to the operating system: in the task's view it will be followed, here it is not.
+        // A link of the task leads to the operating system: it is followed in the task's view, and not here.
         Err(error) if is_link_out(&error) => return Ok(Program::elsewhere(path)),
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(Error::NotAFile { path }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Missing { path }),
@@ -292,9 +293,9 @@ fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
     }
 }
 
-/// Is it certain that the task will not find anything at that path of its view?
+/// Is it certain that the task will not find anything at this path of its view?
 fn is_missing(path: &Path, surroundings: Surroundings<'_>) -> bool {
-    // What is relative is so to where the task will be by then.
+    // A relative path is relative to the task's later working directory.
     if !is_plain(path) || surroundings.is_mounted_over(path) {
         return false;
     }

@@ -1,24 +1,24 @@
-//! Why something cannot be mounted, closed or made read-only where a job says it.
+//! Why something cannot be mounted, closed or made read-only where a job requests it.
 
 use std::path::PathBuf;
 
 use crate::task::config::settings;
 use crate::task::host::view::PLAIN_PATH;
 
-/// The most mount points of a task: systemd mounts each, and looks at each beside all others.
+/// Maximum number of mount points of a task: systemd mounts each, and compares each with all others.
 pub(crate) const MOST: usize = 128;
 
-/// What a relative mount point is not: half of a path, or a directory that a task would look for where it begins.
+/// What a mount point must be. A relative path may be half of a path, or a directory expected in the working directory.
 const ABSOLUTE: &str = "an absolute path, such as \"/data\"; in a list of paths a blank begins another entry, unless each path is in quotes: \"\\\"SOURCE\\\":\\\"TARGET\\\"\"";
 
 fn kind(is_directory: bool) -> &'static str {
     if is_directory { "directory" } else { "file" }
 }
 
-/// Why nothing can be mounted there.
+/// Why nothing can be mounted at a path.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It may lead anywhere.
+    /// The path may lead anywhere.
     #[error("{}: the mount point {path:?} is not {}", settings::shown(.option), if path.is_relative() { ABSOLUTE } else { PLAIN_PATH })]
     NotPlain {
         /// The property.
@@ -26,7 +26,7 @@ pub enum Error {
         /// The mount point.
         path: PathBuf,
     },
-    /// systemd would take one of them, and not say so.
+    /// systemd would use one of the two mounts without reporting it.
     #[error("{}: {path} is the target of two mounts (`files`, `volume_mount`); leave one out", settings::shown(.option))]
     Twice {
         /// One of the properties.
@@ -43,18 +43,18 @@ pub enum Error {
         option: &'static str,
         /// The mount point.
         path: PathBuf,
-        /// What is mounted on it.
+        /// Is a directory mounted on it?
         source_is_directory: bool,
     },
-    /// A path to be closed that is not there.
+    /// A path to be closed does not exist.
     #[error("{}: {path} is not there in the view of the task; write \"-{path}\" if it may be missing", settings::shown(.option))]
     Absent {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
     },
-    /// The view mounts the host's there.
+    /// The view mounts the host's directory there.
     #[error("{}: the view of the task has the host's {path} there; name a directory in it, such as {path}/x", settings::shown(.option))]
     Hidden {
         /// The property.
@@ -62,15 +62,15 @@ pub enum Error {
         /// The mount point.
         path: PathBuf,
     },
-    /// Nothing needs so many.
+    /// No task needs this many mount points.
     #[error("{}: the task has {count} mounts and paths of `read_only_paths`, `inaccessible_paths` and the like; the limit is {MOST}", settings::shown(.option))]
     Many {
         /// One of the properties.
         option: &'static str,
-        /// How many.
+        /// Number of mounts and paths.
         count: usize,
     },
-    /// A mount point behind a link of the host's: what is compared would not be what systemd mounts on.
+    /// A mount point behind a link of the host: systemd would not mount on the path that was compared.
     #[error("{}: {path} leads over a link, to {real}; name that path", settings::shown(.option))]
     HostLink {
         /// The property.
@@ -90,7 +90,7 @@ pub enum Error {
         /// The mount point.
         path: PathBuf,
     },
-    /// A mount point in what is mounted.
+    /// A mount point inside of another mount.
     #[error(
         "{}: {path} lies in {outer}, which is mounted as well, and others can put a link in its place; mount it \
          outside of {outer}", settings::shown(.option))]
@@ -99,10 +99,10 @@ pub enum Error {
         option: &'static str,
         /// The mount point.
         path: PathBuf,
-        /// What it lies in.
+        /// The mount that contains it.
         outer: PathBuf,
     },
-    /// What the driver or systemd mounts would come to lie in what is mounted.
+    /// A mount of the driver or of systemd would be inside of the mount.
     #[error(
         "{}: {path} would hold {inner}, where something is mounted for every task, and others can put a link in its \
          place; mount it elsewhere", settings::shown(.option))]
@@ -111,27 +111,27 @@ pub enum Error {
         option: &'static str,
         /// The mount point.
         path: PathBuf,
-        /// What would lie in it.
+        /// The path that would be inside.
         inner: &'static str,
     },
-    /// A path of the host that every task sees would come to lie in what is mounted.
+    /// A host path that every task sees would be inside of the mount.
     #[error("{}: {path} would hold {inner}, which the operator shows to every task; mount it elsewhere", settings::shown(.option))]
     CoversHostPath {
         /// The property.
         option: &'static str,
         /// The mount point.
         path: PathBuf,
-        /// What would lie in it.
+        /// The path that would be inside.
         inner: PathBuf,
     },
-    /// It would stand in the place of what the driver or systemd mounts, or of what systemd asks the kernel through.
+    /// The mount would replace a mount of the driver or of systemd, or files by which systemd controls the kernel.
     #[error("{}: {path} is in {reserved}, which is systemd's and the driver's; mount it elsewhere", settings::shown(.option))]
     Reserved {
         /// The property.
         option: &'static str,
         /// The mount point.
         path: PathBuf,
-        /// What it lies in.
+        /// The reserved path.
         reserved: PathBuf,
     },
     /// A mount point behind a link of the task's root.
@@ -151,59 +151,59 @@ pub enum Error {
     Raced {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
         /// The directory that can be changed.
         outer: PathBuf,
     },
-    /// The operating system's files, to be made writable.
+    /// Files of the operating system, to be made writable.
     #[error(
         "{}: {path} is of the operating system, which no task writes to: bind a directory of the task there (`files.bind_paths`, \
          such as `alloc/data:{path}`)", settings::shown(.option))]
     System {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
     },
-    /// A directory of the view that holds nothing but mount points.
+    /// A directory of the view that contains nothing but mount points.
     #[error(
         "{}: {path} is in the view only for what is mounted at {target}; name {target}", settings::shown(.option))]
     MadeForMount {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
-        /// What is mounted in it.
+        /// The mount point in it.
         target: PathBuf,
     },
-    /// What an agent that starts opens, and follows links in.
+    /// A directory that an agent opens when it starts, and in which it follows links.
     #[error(
         "{}: `/alloc` is read-only as a whole, since a Nomad agent follows the links in it: write to `/alloc/data` and `/alloc/tmp`", settings::shown(.option))]
     Alloc {
         /// The property.
         option: &'static str,
     },
-    /// A path over itself in a root of which the job brings a part.
+    /// A path mounted over itself in a root, a part of which the job brings.
     #[error(
         "{}: {path} is in a root of which the job brings a part, and a link in that could lead elsewhere; name `/`, `/local`, \
          `/alloc`, `/secrets` or a mount point as a whole", settings::shown(.option))]
     Unseen {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
     },
-    /// A path through what a process has, or systemd makes.
+    /// A path through resources of a process, or through a directory of systemd.
     #[error(
         "{}: {path} leads through a process or a directory of systemd's; name the path as the task sees it, without `..`", settings::shown(.option))]
     OfProcess {
         /// The property.
         option: &'static str,
-        /// As the job says it.
+        /// The path that the job names.
         path: PathBuf,
     },
-    /// A mount point in what an extension is laid over.
+    /// A mount point in a directory over which an extension is laid.
     #[error(
         "{}: {path} is in a directory over which {} lays files, and links among them could lead it elsewhere; mount it \
          outside of `/usr`, `/opt` and `/etc`", settings::shown(.option), settings::shown(.extension))]
@@ -224,7 +224,7 @@ pub enum Error {
         /// The property.
         option: &'static str,
     },
-    /// systemd would pass it over.
+    /// systemd would skip the mount.
     #[error(
         "{}: {path} is a directory of the task's own already (`sandbox.private_tmp`), and nothing is mounted on it; mount \
          elsewhere, and point the program there (`TMPDIR`)", settings::shown(.option))]
@@ -234,7 +234,7 @@ pub enum Error {
         /// The mount point.
         path: PathBuf,
     },
-    /// systemd would make a mount point on the host.
+    /// systemd would create a mount point on the host.
     #[error(
         "{}: {path} is not there, and cannot be made, where the task sees the host's own directories: choose a path \
          outside of them, or have the operator create it", settings::shown(.option))]

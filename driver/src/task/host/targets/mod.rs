@@ -1,10 +1,10 @@
-//! Where something is mounted in a task's view: that nobody can turn a mount point into another by a link, that nothing
-//! comes to lie on what the driver and systemd mount, and that a mount point is there.
+//! Mount points in a task's view: nobody can redirect a mount point by a link, no mount hides a mount of the driver or
+//! of systemd, and each mount point exists.
 //!
-//! systemd makes what is missing, as root. In a root of the task's own that is fine; the operating system is the host's,
-//! and nothing is made there. A task that mounts something on a path of it that is not there, such as
-//! `/etc/app.conf`, sees it through an overlay: the host's directory, and above it one that holds nothing but the mount
-//! points.
+//! systemd creates missing mount points, as root. In a root of the task's own that is fine; the operating system is the
+//! host's, and nothing is created there. A task that mounts something on a missing path of the operating system, such
+//! as `/etc/app.conf`, sees it through an overlay: the host's directory, and above it a directory that contains only
+//! the mount points.
 
 mod error;
 
@@ -19,38 +19,38 @@ use crate::task::host::view::{self, View};
 use crate::task::host::way::is_safe;
 use crate::task::spec::TaskSpec;
 
-/// What is mounted.
+/// The source of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// Nothing but an empty directory.
+    /// An empty directory.
     Empty,
-    /// A path of the host's that the operator allows, or a directory that systemd keeps. Tasks may be able to write there.
+    /// A host path that the operator allows, or a directory that systemd keeps. Tasks may be able to write there.
     Host,
-    /// A path of the host's that the operator allows, at its own place: what tasks cannot write there is what systemd wants.
+    /// A host path that the operator allows, at its own place: where tasks cannot write, it is what systemd expects.
     InPlace,
-    /// What tasks can write: a file or directory of the task's, or a volume.
+    /// Files that tasks can write: a file or directory of the task, or a volume.
     Tasks,
 }
 
 /// A mount point.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The property that asks for it, or `volume`.
+    /// The property that requests the mount, or `volume`.
     pub option: &'static str,
-    /// Where, in the task's view.
+    /// Path in the task's view.
     pub path: PathBuf,
     /// What is mounted there.
     pub source: Source,
 }
 
-/// Where nothing is mounted, whatever it is: the driver or systemd mounts there for the task (systemd 257 what
-/// `/run/host/.os-release-stage` is), and makes the mount points as root.
+/// Paths on which nothing may be mounted: the driver or systemd mounts there for the task (systemd 257 the file
+/// `/run/host/.os-release-stage`), and creates the mount points as root.
 ///
 /// Below `/proc` systemd writes, as root, to files by which it sets up namespaces.
 const RESERVED: [&str; 6] =
     ["/.wasm", "/proc", "/run/.wasm", "/run/credentials", "/run/host", "/run/systemd/notify"];
-/// Where nothing is mounted that holds anything: systemd reads, writes and mounts files there for the task, as root, or
-/// links of the host's lead there. Also a path of the host that the operator allows may be one that tasks can write.
+/// Paths on which only empty directories may be mounted: systemd reads, writes and mounts files there for the task, as
+/// root, or links of the host lead there. Tasks may also be able to write to a host path that the operator allows.
 const RESERVED_FROM_FILES: [&str; 11] = [
     "/sys",
     "/run/systemd",
@@ -65,11 +65,11 @@ const RESERVED_FROM_FILES: [&str; 11] = [
     "/var/log/private",
 ];
 
-/// The mount points that are not there, by the path of the host that lacks them. What is not there otherwise systemd makes.
+/// Missing mount points, by the host path that lacks them. systemd creates all other missing mount points.
 pub(crate) type Missing = BTreeMap<PathBuf, Vec<PathBuf>>;
 
-/// May systemd mount something at all of these points, each named by an option?
-/// `ours` is what the driver has on the host.
+/// May systemd mount something on all of these mount points, each named by an option? `ours` are the driver's paths on
+/// the host.
 pub(crate) fn check(targets: &[Target], task: &TaskSpec, ours: &[PathBuf]) -> Result<Missing, Error> {
     if let Some(target) = targets.get(MOST) {
         return Err(Error::Many { option: target.option, count: targets.len() });
@@ -89,16 +89,16 @@ pub(crate) fn check(targets: &[Target], task: &TaskSpec, ours: &[PathBuf]) -> Re
         {
             return Err(Error::Reserved { option, path: path.clone(), reserved: reserved.into() });
         }
-        // Where the task sees the host as it is, so are they: what runs the task, and what the driver keeps.
+        // Where the task sees the host, it also sees the programs that run it, and the files of the driver.
         let is_ours = |ours: &&PathBuf| path.starts_with(ours) || ours.starts_with(path);
         if let (View::Host, Some(reserved)) = (&task.view, ours.iter().find(is_ours)) {
             return Err(Error::Reserved { option, path: path.clone(), reserved: reserved.clone() });
         }
-        // systemd mounts the private one in their place.
+        // systemd mounts the private directory in their place.
         if ["/tmp", "/var/tmp"].iter().any(|temporary| path == Path::new(temporary)) {
             return Err(Error::Temporary { option, path: path.clone() });
         }
-        // One that begins empty holds no link.
+        // An empty directory contains no link.
         let covered = |inner: &&&str| {
             let inner = Path::new(**inner);
             *source != Source::Empty && inner.starts_with(path) && inner != path
@@ -115,7 +115,7 @@ pub(crate) fn check(targets: &[Target], task: &TaskSpec, ours: &[PathBuf]) -> Re
         {
             return Err(Error::Hidden { option, path: path.clone() });
         }
-        // What is mounted there can be changed by others while systemd comes to it.
+        // Others can change the files that are mounted there while systemd looks up the path.
         let holds = |other: &&Target| {
             other.path != *path && path.starts_with(&other.path) && other.source != Source::Empty
         };
@@ -126,9 +126,9 @@ pub(crate) fn check(targets: &[Target], task: &TaskSpec, ours: &[PathBuf]) -> Re
     Ok(missing)
 }
 
-/// Is the way there one that nobody can change? The path of the host that lacks it, if one does.
+/// Can nobody change the way to the mount point? Returns the host path that lacks it, if there is one.
 fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Option<PathBuf>, Error> {
-    // Text is compared with text, so no part of it may stand for another path.
+    // Paths are compared as text, so no component may stand for another path.
     let is_of_host = |path: &Path| match &task.view {
         View::Host => true,
         View::Private { host_paths } => host_paths.iter().any(|host_path| path.starts_with(host_path)),
@@ -136,7 +136,7 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
     };
     let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
     if target.ancestors().any(|part| is_of_host(part) && is_link(part)) {
-        // What is not there yet is below something that is.
+        // A missing path is below an existing one.
         let there = target.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
         let real = there.map_or_else(
             || target.to_owned(),
@@ -156,7 +156,7 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
                 let (path, inner) = (target.to_owned(), inner.clone());
                 return Err(Error::CoversHostPath { option, path, inner });
             }
-            // The one that is mounted over the others.
+            // The host path that is mounted over the others.
             let around = host_paths.iter().filter(|path| target.starts_with(path));
             let host_path = around.max_by_key(|path| path.components().count());
             let safe = || is_safe(Path::new("/"), target, Some(0o002)).unwrap_or(false);
@@ -173,14 +173,14 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
         }
         View::Own => {}
     }
-    // Others may hold such a directory open, and put a link in the place of what was looked at.
+    // Others may hold such a directory open, and put a link in the place of what was checked.
     if task.dirs.pairs().into_iter().any(|(_, inside)| target.starts_with(inside)) {
         return Err(Error::Shared { option, path: target.to_owned() });
     }
     Ok(None)
 }
 
-/// Can the mount point be laid over the directory of the host's? A directory of the same name hides a link.
+/// Can the mount point be laid over the host directory? A directory of the same name hides a link.
 fn can_be_laid_over(host_path: &Path, target: &Path) -> bool {
     let is_named_plainly = !host_path.to_string_lossy().contains([',', ':', '\\']);
     let ways = target.ancestors().skip(1).take_while(|way| way.starts_with(host_path));

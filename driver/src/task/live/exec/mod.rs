@@ -1,8 +1,8 @@
 //! Runs a command inside a running task, as its user, in its view and within its limits.
 //!
-//! The command is a child of the driver ([`crate::enter`]), in a cgroup of its own below the unit's: so the unit's limits
-//! hold it, the unit's end is its end, and it can be ended alone with everything that it started. A session that is
-//! dropped, because the client went away or the time is up, ends it.
+//! The command is a child of the driver ([`crate::enter`]), in a cgroup of its own below the unit's. So the unit's
+//! limits apply to it, it ends with the unit, and it can be killed alone with everything that it started. A session
+//! that is dropped, because the client disconnected or the time is up, kills it.
 
 mod process;
 mod streams;
@@ -25,49 +25,55 @@ use crate::enter::{Failure, Plan};
 use crate::systemd::{self, Systemd};
 use crate::task::sandbox::policy::how_to_allow;
 
-/// How much of its output a command may have that nobody watches, in bytes: what Nomad's own drivers keep.
+/// Maximum output that is kept of a command that nobody watches, in bytes: as in Nomad's own drivers.
 const TAIL: usize = 4096;
 
 /// Why a command was not run, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The driver could not make the process.
+    /// The driver could not create the process.
     #[error("start a process for the command")]
     Start {
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The task's systemd did not take the process over.
+    /// The task's systemd did not accept the process.
     #[error("join the task (its systemd)")]
     TakenIn {
-        /// What it said.
+        /// systemd's error.
         source: systemd::Error,
     },
-    /// The process could not become the command.
+    /// The process could not execute the command.
     #[error(transparent)]
     Enter(Failure),
     /// The process did not answer.
     #[error("the task could not be joined within {} s", JOIN_DEADLINE.as_secs())]
     Stuck,
-    /// The command took longer than it may; it was ended with all that it had started.
+    /// The processes of the command ended without a report.
+    #[error("the command ended and its exit status is not known; the task may have ended meanwhile")]
+    Lost {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The command exceeded its time limit; it was killed with everything that it had started.
     #[error("`{command}` did not end within {limit:?} and was killed")]
     TimedOut {
         /// The command.
         command: String,
-        /// How long it had.
+        /// The time limit.
         limit: Duration,
     },
-    /// The task is WebAssembly, and the command one of its job's.
+    /// The task is WebAssembly, and the command is configured by its job.
     #[error(
         "a command of the job's (a script check, or `change_mode = \"script\"`) could send messages to systemd in the unit of a \
          WebAssembly task; check it by HTTP, or {}",
         how_to_allow("NotifyAccess")
     )]
     BesideGuest,
-    /// Too many of them run, or have left something that runs.
+    /// Too many commands run in the task, or have left processes.
     #[error("{MOST} commands of this task run, or have left processes; end some of them first")]
     Many,
-    /// The task has no processes that one could join.
+    /// The task has no processes to join.
     #[error("the task is no longer running")]
     Ended,
 }
@@ -75,39 +81,39 @@ pub enum Error {
 /// What a client sends to a command.
 #[derive(Debug)]
 pub enum Input {
-    /// For its stdin.
+    /// Data for stdin.
     Data(Vec<u8>),
-    /// There will be no more of it.
+    /// End of stdin.
     End,
-    /// The client's terminal has so many rows and columns now.
+    /// The client's terminal now has this many rows and columns.
     Size(u16, u16),
 }
 
 /// What a command sends to its client.
 #[derive(Debug)]
 pub enum Output {
-    /// From its stdout, or its terminal.
+    /// Data from stdout, or from the terminal.
     Stdout(Vec<u8>),
-    /// From its stderr.
+    /// Data from stderr.
     Stderr(Vec<u8>),
-    /// There will be no more from its stdout.
+    /// End of stdout.
     StdoutEnd,
-    /// There will be no more from its stderr.
+    /// End of stderr.
     StderrEnd,
-    /// It has ended like this, the last of all.
+    /// The command has exited with this status; always the last output.
     Exited(ExitStatus),
 }
 
-/// A command that nobody watches has ended.
+/// The result of a command that nobody watches.
 #[derive(Debug)]
 pub struct Report {
-    /// The end of what it wrote to stdout and stderr, in the order in which it came.
+    /// The end of what the command wrote to stdout and stderr, in order of arrival.
     pub output: Vec<u8>,
-    /// How it ended.
+    /// Exit status of the command.
     pub status: ExitStatus,
 }
 
-/// A command that runs, with streams or a terminal.
+/// A running command, with streams or a terminal.
 #[derive(Debug)]
 pub struct Session {
     command: Running,
@@ -127,7 +133,7 @@ impl Session {
         Ok(Self { command: Running::start(systemd, plan, streams).await?, terminal: Some(terminal) })
     }
 
-    /// Passes on what comes from either side, until the command has ended or nobody takes its output any more.
+    /// Forwards data in both directions, until the command has ended or nobody reads its output any more.
     pub async fn serve(self, input: impl Stream<Item = Input> + Send + Unpin, output: Sender<Output>) {
         let Self { mut command, terminal } = self;
         let ended = tokio::select! {
@@ -142,7 +148,7 @@ impl Session {
         match ended {
             Ok(status) => {
                 command.leave_the_rest();
-                // A client that has gone is told nothing.
+                // A client that has disconnected is sent nothing.
                 let _ = output.send(Output::Exited(status)).await;
             }
             Err(error) => tracing::warn!(error = crate::chain(&error), "a command in a task was lost"),
@@ -150,7 +156,7 @@ impl Session {
     }
 }
 
-/// Runs a command that nobody watches, for no longer than `limit`; zero is no limit.
+/// Runs a command that nobody watches, for at most `limit`; zero means no limit.
 pub(crate) async fn run(systemd: &Systemd, plan: Plan, limit: Duration) -> Result<Report, Error> {
     let command = plan.argv.first().cloned().unwrap_or_default();
     let start = |source| Error::Start { source };
@@ -162,10 +168,10 @@ pub(crate) async fn run(systemd: &Systemd, plan: Plan, limit: Duration) -> Resul
     let ended = async {
         let status = tokio::select! {
             status = running.ended() => status,
-            // Both ends of the pipe closed, the command still there.
+            // Both ends of the pipe are closed, and the command is still running.
             Err(error) = tail.fill(&mut reader) => Err(error),
         }?;
-        // What it wrote is in the pipe; what its children may yet write is not waited for.
+        // Output of the command is in the pipe; later output of its children is not waited for.
         for _ in 0..LAST_CHUNKS {
             let Some(count) = read_now(&reader, &mut tail.chunk) else { break };
             tail.take(count);
@@ -178,7 +184,7 @@ pub(crate) async fn run(systemd: &Systemd, plan: Plan, limit: Duration) -> Resul
             running.leave_the_rest();
             Ok(Report { output: tail.kept.into(), status })
         }
-        Ok(Err(source)) => Err(start(source)),
+        Ok(Err(source)) => Err(Error::Lost { source }),
         Err(_) => Err(Error::TimedOut { command, limit }),
     }
 }
@@ -202,7 +208,7 @@ impl Tail {
         self.kept.drain(..excess);
     }
 
-    /// Reads until it fails; after the end of the stream it waits for ever.
+    /// Reads until an error; after the end of the stream it waits for ever.
     async fn fill(&mut self, reader: &mut pipe::Receiver) -> io::Result<()> {
         loop {
             match reader.read(&mut self.chunk).await? {

@@ -1,4 +1,4 @@
-//! The process of a command and its cgroup: made outside the task, joined to it, and ended with all that it started.
+//! The process of a command and its cgroup: created outside the task, joined to it, killed with everything it started.
 
 use std::fs;
 use std::io;
@@ -23,34 +23,34 @@ use crate::kernel;
 use crate::systemd::{self, Manager, Systemd, UnitName};
 use crate::task::live::cgroup::Cgroup;
 
-/// How long the way into the task may take, on a busy machine.
+/// Time to join the task, on a busy machine.
 pub(super) const JOIN_DEADLINE: Duration = Duration::from_secs(20);
-/// How many commands of a task run at the same time: the driver keeps a descriptor for each, also of one that has left
-/// something.
+/// Maximum number of commands of a task at the same time: the driver keeps a descriptor for each, also for a command
+/// that has left processes.
 pub(super) const MOST: usize = 256;
 
-/// The command's process and its cgroup. Dropping it ends both.
+/// The command's process and its cgroup. Dropping it kills both.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// The end of the command's init; `None` as `group`.
+    /// The exit of the command's init; `None` like `group`.
     init: Option<JoinHandle<io::Result<ExitStatus>>>,
-    /// What the init says.
+    /// What the init reports.
     answers: Answers,
     pub(super) stdin: Option<ChildStdin>,
     pub(super) stdout: Option<ChildStdout>,
     pub(super) stderr: Option<ChildStderr>,
-    /// `None` when what is left of the command may live on.
+    /// `None` if processes left by the command may keep running.
     group: Option<Cgroup>,
 }
 
 impl Running {
-    /// Makes the process and waits until it has become the command.
+    /// Creates the process and waits until it executes the command.
     pub(super) async fn start(systemd: &Systemd, plan: Plan, streams: [Stdio; 3]) -> Result<Self, Error> {
         let start = |source| Error::Start { source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(start)?;
         let group = Cgroup::at(plan.cgroup.clone());
-        let beside = group.path().parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
-        if beside.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)).count() >= MOST {
+        let siblings = group.path().parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+        if siblings.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)).count() >= MOST {
             return Err(Error::Many);
         }
         fs::create_dir(group.path()).map_err(|source| match source.kind() {
@@ -65,7 +65,7 @@ impl Running {
         let socket = FdMapping { parent_fd: OwnedFd::from(theirs), child_fd: enter::SOCKET };
         command.fd_mappings(vec![socket]).map_err(|error| start(io::Error::other(error)))?;
         let child = command.spawn();
-        // It holds our copy of the child's descriptors.
+        // `command` holds our copies of the child's descriptors.
         drop(command);
         let (child, answers) = match child.and_then(|child| Ok((child, Answers::from(ours)?))) {
             Ok(made) => made,
@@ -90,17 +90,17 @@ impl Running {
         }
     }
 
-    /// Waits for the command's end. Dropped before, it has lost nothing.
+    /// Waits for the command's end. Cancel safe.
     pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
         match (self.answers.next().await, &mut self.init) {
             (Ok(Answer::Ended(status)), _) => Ok(ExitStatus::from_raw(status)),
-            // Its init was ended, and with it everything else.
+            // The init was killed, and everything else with it.
             (_, Some(init)) => init.await?,
             (_, None) => Err(io::Error::other("nobody tells how the command ended")),
         }
     }
 
-    /// The command has ended; what it left in the background runs on with the task, as long as its init does.
+    /// Lets processes that the command left in the background run on with the task, as long as the command's init does.
     pub(super) fn leave_the_rest(&mut self) {
         self.init = None;
         self.group = None;
@@ -113,15 +113,15 @@ impl Drop for Running {
             group.kill();
             group.remove_soon();
         }
-        // One that had not come to its cgroup ends as its handle does.
+        // A process that had not joined its cgroup ends with its handle.
         if let Some(init) = self.init.take() {
             init.abort();
         }
     }
 }
 
-/// Waits for the end of a command's init, and ends what is left of the command, which is its to reap. It ends by itself
-/// when nothing is; in any other case the task has ended it, at whatever moment.
+/// Waits for the exit of a command's init, and kills what is left of the command, which the init reaps. The init exits
+/// by itself when nothing is left; in any other case the task has killed it, at any moment.
 async fn end_what_is_left(mut init: Child, group: Cgroup) -> io::Result<ExitStatus> {
     let status = init.wait().await;
     if status.as_ref().is_ok_and(ExitStatus::success) {
@@ -133,26 +133,26 @@ async fn end_what_is_left(mut init: Child, group: Cgroup) -> io::Result<ExitStat
     status
 }
 
-/// The driver's own binary as nobody can change it, however the process that runs it is found: on a mount of its own, which
-/// is read-only, and which nothing but our descriptor keeps.
+/// The driver's own binary, protected against changes however the process that runs it is found: on a read-only mount
+/// of its own, which only our descriptor keeps.
 fn helper_program() -> io::Result<PathBuf> {
     static PROGRAM: OnceLock<OwnedFd> = OnceLock::new();
     if !rustix::process::geteuid().is_root() {
-        // The tasks are our own user's.
+        // The tasks run as our own user.
         return Ok("/proc/self/exe".into());
     }
     let path = |program: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), program.as_raw_fd()).into();
     if let Some(program) = PROGRAM.get() {
         return Ok(path(program));
     }
-    // Two at once make two; one of them is kept.
+    // Two calls at once create two; one of them is kept.
     let program = kernel::read_only_program()?;
     Ok(path(PROGRAM.get_or_init(|| program)))
 }
 
-/// Makes sure that this child of ours can join a unit's cgroup. A user may move processes only within what the user's
-/// own systemd was given, where a driver that an agent has started from a session is not; systemd itself can get the
-/// child there, as it does for `systemd-run --user --scope`.
+/// Makes sure that this child of ours can join a unit's cgroup. A user may move processes only within the cgroup that
+/// is delegated to the user's own systemd. A driver that an agent has started from a session is outside of it; systemd
+/// itself can move the child there, as for `systemd-run --user --scope`.
 async fn open_the_way(systemd: &Systemd, pid: u32) -> Result<(), systemd::Error> {
     if systemd.manager() == Manager::System {
         return Ok(());
@@ -164,7 +164,7 @@ async fn open_the_way(systemd: &Systemd, pid: u32) -> Result<(), systemd::Error>
     systemd.start_scope(&UnitName::known(format!("nomad_exec-{pid}.scope")), pid).await
 }
 
-/// What the child says.
+/// What the child reports.
 #[derive(Debug)]
 struct Answers(Lines<BufReader<UnixStream>>);
 
@@ -174,7 +174,7 @@ impl Answers {
         Ok(Self(BufReader::new(UnixStream::from_std(socket)?).lines()))
     }
 
-    /// Tells the child what to do, and hears what became of it.
+    /// Sends the plan to the child, and returns its answer.
     async fn to(&mut self, plan: Plan) -> io::Result<Answer> {
         let socket = self.0.get_mut().get_mut();
         socket.write_all(&serde_json::to_vec(&plan)?).await?;
@@ -182,14 +182,14 @@ impl Answers {
         self.next().await
     }
 
-    /// The next answer. Dropped before, it has lost nothing.
+    /// The next answer. Cancel safe.
     async fn next(&mut self) -> io::Result<Answer> {
         let line = self.0.next_line().await?;
         Ok(serde_json::from_str(&line.ok_or(io::ErrorKind::UnexpectedEof)?)?)
     }
 }
 
-/// The name of a cgroup for one more command in the unit whose cgroup is `unit`.
+/// Name of a cgroup for another command in the unit whose cgroup is `unit`.
 pub(crate) fn new_group(unit: &Path) -> PathBuf {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -198,7 +198,7 @@ pub(crate) fn new_group(unit: &Path) -> PathBuf {
 
 const PREFIX: &str = "exec-";
 
-/// Ends the commands that drivers before this one left in a unit: with them their clients were lost.
+/// Kills the commands that earlier drivers left in a unit: their clients were lost with the drivers.
 pub(crate) fn end_those_of_earlier_drivers(unit: &Cgroup) {
     let ours = format!("{PREFIX}{}-", std::process::id());
     for group in unit.children() {

@@ -14,13 +14,13 @@ use tokio::sync::mpsc::Sender;
 use super::process::Running;
 use super::{Input, Output};
 
-/// The longest piece of output that is passed on at once, in bytes.
+/// Maximum size of a piece of output that is forwarded at once, in bytes.
 pub(super) const CHUNK: usize = 16 << 10;
-/// How many of them are read after the command's end: the largest pipe of a user holds 64. Others may go on writing.
+/// How many pieces are read after the command's end: the largest pipe of a user holds 64. Others may keep writing.
 pub(super) const LAST_CHUNKS: usize = 64;
 
 impl Running {
-    /// A command with streams has ended when it has and both its outputs have.
+    /// A command with streams has ended when its process has exited and both outputs have ended.
     pub(super) async fn serve_streams(
         &mut self,
         input: impl Stream<Item = Input> + Unpin,
@@ -45,7 +45,7 @@ impl Running {
         }
     }
 
-    /// A command with a terminal has ended when it has: what it left in the background may hold the terminal.
+    /// A command with a terminal has ended when its process has exited: background processes may hold the terminal.
     pub(super) async fn serve_terminal(
         &mut self,
         terminal: Terminal,
@@ -55,14 +55,14 @@ impl Running {
         let Terminal { mut reader, writer } = terminal;
         let status = tokio::select! {
             status = self.ended() => status?,
-            // Nobody has the other end open any more, of which the kernel tells by an error.
+            // Nobody has the other end open any more, which the kernel reports as an error.
             () = pass_on(&mut reader, Output::Stdout, output) => self.ended().await?,
             never = feed_terminal(writer, input) => match never {},
         };
         let mut chunk = vec![0; CHUNK];
         for _ in 0..LAST_CHUNKS {
             let Some(count) = read_now(&reader, &mut chunk) else { break };
-            // A client that has gone is told nothing.
+            // A client that has disconnected is sent nothing.
             let _ = output.send(Output::Stdout(chunk[..count].to_vec())).await;
         }
         let _ = output.send(Output::StdoutEnd).await;
@@ -71,7 +71,7 @@ impl Running {
     }
 }
 
-/// Reads until the end; dropped at any moment, it has lost nothing that it read.
+/// Forwards output until the end of the stream. Cancel safe: no output that was read is lost.
 async fn pass_on(mut from: impl AsyncRead + Unpin, piece: fn(Vec<u8>) -> Output, to: &Sender<Output>) {
     let mut chunk = vec![0; CHUNK];
     while let Ok(room) = to.reserve().await {
@@ -82,12 +82,12 @@ async fn pass_on(mut from: impl AsyncRead + Unpin, piece: fn(Vec<u8>) -> Output,
     }
 }
 
-/// Reads what is there already, and no more. The kernel is asked: tokio may not have heard of it yet.
+/// Reads only what is available already. Asks the kernel, since tokio may not have been notified yet.
 pub(super) fn read_now(from: &pipe::Receiver, chunk: &mut [u8]) -> Option<usize> {
     rustix::io::read(from, chunk).ok().filter(|count| *count > 0)
 }
 
-/// Writes until the client says that it is enough, and then waits for ever: only the command's end is an end.
+/// Writes until the client ends the input, and then waits for ever: only the command's end ends the session.
 async fn feed(
     stdin: impl AsyncWrite + Unpin,
     mut input: impl Stream<Item = Input> + Unpin,
@@ -96,7 +96,7 @@ async fn feed(
     while let Some(input) = input.next().await {
         match (input, &mut stdin) {
             (Input::Data(data), Some(open)) => {
-                // A command need not read what it is sent.
+                // A command need not read its input.
                 if open.write_all(&data).await.is_err() {
                     stdin = None;
                 }
@@ -108,7 +108,7 @@ async fn feed(
     std::future::pending().await
 }
 
-/// The driver's end of a terminal. It is read and written like a pipe, which is all that tokio needs to know of it.
+/// The driver's end of a terminal. It is read and written like a pipe, which is all that tokio needs to know.
 #[derive(Debug)]
 pub(super) struct Terminal {
     reader: pipe::Receiver,
@@ -116,12 +116,12 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// A new terminal, and the command's end of it three times.
+    /// Opens a new terminal, with three descriptors of the command's end.
     pub(super) fn open() -> io::Result<(Self, [OwnedFd; 3])> {
         let ours = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         rustix::pty::grantpt(&ours)?;
         rustix::pty::unlockpt(&ours)?;
-        // By descriptor: its path means something else in another view.
+        // By descriptor: its path refers to another terminal in another view.
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
         let ends = [theirs.try_clone()?, theirs.try_clone()?, theirs];
@@ -131,15 +131,15 @@ impl Terminal {
     }
 }
 
-/// Writes for ever: only the command's end is an end.
+/// Writes for ever: only the command's end ends the session.
 async fn feed_terminal(
     mut terminal: pipe::Sender,
     mut input: impl Stream<Item = Input> + Unpin,
 ) -> std::convert::Infallible {
-    /// What a person types to end the input of a program.
+    /// The character that a person types to end the input of a program.
     const END_OF_TRANSMISSION: &[u8] = b"\x04";
     while let Some(input) = input.next().await {
-        // Nobody at the other end is the command's end, of which others tell.
+        // If nobody has the other end open, the command has ended, which is reported elsewhere.
         let _ = match input {
             Input::Data(data) => terminal.write_all(&data).await,
             Input::End => terminal.write_all(END_OF_TRANSMISSION).await,

@@ -1,4 +1,4 @@
-//! What an entry stands for, and how the kernel tells whether a file is still the same.
+//! The key of a cache entry, and how to recognize by the kernel's metadata that a file is unchanged.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -7,39 +7,39 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-/// What tells a seal from any other digest of the same bytes.
+/// Distinguishes a seal from any other digest of the same bytes.
 const SEAL: &[u8] = b"nomad-driver-systemd: code made of WebAssembly, 1\n";
-/// The end of the name of an entry.
+/// Suffix of the name of an entry.
 const ENDING: &str = ".cwasm";
 
-/// Which code: of what, and made how.
+/// Identifies code: by its module, and by how it was compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
-    /// Everything that the code depends on beside the module, in hexadecimal digits.
+    /// Everything that the code depends on except the module, in hexadecimal digits.
     pub key: String,
     /// The SHA-256 of the module.
     pub content: [u8; 32],
 }
 
 impl Entry {
-    /// The begin of its seal: what the code must have been made for.
+    /// The start of the entry's seal: what the code must have been compiled for.
     pub(super) fn seal(&self) -> Sha256 {
         Sha256::new().chain_update(SEAL).chain_update(&self.key).chain_update([0]).chain_update(self.content)
     }
 
-    /// The byte of the file of leases that stands for it. The bytes need not be there.
+    /// The byte of the lease file that stands for the entry. The bytes need not exist.
     pub(super) fn byte(&self) -> i64 {
-        // Two bits less than a digest's first eight bytes have, so that it has an end.
+        // Two bits less than the first eight bytes of a digest have, so that the range has an end.
         self.content.iter().take(8).fold(0, |at, byte| (at << 8) | i64::from(*byte)) & (i64::MAX >> 1)
     }
 
-    /// Its file's name.
+    /// File name of the entry.
     pub(super) fn file_name(&self) -> String {
         hex::encode(self.content) + ENDING
     }
 }
 
-/// The entry that stands under this name, if it is the name of one.
+/// The entry with this file name, if it is the name of an entry.
 pub(super) fn entry_at(key: &str, path: &Path) -> Option<Entry> {
     let digits = path.file_name()?.to_str()?.strip_suffix(ENDING)?;
     let mut content = [0; 32];
@@ -47,12 +47,12 @@ pub(super) fn entry_at(key: &str, path: &Path) -> Option<Entry> {
     Some(Entry { key: key.to_owned(), content })
 }
 
-/// Can it be an engine's key?
+/// Can the text be an engine's key?
 pub(super) fn is_hexadecimal(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|digit| digit.is_ascii_hexdigit())
 }
 
-/// What the kernel says of a file. It does not stay the same when the file is changed or another takes its place.
+/// What the kernel reports about a file. It differs when the file was changed or another has taken its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
@@ -63,12 +63,12 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// That of the file to which `path` leads.
+    /// The stamp of the file to which `path` leads.
     pub fn of(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|metadata| Self::from(&metadata))
     }
 
-    /// Has it only been used since?
+    /// Is it the same file, which has only been used since?
     pub(super) fn is_of_the_same_file(&self, other: &Self) -> bool {
         (self.device, self.inode, self.size) == (other.device, other.inode, other.size)
     }

@@ -1,4 +1,4 @@
-//! Files and directories that we alone may write.
+//! Files and directories that only the driver may write to.
 
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io::{self, Read};
@@ -11,13 +11,13 @@ use tempfile::NamedTempFile;
 
 use super::entry::Stamp;
 
-/// What is no entry, and has not been written to for so long, is what a killed driver left.
+/// A file that is not an entry, and has not been written to for this long, was left by a killed driver.
 pub(super) const STRAY_AFTER: Duration = Duration::from_hours(1);
-/// How often something is tried anew when another driver of the same cache is in between.
+/// How often an operation is retried when another driver of the same cache interferes.
 pub(super) const ATTEMPTS: usize = 100;
 
-/// Reads to the end, and how much it was.
-pub fn in_pieces(from: &mut impl Read, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
+/// Reads to the end, and returns the number of bytes.
+pub fn read_chunks(from: &mut impl Read, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
     let mut piece = vec![0; 256 << 10];
     let mut total = 0;
     loop {
@@ -33,9 +33,9 @@ pub fn in_pieces(from: &mut impl Read, mut take: impl FnMut(&[u8]) -> io::Result
     }
 }
 
-/// Gives a file its name, also in the place of another.
+/// Gives a file its name, replacing any other file.
 pub(super) fn put(file: NamedTempFile, path: &Path) -> io::Result<()> {
-    // Its drop removes what is still under the old name.
+    // Dropping it removes what still has the old name.
     let file = file.into_temp_path();
     let attempt = || make_directory(path.parent().unwrap_or(path)).and_then(|()| fs::rename(&file, path));
     for _ in 1..ATTEMPTS {
@@ -47,8 +47,8 @@ pub(super) fn put(file: NamedTempFile, path: &Path) -> io::Result<()> {
     attempt()
 }
 
-/// Makes a directory that only our user may list and change, whatever our umask is. Others may enter it: a task that sees
-/// the host finds its own code there, and not what others run.
+/// Creates a directory that only our user may list and change, whatever the umask. Others may enter it: a task that
+/// sees the host finds its own code there, and not the code of others.
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
@@ -63,7 +63,7 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// In a directory that others may change, a name can come to mean another file at any moment.
+/// In a directory that others may change, a name can refer to another file at any moment.
 pub(super) fn check_directory(path: &Path) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_dir() {
@@ -73,7 +73,7 @@ pub(super) fn check_directory(path: &Path) -> io::Result<()> {
     check_owner(&metadata).map_err(wrong)
 }
 
-/// Is it ours alone to write?
+/// May only the driver's user write to it?
 pub(super) fn check_owner(metadata: &Metadata) -> Result<(), String> {
     let us = rustix::process::geteuid().as_raw();
     if metadata.uid() != us {
@@ -85,8 +85,8 @@ pub(super) fn check_owner(metadata: &Metadata) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes an entry the last that is evicted.
-pub(super) fn take_note_of_use(path: &Path) {
+/// Makes an entry the last one to be evicted.
+pub(super) fn touch(path: &Path) {
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let times = Timestamps { last_access: now, last_modification: now };
     if let Err(error) = rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW) {
@@ -94,7 +94,7 @@ pub(super) fn take_note_of_use(path: &Path) {
     }
 }
 
-/// The stamp of what has this name, if there is anything.
+/// The stamp of the file with this name, if there is one.
 pub(super) fn stamp_at(path: &Path) -> io::Result<Option<Stamp>> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(Stamp::from(&metadata))),
@@ -103,13 +103,13 @@ pub(super) fn stamp_at(path: &Path) -> io::Result<Option<Stamp>> {
     }
 }
 
-/// Removes what is no entry, when it is old.
+/// Removes a file that is not an entry, if it is old.
 pub(super) fn remove_if_stray(path: &Path) {
     let Ok(metadata) = fs::symlink_metadata(path) else { return };
     let age = metadata.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
     if !metadata.is_dir() && age.is_some_and(|age| age >= STRAY_AFTER) {
         let removed = fs::remove_file(path).is_ok();
-        tracing::debug!(path = %path.display(), removed, "removed from the cache what is no compiled code");
+        tracing::debug!(path = %path.display(), removed, "removed a file from the cache that is not compiled code");
     }
 }
 

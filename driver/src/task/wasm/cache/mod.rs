@@ -1,14 +1,14 @@
-//! The machine code that was made on this node: files that we alone write, and that every task may read.
+//! The cache of machine code compiled on this node: files that only the driver may write, and every task may read.
 //!
 //! ```text
 //!  <state_dir>/wasm/<engine key>/<SHA-256 of the module>.cwasm   code, and behind it its seal
-//!                   leases                                       who is about to start what
+//!                   leases                                       locks on entries that are about to be started
 //!                   .new-…                                       code that is not complete yet
 //! ```
 //!
-//! An entry will be run as it is. So it counts only if it is a file of ours that nobody else may write, and if its seal
-//! says that it is whole and stands under its own name; anything else is removed. An entry is never changed: it appears
-//! complete, and a running task keeps what it has mapped when the name goes.
+//! An entry is executed as it is. So it is used only if it is a file of ours that nobody else may write to, and if its
+//! seal proves that it is complete and has its own name; anything else is removed. An entry is never changed: it
+//! appears complete, and a running task keeps what it has mapped when the name is removed.
 
 mod entry;
 mod files;
@@ -29,45 +29,43 @@ use rustix::fs::OFlags;
 use sha2::Digest;
 
 pub use self::entry::{Entry, Stamp};
-pub use self::files::in_pieces;
-use self::files::{
-    ATTEMPTS, check_directory, check_owner, make_directory, put, remove, stamp_at, take_note_of_use,
-};
+pub use self::files::read_chunks;
+use self::files::{ATTEMPTS, check_directory, check_owner, make_directory, put, remove, stamp_at, touch};
 use self::sweep::Hold;
 
 /// The length of a seal.
 const SEAL_LENGTH: u64 = 32;
-/// The begin of the name of what is not complete yet.
+/// Prefix of the name of an incomplete file.
 const NEW: &str = ".new-";
 
-/// The cache of one directory. Everything here waits for the disk.
+/// The cache in one directory. Every operation here blocks on the disk.
 #[derive(Debug)]
 pub struct Cache {
     directory: PathBuf,
-    /// How many bytes of entries are kept.
+    /// Maximum size of all entries, in bytes.
     size: u64,
-    /// Entries that were found good, as they were when they were last used.
+    /// Verified entries, with their stamps when they were last used.
     proven: Mutex<HashMap<PathBuf, Stamp>>,
     was_swept: AtomicBool,
-    /// More is there than shall be kept, because it is leased.
+    /// The entries exceed `size`, because some are leased.
     is_crowded: AtomicBool,
-    /// Held by who removes entries.
+    /// Held while entries are removed.
     sweeping: Mutex<()>,
 }
 
-/// The hold on a place in the cache: what lies there is not evicted, neither by us nor by another driver. It ends with
-/// this, or with our process.
+/// A lease on a place in the cache: what is there is not evicted, neither by this driver nor by another one. It ends
+/// when it is dropped, or with the process.
 #[derive(Debug)]
 #[must_use]
 pub struct Lease {
     cache: Arc<Cache>,
     entry: Entry,
-    /// Given up when it is closed.
+    /// Released when the file is closed.
     lock: Option<File>,
 }
 
 impl Cache {
-    /// The cache in `directory`, which need not be there, of at most `size` bytes.
+    /// The cache in `directory`, which need not exist, of at most `size` bytes.
     pub fn new(directory: PathBuf, size: u64) -> Self {
         Self {
             directory,
@@ -79,12 +77,12 @@ impl Cache {
         }
     }
 
-    /// Is it the one that [`Cache::new`] would make?
+    /// Is this the cache that [`Cache::new`] would create?
     pub fn is_of(&self, directory: &Path, size: u64) -> bool {
         self.directory == directory && self.size == size
     }
 
-    /// Holds the place of `entry`, whether it is there or not.
+    /// Leases the place of `entry`, whether the entry exists or not.
     pub fn lease(self: &Arc<Self>, entry: Entry) -> io::Result<Lease> {
         make_directory(&self.directory)?;
         let lock = Some(self.lock(&entry, Hold::Shared)?);
@@ -100,13 +98,13 @@ impl Cache {
 }
 
 impl Lease {
-    /// The code in this place, if it is there and as we left it. What is not is removed.
+    /// The code in this place, if it exists and passes verification. Code that fails verification is removed.
     pub fn find(&self) -> io::Result<Option<PathBuf>> {
         let path = self.cache.path(&self.entry);
         if let Err(error) = check_directory(path.parent().unwrap_or(&path)) {
             return if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) };
         }
-        // Another driver may put its own there at any moment, which is as good.
+        // Another driver may publish its own code there at any moment, which is as good.
         for _ in 0..ATTEMPTS {
             let Some(found) = stamp_at(&path)? else { return Ok(None) };
             let is_proven = self.cache.proven.lock().get(&path) == Some(&found);
@@ -119,7 +117,7 @@ impl Lease {
                     return Ok(None);
                 }
             };
-            take_note_of_use(&path);
+            touch(&path);
             let Some(used) = stamp_at(&path)? else { return Ok(None) };
             if used.is_of_the_same_file(&good) {
                 self.cache.proven.lock().insert(path.clone(), used);
@@ -129,16 +127,16 @@ impl Lease {
         Ok(None)
     }
 
-    /// Puts code in this place, complete and on disk, in the place of what is there.
+    /// Writes code to this place, complete and on disk, replacing what is there.
     ///
-    /// The compiler's file is copied: whoever had a part in making it may still be able to write to it.
+    /// The compiler's file is copied: whoever took part in creating it may still be able to write to it.
     pub fn publish(&self, code: &mut File) -> io::Result<PathBuf> {
         let path = self.cache.path(&self.entry);
         let directory = path.parent().unwrap_or(&path);
         let mut file = tempfile::Builder::new().prefix(NEW).tempfile_in(&self.cache.directory)?;
         code.rewind()?;
         let mut seal = self.entry.seal();
-        in_pieces(code, |piece| {
+        read_chunks(code, |piece| {
             seal.update(piece);
             file.write_all(piece)
         })?;
@@ -147,7 +145,7 @@ impl Lease {
         }
         file.write_all(&seal.finalize())?;
         file.as_file().set_permissions(Permissions::from_mode(0o444))?;
-        // Without this a crash may leave a file of the right length and nothing in it.
+        // Without this a crash may leave a file of the right length without content.
         file.as_file().sync_all()?;
         put(file, &path)?;
         File::open(directory)?.sync_all()?;
@@ -157,9 +155,9 @@ impl Lease {
         Ok(path)
     }
 
-    /// The file at `path`, if it is one of ours, whole and in its own place; or why it is not.
+    /// Verifies that the file at `path` is one of ours, complete and in its own place; the error tells why it is not.
     fn prove(&self, path: &Path) -> Result<Stamp, String> {
-        // It could be a pipe, or a link to what has no end.
+        // The file could be a FIFO, or a link to a file that has no end.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
         let mut file = file.map_err(|error| error.to_string())?;
@@ -173,7 +171,7 @@ impl Lease {
         };
         let mut seal = self.entry.seal();
         let mut there = Vec::new();
-        in_pieces(&mut (&mut file).take(code_length), |piece| {
+        read_chunks(&mut (&mut file).take(code_length), |piece| {
             seal.update(piece);
             Ok(())
         })

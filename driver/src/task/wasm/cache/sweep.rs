@@ -1,4 +1,4 @@
-//! What is evicted, and who may hold an entry meanwhile.
+//! Eviction of entries, and who may hold an entry meanwhile.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -13,21 +13,21 @@ use super::entry::{Entry, Stamp, entry_at, is_hexadecimal};
 use super::files::{remove, remove_if_stray};
 
 /// The file whose bytes are locked by those who are about to start an entry. Nobody else can open it, or they could
-/// hold us up.
+/// block the driver.
 pub(super) const LEASES: &str = "leases";
 
-/// Who may lock the same byte.
+/// How a byte is locked.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Hold {
-    /// Everybody who does so like this.
+    /// Shared with everybody who locks it like this.
     Shared,
-    /// Nobody; and who cannot have it at once does without.
+    /// Exclusive; given up if it is not available at once.
     AloneNow,
 }
 
 impl Cache {
-    /// Locks the byte of an entry. Such a lock is the file description's, so it holds among threads as it does among
-    /// processes, and nothing that dies leaves one behind (fcntl(2), "Open file description locks").
+    /// Locks the byte of an entry. The lock belongs to the open file description, so it holds among threads as it does
+    /// among processes, and a process that dies leaves none behind (fcntl(2), "Open file description locks").
     pub(super) fn lock(&self, entry: &Entry, hold: Hold) -> io::Result<File> {
         let file = OpenOptions::new()
             .read(true)
@@ -46,7 +46,7 @@ impl Cache {
             l_pid: 0,
         };
         match hold {
-            // Who has it alone removes a file and gives it up.
+            // Whoever has an exclusive lock removes a file and releases the lock.
             Hold::Shared => rustix::io::retry_on_intr(|| {
                 fcntl(&file, FcntlArg::F_OFD_SETLKW(&byte(libc::F_RDLCK))).map_err(errno)
             }),
@@ -55,7 +55,7 @@ impl Cache {
         Ok(file)
     }
 
-    /// Removes, off the threads that serve calls, what shall not be kept.
+    /// Evicts entries, off the threads that serve calls.
     pub(super) fn sweep_soon(self: &Arc<Self>) {
         let this = Arc::clone(self);
         match tokio::runtime::Handle::try_current() {
@@ -64,8 +64,8 @@ impl Cache {
         }
     }
 
-    /// Removes what shall not be kept: of all entries that nobody leases those that were not used for the longest time,
-    /// until the others fit; what killed drivers left; and the directories of engines that have no entry any more.
+    /// Removes the least recently used of all entries that nobody leases, until the others fit; what killed drivers
+    /// left; and the directories of engines that have no entry any more.
     pub(super) fn sweep(&self) {
         if let Err(error) = self.try_to_sweep() {
             tracing::warn!(directory = %self.directory.display(), %error, "failed to remove compiled code from the cache");
@@ -86,7 +86,7 @@ impl Cache {
                 remove_if_stray(&child.path());
                 continue;
             }
-            // What is gone meanwhile was another driver's to remove.
+            // A file that is gone meanwhile was removed by another driver.
             for file in fs::read_dir(child.path()).into_iter().flatten() {
                 let path = file?.path();
                 match (entry_at(&key, &path), fs::symlink_metadata(&path)) {
@@ -100,13 +100,13 @@ impl Cache {
         }
         entries.sort_by_key(|(stamp, ..)| stamp.modified);
         let mut total: u64 = entries.iter().map(|(stamp, ..)| stamp.size).sum();
-        // Before anything is looked at: a lease that ends from now on has it looked at once more.
+        // Before any entry is checked: a lease that ends from now on causes another check.
         self.is_crowded.store(total > self.size, Ordering::SeqCst);
         for (stamp, path, entry) in &entries {
             if total <= self.size {
                 break;
             }
-            // Nobody can lease it before it is gone, nor use it afterwards without looking.
+            // Nobody can lease it before it is removed, nor use it afterwards without checking.
             if let Ok(_alone) = self.lock(entry, Hold::AloneNow) {
                 remove(path)?;
                 self.proven.lock().remove(path);
@@ -116,7 +116,7 @@ impl Cache {
         }
         self.is_crowded.store(total > self.size, Ordering::SeqCst);
         for key in keys {
-            // It stays if anything is in it.
+            // A directory that is not empty stays.
             let _ = fs::remove_dir(key);
         }
         // Another driver may have removed some.

@@ -25,12 +25,12 @@ impl Desk {
         Self { directory: tempfile::tempdir().unwrap(), size }
     }
 
-    /// The cache as a driver finds it that was just started.
+    /// The cache as a driver that was just started finds it.
     fn cache(&self) -> Arc<Cache> {
         Arc::new(Cache::new(self.directory.path().join("wasm"), self.size))
     }
 
-    /// The names of all that is there but the file of leases, from the oldest on.
+    /// The names of all files except the lease file, oldest first.
     fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         for child in fs::read_dir(self.directory.path().join("wasm")).unwrap() {
@@ -91,7 +91,7 @@ fn code_is_found_again_with_a_seal_behind_it_and_is_nobodys_to_write() {
 #[allow(clippy::too_many_lines, reason = "a table of faults")]
 #[test]
 fn what_is_not_as_we_left_it_is_removed_and_never_given() {
-    /// Changes what is in a file without any trace but the one that the kernel leaves.
+    /// Changes the content of a file without any trace except the kernel's.
     fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let modified = fs::metadata(path).unwrap().modified().unwrap();
         let mut bytes = fs::read(path).unwrap();
@@ -101,7 +101,7 @@ fn what_is_not_as_we_left_it_is_removed_and_never_given() {
         fs::set_permissions(path, Permissions::from_mode(0o444)).unwrap();
         File::open(path).unwrap().set_modified(modified).unwrap();
     }
-    /// The entry, a good entry of another content, and a good one of the same content and another engine.
+    /// The entry, a good entry with other content, and a good one with the same content and another engine.
     type Spoil = fn(&Path, &Path, &Path);
     let spoils: [(&str, Spoil); 13] = [
         ("a flipped bit", |path, _, _| rewrite(path, |bytes| bytes[1000] ^= 1)),
@@ -204,7 +204,7 @@ fn what_was_not_used_for_the_longest_time_is_evicted_over_all_engines() {
     let second = cache.lease(other).unwrap().publish(&mut code(&[2; 1000 - 32])).unwrap();
     used_before(&first, Duration::from_secs(100));
     used_before(&second, Duration::from_secs(50));
-    // A use, also of one that has to be read again, counts as much as its making.
+    // A use, also of an entry that has to be read again, counts as much as its compilation.
     assert_eq!(find(&cache, entry(1)), Some(first.clone()));
     let third = publish(&cache, 3, &[3; 1000 - 32]);
     assert!(first.exists() && third.exists() && !second.exists(), "{:?}", desk.files());
@@ -238,10 +238,10 @@ fn drivers_that_use_the_same_code_at_the_same_moment_do_not_take_that_for_damage
     let path = publish(&desk.cache(), 1, b"code");
     std::thread::scope(|threads| {
         for _ in 0..2 {
-            // Each starts anew, so that it reads what it finds.
+            // Each starts with a new cache, so that it reads what it finds.
             threads.spawn(|| (0..300).for_each(|_| assert!(find(&desk.cache(), entry(1)).is_some())));
         }
-        // And one has had the same module compiled.
+        // And one driver has compiled the same module.
         threads.spawn(|| {
             let sealed = fs::read(&path).unwrap();
             for _ in 0..300 {

@@ -1,4 +1,4 @@
-//! The compiler as it is installed, and its engine key.
+//! The installed compiler, and its engine key.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,26 +12,26 @@ use super::report::on_one_line;
 use super::{Error, REMEMBERED};
 use crate::task::wasm::cache::Stamp;
 
-/// A program that compiles in a certain way.
+/// A program that compiles with certain flags.
 #[derive(Debug)]
 pub(super) struct CompilerBuild<'a> {
     pub(super) program: PathBuf,
-    /// As it was when it told its key.
+    /// The stamp of the program when it reported its key.
     pub(super) stamp: Stamp,
     pub(super) flags: &'a [String],
     pub(super) key: String,
 }
 
-/// The keys that compilers have told.
+/// The keys that compilers have reported.
 #[derive(Debug, Default)]
 pub(super) struct Keys(Mutex<KeysByProgram>);
 
-/// By a program and what it is told: its engine key, and how the program was when it told it.
+/// By program and flags: its engine key, and the stamp of the program when it reported the key.
 type KeysByProgram = HashMap<(PathBuf, Vec<String>), (Stamp, String)>;
 
 impl Keys {
-    /// Asks a compiler for its key, once for each way of compiling; and again when it is another one under the same name,
-    /// as after an upgrade.
+    /// Asks a compiler for its key, once for each set of flags; and again when another program has the same name, as
+    /// after an upgrade.
     pub(super) async fn ask<'a>(
         &self,
         program: PathBuf,
@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
 
-    /// A compiler whose key is said by its text and by what it is told; each question leaves a line in `asked`.
+    /// A compiler whose key is determined by its text and its flags; each call adds a line to `asked`.
     fn install(directory: &Path, text: &str) {
         let script = format!(
             "#!/bin/sh\n# {text}\ncd {0:?}\necho \"$*\" >>asked\n\
@@ -93,7 +93,7 @@ mod tests {
              {{ cat wasm-shim-compile; echo \"$*\"; }} | sha256sum | head -c 16\n",
             directory.display().to_string()
         );
-        // By another process: while one of ours has it open for writing, it cannot be run.
+        // By another process: a file that ours has open for writing cannot be executed.
         let to = directory.join("new");
         let mut writer = std::process::Command::new("/bin/sh")
             .args(["-c", "cat >\"$0\" && chmod 755 \"$0\" && mv \"$0\" \"${0%new}wasm-shim-compile\""])

@@ -1,13 +1,12 @@
 //! One compilation, in a unit of its own.
 //!
-//! The module may be hostile and take the compiler over. So `wasm-shim-compile` runs in a transient unit of its own, as
-//! an ephemeral user without network, files or privileges, reads the module from its stdin and writes the code to its
-//! stdout, both of them memory.
+//! The module may be hostile and take over the compiler. So `wasm-shim-compile` runs in a transient unit of its own, as
+//! an ephemeral user without network, files or privileges. It reads the module from stdin and writes the code to
+//! stdout, which are both in memory.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -16,13 +15,17 @@ use sha2::{Digest, Sha256};
 
 use super::build::CompilerBuild;
 use super::report::on_one_line;
-use super::{Error, Installation, MODULE_MAX, Wanted, blocking};
+use super::{Error, MODULE_MAX, Wanted, blocking};
 use crate::systemd::{
     Assignment, Bind, Features, MainExit, Manager, Property, Stream, Systemd, TransientUnit, UnitName,
+    one_line,
 };
+use crate::task::host::drivers;
 use crate::task::host::view::{self, Overlays, Sight, View};
+use crate::task::installation::Installation;
 use crate::task::sandbox::preset::Preset;
-use crate::task::wasm::cache::{Stamp, in_pieces};
+use crate::task::slice_names::SLICE;
+use crate::task::wasm::cache::{Stamp, read_chunks};
 
 /// Compiling a component of 18 MB takes 350 MB.
 const COMPILE_MEMORY: u64 = 2 << 30;
@@ -30,23 +33,23 @@ const COMPILE_MEMORY: u64 = 2 << 30;
 /// Compiling a component of 18 MB takes 10 s of a processor.
 const COMPILE_TIME: Duration = Duration::from_mins(10);
 
-/// Where the compiler stands in its unit's view.
+/// Where the compiler is in its unit's view.
 const COMPILER: &str = view::SHIM;
 
-/// The compiler's exit status when the module is at fault; any other is its own failure, and may pass.
+/// The compiler's exit status if the module is at fault; any other is a failure of the compiler, which may pass.
 const INVALID: i32 = 1;
 
-/// How much of what the compiler says is passed on.
+/// Maximum length of the compiler's report, in bytes.
 const REPORT_MAX: u64 = 4096;
 
-/// The digest of a module, if it is not too large. A file of the task can be of any size, and grow while it is read.
+/// The digest of a module, unless it is too large. A file of the task can have any size, and grow while it is read.
 pub(super) fn digest(mut module: File) -> io::Result<(File, Option<[u8; 32]>)> {
     if module.metadata()?.len() > MODULE_MAX {
         return Ok((module, None));
     }
     module.rewind()?;
     let mut digest = Sha256::new();
-    let size = in_pieces(&mut (&mut module).take(MODULE_MAX + 1), |piece| {
+    let size = read_chunks(&mut (&mut module).take(MODULE_MAX + 1), |piece| {
         digest.update(piece);
         Ok(())
     })?;
@@ -79,7 +82,7 @@ pub(super) async fn compile(
         state = unit.ended() => Some(state),
         () = wanted.stopped.notified() => None,
     };
-    // No process of it is left then.
+    // Then no process of it is left.
     let removed = systemd.remove(&unit_name).await;
     let state = state.ok_or_else(|| wanted.abandoned())?;
     let stopped = |reason| Err(Error::Stopped { name: name_of(), reason });
@@ -101,7 +104,7 @@ pub(super) async fn compile(
         (_, result) => return stopped(format!("systemd says `{result}`")),
     }
     removed.map_err(unit_error)?;
-    // Whether it was made by the one that told its key is not known otherwise.
+    // Only this shows whether the code was compiled by the program that reported its key.
     if Stamp::of(&build.program).is_ok_and(|now| now == build.stamp) {
         Ok(streams.code)
     } else {
@@ -109,7 +112,7 @@ pub(super) async fn compile(
     }
 }
 
-/// The compiler's three streams, in memory: it has no part in what is on disk, and nothing is left of it there.
+/// The compiler's three streams, in memory: it has no access to the disk, and nothing is left of it there.
 struct Streams {
     module: File,
     code: File,
@@ -117,13 +120,13 @@ struct Streams {
 }
 
 impl Streams {
-    /// With a copy of the module, whose digest may be another one by now.
+    /// The streams with a copy of the module, whose digest may be another one by now.
     fn new(module: File) -> io::Result<(Self, [u8; 32])> {
         let stream = |name: &str| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from);
         let streams = Self { module: stream("module")?, code: stream("code")?, report: stream("report")? };
         let (mut from, mut to, mut digest) = (module, &streams.module, Sha256::new());
         from.rewind()?;
-        in_pieces(&mut from.take(MODULE_MAX), |piece| {
+        read_chunks(&mut from.take(MODULE_MAX), |piece| {
             digest.update(piece);
             to.write_all(piece)
         })?;
@@ -131,7 +134,7 @@ impl Streams {
         Ok((streams, digest.finalize().into()))
     }
 
-    /// What the compiler wrote on stderr, on one line and without anything that a terminal would obey.
+    /// The compiler's stderr, on one line and without characters that control a terminal.
     fn report(mut self) -> String {
         let mut report = Vec::new();
         let read = self.report.rewind().and_then(|()| self.report.take(REPORT_MAX).read_to_end(&mut report));
@@ -141,7 +144,7 @@ impl Streams {
     }
 }
 
-/// What the compiler may use. Two bytes of code are the most that a byte of a module makes.
+/// Limits of the compiler. A byte of a module results in at most two bytes of code.
 const LIMITS: &[(&str, &str)] =
     &[("LimitFSIZE", "2G"), ("MemorySwapMax", "0"), ("OOMPolicy", "kill"), ("TasksMax", "64")];
 
@@ -168,11 +171,11 @@ fn compile_unit(
         "wasm-shim-compile".to_owned(),
         "--check-imports".to_owned(),
         format!("--for={}", if wanted.serves { "serve" } else { "run" }),
-        format!("--name={}", crate::task::spec::on_one_line(name)),
+        format!("--name={}", one_line(name)),
     ];
     let argv = words.into_iter().chain(build.flags.iter().cloned()).collect();
     properties.extend([
-        Property::Description(crate::task::spec::on_one_line(&format!("Nomad: compile {name}"))),
+        Property::Description(one_line(&format!("Nomad: compile {name}"))),
         Property::Type("exec"),
         Property::BindReadOnlyPaths(vec![Bind {
             source: build.program.clone(),
@@ -188,26 +191,26 @@ fn compile_unit(
         Property::MemoryMax(COMPILE_MEMORY),
         Property::CPUWeight(10),
         Property::RuntimeMax(COMPILE_TIME),
-        Property::Slice(crate::task::unit::slices::SLICE),
+        Property::Slice(SLICE),
     ]);
-    // The moment keeps a process apart from an earlier one of its number.
+    // The time distinguishes a process from an earlier one with the same PID.
     let moment = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
     let unique = format!("{moment:x}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let name = UnitName::service(&[UNIT, &std::process::id().to_string()], &unique);
     Ok(TransientUnit::new(name, properties))
 }
 
-/// The begin of the names of the units that compile; the number of the driver's process follows.
+/// Prefix of the names of the units that compile; the PID of the driver follows.
 const UNIT: &str = "nomad-wasm-compile";
 
-/// Tells the compilations of this process apart.
+/// Distinguishes the compilations of this process.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// Is this the unit of a compilation whose driver is no more?
+/// Is this the unit of a compilation whose driver no longer exists?
 pub fn is_orphaned_compilation(unit: &UnitName) -> bool {
     let rest = unit.as_str().strip_prefix(UNIT).and_then(|rest| rest.strip_prefix('-'));
     let driver = rest.and_then(|rest| rest.split('-').next());
-    driver.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+    driver.is_some_and(|pid| !drivers::is_alive(pid))
 }
 
 #[cfg(test)]
@@ -231,7 +234,7 @@ mod tests {
     #[test]
     fn a_module_that_is_too_large_is_not_hashed_to_its_end() {
         let file = tempfile::tempfile().unwrap();
-        // Of nothing, which takes no room.
+        // A sparse file, which takes no room.
         file.set_len(MODULE_MAX + 1).unwrap();
         assert_eq!(digest(file).unwrap().1, None);
     }

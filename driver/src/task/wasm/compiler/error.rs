@@ -1,34 +1,27 @@
-//! Why a module cannot be had as machine code.
+//! Why a module cannot be compiled to machine code.
 
 use std::io;
 use std::path::PathBuf;
 
 use super::MODULE_MAX;
 use crate::systemd;
+use crate::task::installation::Missing;
 
-/// Why a module cannot be had as machine code.
+/// Why a module cannot be compiled to machine code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The two programs are not there.
-    #[error(
-        "{name} is not in {searched}: install wasm-shim and wasm-shim-compile there, or name their directory as `shim_dir` in \
-         the driver's plugin configuration"
-    )]
-    NoShim {
-        /// The one that is missing.
-        name: String,
-        /// Where we looked.
-        searched: String,
-    },
-    /// The compiler cannot do what the job asks for.
+    /// The compiler is not installed.
+    #[error(transparent)]
+    NoShim(#[from] Missing),
+    /// The compiler does not support the settings of the job.
     #[error("`wasm`: the compiler of this node does not take `{flags}`: {report}")]
     Settings {
-        /// What it was told.
+        /// The compiler's flags.
         flags: String,
-        /// What it said.
+        /// The compiler's report.
         report: String,
     },
-    /// The compiler did not tell its key.
+    /// The compiler did not report its key.
     #[error("ask {program} for its engine key: {report}")]
     EngineKey {
         /// The compiler.
@@ -41,16 +34,16 @@ pub enum Error {
     Read {
         /// The module.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// Its content is another one than a moment ago.
+    /// The module was changed while it was read.
     #[error("`command`: {name} was changed while it was read; start the task again when it is complete")]
     Changed {
         /// The module.
         name: String,
     },
-    /// It is larger than anything we would compile.
+    /// The module exceeds the size limit.
     #[error("`command`: {name} is larger than {} MiB, the most that is compiled", MODULE_MAX >> 20)]
     TooLarge {
         /// The module.
@@ -61,7 +54,7 @@ pub enum Error {
     Invalid {
         /// The module.
         name: String,
-        /// What the compiler said.
+        /// The compiler's report.
         report: String,
     },
     /// The compiler itself failed.
@@ -69,10 +62,10 @@ pub enum Error {
     Failed {
         /// The module.
         name: String,
-        /// What the compiler said.
+        /// The compiler's report.
         report: String,
     },
-    /// The compiler came to its limits.
+    /// The compiler reached a limit.
     #[error("`command`: compiling {name} was stopped: {reason}")]
     Stopped {
         /// The module.
@@ -80,7 +73,7 @@ pub enum Error {
         /// The limit, or the signal.
         reason: String,
     },
-    /// Nobody waits for it any more.
+    /// Nobody waits for the compilation any more.
     #[error("`command`: compiling {name} was given up, since the task was stopped")]
     Abandoned {
         /// The module.
@@ -91,21 +84,21 @@ pub enum Error {
     Unit {
         /// The module.
         name: String,
-        /// What systemd said.
+        /// systemd's error.
         source: systemd::Error,
     },
-    /// There is another compiler now.
+    /// The compiler was replaced meanwhile.
     #[error("compile {name}: the compiler was replaced meanwhile; start the task again")]
     Replaced {
         /// The module.
         name: String,
     },
-    /// The compiler's streams cannot be made.
+    /// The compiler's streams cannot be created.
     #[error("compile {name}: hold it in memory")]
     Memory {
         /// The module.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The cache cannot be used.
@@ -116,16 +109,16 @@ pub enum Error {
     Cache {
         /// The directory.
         directory: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// May the same module be compiled a little later?
+    /// May the same module compile a little later?
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::NoShim { .. }
+            Self::NoShim(_)
             | Self::Settings { .. }
             | Self::TooLarge { .. }
             | Self::Invalid { .. }

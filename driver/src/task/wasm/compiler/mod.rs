@@ -5,18 +5,17 @@
 //!                             └─no──► wasm-shim-compile, in a unit ──► the cache ──┘
 //! ```
 //!
-//! The module may be hostile and take the compiler over. So `wasm-shim-compile` runs in a transient unit of its own, as
-//! an ephemeral user without network, files or privileges, reads the module from its stdin and writes the code to its
-//! stdout, both of them memory. What it wrote stands for this module alone, and comes to the cache by our hand
-//! ([`crate::task::wasm::cache`]), when the unit is gone.
+//! The module may be hostile and take over the compiler. So `wasm-shim-compile` runs in a transient unit of its own, as
+//! an ephemeral user without network, files or privileges. It reads the module from stdin and writes the code to
+//! stdout, which are both in memory. The code is used for this module alone, and the driver writes it to the cache
+//! ([`crate::task::wasm::cache`]) when the unit is gone.
 //!
-//! The engine key stands for everything that the code depends on beside the module: the engine's version and settings,
+//! The engine key stands for everything that the code depends on except the module: the engine's version and settings,
 //! and this machine's processor.
 
 mod build;
 mod compilation;
 mod error;
-mod installation;
 mod refusals;
 mod report;
 mod turns;
@@ -33,18 +32,18 @@ use self::build::Keys;
 pub use self::compilation::is_orphaned_compilation;
 use self::compilation::{compile, digest};
 pub use self::error::Error;
-pub use self::installation::Installation;
 use self::refusals::{Refusal, Refusals};
 use self::turns::Turns;
 use crate::systemd::Systemd;
+use crate::task::installation::Installation;
 use crate::task::wasm::cache::{Cache, Entry, Lease};
 
-/// The largest module that is taken; one of 18 MB is a large one.
+/// Maximum size of a module; 18 MB is a large one.
 const MODULE_MAX: u64 = 256 << 20;
 /// How many refused modules are remembered, and how many settings of the compiler. Jobs choose both.
 const REMEMBERED: usize = 128;
 
-/// The compiler of this node, and what it has made.
+/// The compiler of this node, and its results.
 #[derive(Debug, Default)]
 pub struct Compiler {
     cache: Mutex<Option<Arc<Cache>>>,
@@ -56,26 +55,26 @@ pub struct Compiler {
 /// A module as machine code.
 #[derive(Debug)]
 pub struct Code {
-    /// Where it is. It may be gone when the lease is.
+    /// Path of the code. The file may be removed when the lease is.
     pub path: PathBuf,
-    /// To be kept until whoever runs the code has opened it.
+    /// Must be kept until the process that runs the code has opened it.
     pub lease: Lease,
 }
 
-/// What is to be compiled, and for whom.
+/// What is to be compiled, and for which task.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// Nomad's namespace of the task that waits, such as `default`.
+    /// Nomad's namespace of the waiting task, such as `default`.
     pub namespace: &'a String,
-    /// Its job, such as `web`.
+    /// The job of the task, such as `web`.
     pub job: &'a String,
     /// The module, as the job names it.
     pub name: &'a str,
-    /// What the compiler is told, such as `-W` and `epoch-interruption`.
+    /// The compiler's flags, such as `-W` and `epoch-interruption`.
     pub flags: &'a [String],
-    /// It shall answer requests of HTTP.
+    /// The module shall answer HTTP requests.
     pub serves: bool,
-    /// Told when nobody waits any more.
+    /// Notified when nobody waits any more.
     pub stopped: &'a Notify,
 }
 
@@ -137,7 +136,7 @@ impl Compiler {
         blocking(publish).await.map_err(cache_error)
     }
 
-    /// The cache that the configuration speaks of.
+    /// The cache of this configuration.
     fn cache(&self, installation: &Installation) -> Arc<Cache> {
         let (directory, size) = (directory_of(installation), installation.cache_size);
         let mut cache = self.cache.lock();
@@ -152,7 +151,7 @@ fn directory_of(installation: &Installation) -> PathBuf {
     installation.state_dir.join("wasm")
 }
 
-/// Runs file work off the threads that serve calls.
+/// Runs file operations off the threads that serve calls.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

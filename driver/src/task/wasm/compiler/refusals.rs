@@ -8,15 +8,15 @@ use parking_lot::Mutex;
 use super::{Error, REMEMBERED};
 use crate::task::wasm::cache::Entry;
 
-/// How long a module that cannot be compiled is refused without another try: one that is started again and again shall
-/// not keep a processor busy.
+/// How long a module that cannot be compiled is refused without another attempt: a task that is started again and again
+/// shall not keep a processor busy.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 
-/// What could not be compiled lately.
+/// Modules that could not be compiled recently.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(Mutex<HashMap<Entry, (Instant, Refusal)>>);
 
-/// Why a module would not be compiled the next time either.
+/// Why compiling a module would fail the next time, too.
 #[derive(Debug, Clone)]
 pub(super) enum Refusal {
     Invalid(String),
@@ -24,7 +24,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// Of an error that would come again.
+    /// The refusal for an error that would recur.
     pub(super) fn of(error: &Error) -> Option<Self> {
         match error {
             Error::Invalid { report, .. } => Some(Self::Invalid(report.clone())),
@@ -33,7 +33,7 @@ impl Refusal {
         }
     }
 
-    /// The same, of a file of this name.
+    /// The error for a file with this name.
     pub(super) fn error(self, name: &str) -> Error {
         let name = name.to_owned();
         match self {
@@ -44,14 +44,14 @@ impl Refusal {
 }
 
 impl Refusals {
-    /// Was it refused lately?
+    /// Was the module refused recently?
     pub(super) fn of(&self, entry: &Entry) -> Option<Refusal> {
         let mut refusals = self.0.lock();
         refusals.retain(|_, (since, _)| since.elapsed() < REFUSED_FOR);
         refusals.get(entry).map(|(_, refusal)| refusal.clone())
     }
 
-    /// Has it refused from now on.
+    /// Remembers the refusal of a module from now on.
     pub(super) fn remember(&self, entry: Entry, refusal: Refusal) {
         let mut refusals = self.0.lock();
         if refusals.len() >= REMEMBERED {

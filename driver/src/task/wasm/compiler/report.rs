@@ -1,9 +1,9 @@
-//! What a compiler says, for people.
+//! The output of a compiler, for people.
 
-/// What a compiler says, on one line and without anything that a terminal would obey.
-pub(super) fn on_one_line(said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    let words = said.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+/// The output of a compiler, on one line and without characters that control a terminal.
+pub(super) fn on_one_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")
 }
 

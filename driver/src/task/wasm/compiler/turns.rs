@@ -9,20 +9,20 @@ use crate::task::wasm::cache::Entry;
 /// How many modules are compiled at the same time, each with its own limits.
 const COMPILE_AT_ONCE: usize = 4;
 
-/// The turns of all who want something compiled.
+/// The turns of all compilations.
 #[derive(Debug)]
 pub(super) struct Turns {
-    /// One compilation per content, however many tasks want it at the same moment.
+    /// One compilation per module, however many tasks want it at the same moment.
     contents: TurnsOf<Entry>,
-    /// One compilation per namespace of Nomad's, so that a tenant with many that take long leaves others a place.
+    /// One compilation per Nomad namespace, so that a tenant with many slow ones leaves others a place.
     namespaces: TurnsOf<String>,
-    /// In it one per job, so that a job with many has others wait for one of them at most.
+    /// One compilation per job of a namespace, so that other jobs wait for at most one of a job with many.
     jobs: TurnsOf<(String, String)>,
     places: Semaphore,
 }
 
 /// A place at a compiler: while it is held, nobody else compiles the same.
-pub(super) struct Place<'a> {
+pub(super) struct Slot<'a> {
     _turns: [Turn; 3],
     _place: Option<SemaphorePermit<'a>>,
 }
@@ -40,14 +40,14 @@ impl Default for Turns {
 
 impl Turns {
     /// Waits for a place at a compiler.
-    pub(super) async fn place(&self, wanted: &Wanted<'_>, entry: &Entry) -> Place<'_> {
-        // In this order: who holds the turn of a content is compiling it, or about to. Nobody of another namespace can
-        // hold it while waiting behind a queue of its own.
+    pub(super) async fn place(&self, wanted: &Wanted<'_>, entry: &Entry) -> Slot<'_> {
+        // In this order: whoever holds the turn of a content is compiling it, or about to. Nobody of another namespace
+        // can hold it while waiting in a queue of its own.
         let of_job = self.jobs.take(&(wanted.namespace.clone(), wanted.job.clone())).await;
         let of_namespace = self.namespaces.take(wanted.namespace).await;
-        // Nobody closes the semaphore.
+        // The semaphore is never closed.
         let place = self.places.acquire().await.ok();
         let of_content = self.contents.take(entry).await;
-        Place { _turns: [of_content, of_namespace, of_job], _place: place }
+        Slot { _turns: [of_content, of_namespace, of_job], _place: place }
     }
 }

@@ -1,13 +1,13 @@
-//! Finds units that nobody will ever ask for again, and ends them.
+//! Finds units that no agent will ever ask for again, and stops them.
 //!
-//! An agent that dies between the start of a task and the writing down of its handle does not know of the task
-//! afterwards. If it starts the same task again, the earlier run is ended then (`Shared::remove_earlier_runs`). If it does not, because
-//! the job was stopped meanwhile, the unit would run for ever.
+//! An agent that dies after the start of a task and before it has stored the handle does not know the task afterwards.
+//! If it starts the same task again, that start ends the earlier run (`Shared::remove_earlier_runs`). If it does not,
+//! because the job was stopped meanwhile, the unit would run for ever.
 //!
-//! Many agents may share a machine, and tasks must outlive an agent that is down. So a unit is taken for lost only when
-//! all of this holds: it is of an agent that this driver serves, told by the directory of its allocations; that agent
-//! lives; and either the allocation's directory is gone, or the unit is older than this driver and the agent has not
-//! asked for it in all the time that the operator allows (`lost_after`).
+//! Many agents may share a machine, and tasks must outlive an agent that is down. So a unit counts as lost only if all
+//! of this holds: it belongs to an agent that this driver serves, recognized by its allocation directories; that agent
+//! is running; and either the allocation's directory is gone, or the unit is older than this driver and the agent has
+//! not asked for it within the time that the operator allows (`lost_after`).
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ use crate::systemd::UnitName;
 use crate::task::Shared;
 use crate::task::spec;
 
-/// Looks for lost units each time that this long has passed, for as long as the agent that started us lives.
+/// Looks for lost units after every `lost_after`, for as long as the agent that started the driver lives.
 pub(in crate::task) async fn watch(shared: Weak<Shared>, lost_after: Duration) {
     let (agent, began) = (getppid(), SystemTime::now());
-    // Seen without their directory once: the next time they are lost.
+    // Units seen without their directory once: the next time they are lost.
     let mut without_directory = HashSet::new();
     loop {
         tokio::time::sleep(lost_after).await;
@@ -43,7 +43,7 @@ impl Shared {
                 return tracing::debug!(error = crate::chain(&error), "lost units could not be looked for");
             }
         };
-        let (asked_for, directories) = self.asked_for();
+        let (known, directories) = self.known();
         let mut without_now = HashSet::new();
         for unit in units {
             let Some(alloc_dir) = self.alloc_dir_of(&unit).await else { continue };
@@ -51,11 +51,11 @@ impl Shared {
                 continue;
             };
             let gone = of_agent.is_dir() && !alloc_dir.exists();
-            let never_asked_for = !asked_for.contains(&unit) && self.is_older(&unit, began).await;
+            let never_known = !known.contains(&unit) && self.is_older(&unit, began).await;
             if gone {
                 without_now.insert(unit.clone());
             }
-            if never_asked_for || (gone && without_directory.contains(&unit)) {
+            if never_known || (gone && without_directory.contains(&unit)) {
                 tracing::warn!(%unit, alloc_dir = %alloc_dir.display(), "ending a task that Nomad has lost");
                 if let Err(error) = self.remove(&unit).await {
                     tracing::warn!(%unit, error = crate::chain(&error), "a lost task could not be ended");
@@ -66,7 +66,7 @@ impl Shared {
     }
 
     /// The units of all live tasks, and the directories in which their agents keep allocations.
-    fn asked_for(&self) -> (HashSet<UnitName>, HashSet<PathBuf>) {
+    fn known(&self) -> (HashSet<UnitName>, HashSet<PathBuf>) {
         let units = self.table.live().iter().map(|handle| handle.unit().clone()).collect();
         (units, self.alloc_parents.lock().clone())
     }
@@ -84,7 +84,7 @@ impl Shared {
         found.is_ok_and(|unit| unit.state().started_at().is_some_and(|started| started < than))
     }
 
-    /// Notes where the agent that asks for this task keeps its allocations: the agent is ours.
+    /// Records where the agent that asks for this task keeps its allocations: the driver serves this agent.
     pub(crate) fn note_agent_of(&self, alloc_dir: &Path) {
         if let Some(parent) = alloc_dir.parent() {
             self.alloc_parents.lock().insert(parent.to_owned());

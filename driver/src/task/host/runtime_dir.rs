@@ -1,5 +1,5 @@
-//! What one run of a task needs on the host beside its allocation: a root of its own, files of its own in `/etc`,
-//! copies of its credentials.
+//! What one run of a task needs on the host in addition to its allocation: a root of its own, files of its own in
+//! `/etc`, copies of its credentials.
 //!
 //! ```text
 //!  <runtime directory>/tasks/<unit>/root/…          mount points, when there are more than everybody's
@@ -9,7 +9,7 @@
 //!                                   maker           the number of the driver's process
 //! ```
 //!
-//! Made only for a task that needs one of them, and removed with its unit.
+//! Created only for a task that needs one of them, and removed with its unit.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -18,47 +18,47 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use crate::systemd::UnitName;
-use crate::task::host::users;
+use crate::task::host::{drivers, users};
 
-/// Where nss-systemd(8) looks for users that are there until the next boot.
+/// Where nss-systemd(8) looks for users that exist until the next boot.
 const USERS: &str = "/run/userdb";
 
-/// Nomad's name for a user that it made up (Nomad v2.0.5, helper/users/dynamic).
+/// Nomad's name for a dynamic user (Nomad v2.0.5, helper/users/dynamic).
 pub(crate) fn user_name(number: u32) -> String {
     format!("nomad-{number}")
 }
 
 /// The directory of one run.
 #[derive(Debug, Clone)]
-pub(crate) struct Place(PathBuf);
+pub(crate) struct TaskRuntimeDir(PathBuf);
 
-impl Place {
-    /// Where the run of this unit has it.
+impl TaskRuntimeDir {
+    /// The directory for the run of this unit.
     pub(crate) fn of(runtime_dir: &Path, unit: &UnitName) -> Self {
         Self(all(runtime_dir).join(unit.as_str()))
     }
 
-    /// The root.
+    /// The root of the task's view.
     pub(crate) fn root(&self) -> PathBuf {
         self.0.join("root")
     }
 
-    /// Where a file of its own in `/etc` is, and where it sees it.
+    /// Path of a file of the task's own in `/etc`: on the host, and in the view.
     pub(crate) fn etc_path(&self, name: &str) -> (PathBuf, PathBuf) {
         (self.0.join("etc").join(name), Path::new("/etc").join(name))
     }
 
-    /// Where the copy of a credential is.
+    /// Path of the copy of a credential.
     pub(crate) fn credential_path(&self, name: &str) -> PathBuf {
         self.0.join("credentials").join(name)
     }
 
-    /// Makes it.
+    /// Creates the directory.
     pub(crate) fn make(&self) -> io::Result<()> {
         self.directory("", 0o755)
     }
 
-    /// Writes files of the task's own in `/etc`, and says where they are.
+    /// Writes files of the task's own in `/etc`, and returns their paths.
     pub(crate) fn etc(&self, files: &BTreeMap<&'static str, String>) -> io::Result<Vec<(PathBuf, PathBuf)>> {
         self.directory("etc", 0o755)?;
         let write = |(name, text): (&&'static str, &String)| {
@@ -69,7 +69,7 @@ impl Place {
         files.iter().map(write).collect()
     }
 
-    /// Writes what a credential holds where only we and systemd can read it.
+    /// Writes a credential to a file that only the driver and systemd can read.
     pub(crate) fn credential(&self, name: &str, content: &[u8]) -> io::Result<PathBuf> {
         self.directory("credentials", 0o700)?;
         let path = self.credential_path(name);
@@ -77,8 +77,8 @@ impl Place {
         Ok(path)
     }
 
-    /// Makes mount points, each of which is a directory or else a file, in a directory that is laid over one of the host's;
-    /// says where. A directory that the host has, too, must not show more of it there than it does here.
+    /// Creates mount points, each a directory or a file, in a directory that is laid over one of the host's; returns
+    /// its path. A directory that also exists on the host must not be more accessible there than on the host.
     pub(crate) fn points(&self, host_path: &Path, points: &[(PathBuf, bool)]) -> io::Result<PathBuf> {
         let name = host_path.strip_prefix("/").unwrap_or(host_path);
         self.directory("points", 0o755)?;
@@ -87,7 +87,7 @@ impl Place {
         for (point, is_directory) in points {
             let mut way: Vec<&Path> =
                 point.ancestors().take_while(|way| way.starts_with(host_path)).collect();
-            // The mount point itself comes last, and is above_it as what is mounted there.
+            // The mount point itself comes last, and is a file or a directory like its source.
             way.reverse();
             for part in way {
                 let above_it = inside(part).map_err(io::Error::other)?;
@@ -108,9 +108,9 @@ impl Place {
         Ok(above)
     }
 
-    /// Tells the host of a user that Nomad made up, for as long as the task lives: systemd knows no number that is
-    /// nobody's. (A user record, <https://systemd.io/USER_RECORD>, where nss-systemd(8) looks for them.)
-    pub(crate) fn tell_of_user(&self, number: u32) -> io::Result<()> {
+    /// Registers a dynamic user of Nomad with the host, for as long as the task lives: systemd does not know a UID that
+    /// belongs to nobody. (A user record, <https://systemd.io/USER_RECORD>, where nss-systemd(8) looks for it.)
+    pub(crate) fn register_user(&self, number: u32) -> io::Result<()> {
         let taken = || {
             io::Error::new(
                 io::ErrorKind::AlreadyExists,
@@ -140,13 +140,13 @@ impl Place {
         Ok(())
     }
 
-    /// Removes what systemd has read by now.
-    pub(crate) fn forget_credentials(&self) {
+    /// Removes the copies of credentials, which systemd has read by now.
+    pub(crate) fn remove_credentials(&self) {
         let _ = fs::remove_dir_all(self.0.join("credentials"));
     }
 
-    /// Removes everything. The root holds nothing but mount points: what was mounted on them was so in the task's own
-    /// namespace, which is gone.
+    /// Removes everything. The root contains nothing but mount points: what was mounted on them was mounted in the
+    /// task's own namespace, which is gone.
     pub(crate) fn remove(&self) {
         let number = fs::read_to_string(self.0.join("user")).ok().and_then(|text| text.parse().ok());
         if let Some(number) = number.filter(|number| !self.others_have(*number)) {
@@ -174,7 +174,7 @@ impl Place {
         builder(mode).create(self.0.join(name))
     }
 
-    /// Does another task of this machine run as the user of that number?
+    /// Does another task of this machine run as the user with this UID?
     fn others_have(&self, number: u32) -> bool {
         let places = self.0.parent().map(fs::read_dir).and_then(Result::ok).into_iter().flatten().flatten();
         places.filter(|place| place.path() != self.0).any(|place| {
@@ -183,21 +183,21 @@ impl Place {
         })
     }
 
-    /// Was it made by another driver that lives? It may be about to start the unit.
+    /// Was the directory created by another driver that is running? It may be about to start the unit.
     fn is_somebody_elses(&self) -> bool {
         let maker = fs::read_to_string(self.0.join(MAKER)).unwrap_or_default();
         let ours = std::process::id().to_string();
-        !maker.is_empty() && maker != ours && Path::new("/proc").join(maker).join("stat").exists()
+        maker != ours && drivers::is_alive(&maker)
     }
 }
 
-/// In a place, the number of the process that made it.
+/// In the directory of a run, the file with the PID of the driver that created it.
 const MAKER: &str = "maker";
 
-/// Removes what drivers left that were killed: the places of units that are no more.
+/// Removes what killed drivers left: the directories of units that no longer exist.
 pub(crate) fn sweep(runtime_dir: &Path, units: &HashSet<&str>) {
     for entry in fs::read_dir(all(runtime_dir)).into_iter().flatten().flatten() {
-        let place = Place(entry.path());
+        let place = TaskRuntimeDir(entry.path());
         if entry.file_name().to_str().is_none_or(|unit| !units.contains(unit)) && !place.is_somebody_elses() {
             place.remove();
         }
@@ -209,7 +209,7 @@ fn all(runtime_dir: &Path) -> PathBuf {
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    // What an interrupted start of this very run has left.
+    // An interrupted start of this same run may have left it.
     let _ = fs::remove_file(path);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(content)
@@ -223,7 +223,7 @@ mod tests {
     fn a_place_holds_what_it_is_given_and_goes_as_a_whole() {
         let runtime_dir = tempfile::tempdir().unwrap();
         let unit = UnitName::known("nomad-a-web-0.service");
-        let place = Place::of(runtime_dir.path(), &unit);
+        let place = TaskRuntimeDir::of(runtime_dir.path(), &unit);
         place.remove();
         let secret = place.credential("token", b"s3cret").unwrap();
         assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
@@ -231,11 +231,11 @@ mod tests {
         assert_eq!(files[0].1, Path::new("/etc/hosts"));
         place.etc(&BTreeMap::from([("hosts", "again".to_owned())])).unwrap();
         assert_eq!(fs::read_to_string(&files[0].0).unwrap(), "again");
-        place.forget_credentials();
+        place.remove_credentials();
         assert!(!secret.exists() && files[0].0.exists());
         sweep(runtime_dir.path(), &HashSet::from([unit.as_str()]));
         assert!(files[0].0.exists());
-        // Another driver of this runtime directory is about to start it.
+        // Another driver of this runtime directory is about to start the unit.
         fs::write(place.0.join(MAKER), "1").unwrap();
         sweep(runtime_dir.path(), &HashSet::new());
         assert!(files[0].0.exists());

@@ -1,4 +1,4 @@
-//! What the user tells a running job: to stop.
+//! The stop signals that the user sends to a running job.
 
 use std::time::{Duration, Instant};
 
@@ -6,20 +6,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::Error;
 
-/// Signals that come within this time are one order: timeout(1) and the like send one to us and one to our process group.
+/// Signals within this time count as one: timeout(1) and similar programs send one to us and one to our process group.
 const ONE_ORDER: Duration = Duration::from_millis(500);
 
-/// Ctrl-C, SIGTERM, and the end of the terminal.
-pub(crate) struct Orders {
+/// Ctrl-C, SIGTERM, and SIGHUP from the terminal.
+pub(crate) struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
     last: Option<Instant>,
-    /// How many there were.
+    /// How many stop signals have arrived.
     pub(crate) taken: usize,
 }
 
-impl Orders {
+impl StopSignals {
     pub(crate) fn watch() -> Result<Self, Error> {
         let watch = |kind| signal(kind).map_err(|source| Error::Signals { source });
         Ok(Self {
@@ -31,7 +31,7 @@ impl Orders {
         })
     }
 
-    /// Waits for the next order.
+    /// Waits for the next stop signal.
     pub(crate) async fn next(&mut self) {
         loop {
             tokio::select! {

@@ -1,0 +1,65 @@
+//! Compiles a guest before the task that runs it starts.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+
+use tokio::sync::Notify;
+
+use super::Tasks;
+use super::config::{Serve, Wasm};
+use super::error::Error;
+use super::host::view;
+use super::spec;
+use super::wasm::compiler::Wanted;
+use super::wasm::guest;
+
+/// The options of a `wasm` block that change the code of a guest.
+#[derive(Debug, Clone, Default)]
+pub struct CodeOptions {
+    /// It has a `serve` block.
+    pub serve: bool,
+    /// It has `fuel`.
+    pub fuel: bool,
+    /// `backtrace_details = true`.
+    pub backtrace_details: bool,
+    /// Lines of `proposals`, such as `simd` and `false`.
+    pub proposals: BTreeMap<String, String>,
+}
+
+impl Tasks {
+    /// Compiles `module` unless its code is in the cache of this node; gives the path of the code. `name` is for messages.
+    pub async fn warm(&self, module: File, name: &str, options: &CodeOptions) -> Result<PathBuf, Error> {
+        let node = self.shared.node()?;
+        let (what, directory) = ("the root of the tasks' view of the host", node.runtime_dir.clone());
+        let root = view::prepare(&node.installation.root, &node.installation.host_paths);
+        root.map_err(|source| Error::Make { what, directory, source })?;
+        let flags = guest::compiler_flags(&options.wasm().map_err(Error::Spec)?).map_err(Error::Spec)?;
+        let wanted = Wanted {
+            namespace: &String::new(),
+            job: &String::new(),
+            name,
+            flags: &flags,
+            serves: options.serve,
+            stopped: &Notify::new(),
+        };
+        let code =
+            self.shared.compiler.code_of(&self.shared.systemd, &node.installation, module, wanted).await;
+        Ok(code.map_err(Error::Wasm)?.path)
+    }
+}
+
+impl CodeOptions {
+    /// The block.
+    fn wasm(&self) -> Result<Wasm, spec::Error> {
+        let wrong = |source| spec::Error::Defaults { source: Box::new(source) };
+        let serve = self.serve.then(|| Serve::decode(&[])).transpose().map_err(wrong)?;
+        Ok(Wasm {
+            serve,
+            fuel: self.fuel.then_some(1),
+            backtrace_details: self.backtrace_details,
+            proposals: self.proposals.clone(),
+            ..Wasm::decode(&[]).map_err(wrong)?
+        })
+    }
+}
