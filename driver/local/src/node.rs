@@ -13,6 +13,9 @@ use proto::base::{
 /// The name that a job sets as its `driver`.
 pub(crate) const DRIVER: &str = "systemd";
 
+/// The file name of the plugin, which is the label of its `plugin` block in the agent's configuration.
+pub(crate) const PLUGIN: &str = "nomad-driver-systemd";
+
 /// The signals that a node offers to jobs, in every agent for Linux (Nomad v2.0.6: consul-template's table, `signals`). A
 /// job with another `kill_signal` finds no node.
 pub const SIGNALS: [&str; 29] = [

@@ -7,11 +7,9 @@ use std::path::{Path, PathBuf};
 use hcl::{Body, Expression};
 
 use super::client::{self, Client};
+use super::configuration;
 use super::finding::Finding;
-use crate::node::DRIVER;
-
-/// The label of the plugin's block: the name of its file.
-pub(super) const PLUGIN: &str = "nomad-driver-systemd";
+use crate::node::{DRIVER, PLUGIN};
 
 /// Where packages put the agent's configuration.
 const USUAL: &str = "etc/nomad.d";
@@ -72,7 +70,7 @@ impl Agent {
         if paths.is_empty() {
             paths.extend(Some(root.join(USUAL)).filter(|path| path.is_dir()));
         }
-        for file in paths.iter().flat_map(|path| files(path)) {
+        for file in paths.iter().flat_map(|path| configuration::files(path)) {
             agent.read(file);
         }
         // The command line takes precedence over every file.
@@ -82,18 +80,7 @@ impl Agent {
     }
 
     fn read(&mut self, file: PathBuf) {
-        let body = fs::read_to_string(&file).map_err(|error| error.to_string()).and_then(|text| {
-            if file.extension().is_some_and(|extension| extension == "json") {
-                return serde_json::from_str::<hcl::Value>(&text)
-                    .map(from_json)
-                    .map_err(|error| error.to_string());
-            }
-            if let Ok(value @ hcl::Value::Object(_)) = serde_json::from_str(&text) {
-                return Ok(from_json(value));
-            }
-            // The agent's own reader also takes blocks of one line (HCL 1).
-            hcl::parse(&text).or_else(|error| hcl::parse(&on_lines(&text)).map_err(|_| error.to_string()))
-        });
+        let body = configuration::read(&file);
         match body {
             Ok(body) => self.take(&body),
             Err(why) => self.unreadable.push((file.clone(), why)),
@@ -122,8 +109,9 @@ impl Agent {
             match label {
                 PLUGIN => {
                     let config = block.body().blocks().find(|block| block.identifier() == "config");
-                    let config =
-                        config.map(|config| config.body().clone()).or_else(|| object(block.body(), "config"));
+                    let config = config
+                        .map(|config| config.body().clone())
+                        .or_else(|| configuration::object(block.body(), "config"));
                     let outside = block.body().attributes().map(|attribute| attribute.key().to_owned());
                     let outside = outside.filter(|key| key != "config");
                     self.outside_config =
@@ -287,94 +275,6 @@ fn values<'a>(args: &'a [String], option: &'a str) -> impl Iterator<Item = &'a s
             None => None,
         }
     })
-}
-
-/// The file itself, or the files that an agent reads in this directory, in the agent's order.
-fn files(path: &Path) -> Vec<PathBuf> {
-    if !path.is_dir() {
-        return vec![path.to_owned()];
-    }
-    let read = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_read = |path: &PathBuf| {
-        path.is_file() && path.extension().is_some_and(|extension| extension == "hcl" || extension == "json")
-    };
-    let mut files: Vec<PathBuf> = read.filter(is_read).collect();
-    files.sort();
-    files
-}
-
-/// The text with each block and object on lines of its own.
-fn on_lines(text: &str) -> String {
-    let mut lines = String::with_capacity(text.len() * 2);
-    let (mut in_string, mut escaped, mut in_comment) = (false, false, false);
-    for letter in text.chars() {
-        match letter {
-            '\n' => (in_comment, in_string) = (false, false),
-            '"' if !escaped && !in_comment => in_string = !in_string,
-            '#' if !in_string => in_comment = true,
-            '{' if !in_string && !in_comment => {
-                lines.push_str("{\n");
-                continue;
-            }
-            '}' if !in_string && !in_comment => {
-                lines.push_str("\n}");
-                continue;
-            }
-            _ => {}
-        }
-        escaped = in_string && letter == '\\' && !escaped;
-        lines.push(letter);
-    }
-    // The option names are not identifiers.
-    lines.replace("options {", "options = {")
-}
-
-/// The value of this attribute as the body of a block: `config = { … }`.
-fn object(body: &Body, name: &str) -> Option<Body> {
-    let attribute = body.attributes().find(|attribute| attribute.key() == name)?;
-    let Expression::Object(object) = attribute.expr() else { return None };
-    let attributes = object.iter().map(|(key, value)| {
-        let key = key.to_string();
-        hcl::Attribute::new(key.trim_matches('"').to_owned(), value.clone())
-    });
-    Some(attributes.collect())
-}
-
-/// The configuration in JSON, as far as it is used here: blocks are objects, or lists of objects.
-fn from_json(value: hcl::Value) -> Body {
-    let hcl::Value::Object(map) = value else { return Body::default() };
-    let mut builder = Body::builder();
-    for (key, value) in map {
-        if key == "client" {
-            let attributes = objects(value).into_iter().map(|(key, value)| hcl::Attribute::new(key, value));
-            builder = builder.add_block(hcl::Block::builder("client").add_attributes(attributes).build());
-            continue;
-        }
-        if key != "plugin" {
-            builder = builder.add_attribute(hcl::Attribute::new(key, value));
-            continue;
-        }
-        for (label, plugin) in objects(value) {
-            let config = objects(plugin).into_iter().filter(|(key, _)| key == "config");
-            let mut block = hcl::Block::builder("plugin").add_label(label);
-            for (_, config) in config {
-                let attributes =
-                    objects(config).into_iter().map(|(key, value)| hcl::Attribute::new(key, value));
-                block = block.add_block(hcl::Block::builder("config").add_attributes(attributes).build());
-            }
-            builder = builder.add_block(block.build());
-        }
-    }
-    builder.build()
-}
-
-/// The keys and values of an object, or of all objects in a list.
-fn objects(value: hcl::Value) -> Vec<(String, hcl::Value)> {
-    match value {
-        hcl::Value::Object(map) => map.into_iter().collect(),
-        hcl::Value::Array(list) => list.into_iter().flat_map(objects).collect(),
-        _ => Vec::new(),
-    }
 }
 
 #[cfg(test)]

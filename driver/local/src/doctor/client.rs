@@ -5,8 +5,8 @@ use std::path::Path;
 
 use hcl::{Body, Expression};
 
-use super::agent::PLUGIN;
 use super::finding::Finding;
+use crate::node::PLUGIN;
 
 /// What the agent's files configure of itself.
 #[derive(Debug, Default)]

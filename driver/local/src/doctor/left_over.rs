@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::agent::PLUGIN;
 use super::finding::Finding;
+use crate::node::PLUGIN;
 
 /// Checks below `root`. If an agent runs, it takes care of the units.
 pub(super) fn findings(root: &Path, has_agent: bool) -> Vec<Finding> {

@@ -12,6 +12,7 @@
 
 mod agent;
 mod client;
+mod configuration;
 mod finding;
 mod host;
 mod left_over;

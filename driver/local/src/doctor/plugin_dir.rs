@@ -7,8 +7,9 @@ use std::path::Path;
 
 use rustix::fs::StatVfsMountFlags;
 
-use super::agent::{Agent, PLUGIN};
+use super::agent::Agent;
 use super::finding::Finding;
+use crate::node::PLUGIN;
 
 const CHECK: &str = "plugin_dir";
 
