@@ -10,7 +10,7 @@
 #![deny(unsafe_code)] // kernel.rs alone may
 
 pub mod enter;
-mod kernel;
+pub mod kernel;
 pub mod log;
 pub mod log_forwarder;
 pub mod plugin;

@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 use nomad_driver_systemd::plugin::handshake::Terms;
 use nomad_driver_systemd::systemd::Systemd;
 use nomad_driver_systemd::task::Tasks;
-use nomad_driver_systemd::{chain, enter, log, log_forwarder, plugin};
+use nomad_driver_systemd::{chain, enter, kernel, log, log_forwarder, plugin};
 use nomad_local::doctor::{self, DoctorOptions};
 use nomad_local::run::{self, RunOptions};
 use nomad_local::warm::WarmOptions;
@@ -94,6 +94,7 @@ fn plugin_process() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    kernel::share_heaps();
     log::to_stderr_as_hclog();
     log::abort_on_panic();
     open_files::raise_open_files();
