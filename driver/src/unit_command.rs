@@ -25,11 +25,15 @@ pub(crate) struct UnitOptions {
     #[command(flatten)]
     job: Option<JobOptions>,
     /// Print the units that systemd has of this allocation; the first four or more characters of the ID are enough.
-    #[arg(long, value_name = "ID", exclusive = true)]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["JobOptions", "systemd_run"])]
     alloc: Option<String>,
     /// Print shell commands that start the tasks of the job without the driver, as root.
     #[arg(long)]
     systemd_run: bool,
+    /// Print a JSON array of objects with `task`, `unit` and `file`, the text of the unit; with --alloc of objects with `unit`,
+    /// `state` and `file`.
+    #[arg(long, conflicts_with = "systemd_run")]
+    json: bool,
 }
 
 /// Prints the units of all tasks, or no unit and the error of one.
@@ -44,7 +48,12 @@ pub(crate) fn print(options: UnitOptions) -> ExitCode {
         (None, None) => Err("name a job file, or an allocation with `--alloc`".to_owned()),
     };
     match printed {
-        Ok(text) => {
+        Ok(units) => {
+            let text = if options.json {
+                format!("{:#}", serde_json::json!(units))
+            } else {
+                units.iter().map(Shown::text).collect::<Vec<_>>().join("\n")
+            };
             // A reader that has closed the pipe has read enough.
             let _ = writeln!(io::stdout(), "{}", text.trim_end());
             ExitCode::SUCCESS
@@ -56,16 +65,42 @@ pub(crate) fn print(options: UnitOptions) -> ExitCode {
     }
 }
 
-fn of_job(requested: UnitRequests, by_hand: bool) -> Result<String, String> {
+/// One unit as it is printed.
+#[derive(serde::Serialize)]
+struct Shown {
+    /// `<job>/<group>/<task>`, for a unit that need not exist.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<String>,
+    unit: String,
+    /// The state of a unit that exists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
+    /// The text of the unit, or the commands that start it.
+    file: String,
+}
+
+impl Shown {
+    fn text(&self) -> String {
+        let Self { task, unit, state, file } = self;
+        match (task, state) {
+            // A name may contain a line break.
+            (Some(task), _) => format!("# {}\n{file}", task.escape_debug()),
+            (None, state) => format!("# {unit}: {}\n{file}\n", state.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+fn of_job(requested: UnitRequests, by_hand: bool) -> Result<Vec<Shown>, String> {
     let UnitRequests { plugin_config, tasks } = requested;
-    let texts = tasks.into_iter().map(|(name, task)| {
+    let shown = tasks.into_iter().map(|(name, task)| {
         let sketch =
             plugin::sketch(&plugin_config, task).map_err(|error| format!("{name}: {}", chain(&error)))?;
-        let text = if by_hand { commands(&sketch) } else { unit_file(sketch.unit()) };
-        // A name may contain a line break.
-        Ok(format!("# {}\n{text}", name.escape_debug()))
+        let unit = sketch.unit();
+        let name_of_unit = unit.name.to_string();
+        let file = if by_hand { commands(&sketch) } else { unit_file(unit) };
+        Ok(Shown { task: Some(name), unit: name_of_unit, state: None, file })
     });
-    texts.collect::<Result<Vec<_>, String>>().map(|texts| texts.join("\n"))
+    shown.collect()
 }
 
 /// The shell commands that start a task.
@@ -92,7 +127,7 @@ fn commands(sketch: &Sketch) -> String {
 }
 
 /// The units of an allocation's tasks in systemd, from the system manager, or else from the user manager.
-fn of_allocation(alloc: &str) -> Result<String, String> {
+fn of_allocation(alloc: &str) -> Result<Vec<Shown>, String> {
     if alloc.len() < SHORTEST || !alloc.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
         return Err(format!(
             "`{alloc}` is not an allocation's ID, nor the first {SHORTEST} characters of one"
@@ -105,24 +140,24 @@ fn of_allocation(alloc: &str) -> Result<String, String> {
         &[Manager::System, Manager::User]
     };
     let runtime = runtime().map_err(|error| format!("start the runtime: {error}"))?;
-    let mut text = String::new();
     for manager in managers {
         let systemd = Systemd::default();
         systemd.choose(*manager);
         let units =
             runtime.block_on(systemd.list(&format!("nomad-{alloc}"))).map_err(|error| chain(&error))?;
+        let mut shown = Vec::new();
         for unit in units {
             let (state, files) = runtime.block_on(systemd.files(&unit)).map_err(|error| chain(&error))?;
-            let _ = writeln!(text, "# {unit}: {state}");
-            for file in files {
-                let content = std::fs::read_to_string(&file);
-                let content = content.map_err(|error| format!("read {}: {error}", file.display()))?;
-                let _ = writeln!(text, "# {}\n{}", file.display(), content.trim_end());
+            let mut text = String::new();
+            for path in files {
+                let content = std::fs::read_to_string(&path);
+                let content = content.map_err(|error| format!("read {}: {error}", path.display()))?;
+                let _ = writeln!(text, "# {}\n{}", path.display(), content.trim_end());
             }
-            text.push('\n');
+            shown.push(Shown { task: None, unit: unit.to_string(), state: Some(state.clone()), file: text });
         }
-        if !text.is_empty() {
-            return Ok(text);
+        if !shown.is_empty() {
+            return Ok(shown);
         }
     }
     Err(format!(

@@ -31,6 +31,7 @@ mod plugin;
 mod polkit;
 mod properties;
 mod recovery;
+mod run;
 mod sandbox;
 mod socket;
 mod start;

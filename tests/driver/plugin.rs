@@ -292,6 +292,10 @@ async fn a_printed_unit_names_files_of_the_task_by_their_paths_on_the_host() {
         assert!(text.contains(&format!("{alloc}{bind}")), "{bind}: {text}");
     }
     assert!(text.contains("ExecStart=@/.wasm/shim wasm-shim init --report -- /usr/bin/true true"), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(&host.run(&driver, &["unit", "--json", path.to_str().unwrap()])).unwrap();
+    assert_eq!(json[0]["task"], "j/g/t");
+    assert!(text.trim_end().ends_with(json[0]["file"].as_str().unwrap().trim_end()), "{json}");
 }
 
 #[tokio::test]
@@ -306,6 +310,10 @@ async fn what_systemd_has_of_an_allocation_is_printed_by_its_id() {
     let text = host.run(&driver, &["unit", "--alloc", &id[..8]]);
     assert!(text.starts_with(&format!("# {unit}: active (running)\n# ")), "{text}");
     assert!(text.contains("sleep infinity") && text.contains("CPUWeight=77"), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(&host.run(&driver, &["unit", "--json", "--alloc", &id[..8]])).unwrap();
+    assert_eq!((&json[0]["unit"], &json[0]["state"]), (&unit.into(), &"active (running)".into()));
+    assert!(json[0]["file"].as_str().unwrap().contains("CPUWeight=77"), "{json}");
     node.destroy(&task, true).await.unwrap();
     let gone = std::process::Command::new(&driver).args(["unit", "--alloc", &id]).output().unwrap();
     let printed = String::from_utf8(gone.stderr).unwrap();

@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 
@@ -23,16 +24,26 @@ pub(crate) enum Stream {
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Terminal {
-    /// No name before each line.
-    pub(crate) plain: bool,
-    /// The width of the longest name.
-    pub(crate) width: usize,
+pub(crate) enum Terminal {
+    /// With the name of the task before each line.
+    Named {
+        /// The width of the longest name.
+        width: usize,
+    },
+    /// As they are.
+    Plain,
+    /// As a JSON object per line, on stdout.
+    Json,
 }
 
 impl Terminal {
     /// Writes one line of a task; `bytes` may end with a line end or not.
     pub(crate) fn line(&self, task: &Name, stream: Stream, bytes: &[u8]) {
+        if matches!(self, Self::Json) {
+            let stream = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+            let text = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(bytes));
+            return object(&json!({ "task": task.name, "stream": stream, "line": text }));
+        }
         match stream {
             Stream::Stdout => self.write(&mut io::stdout().lock(), io::stdout().is_terminal(), task, bytes),
             Stream::Stderr => self.write(&mut io::stderr().lock(), io::stderr().is_terminal(), task, bytes),
@@ -41,8 +52,8 @@ impl Terminal {
 
     fn write(&self, to: &mut dyn Write, terminal: bool, task: &Name, bytes: &[u8]) {
         let mut line = Vec::with_capacity(bytes.len() + 32);
-        if !self.plain {
-            let name = format!("{:width$} | ", task.name, width = self.width);
+        if let Self::Named { width } = *self {
+            let name = format!("{:width$} | ", task.name);
             let coloured = terminal && std::env::var_os("NO_COLOR").is_none();
             let text = if coloured { format!("\x1b[{}m{name}\x1b[0m", task.colour) } else { name };
             line.extend_from_slice(text.as_bytes());
@@ -63,6 +74,11 @@ impl Terminal {
             line.clear();
         }
     }
+}
+
+/// Prints a JSON object on a line of stdout.
+pub(crate) fn object(object: &serde_json::Value) {
+    let _ = writeln!(io::stdout().lock(), "{object}");
 }
 
 /// Prints a note of our own.
@@ -90,13 +106,14 @@ mod tests {
 
     #[test]
     fn lines_carry_the_name_of_their_task() {
-        let written = |plain, bytes: &[u8]| {
+        let written = |terminal: Terminal, bytes: &[u8]| {
             let mut to = Vec::new();
-            Terminal { plain, width: 4 }.write(&mut to, false, &Name::new("db", 0), bytes);
+            terminal.write(&mut to, false, &Name::new("db", 0), bytes);
             String::from_utf8(to).unwrap()
         };
-        assert_eq!(written(false, b"ready\n"), "db   | ready\n");
-        assert_eq!(written(false, b"no end"), "db   | no end\n");
-        assert_eq!(written(true, b"ready\n"), "ready\n");
+        let named = Terminal::Named { width: 4 };
+        assert_eq!(written(named, b"ready\n"), "db   | ready\n");
+        assert_eq!(written(named, b"no end"), "db   | no end\n");
+        assert_eq!(written(Terminal::Plain, b"ready\n"), "ready\n");
     }
 }

@@ -53,6 +53,10 @@ pub struct RunOptions {
     /// Write the tasks' output as it is, without the task's name before each line.
     #[arg(long)]
     pub plain: bool,
+    /// Print a JSON object per line on stdout: `task` with `stream` and `line`, with `event` and `details`, or with
+    /// `exit_code`, `signal`, `oom_killed` and `error`.
+    #[arg(long, conflicts_with = "plain")]
+    pub json: bool,
 }
 
 /// Runs a job until all its tasks have ended; returns our exit code.
@@ -168,6 +172,7 @@ mod tests {
             keep: true,
             alloc_dir: Some(base.clone()),
             plain: false,
+            json: false,
         };
         let code = run(options).await.map_err(|error| with_causes(&error));
         let alloc = fs::read_dir(base).into_iter().flatten().flatten().next();

@@ -64,7 +64,11 @@ pub(super) async fn prepare<'a>(
     let wrong = |source| Error::AllocDir { source };
     let job = &run.asked.job;
     let names = job.groups.iter().flat_map(|group| &group.tasks).map(|task| task.name.chars().count());
-    let terminal = Terminal { plain: run.options.plain, width: names.max().unwrap_or(0) };
+    let terminal = match (run.options.json, run.options.plain) {
+        (true, _) => Terminal::Json,
+        (false, true) => Terminal::Plain,
+        (false, false) => Terminal::Named { width: names.max().unwrap_or(0) },
+    };
     let mut requests = Requests::new(run.plugin, run.asked, run.node, Ports::free(job)).await?;
     let mut tasks = Vec::new();
     for (number, group) in job.groups.iter().enumerate() {

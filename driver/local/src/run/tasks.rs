@@ -7,9 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use proto::driver::{
-    DestroyTaskRequest, StartTaskRequest, StopTaskRequest, TaskEventsRequest, WaitTaskRequest,
-    WaitTaskResponse,
+    DestroyTaskRequest, DriverTaskEvent, ExitResult, StartTaskRequest, StopTaskRequest, TaskEventsRequest,
+    WaitTaskRequest, WaitTaskResponse,
 };
+use serde_json::json;
 use tokio::task::{JoinHandle, JoinSet};
 use tonic::Status;
 
@@ -19,7 +20,7 @@ use crate::jobspec::{Hook, Task};
 use crate::node::Node;
 use crate::options::Invocation;
 use crate::plugin_client::{Plugin, failed};
-use crate::terminal::note;
+use crate::terminal::{note, object};
 
 use super::RunOptions;
 use super::lifecycle::{self, State, Steps};
@@ -28,7 +29,7 @@ use super::prepare::{Prepared, prepare};
 use super::stop_signals::StopSignals;
 
 /// The longest time that an agent waits for a stopped task (`max_kill_timeout`).
-const MOST_PATIENCE: Duration = Duration::from_secs(30);
+const MAX_KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One run: the data that all its tasks share.
 pub(super) struct Run<'a> {
@@ -124,14 +125,20 @@ impl Run<'_> {
 
     /// Prints the driver's events about our tasks.
     fn print_events(&self, allocs: Vec<String>) -> JoinHandle<()> {
-        let mut driver = self.plugin.driver();
+        let (mut driver, is_json) = (self.plugin.driver(), self.options.json);
         tokio::spawn(async move {
             let Ok(answer) = driver.task_events(TaskEventsRequest {}).await else {
                 return;
             };
             let mut events = answer.into_inner();
             while let Ok(Some(event)) = events.message().await {
-                if allocs.contains(&event.alloc_id) {
+                if !allocs.contains(&event.alloc_id) {
+                    continue;
+                }
+                if is_json {
+                    let DriverTaskEvent { task_name, message, annotations, .. } = event;
+                    object(&json!({ "task": task_name, "event": message, "details": annotations }));
+                } else {
                     note(&format!("task {}: {}", event.task_name, event.message));
                 }
             }
@@ -293,7 +300,13 @@ impl Run<'_> {
         })?;
         let (text, code) = describe_end(&answer);
         self.destroy(task, if code == 0 { State::Succeeded } else { State::Failed }).await;
-        note(&format!("task {name}: {text}"));
+        if self.options.json {
+            let ExitResult { exit_code, signal, oom_killed } = answer.result.unwrap_or_default();
+            let end = json!({ "task": name, "exit_code": exit_code, "signal": signal, "oom_killed": oom_killed, "error": answer.err });
+            object(&end);
+        } else {
+            note(&format!("task {name}: {text}"));
+        }
         Ok(code)
     }
 
@@ -328,7 +341,7 @@ impl Run<'_> {
 
     /// Requests the stop of a task; its `WaitTask` reports when the task has ended.
     fn stop(&self, task: &Entry<'_>, pending: &mut Pending, kill: bool) {
-        let patience = if kill { Duration::ZERO } else { task.task.kill_timeout.min(MOST_PATIENCE) };
+        let patience = if kill { Duration::ZERO } else { task.task.kill_timeout.min(MAX_KILL_TIMEOUT) };
         let request = StopTaskRequest {
             task_id: task.id.clone(),
             timeout: prost_types::Duration::try_from(patience).ok(),
