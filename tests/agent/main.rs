@@ -40,6 +40,7 @@ macro_rules! ours {
 
 mod end;
 mod exec;
+mod fleet;
 mod logs;
 mod options;
 mod recovery;

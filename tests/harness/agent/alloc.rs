@@ -1,7 +1,7 @@
 //! The allocation of a job, and the events of its task.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,17 @@ impl Agent {
         let output = self.nomad(&["job", "run", "-detach", "-"], &text).await;
         assert_eq!(output.status, 0, "{output:?} {text}");
         self.placed(job).await
+    }
+
+    /// Submits a job file as it is, with values of its variables such as `module=x`; `job` is its name.
+    pub async fn run_job_file(&self, job: &str, file: &Path, variables: &[&str]) -> Alloc<'_> {
+        let mut args = vec!["job", "run", "-detach"];
+        args.extend(variables.iter().flat_map(|variable| ["-var", variable]));
+        let file = file.display().to_string();
+        args.push(&file);
+        let output = self.nomad(&args, "").await;
+        assert_eq!(output.status, 0, "{output:?}");
+        self.placed(job.to_owned()).await
     }
 
     async fn placed(&self, job: String) -> Alloc<'_> {
