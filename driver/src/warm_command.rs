@@ -1,6 +1,8 @@
 //! `nomad-driver-systemd warm`: compiles modules into the cache of this node.
 
+use std::fs::File;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -9,6 +11,7 @@ use nomad_driver_systemd::task::Tasks;
 use nomad_driver_systemd::task::config::PluginConfig;
 use nomad_driver_systemd::task::warm::CodeOptions;
 use nomad_local::warm::{self, Modules, WarmOptions};
+use tokio::sync::Notify;
 
 use crate::{chain, finished, runtime};
 
@@ -36,17 +39,41 @@ pub(crate) fn compile(options: &WarmOptions) -> ExitCode {
     let mut all = ExitCode::SUCCESS;
     for (name, module) in modules {
         let start = Instant::now();
-        match runtime.block_on(tasks.warm(module, &name, &options)) {
+        let warmed = match module {
+            Ok(module) => runtime.block_on(until_interrupted(&tasks, module, &name, &options)),
+            Err(error) => Err(nomad_local::error::with_causes(&error)),
+        };
+        match warmed {
             Ok(code) => {
                 let seconds = start.elapsed().as_secs_f64();
                 // A reader that has gone away has read enough.
                 let _ = writeln!(io::stdout(), "{name}: {} ({seconds:.1} s)", code.display());
             }
-            Err(error) => {
-                failed(&name, chain(&error));
+            Err(text) => {
+                let is_of_serve = text.contains("`serve`") || text.contains("wasm.serve");
+                failed(&name, if is_of_serve { text + " (here: with or without `--serve`)" } else { text });
                 all = ExitCode::FAILURE;
             }
         }
     }
     all
+}
+
+/// Compiles one module. Ctrl-C gives it up: the unit that compiles is removed.
+async fn until_interrupted(
+    tasks: &Tasks,
+    module: File,
+    name: &str,
+    options: &CodeOptions,
+) -> Result<PathBuf, String> {
+    let stopped = Notify::new();
+    let mut warmed = std::pin::pin!(tasks.warm(module, name, options, &stopped));
+    let result = tokio::select! {
+        result = &mut warmed => result,
+        _ = tokio::signal::ctrl_c() => {
+            stopped.notify_one();
+            warmed.await
+        }
+    };
+    result.map_err(|error| chain(&error))
 }

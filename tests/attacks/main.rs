@@ -24,6 +24,7 @@ mod access;
 mod accomplices;
 mod capabilities;
 mod devices;
+mod disguise;
 mod entering;
 mod identity;
 mod journal;

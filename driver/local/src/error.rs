@@ -44,6 +44,12 @@ pub enum Error {
         /// What was given.
         text: String,
     },
+    /// The agent's configuration, in which the options of the plugin are.
+    #[error("the agent's configuration {why}; correct the file, or give the options with `--plugin-config`")]
+    AgentConfig {
+        /// The file, and the reason.
+        why: String,
+    },
     /// A module that could not be fetched.
     #[error(transparent)]
     Fetch {

@@ -123,7 +123,7 @@ fn manager(config: &Body) -> Option<&Expression> {
 
 /// Adds `manager = "user"` for everybody but root, unless the configuration sets `manager`: an unprivileged user has
 /// only a user manager. Returns true if it was added.
-fn with_manager(config: Body, root: bool) -> (Body, bool) {
+pub(crate) fn with_manager(config: Body, root: bool) -> (Body, bool) {
     if root || manager(&config).is_some() {
         return (config, false);
     }

@@ -70,7 +70,8 @@ impl Terminal {
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
         while matches!((&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line).await, Ok(1..)) {
-            self.line(&task, stream, &line);
+            // A reader that does not read holds up this thread alone.
+            tokio::task::block_in_place(|| self.line(&task, stream, &line));
             line.clear();
         }
     }

@@ -13,6 +13,10 @@ use crate::error::Error;
 use crate::options;
 use crate::plugin_client::{Launch, Plugin};
 use crate::run::tell_warnings;
+use crate::within;
+
+/// The largest module that the driver compiles, in bytes.
+const MODULE_MAX: u64 = 256 << 20;
 
 /// Compile WebAssembly before the tasks that run it start.
 ///
@@ -51,7 +55,7 @@ pub struct Modules {
     /// The plugin's configuration as `SetConfig` carries it, in MessagePack.
     pub plugin_config: Vec<u8>,
     /// Each module by the name that was given.
-    pub modules: Vec<(String, File)>,
+    pub modules: Vec<(String, Result<File, Error>)>,
     /// Lines of `proposals`, such as `simd` and `false`.
     pub proposals: BTreeMap<String, String>,
 }
@@ -65,12 +69,14 @@ pub async fn modules(options: &WarmOptions) -> Result<Modules, Error> {
     let proposals = options.proposals.iter().map(proposal).collect::<Result<_, Error>>()?;
     let config = match &options.plugin_config {
         Some(given) => options::plugin_config(Some(given))?,
-        None => doctor::plugin_config(&options.config),
+        None => doctor::plugin_config(&options.config).map_err(|why| Error::AgentConfig { why })?,
     };
+    // As for a run.
+    let (config, _) = options::with_manager(config, rustix::process::geteuid().is_root());
     let plugin_config = check(&config).await?;
     let mut modules = Vec::new();
     for name in &options.modules {
-        modules.push((name.clone(), open(name).await?));
+        modules.push((name.clone(), open(name).await));
     }
     Ok(Modules { plugin_config, modules, proposals })
 }
@@ -87,7 +93,8 @@ async fn check(config: &Body) -> Result<Vec<u8>, Error> {
 /// The file of that name, or a copy of what is at that address. The copy has no name.
 async fn open(name: &str) -> Result<File, Error> {
     if !name.contains("://") {
-        return File::open(name).map_err(|source| Error::Read { path: name.into(), source });
+        return within::regular_file(Path::new(name))
+            .map_err(|source| Error::Read { path: name.into(), source });
     }
     let store = |source| Error::Read { path: std::env::temp_dir(), source };
     let directory = tempfile::tempdir().map_err(store)?;
@@ -99,6 +106,7 @@ async fn open(name: &str) -> Result<File, Error> {
         mode: "file".to_owned(),
         options: BTreeMap::new(),
         headers: BTreeMap::new(),
+        most_bytes: MODULE_MAX,
     };
     fetch.run().await.map_err(|source| Error::Fetch { source })?;
     File::open(destination).map_err(store)

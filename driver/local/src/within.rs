@@ -21,6 +21,13 @@ fn opened(base: &Path, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     })
 }
 
+/// Opens the regular file at `path`, wherever it is. A pipe does not block.
+pub(crate) fn regular_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
 /// Reads the file at `path`, which is below `base`.
 pub(crate) fn read(base: &Path, path: &Path) -> io::Result<String> {
     // A pipe that a task has created must not block.

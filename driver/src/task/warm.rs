@@ -11,7 +11,7 @@ use super::config::{Serve, Wasm};
 use super::error::Error;
 use super::host::view;
 use super::spec;
-use super::wasm::compiler::Wanted;
+use super::wasm::compiler::{Code, Wanted};
 use super::wasm::guest;
 
 /// The options of a `wasm` block that change the code of a guest.
@@ -29,7 +29,14 @@ pub struct CodeOptions {
 
 impl Tasks {
     /// Compiles `module` unless its code is in the cache of this node; gives the path of the code. `name` is for messages.
-    pub async fn warm(&self, module: File, name: &str, options: &CodeOptions) -> Result<PathBuf, Error> {
+    /// When `stopped` is notified, the compilation is given up.
+    pub async fn warm(
+        &self,
+        module: File,
+        name: &str,
+        options: &CodeOptions,
+        stopped: &Notify,
+    ) -> Result<PathBuf, Error> {
         let node = self.shared.node()?;
         let (what, directory) = ("the root of the tasks' view of the host", node.runtime_dir.clone());
         let root = view::prepare(&node.installation.root, &node.installation.host_paths);
@@ -41,11 +48,17 @@ impl Tasks {
             name,
             flags: &flags,
             serves: options.serve,
-            stopped: &Notify::new(),
+            stopped,
         };
-        let code =
-            self.shared.compiler.code_of(&self.shared.systemd, &node.installation, module, wanted).await;
-        Ok(code.map_err(Error::Wasm)?.path)
+        let code = self.shared.compiler.code_of(&self.shared.systemd, &node.installation, module, wanted);
+        let Code { path, lease } = code.await.map_err(Error::Wasm)?;
+        let size = std::fs::metadata(&path).map_or(0, |code| code.len());
+        // What is larger than the cache is evicted when nobody waits for it any more.
+        drop(lease);
+        if size > node.installation.cache_size {
+            return Err(Error::NotKept { size, cache: node.installation.cache_size });
+        }
+        Ok(path)
     }
 }
 

@@ -35,9 +35,7 @@ pub struct Error {
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
     /// A scheme such as `git::…` or `s3::…`.
-    #[error(
-        "`{scheme}` sources are not fetched by `run`; use http, https or a path, or submit the job to a Nomad agent"
-    )]
+    #[error("`{scheme}` sources are fetched by a Nomad agent only; use http, https or a path")]
     Scheme {
         /// The scheme, such as `s3`.
         scheme: String,
@@ -127,8 +125,11 @@ pub enum Reason {
         source: io::Error,
     },
     /// The artifact is larger than Nomad's limit.
-    #[error("it is larger than {MOST_BYTES} bytes, which is Nomad's limit")]
-    TooLarge,
+    #[error("it is larger than {most} bytes, which is the limit")]
+    TooLarge {
+        /// The limit.
+        most: u64,
+    },
     /// The fetching thread panicked; a bug of ours.
     #[error("the fetching thread ended early")]
     Thread {
@@ -152,6 +153,8 @@ pub struct Fetch {
     pub options: BTreeMap<String, String>,
     /// Headers of the request.
     pub headers: BTreeMap<String, String>,
+    /// Maximum size, in bytes.
+    pub most_bytes: u64,
 }
 
 impl Fetch {
@@ -171,6 +174,7 @@ impl Fetch {
             mode: artifact.mode.clone(),
             options: replaced(&artifact.options),
             headers: replaced(&artifact.headers),
+            most_bytes: MOST_BYTES,
         })
     }
 
@@ -206,10 +210,12 @@ impl Fetch {
             File::options().read(true).write(true).create_new(true).open(&download).map_err(store)?;
         let (mut reader, executable) = location.open(&self.headers)?;
         let digest =
-            copy(&mut reader, &mut file, checksum.as_ref(), wanted).map_err(|error| match error {
-                CopyError::Read(error) => Reason::Http { source: Box::new(ureq::Error::Io(error)) },
-                CopyError::Write(source) => store(source),
-                CopyError::TooLarge => Reason::TooLarge,
+            copy(&mut reader, &mut file, checksum.as_ref(), self.most_bytes, wanted).map_err(|error| {
+                match error {
+                    CopyError::Read(error) => Reason::Http { source: Box::new(ureq::Error::Io(error)) },
+                    CopyError::Write(source) => store(source),
+                    CopyError::TooLarge => Reason::TooLarge { most: self.most_bytes },
+                }
             })?;
         if let (Some(checksum), Some(got)) = (&checksum, digest)
             && checksum.expected != got
@@ -269,6 +275,7 @@ fn copy(
     reader: &mut dyn Read,
     file: &mut File,
     checksum: Option<&Checksum>,
+    most_bytes: u64,
     wanted: &Weak<()>,
 ) -> Result<Option<String>, CopyError> {
     let (mut small, mut large) = (Sha256::new(), Sha512::new());
@@ -282,7 +289,7 @@ fn copy(
             Err(error) => return Err(CopyError::Read(error)),
         };
         total += count as u64;
-        if total > MOST_BYTES {
+        if total > most_bytes {
             return Err(CopyError::TooLarge);
         }
         let chunk = buffer.get(..count).unwrap_or_default();
@@ -408,6 +415,7 @@ mod tests {
                 mode: "any".to_owned(),
                 options: BTreeMap::new(),
                 headers: BTreeMap::new(),
+                most_bytes: MOST_BYTES,
             }
         }
 

@@ -9,6 +9,7 @@ use hcl::{Body, Expression};
 use super::client::{self, Client};
 use super::configuration;
 use super::finding::Finding;
+use super::trust;
 use crate::node::{DRIVER, PLUGIN};
 
 /// Where packages put the agent's configuration.
@@ -22,6 +23,8 @@ const OF_PLUGIN_BLOCKS: [&str; 1] = ["args"];
 pub(super) struct Agent {
     /// The agent's process, if one runs.
     pub(super) pid: Option<u32>,
+    /// A process that only looks like an agent, and why it is not believed.
+    doubted: Option<(u32, String)>,
     /// The UID of the process.
     pub(super) uid: Option<u32>,
     /// The files that were read.
@@ -42,7 +45,7 @@ pub(super) struct Agent {
     /// The option that excludes our driver.
     excluded: Option<String>,
     /// Files that could not be read, and why.
-    unreadable: Vec<(PathBuf, String)>,
+    pub(super) unreadable: Vec<(PathBuf, String)>,
 }
 
 impl Agent {
@@ -52,14 +55,13 @@ impl Agent {
         let mut agent = Self::default();
         let mut paths = given.to_vec();
         let mut command_line = (None, None);
-        if let Some((pid, args)) = running(root) {
+        let (believed, doubted) = running(root);
+        agent.doubted = doubted;
+        if let Some((pid, args)) = believed {
             agent.pid = Some(pid);
-            let status = fs::read_to_string(root.join(format!("proc/{pid}/status"))).unwrap_or_default();
-            agent.uid = status
-                .lines()
-                .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
-            agent.is_dev = args.iter().any(|arg| arg.trim_start_matches('-').starts_with("dev"));
-            agent.is_client = args.iter().any(|arg| arg.trim_start_matches('-') == "client");
+            agent.uid = trust::uids(&root.join(format!("proc/{pid}"))).first().copied();
+            agent.is_dev = flags(&args).any(|flag| flag.starts_with("dev"));
+            agent.is_client = flags(&args).any(|flag| flag == "client" || flag == "client=true");
             let cwd = fs::read_link(root.join(format!("proc/{pid}/cwd"))).unwrap_or_default();
             let flag = |option: &str| values(&args, option).map(|path| cwd.join(path)).collect::<Vec<_>>();
             command_line = (flag("plugin-dir").pop(), flag("data-dir").pop());
@@ -71,7 +73,22 @@ impl Agent {
             paths.extend(Some(root.join(USUAL)).filter(|path| path.is_dir()));
         }
         for file in paths.iter().flat_map(|path| configuration::files(path)) {
-            agent.read(file);
+            // What is named on our own command line is believed.
+            if !given.is_empty() || !file.exists() {
+                agent.read(file);
+                continue;
+            }
+            match trust::unchangeable(&file) {
+                Ok(file) => agent.read(file),
+                Err(part) => {
+                    let why = format!(
+                        "others can change {}; make it root's alone, or use --config",
+                        part.display()
+                    );
+                    agent.unreadable.push((file.clone(), why));
+                    agent.files.push(file);
+                }
+            }
         }
         // The command line takes precedence over every file.
         agent.plugin_dir = command_line.0.or(agent.plugin_dir);
@@ -116,7 +133,9 @@ impl Agent {
                     let outside = outside.filter(|key| key != "config");
                     self.outside_config =
                         outside.filter(|key| !OF_PLUGIN_BLOCKS.contains(&key.as_str())).collect();
-                    self.plugin = Some(config.unwrap_or_default());
+                    // A later block without options leaves those of an earlier one.
+                    let config = config.filter(|config| !config.0.is_empty() || self.plugin.is_none());
+                    self.plugin = config.or(self.plugin.take()).or_else(|| Some(Body::default()));
                 }
                 "systemd" | "wasm-shim" | "nomad-systemd-driver" => self.misnamed = Some(label.to_owned()),
                 // A typing error: the names of other drivers differ by hardly more.
@@ -160,13 +179,37 @@ impl Agent {
     /// The findings about the agent.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut findings = vec![self.process()];
+        findings.push(self.of_files());
+        if !self.files.is_empty() && self.unreadable.is_empty() {
+            findings.extend(self.client.disabled(self.is_dev || self.is_client));
+        }
+        findings.extend(self.client.repeated());
+        for (option, directory) in [("data_dir", &self.data_dir), ("plugin_dir", &self.plugin_dir)] {
+            findings.extend(client::relative(option, directory.as_deref()));
+        }
+        findings.extend(self.data_dir.as_ref().and_then(|directory| way_to_allocations(directory)));
+        findings
+    }
+
+    /// Can the files be read, and does the agent take what they configure?
+    fn of_files(&self) -> Finding {
         let names: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
-        findings.push(if let (Some((file, why)), Some(pid)) = (self.unreadable.first(), self.pid) {
+        let missing = self.unreadable.iter().find(|(file, _)| !file.exists());
+        if let Some((file, why)) = missing {
+            Finding::failed(
+                "agent configuration",
+                format!("{}: {why}", file.display()),
+                "The agent does not start with this path, and what else it configures is not known here.",
+                "Correct the path, in `--config` or on the agent's command line.",
+            )
+        } else if let (Some((file, why)), Some(pid)) = (self.unreadable.first(), self.pid) {
             Finding::warning(
                 "agent configuration",
                 format!("{}: {why}", file.display()),
-                format!("The agent (process {pid}) may have read it, as HCL of the first version; what it configures is not known here."),
-                "Write each attribute on a line of its own.",
+                format!(
+                    "The agent (process {pid}) may have read it, as HCL of the first version; what it configures is not known here."
+                ),
+                "Write each attribute on a line of its own, and names in quotes as `meta = { \"rack\" = \"r1\" }`.",
             )
         } else if let Some((file, why)) = self.unreadable.first() {
             Finding::failed(
@@ -205,23 +248,25 @@ impl Agent {
             )
         } else {
             let plugin = if self.plugin.is_some() { "" } else { "; the plugin has its defaults" };
-            Finding::ok("agent configuration", format!("{}{plugin}", if names.is_empty() { "-dev".to_owned() } else { names.join(", ") }))
-        });
-        if !self.files.is_empty() && self.unreadable.is_empty() {
-            findings.extend(self.client.disabled(self.is_dev || self.is_client));
+            Finding::ok(
+                "agent configuration",
+                format!("{}{plugin}", if names.is_empty() { "-dev".to_owned() } else { names.join(", ") }),
+            )
         }
-        findings.extend(self.client.repeated());
-        for (option, directory) in [("data_dir", &self.data_dir), ("plugin_dir", &self.plugin_dir)] {
-            findings.extend(client::relative(option, directory.as_deref()));
-        }
-        findings.extend(self.data_dir.as_ref().and_then(|directory| way_to_allocations(directory)));
-        findings
     }
 
     fn process(&self) -> Finding {
         let us = rustix::process::geteuid().as_raw();
         match (self.pid, self.uid) {
-            (None, _) => Finding::ok("agent", "no agent runs; checked for the user that runs this command"),
+            (None, _) => match &self.doubted {
+                Some((pid, why)) => Finding::warning(
+                    "agent",
+                    format!("process {pid} is called `nomad agent` and is not believed: {why}"),
+                    "Its configuration is not read: whoever started it could have this command run programs.",
+                    "If it is the agent, run this command as the user of the agent, or name the files with --config.",
+                ),
+                None => Finding::ok("agent", "no agent runs; checked for the user that runs this command"),
+            },
             (Some(pid), Some(uid)) if uid != us => Finding::warning(
                 "agent",
                 format!("process {pid} of user {uid}, and this command runs as user {us}"),
@@ -252,17 +297,34 @@ fn way_to_allocations(data_dir: &Path) -> Option<Finding> {
     })
 }
 
-/// The running agent: its PID and its arguments.
-fn running(root: &Path) -> Option<(u32, Vec<String>)> {
-    let processes = fs::read_dir(root.join("proc")).ok()?.flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| {
-        let line = fs::read_to_string(root.join(format!("proc/{pid}/cmdline"))).ok()?;
+/// The PID and the arguments of an agent.
+type Process = (u32, Vec<String>);
+
+/// The running agent, and one that only looks like an agent: its PID and why it is not believed.
+fn running(root: &Path) -> (Option<Process>, Option<(u32, String)>) {
+    let processes = fs::read_dir(root.join("proc")).into_iter().flatten().flatten();
+    let mut pids: Vec<u32> = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    let mut doubted = None;
+    for pid in pids {
+        let process = root.join(format!("proc/{pid}"));
+        let line = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
         let args: Vec<String> = line.split('\0').map(str::to_owned).collect();
-        let is_agent = Path::new(args.first()?).file_name()? == "nomad" && args.get(1)? == "agent";
-        is_agent.then_some((pid, args))
-    })
-    .min_by_key(|(pid, _)| *pid)
+        let [program, command, ..] = &args[..] else { continue };
+        if Path::new(program).file_name().is_none_or(|name| name != "nomad") || command != "agent" {
+            continue;
+        }
+        match trust::doubt_about_process(&process) {
+            None => return (Some((pid, args)), doubted),
+            Some(why) => doubted = doubted.or(Some((pid, why))),
+        }
+    }
+    (None, doubted)
+}
+
+/// The options on the agent's command line, without dashes, and without values that are words of their own.
+fn flags(args: &[String]) -> impl Iterator<Item = &str> {
+    args.iter().filter_map(|arg| arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')))
 }
 
 /// The values of an option of the agent: `-config x`, `-config=x`, with one or two dashes.
@@ -329,6 +391,9 @@ mod tests {
     #[test]
     fn blocks_of_one_line_are_read_as_the_agent_reads_them() {
         let text = "plugin \"nomad-driver-systemd\" { config { allow_root = \"host\" } } # { not\nadvertise { http = \"{1}\"\n rpc = \"x\" }\n";
+        let quoted = "client {\n enabled = true\n meta { \"rack\" = \"r1\" }\n options {\n  \"driver.allowlist\" = \"exec\"\n }\n}\n";
+        let (status, found) = verdict(&with(&[("a.hcl", quoted)]));
+        assert!(status == Status::Failed && found.contains("driver.allowlist"), "{found}");
         let agent = with(&[("a.hcl", text)]);
         assert_eq!(verdict(&agent).0, Status::Ok, "{:?}", verdict(&agent));
         assert_eq!(agent.plugin.unwrap().attributes().count(), 1);
@@ -362,17 +427,22 @@ mod tests {
     #[test]
     fn a_running_agent_says_where_its_files_are() {
         let root = tempfile::tempdir().unwrap();
-        let process = root.path().join("proc/42");
-        fs::create_dir_all(&process).unwrap();
-        fs::write(process.join("status"), "Name:\tnomad\nUid:\t0\t0\t0\t0\n").unwrap();
+        let process = trust::tests::agent(root.path());
         let file = root.path().join("agent.hcl");
         fs::write(&file, "plugin_dir = \"/other\"\n").unwrap();
         let options = format!("-config=/none.hcl\0-config\0{}\0--plugin-dir\0/plugins", file.display());
         fs::write(process.join("cmdline"), format!("/usr/bin/nomad\0agent\0{options}\0")).unwrap();
         let agent = Agent::find(root.path(), &[]);
-        assert_eq!((agent.pid, agent.uid), (Some(42), Some(0)));
+        assert_eq!((agent.pid, agent.uid), (Some(42), Some(rustix::process::geteuid().as_raw())));
         assert_eq!(agent.plugin_directory().unwrap(), Path::new("/plugins"));
         assert_eq!(agent.files, [PathBuf::from("/none.hcl"), file]);
         assert!(verdict(&agent).1.starts_with("/none.hcl: No such file"));
+
+        // A task can call itself so.
+        fs::write(process.join("cgroup"), "0::/nomad_tasks.slice/nomad-x.service\n").unwrap();
+        let agent = Agent::find(root.path(), &[]);
+        assert_eq!((agent.pid, agent.files.len(), agent.plugin_directory()), (None, 0, None));
+        let finding = agent.process();
+        assert!(finding.status == Status::Warning && finding.found.contains("is not believed: it is a task"));
     }
 }

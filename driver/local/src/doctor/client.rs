@@ -18,14 +18,14 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Adds one file. Of two files the later one counts.
+    /// Adds one file. A file can enable the client, and no later file disables it.
     pub(super) fn take(&mut self, body: &Body) {
         let clients = body.blocks().filter(|block| block.identifier() == "client");
         let enabled =
             clients.flat_map(|client| client.body().attributes()).filter(|line| line.key() == "enabled");
         for line in enabled {
             if let Expression::Bool(enabled) = line.expr() {
-                self.is_enabled = Some(*enabled);
+                self.is_enabled = Some(*enabled || self.is_enabled == Some(true));
             }
         }
         let plugins = body.blocks().filter(|block| block.identifier() == "plugin");
@@ -56,7 +56,7 @@ impl Client {
             Finding::warning(
                 "plugin block",
                 format!("{} blocks `plugin \"{PLUGIN}\"`", self.plugin_blocks),
-                "The `config` of the last block counts as a whole; the options of the others have no effect.",
+                "The `config` of the last block that has options counts as a whole; the options of the others have no effect.",
                 "Write all options of the plugin in one block.",
             )
         })
@@ -90,11 +90,9 @@ mod tests {
     fn an_agent_is_a_client_only_where_its_configuration_enables_it() {
         assert!(client(&["client {\n  enabled = true\n}\n"]).disabled(false).is_none());
         assert!(client(&["client {\n  enabled = true\n}\n", "client {\n}\n"]).disabled(false).is_none());
-        for files in [
-            &["client {\n  enabled = true\n}\n", "client {\n  enabled = false\n}\n"][..],
-            &[],
-            &["client {\n}\n"],
-        ] {
+        let (enabled, disabled) = ("client {\n  enabled = true\n}\n", "client {\n  enabled = false\n}\n");
+        assert!(client(&[enabled, disabled]).disabled(false).is_none());
+        for files in [&[disabled][..], &[], &["client {\n}\n"]] {
             assert!(client(files).disabled(false).is_some(), "{files:?}");
             assert!(client(files).disabled(true).is_none(), "{files:?}");
         }

@@ -1,13 +1,15 @@
 //! The text of the agent's configuration: which files it is in, and how the agent reads them.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use hcl::{Body, Expression};
 
 /// The content of a file, in HCL or JSON. The error is for people.
 pub(super) fn read(file: &Path) -> Result<Body, String> {
-    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let text = crate::within::regular_file(file).and_then(io::read_to_string);
+    let text = text.map_err(|error| error.to_string())?;
     if file.extension().is_some_and(|extension| extension == "json") {
         return serde_json::from_str::<hcl::Value>(&text).map(from_json).map_err(|error| error.to_string());
     }
@@ -54,8 +56,26 @@ fn on_lines(text: &str) -> String {
         escaped = in_string && letter == '\\' && !escaped;
         lines.push(letter);
     }
-    // The option names are not identifiers.
-    lines.replace("options {", "options = {")
+    with_quoted_names(&lines)
+}
+
+/// Makes each block whose first line sets a name in quotes an object, which may have such names: `meta { "rack" = "r1" }`.
+fn with_quoted_names(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let is_quoted = |line: &str| {
+        let rest = line.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"'));
+        rest.is_some_and(|(_, rest)| rest.trim_start().starts_with('='))
+    };
+    let mut changed = String::with_capacity(text.len());
+    for (number, line) in lines.iter().enumerate() {
+        let opens = line.trim_end().strip_suffix('{').filter(|name| !name.contains(['=', '"']));
+        match opens.filter(|_| lines.get(number + 1).is_some_and(|next| is_quoted(next))) {
+            Some(name) => changed.extend([name, "= {"]),
+            None => changed.push_str(line),
+        }
+        changed.push('\n');
+    }
+    changed
 }
 
 /// The value of this attribute as the body of a block: `config = { … }`.

@@ -18,6 +18,7 @@ mod host;
 mod left_over;
 mod plugin;
 mod plugin_dir;
+mod trust;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -45,8 +46,14 @@ pub struct DoctorOptions {
 
 /// The plugin's options in the agent's configuration: those of the files `given`, or of the agent that runs here, or of the
 /// usual directory.
-pub(crate) fn plugin_config(given: &[PathBuf]) -> hcl::Body {
-    agent::Agent::find(Path::new("/"), given).plugin.unwrap_or_default()
+///
+/// The error names the file that cannot be read, and why.
+pub(crate) fn plugin_config(given: &[PathBuf]) -> Result<hcl::Body, String> {
+    let agent = agent::Agent::find(Path::new("/"), given);
+    match agent.unreadable.first() {
+        Some((file, why)) => Err(format!("{}: {why}", file.display())),
+        None => Ok(agent.plugin.unwrap_or_default()),
+    }
 }
 
 /// Runs all checks and prints them; the result is our exit code.
@@ -73,12 +80,15 @@ fn print(findings: &[Finding]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let coloured = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
+    // Names of files may contain what a terminal obeys.
+    let visible = |text: &str| text.replace(|c: char| c.is_control() && c != '\n', "?");
     for finding in findings {
         let Finding { check, status, found, means, mend } = finding;
+        let (found, mend) = (visible(found), visible(mend));
         let word = format!("{:7}", status.word());
         let word = if coloured { format!("\x1b[{}m{word}\x1b[0m", status.colour()) } else { word };
         writeln!(out, "{word}  {check:width$}  {found}")?;
-        for (title, text) in [("", means), ("mend: ", mend)] {
+        for (title, text) in [("", means), ("mend: ", &mend)] {
             if !text.is_empty() {
                 writeln!(out, "{:9}{:width$}  {title}{text}", "", "")?;
             }

@@ -30,7 +30,7 @@ pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
     let findings = match plugin.configure(&config, &Node::of_this_machine()).await {
         Ok(()) => {
             let of_options = without_confining(&config).into_iter().chain(missing_host_paths(&config));
-            of_options.chain(of_health(&plugin, &config).await).collect()
+            of_options.chain(of_health(&plugin, &config, agent).await).collect()
         }
         Err(error) => vec![Finding::failed(
             "plugin options",
@@ -101,8 +101,14 @@ fn of_allow_root(config: &hcl::Body, systemd: &str) -> Option<Finding> {
     })
 }
 
-async fn of_health(plugin: &Plugin, config: &hcl::Body) -> Vec<Finding> {
-    let mut findings = vec![Finding::ok("plugin options", "accepted")];
+async fn of_health(plugin: &Plugin, config: &hcl::Body, agent: &Agent) -> Vec<Finding> {
+    let is_known = agent.plugin.is_some() || agent.unreadable.is_empty();
+    let unread = "not checked: the agent's configuration could not be read; the defaults are used below";
+    let mut findings = vec![if is_known {
+        Finding::ok("plugin options", "accepted")
+    } else {
+        Finding::ignored("plugin options", unread)
+    }];
     match plugin.fingerprint().await {
         Ok(found) if found.health() == HealthState::Healthy => findings.extend(of_attributes(&found, config)),
         Ok(found) => findings.push(Finding::failed(

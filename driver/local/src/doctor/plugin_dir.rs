@@ -16,6 +16,12 @@ const CHECK: &str = "plugin_dir";
 /// Checks the agent's plugin directory; `program` is the plugin that should be there.
 pub(super) fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
     let Some(directory) = agent.plugin_directory() else {
+        if !agent.unreadable.is_empty() {
+            return vec![Finding::ignored(
+                CHECK,
+                "not looked at: the agent's configuration could not be read",
+            )];
+        }
         return vec![Finding::warning(
             CHECK,
             "not known",
@@ -68,8 +74,10 @@ fn look(directory: &Path, program: &Path) -> Finding {
             "Install the plugin elsewhere and make plugin_dir a directory there, or remount without noexec.",
         );
     }
-    let ways = [Some(directory), Some(&*target), target.parent()];
-    if let Some(open) = ways.into_iter().flatten().find(|path| is_open(path)) {
+    // In a directory with the sticky bit nobody can exchange the plugin, but everybody can add another one.
+    let ways = [(Some(directory), false), (Some(&*target), false), (target.parent(), true)];
+    let open = ways.into_iter().find_map(|(path, sticky)| path.filter(|path| is_open(path, sticky)));
+    if let Some(open) = open {
         return Finding::failed(
             CHECK,
             format!("every user of this node can write to {}", open.display()),
@@ -103,13 +111,13 @@ fn second(directory: &Path) -> Option<Finding> {
     })
 }
 
-/// Can every user change the file, or exchange what is in the directory?
-fn is_open(path: &Path) -> bool {
+/// Can every user write to it? `sticky`: a directory with the sticky bit does not count.
+fn is_open(path: &Path, sticky: bool) -> bool {
     const OTHERS_WRITE: u32 = 0o002;
     const STICKY: u32 = 0o1000;
     fs::metadata(path).is_ok_and(|found| {
         let mode = found.permissions().mode();
-        mode & OTHERS_WRITE != 0 && mode & STICKY == 0
+        mode & OTHERS_WRITE != 0 && !(sticky && mode & STICKY != 0)
     })
 }
 

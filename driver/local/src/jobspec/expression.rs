@@ -30,9 +30,7 @@ pub enum Error {
     },
     /// An undefined name.
     #[error(
-        "there is no variable named `{name}`{}; a Nomad agent may know it, from a `template` with `env = true`, the meta of a \
-         dispatch or of the node; for a shell in the task to read it write `$$${{{name}}}`",
-        nearest.as_ref().map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default()
+        "there is no variable named `{name}`; {}", advice_for_variable(name, nearest.as_deref())
     )]
     UnknownVariable {
         /// The name, such as `env.HOMEE`.
@@ -348,6 +346,18 @@ fn written(traversal: &Traversal, root: &Variable) -> String {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What to do about an undefined name.
+fn advice_for_variable(name: &str, nearest: Option<&str>) -> String {
+    match (nearest, name.strip_prefix("var.")) {
+        (Some(nearest), _) => format!("did you mean `{nearest}`?"),
+        (None, Some(name)) => format!("declare it in the job file: `variable \"{name}\" {{}}`"),
+        (None, None) => format!(
+            "a Nomad agent may know it, from a `template` with `env = true`, the meta of a dispatch or of the node; for a shell in \
+             the task to read it write `$$${{{name}}}`"
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ pub(super) fn group(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> 
     let (mut ports, mut dns, mut of_group) = (Vec::new(), None, Network::Host);
     if let Some(mut network) = block.block("network")? {
         of_group = mode(&mut network, scope, notes)?;
-        (ports, dns) = self::network(&mut network, scope)?;
+        (ports, dns) = self::network(&mut network, scope, notes)?;
         network.finish(
             &["mbits"],
             &[
@@ -182,7 +182,11 @@ fn mode(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Netwo
     }
 }
 
-fn network(block: &mut Block<'_>, scope: &Scope) -> Result<(Vec<Port>, Option<Dns>), Error> {
+fn network(
+    block: &mut Block<'_>,
+    scope: &Scope,
+    notes: &mut Notes,
+) -> Result<(Vec<Port>, Option<Dns>), Error> {
     let mut ports = Vec::new();
     for mut port in block.blocks("port") {
         let label = port.label()?.to_owned();
@@ -196,7 +200,7 @@ fn network(block: &mut Block<'_>, scope: &Scope) -> Result<(Vec<Port>, Option<Dn
         };
         let (fixed, to) = (number("static")?, number("to")?);
         ports.push(Port { label, fixed, to });
-        port.finish(&["ignore_collision"], &[("host_network", AGENT)], &mut Notes::default())?;
+        port.finish(&["ignore_collision"], &[("host_network", AGENT)], notes)?;
     }
     let mut dns = None;
     if let Some(mut inner) = block.block("dns")? {

@@ -69,9 +69,10 @@ impl Notes {
 
     fn need_agent(&mut self, error: Error) -> Result<(), Error> {
         match error {
-            Error::NotHere { key, .. } if self.shows_only => {
-                if !self.needs_agent.contains(&key) {
-                    self.needs_agent.push(key);
+            Error::NotHere { place, key, .. } if self.shows_only => {
+                let feature = format!("`{key}` of {place}");
+                if !self.needs_agent.contains(&feature) {
+                    self.needs_agent.push(feature);
                 }
                 Ok(())
             }

@@ -135,7 +135,7 @@ pub(super) fn task(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> R
     let driver = block.string("driver", scope)?.ok_or_else(|| block.missing("driver"))?;
     let mut artifacts = Vec::new();
     for mut inner in block.blocks("artifact") {
-        artifacts.push(artifact(&mut inner, scope)?);
+        artifacts.push(artifact(&mut inner, scope, notes)?);
         inner.finish(&[], &[], notes)?;
     }
     let mut templates = Vec::new();
@@ -209,7 +209,7 @@ fn offered_signal(block: &mut Block<'_>, key: &str, scope: &Scope) -> Result<Str
 
 pub(super) fn finish_task(block: Block<'_>, notes: &mut Notes) -> Result<(), Error> {
     block.finish(
-        &["restart", "affinity", "shutdown_delay", "identity"],
+        &["restart", "affinity", "shutdown_delay", "identity", "action"],
         &[
             ("vault", "it needs a Vault server; submit the job to a Nomad agent"),
             ("consul", "it needs a Consul server; submit the job to a Nomad agent"),
@@ -240,10 +240,10 @@ fn lifecycle(mut block: Block<'_>, scope: &Scope) -> Result<Lifecycle, Error> {
     Ok(Lifecycle { hook, sidecar })
 }
 
-fn artifact(block: &mut Block<'_>, scope: &Scope) -> Result<Artifact, Error> {
+fn artifact(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Artifact, Error> {
     for key in ["insecure", "chown"] {
         if block.bool(key, scope)? == Some(true) {
-            return Err(block.not_here(key, "remove it or submit the job to a Nomad agent"));
+            notes.need_agent(block.not_here(key, "remove it or submit the job to a Nomad agent"))?;
         }
     }
     let mode = block.string("mode", scope)?.unwrap_or_else(|| "any".to_owned());

@@ -1,0 +1,134 @@
+//! Which processes and files are believed. A root that runs `doctor` or `warm` executes programs that the agent's
+//! configuration names, and every user and every task can start a process that looks like an agent.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{getegid, geteuid};
+
+/// The slice of tasks, whose processes are no agent.
+const TASKS: &str = "nomad_tasks";
+/// Others may write.
+const OTHERS: u32 = 0o002;
+/// The group may write.
+const GROUP: u32 = 0o020;
+/// Only the owner of an entry may exchange it.
+const STICKY: u32 = 0o1000;
+/// Set-user-ID and set-group-ID: whoever starts the program chooses its arguments.
+const SET_ID: u32 = 0o6000;
+
+/// Why a process that is called `nomad agent` is not believed; `process` is its directory in `/proc`.
+pub(super) fn doubt_about_process(process: &Path) -> Option<String> {
+    let us = geteuid().as_raw();
+    let uids = uids(process);
+    let is_ours = |uid: &u32| *uid == us || *uid == 0;
+    if uids.len() != 4 || !uids.iter().all(is_ours) || uids.windows(2).any(|two| two[0] != two[1]) {
+        return Some(format!("it runs as user {}", uids.first().map_or("?".to_owned(), u32::to_string)));
+    }
+    let cgroup = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    if cgroup.contains(TASKS) {
+        return Some("it is a task".to_owned());
+    }
+    let namespace = |process: &Path| fs::metadata(process.join("ns/user")).map(|found| found.ino());
+    let is_elsewhere = match (namespace(process), namespace(Path::new("/proc/self"))) {
+        (Ok(its), Ok(ours)) => its != ours,
+        // Of root's processes others learn nothing; users of other namespaces have other numbers.
+        _ => us == 0,
+    };
+    if is_elsewhere {
+        return Some("it is in another user namespace".to_owned());
+    }
+    let program = process.join("exe");
+    let name = fs::read_link(&program).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    let is_nomad = match name {
+        Some(name) => {
+            let is_safe = |found: fs::Metadata| is_safe(&found) && found.mode() & SET_ID == 0;
+            name.contains("nomad") && fs::metadata(&program).is_ok_and(is_safe)
+        }
+        None => us != 0,
+    };
+    (!is_nomad).then(|| "its program is not nomad, or others can change it".to_owned())
+}
+
+/// The real, effective, saved and file system UID of a process.
+pub(super) fn uids(process: &Path) -> Vec<u32> {
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    line.split_whitespace().map_while(|uid| uid.parse().ok()).collect()
+}
+
+/// The path without links; the error is the part of it that somebody else can change.
+pub(super) fn unchangeable(path: &Path) -> Result<PathBuf, PathBuf> {
+    let path = path.canonicalize().map_err(|_| path.to_owned())?;
+    match path.ancestors().find(|part| !fs::metadata(part).is_ok_and(|found| is_safe(&found))) {
+        Some(part) => Err(part.to_owned()),
+        None => Ok(path),
+    }
+}
+
+/// Is it root's or ours, and can nobody else change it, or exchange what we have in it?
+fn is_safe(found: &fs::Metadata) -> bool {
+    let is_ours = [0, geteuid().as_raw()].contains(&found.uid());
+    let is_sticky = found.is_dir() && found.mode() & STICKY != 0;
+    let group_writes = found.mode() & GROUP != 0 && ![0, getegid().as_raw()].contains(&found.gid());
+    is_ours && (is_sticky || (found.mode() & OTHERS == 0 && !group_writes))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// A process that looks like an agent of ours in every respect.
+    pub(in crate::doctor) fn agent(root: &Path) -> PathBuf {
+        let process = root.join("proc/42");
+        fs::create_dir_all(process.join("ns")).unwrap();
+        let us = geteuid().as_raw();
+        fs::write(process.join("status"), format!("Name:\tnomad\nUid:\t{us}\t{us}\t{us}\t{us}\n")).unwrap();
+        fs::write(process.join("cgroup"), "0::/system.slice/nomad.service\n").unwrap();
+        symlink("/proc/self/ns/user", process.join("ns/user")).unwrap();
+        let program = root.join("nomad");
+        fs::write(&program, "").unwrap();
+        fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        symlink(&program, process.join("exe")).unwrap();
+        process
+    }
+
+    #[test]
+    fn only_an_agent_of_ours_is_believed() {
+        let root = tempfile::tempdir().unwrap();
+        let process = agent(root.path());
+        assert_eq!(doubt_about_process(&process), None);
+        let us = geteuid().as_raw();
+        for (file, text, doubt) in [
+            ("status", "Uid:\t4242\t4242\t4242\t4242\n".to_owned(), "user 4242"),
+            ("status", format!("Uid:\t4242\t{us}\t{us}\t{us}\n"), "user 4242"),
+            ("status", String::new(), "user ?"),
+            ("cgroup", "0::/nomad_tasks.slice/nomad-x.service\n".to_owned(), "a task"),
+        ] {
+            let usual = fs::read_to_string(process.join(file)).unwrap();
+            fs::write(process.join(file), text).unwrap();
+            let told = doubt_about_process(&process).unwrap();
+            assert!(told.contains(doubt), "{doubt}: {told}");
+            fs::write(process.join(file), usual).unwrap();
+        }
+        fs::set_permissions(root.path().join("nomad"), PermissionsExt::from_mode(0o4755)).unwrap();
+        assert!(doubt_about_process(&process).unwrap().contains("program"));
+        fs::remove_file(process.join("ns/user")).unwrap();
+        symlink("/proc/self/ns/mnt", process.join("ns/user")).unwrap();
+        assert!(doubt_about_process(&process).unwrap().contains("user namespace"));
+    }
+
+    #[test]
+    fn a_file_is_believed_if_nobody_else_can_change_the_way_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("a/b.hcl");
+        fs::create_dir(root.path().join("a")).unwrap();
+        fs::write(&file, "").unwrap();
+        assert!(unchangeable(&file).is_ok(), "although /tmp is everybody's, by its sticky bit");
+        fs::set_permissions(root.path().join("a"), PermissionsExt::from_mode(0o777)).unwrap();
+        assert_eq!(unchangeable(&file), Err(root.path().join("a").canonicalize().unwrap()));
+        assert!(unchangeable(Path::new("/proc/1/root/no-such")).is_err());
+    }
+}
