@@ -42,6 +42,7 @@ pub use error::Error;
 pub use features::{Features, Manager};
 pub use journal::Ended;
 pub use name::UnitName;
+pub(crate) use property::step as exit_step;
 pub use property::{
     Assignment, Error as AssignmentError, Meaning, Paths, PropertyDef, Reach, Role, all as properties, bytes,
     capability_mask, capability_names, known as property, quote as quoted, words,

@@ -172,10 +172,18 @@ impl Systemd {
                 Err(error) => error,
             };
             if error.is_lost_connection() {
-                retry.with(error).await?;
-                match self.find(name).await {
+                let found = match retry.with(error).await {
+                    Ok(()) => self.find(name).await.map(drop),
+                    Err(error) => Err(error),
+                };
+                match found {
+                    Ok(()) => return Ok(Requested { job: None, at: asked }),
                     Err(Error::NoSuchUnit { .. }) => {}
-                    found => return found.map(|_| Requested { job: None, at: asked }),
+                    // It may be there, or come when systemd can be reached.
+                    Err(error) => {
+                        self.remove_eventually(name).await;
+                        return Err(error);
+                    }
                 }
             } else {
                 // A refusal creates nothing. Any other failure may have created a unit: a call that took too long may
@@ -200,6 +208,7 @@ impl Systemd {
         let name = unit.name().clone();
         let job_result = loop {
             let end = tokio::select! {
+                biased;
                 end = ends.wait_for(job, "start unit", JOB_TIMEOUT + patience) => end?,
                 // The main process ended at once, and the job waits for the processes that it left running.
                 () = unit.wait_for(|state| state.main_has_ended() && !state.reports_handoff()) => {
@@ -256,7 +265,13 @@ impl Systemd {
     ///
     /// Fails as that start would have failed; then nothing of the unit remains.
     pub async fn adopt(&self, name: &UnitName, patience: Duration) -> Result<Unit, Error> {
-        let unit = self.find(name).await?;
+        let unit = match self.find(name).await {
+            Err(error) if !matches!(error, Error::NoSuchUnit { .. }) => {
+                self.remove_eventually(name).await;
+                return Err(error);
+            }
+            found => found?,
+        };
         let over = |state: &UnitState| state.has_started() || state.never_forked() || state.removed;
         let waited = tokio::time::timeout(JOB_TIMEOUT + patience, unit.wait_for(over)).await;
         let outcome = match waited {
@@ -303,19 +318,19 @@ impl Systemd {
     }
 
     /// Removes a unit that has no owner, now or, if systemd cannot be reached now, a little later.
-    async fn remove_eventually(&self, name: &UnitName) {
+    pub(crate) async fn remove_eventually(&self, name: &UnitName) {
         if self.remove(name).await.is_ok() {
             return;
         }
         let (this, name) = (self.clone(), name.clone());
         tokio::spawn(async move {
-            for pause in [1, 5, 30, 120].map(Duration::from_secs) {
+            for pause in [1, 5, 30, 120, 600].map(Duration::from_secs) {
                 tokio::time::sleep(pause).await;
                 if this.remove(&name).await.is_ok() {
                     return;
                 }
             }
-            tracing::error!(unit = %name, "a unit that failed to start could not be removed; run `systemctl stop` on it");
+            tracing::error!(unit = %name, "a unit that failed to start could not be removed; run `systemctl stop` and `systemctl reset-failed` on it");
         });
     }
 }

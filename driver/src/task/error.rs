@@ -167,6 +167,18 @@ pub enum Error {
         /// Why the init is not available.
         source: installation::Missing,
     },
+    /// Compiled code that the cache has no room for.
+    #[error(
+        "the code has {} MiB, and the cache of this node keeps {} MiB (plugin option `wasm_cache_size`): nothing was kept",
+        .size.div_ceil(1 << 20),
+        .cache >> 20
+    )]
+    NotKept {
+        /// The size of the code, in bytes.
+        size: u64,
+        /// The size of the cache, in bytes.
+        cache: u64,
+    },
     /// The driver panicked; the panic is in the log.
     #[error(
         "the driver panicked while it started the task; please report this, with the lines of the agent's log before it"

@@ -2,16 +2,20 @@
 //! (`wasm-shim init`, shim/src/init.rs). systemd only sees that the init runs.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use rustix::fs::{Mode, OFlags};
 use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 
 use crate::systemd::{self, MainExit, Stream, Unit, UnitName};
 
 /// The signal for a system call that a filter denies (signal(7)).
 const SIGSYS: i32 = 31;
+/// Signals that end an init that has no memory to run in (signal(7)): SIGBUS and SIGSEGV.
+const OF_MEMORY: [i32; 2] = [7, 11];
 /// The exit status of an init that reports an error, and executes nothing (env(1); shim/src/init.rs).
 const NOT_RUN: i32 = 126;
 /// systemd's exit status for a program that cannot be executed (systemd.exec(5), "Process Exit Codes").
@@ -21,17 +25,19 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Maximum length of a line, in bytes.
 const LINE_MAX: usize = 512;
 
-/// The driver's end of the connection to the init.
+/// The driver's end of the pipe from the init. A pipe carries no descriptors: whoever gets the init's end cannot send a
+/// socket that lingers, which would block the thread that closes it.
 #[derive(Debug)]
-pub(super) struct InitReport(UnixStream);
+pub(super) struct InitReport(pipe::Receiver);
 
 impl InitReport {
-    /// Connects the two ends. The other is the unit's stdin: a socket, since systemd 262 accepts only what can be read
-    /// from.
+    /// Makes the pipe. The other end is the unit's stdin, opened for reading as well: since systemd 262 stdin must be
+    /// readable.
     pub(super) fn new() -> io::Result<(Self, Stream)> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        Ok((Self(UnixStream::from_std(ours)?), Stream::Fd(theirs.into())))
+        let (reader, writer) = io::pipe()?;
+        let end = format!("/proc/self/fd/{}", writer.as_raw_fd());
+        let both = rustix::fs::open(end, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        Ok((Self(pipe::Receiver::from_owned_fd(reader.into())?), Stream::Fd(both)))
     }
 
     /// Why the program of a started unit does not run. Returns `None` if it runs, or has run.
@@ -51,21 +57,17 @@ impl InitReport {
         if line.is_empty() {
             let _ = tokio::time::timeout(DEADLINE, unit.main_ended()).await;
         }
-        if line.is_empty() && unit.state().end_of_main() == Some(MainExit::Status(NOT_RUN)) {
-            let words =
-                "the task's init could not do its part, perhaps for a filter of system calls".to_owned();
-            return Some(systemd::Error::Init { unit: unit.name().clone(), words });
-        }
-        if line.is_empty() && unit.state().ended_by() == Some(SIGSYS) {
-            let words = "a filter of system calls has ended the task's init (SIGSYS)".to_owned();
-            return Some(systemd::Error::Init { unit: unit.name().clone(), words });
-        }
-        failure(&line, unit.name(), program)
+        if line.is_empty() { without_report(unit) } else { failure(&line, unit.name(), program) }
     }
 
     /// Why the program of a unit that failed to start does not run.
     pub(super) fn failure_so_far(mut self, unit: &UnitName, program: &str) -> Option<systemd::Error> {
         failure(&self.read_now(), unit, program)
+    }
+
+    /// Waits until the init has reported, or is gone.
+    pub(super) async fn arrived(&self) {
+        let _ = self.0.readable().await;
     }
 
     async fn read(&mut self) -> Vec<u8> {
@@ -84,6 +86,25 @@ impl InitReport {
         let mut line = [0; LINE_MAX];
         let count = rustix::io::read(&self.0, &mut line).unwrap_or_default();
         line[..count].to_vec()
+    }
+}
+
+/// Why an init ended that has reported nothing. An init whose program runs has reported that.
+fn without_report(unit: &Unit) -> Option<systemd::Error> {
+    let (state, unit) = (unit.state(), unit.name().clone());
+    let init = |words: &str| Some(systemd::Error::Init { unit: unit.clone(), words: words.to_owned() });
+    match (state.end_of_main(), state.ended_by()) {
+        (_, Some(SIGSYS)) => init("a filter of system calls has ended the task's init (SIGSYS)"),
+        (_, Some(signal)) if OF_MEMORY.contains(&signal) => init("the task's init has no memory to run in"),
+        (Some(MainExit::Status(NOT_RUN)), _) => {
+            init("the task's init could not do its part, perhaps for a filter of system calls")
+        }
+        // systemd before 257 does not report it otherwise, and a filter may keep the step from the journal.
+        (Some(MainExit::Status(status)), _) => {
+            let words = format!("systemd failed at step {}", systemd::exit_step(status)?);
+            Some(systemd::Error::Step { unit, status, words })
+        }
+        _ => None,
     }
 }
 

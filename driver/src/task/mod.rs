@@ -38,8 +38,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{Notify, OnceCell, mpsc};
 
 pub use self::error::Error;
 pub use self::live::exit::{Exit, Phase};
@@ -172,8 +173,14 @@ impl Tasks {
         let id = config.identity.id.clone();
         let claim = Claim::new(&self.shared.table, &id)?;
         let started = tokio::spawn(async move {
-            let handle = Arc::new(Box::pin(this.shared.start(config, &claim.stopped)).await?);
+            let stopped = Arc::clone(&claim.stopped);
+            let handle = Arc::new(Box::pin(this.shared.start(config, &stopped)).await?);
             claim.keep(&handle);
+            if was_stopped(&stopped)
+                && let Err(error) = handle.kill().await
+            {
+                tracing::warn!(unit = %handle.unit(), error = crate::chain(&error), "a task that was stopped during its start was not killed");
+            }
             Ok(handle)
         });
         started.await.unwrap_or(Err(Error::Panicked))
@@ -251,7 +258,7 @@ impl Tasks {
                 let unit = spec::unit_of(id);
                 if let Err(error) = self.shared.systemd.kill(&unit, KillWho::All, Signal::KILL.number()).await
                 {
-                    tracing::debug!(%unit, error = crate::chain(&error), "there was nothing to kill yet");
+                    tracing::warn!(%unit, error = crate::chain(&error), "systemd could not be asked to kill the unit of a start that was stopped; it is killed when it has started");
                 }
                 Ok(())
             }
@@ -353,9 +360,18 @@ impl Tasks {
         if copied {
             self.shared.end_copiers(id).await?;
         }
-        self.shared.table.lock().remove(id);
+        let mut rows = self.shared.table.lock();
+        // The row of a start that is under way is its own.
+        if !matches!(rows.get(id), Some(Slot::Starting(_))) {
+            rows.remove(id);
+        }
         Ok(())
     }
+}
+
+/// Was the start asked to end? Only the first who asks is told.
+fn was_stopped(stopped: &Notify) -> bool {
+    stopped.notified().now_or_never().is_some()
 }
 
 impl Shared {

@@ -20,6 +20,7 @@ use super::init_report::InitReport;
 use super::live::handle::Handle;
 use super::live::saved::Traits;
 use super::spec::{self, NodeSpec, Outline, Sink, TaskSpec, ephemeral};
+use super::turns::Turn;
 use super::unit::{self, Command, ProcessStart};
 use super::wasm::cache::Lease;
 use super::wasm::compiler::{Code, Wanted};
@@ -33,9 +34,6 @@ const SLOW: Duration = Duration::from_secs(1);
 
 /// Maximum number of host paths of a task that starts at the same time as others of its namespace.
 const HOST_PATHS_WITHOUT_A_TURN: usize = 8;
-
-/// How long such a start has its turn: a start that waits for its task to be ready does not block others.
-const LONGEST_TURN: Duration = Duration::from_secs(10);
 
 /// How a start continues.
 enum Run {
@@ -128,7 +126,7 @@ impl Shared {
                 Ok(Some(unit))
             }
             Err(systemd::Error::NoSuchUnit { .. }) => Ok(None),
-            // Nothing of the unit remains.
+            // Nothing of the unit remains, or it is removed as soon as systemd can be asked.
             Err(error) => {
                 if let Ok(node) = self.node() {
                     blocking(|| TaskRuntimeDir::of(&node.runtime_dir, &task.unit).remove());
@@ -186,12 +184,8 @@ impl Shared {
     ) -> Result<Unit, Error> {
         // Each path is a mount that PID 1 sees, and mounts are copied for every unit that starts meanwhile.
         let takes_a_turn = count_host_paths(task) > HOST_PATHS_WITHOUT_A_TURN;
-        let _turn = if takes_a_turn {
-            Some(self.turns_of_many_paths.take_for(&task.namespace, LONGEST_TURN).await)
-        } else {
-            None
-        };
-        // Held until the start is over, however it ends.
+        let turn =
+            if takes_a_turn { Some(self.turns_of_many_paths.take(&task.namespace).await) } else { None };
         let mut pins = Pins::new(&node.runtime_dir, &task.unit);
         let mut made = blocking(|| resources::make(place, task, node, &mut pins))?;
         self.drop_or_refuse_addresses(task, &node.policy, &mut made.settings).await?;
@@ -222,7 +216,8 @@ impl Shared {
         let env_path = env_file.path().to_owned();
         let begin = ProcessStart { ephemeral_user, env_file: env_path, stdin, stdout, stderr };
         let unit = unit::build(task, &command, made, begin);
-        match self.start_unit(unit, report).await {
+        // Both are held until the mounts are made, or the start is over.
+        match self.start_unit(unit, report, (pins, turn)).await {
             // The driver that died had requested it, and systemd has only now processed the request.
             Err(error @ systemd::Error::Exists { .. }) => {
                 self.adopt(task).await?.ok_or_else(|| not_started(error, task))
@@ -231,20 +226,29 @@ impl Shared {
         }
     }
 
-    /// Starts the unit, and has the init of a native program, if there is one, report that the program runs.
+    /// Starts the unit, and has the init of a native program, if there is one, report that the program runs. `held` is
+    /// dropped as soon as the process has its mounts: a task may wait long until it is ready.
     async fn start_unit(
         &self,
         unit: TransientUnit,
         report: Option<(InitReport, String)>,
+        held: (Pins, Option<Turn>),
     ) -> Result<Unit, systemd::Error> {
         let name = unit.name.clone();
-        let started = self.systemd.start(unit).await;
-        let Some((report, program)) = report else { return started };
+        let Some((report, program)) = report else { return self.systemd.start(unit).await };
+        let mut start = std::pin::pin!(self.systemd.start(unit));
+        let started = tokio::select! {
+            started = &mut start => started,
+            () = report.arrived() => {
+                blocking(|| drop(held));
+                start.await
+            }
+        };
         match started {
             Ok(unit) => match report.failure_of(&unit, &program).await {
                 None => Ok(unit),
                 Some(failure) => {
-                    self.systemd.remove(unit.name()).await?;
+                    self.systemd.remove_eventually(unit.name()).await;
                     Err(failure)
                 }
             },

@@ -4,11 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use std::time::Duration;
-
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
-use tokio::task::JoinHandle;
 
 /// Holders of turns, and those that wait for them, by key, such as a Nomad namespace.
 #[derive(Debug)]
@@ -16,17 +13,6 @@ pub(crate) struct TurnsOf<K>(Mutex<HashMap<K, Arc<AsyncMutex<()>>>>);
 
 /// A turn, until it is dropped.
 pub(crate) type Turn = OwnedMutexGuard<()>;
-
-/// A turn that ends by itself after a time, or when it is dropped.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct ShortTurn(JoinHandle<()>);
-
-impl Drop for ShortTurn {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
 
 impl<K> Default for TurnsOf<K> {
     fn default() -> Self {
@@ -44,14 +30,5 @@ impl<K: Clone + Eq + Hash> TurnsOf<K> {
             Arc::clone(turns.entry(of.clone()).or_default())
         };
         turn.lock_owned().await
-    }
-
-    /// Waits for a turn that lasts no longer than `longest`.
-    pub(crate) async fn take_for(&self, of: &K, longest: Duration) -> ShortTurn {
-        let turn = self.take(of).await;
-        ShortTurn(tokio::spawn(async move {
-            tokio::time::sleep(longest).await;
-            drop(turn);
-        }))
     }
 }

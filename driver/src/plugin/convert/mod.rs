@@ -199,6 +199,7 @@ pub(super) fn status(error: &tasks::Error) -> Status {
         | Error::Systemd(_)
         | Error::Immortal { .. }
         | Error::Panicked
+        | Error::NotKept { .. }
         | Error::Exec(_) => Code::Internal,
     };
     Status::new(code, message)

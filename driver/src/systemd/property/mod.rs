@@ -23,7 +23,7 @@ use zbus::Variant;
 
 pub use definition::{Group, Paths, PropertyDef, Reach, Role};
 pub use grammar::quote;
-pub(super) use names::step;
+pub(crate) use names::step;
 pub use names::{capability_mask, capability_names};
 pub use print::{escaped, lines_of, text_of};
 pub use reading::Meaning;
@@ -213,7 +213,9 @@ impl Assignment {
                 (name == "LogRateLimitBurst" && *burst > LOG_BURST, FLOOD)
             }
             (Kind::Seconds, Variant::U64(time)) => {
-                (name == "LogRateLimitIntervalUSec" && *time < LOG_INTERVAL, FLOOD)
+                // Before 257 journald takes "infinity" for none.
+                let is_none = *time < LOG_INTERVAL || *time == u64::MAX;
+                (name == "LogRateLimitIntervalUSec" && is_none, FLOOD)
             }
             (Kind::Bool, Variant::Bool(false)) => match self.name() {
                 "PrivateIPC" => (true, "this value shares System V objects and queues with all of the host"),
@@ -416,6 +418,7 @@ mod tests {
             ("TasksMax", "4096", "5000"),
             ("LogRateLimitBurst", "100", "10001"),
             ("LogRateLimitIntervalSec", "30s", "0"),
+            ("LogRateLimitIntervalSec", "1y", "infinity"),
             ("DevicePolicy", "closed", "auto"),
             ("ProtectProc", "invisible", "default"),
             ("PrivateIPC", "yes", "no"),
