@@ -299,12 +299,27 @@ async fn a_commands_end_is_told_when_the_task_ends_first() {
 }
 
 #[tokio::test]
+async fn a_command_is_found_by_its_path_in_the_task_directory() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let script = "#!/bin/sh\necho found\n".as_bytes();
+    let task = node.run(Job::shell("exec sleep 1000").file("reload.sh", script)).await;
+    host.run("chmod", &["755", task.alloc_dir().join("web/local/reload.sh").to_str().unwrap()]);
+    for command in ["local/reload.sh", "./local/reload.sh", "./reload.sh", "/local/reload.sh"] {
+        let session = node.exec_command(&task, &[command], false).await.unwrap();
+        assert_eq!(session.finish().await.1, "found\n", "{command}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_run_in_a_task_is_refused_by_name() {
     let host = host!();
     let node = Node::start(&host).await;
     let task = sleeper(&node).await;
     for (command, reason) in [
         (&["no-such-command"][..], "`no-such-command` cannot be run in the task"),
+        (&["no-such-command"], "for a file in /local write ./no-such-command"),
+        (&["no/such"], "(the path is relative to /local)"),
         (&["/home/me/x"], "`/home/me/x` cannot be run in the task"),
         (&["/etc/passwd"], "Permission denied"),
         (&[], "empty command"),
@@ -313,7 +328,8 @@ async fn what_cannot_be_run_in_a_task_is_refused_by_name() {
             let (exit, output, errors) =
                 node.exec_command(&task, command, terminal).await.unwrap().finish().await;
             assert_eq!(exit, Exit::status(127), "as from a shell");
-            assert!((if terminal { output } else { errors }).contains(reason), "{command:?}");
+            let printed = if terminal { output } else { errors };
+            assert!(printed.contains(reason), "{command:?}: {printed}");
         }
     }
     let without_setup = tokio_stream::iter([proto::driver::ExecTaskStreamingRequest::default()]);

@@ -274,7 +274,16 @@ fn start(plan: &Plan, task: &Joined) -> Result<Init, Failure> {
     // SECCOMP_RET_ERRNO).
     Init::start(run_command).map_err(|error| match error {
         task_init::Error::Program(error) => {
-            Failure::Command { command: command.clone(), reason: error.to_string() }
+            let is_relative = error.kind() == io::ErrorKind::NotFound && !command.starts_with('/');
+            let directory = plan.directory.display();
+            let hint = match (is_relative, command.contains('/')) {
+                (true, true) => format!(" (the path is relative to {directory})"),
+                (true, false) => format!(
+                    " (a name alone is looked up in PATH; for a file in {directory} write ./{command})"
+                ),
+                (false, _) => String::new(),
+            };
+            Failure::Command { command: command.clone(), reason: format!("{}{hint}", crate::chain(&error)) }
         }
         task_init::Error::Init { step, source } => failed(step, &source),
     })

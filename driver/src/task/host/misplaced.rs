@@ -69,6 +69,15 @@ fn hidden(task: &TaskSpec) -> Option<String> {
     ))
 }
 
+/// The path of a command that is written as for drivers whose tasks begin in the task directory, such as `local/x`, if that
+/// file exists and no file of that name in `local/`; `has_view`: the task has a view of its own.
+pub(crate) fn command(dirs: &TaskDirs, command: &str, has_view: bool) -> Option<String> {
+    let word = command.trim_start_matches("./");
+    let (host, inside, below) = dirs.named(Path::new(word)).filter(|_| is_misplaced(dirs, word))?;
+    let directory = if has_view { Path::new(inside) } else { host };
+    directory.join(below).to_str().map(str::to_owned)
+}
+
 /// The words of an argument, which may be a script.
 fn words(arg: &str) -> impl Iterator<Item = &str> {
     let ends = |letter: char| letter.is_whitespace() || "'\"`;|&()<>=,".contains(letter);
@@ -94,6 +103,20 @@ fn exists(directory: &Path, below: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_is_found_by_its_name_in_the_task_directory() {
+        let alloc = tempfile::tempdir().unwrap();
+        let dirs = TaskDirs::new(alloc.path(), "web");
+        std::fs::create_dir_all(&dirs.local).unwrap();
+        std::fs::write(dirs.local.join("x.sh"), "").unwrap();
+        assert_eq!(command(&dirs, "local/x.sh", true).as_deref(), Some("/local/x.sh"));
+        let on_host = dirs.local.join("x.sh").display().to_string();
+        assert_eq!(command(&dirs, "./local/x.sh", false), Some(on_host));
+        for other in ["x.sh", "local/none", "/local/x.sh", "sh"] {
+            assert_eq!(command(&dirs, other, true), None, "{other}");
+        }
+    }
 
     #[test]
     fn only_what_is_there_under_the_other_name_is_misplaced() {

@@ -18,7 +18,7 @@ use crate::systemd::{Ended, KillWho, Manager, Systemd, Unit, UnitName};
 use crate::task::Error;
 use crate::task::config::{TaskId, TaskIdentity};
 use crate::task::host::dirs::TaskDirs;
-use crate::task::host::env;
+use crate::task::host::{env, misplaced};
 use crate::task::live::cgroup::Cgroup;
 use crate::task::live::events::Events;
 use crate::task::live::exec::{self, Report, Session};
@@ -265,7 +265,16 @@ impl Handle {
     }
 
     /// `policy` determines which variables no command has.
-    async fn plan(&self, argv: Vec<String>, terminal: bool, policy: &Policy) -> Result<Plan, Error> {
+    async fn plan(&self, mut argv: Vec<String>, terminal: bool, policy: &Policy) -> Result<Plan, Error> {
+        // A task with a view of its own has these variables from the driver, other tasks from Nomad.
+        let has_view = self.identity.env.get("NOMAD_TASK_DIR").is_none_or(|path| path == "/local");
+        if let Some(first) = argv.first_mut() {
+            let (dirs, command) = (self.dirs(), first.clone());
+            let found = tokio::task::spawn_blocking(move || misplaced::command(&dirs, &command, has_view));
+            if let Ok(Some(path)) = found.await {
+                *first = path;
+            }
+        }
         let service = self.systemd.service(&self.unit).await.map_err(Error::Systemd)?;
         let main_pid = i32::try_from(service.main_pid).ok().filter(|pid| *pid != 0);
         let (Some(main_pid), Some(cgroup)) = (main_pid, Cgroup::of_unit(&service.control_group)) else {
