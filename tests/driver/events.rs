@@ -33,6 +33,11 @@ async fn a_file_in_args_that_is_not_where_the_task_begins_is_told_of() {
     let event = events.until(&task, "`args`: ").await;
     assert!(event.message.starts_with("`args`: local/run.sh is looked up in"), "{event:?}");
     node.destroy(&task, true).await.unwrap();
+    let task = node.run(told(&[], "").env("CONF", "./local/run.sh")).await;
+    let event = events.until(&task, "`env`: ").await;
+    assert!(event.message.contains("CONF is ./local/run.sh") && event.message.contains("${NOMAD_TASK_DIR}"));
+    node.wait(&task).await;
+    node.destroy(&task, true).await.unwrap();
     for (args, more) in
         [(&["/local/run.sh"], ""), (&["local/none"], ""), (&["local/run.sh"], "work_dir = \"/\"")]
     {

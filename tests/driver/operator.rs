@@ -169,6 +169,8 @@ async fn a_mistake_is_told_by_the_name_of_its_option() {
         ("properties { NoExecPaths = \"/usr/none\" }", ["`files.no_exec_paths`", "write \"-/usr/none\""]),
         ("files { read_only_paths = [\"/usr/none\"] }", ["`files.read_only_paths`", "write \"-/usr/none\""]),
         ("hostname = \"web 1\"", ["`hostname`", "such as `web-1`"]),
+        ("socket {\n name = \"x\"\n}", ["`socket`", "it has neither"]),
+        ("socket {\n name = \"x\"\n port = \"http\"\n mode = \"0600\"\n}", ["`socket.port`", "`http`"]),
         ("sandbox { no_new_privileges = false }", ["`sandbox.no_new_privileges`", "name a `user`"]),
     ] {
         let refusal = node.try_run(Job::shell("true").config(config)).await.expect_err(config);

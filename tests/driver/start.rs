@@ -367,6 +367,8 @@ async fn an_operators_mistake_is_refused_when_the_agent_starts() {
         (r#"manager = "mine""#, "`manager`"),
         (r#"allow_caps = ["flying"]"#, "flying"),
         (r#"allow_host_paths = ["/srv/../etc"]"#, "`allow_host_paths`"),
+        (r#"allow_host_paths = ["/srv/*"]"#, "there are no patterns"),
+        (r#"denied_envvars = ["A=B"]"#, "without a value"),
         (r#"denied_host_uids = "0-x""#, "`denied_host_uids`"),
     ] {
         let refusal = Node::refusal(options).await;

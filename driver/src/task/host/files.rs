@@ -53,9 +53,9 @@ pub enum Error {
     },
     /// Others can change the files at the path.
     #[error(
-        "{}: {path} is shared with the other tasks of the group: only `bind_paths` and `bind_read_only_paths` take what is in \
-         `/alloc`, such as `/alloc/data`, and none takes `/alloc` itself, or its logs, which the task reads in `/alloc/logs`; \
-         or name a file or directory of the task's own `local/`", settings::shown(.option))]
+        "{}: {path} is shared with the other tasks of the group; of `/alloc` bind what is below `alloc/data` or `alloc/tmp`, with \
+         `bind_paths` or `bind_read_only_paths`, or name a file or directory of the task's own `local/` (the task reads \
+         its logs in `/alloc/logs`)", settings::shown(.option))]
     Shared {
         /// The property.
         option: &'static str,

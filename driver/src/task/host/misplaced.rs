@@ -20,29 +20,50 @@ const OF_NOMAD: [&str; 5] = ["alloc", "local", "private", "secrets", "tmp"];
 /// Advice about the first such file.
 pub(crate) fn advice(task: &TaskSpec) -> Option<String> {
     // A guest finds "local/x" by the directory that it is granted.
-    Some(task).filter(|task| !task.is_guest()).and_then(misplaced).or_else(|| hidden(task))
+    let native = Some(task).filter(|task| !task.is_guest());
+    native.and_then(misplaced).or_else(|| native.and_then(misplaced_in_env)).or_else(|| hidden(task))
 }
 
 /// The first argument with a word that names an existing file, but not from the task's working directory.
 fn misplaced(task: &TaskSpec) -> Option<String> {
-    let begins_in_local = match &task.view {
-        View::Private { .. } | View::Own => task.working_directory == Path::new("/local"),
-        View::Host => task.working_directory == task.dirs.local,
-    };
-    let args = task.args.iter().filter(|_| begins_in_local);
+    let args = task.args.iter().filter(|_| begins_in_local(task));
     let named = args.flat_map(|arg| words(arg)).filter(|word| task.dirs.named(Path::new(word)).is_some());
     let word = named.take(LOOKED_AT).find(|word| is_misplaced(&task.dirs, word))?;
-    let variable = match Path::new(word).components().next()?.as_os_str().to_str()? {
-        "alloc" => "NOMAD_ALLOC_DIR",
-        "secrets" => "NOMAD_SECRETS_DIR",
-        _ => "NOMAD_TASK_DIR",
-    };
+    let variable = variable_of(word)?;
     let beside =
         if task.view == View::Host { "" } else { "set `work_dir = \"/\"` to begin beside `local/`, or " };
     Some(format!(
         "`args`: {word} is looked up in the working directory, the task's `local/`, and is not there; {beside}write \
          ${{{variable}}} for its directory"
     ))
+}
+
+/// The first variable of the job whose value is the path of a file that is there, and not from where the task begins.
+fn misplaced_in_env(task: &TaskSpec) -> Option<String> {
+    let own = task.env.iter().filter(|(name, _)| !name.starts_with("NOMAD_") && begins_in_local(task));
+    let is_it = |value: &String| is_misplaced(&task.dirs, value.trim_start_matches("./"));
+    let (name, path) = own.take(LOOKED_AT).find(|(_, value)| is_it(value))?;
+    Some(format!(
+        "`env`: {name} is {path}, which is not there in the working directory, the task's `local/`; write ${{{}}} for its directory",
+        variable_of(path.trim_start_matches("./"))?
+    ))
+}
+
+/// Does the task begin in its `local/`?
+fn begins_in_local(task: &TaskSpec) -> bool {
+    match &task.view {
+        View::Private { .. } | View::Own => task.working_directory == Path::new("/local"),
+        View::Host => task.working_directory == task.dirs.local,
+    }
+}
+
+/// The variable for the directory in which the path begins.
+fn variable_of(path: &str) -> Option<&'static str> {
+    Some(match Path::new(path).components().next()?.as_os_str().to_str()? {
+        "alloc" => "NOMAD_ALLOC_DIR",
+        "secrets" => "NOMAD_SECRETS_DIR",
+        _ => "NOMAD_TASK_DIR",
+    })
 }
 
 /// A file or directory next to `local/`, which only a task in the host view sees.

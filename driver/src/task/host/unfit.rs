@@ -32,6 +32,16 @@ pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String>
              or leave the option out for ephemeral users"
         ));
     }
+    if let Identity::User(name) = &node.default_identity
+        && let Some(user) = accounts.user(name)
+        && node.policy.check_user("default_user", name, user.uid).is_err()
+    {
+        return Some(format!(
+            "plugin option `default_user`: `denied_host_uids` denies `{name}`, UID {}, to every task; name another user, or leave \
+             the option out for ephemeral users",
+            user.uid
+        ));
+    }
     if let Some(directory) = &node.installation.shim_dir {
         let programs = ["wasm-shim", "wasm-shim-compile"];
         if let Some(name) = programs.into_iter().find(|name| !directory.join(name).is_file()) {

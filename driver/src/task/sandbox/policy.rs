@@ -127,13 +127,9 @@ impl Policy {
             move |wanted| Error::Plugin { option, value, wanted }
         };
         let (local, host): (Vec<_>, Vec<_>) = allow_host_paths.iter().partition(|path| *path == LOCAL);
-        let host: Vec<HostPath> = host.into_iter().map(|text| HostPath::parse(text)).collect();
-        if let Some(HostPath { path, .. }) = host
-            .iter()
-            .find(|host| !is_plain(&host.path) || host.path.as_os_str().as_encoded_bytes().ends_with(b":rw"))
-        {
-            let wanted = "an absolute path without `..`, one with `:ro` at its end, or \"local\"";
-            return Err(wrong("allow_host_paths", &path.display().to_string())(wanted));
+        let host = allowed_paths(host)?;
+        if let Some(name) = denied_envvars.iter().find(|name| name.contains('=')) {
+            return Err(wrong("denied_envvars", name)("the name of a variable, without a value"));
         }
         let floor = Preset::parse(sandbox_floor).map_err(wrong("sandbox_floor", sandbox_floor))?;
         let root = Root::parse(allow_root).map_err(wrong("allow_root", allow_root))?;
@@ -329,6 +325,23 @@ impl Policy {
             ),
         })
     }
+}
+
+/// The paths of `allow_host_paths`, without `"local"`.
+fn allowed_paths(texts: Vec<&String>) -> Result<Vec<HostPath>, Error> {
+    let paths: Vec<HostPath> = texts.into_iter().map(|text| HostPath::parse(text)).collect();
+    for HostPath { path, .. } in &paths {
+        let bytes = path.as_os_str().as_encoded_bytes();
+        let wanted = if !is_plain(path) || bytes.ends_with(b":rw") {
+            "an absolute path without `..`, one with `:ro` at its end, or \"local\""
+        } else if bytes.iter().any(|byte| b"*?[".contains(byte)) {
+            "a path: there are no patterns here, and a path includes all below it"
+        } else {
+            continue;
+        };
+        return Err(Error::Plugin { option: "allow_host_paths", value: path.display().to_string(), wanted });
+    }
+    Ok(paths)
 }
 
 const RANGES: &str = "a list of numbers and ranges such as \"0,100-199\"";

@@ -81,8 +81,19 @@ fn listener(socket: &Socket, config: &TaskConfig) -> Result<Listener, Error> {
             return Err(Error::option("socket.path", path, "an absolute path, such as \"/alloc/app.sock\""));
         }
         (None, Some(path)) => return Err(Error::option("socket.path", path, PLAIN_PATH)),
-        _ => return Err(Error::option("socket", name, "a socket with one of `port` and `path`")),
+        (Some(_), Some(_)) => {
+            return Err(Error::option("socket", name, "a socket with either `port` or `path`; it has both"));
+        }
+        (None, None) => {
+            return Err(Error::option("socket", name, "a socket with `port` or `path`; it has neither"));
+        }
     };
+    if mode.is_some() && path.is_none() {
+        return Err(Error::refused(
+            "socket.mode",
+            "a port has no file mode; leave `mode` out, or set `path` instead of `port`",
+        ));
+    }
     let mode = mode
         .as_deref()
         .map(|text| {

@@ -69,6 +69,10 @@ impl Output {
             let wanted = "a name of letters, digits, `-`, `_` and `.`";
             return Err(wrong("logging.namespace", name)(wanted));
         }
+        if namespace.is_some() && sink.unwrap_or(node.log_sink) == Sink::Nomad {
+            let reason = "output goes to Nomad alone; set `driver = \"journald\"` or \"both\" in `logging`, or leave it out";
+            return Err(Error::refused("logging.namespace", reason));
+        }
         let TaskIdentity { id: _, name, alloc_id, alloc_dir, env: _ } = &config.identity;
         let alloc_dir = alloc_dir.display().to_string();
         let fields = [
