@@ -339,7 +339,7 @@ async fn what_the_group_shares_is_seen_under_other_paths_but_for_its_logs() {
     }
     for source in ["/alloc", "/alloc/logs", "alloc/logs"] {
         let refusal = node.try_run(job(source)).await.expect_err(source);
-        assert!(refusal.message.contains("or its logs"), "{source}: {refusal}");
+        assert!(refusal.message.contains("bind `alloc/data`"), "{source}: {refusal}");
     }
 }
 

@@ -53,7 +53,7 @@ pub enum Error {
     },
     /// Others can change the files at the path.
     #[error(
-        "{}: {path} is shared with the other tasks of the group; of `/alloc` bind what is below `alloc/data` or `alloc/tmp`, with \
+        "{}: {path} is shared with the other tasks of the group; of `/alloc` bind `alloc/data`, `alloc/tmp` or what is below them, with \
          `bind_paths` or `bind_read_only_paths`, or name a file or directory of the task's own `local/` (the task reads \
          its logs in `/alloc/logs`)", settings::shown(.option))]
     Shared {
