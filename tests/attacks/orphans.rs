@@ -127,7 +127,7 @@ async fn a_program_that_stops_its_init_before_it_has_reported_holds_no_start_up(
     for _ in 0..4 {
         match node.try_run(super::perl("kill STOP => getppid; sleep 1000", &[])).await {
             Ok(task) => node.destroy(&task, true).await.unwrap(),
-            Err(refusal) => assert!(refusal.message.contains("init has not said"), "{refusal}"),
+            Err(refusal) => assert!(refusal.message.contains("init has not reported"), "{refusal}"),
         }
     }
 }
