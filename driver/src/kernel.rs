@@ -284,7 +284,7 @@ pub fn share_heaps() {
 }
 
 /// Sends a signal to the process of this descriptor, also a real-time signal, which rustix does not know
-/// (pidfd_send_signal(2)).
+/// (pidfd_send_signal(2)). Signal 0 only asks whether the process is alive.
 pub(crate) fn send_signal(process: impl AsFd, signal: i32) -> io::Result<()> {
     let (process, info) = (process.as_fd().as_raw_fd(), ptr::null::<libc::siginfo_t>());
     // SAFETY: without information about the signal the kernel reads no memory of ours.

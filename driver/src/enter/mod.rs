@@ -184,9 +184,8 @@ impl Joined {
         let proc = PathBuf::from(format!("/proc/{}", plan.main_pid));
         let task = Pid::from_raw(plan.main_pid)
             .ok_or_else(|| failed("its main process", &io::ErrorKind::NotFound.into()))?;
-        // Held from now on, so that the PID cannot come to stand for another process after this check.
-        let _pidfd =
-            step("its main process", || Ok(rustix::process::pidfd_open(task, PidfdFlags::empty())?))?;
+        // Stands for this process alone, whatever becomes of the PID.
+        let pidfd = step("its main process", || Ok(rustix::process::pidfd_open(task, PidfdFlags::empty())?))?;
         let cgroups = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
         if !cgroups.lines().any(|line| line.starts_with("0::") && line.ends_with(&plan.unit_cgroup)) {
             return Err(failed("its main process", &io::Error::other("it has ended")));
@@ -205,7 +204,7 @@ impl Joined {
         let namespaces = step("its namespaces", || Namespaces::of(&proc, plan.has_user_namespace))?;
         let root = step("its root directory", || File::open(proc.join("root")))?;
         // The process is alive, so everything above belongs to it and not to another process with its PID.
-        step("its main process", || Ok(rustix::process::test_kill_process(task)?))?;
+        step("its main process", || kernel::send_signal(&pidfd, 0))?;
         let still_there = step("its cgroup", || fs::read_to_string(proc.join("cgroup")))?;
         if still_there != cgroups {
             return Err(failed("its main process", &io::Error::other("it has ended")));

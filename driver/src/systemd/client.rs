@@ -14,7 +14,7 @@ use super::features::{Features, Manager};
 use super::jobs::{JOB_TIMEOUT, JobEnds, job_of};
 use super::journal::{self, Ended};
 use super::name::UnitName;
-use super::patience::Patience;
+use super::retry::Retry;
 use super::sender::DESTINATION;
 use super::state::{InvocationId, Service};
 use super::transient::Property;
@@ -289,7 +289,7 @@ impl Systemd {
     /// When this returns no process of the unit is left, and its name is free. While systemd cannot be reached this is
     /// tried again, since nobody else would do it.
     pub async fn remove(&self, name: &UnitName) -> Result<(), Error> {
-        let mut retry = Patience::new();
+        let mut retry = Retry::new();
         while let Err(error) = self.unload(name).await {
             retry.with(error).await?;
         }
@@ -337,7 +337,7 @@ impl Systemd {
     }
 
     pub(super) async fn refresh_with_retries(&self, name: &UnitName) -> Result<(), Error> {
-        let mut retry = Patience::new();
+        let mut retry = Retry::new();
         while let Err(error) = self.refresh(name).await {
             retry.with(error).await?;
         }
@@ -364,7 +364,7 @@ impl Systemd {
     where
         B: serde::Serialize + zbus::DynamicType + Sync,
     {
-        let mut retry = Patience::new();
+        let mut retry = Retry::new();
         loop {
             match self.call(act, thing, method, body).await {
                 Err(error) => retry.with(error).await?,

@@ -282,10 +282,10 @@ async fn reconnect(shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         match shared.connect().await {
             Ok(_) => {
-                tracing::info!("connected to the bus of systemd again");
+                tracing::info!("connected to systemd again");
                 return shared.catch_up().await;
             }
-            Err(error) => tracing::debug!(error = crate::chain(&error), "the bus of systemd is not back yet"),
+            Err(error) => tracing::debug!(error = crate::chain(&error), "systemd cannot be reached yet"),
         }
         drop(shared);
         tokio::time::sleep(pause).await;

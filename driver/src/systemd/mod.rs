@@ -1,7 +1,7 @@
 //! The client of systemd, and the only module that speaks D-Bus.
 //!
 //! The client starts, watches, signals and removes units, and knows nothing of Nomad. All callers share one connection
-//! to systemd. One future reads it, in order, and is the only writer of the state of each unit:
+//! to systemd. One future reads it, in order, and keeps the state of each unit; answers to questions update it as well:
 //!
 //! ```text
 //!  StartTransientUnit ──► PID 1 ──► JobRemoved ───────────► the waiter for the unit's job
@@ -21,10 +21,10 @@ mod jobs;
 mod journal;
 mod name;
 mod nearest;
-mod patience;
 mod private;
 pub mod property;
 mod reload;
+mod retry;
 mod run_line;
 mod sender;
 mod start;

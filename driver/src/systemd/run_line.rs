@@ -15,7 +15,7 @@ use super::unit_file::lines;
 /// Properties that only determine how systemd keeps the unit for the driver, and where its output goes, are left out.
 pub fn systemd_run(unit: TransientUnit, env: &BTreeMap<String, String>) -> String {
     // The driver treats units of this name as its own.
-    let TransientUnit { name: _, properties, sockets, patience: _ } = unit;
+    let TransientUnit { name: _, properties, sockets, ready_within: _ } = unit;
     let mut words = ["systemd-run", "--collect"].map(str::to_owned).to_vec();
     if sockets.is_none() {
         words.extend(["--wait", "--pipe"].map(str::to_owned));

@@ -10,9 +10,9 @@ use super::error::{Error, is_named, unfit};
 use super::jobs::{JOB_TIMEOUT, JobEnds, job_of};
 use super::journal;
 use super::name::UnitName;
-use super::patience::Patience;
 use super::property;
 use super::reload::{Moment, may_be_misread};
+use super::retry::Retry;
 use super::state::{FailedStep, MainExit, UnitState};
 use super::transient::{Property, TransientUnit};
 use super::watch::Unit;
@@ -27,8 +27,8 @@ const STARTS_MAX: usize = 8;
 struct Request {
     properties: Wire,
     others: Vec<(String, Wire)>,
-    /// See [`TransientUnit::patience`].
-    patience: Duration,
+    /// See [`TransientUnit::ready_within`].
+    ready_within: Duration,
     /// Whether systemd would read something else in its own file of the unit.
     may_be_misread: bool,
 }
@@ -43,7 +43,7 @@ struct Requested {
 
 impl Request {
     fn new(unit: TransientUnit) -> Result<Self, Error> {
-        let patience = unit.patience;
+        let ready_within = unit.ready_within;
         let (name, properties, of_sockets) = unit.bound();
         let wire = |properties: Vec<Property>| {
             Checked::new(properties).map(Checked::into_wire).map_err(|wrong| unfit(name.as_str(), wrong))
@@ -52,7 +52,7 @@ impl Request {
         let others = others.into_iter().collect::<Result<Vec<_>, _>>()?;
         let properties = wire(properties)?;
         let may_be_misread = properties.iter().any(|(name, value)| may_be_misread(name, value));
-        Ok(Self { properties, others, patience, may_be_misread })
+        Ok(Self { properties, others, ready_within, may_be_misread })
     }
 
     /// Rewinds the input, which the program may have read already. A pipe cannot be rewound; the process that copies a
@@ -79,7 +79,7 @@ impl Systemd {
             let Requested { job, at } = self.request(&name, &request).await?;
             let started = match job {
                 Some(job) => self.await_start(followed, &mut ends, &job, &request).await,
-                None => self.adopt(&name, request.patience).await,
+                None => self.adopt(&name, request.ready_within).await,
             };
             if !request.may_be_misread || !self.shared.reloads.any_since(&at) {
                 return started;
@@ -119,7 +119,7 @@ impl Systemd {
         request: &Request,
     ) -> Result<Unit, Error> {
         let name = followed.name();
-        let outcome = self.wait_until_started(&followed, job, ends, request.patience).await;
+        let outcome = self.wait_until_started(&followed, job, ends, request.ready_within).await;
         let outcome = match outcome {
             Err(Error::NotStarted { unit, result })
                 if !request.others.is_empty() && result == "dependency" =>
@@ -155,7 +155,7 @@ impl Systemd {
     /// If the connection is lost before the answer, it is unknown whether the request was read. The unit is then looked
     /// for, and requested again if it does not exist.
     async fn request_until_known(&self, name: &UnitName, request: &Request) -> Result<Requested, Error> {
-        let mut retry = Patience::new();
+        let mut retry = Retry::new();
         loop {
             // A follower may still have the state of an earlier unit with this name.
             self.shared.units.update(&name.object_path(), |state| *state = UnitState::default());
@@ -203,13 +203,13 @@ impl Systemd {
         unit: &Unit,
         job: &OwnedObjectPath,
         ends: &mut JobEnds,
-        patience: Duration,
+        ready_within: Duration,
     ) -> Result<(), Error> {
         let name = unit.name().clone();
         let job_result = loop {
             let end = tokio::select! {
                 biased;
-                end = ends.wait_for(job, "start unit", JOB_TIMEOUT + patience) => end?,
+                end = ends.wait_for(job, "start unit", JOB_TIMEOUT + ready_within) => end?,
                 // The main process ended at once, and the job waits for the processes that it left running.
                 () = unit.wait_for(|state| state.main_has_ended() && !state.reports_handoff()) => {
                     Some(ENDED.to_owned())
@@ -230,12 +230,12 @@ impl Systemd {
         if job_result != "done" || !unit.state().has_started() {
             self.refresh_with_retries(&name).await?;
         }
-        let reports_ready = !patience.is_zero();
+        let reports_ready = !ready_within.is_zero();
         if reports_ready && (job_result == "failed" || job_result == ENDED || job_result == "timeout") {
             self.classify_start(unit, job_result).await?;
             let (state, unit) = (unit.state(), name);
             let how = match (state.result.as_str(), state.exit()) {
-                ("timeout", _) => format!("within {} s", patience.as_secs_f32()),
+                ("timeout", _) => format!("within {} s", ready_within.as_secs_f32()),
                 (_, Some(MainExit::Status(status))) => format!("before it ended with status {status}"),
                 (_, Some(MainExit::Signal(signal))) => format!("before signal {signal} ended it"),
                 (result, None) => format!("and systemd reports `{result}`"),
@@ -264,7 +264,7 @@ impl Systemd {
     /// Takes over a unit whose start another process requested, and did not live to complete.
     ///
     /// Fails as that start would have failed; then nothing of the unit remains.
-    pub async fn adopt(&self, name: &UnitName, patience: Duration) -> Result<Unit, Error> {
+    pub async fn adopt(&self, name: &UnitName, ready_within: Duration) -> Result<Unit, Error> {
         let unit = match self.find(name).await {
             Err(error) if !matches!(error, Error::NoSuchUnit { .. }) => {
                 self.remove_eventually(name).await;
@@ -273,7 +273,7 @@ impl Systemd {
             found => found?,
         };
         let over = |state: &UnitState| state.has_started() || state.never_forked() || state.removed;
-        let waited = tokio::time::timeout(JOB_TIMEOUT + patience, unit.wait_for(over)).await;
+        let waited = tokio::time::timeout(JOB_TIMEOUT + ready_within, unit.wait_for(over)).await;
         let outcome = match waited {
             Ok(()) if unit.state().removed => return Err(Error::NoSuchUnit { unit: name.clone() }),
             // The result of its job is lost: the journal decides.

@@ -267,18 +267,18 @@ pub struct TransientUnit {
     /// Sockets that are opened before the service starts, and passed to it.
     pub sockets: Option<SocketUnit>,
     /// How long the program may take to report that it is ready, in addition to the time that systemd itself takes.
-    pub patience: Duration,
+    pub ready_within: Duration,
 }
 
 impl TransientUnit {
     /// A service without sockets, which counts as ready when it runs.
     pub fn new(name: UnitName, properties: Vec<Property>) -> Self {
-        Self { name, properties, sockets: None, patience: Duration::ZERO }
+        Self { name, properties, sockets: None, ready_within: Duration::ZERO }
     }
 
     /// The properties of the service, and those of its socket unit if it has one, each bound to the other.
     pub(super) fn bound(self) -> (UnitName, Vec<Property>, Option<Vec<Property>>) {
-        let Self { name, mut properties, sockets, patience: _ } = self;
+        let Self { name, mut properties, sockets, ready_within: _ } = self;
         let sockets = sockets.map(|SocketUnit { properties: mut of_sockets }| {
             let socket = name.socket();
             properties.extend([Property::Requires(vec![socket.clone()]), Property::After(vec![socket])]);

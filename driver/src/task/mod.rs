@@ -236,7 +236,7 @@ impl Tasks {
 
     /// Stops a task. An unknown task has ended already, which is all the caller wants. An unknown signal must not
     /// keep a task running: the task gets the default signal.
-    pub async fn stop(&self, id: &TaskId, signal: &str, patience: Duration) -> Result<(), Error> {
+    pub async fn stop(&self, id: &TaskId, signal: &str, kill_timeout: Duration) -> Result<(), Error> {
         let requested = match signal {
             "" => None,
             name => Signal::parse(name)
@@ -251,7 +251,7 @@ impl Tasks {
             None => return Ok(()),
         };
         match found {
-            Ok(handle) => handle.stop(requested.unwrap_or_else(|| handle.usual_signal()), patience).await,
+            Ok(handle) => handle.stop(requested.unwrap_or_else(|| handle.usual_signal()), kill_timeout).await,
             // A start is not waited for: a compilation is given up, and what runs already is killed.
             Err(stopped) => {
                 stopped.notify_one();

@@ -146,10 +146,8 @@ impl Shared {
         identity: &TaskIdentity,
         stopped: &Notify,
     ) -> Result<Unit, Error> {
-        let what = "the root of the tasks' view of the host";
-        let failed = |source| Error::Make { what, directory: node.runtime_dir.clone(), source };
         // A compilation sees the host on this root, too.
-        blocking(|| view::prepare(&node.installation.root, &node.installation.host_paths)).map_err(failed)?;
+        blocking(|| prepare_view(node))?;
         if let Ok(shim) = node.installation.shim() {
             blocking(|| program::make_unreadable(&shim));
         }
@@ -332,6 +330,13 @@ impl Shared {
             }
         }
     }
+}
+
+/// Makes the root on which tasks, and the compiler of guests, see the host.
+pub(super) fn prepare_view(node: &NodeSpec) -> Result<(), Error> {
+    let what = "the root of the tasks' view of the host";
+    let made = view::prepare(&node.installation.root, &node.installation.host_paths);
+    made.map_err(|source| Error::Make { what, directory: node.runtime_dir.clone(), source })
 }
 
 /// Number of host paths that are pinned for the start of the task.

@@ -9,10 +9,9 @@ use tokio::sync::Notify;
 use super::Tasks;
 use super::config::{Serve, Wasm};
 use super::error::Error;
-use super::host::view;
-use super::spec;
 use super::wasm::compiler::{Code, Wanted};
 use super::wasm::guest;
+use super::{spec, start};
 
 /// The options of a `wasm` block that change the code of a guest.
 #[derive(Debug, Clone, Default)]
@@ -38,9 +37,7 @@ impl Tasks {
         stopped: &Notify,
     ) -> Result<PathBuf, Error> {
         let node = self.shared.node()?;
-        let (what, directory) = ("the root of the tasks' view of the host", node.runtime_dir.clone());
-        let root = view::prepare(&node.installation.root, &node.installation.host_paths);
-        root.map_err(|source| Error::Make { what, directory, source })?;
+        start::prepare_view(&node)?;
         let flags = guest::compiler_flags(&options.wasm().map_err(Error::Spec)?).map_err(Error::Spec)?;
         let wanted = Wanted {
             namespace: &String::new(),

@@ -232,21 +232,21 @@ impl Handle {
         }
     }
 
-    /// Sends the task a signal to stop, and kills all its processes if it has not ended within `patience`.
-    pub async fn stop(&self, signal: Signal, patience: Duration) -> Result<(), Error> {
+    /// Sends the task a signal to stop, and kills all its processes if it has not ended within `kill_timeout`.
+    pub async fn stop(&self, signal: Signal, kill_timeout: Duration) -> Result<(), Error> {
         if let Phase::Exited(_) = self.phase() {
             return Ok(());
         }
         self.is_asked.store(true, Ordering::Relaxed);
-        if !patience.is_zero() {
+        if !kill_timeout.is_zero() {
             self.signal(signal).await?;
-            if timeout(patience, self.wait()).await.is_ok() {
+            if timeout(kill_timeout, self.wait()).await.is_ok() {
                 return Ok(());
             }
             tracing::info!(unit = %self.unit, "the task did not end in time, killing it");
             self.tell(
-                format!("Did not end within {patience:?} of {signal}: killed with all its processes"),
-                &[("signal", signal.to_string()), ("kill_timeout", format!("{patience:?}"))],
+                format!("Did not end within {kill_timeout:?} of {signal}: killed with all its processes"),
+                &[("signal", signal.to_string()), ("kill_timeout", format!("{kill_timeout:?}"))],
             );
         }
         self.kill().await

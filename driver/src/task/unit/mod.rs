@@ -94,8 +94,8 @@ pub fn build(task: &TaskSpec, command: &Command, made: HostResources, begin: Pro
         made.settings.into_iter().map(Property::Assigned).collect(),
     ];
     let properties = concerns.into_iter().flatten().collect();
-    let patience = task.readiness.ready_within.unwrap_or_default();
-    TransientUnit { name: task.unit.clone(), properties, sockets, patience }
+    let ready_within = task.readiness.ready_within.unwrap_or_default();
+    TransientUnit { name: task.unit.clone(), properties, sockets, ready_within }
 }
 
 fn network(task: &TaskSpec, settings: &[Assignment], etc: Vec<(PathBuf, PathBuf)>) -> Vec<Property> {

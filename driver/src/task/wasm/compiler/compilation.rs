@@ -1,8 +1,6 @@
 //! One compilation, in a unit of its own.
 //!
-//! The module may be hostile and take over the compiler. So `wasm-shim-compile` runs in a transient unit of its own, as
-//! an ephemeral user without network, files or privileges. It reads the module from stdin and writes the code to
-//! stdout, which are both in memory.
+//! What the unit may do, and why, is in `mod.rs`.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -101,7 +99,7 @@ pub(super) async fn compile(
             ));
         }
         (_, "timeout") => return stopped(format!("it took longer than {} s", COMPILE_TIME.as_secs())),
-        (_, result) => return stopped(format!("systemd says `{result}`")),
+        (_, result) => return stopped(format!("systemd reports `{result}`")),
     }
     removed.map_err(unit_error)?;
     // Only this shows whether the code was compiled by the program that reported its key.

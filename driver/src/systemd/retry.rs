@@ -9,12 +9,12 @@ use super::error::Error;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For calls that may be made twice: they are made again while systemd cannot be reached.
-pub(super) struct Patience {
+pub(super) struct Retry {
     until: tokio::time::Instant,
     pause: Duration,
 }
 
-impl Patience {
+impl Retry {
     pub(super) fn new() -> Self {
         Self { until: tokio::time::Instant::now() + RETRY_TIMEOUT, pause: FIRST_PAUSE }
     }
