@@ -143,15 +143,19 @@ fn of_allocation(alloc: &str) -> Result<Vec<Shown>, String> {
     for manager in managers {
         let systemd = Systemd::default();
         systemd.choose(*manager);
-        let units =
-            runtime.block_on(systemd.list(&format!("nomad-{alloc}"))).map_err(|error| chain(&error))?;
+        let units = match runtime.block_on(systemd.list(&format!("nomad-{alloc}"))) {
+            Ok(units) => units,
+            // A user's manager is asked even where there is no system bus.
+            Err(_) if *manager == Manager::System && managers.len() > 1 => continue,
+            Err(error) => return Err(chain(&error)),
+        };
         let mut shown = Vec::new();
         for unit in units {
             let (state, files) = runtime.block_on(systemd.files(&unit)).map_err(|error| chain(&error))?;
             let mut text = String::new();
             for path in files {
-                let content = std::fs::read_to_string(&path);
-                let content = content.map_err(|error| format!("read {}: {error}", path.display()))?;
+                // A task that ends meanwhile has no file any more.
+                let content = std::fs::read_to_string(&path).unwrap_or_else(|error| format!("# {error}"));
                 let _ = writeln!(text, "# {}\n{}", path.display(), content.trim_end());
             }
             shown.push(Shown { task: None, unit: unit.to_string(), state: Some(state.clone()), file: text });

@@ -30,5 +30,5 @@ async fn a_run_prints_its_lines_events_and_exits_as_json() {
         assert!(objects.contains(&expected), "{expected}: {printed}");
     }
     let started = objects.iter().find(|object| object["event"].is_string()).expect("an event");
-    assert!(started["details"]["pid"].is_string(), "{started}");
+    assert!(started["details"]["unit"].is_string(), "{started}");
 }

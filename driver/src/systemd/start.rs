@@ -233,14 +233,7 @@ impl Systemd {
         let reports_ready = !ready_within.is_zero();
         if reports_ready && (job_result == "failed" || job_result == ENDED || job_result == "timeout") {
             self.classify_start(unit, job_result).await?;
-            let (state, unit) = (unit.state(), name);
-            let how = match (state.result.as_str(), state.exit()) {
-                ("timeout", _) => format!("within {} s", ready_within.as_secs_f32()),
-                (_, Some(MainExit::Status(status))) => format!("before it ended with status {status}"),
-                (_, Some(MainExit::Signal(signal))) => format!("before signal {signal} ended it"),
-                (result, None) => format!("and systemd reports `{result}`"),
-            };
-            return Err(Error::NotReady { unit, how, said: state.status_text });
+            return Err(not_ready(name, unit.state(), ready_within));
         }
         self.classify_start(unit, job_result).await
     }
@@ -277,7 +270,13 @@ impl Systemd {
         let outcome = match waited {
             Ok(()) if unit.state().removed => return Err(Error::NoSuchUnit { unit: name.clone() }),
             // The result of its job is lost: the journal decides.
-            Ok(()) => self.classify_start(&unit, ENDED.to_owned()).await,
+            Ok(()) => match self.classify_start(&unit, ENDED.to_owned()).await {
+                // The result of a service that ended before it was ready (systemd.service(5), "protocol").
+                Ok(()) if !ready_within.is_zero() && unit.state().result == "protocol" => {
+                    Err(not_ready(name.clone(), unit.state(), ready_within))
+                }
+                classified => classified,
+            },
             Err(_) => Err(Error::Slow { act: "start unit", unit: name.clone() }),
         };
         if outcome.is_err() {
@@ -333,4 +332,15 @@ impl Systemd {
             tracing::error!(unit = %name, "a unit that failed to start could not be removed; run `systemctl stop` and `systemctl reset-failed` on it");
         });
     }
+}
+
+/// The error of a service that was not ready in time, or ended before.
+fn not_ready(unit: UnitName, state: UnitState, ready_within: Duration) -> Error {
+    let how = match (state.result.as_str(), state.exit()) {
+        ("timeout", _) => format!("within {} s", ready_within.as_secs_f32()),
+        (_, Some(MainExit::Status(status))) => format!("before it ended with status {status}"),
+        (_, Some(MainExit::Signal(signal))) => format!("before signal {signal} ended it"),
+        (result, None) => format!("and systemd reports `{result}`"),
+    };
+    Error::NotReady { unit, how, said: state.status_text }
 }
