@@ -42,11 +42,11 @@ pub use error::Error;
 pub use features::{Features, Manager};
 pub use journal::Ended;
 pub use name::UnitName;
-pub(crate) use property::step as exit_step;
 pub use property::{
     Assignment, Error as AssignmentError, Meaning, Paths, PropertyDef, Reach, Role, all as properties, bytes,
     capability_mask, capability_names, known as property, quote as quoted, words,
 };
+pub(crate) use property::{SIGNALS, step as exit_step};
 pub use run_line::{shell_word, systemd_run};
 pub use state::{InvocationId, MainExit, Service, UnitState};
 pub use transient::{Bind, Property, SocketUnit, Stream, TransientUnit};

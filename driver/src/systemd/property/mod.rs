@@ -23,7 +23,7 @@ use zbus::Variant;
 
 pub use definition::{Group, Paths, PropertyDef, Reach, Role};
 pub use grammar::quote;
-pub(crate) use names::step;
+pub(crate) use names::{SIGNALS, step};
 pub use names::{capability_mask, capability_names};
 pub use print::{escaped, lines_of, text_of};
 pub use reading::Meaning;

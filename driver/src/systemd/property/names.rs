@@ -65,9 +65,9 @@ const DUMPED: &Names = &[
     ("shared-dax", 1 << 8),
     ("default", 0x33),
 ];
-/// Signals without the prefix `SIG`.
+/// Signals without the prefix `SIG` (signal(7); the numbers of all architectures that Nomad is built for).
 #[rustfmt::skip]
-pub(super) const SIGNALS: &Names = &[
+pub(crate) const SIGNALS: &Names = &[
     ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ILL", 4), ("TRAP", 5), ("ABRT", 6), ("BUS", 7), ("FPE", 8), ("KILL", 9),
     ("USR1", 10), ("SEGV", 11), ("USR2", 12), ("PIPE", 13), ("ALRM", 14), ("TERM", 15), ("STKFLT", 16), ("CHLD", 17),
     ("CONT", 18), ("STOP", 19), ("TSTP", 20), ("TTIN", 21), ("TTOU", 22), ("URG", 23), ("XCPU", 24), ("XFSZ", 25),

@@ -2,12 +2,7 @@
 
 use std::fmt;
 
-/// Names by number, starting at 1 (signal(7); the numbers of all architectures that Nomad is built for).
-const NAMES: &[&str] = &[
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
-    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
-    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-];
+use crate::systemd::SIGNALS;
 
 /// Aliases of signals (signal(7)); Nomad offers `SIGIOT` on every node.
 const ALIASES: [(&str, i32); 4] = [("IOT", 6), ("CLD", 17), ("POLL", 29), ("UNUSED", 31)];
@@ -43,8 +38,7 @@ impl Signal {
         const LAST: i32 = 64;
         let upper = text.trim().to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        let by_name =
-            || NAMES.iter().position(|known| *known == name).and_then(|at| i32::try_from(at + 1).ok());
+        let by_name = || SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
         let real_time = || match name.strip_prefix("RTMIN") {
             Some("") => Some(RTMIN),
             Some(offset) => Some(RTMIN + offset.strip_prefix('+')?.parse::<u8>().ok().map(i32::from)?),
@@ -67,9 +61,9 @@ impl Signal {
 impl fmt::Display for Signal {
     /// `SIGTERM`; a signal without a name is `signal 40`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = usize::try_from(self.0 - 1).ok().and_then(|at| NAMES.get(at));
-        match name {
-            Some(name) => write!(f, "SIG{name}"),
+        let known = SIGNALS.iter().find(|(_, number)| *number == self.0);
+        match known {
+            Some((name, _)) => write!(f, "SIG{name}"),
             None => write!(f, "signal {}", self.0),
         }
     }
