@@ -52,7 +52,7 @@ pub(crate) fn print(options: UnitOptions) -> ExitCode {
             let text = if options.json {
                 format!("{:#}", serde_json::json!(units))
             } else {
-                units.iter().map(Shown::text).collect::<Vec<_>>().join("\n")
+                visible(&units.iter().map(Shown::text).collect::<Vec<_>>().join("\n"))
             };
             // A reader that has closed the pipe has read enough.
             let _ = writeln!(io::stdout(), "{}", text.trim_end());
@@ -63,6 +63,16 @@ pub(crate) fn print(options: UnitOptions) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The text without what a terminal obeys or shows in another order, which a job may contain.
+fn visible(text: &str) -> String {
+    let is_hidden = |c: char| {
+        c.is_control() && !matches!(c, '\n' | '\t')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let escaped = |c: char| if is_hidden(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// One unit as it is printed.

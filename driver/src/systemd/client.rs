@@ -283,6 +283,13 @@ impl Systemd {
         answer.body().deserialize().map_err(failed)
     }
 
+    /// The PID of the unit's main process, as soon as there is one.
+    pub async fn main_process(&self, name: &UnitName) -> u32 {
+        let unit = self.follow(name);
+        unit.wait_for(|state| state.main_pid != 0).await;
+        unit.state().main_pid
+    }
+
     /// Kills all processes in the unit at once, and makes systemd forget the unit. It is not an error if there is no
     /// such unit.
     ///

@@ -48,6 +48,7 @@ pub use property::{
 };
 pub(crate) use property::{SIGNALS, step as exit_step};
 pub use run_line::{shell_word, systemd_run};
+pub use start::Startable;
 pub use state::{InvocationId, MainExit, Service, UnitState};
 pub use transient::{Bind, Property, SocketUnit, Stream, TransientUnit};
 pub use unit_file::unit_file;

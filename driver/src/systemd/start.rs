@@ -23,6 +23,25 @@ const ENDED: &str = "ended";
 /// How often a start is tried if systemd spoils it by reloading in the middle of it.
 const STARTS_MAX: usize = 8;
 
+/// A unit that is ready to be started.
+pub struct Startable {
+    name: UnitName,
+    request: Request,
+}
+
+impl Startable {
+    /// Checks the properties of the unit.
+    pub fn new(unit: TransientUnit) -> Result<Self, Error> {
+        Ok(Self { name: unit.name.clone(), request: Request::new(unit)? })
+    }
+
+    /// Whether the process may be started a second time, if systemd reloads in the middle: all that it was given, such as
+    /// sources of binds, must then still be there.
+    pub fn may_start_again(&self) -> bool {
+        self.request.may_be_misread
+    }
+}
+
 /// The properties of a unit and of the units that come with it, as `StartTransientUnit` takes them.
 struct Request {
     properties: Wire,
@@ -72,7 +91,11 @@ impl Systemd {
     /// Returns when the program runs, or has run and ended already. On failure nothing of the unit remains, or the unit
     /// is removed as soon as systemd can be reached again.
     pub async fn start(&self, unit: TransientUnit) -> Result<Unit, Error> {
-        let (name, request) = (unit.name.clone(), Request::new(unit)?);
+        self.run(Startable::new(unit)?).await
+    }
+
+    /// The same for a unit whose properties are checked.
+    pub async fn run(&self, Startable { name, request }: Startable) -> Result<Unit, Error> {
         for _ in 0..STARTS_MAX {
             // Registered before anything is requested, so that no signal is missed.
             let (followed, mut ends) = (self.follow(&name), self.job_ends(&name));

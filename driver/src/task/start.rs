@@ -1,5 +1,8 @@
 //! The start of a task, from its configuration to a unit that is followed.
 
+use std::fs;
+use std::future;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +27,7 @@ use super::turns::Turn;
 use super::unit::{self, Command, ProcessStart};
 use super::wasm::cache::Lease;
 use super::wasm::compiler::{Code, Wanted};
-use crate::systemd::{self, Stream, TransientUnit, Unit};
+use crate::systemd::{self, Startable, Stream, TransientUnit, Unit, UnitName};
 
 /// How long the lease of compiled code is kept after the start, if the runner opens the code by its path in the cache.
 const LAST_LOOK: Duration = Duration::from_secs(10);
@@ -34,6 +37,9 @@ const SLOW: Duration = Duration::from_secs(1);
 
 /// Maximum number of host paths of a task that starts at the same time as others of its namespace.
 const HOST_PATHS_WITHOUT_A_TURN: usize = 8;
+
+/// The pause between two looks at what a process executes, which nobody reports.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How a start continues.
 enum Run {
@@ -232,16 +238,23 @@ impl Shared {
         report: Option<(InitReport, String)>,
         held: (Pins, Option<Turn>),
     ) -> Result<Unit, systemd::Error> {
-        let name = unit.name.clone();
-        let Some((report, program)) = report else { return self.systemd.start(unit).await };
-        let mut start = std::pin::pin!(self.systemd.start(unit));
+        let (name, startable) = (unit.name.clone(), Startable::new(unit)?);
+        let is_final = !startable.may_start_again();
+        let has_mounts = async {
+            match &report {
+                Some((report, _)) => report.arrived().await,
+                None => self.runs_shim(&name).await,
+            }
+        };
+        let mut start = std::pin::pin!(self.systemd.run(startable));
         let started = tokio::select! {
             started = &mut start => started,
-            () = report.arrived() => {
+            () = has_mounts, if is_final => {
                 blocking(|| drop(held));
                 start.await
             }
         };
+        let Some((report, program)) = report else { return started };
         match started {
             Ok(unit) => match report.failure_of(&unit, &program).await {
                 None => Ok(unit),
@@ -252,6 +265,19 @@ impl Shared {
             },
             Err(error @ systemd::Error::Exists { .. }) => Err(error),
             Err(error) => Err(report.failure_so_far(&name, &program).unwrap_or(error)),
+        }
+    }
+
+    /// Waits until the main process of the unit is wasm-shim: until then it is systemd's, which makes the mounts.
+    async fn runs_shim(&self, unit: &UnitName) {
+        let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        let shim =
+            self.node().ok().and_then(|node| node.installation.shim().ok()).and_then(|path| inode(&path));
+        let Some(shim) = shim else { return future::pending().await };
+        let process = self.systemd.main_process(unit).await;
+        let program = PathBuf::from(format!("/proc/{process}/exe"));
+        while inode(&program) != Some(shim) {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 

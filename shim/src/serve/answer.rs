@@ -56,6 +56,8 @@ impl Server {
         self.make_pool(handler);
         if self.http.access_log {
             let took = began.elapsed().as_secs_f64() * 1000.0;
+            // A path may contain what a terminal obeys.
+            let path = path.replace(char::is_control, "?");
             outcome::say(&format!("access: {method} {path} {} {took:.1}ms", response.status().as_u16()));
         }
         response

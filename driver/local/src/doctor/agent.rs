@@ -308,14 +308,15 @@ fn running(root: &Path) -> (Option<Process>, Option<(u32, String)>) {
     let mut doubted = None;
     for pid in pids {
         let process = root.join(format!("proc/{pid}"));
-        let line = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
-        let args: Vec<String> = line.split('\0').map(str::to_owned).collect();
+        let args = trust::command_line(&process);
         let [program, command, ..] = &args[..] else { continue };
         if Path::new(program).file_name().is_none_or(|name| name != "nomad") || command != "agent" {
             continue;
         }
         match trust::doubt_about_process(&process) {
-            None => return (Some((pid, args)), doubted),
+            // Its number may have become another process's meanwhile.
+            None if trust::command_line(&process) == args => return (Some((pid, args)), doubted),
+            None => {}
             Some(why) => doubted = doubted.or(Some((pid, why))),
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::finding::Finding;
+use super::trust;
 use crate::node::PLUGIN;
 
 /// Checks below `root`. If an agent runs, it takes care of the units.
@@ -28,17 +29,18 @@ fn orphans(root: &Path) -> Vec<u32> {
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let mut orphans: Vec<u32> = pids
         .filter(|pid| {
-            let file =
-                |name: &str| fs::read_to_string(root.join(format!("proc/{pid}/{name}"))).unwrap_or_default();
-            let line = file("cmdline");
-            let mut arguments = line.split('\0').filter(|word| !word.is_empty());
+            let process = root.join(format!("proc/{pid}"));
+            let line = trust::command_line(&process);
+            let mut arguments = line.iter().filter(|word| !word.is_empty());
             // The plugin itself has no arguments; the log forwarder and the commands have at least one.
             let is_plugin = arguments
                 .next()
                 .is_some_and(|first| Path::new(first).file_name().is_some_and(|name| name == PLUGIN))
                 && arguments.next().is_none();
             is_plugin
-                && file("status")
+                && trust::doubt_about_process(&process).is_none()
+                && fs::read_to_string(process.join("status"))
+                    .unwrap_or_default()
                     .lines()
                     .any(|line| line.strip_prefix("PPid:").is_some_and(|pid| pid.trim() == "1"))
         })
@@ -91,10 +93,10 @@ mod tests {
             (12, "/p/nomad-driver-systemd\0copy\0", 1),
             (13, "/usr/bin/nomad\0agent\0", 1),
         ] {
-            let process = root.path().join(format!("proc/{pid}"));
-            fs::create_dir_all(&process).unwrap();
+            let process = trust::tests::process(root.path(), pid);
             fs::write(process.join("cmdline"), line).unwrap();
-            fs::write(process.join("status"), format!("Name:\tx\nPPid:\t{parent}\n")).unwrap();
+            let status = fs::read_to_string(process.join("status")).unwrap();
+            fs::write(process.join("status"), format!("{status}PPid:\t{parent}\n")).unwrap();
         }
         assert_eq!(orphans(root.path()), [10]);
     }

@@ -2,6 +2,7 @@
 //! configuration names, and every user and every task can start a process that looks like an agent.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -30,25 +31,36 @@ pub(super) fn doubt_about_process(process: &Path) -> Option<String> {
     if cgroup.contains(TASKS) {
         return Some("it is a task".to_owned());
     }
-    let namespace = |process: &Path| fs::metadata(process.join("ns/user")).map(|found| found.ino());
-    let is_elsewhere = match (namespace(process), namespace(Path::new("/proc/self"))) {
-        (Ok(its), Ok(ours)) => its != ours,
-        // Of root's processes others learn nothing; users of other namespaces have other numbers.
-        _ => us == 0,
-    };
-    if is_elsewhere {
-        return Some("it is in another user namespace".to_owned());
+    // Root in a container of another runtime has the numbers of the host's, and another root directory.
+    for name in ["ns/user", "ns/pid", "root"] {
+        let place = |process: &Path| fs::metadata(process.join(name)).map(|found| (found.dev(), found.ino()));
+        let is_elsewhere = match (place(process), place(Path::new("/proc/self"))) {
+            (Ok(its), Ok(ours)) => its != ours,
+            // Of root's processes others learn nothing.
+            _ => true,
+        };
+        if is_elsewhere {
+            return Some(format!("it is in another place ({name})"));
+        }
     }
     let program = process.join("exe");
     let name = fs::read_link(&program).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
-    let is_nomad = match name {
-        Some(name) => {
-            let is_safe = |found: fs::Metadata| is_safe(&found) && found.mode() & SET_ID == 0;
-            name.contains("nomad") && fs::metadata(&program).is_ok_and(is_safe)
-        }
-        None => us != 0,
-    };
+    let is_safe = |found: fs::Metadata| is_safe(&found) && found.mode() & SET_ID == 0;
+    let is_nomad =
+        name.is_some_and(|name| name.contains("nomad")) && fs::metadata(&program).is_ok_and(is_safe);
     (!is_nomad).then(|| "its program is not nomad, or others can change it".to_owned())
+}
+
+/// The command line of a process. A process can make its own as long as it likes.
+pub(super) fn command_line(process: &Path) -> Vec<String> {
+    const MOST: u64 = 64 << 10;
+    let mut line = Vec::new();
+    let read =
+        fs::File::open(process.join("cmdline")).and_then(|file| file.take(MOST).read_to_end(&mut line));
+    if read.is_err() {
+        return Vec::new();
+    }
+    String::from_utf8_lossy(&line).split('\0').map(str::to_owned).collect()
 }
 
 /// The real, effective, saved and file system UID of a process.
@@ -61,6 +73,10 @@ pub(super) fn uids(process: &Path) -> Vec<u32> {
 /// The path without links; the error is the part of it that somebody else can change.
 pub(super) fn unchangeable(path: &Path) -> Result<PathBuf, PathBuf> {
     let path = path.canonicalize().map_err(|_| path.to_owned())?;
+    // Who owns a file there says nothing of who chose its content.
+    if path.starts_with("/proc") || path.starts_with("/sys") {
+        return Err(path);
+    }
     match path.ancestors().find(|part| !fs::metadata(part).is_ok_and(|found| is_safe(&found))) {
         Some(part) => Err(part.to_owned()),
         None => Ok(path),
@@ -82,12 +98,19 @@ pub(super) mod tests {
 
     /// A process that looks like an agent of ours in every respect.
     pub(in crate::doctor) fn agent(root: &Path) -> PathBuf {
-        let process = root.join("proc/42");
+        process(root, 42)
+    }
+
+    /// A process of ours whose program is named `nomad`.
+    pub(in crate::doctor) fn process(root: &Path, pid: u32) -> PathBuf {
+        let process = root.join(format!("proc/{pid}"));
         fs::create_dir_all(process.join("ns")).unwrap();
         let us = geteuid().as_raw();
         fs::write(process.join("status"), format!("Name:\tnomad\nUid:\t{us}\t{us}\t{us}\t{us}\n")).unwrap();
         fs::write(process.join("cgroup"), "0::/system.slice/nomad.service\n").unwrap();
-        symlink("/proc/self/ns/user", process.join("ns/user")).unwrap();
+        for name in ["ns/user", "ns/pid", "root"] {
+            symlink(Path::new("/proc/self").join(name), process.join(name)).unwrap();
+        }
         let program = root.join("nomad");
         fs::write(&program, "").unwrap();
         fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
@@ -117,7 +140,13 @@ pub(super) mod tests {
         assert!(doubt_about_process(&process).unwrap().contains("program"));
         fs::remove_file(process.join("ns/user")).unwrap();
         symlink("/proc/self/ns/mnt", process.join("ns/user")).unwrap();
-        assert!(doubt_about_process(&process).unwrap().contains("user namespace"));
+        assert!(doubt_about_process(&process).unwrap().contains("(ns/user)"));
+        fs::remove_file(process.join("ns/user")).unwrap();
+        symlink("/proc/self/ns/user", process.join("ns/user")).unwrap();
+        // As in a container.
+        fs::remove_file(process.join("root")).unwrap();
+        symlink(root.path(), process.join("root")).unwrap();
+        assert!(doubt_about_process(&process).unwrap().contains("(root)"));
     }
 
     #[test]

@@ -348,11 +348,23 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// Prefixes of the variables of a port.
+const PORTS: [&str; 5] = ["NOMAD_PORT_", "NOMAD_ADDR_", "NOMAD_IP_", "NOMAD_HOST_PORT_", "NOMAD_ALLOC_PORT_"];
+
 /// What to do about an undefined name.
 fn advice_for_variable(name: &str, nearest: Option<&str>) -> String {
     match (nearest, name.strip_prefix("var.")) {
         (Some(nearest), _) => format!("did you mean `{nearest}`?"),
         (None, Some(name)) => format!("declare it in the job file: `variable \"{name}\" {{}}`"),
+        (None, None) if PORTS.iter().any(|prefix| name.starts_with(prefix)) => {
+            "the `network` of the group has no port of this label".to_owned()
+        }
+        (None, None) if name.contains('.') => {
+            "only a Nomad agent knows the attributes, the meta and the environment of its node".to_owned()
+        }
+        (None, None) if !name.starts_with("NOMAD_") && name.chars().all(|c| c.is_ascii_lowercase()) => {
+            format!("write \"{name}\" in quotes if it is a text; a Nomad agent may know the variable")
+        }
         (None, None) => format!(
             "a Nomad agent may know it, from a `template` with `env = true`, the meta of a dispatch or of the node; for a shell in \
              the task to read it write `$$${{{name}}}`"

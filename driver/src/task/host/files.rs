@@ -128,6 +128,8 @@ fn advice(option: &str, path: &Path, source: &io::Error) -> &'static str {
     } else if is_missing && path.is_relative() && option == "credential" {
         "; a relative path is looked up in the task's `secrets/`, before the task starts: a `template` or an `artifact` \
          puts it there"
+    } else if is_missing && path.is_absolute() && is_bind {
+        "; create it on the node, since systemd makes no source of a bind, or write `-` before it if it may be missing"
     } else {
         ""
     }

@@ -14,34 +14,10 @@ use crate::task::spec::identity::Identity;
 /// The first setting of the configuration that cannot work here, with its option, for example ``plugin option
 /// `shim_dir`: /opt/shim has no wasm-shim``. May take long: user databases may be on other machines.
 pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String> {
-    if let Identity::User(name) = &node.default_identity
-        && accounts.user(name).is_none()
-        && accounts.is_complete()
-    {
-        return Some(format!(
-            "plugin option `default_user`: this node has no user `{name}`; create the user, or leave the option out for \
-             ephemeral users"
-        ));
-    }
-    if let Identity::User(name) = &node.default_identity
-        && node.policy.has_no_root()
-        && accounts.user(name).is_some_and(|user| user.uid == 0)
-    {
-        return Some(format!(
-            "plugin option `default_user`: `{name}` is root, and no task may be root here; set `allow_root`, name another user, \
-             or leave the option out for ephemeral users"
-        ));
-    }
-    if let Identity::User(name) = &node.default_identity
-        && let Some(user) = accounts.user(name)
-        && node.policy.check_user("default_user", name, user.uid).is_err()
-    {
-        return Some(format!(
-            "plugin option `default_user`: `denied_host_uids` denies `{name}`, UID {}, to every task; name another user, or leave \
-             the option out for ephemeral users",
-            user.uid
-        ));
-    }
+    of_default_user(node, accounts).or_else(|| of_directories(node))
+}
+
+fn of_directories(node: &NodeSpec) -> Option<String> {
     if let Some(directory) = &node.installation.shim_dir {
         let programs = ["wasm-shim", "wasm-shim-compile"];
         if let Some(name) = programs.into_iter().find(|name| !directory.join(name).is_file()) {
@@ -68,6 +44,39 @@ pub(crate) fn reason(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String>
     let directory = Some(&node.installation.state_dir).filter(|_| node.sets_state_dir)?;
     let why = usable(directory).err()?;
     Some(format!("plugin option `state_dir`: {} cannot be used: {}", directory.display(), crate::chain(&why)))
+}
+
+/// Why no task could run as the `default_user`.
+fn of_default_user(node: &NodeSpec, accounts: &dyn Accounts) -> Option<String> {
+    let Identity::User(name) = &node.default_identity else { return None };
+    if accounts.user(name).is_none() && accounts.is_complete() {
+        return Some(format!(
+            "plugin option `default_user`: this node has no user `{name}`; create the user, or leave the option out for \
+             ephemeral users"
+        ));
+    }
+    if node.policy.has_no_root() && accounts.user(name).is_some_and(|user| user.uid == 0) {
+        return Some(format!(
+            "plugin option `default_user`: `{name}` is root, and no task may be root here; set `allow_root`, name another user, \
+             or leave the option out for ephemeral users"
+        ));
+    }
+    if node.dynamic_workload_users {
+        return Some(format!(
+            "plugin option `default_user`: no task would run as `{name}`, since with `dynamic_workload_users` Nomad gives each task \
+             its user; leave one of the two out"
+        ));
+    }
+    if let Some(user) = accounts.user(name)
+        && node.policy.check_user("default_user", name, user.uid).is_err()
+    {
+        return Some(format!(
+            "plugin option `default_user`: `denied_host_uids` denies `{name}`, UID {}, to every task; name another user, or leave \
+             the option out for ephemeral users",
+            user.uid
+        ));
+    }
+    None
 }
 
 /// Creates the directory if it is missing, and checks that it can be written to.

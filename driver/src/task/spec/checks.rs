@@ -33,6 +33,14 @@ pub(super) fn check_credentials(credential: &[Credential], node: &NodeSpec) -> R
         });
     }
     credential.iter().try_for_each(|credential| check_label("credential.name", &credential.name))?;
+    let is_second =
+        |(at, one): &(usize, &Credential)| credential[..*at].iter().any(|other| other.name == one.name);
+    if let Some((_, Credential { name, .. })) = credential.iter().enumerate().find(is_second) {
+        return Err(Error::refused(
+            "credential.name",
+            format!("two credentials have the name `{name}`; give each its own"),
+        ));
+    }
     if !credential.iter().any(|credential| credential.encrypted) {
         return Ok(());
     }

@@ -68,6 +68,15 @@ pub enum Error {
         /// The searched directories of the view.
         searched: String,
     },
+    /// A guest on a mount of the job's.
+    #[error(
+        "`command`: {path} is in what `files` mounts for the task, and the driver reads WebAssembly before that is mounted; name \
+         the guest in `local/`, in `/alloc`, in a `volume_mount` or below the node's `host_paths`"
+    )]
+    GuestInMount {
+        /// The path in the task's view.
+        path: PathBuf,
+    },
     /// WebAssembly in its text form.
     #[error(
         "`command`: {path} is WebAssembly in its text form; fetch the binary form (`wasm-tools parse` makes it), or try the \

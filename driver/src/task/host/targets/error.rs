@@ -71,7 +71,7 @@ pub enum Error {
         count: usize,
     },
     /// A mount point behind a link of the host: systemd would not mount on the path that was compared.
-    #[error("{}: {path} leads over a link, to {real}; name that path", settings::shown(.option))]
+    #[error("{}: the mount point {path} leads over a link, to {real}; mount on that path, or leave it out where the task sees it already", settings::shown(.option))]
     HostLink {
         /// The property.
         option: &'static str,
