@@ -327,9 +327,15 @@ async fn a_start_survives_the_loss_of_the_bus_while_systemd_works_at_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_of_systemd_in_the_middle_of_a_start_changes_no_command() {
     let Some(host) = Host::alone(Need::Systemd).await else { return };
-    let node = Node::start(&host).await;
+    // A host path is pinned for the start, and for the second one too.
+    let shared = tempfile::tempdir_in("/var/lib").unwrap();
+    std::fs::set_permissions(shared.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(shared.path().join("code"), "5").unwrap();
+    let shared = shared.path().display();
+    let node = Node::configured(&host, &format!("allow_host_paths = [\"{shared}\"]")).await;
+    let files = format!("files {{\n bind_read_only_paths = [\"{shared}:/mnt\"]\n}}");
     for _ in 0..6 {
-        let job = || Job::shell("x='a;b'; echo \"$x $((1 + 2))\"; exit 5");
+        let job = || Job::shell("x='a;b'; echo \"$x $((1 + 2))\"; exit $(cat /mnt/code)").config(&files);
         let starts = futures_util::future::join_all((0..20).map(|_| node.run(job())));
         let reloads = async { tokio::task::block_in_place(|| host.run("systemctl", &["daemon-reload"])) };
         for task in tokio::join!(starts, reloads).0 {
