@@ -1,5 +1,6 @@
 //! Starts units, and decides what the result of a start means.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use zbus::{OwnedObjectPath, Variant};
@@ -92,6 +93,12 @@ impl Systemd {
     /// is removed as soon as systemd can be reached again.
     pub async fn start(&self, unit: TransientUnit) -> Result<Unit, Error> {
         self.run(Startable::new(unit)?).await
+    }
+
+    /// Tells whether systemd has reloaded since this call.
+    pub fn watch_reloads(&self) -> impl Fn() -> bool + Send + use<> {
+        let (shared, at) = (Arc::clone(&self.shared), Moment::now());
+        move || shared.reloads.any_since(&at)
     }
 
     /// The same for a unit whose properties are checked.

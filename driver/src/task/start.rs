@@ -239,7 +239,8 @@ impl Shared {
         held: (Pins, Option<Turn>),
     ) -> Result<Unit, systemd::Error> {
         let (name, startable) = (unit.name.clone(), Startable::new(unit)?);
-        let is_final = !startable.may_start_again();
+        // Where it has reloaded, systemd may start the process a second time, which needs the mounts again.
+        let (is_final, has_reloaded) = (!startable.may_start_again(), self.systemd.watch_reloads());
         let has_mounts = async {
             match &report {
                 Some((report, _)) => report.arrived().await,
@@ -249,9 +250,14 @@ impl Shared {
         let mut start = std::pin::pin!(self.systemd.run(startable));
         let started = tokio::select! {
             started = &mut start => started,
-            () = has_mounts, if is_final => {
-                blocking(|| drop(held));
-                start.await
+            () = has_mounts => {
+                let mut needed = Some(held);
+                if is_final || !has_reloaded() {
+                    blocking(|| drop(needed.take()));
+                }
+                let started = start.await;
+                drop(needed);
+                started
             }
         };
         let Some((report, program)) = report else { return started };
