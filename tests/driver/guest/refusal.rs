@@ -47,6 +47,10 @@ async fn what_no_guest_can_be_given_is_refused_by_option_and_value_before_anythi
             "`notify`: a WebAssembly guest",
         ),
         (Job::shell("true").config("wasm {\n fuel = 5\n}"), "`wasm`: `command` is a native program"),
+        (
+            Job::command("/g/x.wasm").config("files {\n bind_read_only_paths = [\"local:/g\"]\n}"),
+            "is in what `files` mounts for the task",
+        ),
         (Job::artifact("code.cwasm", &precompiled), "precompiled native code is not accepted from jobs"),
     ];
     for (job, reason) in cases {

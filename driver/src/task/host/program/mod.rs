@@ -225,17 +225,19 @@ pub fn find(command: &str, surroundings: Surroundings<'_>) -> Result<Program, Er
     }
 }
 
-/// A program in what the job mounts. The driver reads a guest before there is a view of the task.
-fn in_mount(path: PathBuf) -> Result<Program, Error> {
+/// A program in what the job mounts. The driver reads a guest before there is a view of the task. What is mounted over the
+/// task's own directories is refused later.
+fn in_mount(path: PathBuf, surroundings: Surroundings<'_>) -> Result<Program, Error> {
+    let is_own = surroundings.dirs.pairs().iter().any(|(_, inside)| path.starts_with(inside));
     let is_guest = path.extension().is_some_and(|extension| extension == "wasm");
-    if is_guest { Err(Error::GuestInMount { path }) } else { Ok(Program::elsewhere(path)) }
+    if is_guest && !is_own { Err(Error::GuestInMount { path }) } else { Ok(Program::elsewhere(path)) }
 }
 
 /// The program at this path of the view.
 fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
     let path = path.to_owned();
     if surroundings.is_mounted_over(&path) {
-        return in_mount(path);
+        return in_mount(path, surroundings);
     }
     let spot = match surroundings.spot(&path) {
         Some(spot) => spot,
