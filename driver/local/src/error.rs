@@ -54,6 +54,7 @@ pub enum Error {
     #[error(transparent)]
     Fetch {
         /// What is wrong.
+        #[from]
         source: artifact::Error,
     },
     /// A `--volume` without a name or a path.

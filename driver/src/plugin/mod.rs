@@ -63,7 +63,7 @@ const SOCKET: &str = "socket";
 pub enum Error {
     /// The handshake failed: no host, or one with other requirements.
     #[error(transparent)]
-    Handshake(handshake::Error),
+    Handshake(#[from] handshake::Error),
     /// The socket could not be created.
     #[error("listen on a socket in {directory}")]
     Listen {

@@ -13,7 +13,7 @@ pub enum Error {
     Message(String),
     /// The driver rejects the task.
     #[error(transparent)]
-    Task(task::Error),
+    Task(#[from] task::Error),
 }
 
 /// The unit of a task under a plugin with this configuration. Does not call systemd, and touches nothing.

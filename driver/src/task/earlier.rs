@@ -17,7 +17,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 impl Shared {
     /// Removes a unit and everything that was created for it.
     pub(super) async fn remove(&self, unit: &UnitName) -> Result<(), Error> {
-        self.systemd.remove(unit).await.map_err(Error::Systemd)?;
+        self.systemd.remove(unit).await?;
         if let Ok(node) = self.node() {
             TaskRuntimeDir::of(&node.runtime_dir, unit).remove();
         }
@@ -33,7 +33,7 @@ impl Shared {
                 // Late or not: the unit is removed next.
                 let _ = tokio::time::timeout(LAST_WORDS, unit.gone()).await;
             }
-            self.systemd.remove(&name).await.map_err(Error::Systemd)?;
+            self.systemd.remove(&name).await?;
         }
         Ok(())
     }

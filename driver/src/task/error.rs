@@ -24,25 +24,25 @@ const BY_CHILDREN: &str = "; what a child of the program says counts with `notif
 pub enum Error {
     /// The job's or the operator's configuration cannot be honoured.
     #[error(transparent)]
-    Spec(spec::Error),
+    Spec(#[from] spec::Error),
     /// The job's `command` cannot be started.
     #[error(transparent)]
-    Program(program::Error),
+    Program(#[from] program::Error),
     /// The job's WebAssembly cannot be compiled or run.
     #[error(transparent)]
-    Wasm(compiler::Error),
+    Wasm(#[from] compiler::Error),
     /// The task's environment cannot be passed to it.
     #[error(transparent)]
-    Env(env::Error),
+    Env(#[from] env::Error),
     /// The task's output cannot be collected.
     #[error(transparent)]
-    Logs(logs::Error),
+    Logs(#[from] logs::Error),
     /// The signal that the job or the operator names does not exist.
     #[error(transparent)]
-    Signal(signal::Unknown),
+    Signal(#[from] signal::Unknown),
     /// A command could not be run in the task.
     #[error(transparent)]
-    Exec(exec::Error),
+    Exec(#[from] exec::Error),
     /// Something that the task needs cannot be created on the host.
     #[error("{what} cannot be made in {directory}; has its file system room, and is it writable?")]
     Make {
@@ -63,7 +63,7 @@ pub enum Error {
     },
     /// A host file that the job names is not available.
     #[error(transparent)]
-    Files(files::Error),
+    Files(#[from] files::Error),
     /// The task exited, or took too long, before it reported that it is ready.
     #[error(
         "the task did not send `READY=1` (sd_notify(3)) {how}; its job requires that by a {} block{}; what it wrote is in its log files \
@@ -111,7 +111,7 @@ pub enum Error {
     },
     /// systemd did not do what the driver requested.
     #[error(transparent)]
-    Systemd(systemd::Error),
+    Systemd(#[from] systemd::Error),
     /// Nomad sent the same id twice.
     #[error("task {id} is being started or runs already")]
     Duplicate {

@@ -16,7 +16,7 @@ impl Shared {
         if *path == task.view.working_directory(&task.dirs) || self.systemd.manager() == Manager::User {
             return Ok(());
         }
-        match self.systemd.unmounted(path).await.map_err(Error::Systemd)? {
+        match self.systemd.unmounted(path).await? {
             Some(mount) => Err(Error::Spec(spec::Error::Refused {
                 option: "work_dir".to_owned(),
                 reason: format!(
@@ -42,7 +42,7 @@ impl Shared {
         {
             return Ok(());
         }
-        let denying = Slices::that_denies_addresses(&self.systemd, task).await.map_err(Error::Systemd)?;
+        let denying = Slices::that_denies_addresses(&self.systemd, task).await?;
         match denying {
             Some(slice) if task.allows_addresses => Err(Error::Spec(spec::Error::Refused {
                 option: "network.ip_address_allow".to_owned(),

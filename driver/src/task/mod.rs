@@ -113,7 +113,7 @@ impl Tasks {
 
     /// Applies the operator's configuration; refuses invalid values.
     pub fn configure(&self, config: PluginConfig) -> Result<(), Error> {
-        let node = NodeSpec::resolve(config).map_err(Error::Spec)?;
+        let node = NodeSpec::resolve(config)?;
         self.shared.systemd.choose(node.manager);
         *self.shared.node.write() = Some(Arc::new(node));
         Ok(())
@@ -267,7 +267,7 @@ impl Tasks {
 
     /// Sends a signal to a task.
     pub async fn signal(&self, id: &TaskId, signal: &str) -> Result<(), Error> {
-        let signal = Signal::parse(signal).map_err(Error::Signal)?;
+        let signal = Signal::parse(signal)?;
         self.get(id)?.signal(signal).await
     }
 

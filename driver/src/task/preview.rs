@@ -41,13 +41,13 @@ impl Sketch {
     /// Touches nothing. So a file's name decides what otherwise its content decides, and host paths are kept as the job
     /// writes them.
     pub fn new(config: &TaskConfig, plugin: PluginConfig) -> Result<Self, Error> {
-        let node = NodeSpec::resolve(plugin).map_err(Error::Spec)?;
+        let node = NodeSpec::resolve(plugin)?;
         let features = Features::everything(node.manager);
-        let outline = Outline::resolve(config, &node, &features, &AssumedAccounts).map_err(Error::Spec)?;
+        let outline = Outline::resolve(config, &node, &features, &AssumedAccounts)?;
         let extension = Path::new(&config.driver.command).extension();
         let is_guest = config.driver.wasm.is_some() || extension.is_some_and(|extension| extension == "wasm");
         let kind = if is_guest { ProgramKind::Wasm } else { ProgramKind::Native };
-        let task = outline.with_program(kind, config, &node, &features).map_err(Error::Spec)?;
+        let task = outline.with_program(kind, config, &node, &features)?;
         Ok(Self { node, task })
     }
 

@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// A variable that no process can have.
     #[error(transparent)]
-    Env(env::Error),
+    Env(#[from] env::Error),
     /// An argument contains a NUL byte, which no program can have.
     #[error("`{option}` holds a NUL byte")]
     Nul {

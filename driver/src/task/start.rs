@@ -54,7 +54,7 @@ impl Shared {
     pub(super) async fn start(&self, config: TaskConfig, stopped: &Notify) -> Result<Handle, Error> {
         let node = self.node()?;
         self.note_agent_of(&config.identity.alloc_dir);
-        let features = self.systemd.features().await.map_err(Error::Systemd)?;
+        let features = self.systemd.features().await?;
         if let Some(reason) = features.unsupported_reason() {
             return Err(Error::Spec(spec::Error::Node { option: "manager".to_owned(), reason }));
         }
@@ -76,11 +76,11 @@ impl Shared {
         })?;
         let program = blocking(|| outline.find_program());
         let kind = program.as_ref().map_or_else(|_| outline.presumed_kind(), Program::kind);
-        let task = blocking(|| outline.with_program(kind, &config, &node, &features)).map_err(Error::Spec)?;
+        let task = blocking(|| outline.with_program(kind, &config, &node, &features))?;
         let run = match self.begun_before(&task).await? {
             // The program of a running unit need not exist any more.
             Some(unit) => Run::Adopted(unit),
-            None => Run::New(program.map_err(Error::Program)?),
+            None => Run::New(program?),
         };
         if matches!(run, Run::New(_)) {
             self.refuse_automount(&task).await?;
@@ -195,7 +195,7 @@ impl Shared {
         self.drop_or_refuse_addresses(task, &node.policy, &mut made.settings).await?;
         let (mut owner, mut ephemeral_user) = (task.uid, String::new());
         if task.identity == spec::Identity::Ephemeral {
-            let taken = self.systemd.ephemeral_users().await.map_err(Error::Systemd)?;
+            let taken = self.systemd.ephemeral_users().await?;
             let before = blocking(|| left_files::owner(&task.dirs));
             ephemeral_user = task.ephemeral_user.choose(&taken, before);
             owner = Some(ephemeral::number_of(&ephemeral_user));
@@ -207,8 +207,8 @@ impl Shared {
         for stream in [&stdout, &stderr] {
             logs::give_to(stream, owner);
         }
-        let env_file = blocking(|| env::write(&task.env, &node.runtime_dir)).map_err(Error::Env)?;
-        let _promise = self.slices.prepare(&self.systemd, task).await.map_err(Error::Systemd)?;
+        let env_file = blocking(|| env::write(&task.env, &node.runtime_dir))?;
+        let _promise = self.slices.prepare(&self.systemd, task).await?;
         let (report, stdin) = match &command {
             Command::Native { path, .. } => {
                 let (report, stdin) = InitReport::new()
@@ -293,7 +293,7 @@ impl Shared {
         if task.output.sink == Sink::Journal {
             return Ok(Stream::Journal);
         }
-        let fifo = logs::open(&task.dirs.alloc_dir, path).await.map_err(Error::Logs)?;
+        let fifo = logs::open(&task.dirs.alloc_dir, path).await?;
         match (task.output.sink, fifo) {
             (Sink::Both, Stream::Fd(fifo)) => {
                 let failed = |source| Error::Connection { to: "the copier of the task's output", source };
@@ -301,9 +301,9 @@ impl Shared {
                 let program = own_program().map_err(failed)?;
                 let unit = spec::copier_of(id, name);
                 // A copier that an interrupted start of this same task left would write to the same FIFO.
-                self.systemd.remove(&unit).await.map_err(Error::Systemd)?;
+                self.systemd.remove(&unit).await?;
                 let copier = unit::copier(unit, task, program, reader.into(), Stream::Fd(fifo));
-                self.systemd.start(copier).await.map_err(Error::Systemd)?;
+                self.systemd.start(copier).await?;
                 Ok(Stream::Fd(writer.into()))
             }
             // Nomad's own collection is disabled.
@@ -342,7 +342,7 @@ impl Shared {
         match program {
             Program::Native { path, own } => {
                 let shim = node.installation.shim().map_err(|source| Error::Init { source })?;
-                blocking(|| program::make_executable(&path, own.as_ref())).map_err(Error::Program)?;
+                blocking(|| program::make_executable(&path, own.as_ref()))?;
                 Ok((Command::Native { path, shim }, None))
             }
             Program::Wasm { module, name } => {
@@ -357,7 +357,7 @@ impl Shared {
                 };
                 let code = self.compiler.code_of(&self.systemd, &node.installation, module, wanted);
                 let code = self.told_of_when_slow(code, &name, identity).await;
-                let Code { path: code, lease } = code.map_err(Error::Wasm)?;
+                let Code { path: code, lease } = code?;
                 Ok((Command::Wasm { shim, code, name }, Some(lease)))
             }
         }

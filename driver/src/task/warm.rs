@@ -38,7 +38,7 @@ impl Tasks {
     ) -> Result<PathBuf, Error> {
         let node = self.shared.node()?;
         start::prepare_view(&node)?;
-        let flags = guest::compiler_flags(&options.wasm().map_err(Error::Spec)?).map_err(Error::Spec)?;
+        let flags = guest::compiler_flags(&options.wasm()?)?;
         let wanted = Wanted {
             namespace: &String::new(),
             job: &String::new(),
@@ -48,7 +48,7 @@ impl Tasks {
             stopped,
         };
         let code = self.shared.compiler.code_of(&self.shared.systemd, &node.installation, module, wanted);
-        let Code { path, lease } = code.await.map_err(Error::Wasm)?;
+        let Code { path, lease } = code.await?;
         let size = std::fs::metadata(&path).map_or(0, |code| code.len());
         // What is larger than the cache is evicted when nobody waits for it any more.
         drop(lease);

@@ -70,7 +70,7 @@ pub enum Error {
     },
     /// The plugin has returned an error.
     #[error(transparent)]
-    Call(CallError),
+    Call(#[from] CallError),
     /// The plugin's answer lacks a required part.
     #[error("the plugin's answer to {call} lacks its {part}; report this to the driver's authors")]
     Incomplete {

@@ -275,7 +275,7 @@ impl Handle {
                 *first = path;
             }
         }
-        let service = self.systemd.service(&self.unit).await.map_err(Error::Systemd)?;
+        let service = self.systemd.service(&self.unit).await?;
         let main_pid = i32::try_from(service.main_pid).ok().filter(|pid| *pid != 0);
         let (Some(main_pid), Some(cgroup)) = (main_pid, Cgroup::of_unit(&service.control_group)) else {
             return Err(Error::Exec(exec::Error::Ended));
@@ -308,7 +308,7 @@ impl Handle {
     /// The cgroup of the task; `None` if it has ended.
     pub(crate) async fn cgroup(&self) -> Result<Option<Cgroup>, Error> {
         let ask = async || {
-            let service = self.systemd.service(&self.unit).await.map_err(Error::Systemd)?;
+            let service = self.systemd.service(&self.unit).await?;
             Cgroup::of_unit(&service.control_group).ok_or(Error::Exec(exec::Error::Ended))
         };
         match self.cgroup.get_or_try_init(ask).await {
@@ -338,7 +338,7 @@ impl Handle {
     pub(crate) async fn kill(&self) -> Result<(), Error> {
         self.is_asked.store(true, Ordering::Relaxed);
         match timeout(ANSWER, self.systemd.kill(&self.unit, KillWho::All, Signal::KILL.number())).await {
-            Ok(answer) => answer.map_err(Error::Systemd)?,
+            Ok(answer) => answer?,
             Err(_) => self.kill_at_once(),
         }
         match timeout(KILL_DEADLINE, self.wait()).await {

@@ -388,6 +388,6 @@ fn environment(
         env.insert("LISTEN_FDNAMES".to_owned(), names.join(":"));
     }
     env.extend(guest::variables(config));
-    env::check(&env).map_err(Error::Env)?;
+    env::check(&env)?;
     Ok(env)
 }

@@ -42,8 +42,9 @@ pub(super) fn server(serve: &Serve, config: &TaskConfig) -> Result<Vec<String>, 
         },
         _ => return Err(Error::refused("wasm.serve", "it needs either a `port` or a `socket`")),
     };
-    let count =
-        |option, count: Option<u32>| Ok(Error::at_least_one(option, count)?.map(|count| count.to_string()));
+    let count = |option, count: Option<u32>| {
+        Error::at_least_one(option, count).map(|count| count.map(|count| count.to_string()))
+    };
     let time = |option, text: Option<&String>| text.map(|text| time(option, text)).transpose();
     let options = [
         ("--listen-fd", Some(name.clone())),

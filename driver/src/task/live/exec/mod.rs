@@ -45,7 +45,7 @@ pub enum Error {
     },
     /// The process could not execute the command.
     #[error(transparent)]
-    Enter(Failure),
+    Enter(#[from] Failure),
     /// The process did not answer.
     #[error("the task could not be joined within {} s", JOIN_DEADLINE.as_secs())]
     Stuck,
