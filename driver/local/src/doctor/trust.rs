@@ -40,7 +40,7 @@ pub(super) fn doubt_about_process(process: &Path) -> Option<String> {
             _ => true,
         };
         if is_elsewhere {
-            return Some(format!("it is in another place ({name})"));
+            return Some(format!("it is in a container, or in another namespace ({name})"));
         }
     }
     let program = process.join("exe");
