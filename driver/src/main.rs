@@ -135,7 +135,7 @@ fn finished<T>(played: impl Future<Output = Result<T, nomad_local::error::Error>
     match played {
         Ok(result) => Some(result),
         Err(error) => {
-            eprintln!("nomad-driver-systemd: {}", nomad_local::error::with_causes(&error));
+            eprintln!("nomad-driver-systemd: {}", diagnostics::with_causes(&error));
             None
         }
     }

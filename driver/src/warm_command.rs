@@ -41,7 +41,7 @@ pub(crate) fn compile(options: &WarmOptions) -> ExitCode {
         let start = Instant::now();
         let warmed = match module {
             Ok(module) => runtime.block_on(until_interrupted(&tasks, module, &name, &options)),
-            Err(error) => Err(nomad_local::error::with_causes(&error)),
+            Err(error) => Err(diagnostics::with_causes(&error)),
         };
         match warmed {
             Ok(code) => {

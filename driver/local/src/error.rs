@@ -6,13 +6,6 @@ use std::path::PathBuf;
 use crate::node::DRIVER;
 use crate::{allocdir, artifact, jobspec, plugin_client, template};
 
-/// An error and its causes, from the outermost to the root; on several lines if a cause shows an excerpt, as the parser
-/// of job files does.
-pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let all = std::iter::successors(Some(error), |error| error.source());
-    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 /// Why a job was not run, or did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

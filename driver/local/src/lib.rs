@@ -33,7 +33,6 @@ pub mod error;
 mod fake;
 pub mod hclspec;
 pub mod jobspec;
-mod nearest;
 pub mod node;
 pub mod options;
 pub mod plugin_client;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::hclspec::Spec;
 use proto::hclspec::spec::Block as Piece;
 
-use crate::nearest::nearest;
+use diagnostics::nearest;
 
 /// Options of Nomad's other drivers, and their equivalents here.
 const OF_OTHER_DRIVERS: &[(&str, &str)] = &[

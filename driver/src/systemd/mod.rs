@@ -20,7 +20,6 @@ mod features;
 mod jobs;
 mod journal;
 mod name;
-mod nearest;
 mod private;
 pub mod property;
 mod reload;

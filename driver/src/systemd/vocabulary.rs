@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::nearest::nearest;
 use super::property::{Assignment, Meaning};
+use diagnostics::nearest;
 
 /// systemd-analyze(1) answers in about 20 ms.
 const ANALYZE_DEADLINE: Duration = Duration::from_secs(10);

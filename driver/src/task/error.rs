@@ -225,9 +225,9 @@ impl Error {
 pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
     match source {
         systemd::Error::NotReady { how, said, .. } => {
-            let outcome = Outcome::of(&said).filter(|_| task.guest.serves);
+            let outcome = Outcome::of(&said).filter(|_| task.serves());
             let command = task.command.clone();
-            let serves = task.guest.serves;
+            let serves = task.serves();
             let by_program = task.readiness.speaks && !task.readiness.all;
             let not_ready = Error::NotReady { how, serves, by_program, advice: None };
             outcome.map_or(not_ready, |outcome| Error::Guest { command, outcome })
@@ -249,7 +249,7 @@ pub(super) fn not_started(source: systemd::Error, task: &TaskSpec) -> Error {
             Error::SetUp { advice: advice::of_step(status, task), source }
         }
         source @ systemd::Error::Sockets { .. } => {
-            let option = if task.guest.serves { "wasm.serve" } else { "socket" };
+            let option = if task.serves() { "wasm.serve" } else { "socket" };
             Error::Sockets { option, source }
         }
         // systemd's message names the property, such as `Invalid CPUWeight setting: 0`.

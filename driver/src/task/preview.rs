@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::config::{Credential, PluginConfig, TaskConfig};
 use super::error::Error;
-use super::host::program::ProgramKind;
 use super::host::resources::HostResources;
 use super::host::runtime_dir::TaskRuntimeDir;
 use super::host::users::AssumedAccounts;
 use super::host::{dirs, env, program, view};
-use super::spec::{NodeSpec, Outline, TaskSpec};
+use super::spec::{NodeSpec, Outline, TaskKind, TaskSpec};
 use super::unit::{self, Command, ProcessStart};
 use crate::systemd::{Features, Manager, Property, Stream, TransientUnit};
 
@@ -44,10 +43,8 @@ impl Sketch {
         let node = NodeSpec::resolve(plugin)?;
         let features = Features::everything(node.manager);
         let outline = Outline::resolve(config, &node, &features, &AssumedAccounts)?;
-        let extension = Path::new(&config.driver.command).extension();
-        let is_guest = config.driver.wasm.is_some() || extension.is_some_and(|extension| extension == "wasm");
-        let kind = if is_guest { ProgramKind::Wasm } else { ProgramKind::Native };
-        let task = outline.with_program(kind, config, &node, &features)?;
+        let kind = outline.presumed_kind();
+        let task = TaskSpec::resolve(outline, kind)?;
         Ok(Self { node, task })
     }
 
@@ -60,11 +57,13 @@ impl Sketch {
     pub fn by_hand(&self) -> ByHand {
         let dirs = &self.task.dirs;
         let code = dirs.alloc_dir.join(format!("{}.cwasm", self.task.unit));
-        let surroundings = self.task.surroundings(&[]);
+        let surroundings = self.task.surroundings();
         let module = surroundings.on_host(&program::guess(&self.task.command, surroundings));
-        let compile = [self.shim().display().to_string(), "compile".to_owned()].into_iter();
-        let files = ["-o".to_owned(), code.display().to_string(), module.display().to_string()];
-        let compile = compile.chain(self.task.guest.flags.iter().cloned()).chain(files).collect();
+        let compile = self.task.guest().map(|guest| {
+            let files = ["-o".to_owned(), code.display().to_string(), module.display().to_string()];
+            let command = [self.shim().display().to_string(), "compile".to_owned()];
+            command.into_iter().chain(guest.flags.iter().cloned()).chain(files).collect()
+        });
         let mut unit = self.unit_with(code);
         for property in &mut unit.properties {
             if let Property::ExecStart { argv, .. } = property
@@ -80,7 +79,7 @@ impl Sketch {
                 .into_iter()
                 .chain(dirs::WRITABLE.map(|name| dirs.shared.join(name)))
                 .collect(),
-            compile: self.task.is_guest().then_some(compile),
+            compile,
             view: view::shared_root(&self.node.runtime_dir),
             unit,
             env: env::carried(&self.task.env),
@@ -96,14 +95,15 @@ impl Sketch {
     /// The unit, with the code of a guest in this file.
     fn unit_with(&self, code: PathBuf) -> TransientUnit {
         let Self { node, task } = self;
-        let command = if task.is_guest() {
-            Command::Wasm { shim: self.shim(), code, name: task.command.clone() }
-        } else {
-            let path = program::guess(&task.command, task.surroundings(&[]));
-            Command::Native { path, shim: self.shim() }
+        let command = match task.kind {
+            TaskKind::Native => {
+                let program = program::guess(&task.command, task.surroundings());
+                Command::native(self.shim(), program, task)
+            }
+            TaskKind::Guest(_) => Command { shim: self.shim(), program: code, name: task.command.clone() },
         };
         let place = TaskRuntimeDir::of(&node.runtime_dir, &task.unit);
-        let surroundings = task.surroundings(&[]);
+        let surroundings = task.surroundings();
         let on_host = |path: &str, _| {
             let path = Path::new(path);
             let named = task.dirs.named(path).map(|(directory, _, below)| directory.join(below));

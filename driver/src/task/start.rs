@@ -22,12 +22,12 @@ use super::host::{dirs, env, left_files, logs, misplaced, program, resources, vi
 use super::init_report::InitReport;
 use super::live::handle::Handle;
 use super::live::saved::Traits;
-use super::spec::{self, NodeSpec, Outline, Sink, TaskSpec, ephemeral};
+use super::spec::{self, NodeSpec, Outline, Sink, TaskKind, TaskSpec, ephemeral};
 use super::turns::Turn;
 use super::unit::{self, Command, ProcessStart};
 use super::wasm::cache::Lease;
 use super::wasm::compiler::{Code, Wanted};
-use crate::systemd::{self, Startable, Stream, TransientUnit, Unit, UnitName};
+use crate::systemd::{self, Features, Startable, Stream, TransientUnit, Unit, UnitName};
 
 /// How long the lease of compiled code is kept after the start, if the runner opens the code by its path in the cache.
 const LAST_LOOK: Duration = Duration::from_secs(10);
@@ -58,25 +58,22 @@ impl Shared {
         if let Some(reason) = features.unsupported_reason() {
             return Err(Error::Spec(spec::Error::Node { option: "manager".to_owned(), reason }));
         }
-        let (config, outline) = {
+        let (config, resolved) = {
             let (node, features) = (Arc::clone(&node), features.clone());
             // User databases may be on other machines.
             let resolve = move || {
-                let outline = Outline::resolve(&config, &node, &features, &HostAccounts);
-                (config, outline)
+                let resolved = resolve(&config, &node, &features);
+                (config, resolved)
             };
             tokio::task::spawn_blocking(resolve).await.map_err(|_| Error::Panicked)?
         };
-        let outline = outline.map_err(|error| {
+        let (task, program) = resolved.map_err(|error| {
             // Whatever else is wrong with the job.
             if matches!(config.identity.name.as_str(), "." | "..") {
                 dirs::take_back(&config.identity.alloc_dir);
             }
             Error::Spec(error)
         })?;
-        let program = blocking(|| outline.find_program());
-        let kind = program.as_ref().map_or_else(|_| outline.presumed_kind(), Program::kind);
-        let task = blocking(|| outline.with_program(kind, &config, &node, &features))?;
         let run = match self.begun_before(&task).await? {
             // The program of a running unit need not exist any more.
             Some(unit) => Run::Adopted(unit),
@@ -102,9 +99,9 @@ impl Shared {
             copied: task.output.sink == Sink::Both,
             listens: !task.sockets.is_empty(),
             speaks: task.speaks(),
-            serves: task.guest.serves,
-            guest: task.is_guest(),
-            init: !task.is_guest(),
+            serves: task.serves(),
+            guest: task.guest().is_some(),
+            init: task.kind == TaskKind::Native,
         };
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
         let handle = Handle::follow(config.identity, unit, traits, systemd, events);
@@ -209,13 +206,13 @@ impl Shared {
         }
         let env_file = blocking(|| env::write(&task.env, &node.runtime_dir))?;
         let _promise = self.slices.prepare(&self.systemd, task).await?;
-        let (report, stdin) = match &command {
-            Command::Native { path, .. } => {
+        let (report, stdin) = match task.kind {
+            TaskKind::Native => {
                 let (report, stdin) = InitReport::new()
                     .map_err(|source| Error::Connection { to: "the task's init", source })?;
-                (Some((report, path.display().to_string())), stdin)
+                (Some((report, command.program.display().to_string())), stdin)
             }
-            Command::Wasm { .. } => (None, Stream::Null),
+            TaskKind::Guest(_) => (None, Stream::Null),
         };
         let env_path = env_file.path().to_owned();
         let begin = ProcessStart { ephemeral_user, env_file: env_path, stdin, stdout, stderr };
@@ -343,7 +340,7 @@ impl Shared {
             Program::Native { path, own } => {
                 let shim = node.installation.shim().map_err(|source| Error::Init { source })?;
                 blocking(|| program::make_executable(&path, own.as_ref()))?;
-                Ok((Command::Native { path, shim }, None))
+                Ok((Command::native(shim, path, task), None))
             }
             Program::Wasm { module, name } => {
                 let shim = node.installation.shim().map_err(|missing| Error::Wasm(missing.into()))?;
@@ -351,17 +348,29 @@ impl Shared {
                     namespace: &task.namespace,
                     job: &task.job,
                     name: &name,
-                    flags: &task.guest.flags,
-                    serves: task.guest.serves,
+                    flags: task.guest().map_or(&[], |guest| guest.flags.as_slice()),
+                    serves: task.serves(),
                     stopped,
                 };
                 let code = self.compiler.code_of(&self.systemd, &node.installation, module, wanted);
                 let code = self.told_of_when_slow(code, &name, identity).await;
-                let Code { path: code, lease } = code?;
-                Ok((Command::Wasm { shim, code, name }, Some(lease)))
+                let Code { path: program, lease } = code?;
+                Ok((Command { shim, program, name }, Some(lease)))
             }
         }
     }
+}
+
+/// The task of a job on this node, and its program, which need not exist any more if the task runs.
+fn resolve(
+    config: &TaskConfig,
+    node: &NodeSpec,
+    features: &Features,
+) -> Result<(TaskSpec, Result<Program, program::Error>), spec::Error> {
+    let outline = Outline::resolve(config, node, features, &HostAccounts)?;
+    let program = outline.find_program();
+    let kind = program.as_ref().map_or_else(|_| outline.presumed_kind(), Program::kind);
+    Ok((TaskSpec::resolve(outline, kind)?, program))
 }
 
 /// Makes the root on which tasks, and the compiler of guests, see the host.

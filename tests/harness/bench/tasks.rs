@@ -17,7 +17,7 @@ use nomad_driver_systemd::task::host::users::HostAccounts;
 use nomad_driver_systemd::task::host::{env, logs, view};
 use nomad_driver_systemd::task::live::cgroup::Cgroup;
 use nomad_driver_systemd::task::live::stats::Reading;
-use nomad_driver_systemd::task::spec::{NodeSpec, Outline};
+use nomad_driver_systemd::task::spec::{NodeSpec, Outline, TaskSpec};
 use nomad_driver_systemd::task::unit::{self, ProcessStart};
 use proto::driver::WaitTaskRequest;
 use tests::{Exit, Host, Job, Need, Node, Prepared, Task, program};
@@ -187,7 +187,7 @@ impl Floor {
             ports: std::collections::BTreeMap::new(),
         };
         let outline = Outline::resolve(&config, &self.node, &self.features, &HostAccounts).unwrap();
-        let task = outline.with_program(ProgramKind::Native, &config, &self.node, &self.features).unwrap();
+        let task = TaskSpec::resolve(outline, ProgramKind::Native).unwrap();
         let env_file = env::write(&task.env, &self.node.runtime_dir).unwrap();
         let open = |path: &'static str| logs::open(Path::new("/"), Path::new(path));
         let begin = ProcessStart {
@@ -202,7 +202,7 @@ impl Floor {
             settings: task.settings.clone(),
             ..Default::default()
         };
-        let command = unit::Command::Native { path: "/bin/sleep".into(), shim: program("wasm-shim") };
+        let command = unit::Command::native(program("wasm-shim"), "/bin/sleep".into(), &task);
         (unit::build(&task, &command, made, begin), env_file)
     }
 }

@@ -8,16 +8,16 @@ use proto::structs::attribute::Value;
 
 use super::agent::Agent;
 use super::finding::Finding;
-use crate::error::with_causes;
 use crate::node::Node;
 use crate::plugin_client::{self, Launch, Plugin};
+use diagnostics::chain;
 
 /// Starts `program` as the agent would, with the options of the agent's configuration.
 pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
     let unstarted = |error: &plugin_client::Error| {
         vec![Finding::failed(
             "plugin",
-            causes(error),
+            chain(error),
             "The agent cannot start the driver.",
             format!("Install {} again.", program.display()),
         )]
@@ -34,7 +34,7 @@ pub(super) async fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
         }
         Err(error) => vec![Finding::failed(
             "plugin options",
-            causes(&error),
+            chain(&error),
             "The agent does not start: it ends when a plugin refuses its options.",
             "Correct the option in the plugin's block of the agent's configuration; driver/README.md lists all.",
         )],
@@ -119,7 +119,7 @@ async fn of_health(plugin: &Plugin, config: &hcl::Body, agent: &Agent) -> Vec<Fi
         )),
         Err(error) => findings.push(Finding::failed(
             "health",
-            causes(&error),
+            chain(&error),
             "No task of the driver is placed on this node.",
             "Look into `journalctl -u nomad`.",
         )),
@@ -167,10 +167,6 @@ fn of_attributes(found: &FingerprintResponse, config: &hcl::Body) -> Vec<Finding
     };
     let root = of_allow_root(config, &text("systemd"));
     [version, filters, wasm].into_iter().chain(root).collect()
-}
-
-fn causes(error: &plugin_client::Error) -> String {
-    with_causes(error).replace('\n', " ")
 }
 
 #[cfg(test)]

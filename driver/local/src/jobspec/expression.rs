@@ -15,7 +15,7 @@ use hcl::template::{Directive, Element, Template};
 use hcl::{Expression, Identifier, Map, Value};
 
 use super::functions;
-use crate::nearest::nearest;
+use diagnostics::nearest;
 
 /// Why an expression has no value.
 #[derive(Debug, thiserror::Error)]

@@ -138,7 +138,7 @@ fn attributes(fingerprint: &FingerprintResponse) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::error::with_causes;
+    use diagnostics::with_causes;
     use std::fs;
 
     use proto::driver::Mount;

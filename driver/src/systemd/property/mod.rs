@@ -28,9 +28,9 @@ pub use names::{capability_mask, capability_names};
 pub use print::{escaped, lines_of, text_of};
 pub use reading::Meaning;
 
-use super::nearest::nearest;
 use super::unit_text::{self, check_text};
 use super::wire::Wire;
+use diagnostics::nearest;
 use kind::{Kind, Unit};
 use table::{GONE, TABLE};
 

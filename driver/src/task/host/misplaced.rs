@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::task::host::dirs::TaskDirs;
 use crate::task::host::view::View;
-use crate::task::spec::TaskSpec;
+use crate::task::spec::{TaskKind, TaskSpec};
 
 /// How many words are checked: a job may have hundreds of thousands.
 const LOOKED_AT: usize = 64;
@@ -20,8 +20,11 @@ const OF_NOMAD: [&str; 5] = ["alloc", "local", "private", "secrets", "tmp"];
 /// Advice about the first such file.
 pub(crate) fn advice(task: &TaskSpec) -> Option<String> {
     // A guest finds "local/x" by the directory that it is granted.
-    let native = Some(task).filter(|task| !task.is_guest());
-    native.and_then(misplaced).or_else(|| native.and_then(misplaced_in_env)).or_else(|| hidden(task))
+    let named = match task.kind {
+        TaskKind::Native => misplaced(task).or_else(|| misplaced_in_env(task)),
+        TaskKind::Guest(_) => None,
+    };
+    named.or_else(|| hidden(task))
 }
 
 /// The first argument with a word that names an existing file, but not from the task's working directory.

@@ -18,7 +18,7 @@ use crate::systemd::{Assignment, Role};
 use crate::task::config::{self, Credential, Mount};
 use crate::task::error::Error;
 use crate::task::spec::activation::Listener;
-use crate::task::spec::{self, Identity, NodeSpec, TaskSpec};
+use crate::task::spec::{self, Identity, NodeSpec, TaskKind, TaskSpec};
 
 /// What was created on the host for the start of a task.
 #[derive(Debug, Clone, Default)]
@@ -93,8 +93,10 @@ pub(crate) fn make(
     let closed = dirs::close(&task.dirs, task.view == View::Host);
     let Closed { writable, same } = closed.map_err(|source| Error::Directories { directory, source })?;
     // The host's terminals belong to its other users, and not to the author of the job.
-    let has_own_terminals = matches!(task.identity, Identity::User(_)) && task.view != View::Host;
-    let terminals = if has_own_terminals && !task.is_guest() { pins.terminals() } else { Ok(None) };
+    let terminals = match (&task.kind, &task.identity) {
+        (TaskKind::Native, Identity::User(_)) if task.view != View::Host => pins.terminals(),
+        _ => Ok(None),
+    };
     let terminals = terminals.map_err(failed("the task's file system of terminals"))?;
     // A path that the job closes, or mounts something else on, must not be compared.
     let is_open = |same: &Same| {

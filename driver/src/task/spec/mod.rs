@@ -8,40 +8,35 @@ mod exec_directories;
 pub(crate) mod identity;
 mod names;
 mod node;
+mod outline;
 mod output;
 mod resources;
 
-use self::checks::{check_credentials, check_node, check_notify, check_preset, check_sockets};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use self::activation::{Listener, Readiness};
+use self::checks::check_preset;
+use self::ephemeral::{EphemeralUser, Sharing};
 use self::etc_files::etc;
+pub use self::identity::Identity;
 pub(crate) use self::names::digest;
+use self::names::unit_name;
 pub use self::names::{UNIT_PREFIX, copier_of, is_run_of, unit_of};
-use self::names::{is_file_name, unit_name};
 pub use self::node::NodeSpec;
+pub use self::outline::Outline;
 pub use self::output::{ALLOC_DIR_FIELD, Output, Sink};
 use self::resources::cpu_weight;
 pub use self::resources::{Memory, mebibytes};
-
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-use crate::systemd::{Assignment, Features, Manager, Role, UnitName, one_line};
-use crate::task::config::{
-    Credential, Device, DriverConfig, Mount, NetworkMode, Resources, Sandbox, TaskConfig,
-};
+use crate::systemd::{Assignment, Manager, UnitName, one_line};
+use crate::task::config::{Credential, Device, Mount, NetworkMode, Resources, Sandbox, TaskConfig};
 use crate::task::host::dirs::TaskDirs;
-use crate::task::host::env;
-use crate::task::host::program::{self, Program, ProgramKind};
-use crate::task::host::users::Accounts;
-use crate::task::host::view::{PLAIN_PATH, View, is_plain};
+use crate::task::host::program::{self, ProgramKind};
+use crate::task::host::view::View;
 pub use crate::task::refusal::Error;
-use crate::task::refusal::check_length;
 use crate::task::sandbox::effective::{self, EffectiveSettings};
 use crate::task::sandbox::preset::Preset;
 use crate::task::sandbox::privilege::{Facts, Standing};
-use crate::task::sandbox::requested;
-use crate::task::spec::activation::{Listener, Readiness};
-use crate::task::spec::ephemeral::{EphemeralUser, Sharing};
-pub use crate::task::spec::identity::Identity;
 use crate::task::wasm::guest::{self, Guest};
 
 /// A task that can be started.
@@ -99,12 +94,10 @@ pub struct TaskSpec {
     pub sockets: Vec<Listener>,
     /// What the task reports about itself.
     pub readiness: Readiness,
-    /// WASI grants of the task.
-    pub guest: Guest,
+    /// Kind of the task.
+    pub kind: TaskKind,
     /// The job sets which addresses the task may reach.
     pub allows_addresses: bool,
-    /// Kind of the task's program.
-    pub kind: ProgramKind,
     /// The effective systemd properties.
     pub settings: Vec<Assignment>,
     /// The task is root and confined for that, or such a task may be in its group, to which it could pass a directory:
@@ -112,126 +105,42 @@ pub struct TaskSpec {
     pub hides_root_only_files: bool,
 }
 
-/// A task of which everything is known except the kind of its program, and so its sandbox.
-pub struct Outline {
-    /// The task, without its kind and its settings.
-    task: TaskSpec,
-    /// The systemd properties that the job requests.
-    requested: Vec<Assignment>,
-    preset: Option<Preset>,
-    standing: Standing,
-    /// UID of the user that the job names.
-    requested_uid: Option<u32>,
+/// What runs the program of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskKind {
+    /// The kernel.
+    Native,
+    /// wasm-shim, with these grants.
+    Guest(Guest),
 }
 
 impl TaskSpec {
-    /// Would systemd have to create mount points in the task's root?
-    pub fn needs_a_root_of_its_own(&self, settings: &[Assignment]) -> bool {
-        !self.mounts.is_empty() || settings.iter().any(|line| !line.mount_points().is_empty())
-    }
-
-    /// Where the task's command is looked up. Only systemd will know the content of the `mounted` paths.
-    pub fn surroundings<'a>(&'a self, mounted: &'a [PathBuf]) -> program::Surroundings<'a> {
-        let path = self.env.get("PATH").map(String::as_str);
-        program::Surroundings { view: &self.view, dirs: &self.dirs, mounts: &self.mounts, path, mounted }
-    }
-
-    /// Does the program send messages to systemd itself: has the job a `notify` block, and is the task not a guest?
-    pub fn speaks(&self) -> bool {
-        self.readiness.speaks && !self.is_guest()
-    }
-
-    /// Is the task WebAssembly?
-    pub fn is_guest(&self) -> bool {
-        self.kind == ProgramKind::Wasm
-    }
-}
-
-/// Does this node allow what the blocks of the job request?
-fn check_blocks(config: &TaskConfig, node: &NodeSpec, features: &Features) -> Result<(), Error> {
-    // Every option is listed here, so that the compiler rejects a new option that is not handled.
-    #[rustfmt::skip]
-    let DriverConfig {
-        command, args, credential,
-        // See `requested::requested`.
-        cap_add: _, cap_drop: _, files: _, group: _, hostname: _, limits: _, network: _, properties: _, sandbox: _,
-        supplementary_groups: _, ulimit: _,
-        // See `Outline::resolve`, `Output`, `activation` and `Guest`.
-        extra_hosts: _, work_dir: _, logging: _, socket: _, notify: _, wasm: _,
-    } = &config.driver;
-    check_length("command", command)?;
-    args.iter().try_for_each(|arg| check_length("args", arg))?;
-    check_node(config, features)?;
-    check_credentials(credential, node)?;
-    check_notify(config, node)?;
-    check_sockets(config, node, features)
-}
-
-/// The description that systemctl shows next to the name of the unit.
-fn description(config: &TaskConfig) -> String {
-    one_line(&format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.identity.name))
-}
-
-/// The view of a task whose job sets these properties.
-fn view(requested: &[Assignment], node: &NodeSpec) -> Result<View, Error> {
-    if !requested.iter().any(|line| line.role().is_some_and(Role::is_root)) {
-        return Ok(node.view.clone());
-    }
-    if node.view == View::Host {
-        return Err(Error::Refused {
-            option: "files".to_owned(),
-            reason: "a root of its own needs `fs_isolation = \"image\"` in the plugin's configuration"
-                .to_owned(),
-        });
-    }
-    Ok(View::Own)
-}
-
-impl Outline {
-    /// The meaning of `config` on this node, whose users and groups `accounts` knows; looking them up may take long.
-    pub fn resolve(
-        config: &TaskConfig,
-        node: &NodeSpec,
-        features: &Features,
-        accounts: &dyn Accounts,
-    ) -> Result<Self, Error> {
-        node.policy.check_given(&config.given)?;
-        let DriverConfig { command, args, work_dir, extra_hosts, credential, .. } = &config.driver;
-        let sockets = activation::listeners(config)?;
-        check_blocks(config, node, features)?;
-        let dirs = directories(config)?;
-        let working_directory = working_directory(work_dir.as_deref(), node, &dirs)?;
+    /// The task of a job whose program is of this `kind`.
+    pub fn resolve(outline: Outline<'_>, kind: ProgramKind) -> Result<Self, Error> {
+        let Outline { config, node, .. } = outline;
         let Resources { cpu_shares, memory_mb, memory_max_mb, cores } = &config.resources;
-        let (identity, user) = Identity::of(config, node, accounts)?;
-        let env = environment(config, node, &sockets, identity == Identity::Ephemeral)?;
-        let requested = requested::requested(&config.driver, &node.view, &node.policy, features)?;
-        identity::check_groups(&requested, user.as_ref(), config, node, accounts)?;
-        let requested: Vec<Assignment> = requested.into_iter().map(|(_, line)| line).collect();
-        let allows_addresses = requested.iter().any(|line| line.name() == "IPAddressAllow");
-        let standing = identity.standing(user.as_ref());
-        let preset = preset(config, node)?;
-        let view = view(&requested, node)?;
         let memory = Memory::resolve(*memory_mb, *memory_max_mb);
-        let etc = etc(config, extra_hosts)?;
-        let guest = Guest::resolve(config, &view, &dirs, &working_directory, &env, memory.ceiling)?;
         let readiness = activation::readiness(config)?;
-        let requested_uid = user.as_ref().filter(|_| standing == Standing::Named && !config.user.is_empty());
-        let requested_uid = requested_uid.map(|user| user.uid);
-        let task = TaskSpec {
+        let kind = TaskKind::resolve(kind, &outline, &readiness, memory)?;
+        let etc = etc(config, &config.driver.extra_hosts)?;
+        let output = Output::resolve(config, node)?;
+        let EffectiveSettings { lines: settings, is_confined_root } =
+            settings(&outline, &kind, &readiness, etc.get("resolv.conf"))?;
+        Ok(Self {
             unit: unit_name(&config.identity.alloc_id, &config.identity.name, &config.identity.id),
             description: description(config),
             namespace: config.namespace.clone(),
             job: config.job_name.clone(),
             ephemeral_user: EphemeralUser::of(config, node.ephemeral_user),
-            identity,
-            uid: user.map(|user| user.uid),
-            view,
-            dirs,
-            working_directory,
-            command: command.clone(),
-            args: args.clone(),
-            env,
-            output: Output::resolve(config, node)?,
+            identity: outline.identity,
+            uid: outline.user.map(|user| user.uid),
+            view: outline.view,
+            dirs: outline.dirs,
+            working_directory: outline.working_directory,
+            command: config.driver.command.clone(),
+            args: config.driver.args.clone(),
+            env: outline.env,
+            output,
             stdout_path: config.stdout_path.clone(),
             stderr_path: config.stderr_path.clone(),
             cpu_weight: cpu_weight(*cpu_shares),
@@ -241,114 +150,122 @@ impl Outline {
             devices: config.devices.clone(),
             network: config.network.clone(),
             etc,
-            credentials: credential.clone(),
-            sockets,
+            credentials: config.driver.credential.clone(),
+            sockets: outline.sockets,
             readiness,
-            guest,
-            allows_addresses,
-            kind: ProgramKind::Native,
-            settings: Vec::new(),
-            hides_root_only_files: false,
-        };
-        Ok(Self { task, requested, preset, standing, requested_uid })
+            kind,
+            allows_addresses: outline.requested.iter().any(|line| line.name() == "IPAddressAllow"),
+            settings,
+            hides_root_only_files: is_confined_root || node.policy.confines_root(),
+        })
     }
 
-    /// The program of the task's `command`.
-    pub fn find_program(&self) -> Result<Program, program::Error> {
-        // Only systemd will know what the mounts of the job contain.
-        let mounted = program::mounted(&self.requested);
-        program::find(&self.task.command, self.task.surroundings(&mounted))
+    /// Would systemd have to create mount points in the task's root?
+    pub fn needs_a_root_of_its_own(&self, settings: &[Assignment]) -> bool {
+        !self.mounts.is_empty() || settings.iter().any(|line| !line.mount_points().is_empty())
     }
 
-    /// The most probable kind of a program that does not exist any more.
-    pub fn presumed_kind(&self) -> ProgramKind {
-        if self.task.guest.check_native().is_ok() { ProgramKind::Native } else { ProgramKind::Wasm }
+    /// Where the task's command is looked up, if nobody knows what is mounted for the task.
+    pub fn surroundings(&self) -> program::Surroundings<'_> {
+        program::Surroundings {
+            view: &self.view,
+            dirs: &self.dirs,
+            mounts: &self.mounts,
+            path: self.env.get("PATH").map(String::as_str),
+            mounted: &[],
+        }
     }
 
-    /// The task, now that its program is known to be of this `kind`.
-    pub fn with_program(
-        self,
+    /// Does the program send messages to systemd itself: has the job a `notify` block, and is the task not a guest?
+    pub fn speaks(&self) -> bool {
+        self.kind.speaks(&self.readiness)
+    }
+
+    /// The grants of a guest.
+    pub fn guest(&self) -> Option<&Guest> {
+        match &self.kind {
+            TaskKind::Native => None,
+            TaskKind::Guest(guest) => Some(guest),
+        }
+    }
+
+    /// Is the task a guest that serves?
+    pub fn serves(&self) -> bool {
+        self.guest().is_some_and(|guest| guest.serves)
+    }
+}
+
+impl TaskKind {
+    fn resolve(
         kind: ProgramKind,
-        config: &TaskConfig,
-        node: &NodeSpec,
-        features: &Features,
-    ) -> Result<TaskSpec, Error> {
-        let Self { task, requested, preset, standing, requested_uid } = self;
-        let is_guest = kind == ProgramKind::Wasm;
-        if is_guest {
-            task.guest.check(task.readiness.speaks, task.readiness.all, &task.env)?;
-        } else {
-            task.guest.check_native()?;
-        }
-        let usual = if is_guest { Preset::Wasm } else { node.preset };
-        // A job that names a preset gets that one, whatever it runs.
-        let fence = if is_guest && preset.is_none() {
-            let resolver = task.etc.get("resolv.conf");
-            task.guest.fence(&config.network, &task.view, resolver, &node.policy, features)?
-        } else {
-            Vec::new()
-        };
-        let facts = Facts {
-            standing,
-            requested_uid,
-            is_ephemeral: task.identity == Identity::Ephemeral,
-            speaks: !is_guest && task.readiness.speaks,
-            view: &task.view,
-            network: &config.network,
-        };
-        let preset = preset.unwrap_or(usual);
-        let EffectiveSettings { lines: settings, is_confined_root } =
-            effective::effective(preset, &fence, &requested, config, &facts, &node.policy, features)?;
-        // A user's systemd creates directories below that user's own.
-        let settings = match node.manager {
-            Manager::System => {
-                let group = EphemeralUser::of(config, Sharing::Group);
-                // Directories of one user do not become those of another user, who may be root.
-                let owner =
-                    task.uid.map_or_else(|| group.name().to_owned(), |uid| format!("{}-{uid}", group.name()));
-                exec_directories::of_group(settings, &owner)?
+        outline: &Outline<'_>,
+        readiness: &Readiness,
+        memory: Memory,
+    ) -> Result<Self, Error> {
+        let Outline { config, view, dirs, working_directory, env, .. } = outline;
+        match kind {
+            ProgramKind::Native => {
+                guest::check_native(config)?;
+                Ok(Self::Native)
             }
-            Manager::User => settings,
-        };
-        let hides_root_only_files = is_confined_root || node.policy.confines_root();
-        Ok(TaskSpec { kind, settings, hides_root_only_files, ..task })
-    }
-}
-
-/// The task's directories, if they are where Nomad puts them, and if its own are separate from the group's.
-fn directories(config: &TaskConfig) -> Result<TaskDirs, Error> {
-    if !is_plain(&config.identity.alloc_dir) {
-        return Err(Error::AllocDir { path: config.identity.alloc_dir.clone() });
-    }
-    if !is_file_name(&config.identity.name) {
-        return Err(Error::Name { name: config.identity.name.clone() });
-    }
-    let dirs = TaskDirs::new(&config.identity.alloc_dir, &config.identity.name);
-    if dirs.local.starts_with(&dirs.shared) {
-        return Err(Error::Refused {
-            option: "task".to_owned(),
-            reason: format!(
-                "a task named `{}` has its own directories in the one that the group shares, where other tasks can put \
-                 links in their place; give the task another name",
-                config.identity.name
-            ),
-        });
-    }
-    Ok(dirs)
-}
-
-/// Working directory, in the task's view.
-fn working_directory(work_dir: Option<&str>, node: &NodeSpec, dirs: &TaskDirs) -> Result<PathBuf, Error> {
-    match work_dir {
-        None => Ok(node.view.working_directory(dirs)),
-        Some(path) if is_plain(Path::new(path)) => Ok(PathBuf::from(path)),
-        Some(path) => {
-            let is_absolute = Path::new(path).is_absolute();
-            let wanted =
-                if is_absolute { PLAIN_PATH } else { "an absolute path, such as \"/local/x\" or \"/\"" };
-            Err(Error::Option { option: "work_dir", value: path.to_owned(), wanted })
+            ProgramKind::Wasm => {
+                let guest = Guest::resolve(config, view, dirs, working_directory, env, memory.ceiling)?;
+                guest.check(readiness.speaks, readiness.all, env)?;
+                Ok(Self::Guest(guest))
+            }
         }
     }
+
+    fn speaks(&self, readiness: &Readiness) -> bool {
+        readiness.speaks && matches!(self, Self::Native)
+    }
+}
+
+/// The effective systemd properties of a task of this `kind`, whose own `/etc/resolv.conf` is `resolver`, if it has one.
+fn settings(
+    outline: &Outline<'_>,
+    kind: &TaskKind,
+    readiness: &Readiness,
+    resolver: Option<&String>,
+) -> Result<EffectiveSettings, Error> {
+    let Outline { config, node, features, view, identity, user, requested, .. } = outline;
+    let (preset, fence) = match (preset(config, node)?, kind) {
+        // A job that names a preset gets that one, whatever it runs.
+        (Some(preset), _) => (preset, Vec::new()),
+        (None, TaskKind::Native) => (node.preset, Vec::new()),
+        (None, TaskKind::Guest(guest)) => {
+            (Preset::Wasm, guest.fence(&config.network, view, resolver, &node.policy, features)?)
+        }
+    };
+    let standing = identity.standing(user.as_ref());
+    let requested_user = user.as_ref().filter(|_| standing == Standing::Named && !config.user.is_empty());
+    let facts = Facts {
+        standing,
+        requested_uid: requested_user.map(|user| user.uid),
+        is_ephemeral: *identity == Identity::Ephemeral,
+        speaks: kind.speaks(readiness),
+        view,
+        network: &config.network,
+    };
+    let EffectiveSettings { lines, is_confined_root } =
+        effective::effective(preset, &fence, requested, config, &facts, &node.policy, features)?;
+    // A user's systemd creates directories below that user's own.
+    let lines = match node.manager {
+        Manager::System => {
+            let group = EphemeralUser::of(config, Sharing::Group);
+            // Directories of one user do not become those of another user, who may be root.
+            let uid = user.as_ref().map(|user| user.uid);
+            let owner = uid.map_or_else(|| group.name().to_owned(), |uid| format!("{}-{uid}", group.name()));
+            exec_directories::of_group(lines, &owner)?
+        }
+        Manager::User => lines,
+    };
+    Ok(EffectiveSettings { lines, is_confined_root })
+}
+
+/// The description that systemctl shows next to the name of the unit.
+fn description(config: &TaskConfig) -> String {
+    one_line(&format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.identity.name))
 }
 
 /// The preset that the job names, if it is allowed.
@@ -365,29 +282,4 @@ fn preset(config: &TaskConfig, node: &NodeSpec) -> Result<Option<Preset>, Error>
         check_preset(preset, node)?;
     }
     Ok(preset)
-}
-
-/// Variables by which systemd announces passed sockets (sd_listen_fds(3)).
-const OF_SYSTEMD: [&str; 4] = ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID"];
-
-/// The task's variables: Nomad's, without those that the operator denies, the names of its sockets, and what the runner
-/// of a guest takes from there.
-fn environment(
-    config: &TaskConfig,
-    node: &NodeSpec,
-    sockets: &[Listener],
-    is_ephemeral: bool,
-) -> Result<BTreeMap<String, String>, Error> {
-    let is_denied = |name: &str| node.policy.denies_variable(name);
-    let mut env = env::of_task(&config.identity.env, is_denied, is_ephemeral);
-    // systemd sets these itself when it passes sockets, and the init trusts them.
-    env.retain(|name, _| !OF_SYSTEMD.contains(&name.as_str()));
-    if !sockets.is_empty() {
-        // All of them are in one unit, which would give all the same name.
-        let names: Vec<&str> = sockets.iter().map(|socket| socket.name.as_str()).collect();
-        env.insert("LISTEN_FDNAMES".to_owned(), names.join(":"));
-    }
-    env.extend(guest::variables(config));
-    env::check(&env)?;
-    Ok(env)
 }

@@ -14,11 +14,11 @@ use crate::task::host::runtime_dir;
 use crate::task::host::view::{self, Sight, View};
 use crate::task::slice_names::{RESERVE, SHARE};
 use crate::task::spec::activation::Readiness;
-use crate::task::spec::{Identity, Memory, Output, TaskSpec};
+use crate::task::spec::{Identity, Memory, Output, TaskKind, TaskSpec};
 
 pub use self::copier::copier;
 use self::mounts::{images, memory_pressure, mounts};
-use self::sockets::{address_filter, sockets};
+use self::sockets::sockets;
 
 /// Mount options of the file system for the socket that receives a program's messages to systemd.
 const OF_NOTIFY: &str = "mode=0777,nosuid,nodev,noexec,size=4k,nr_inodes=8";
@@ -26,25 +26,25 @@ const OF_NOTIFY: &str = "mode=0777,nosuid,nodev,noexec,size=4k,nr_inodes=8";
 /// Where the runner of WebAssembly reports to systemd how a guest ended.
 const NOTIFY: &str = "/run/systemd/notify";
 
-/// The command of the unit.
+/// What the unit of one run executes.
 #[derive(Debug, Clone)]
-pub enum Command {
-    /// A program.
-    Native {
-        /// Path in the task's view.
-        path: PathBuf,
-        /// wasm-shim, on the host, which is the init of the program.
-        shim: PathBuf,
-    },
-    /// A compiled guest and the runner for it, both on the host.
-    Wasm {
-        /// The runner.
-        shim: PathBuf,
-        /// The guest's code.
-        code: PathBuf,
-        /// The name that the guest sees as its own.
-        name: String,
-    },
+pub struct Command {
+    /// wasm-shim, on the host: the init of a native program, or the runner of a guest.
+    pub shim: PathBuf,
+    /// A native program, by its path in the task's view; or the compiled code of a guest, on the host.
+    pub program: PathBuf,
+    /// The name that the program sees as its own.
+    pub name: String,
+}
+
+impl Command {
+    /// The native program at this path in the view of `task`. A program that looks for itself by its name finds itself:
+    /// a relative path does not begin in the working directory.
+    pub fn native(shim: PathBuf, program: PathBuf, task: &TaskSpec) -> Self {
+        let is_relative = task.command.contains('/') && !task.command.starts_with('/');
+        let name = if is_relative { program.display().to_string() } else { task.command.clone() };
+        Self { shim, program, name }
+    }
 }
 
 /// What the process starts with, which only a running driver can choose, write or open.
@@ -64,8 +64,7 @@ pub struct ProcessStart {
 
 /// The unit of `task`.
 pub fn build(task: &TaskSpec, command: &Command, made: HostResources, begin: ProcessStart) -> TransientUnit {
-    let filter = if task.is_guest() { Vec::new() } else { address_filter(&made.settings) };
-    let sockets = sockets(task, &made.sockets, filter);
+    let sockets = sockets(task, &made.sockets, &made.settings);
     let of_view =
         view::Made { root: &made.root, writable: made.writable.as_deref(), overlays: &made.overlays };
     let concerns = [
@@ -99,11 +98,11 @@ pub fn build(task: &TaskSpec, command: &Command, made: HostResources, begin: Pro
 }
 
 fn network(task: &TaskSpec, settings: &[Assignment], etc: Vec<(PathBuf, PathBuf)>) -> Vec<Property> {
-    let mut properties = match &task.network {
+    let mut properties = match (&task.network, &task.kind) {
         // systemd would prefer the group's namespace to the private network of a guest that is granted none.
-        NetworkMode::Group { .. } if task.is_guest() && has_own_network(settings) => vec![],
-        NetworkMode::Group { namespace, .. } => vec![Property::NetworkNamespacePath(namespace.clone())],
-        NetworkMode::Host | NetworkMode::None => vec![],
+        (NetworkMode::Group { .. }, TaskKind::Guest(_)) if has_own_network(settings) => vec![],
+        (NetworkMode::Group { namespace, .. }, _) => vec![Property::NetworkNamespacePath(namespace.clone())],
+        (NetworkMode::Host | NetworkMode::None, _) => vec![],
     };
     if !etc.is_empty() {
         let binds = etc.into_iter().map(|(source, target)| Bind::new(source, target)).collect();
@@ -119,7 +118,7 @@ fn has_own_network(settings: &[Assignment]) -> bool {
 
 fn sight(task: &TaskSpec, settings: &[Assignment]) -> Sight {
     // For systemd the namespace of a group takes precedence over a private one of the task.
-    let is_of_group = matches!(task.network, NetworkMode::Group { .. }) && !task.is_guest();
+    let is_of_group = matches!((&task.network, &task.kind), (NetworkMode::Group { .. }, TaskKind::Native));
     let mut targets = settings.iter().flat_map(Assignment::mount_points).map(|(_, target)| target);
     Sight {
         of_root: task.hides_root_only_files,
@@ -156,7 +155,7 @@ fn lifecycle(task: &TaskSpec) -> Vec<Property> {
         Property::RemainAfterExit(true),
         Property::CollectMode("inactive"),
     ];
-    if !task.is_guest() {
+    if task.kind == TaskKind::Native {
         // systemd signals the init, which passes the signal on; signalled by both, a program would exit too early.
         properties.push(Property::KillMode("mixed"));
     }
@@ -166,7 +165,7 @@ fn lifecycle(task: &TaskSpec) -> Vec<Property> {
         properties.push(Property::TemporaryFileSystem(vec![(notify_directory(task), OF_NOTIFY)]));
     }
     // The runner of WebAssembly reports how a guest ended that did not exit by itself.
-    if task.is_guest() || speaks {
+    if speaks || task.guest().is_some() {
         properties.push(Property::NotifyAccess(if all { "all" } else { "main" }));
         if task.view != View::Host && task.identity != Identity::Driver {
             // systemd mounts it by itself, but not yet in 247; a user's systemd has another place for it.
@@ -202,46 +201,39 @@ fn notify_socket(task: &TaskSpec) -> String {
 
 fn run(task: &TaskSpec, command: &Command, made: &HostResources) -> Vec<Property> {
     let same = made.same.iter().flat_map(|same| ["--same".to_owned(), same.to_string()]);
-    let ours: Vec<(&Path, &str)> = match command {
-        Command::Native { shim, .. } => vec![(shim, view::SHIM)],
-        Command::Wasm { shim, code, .. } => vec![(shim, view::SHIM), (code, view::GUEST)],
-    };
+    let mut ours = vec![(command.shim.as_path(), view::SHIM)];
+    if task.guest().is_some() {
+        ours.push((&command.program, view::GUEST));
+    }
     let (binds, inside) = in_view(task, &ours);
     let shim = inside[0].clone();
-    let mut words = vec!["wasm-shim".to_owned()];
+    let mut argv = vec!["wasm-shim".to_owned()];
     let carried = env::carrier(&task.env).map(|prefix| ["--carried".to_owned(), prefix]);
-    let argv = match command {
-        Command::Native { path, .. } => {
-            words.push("init".to_owned());
-            words.extend(carried.into_iter().flatten());
+    match (&task.kind, carried) {
+        (TaskKind::Native, carried) => {
+            argv.push("init".to_owned());
+            argv.extend(carried.into_iter().flatten());
             if task.speaks() {
                 let place = if task.readiness.all { "all".to_owned() } else { notify_socket(task) };
-                words.extend(["--notify".to_owned(), place]);
+                argv.extend(["--notify".to_owned(), place]);
             }
-            words.extend(same);
+            argv.extend(same);
             // The driver has only the user's rights to inspect the init.
-            words.extend((task.identity == Identity::Driver).then(|| "--inspectable".to_owned()));
-            words.extend(["--report".to_owned(), "--".to_owned(), path.display().to_string()]);
-            // A program that looks for itself by its name finds itself: a relative path does not begin in the working
-            // directory.
-            let is_relative = task.command.contains('/') && !task.command.starts_with('/');
-            words.push(if is_relative { path.display().to_string() } else { task.command.clone() });
-            words.extend(task.args.iter().cloned());
-            words
+            argv.extend((task.identity == Identity::Driver).then(|| "--inspectable".to_owned()));
+            argv.extend(["--report".to_owned(), "--".to_owned(), command.program.display().to_string()]);
+            argv.push(command.name.clone());
+            argv.extend(task.args.iter().cloned());
         }
-        Command::Wasm { name, .. } => {
-            let argv = task.guest.command_line(&inside[1], name, &task.args, same);
-            match carried {
-                Some(carried) => {
-                    words.push("become".to_owned());
-                    words.extend(carried);
-                    words.extend(["--".to_owned(), shim.display().to_string()]);
-                    words.into_iter().chain(argv).collect()
-                }
-                None => argv,
-            }
+        (TaskKind::Guest(guest), None) => {
+            argv = guest.command_line(&inside[1], &command.name, &task.args, same);
         }
-    };
+        (TaskKind::Guest(guest), Some(carried)) => {
+            argv.push("become".to_owned());
+            argv.extend(carried);
+            argv.extend(["--".to_owned(), shim.display().to_string()]);
+            argv.extend(guest.command_line(&inside[1], &command.name, &task.args, same));
+        }
+    }
     let mut properties = Vec::from_iter(binds);
     if made.settings.iter().any(|line| line.name() == "NoExecPaths") {
         // The program that runs the task may be executed, whatever else may not.

@@ -3,12 +3,12 @@
 use super::slice_of;
 use crate::systemd::{Assignment, Property, SocketUnit};
 use crate::task::config::NetworkMode;
-use crate::task::spec::TaskSpec;
 use crate::task::spec::activation::{Address, Listener};
+use crate::task::spec::{TaskKind, TaskSpec};
 
 /// The sockets that are opened before the task starts, all in one unit: systemd passes a service those of the unit with
 /// its own name. In the environment each socket has the name that its job sets.
-pub(super) fn sockets(task: &TaskSpec, sockets: &[Listener], filter: Vec<Property>) -> Option<SocketUnit> {
+pub(super) fn sockets(task: &TaskSpec, sockets: &[Listener], settings: &[Assignment]) -> Option<SocketUnit> {
     let listen = |socket: &Listener| {
         let kind = if socket.datagrams { "Datagram" } else { "Stream" };
         let address = match &socket.at {
@@ -23,7 +23,9 @@ pub(super) fn sockets(task: &TaskSpec, sockets: &[Listener], filter: Vec<Propert
         // The kernel filters the addresses of a socket by the cgroup in which it was created.
         Property::Slice(slice_of(task)),
     ];
-    properties.extend(filter);
+    if task.kind == TaskKind::Native {
+        properties.extend(address_filter(settings));
+    }
     properties.extend(sockets.iter().find_map(|socket| socket.mode).map(Property::SocketMode));
     if let NetworkMode::Group { namespace, .. } = &task.network {
         properties.push(Property::NetworkNamespacePath(namespace.clone()));
@@ -33,7 +35,7 @@ pub(super) fn sockets(task: &TaskSpec, sockets: &[Listener], filter: Vec<Propert
 
 /// What the job configures about the addresses that its task may reach. (The runner of a guest filters connections by
 /// itself, but not those that it accepts.)
-pub(super) fn address_filter(settings: &[Assignment]) -> Vec<Property> {
+fn address_filter(settings: &[Assignment]) -> impl Iterator<Item = Property> {
     let lines = settings.iter().filter(|line| matches!(line.name(), "IPAddressAllow" | "IPAddressDeny"));
-    lines.cloned().map(Property::Assigned).collect()
+    lines.cloned().map(Property::Assigned)
 }

@@ -42,8 +42,6 @@ pub struct Guest {
     pub flags: Vec<String>,
     /// The guest answers HTTP requests until it is stopped.
     pub serves: bool,
-    /// The job has a `wasm` block.
-    is_asked_for: bool,
     /// The name that the guest sees as its own.
     argv0: Option<String>,
     /// Names of the guest's variables.
@@ -88,9 +86,8 @@ impl Guest {
             option("--config-env", CONFIG.to_owned());
         }
         let (limits, changes) = settings(wasm, ceiling)?;
-        for limit in limits {
-            option("-W", limit);
-        }
+        options.extend(in_words(limits));
+        let mut option = |name: &str, value: String| options.extend([name.to_owned(), value]);
         let network = Network::resolve(wasm)?;
         network.options().for_each(|(name, value)| option(name, value));
         if let Some(serve) = serve {
@@ -102,24 +99,13 @@ impl Guest {
         // Without the driver's own variables, which are meant for the runner.
         let own = config.identity.env.keys().filter(|name| env.contains_key(*name));
         Ok(Self {
-            flags: changes.into_iter().flat_map(|change| ["-W".to_owned(), change]).collect(),
+            flags: in_words(changes),
             serves: serve.is_some(),
-            is_asked_for: config.driver.wasm.is_some(),
             argv0: argv0.clone(),
             env: names.clone().unwrap_or_else(|| own.cloned().collect()),
             options,
             network,
         })
-    }
-
-    /// Is the `wasm` block set for a program that is not a guest? It would have no effect.
-    pub(crate) fn check_native(&self) -> Result<(), Error> {
-        if !self.is_asked_for {
-            return Ok(());
-        }
-        let reason = "`command` is a native program, and the block is about WebAssembly guests; leave it out, or name a `.wasm` \
-             file as `command` (for native programs there are `sandbox`, `limits`, `files` and `network`)";
-        Err(Error::refused("wasm", reason))
     }
 
     /// Can a guest with these variables have everything that the job configures for its task?
@@ -218,6 +204,16 @@ impl Guest {
     }
 }
 
+/// Is the `wasm` block set for a program that is not a guest? It would have no effect.
+pub(crate) fn check_native(config: &TaskConfig) -> Result<(), Error> {
+    if config.driver.wasm.is_none() {
+        return Ok(());
+    }
+    let reason = "`command` is a native program, and the block is about WebAssembly guests; leave it out, or name a `.wasm` \
+         file as `command` (for native programs there are `sandbox`, `limits`, `files` and `network`)";
+    Err(Error::refused("wasm", reason))
+}
+
 /// The version of wasmtime in the runner, such as `48.0.8`, from its output `wasm-shim 0.1.0 (wasmtime 48.0.8+shim1)`.
 pub(crate) async fn wasmtime(shim: &Path) -> Option<String> {
     let running = tokio::process::Command::new(shim)
@@ -243,7 +239,12 @@ pub(crate) fn variables(config: &TaskConfig) -> Option<(String, String)> {
 /// The compiler's options for this block, such as `-W` and `fuel=1`.
 pub(crate) fn compiler_flags(wasm: &Wasm) -> Result<Vec<String>, Error> {
     let (_, changes) = settings(wasm, None)?;
-    Ok(changes.into_iter().flat_map(|change| ["-W".to_owned(), change]).collect())
+    Ok(in_words(changes))
+}
+
+/// Each option after a `-W`.
+fn in_words(options: Vec<String>) -> Vec<String> {
+    options.into_iter().flat_map(|option| ["-W".to_owned(), option]).collect()
 }
 
 /// The runner's `-W` options, and those of them that the compiler gets, too.

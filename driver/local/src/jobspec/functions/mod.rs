@@ -93,7 +93,7 @@ pub(super) fn names() -> String {
 
 /// The function with a similar name.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    crate::nearest::nearest(name, FUNCTIONS.iter().map(|(known, _)| *known))
+    diagnostics::nearest(name, FUNCTIONS.iter().map(|(known, _)| *known))
 }
 
 /// Whether the function reads files.

@@ -1,8 +1,8 @@
 //! Paths that are mounted in the task's view.
 
-use super::super::super::nearest::nearest;
 use super::super::grammar::{LIST, Parsed, Split, Words, quote, words};
 use super::{dash, leniently, owned};
+use diagnostics::nearest;
 
 /// The flag of a path that is mounted with everything below it.
 const RECURSIVE: u64 = 1 << 14;

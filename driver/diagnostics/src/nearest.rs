@@ -2,7 +2,7 @@
 
 /// The known name that is most similar to `name`, ignoring case, for example `MemoryMax` for `MemoryMaximum`. `None` if
 /// more than a third of the letters differ.
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // No known name is longer, and comparing long names takes time.
     let name: String = name.chars().take(64).collect::<String>().to_ascii_lowercase();
     let most = (name.len() / 3).max(2);
