@@ -5,15 +5,14 @@
 //! The journal contains both.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
-use tokio::process::Command;
 
 use super::features::Manager;
 use super::name::UnitName;
 use super::state::{InvocationId, MainExit};
+use super::tool;
 
 /// The message of a process that could not be set up (systemd, `sd-messages.h`, `SD_MESSAGE_SPAWN_FAILED`).
 const SPAWN_FAILED: &str = "MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7";
@@ -238,18 +237,5 @@ async fn sync(manager: Manager) -> Result<(), ()> {
 }
 
 async fn journalctl(args: &[&str]) -> Result<String, ()> {
-    let output = Command::new("journalctl")
-        .args(["--quiet", "--no-pager"])
-        .args(args)
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(DEADLINE, output).await {
-        Ok(Ok(output)) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        _ => Err(()),
-    }
+    tool::output("journalctl", &[&["--quiet", "--no-pager"][..], args].concat(), DEADLINE).await.ok_or(())
 }

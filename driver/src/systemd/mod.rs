@@ -28,6 +28,7 @@ mod run_line;
 mod sender;
 mod start;
 mod state;
+mod tool;
 mod transient;
 mod unit_file;
 mod unit_text;

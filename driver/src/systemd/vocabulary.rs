@@ -5,13 +5,12 @@
 //! `systemd-analyze` is asked, once per connection.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::Command;
+use diagnostics::nearest;
 
 use super::property::{Assignment, Meaning};
-use diagnostics::nearest;
+use super::tool;
 
 /// systemd-analyze(1) answers in about 20 ms.
 const ANALYZE_DEADLINE: Duration = Duration::from_secs(10);
@@ -76,19 +75,8 @@ impl Vocabulary {
 
 /// The names in a list of systemd-analyze, including those in its comments.
 async fn listed(list: &str) -> BTreeSet<String> {
-    let output = Command::new("systemd-analyze")
-        .args(["--no-pager", list])
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(ANALYZE_DEADLINE, output).await {
-        Ok(Ok(output)) if output.status.success() => names_in(&String::from_utf8_lossy(&output.stdout)),
-        _ => BTreeSet::new(),
-    }
+    let output = tool::output("systemd-analyze", &["--no-pager", list], ANALYZE_DEADLINE).await;
+    output.map(|text| names_in(&text)).unwrap_or_default()
 }
 
 fn names_in(text: &str) -> BTreeSet<String> {
