@@ -7,6 +7,7 @@ mod pages;
 mod unit_command;
 mod warm_command;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
@@ -61,7 +62,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(std::env::args_os().map(as_of_nomad));
     match cli.command {
         None => plugin_process(),
         Some(Command::Run(options)) => finished(run::run(options)).map_or(ExitCode::FAILURE, ExitCode::from),
@@ -83,6 +84,15 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Options that are written as for the `nomad` command, with one dash, in our form.
+fn as_of_nomad(word: OsString) -> OsString {
+    let ours = |text: &str| {
+        let (name, _) = text.split_once('=').unwrap_or((text, ""));
+        ["-var", "-var-file", "-json", "-config"].contains(&name).then(|| format!("-{text}").into())
+    };
+    word.to_str().and_then(ours).unwrap_or(word)
 }
 
 /// Runs the plugin process: handshake, serve, exit. Tasks outlive it.

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nomad_driver_systemd::plugin;
 use nomad_driver_systemd::systemd::{Manager, Systemd, shell_word, systemd_run, unit_file};
@@ -136,6 +137,17 @@ fn commands(sketch: &Sketch) -> String {
     text
 }
 
+/// Says that systemd is waited for, if its answer takes long.
+async fn told_to_wait<T>(answer: impl Future<Output = T>) -> T {
+    const SOON: Duration = Duration::from_secs(2);
+    let mut answer = std::pin::pin!(answer);
+    if let Ok(answer) = tokio::time::timeout(SOON, &mut answer).await {
+        return answer;
+    }
+    eprintln!("nomad-driver-systemd: systemd does not answer; trying for half a minute");
+    answer.await
+}
+
 /// The units of an allocation's tasks in systemd, from the system manager, or else from the user manager.
 fn of_allocation(alloc: &str) -> Result<Vec<Shown>, String> {
     if alloc.len() < SHORTEST || !alloc.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
@@ -153,7 +165,8 @@ fn of_allocation(alloc: &str) -> Result<Vec<Shown>, String> {
     for manager in managers {
         let systemd = Systemd::default();
         systemd.choose(*manager);
-        let units = match runtime.block_on(systemd.list(&format!("nomad-{alloc}"))) {
+        let prefix = format!("nomad-{alloc}");
+        let units = match runtime.block_on(told_to_wait(systemd.list(&prefix))) {
             Ok(units) => units,
             // A user's manager is asked even where there is no system bus.
             Err(_) if *manager == Manager::System && managers.len() > 1 => continue,

@@ -50,13 +50,20 @@ pub(crate) fn compile(options: &WarmOptions) -> ExitCode {
                 let _ = writeln!(io::stdout(), "{name}: {} ({seconds:.1} s)", code.display());
             }
             Err(text) => {
-                let is_of_serve = text.contains("`serve`") || text.contains("wasm.serve");
-                failed(&name, if is_of_serve { text + " (here: with or without `--serve`)" } else { text });
+                failed(&name, in_words_of_command(text));
                 all = ExitCode::FAILURE;
             }
         }
     }
     all
+}
+
+/// A message about options of a job, with those of this command.
+fn in_words_of_command(text: String) -> String {
+    if text.contains("`serve`") || text.contains("wasm.serve") {
+        return text + " (here: with or without `--serve`)";
+    }
+    text.replace("option `wasm.proposals`", "`--proposal`")
 }
 
 /// Compiles one module. Ctrl-C gives it up: the unit that compiles is removed.

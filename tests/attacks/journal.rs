@@ -131,7 +131,7 @@ async fn a_real_step_of_a_start_is_told() {
     assert!(refusal.message.contains("/local/program cannot be executed: No such file"), "{refusal}");
     // This start fails before the program's init runs. systemd 257 logs no failed step where a unit has fields of its
     // own; the bus names the step.
-    let job = Job::command("/bin/true").config("files {\n inaccessible_paths = [\"/srv/missing\"]\n}");
+    let job = Job::command("/bin/true").config("files {\n inaccessible_paths = [\"/var/missing\"]\n}");
     let refusal = node.try_run(job).await.unwrap_err();
     let words = if version(&host) < 256 { "No such file" } else { "NAMESPACE" };
     assert!(refusal.message.contains(words) && refusal.message.contains("inaccessible_paths"), "{refusal}");

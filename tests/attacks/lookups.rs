@@ -41,6 +41,37 @@ async fn no_command_has_the_driver_read_what_the_task_cannot() {
     assert!(message.contains("neither a program") && !message.contains("secret"), "{message}");
 }
 
+/// The driver makes a script executable that an artifact has brought. In `/alloc` a neighbour can put a link in its place.
+#[tokio::test]
+async fn no_neighbours_link_has_the_driver_open_a_private_file_to_everybody() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    // Of a task of another user in the group: a script that only this user may read.
+    let victim = Job::shell(
+        "cd /alloc/data && printf '#!/bin/sh\\necho %s\\n' SECRET > key && chmod 600 key && ln -s key tool",
+    );
+    let victim = victim.user("nobody");
+    let id = victim.request.alloc_id.clone();
+    let task = node.run(victim).await;
+    let alloc_dir = task.alloc_dir().to_owned();
+    assert_eq!(node.wait(&task).await, Exit::status(0));
+    let key = alloc_dir.join("alloc/data/key");
+    let mode = || std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&key).unwrap()) & 0o7777;
+    let job = || {
+        Job::command("/alloc/data/tool").with(|request| {
+            request.alloc_id.clone_from(&id);
+            "second".clone_into(&mut request.task);
+        })
+    };
+    let message = node.try_run(job()).await.map(drop).expect_err("a private file").message;
+    assert!(!message.contains("SECRET"), "{message}");
+    assert_eq!(mode(), 0o600);
+    // The control: what everybody can read is made executable, and runs.
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    assert_eq!(node.output_of(job()).await, "SECRET\n");
+    node.destroy(&task, true).await.unwrap();
+}
+
 /// A path with a `-` before it may be missing. systemd would look it up again later, and by then it may exist.
 #[tokio::test]
 async fn a_path_that_is_not_there_yet_is_not_bound_when_it_comes() {

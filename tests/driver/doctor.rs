@@ -93,7 +93,7 @@ async fn why_the_plugin_is_not_loaded_is_told() {
         fs::remove_file(plugins.join(name)).unwrap();
     }
     fs::set_permissions(&plugins, PermissionsExt::from_mode(0o777)).unwrap();
-    installed.fails(&[], "plugin_dir", "every user of this node can write to");
+    installed.fails(&[], "plugin_dir", "other users of this node can write to");
     fs::set_permissions(&plugins, PermissionsExt::from_mode(0o755)).unwrap();
     fs::remove_file(&plugin).unwrap();
     installed.fails(&[], "plugin_dir", "has no nomad-driver-systemd");
@@ -133,6 +133,8 @@ async fn what_is_wrong_in_the_configuration_is_told() {
         installed.write(&format!("{data}plugin \"{label}\" {{\n}}\n"));
         installed.fails(&[], "agent configuration", &format!("plugin \"{label}\""));
     }
+    installed.write(&format!("{data}plugin \"nomad-driver-systemd\" {{\n args = [\"serve\"]\n}}\n"));
+    installed.fails(&[], "agent configuration", "{ args }");
     installed.write(&data.replace("true", "false"));
     installed.fails(&[], "client", "enabled = false");
     installed.write(&format!("{data}plugin_dir = \"plugins\"\n"));

@@ -85,6 +85,15 @@ async fn names_are_looked_up_where_the_job_says() {
             .unwrap_err();
         assert!(refusal.message.contains("`extra_hosts`"), "{refusal}");
     }
+    // What the job itself mounts there is what its task sees.
+    let own = |name: &str| format!("files {{ bind_read_only_paths = [\"/local/own:/etc/{name}\"] }}");
+    let dns = DnsConfig { servers: vec!["10.1.2.3".into()], ..DnsConfig::default() };
+    let job =
+        Job::shell("cat /etc/resolv.conf").file("own", b"options ndots:7\n").config(&own("resolv.conf"));
+    assert_eq!(node.output_of(job.with(|request| request.dns = Some(dns))).await, "options ndots:7\n");
+    let both = format!("extra_hosts = [\"db:10.0.0.5\"]\n{}", own("hosts"));
+    let refusal = node.try_run(Job::shell("true").file("own", b"\n").config(&both)).await.unwrap_err();
+    assert!(refusal.message.contains("`extra_hosts`: the job mounts"), "{refusal}");
 }
 
 #[tokio::test]

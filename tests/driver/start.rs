@@ -297,7 +297,7 @@ async fn what_cannot_run_is_refused_with_the_option_the_thing_and_advice() {
     let cases = vec![
         (Job::command(""), "`command` is empty"),
         (Job::command("missing"), "missing is in none of /local, /usr/local/sbin"),
-        (Job::command("bin/missing"), "bin/missing is in none of /local/bin;"),
+        (Job::command("bin/missing"), "bin/missing is not in /local/bin;"),
         (Job::command("/usr/bin/missing"), "/usr/bin/missing does not exist"),
         (Job::command("/home/me/x"), "not in the task's view"),
         (Job::command("/local"), "not a regular file"),

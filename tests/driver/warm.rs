@@ -75,7 +75,7 @@ async fn a_module_is_fetched_and_one_that_cannot_be_compiled_fails_by_its_name()
     for (args, words) in [
         (&["/no/such.wasm"][..], "/no/such.wasm"),
         (&["--proposal", "simd", "/no/such.wasm"], "--proposal simd=true"),
-        (&["--proposal", "smd=true", &cut], "wasm.proposals"),
+        (&["--proposal", "smd=true", &cut], "`--proposal`: `smd`"),
         (&["ftp://127.0.0.1/x.wasm"], "`ftp`"),
     ] {
         let failed = warm(&node, args);

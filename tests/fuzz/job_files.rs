@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use nomad_local::jobspec;
 use nomad_local::jobspec::expression::Scope;
+use nomad_local::jobspec::{self, Given};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -176,7 +176,7 @@ fn on_a_main_thread(work: impl FnOnce() + Send + 'static) {
 
 /// Reads a job file as `run` and `unit` do; the result is a value or an error, soon.
 fn read(text: &str) {
-    let variables = BTreeMap::from([("v".to_owned(), "1".to_owned())]);
+    let variables = BTreeMap::from([("v".to_owned(), Given::Text("1".to_owned()))]);
     for variables in [BTreeMap::new(), variables] {
         let time = computing_time(|| {
             if let Err(error) = jobspec::parse(text, &variables, Path::new("/")) {

@@ -6,6 +6,14 @@ use std::path::PathBuf;
 use crate::node::DRIVER;
 use crate::{allocdir, artifact, jobspec, plugin_client, template};
 
+fn sources(known: &[String]) -> String {
+    if known.is_empty() {
+        "; it has none".to_owned()
+    } else {
+        format!("; its volumes have {}", known.join(", "))
+    }
+}
+
 /// Why a job was not run, or did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,10 +34,44 @@ pub enum Error {
         source: Box<jobspec::Error>,
     },
     /// A `--var` without `=`.
-    #[error("`--var {text}` has no `=`; write `--var NAME=VALUE`")]
+    #[error("`--var {text}` is not a name, `=` and a value; write `--var NAME=VALUE`")]
     Variable {
         /// The option's argument.
         text: String,
+    },
+    /// Neither a file nor the text of a configuration.
+    #[error(
+        "`--plugin-config {given}`: there is no such file; name one, or write the options themselves, such as `sandbox = \"strict\"`"
+    )]
+    NoPluginConfig {
+        /// The option's argument.
+        given: String,
+    },
+    /// A volume that the job does not have.
+    #[error("`--volume {name}=…`: no `volume` block of the job has the source `{name}`{}", sources(.known))]
+    OtherVolume {
+        /// The name that was given.
+        name: String,
+        /// The sources of the job's volumes.
+        known: Vec<String>,
+    },
+    /// A file of `--var-file` is not HCL.
+    #[error("{path}, a file of variables")]
+    VariableFile {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message.
+        source: Box<hcl::Error>,
+    },
+    /// A file of `--var-file` with a block.
+    #[error(
+        "{path}: a file of variables has lines such as `name = \"value\"`, and no `{block}` block; declare variables in the job file"
+    )]
+    NoVariable {
+        /// The file.
+        path: PathBuf,
+        /// The block's name.
+        block: String,
     },
     /// A `--proposal` without `=`.
     #[error("`--proposal {text}` has no `=`; write `--proposal {text}=true` or `--proposal {text}=false`")]

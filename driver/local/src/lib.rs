@@ -44,5 +44,6 @@ pub mod template;
 mod terminal;
 pub mod unit;
 mod unknown_options;
+mod variables;
 pub mod warm;
 mod within;

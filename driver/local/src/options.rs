@@ -8,10 +8,11 @@ use hcl::{Attribute, Body, Expression};
 use proto::driver::Mount;
 
 use crate::error::Error;
-use crate::jobspec::{self, Group, Job, Task};
+use crate::jobspec::{self, Given, Group, Job, Task};
 use crate::node::DRIVER;
 use crate::taskenv::TaskEnv;
 use crate::terminal::note;
+use crate::variables;
 
 /// The plugin's option that selects the systemd instance that runs the tasks.
 const MANAGER: &str = "manager";
@@ -25,6 +26,10 @@ pub struct JobOptions {
     /// The value of a variable of the job; may be given several times.
     #[arg(long = "var", value_name = "NAME=VALUE")]
     pub variables: Vec<String>,
+    /// A file with values of variables, one `name = value` in a line; may be given several times. `NOMAD_VAR_name` in the
+    /// environment is read, too.
+    #[arg(long = "var-file", value_name = "FILE")]
+    pub variable_files: Vec<PathBuf>,
     /// A host volume: NAME is the `source` in the volume block of the job; `:ro` makes it read-only; may be given several
     /// times.
     #[arg(long = "volume", value_name = "NAME=PATH[:ro]")]
@@ -38,7 +43,7 @@ pub struct JobOptions {
 }
 
 /// The function that reads a job: to run it, or to show it.
-type Parse = fn(&str, &BTreeMap<String, String>, &Path) -> Result<Job, jobspec::Error>;
+type Parse = fn(&str, &BTreeMap<String, Given>, &Path) -> Result<Job, jobspec::Error>;
 
 /// The request of the command line, checked for consistency.
 #[derive(Debug)]
@@ -88,11 +93,7 @@ impl JobOptions {
     fn job(&self, parse: Parse) -> Result<Job, Error> {
         let path = self.file.clone();
         let text = fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let mut variables = BTreeMap::new();
-        for text in &self.variables {
-            let (name, value) = text.split_once('=').ok_or_else(|| Error::Variable { text: text.clone() })?;
-            variables.insert(name.to_owned(), value.to_owned());
-        }
+        let variables = variables::given(environment(), &self.variable_files, &self.variables)?;
         let job = parse(&text, &variables, path.parent().unwrap_or(Path::new("")))
             .map_err(|source| Error::Job { path, source: Box::new(source) })?;
         match job.groups.iter().flat_map(|group| &group.tasks).find(|task| task.driver != DRIVER) {
@@ -102,6 +103,12 @@ impl JobOptions {
     }
 }
 
+/// The environment, without what is not UTF-8.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 /// The body of the plugin's configuration: from a file if there is one of that name.
 pub(crate) fn plugin_config(given: Option<&str>) -> Result<Body, Error> {
     let Some(given) = given else {
@@ -109,7 +116,10 @@ pub(crate) fn plugin_config(given: Option<&str>) -> Result<Body, Error> {
     };
     let is_text = given.contains(['=', '{', '\n']);
     let text = if Path::new(given).is_file() || !given.is_empty() && !is_text {
-        fs::read_to_string(given).map_err(|source| Error::Read { path: given.into(), source })?
+        fs::read_to_string(given).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::NoPluginConfig { given: given.to_owned() },
+            _ => Error::Read { path: given.into(), source },
+        })?
     } else {
         given.to_owned()
     };
@@ -149,6 +159,7 @@ impl Volumes {
             let wrong = || Error::Volume { text: text.clone() };
             let (name, path) = text.split_once('=').ok_or_else(wrong)?;
             let (path, read_only) = path.strip_suffix(":ro").map_or((path, false), |path| (path, true));
+            let path = path.strip_suffix(":rw").unwrap_or(path);
             // The path is relative to our working directory; an empty one is an error.
             let path = std::path::absolute(path).ok().filter(|_| !name.is_empty()).ok_or_else(wrong)?;
             volumes.insert(name.to_owned(), HostVolume { path, read_only });
@@ -163,6 +174,11 @@ impl Volumes {
                 let (name, source) = (volume.name.clone(), volume.source.clone());
                 return Err(Error::NoVolume { name, wanted: source });
             }
+        }
+        let known: Vec<String> =
+            job.groups.iter().flat_map(|group| &group.volumes).map(|volume| volume.source.clone()).collect();
+        if let Some(name) = self.0.keys().find(|name| !known.contains(name)) {
+            return Err(Error::OtherVolume { name: name.clone(), known });
         }
         Ok(())
     }
@@ -217,6 +233,7 @@ mod tests {
         let options = JobOptions {
             file,
             variables: Vec::new(),
+            variable_files: Vec::new(),
             volumes: Vec::new(),
             plugin_config: None,
             plugin: None,
@@ -277,6 +294,11 @@ mod tests {
         let job = job.unwrap();
         let error = volumes(&["other=/srv"]).unwrap().check(&job).unwrap_err().to_string();
         assert_eq!(error, "volume `v`: this machine has no host volume `data`; add `--volume data=PATH`");
+        let error = volumes(&["data=/srv", "other=/srv"]).unwrap().check(&job).unwrap_err().to_string();
+        assert!(
+            error.starts_with("`--volume other=…`: no `volume` block") && error.ends_with("have data"),
+            "{error}"
+        );
         let absent = volumes(&["data=/no/such/place"]).unwrap();
         absent.check(&job).unwrap();
         let error = absent.must_exist().unwrap_err().to_string();

@@ -119,6 +119,7 @@ job "web" {
         JobOptions {
             file,
             variables: vec!["word=hello".to_owned()],
+            variable_files: Vec::new(),
             volumes: vec![volume.to_owned()],
             plugin_config: Some("manager = \"user\"".to_owned()),
             plugin: None,

@@ -23,6 +23,16 @@ const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
     ("shm_size", "`files.temporary_file_system`, such as `\"/dev/shm:size=256M,mode=1777\"`"),
     ("sysctl", "sysctl.d(5) on the node"),
     ("user", "`user` of the task"),
+    ("artifact", "the `artifact` block of the task"),
+    ("kill_timeout", "`kill_timeout` of the task"),
+    ("lifecycle", "the `lifecycle` block of the task"),
+    ("logs", "the `logs` block of the task"),
+    ("meta", "the `meta` block of the task"),
+    ("resources", "the `resources` block of the task"),
+    ("restart", "the `restart` block of the task"),
+    ("service", "the `service` block of the task"),
+    ("template", "the `template` block of the task"),
+    ("volume_mount", "the `volume_mount` block of the task"),
     ("limits.nofile", "`ulimit`"),
     ("force_pull", "there are no images; an `artifact` block fetches the program"),
     (
@@ -101,11 +111,20 @@ const OF_OTHER_DRIVERS: &[(&str, &str)] = &[
 /// Options of the plugins of Nomad's other drivers, in the plugin's configuration.
 const OF_OTHER_PLUGINS: &[(&str, &str)] = &[
     ("allow_privileged", "`allow_root`"),
+    ("auth", "`options` and `headers` of the `artifact`"),
     ("default_ipc_mode", "`sandbox.private_ipc` of jobs"),
     ("default_pid_mode", "`sandbox.private_pids` of jobs"),
     ("enabled", "remove the plugin from nodes that must not have it"),
+    ("gc", "there are no images or containers to collect; systemd removes the unit of a task with the task"),
+    ("no_cgroups", "every task has a control group, which is systemd's"),
+    ("no_pivot_root", "`fs_isolation = \"none\"`"),
     ("volumes", "`allow_host_paths`"),
 ];
+
+/// What stands here for an option of the plugins of Nomad's other drivers.
+pub(crate) fn of_other_plugin(option: &str) -> Option<&'static str> {
+    OF_OTHER_PLUGINS.iter().find(|(theirs, _)| *theirs == option).map(|(_, ours)| *ours)
+}
 
 /// The unknown keys, each with a suggestion.
 pub(crate) fn told(keys: &[String], known: &str, elsewhere: &BTreeMap<String, String>) -> String {

@@ -275,11 +275,16 @@ fn start(plan: &Plan, task: &Joined) -> Result<Init, Failure> {
         task_init::Error::Program(error) => {
             let is_relative = error.kind() == io::ErrorKind::NotFound && !command.starts_with('/');
             let directory = plan.directory.display();
+            let is_of_task = ["local/", "alloc/", "secrets/"].iter().any(|way| command.starts_with(way));
             let hint = match (is_relative, command.contains('/')) {
+                (true, true) if is_of_task => format!(" (it was looked up in {directory} and in /)"),
                 (true, true) => format!(" (the path is relative to {directory})"),
                 (true, false) => format!(
                     " (a name alone is looked up in PATH; for a file in {directory} write ./{command})"
                 ),
+                (false, _) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    " (may the task's user execute it? a `template` makes an executable file with `perms = \"755\"`)".to_owned()
+                }
                 (false, _) => String::new(),
             };
             Failure::Command { command: command.clone(), reason: format!("{}{hint}", crate::chain(&error)) }

@@ -61,6 +61,11 @@ fn has_small_limits(settings: &[Assignment]) -> bool {
 fn by_step(status: i32, task: &TaskSpec) -> String {
     let has_small_limits = has_small_limits(&task.settings);
     match (status, &task.identity) {
+        (203, _) if task.view == View::Own => format!(
+            "`command`: {} cannot be executed; is it in the root that the job names, with its interpreter and libraries, may the \
+             task's user execute it, and does `sandbox.system_call_filter` let it?",
+            task.command
+        ),
         (203, _) => format!(
             "`command`: {} cannot be executed; is the interpreter after `#!` or the program's loader in the task's \
              view, may the task's user execute it, and do `sandbox.system_call_filter`, `files.no_exec_paths` and \
@@ -77,25 +82,7 @@ fn by_step(status: i32, task: &TaskSpec) -> String {
             task.working_directory.display()
         ),
         (225, _) => by_network(&task.network, has_small_limits),
-        (226, _) if task.settings.iter().any(|line| line.name() == "RootVerity") => {
-            "the image cannot be mounted with its `files.root_hash` and `files.root_verity`: does it fit them, and has the node \
-             libcryptsetup, which systemd looks for when it needs it (package libcryptsetup12 since Debian 13)?"
-                .to_owned()
-        }
-        (226, _) if task.view == View::Own => {
-            "the root that the job names lacks a directory on which something is mounted: `/local`, `/alloc`, `/secrets`, `/dev`, \
-             `/proc`, `/sys`, `/run`, `/tmp`, `/var/tmp` and the targets of binds and volumes must be there"
-                .to_owned()
-        }
-        (226, _) => {
-            format!(
-                "the task's view of the host cannot be made from {}; is every path there that the job names in `files` \
-                 (`inaccessible_paths`, `read_only_paths` and the like; with `-` before it one may be missing), {}are \
-                 the options of `temporary_file_system` those of tmpfs(5), such as `size=64M`?",
-                task.dirs.alloc_dir.display(),
-                if has_small_limits { "does the job's `ulimit` leave enough memory and open files for it, and " } else { "and " }
-            )
-        }
+        (226, _) => by_view(task, has_small_limits),
         (228, _) => format!(
             "the filters of system calls cannot be set: see {}",
             if has_small_limits { "the memory and files that the job's `ulimit` leaves" } else { "`sandbox.system_call_filter`" }
@@ -111,6 +98,40 @@ fn by_step(status: i32, task: &TaskSpec) -> String {
         (243, _) => "a credential cannot be decrypted: was it encrypted on this node, and under this name?".to_owned(),
         _ => "systemd could not set up the task's process; `journalctl -t systemd` on the node has its words".to_owned(),
     }
+}
+
+/// The mounts of the task.
+fn by_view(task: &TaskSpec, has_small_limits: bool) -> String {
+    const NEEDED: &str = "`/local`, `/alloc`, `/secrets`, `/dev`, `/proc`, `/sys`, `/run`, `/tmp`, `/var/tmp` and the targets of binds \
+                          and volumes must be there";
+    let has = |name: &str| task.settings.iter().any(|line| line.name() == name);
+    if has("RootVerity") {
+        return "the image cannot be mounted with its `files.root_hash` and `files.root_verity`: does it fit them, and has the node \
+                libcryptsetup, which systemd looks for when it needs it (package libcryptsetup12 since Debian 13)?"
+            .to_owned();
+    }
+    if has("RootImage") {
+        return format!(
+            "the image cannot be mounted (has it a file system or a partition table that this node knows, and the node loop \
+             devices?), or it lacks a directory on which something is mounted: {NEEDED}"
+        );
+    }
+    if task.view == View::Own {
+        return format!(
+            "the root that the job names lacks a directory on which something is mounted: {NEEDED}"
+        );
+    }
+    format!(
+        "the task's view of the host cannot be made from {}; is every path there that the job names in `files` \
+         (`inaccessible_paths`, `read_only_paths` and the like; with `-` before it one may be missing), {}are \
+         the options of `temporary_file_system` those of tmpfs(5), such as `size=64M`?",
+        task.dirs.alloc_dir.display(),
+        if has_small_limits {
+            "does the job's `ulimit` leave enough memory and open files for it, and "
+        } else {
+            "and "
+        }
+    )
 }
 
 fn by_network(network: &NetworkMode, has_small_limits: bool) -> String {

@@ -43,6 +43,7 @@ impl Sketch {
         let node = NodeSpec::resolve(plugin)?;
         let features = Features::everything(node.manager);
         let outline = Outline::resolve(config, &node, &features, &AssumedAccounts)?;
+        program::check_command(&config.driver.command)?;
         let kind = outline.presumed_kind();
         let task = TaskSpec::resolve(outline, kind)?;
         Ok(Self { node, task })

@@ -5,6 +5,7 @@ use tests::{Job, Node, program};
 
 use super::{server, with};
 
+#[allow(clippy::too_many_lines, reason = "a table of jobs")]
 #[tokio::test]
 async fn what_no_guest_can_be_given_is_refused_by_option_and_value_before_anything_is_started() {
     let host = host!();
@@ -23,6 +24,14 @@ async fn what_no_guest_can_be_given_is_refused_by_option_and_value_before_anythi
         (with("hello.wat", "dirs = [\"/local:/x:ro\"]"), "`wasm.dirs`: `/local:/x:ro`"),
         (with("hello.wat", "dirs = [\"/local:ro\"]"), "`wasm.dirs`: `/local:ro`"),
         (with("hello.wat", "dirs = [\"/local/../../etc\"]"), "`wasm.dirs`: `/local/../../etc`"),
+        (
+            with("hello.wat", "dirs = [\"/local::/x\", \"/alloc::/x:ro\"]"),
+            "`wasm.dirs`: `/alloc::/x:ro` is not a directory under a name that no other",
+        ),
+        (
+            with("hello.wat", "inherit_network = true\nconnect = [\"*:80\"]"),
+            "`wasm.connect`: `wasm.inherit_network` grants all",
+        ),
         (with("hello.wat", "env = [\"NO_SUCH\"]"), "`wasm.env`: `NO_SUCH`"),
         (with("hello.wat", "fuel = 0"), "`wasm.fuel`: `0`"),
         (with("hello.wat", "max_memory = \"much\""), "`wasm.max_memory`: `much`"),
@@ -32,6 +41,10 @@ async fn what_no_guest_can_be_given_is_refused_by_option_and_value_before_anythi
         (with("hello.wat", "proposals = { sims = \"true\" }"), "`wasm.proposals`: `sims`"),
         (with("hello.wat", "proposals = { simd = \"perhaps\" }"), "`wasm.proposals`: `simd = perhaps`"),
         (with("web.wat", "serve {\n}"), "`wasm.serve`: it needs either a `port` or a `socket`"),
+        (
+            with("web.wat", "serve {\n port = \"x\"\n socket = \"y\"\n}").port("x", 1),
+            "`wasm.serve`: it has both a `port` and a `socket`",
+        ),
         (with("web.wat", "serve {\n port = \"absent\"\n}"), "`wasm.serve.port`: `absent`"),
         (with("web.wat", "serve {\n socket = \"absent\"\n}"), "`wasm.serve.socket`: `absent`"),
         (server(1, "reuse = 0"), "`wasm.serve.reuse`: `0`"),

@@ -11,12 +11,18 @@ use super::configuration;
 use super::finding::Finding;
 use super::trust;
 use crate::node::{DRIVER, PLUGIN};
+use crate::unknown_options;
 
 /// Where packages put the agent's configuration.
 const USUAL: &str = "etc/nomad.d";
 
 /// What Nomad accepts in a `plugin` block in addition to `config` (nomad/structs/config).
 const OF_PLUGIN_BLOCKS: [&str; 1] = ["args"];
+
+/// Does the line of a plugin block give the plugin's program arguments?
+fn has_args(line: &hcl::Attribute) -> bool {
+    line.key() == "args" && !matches!(line.expr(), Expression::Array(list) if list.is_empty())
+}
 
 /// What is known about the agent.
 #[derive(Debug, Default)]
@@ -38,6 +44,8 @@ pub(super) struct Agent {
     misnamed: Option<String>,
     /// Options of the plugin outside its `config` block, where Nomad ignores them.
     outside_config: Vec<String>,
+    /// The plugin's block has arguments for its program.
+    has_args: bool,
     is_dev: bool,
     /// Its command line makes it a client (`-client`).
     is_client: bool,
@@ -72,14 +80,23 @@ impl Agent {
         if paths.is_empty() {
             paths.extend(Some(root.join(USUAL)).filter(|path| path.is_dir()));
         }
+        for empty in given.iter().filter(|path| path.is_dir() && configuration::files(path).is_empty()) {
+            let why = "the directory has no file that ends in `.hcl` or `.json`".to_owned();
+            agent.unreadable.push((empty.clone(), why));
+        }
         for file in paths.iter().flat_map(|path| configuration::files(path)) {
             // What is named on our own command line is believed.
-            if !given.is_empty() || !file.exists() {
+            if !given.is_empty() {
                 agent.read(file);
                 continue;
             }
             match trust::unchangeable(&file) {
                 Ok(file) => agent.read(file),
+                // It is not opened: by now it may be there.
+                Err(_) if !file.exists() => {
+                    agent.unreadable.push((file.clone(), "No such file or directory".to_owned()));
+                    agent.files.push(file);
+                }
                 Err(part) => {
                     let why = format!(
                         "others can change {}; make it root's alone, or use --config",
@@ -129,6 +146,7 @@ impl Agent {
                     let config = config
                         .map(|config| config.body().clone())
                         .or_else(|| configuration::object(block.body(), "config"));
+                    self.has_args |= block.body().attributes().any(has_args);
                     let outside = block.body().attributes().map(|attribute| attribute.key().to_owned());
                     let outside = outside.filter(|key| key != "config");
                     self.outside_config =
@@ -225,20 +243,8 @@ impl Agent {
                 "The agent loads no driver that its options leave out, so no job can name this one.",
                 format!("Let the list allow \"{DRIVER}\", and restart the agent."),
             )
-        } else if let Some(label) = &self.misnamed {
-            Finding::failed(
-                "agent configuration",
-                format!("plugin \"{label}\""),
-                "The label of the block is the name of the plugin's file, so the options in it go to no plugin.",
-                format!("Write `plugin \"{PLUGIN}\"`."),
-            )
-        } else if let Some(option) = self.outside_config.first() {
-            Finding::failed(
-                "agent configuration",
-                format!("plugin \"{PLUGIN}\" {{ {option} }}"),
-                "Nomad ignores an option of a plugin outside of its `config` block.",
-                format!("Write `plugin \"{PLUGIN}\" {{ config {{ {option} = … }} }}`."),
-            )
+        } else if let Some(finding) = self.of_plugin_block() {
+            finding
         } else if self.files.is_empty() && !self.is_dev {
             Finding::warning(
                 "agent configuration",
@@ -252,6 +258,39 @@ impl Agent {
                 "agent configuration",
                 format!("{}{plugin}", if names.is_empty() { "-dev".to_owned() } else { names.join(", ") }),
             )
+        }
+    }
+
+    /// What is wrong with the block of the plugin in the configuration.
+    fn of_plugin_block(&self) -> Option<Finding> {
+        if let Some(label) = &self.misnamed {
+            Some(Finding::failed(
+                "agent configuration",
+                format!("plugin \"{label}\""),
+                "The label of the block is the name of the plugin's file, so the options in it go to no plugin.",
+                format!("Write `plugin \"{PLUGIN}\"`."),
+            ))
+        } else if self.has_args {
+            Some(Finding::failed(
+                "agent configuration",
+                format!("plugin \"{PLUGIN}\" {{ args }}"),
+                "The driver takes no arguments from an agent: with any it prints its usage and ends, and no task can run.",
+                "Remove `args`; the options of the plugin belong in its `config` block.",
+            ))
+        } else {
+            let outside = |option: &String| {
+                let mend = match unknown_options::of_other_plugin(option) {
+                    Some(ours) => format!("Remove `{option}` (here: {ours})."),
+                    None => format!("Write `plugin \"{PLUGIN}\" {{ config {{ {option} = … }} }}`."),
+                };
+                Finding::failed(
+                    "agent configuration",
+                    format!("plugin \"{PLUGIN}\" {{ {option} }}"),
+                    "Nomad ignores an option of a plugin outside of its `config` block.",
+                    mend,
+                )
+            };
+            self.outside_config.first().map(outside)
         }
     }
 

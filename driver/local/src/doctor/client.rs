@@ -13,6 +13,8 @@ use crate::node::PLUGIN;
 pub(super) struct Client {
     /// `enabled` of its `client` block. Default: false.
     is_enabled: Option<bool>,
+    /// A value of `enabled` that is neither true nor false.
+    is_no_switch: Option<String>,
     /// How many blocks the plugin has, in all files.
     plugin_blocks: usize,
 }
@@ -24,8 +26,11 @@ impl Client {
         let enabled =
             clients.flat_map(|client| client.body().attributes()).filter(|line| line.key() == "enabled");
         for line in enabled {
-            if let Expression::Bool(enabled) = line.expr() {
-                self.is_enabled = Some(*enabled || self.is_enabled == Some(true));
+            match line.expr() {
+                Expression::Bool(enabled) => {
+                    self.is_enabled = Some(*enabled || self.is_enabled == Some(true));
+                }
+                other => self.is_no_switch = hcl::format::to_string(other).ok(),
             }
         }
         let plugins = body.blocks().filter(|block| block.identifier() == "plugin");
@@ -39,10 +44,12 @@ impl Client {
         (!by_flag && self.is_enabled != Some(true)).then(|| {
             Finding::failed(
                 "client",
-                if self.is_enabled.is_some() {
-                    "client { enabled = false }"
-                } else {
-                    "no `client` block with `enabled`"
+                match (&self.is_no_switch, self.is_enabled) {
+                    (Some(value), _) => {
+                        format!("client {{ enabled = {value} }}, which is neither true nor false")
+                    }
+                    (None, Some(_)) => "client { enabled = false }".to_owned(),
+                    (None, None) => "no `client` block with `enabled`".to_owned(),
                 },
                 "The agent is not a client: it runs no tasks and loads no driver.",
                 "Write `client { enabled = true }` in the agent's configuration, and restart the agent.",

@@ -52,6 +52,13 @@ pub(super) struct Finding {
 }
 
 impl Finding {
+    /// Replaces what a terminal obeys: names of files may contain it.
+    pub(super) fn make_visible(&mut self) {
+        for text in [&mut self.found, &mut self.means, &mut self.mend] {
+            *text = text.replace(|c: char| c.is_control() && c != '\n', "?");
+        }
+    }
+
     pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Self {
         Self { check, status: Status::Ok, found: found.into(), means: String::new(), mend: String::new() }
     }

@@ -66,6 +66,7 @@ pub async fn run(options: DoctorOptions) -> Result<u8, Error> {
     findings.extend(plugin_dir::findings(&agent, &program));
     findings.extend(plugin::findings(&agent, &program).await);
     findings.extend(left_over::findings(Path::new("/"), agent.pid.is_some()));
+    findings.iter_mut().for_each(Finding::make_visible);
     let failed = findings.iter().any(|finding| finding.status == Status::Failed);
     // A reader that has closed the pipe has read enough.
     let _ = if options.json { print_json(&findings) } else { print(&findings) };
@@ -80,15 +81,15 @@ fn print(findings: &[Finding]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let coloured = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
-    // Names of files may contain what a terminal obeys.
-    let visible = |text: &str| text.replace(|c: char| c.is_control() && c != '\n', "?");
     for finding in findings {
         let Finding { check, status, found, means, mend } = finding;
-        let (found, mend) = (visible(found), visible(mend));
+        // A further line of a text does not look like one of ours.
+        let indented = |text: &str| text.replace('\n', &format!("\n{:9}{:width$}  | ", "", ""));
+        let (found, means, mend) = (indented(found), indented(means), indented(mend));
         let word = format!("{:7}", status.word());
         let word = if coloured { format!("\x1b[{}m{word}\x1b[0m", status.colour()) } else { word };
         writeln!(out, "{word}  {check:width$}  {found}")?;
-        for (title, text) in [("", means), ("mend: ", &mend)] {
+        for (title, text) in [("", &means), ("mend: ", &mend)] {
             if !text.is_empty() {
                 writeln!(out, "{:9}{:width$}  {title}{text}", "", "")?;
             }

@@ -9,6 +9,7 @@ use rustix::fs::StatVfsMountFlags;
 
 use super::agent::Agent;
 use super::finding::Finding;
+use super::trust::has_acl;
 use crate::node::PLUGIN;
 
 const CHECK: &str = "plugin_dir";
@@ -80,9 +81,9 @@ fn look(directory: &Path, program: &Path) -> Finding {
     if let Some(open) = open {
         return Finding::failed(
             CHECK,
-            format!("every user of this node can write to {}", open.display()),
+            format!("other users of this node can write to {}", open.display()),
             "Each of them can put another program there, which the agent starts with its own rights.",
-            format!("chmod o-w {}", open.display()),
+            format!("chmod o-w {0}; setfacl --remove-all {0}", open.display()),
         );
     }
     second(directory).unwrap_or_else(|| Finding::ok(CHECK, there.display().to_string()))
@@ -111,13 +112,15 @@ fn second(directory: &Path) -> Option<Finding> {
     })
 }
 
-/// Can every user write to it? `sticky`: a directory with the sticky bit does not count.
+/// Can other users write to it, or those that an ACL names? `sticky`: a directory with the sticky bit does not count.
 fn is_open(path: &Path, sticky: bool) -> bool {
     const OTHERS_WRITE: u32 = 0o002;
+    const GROUP_WRITES: u32 = 0o020;
     const STICKY: u32 = 0o1000;
     fs::metadata(path).is_ok_and(|found| {
         let mode = found.permissions().mode();
-        mode & OTHERS_WRITE != 0 && !(sticky && mode & STICKY != 0)
+        let others = mode & OTHERS_WRITE != 0 || mode & GROUP_WRITES != 0 && has_acl(path);
+        others && !(sticky && mode & STICKY != 0)
     })
 }
 

@@ -45,7 +45,7 @@ pub(super) fn doubt_about_process(process: &Path) -> Option<String> {
     }
     let program = process.join("exe");
     let name = fs::read_link(&program).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
-    let is_safe = |found: fs::Metadata| is_safe(&found) && found.mode() & SET_ID == 0;
+    let is_safe = |found: fs::Metadata| is_safe(&program, &found) && found.mode() & SET_ID == 0;
     let is_nomad =
         name.is_some_and(|name| name.contains("nomad")) && fs::metadata(&program).is_ok_and(is_safe);
     (!is_nomad).then(|| "its program is not nomad, or others can change it".to_owned())
@@ -77,18 +77,26 @@ pub(super) fn unchangeable(path: &Path) -> Result<PathBuf, PathBuf> {
     if path.starts_with("/proc") || path.starts_with("/sys") {
         return Err(path);
     }
-    match path.ancestors().find(|part| !fs::metadata(part).is_ok_and(|found| is_safe(&found))) {
+    match path.ancestors().find(|part| !fs::metadata(part).is_ok_and(|found| is_safe(part, &found))) {
         Some(part) => Err(part.to_owned()),
         None => Ok(path),
     }
 }
 
 /// Is it root's or ours, and can nobody else change it, or exchange what we have in it?
-fn is_safe(found: &fs::Metadata) -> bool {
+fn is_safe(path: &Path, found: &fs::Metadata) -> bool {
     let is_ours = [0, geteuid().as_raw()].contains(&found.uid());
     let is_sticky = found.is_dir() && found.mode() & STICKY != 0;
-    let group_writes = found.mode() & GROUP != 0 && ![0, getegid().as_raw()].contains(&found.gid());
+    let is_of_ours = [0, getegid().as_raw()].contains(&found.gid()) && !has_acl(path);
+    let group_writes = found.mode() & GROUP != 0 && !is_of_ours;
     is_ours && (is_sticky || (found.mode() & OTHERS == 0 && !group_writes))
+}
+
+/// Are there users and groups of its own in the rights of the file (acl(5))? The bits of the group are then the most that
+/// any of them may.
+pub(super) fn has_acl(path: &Path) -> bool {
+    let mut nothing: [u8; 0] = [];
+    rustix::fs::getxattr(path, "system.posix_acl_access", &mut nothing).is_ok_and(|length| length > 0)
 }
 
 #[cfg(test)]

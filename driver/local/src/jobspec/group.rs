@@ -199,8 +199,16 @@ fn network(
             },
         };
         let (fixed, to) = (number("static")?, number("to")?);
+        let ignores_collision = port.bool("ignore_collision", scope)?.unwrap_or(false);
+        if ports.iter().any(|other: &Port| other.label == label) {
+            return Err(port.wrong("label", &format!("two ports are named `{label}`")));
+        }
+        let is_taken = ports.iter().any(|other| fixed.is_some() && other.fixed == fixed);
+        if is_taken && !ignores_collision {
+            return Err(port.wrong("static", "another port of the group has the same number"));
+        }
         ports.push(Port { label, fixed, to });
-        port.finish(&["ignore_collision"], &[("host_network", AGENT)], notes)?;
+        port.finish(&[], &[("host_network", AGENT)], notes)?;
     }
     let mut dns = None;
     if let Some(mut inner) = block.block("dns")? {

@@ -6,6 +6,7 @@
 //! [`Job::ignored`]. Facts from Nomad v2.0.5, jobspec2/ and the API structures behind it.
 
 pub(crate) mod block;
+mod declared;
 mod dynamic;
 pub mod expression;
 mod functions;
@@ -17,14 +18,15 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hcl::{Map, Value};
+use hcl::Value;
 
 use self::block::Block;
 pub use self::block::Error;
+pub use self::declared::Given;
+use self::declared::{declared, locals};
 use self::expression::Scope;
 pub use self::group::{Dns, Group, Network, Port, Volume};
 pub use self::task::{Artifact, Hook, Lifecycle, Resources, Task, Template, VolumeMount};
-use self::types::Type;
 
 /// A job as the file specifies it. Strings may still contain `${…}` for the runtime.
 #[derive(Debug, Clone)]
@@ -83,16 +85,16 @@ impl Notes {
 
 const AGENT: &str = "submit the job to a Nomad agent";
 
-/// Reads a job. `variables` are the values of `-var`, names and their text; the paths of `file("…")` are in
+/// Reads a job. `variables` are the values given for its variables; the paths of `file("…")` are in
 /// `directory`.
-pub fn parse(text: &str, variables: &BTreeMap<String, String>, directory: &Path) -> Result<Job, Error> {
+pub fn parse(text: &str, variables: &BTreeMap<String, Given>, directory: &Path) -> Result<Job, Error> {
     read(text, variables, directory, false)
 }
 
 /// Reads a job that is not run here: features that need an agent are listed in [`Job::needs_agent`], and are no error.
 pub fn parse_to_show(
     text: &str,
-    variables: &BTreeMap<String, String>,
+    variables: &BTreeMap<String, Given>,
     directory: &Path,
 ) -> Result<Job, Error> {
     read(text, variables, directory, true)
@@ -100,7 +102,7 @@ pub fn parse_to_show(
 
 fn read(
     text: &str,
-    variables: &BTreeMap<String, String>,
+    variables: &BTreeMap<String, Given>,
     directory: &Path,
     shows_only: bool,
 ) -> Result<Job, Error> {
@@ -120,7 +122,11 @@ fn read(
     };
     let mut notes = Notes { shows_only, ..Notes::default() };
     file.finish(&[], &[], &mut notes)?;
-    job(&mut block, &scope, &mut notes).and_then(|job| {
+    let of_dispatch = of_dispatch(&mut block, &scope, &mut notes)?;
+    job(&mut block, &scope, &mut notes).and_then(|mut job| {
+        for name in of_dispatch {
+            job.meta.entry(name.clone()).or_insert_with(|| format!("${{NOMAD_META_{name}}}"));
+        }
         block.finish(
             &[
                 "priority",
@@ -136,7 +142,6 @@ fn read(
                 "periodic",
             ],
             &[
-                ("parameterized", "it needs a dispatch; submit the job to a Nomad agent"),
                 ("multiregion", AGENT),
                 ("vault", "it needs a Vault server; submit the job to a Nomad agent"),
                 ("consul", "it needs a Consul server; submit the job to a Nomad agent"),
@@ -149,6 +154,24 @@ fn read(
     })
 }
 
+/// The names of the meta that a dispatch of the job gives. They stand for their values where the job is only shown.
+fn of_dispatch(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Vec<String>, Error> {
+    let Some(mut parameterized) = block.block("parameterized")? else { return Ok(Vec::new()) };
+    let mut names = parameterized.strings("meta_required", scope)?;
+    names.extend(parameterized.strings("meta_optional", scope)?);
+    if let Some(payload) = parameterized.string("payload", scope)?
+        && !["optional", "required", "forbidden"].contains(&payload.as_str())
+    {
+        let reason = format!("`{payload}` is none of optional, required, forbidden");
+        return Err(parameterized.wrong("payload", &reason));
+    }
+    parameterized.finish(&[], &[], notes)?;
+    notes.need_agent(
+        block.not_here("parameterized", "it needs a dispatch; submit the job to a Nomad agent"),
+    )?;
+    Ok(names)
+}
+
 /// The text with `$$${` written in an equivalent way. hcl-primitives 0.1.13, when it writes a heredoc again, forgets
 /// that a marker behind a `$` is escaped, except for the first one.
 fn readable(text: &str) -> Cow<'_, str> {
@@ -156,89 +179,6 @@ fn readable(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     Cow::Owned(text.replace("$$${", r#"${"$"}$${"#).replace("%%%{", r#"${"%"}%%{"#))
-}
-
-/// The values of the `variable` blocks: the given value, converted, else the default; and the values of the `variables`
-/// block, which contains only names and defaults.
-fn declared(file: &mut Block<'_>, given: &BTreeMap<String, String>) -> Result<Map<String, Value>, Error> {
-    let scope = Scope::of_plugin();
-    let mut values = Map::new();
-    for mut block in file.blocks("variable") {
-        let name = block.label()?.to_owned();
-        let kind = match block.expression("type") {
-            Some(expression) => Some(Type::of(&expression).map_err(|reason| block.wrong("type", &reason))?),
-            None => None,
-        };
-        let default = block.expression("default");
-        let value = match (given.get(&name), default) {
-            // A string is the text itself; every other type is an expression, such as `["a", "b"]`.
-            (Some(text), _) if matches!(kind, None | Some(Type::String)) => Value::String(text.clone()),
-            (Some(text), _) => {
-                let parsed = hcl::edit::parser::parse_expr(text);
-                let parsed = parsed.map_err(|error| block.wrong(&name, error.message()))?;
-                scope.value(&parsed.into()).map_err(|source| block.expression_error(&name, source))?
-            }
-            (None, Some(default)) => {
-                scope.value(&default).map_err(|source| block.expression_error("default", source))?
-            }
-            (None, None) => {
-                let reason = format!("has no default; give it with `--var {name}=VALUE`");
-                return Err(block.wrong(&name, &reason));
-            }
-        };
-        let value = match kind {
-            Some(kind) => kind.convert(value).map_err(|reason| block.wrong(&name, &reason))?,
-            None => value,
-        };
-        values.insert(name, value);
-        block.finish(&["description", "validation", "sensitive"], &[], &mut Notes::default())?;
-    }
-    for mut block in file.blocks("variables") {
-        for (name, default) in block.expressions() {
-            let value = match given.get(&name) {
-                Some(text) => Value::String(text.clone()),
-                None => scope.value(&default).map_err(|source| block.expression_error(&name, source))?,
-            };
-            values.insert(name, value);
-        }
-        block.finish(&[], &[], &mut Notes::default())?;
-    }
-    if let Some(name) = given.keys().find(|name| !values.contains_key(*name)) {
-        return Err(file.wrong(name, "is given with `--var`, but the job declares no such variable"));
-    }
-    Ok(values)
-}
-
-/// The values of the `locals` blocks, which may use each other in any order.
-fn locals(
-    file: &mut Block<'_>,
-    variables: &Map<String, Value>,
-    directory: &Path,
-) -> Result<Map<String, Value>, Error> {
-    let mut waiting = Vec::new();
-    for mut block in file.blocks("locals") {
-        waiting.extend(block.expressions());
-        block.finish(&[], &[], &mut Notes::default())?;
-    }
-    let mut values = Map::new();
-    while !waiting.is_empty() {
-        let scope = Scope::of_job(variables.clone(), values.clone()).with_files(directory);
-        let (before, mut failure) = (waiting.len(), None);
-        waiting.retain(|(name, expression)| match scope.value(expression) {
-            Ok(value) => {
-                values.insert(name.clone(), value);
-                false
-            }
-            Err(error) => {
-                failure = Some((name.clone(), error));
-                true
-            }
-        });
-        if let (Some((name, source)), true) = (failure, before == waiting.len()) {
-            return Err(file.expression_error(&name, source));
-        }
-    }
-    Ok(values)
 }
 
 fn job(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Job, Error> {
@@ -249,9 +189,39 @@ fn job(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Job, E
         return Err(block.wrong("type", &format!("`{kind}` is none of service, batch, system, sysbatch")));
     }
     let datacenters = block.strings("datacenters", scope)?;
+    let groups = groups(block, scope, notes)?;
+    if groups.is_empty() {
+        return Err(block.missing("group"));
+    }
+    for inner in block.blocks("constraint") {
+        constraint(inner, scope, groups.len(), notes)?;
+    }
+    Ok(Job {
+        name: block.string("name", scope)?.unwrap_or_else(|| id.clone()),
+        id,
+        kind,
+        namespace: block.string("namespace", scope)?.unwrap_or_else(|| "default".to_owned()),
+        region: block.string("region", scope)?.unwrap_or_else(|| "global".to_owned()),
+        datacenter: datacenters
+            .into_iter()
+            .find(|name| !name.contains('*'))
+            .unwrap_or_else(|| "dc1".to_owned()),
+        meta: block.map("meta", scope)?,
+        groups,
+        ignored: Vec::new(),
+        needs_agent: Vec::new(),
+    })
+}
+
+/// The job's groups, and its tasks without one.
+fn groups(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Vec<Group>, Error> {
     let mut groups = Vec::new();
     for mut inner in block.blocks("group") {
-        groups.push(group::group(&mut inner, scope, notes)?);
+        let read = group::group(&mut inner, scope, notes)?;
+        if groups.iter().any(|other: &Group| other.name == read.name) {
+            return Err(inner.wrong("label", &format!("two groups are named `{}`", read.name)));
+        }
+        groups.push(read);
         inner.finish(
             &[
                 "restart", "reschedule", "update", "migrate", "ephemeral_disk", "affinity", "spread", "disconnect",
@@ -281,27 +251,7 @@ fn job(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Job, E
             tasks: vec![task],
         });
     }
-    if groups.is_empty() {
-        return Err(block.missing("group"));
-    }
-    for inner in block.blocks("constraint") {
-        constraint(inner, scope, groups.len(), notes)?;
-    }
-    Ok(Job {
-        name: block.string("name", scope)?.unwrap_or_else(|| id.clone()),
-        id,
-        kind,
-        namespace: block.string("namespace", scope)?.unwrap_or_else(|| "default".to_owned()),
-        region: block.string("region", scope)?.unwrap_or_else(|| "global".to_owned()),
-        datacenter: datacenters
-            .into_iter()
-            .find(|name| !name.contains('*'))
-            .unwrap_or_else(|| "dc1".to_owned()),
-        meta: block.map("meta", scope)?,
-        groups,
-        ignored: Vec::new(),
-        needs_agent: Vec::new(),
-    })
+    Ok(groups)
 }
 
 /// A constraint chooses nodes, and there is only one. The exception is a constraint that keeps groups apart, which
@@ -444,7 +394,7 @@ job "web" {
         let template = &job.groups[0].tasks[0].templates[0];
         let text = format!("{template:?}");
         assert!(text.contains("a $${A} $${B}") && text.contains("%%{c} $${D}"), "{text}");
-        let given = [("dc".to_owned(), "us".to_owned())].into();
+        let given = [("dc".to_owned(), Given::Text("us".to_owned()))].into();
         assert_eq!(parse(JOB_OF_VARIABLES, &given, Path::new(".")).unwrap().datacenter, "us");
     }
 
@@ -484,8 +434,8 @@ job "web" {
     #[test]
     fn variables_given_on_the_command_line_win() {
         let given = BTreeMap::from([
-            ("greeting".to_owned(), "good day".to_owned()),
-            ("ports".to_owned(), "[\"81\"]".to_owned()),
+            ("greeting".to_owned(), Given::Value("good day".into())),
+            ("ports".to_owned(), Given::Text("[\"81\"]".to_owned())),
         ]);
         let job = parse(JOB, &given, Path::new("/")).unwrap();
         let expected = hcl::value!(["-c", "echo WELL good day ${NOMAD_PORT_http} ${HOME}", 81]);
@@ -496,9 +446,12 @@ job "web" {
     fn a_variable_without_a_value_or_a_declaration_is_named() {
         let error = parsed("variable \"x\" {}\njob \"j\" {}\n").unwrap_err().to_string();
         assert!(error.contains("`--var x=VALUE`"), "{error}");
-        let given = BTreeMap::from([("y".to_owned(), String::new())]);
-        let error = parse("job \"j\" {}\n", &given, Path::new("/")).unwrap_err();
+        let given = |value| BTreeMap::from([("y".to_owned(), value)]);
+        let error = parse("job \"j\" {}\n", &given(Given::Text(String::new())), Path::new("/")).unwrap_err();
         assert!(error.to_string().contains("`y`"), "{error}");
+        // The environment may be meant for other jobs.
+        let error = parse("job \"j\" {}\n", &given(Given::Environment(String::new())), Path::new("/"));
+        assert!(error.unwrap_err().to_string().contains("`group` is required"));
     }
 
     #[test]
@@ -534,6 +487,48 @@ job "web" {
             let error = with_task(lines).unwrap_err().to_string();
             assert!(error.starts_with("template (line ") && error.contains("`d"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_nomads_servers_refuse_is_refused() {
+        let template =
+            |lines: &str| format!("template {{\n data = \"x\"\n destination = \"local/x\"\n {lines}\n}}");
+        let change = |lines: &str| template(&format!("change_mode = {lines}"));
+        for (lines, key) in [
+            ("logs {\n max_files = 0\n}".to_owned(), "`max_files`: is 0"),
+            ("logs {\n max_file_size = -1\n}".to_owned(), "`max_file_size`: is -1"),
+            ("resources {\n memory = 9\n}".to_owned(), "`memory`: is 9, and Nomad accepts 10 or more"),
+            ("resources {\n cpu = 0\n}".to_owned(), "`cpu`: is 0"),
+            (change("\"reload\""), "`change_mode`: `reload` is none of noop"),
+            (change("\"signal\""), "`change_signal` is required"),
+            (change("\"script\""), "`change_script` is required"),
+            (format!("{0}\n{0}", template("")), "two templates of the task"),
+        ] {
+            let error = with_task(&lines).unwrap_err().to_string();
+            assert!(error.contains(key), "{lines}: {error}");
+        }
+        let script = change("\"script\"\n change_script {\n command = \"/bin/x\"\n timeout = \"5s\"\n }");
+        for lines in [script, change("\"signal\"\n change_signal = \"SIGHUP\"")] {
+            with_task(&lines).unwrap();
+        }
+        let ports = |ports: &str| {
+            let task = "task \"t\" {\n driver = \"x\"\n }";
+            parsed(&format!("job \"j\" {{\n group \"g\" {{\n network {{\n{ports}\n}}\n{task}\n }}\n}}\n"))
+        };
+        let (a, b) = ("port \"a\" {\n static = 80\n}\n", "port \"b\" {\n static = 80\n}\n");
+        assert!(ports(&a.repeat(2)).unwrap_err().to_string().contains("two ports are named `a`"));
+        assert!(ports(&[a, b].concat()).unwrap_err().to_string().contains("`static`: another port"));
+        ports(&[a, &b.replace("80", "80\n ignore_collision = true")].concat()).unwrap();
+    }
+
+    #[test]
+    fn a_job_for_dispatches_is_shown_with_the_names_of_its_meta() {
+        let text = "job \"j\" {\n parameterized {\n meta_required = [\"who\"]\n }\n group \"g\" {\n task \"t\" {\n driver \
+                    = \"x\"\n }\n }\n}\n";
+        assert!(parsed(text).unwrap_err().to_string().contains("needs a dispatch"));
+        let shown = parse_to_show(text, &BTreeMap::new(), Path::new("/")).unwrap();
+        assert_eq!(shown.meta["who"], "${NOMAD_META_who}");
+        assert_eq!(shown.needs_agent, ["`parameterized` of job \"j\" (line 1)"]);
     }
 
     #[test]

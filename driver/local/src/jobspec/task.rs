@@ -138,17 +138,7 @@ pub(super) fn task(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> R
         artifacts.push(artifact(&mut inner, scope, notes)?);
         inner.finish(&[], &[], notes)?;
     }
-    let mut templates = Vec::new();
-    for mut inner in block.blocks("template") {
-        templates.push(template(&mut inner, scope)?);
-        // Later changes are not followed here.
-        let later = ["change_mode", "change_script", "splay", "wait", "once"];
-        inner.finish(
-            &[&later[..], &["error_on_missing_key", "vault_grace"]].concat(),
-            &[],
-            &mut Notes::default(),
-        )?;
-    }
+    let templates = templates(block, scope)?;
     let mut volume_mounts = Vec::new();
     for mut inner in block.blocks("volume_mount") {
         volume_mounts.push(volume_mount(&mut inner, scope)?);
@@ -161,7 +151,10 @@ pub(super) fn task(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> R
     let mut logs_disabled = false;
     if let Some(mut logs) = block.block("logs")? {
         logs_disabled = logs.bool("disabled", scope)?.unwrap_or(false);
-        logs.finish(&["max_files", "max_file_size", "enabled"], &[], &mut Notes::default())?;
+        for key in ["max_files", "max_file_size"] {
+            at_least(&mut logs, key, 1, scope)?;
+        }
+        logs.finish(&["enabled"], &[], &mut Notes::default())?;
     }
     let resources = match block.block("resources")? {
         Some(inner) => resources(inner, scope, notes)?,
@@ -259,13 +252,28 @@ fn artifact(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<A
     })
 }
 
+fn templates(block: &mut Block<'_>, scope: &Scope) -> Result<Vec<Template>, Error> {
+    let mut templates = Vec::new();
+    for mut inner in block.blocks("template") {
+        let read = template(&mut inner, scope)?;
+        if templates.iter().any(|other: &Template| other.destination == read.destination) {
+            let reason = format!("two templates of the task have the destination `{}`", read.destination);
+            return Err(inner.wrong("destination", &reason));
+        }
+        templates.push(read);
+        // Later changes are not followed here.
+        let later = ["splay", "wait", "once", "error_on_missing_key", "vault_grace"];
+        inner.finish(&later, &[], &mut Notes::default())?;
+    }
+    Ok(templates)
+}
+
 fn template(block: &mut Block<'_>, scope: &Scope) -> Result<Template, Error> {
     let perms = block.string("perms", scope)?.unwrap_or_else(|| "644".to_owned());
     let mode = u32::from_str_radix(&perms, 8);
     let mode =
         mode.map_err(|_| block.wrong("perms", &format!("`{perms}` is not a file mode such as 644")))?;
-    // The signal is not used here, but a wrong name is still an error.
-    offered_signal(block, "change_signal", scope)?;
+    change(block, scope)?;
     let mut owner = |key| -> Result<Option<u32>, Error> {
         // Nomad treats -1 as not set.
         let number = block.integer(key, scope)?.filter(|number| *number != -1);
@@ -289,6 +297,35 @@ fn template(block: &mut Block<'_>, scope: &Scope) -> Result<Template, Error> {
         return Err(block.wrong("data", "a template has either `data` or `source`"));
     }
     Ok(template)
+}
+
+/// What happens when a template changes, which is not followed here, but Nomad refuses what is wrong with it.
+fn change(block: &mut Block<'_>, scope: &Scope) -> Result<(), Error> {
+    let signal = offered_signal(block, "change_signal", scope)?;
+    let script = block.block("change_script")?;
+    let has_script = script.is_some();
+    if let Some(script) = script {
+        let known = ["command", "args", "timeout", "fail_on_error"];
+        script.finish(&known, &[], &mut Notes::default())?;
+    }
+    match block.string("change_mode", scope)?.as_deref() {
+        Some("signal") if signal.is_empty() => Err(block.missing("change_signal")),
+        Some("script") if !has_script => Err(block.missing("change_script")),
+        None | Some("noop" | "restart" | "signal" | "script") => Ok(()),
+        Some(other) => {
+            Err(block.wrong("change_mode", &format!("`{other}` is none of noop, restart, signal, script")))
+        }
+    }
+}
+
+/// A number that Nomad's servers accept only from `least` on.
+fn at_least(block: &mut Block<'_>, key: &str, least: i64, scope: &Scope) -> Result<Option<i64>, Error> {
+    match block.integer(key, scope)? {
+        Some(number) if number < least => {
+            Err(block.wrong(key, &format!("is {number}, and Nomad accepts {least} or more")))
+        }
+        number => Ok(number),
+    }
 }
 
 /// A `volume_mount` block; propagation and label are checked as in nomad/structs/volumes.go.
@@ -315,11 +352,12 @@ fn volume_mount(block: &mut Block<'_>, scope: &Scope) -> Result<VolumeMount, Err
 fn resources(mut block: Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<Resources, Error> {
     let cores = block.integer("cores", scope)?.unwrap_or(0);
     let cores = u32::try_from(cores).map_err(|_| block.wrong("cores", "a number of cores is required"))?;
-    let cpu = block.integer("cpu", scope)?;
+    let cpu = at_least(&mut block, "cpu", 1, scope)?;
     if cores > 0 && cpu.is_some() {
         return Err(block.wrong("cpu", "only one of `cpu` and `cores` may be given"));
     }
-    let memory = block.integer("memory", scope)?.unwrap_or(300);
+    // `MinResources` in nomad/structs/structs.go, in MiB.
+    let memory = at_least(&mut block, "memory", 10, scope)?.unwrap_or(300);
     let memory_max = block.integer("memory_max", scope)?.unwrap_or(0);
     if memory_max > 0 && memory_max < memory {
         return Err(block.wrong("memory_max", "is less than `memory`"));

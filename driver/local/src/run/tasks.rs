@@ -70,7 +70,7 @@ impl Run<'_> {
         let to = if self.asked.own_manager { Passable::ToUs } else { Passable::ToAll };
         let mut fresh = None;
         let base = match &self.options.alloc_dir {
-            Some(base) => base.clone(),
+            Some(base) => std::path::absolute(base).unwrap_or_else(|_| base.clone()),
             None => fresh.insert(allocdir::fresh_base(to).map_err(wrong)?).path().to_owned(),
         };
         if !rustix::process::geteuid().is_root() && !allocdir::is_in_memory(&base) {

@@ -16,6 +16,9 @@ use crate::task::spec::TaskSpec;
 /// Where links lead to resources of a process, or to the root that systemd creates for it.
 const OF_PROCESSES: [&str; 6] =
     ["/dev/fd", "/dev/stderr", "/dev/stdin", "/dev/stdout", "/proc/self", "/proc/thread-self"];
+/// Directories of a private view that are not the host's.
+const NOT_OF_HOST: [&str; 11] =
+    ["/alloc", "/dev", "/local", "/proc", "/run", "/secrets", "/sys", "/tmp", "/var", "/home", "/root"];
 /// Where systemd assembles the root of a unit.
 const OF_SYSTEMD: &str = "/run/systemd";
 
@@ -97,14 +100,22 @@ fn check_is_there(
     for line in settings.iter().filter(|line| NEEDED.contains(&line.name())) {
         let texts = line.texts().into_iter().filter(|text| !text.starts_with('-'));
         let paths = texts.map(|text| PathBuf::from(text.trim_start_matches('+')));
-        let is_of_system = |path: &PathBuf| host_paths.iter().any(|of| path.starts_with(of));
+        // What is below these directories only systemd will know.
+        let is_unknown = |path: &PathBuf| {
+            let is_of_system = host_paths.iter().any(|of| path.starts_with(of));
+            !is_of_system && (path.parent().is_none() || NOT_OF_HOST.iter().any(|of| path.starts_with(of)))
+        };
+        let holds_host_path = |path: &PathBuf| host_paths.iter().any(|of| of.starts_with(path));
         let is_mounted = |path: &PathBuf| {
             mounted.iter().any(|target| path.starts_with(target) || target.starts_with(path))
         };
         let is_absent = |path: &PathBuf| {
-            fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+            let is_of_system = host_paths.iter().any(|of| path.starts_with(of));
+            !is_of_system
+                || fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
         };
-        let mut absent = paths.filter(|path| is_of_system(path) && !is_mounted(path)).filter(is_absent);
+        let is_known = |path: &PathBuf| !is_unknown(path) && !is_mounted(path) && !holds_host_path(path);
+        let mut absent = paths.filter(is_known).filter(is_absent);
         if let Some(path) = absent.next() {
             return Err(Error::Absent { option: line.name(), path });
         }

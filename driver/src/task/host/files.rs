@@ -195,8 +195,11 @@ pub fn targets(settings: &[Assignment], task: &TaskSpec) -> Vec<Target> {
         };
         line.mount_points().into_iter().map(target)
     };
-    let volume =
-        |mount: &Mount| Target { option: "volume", path: mount.target.clone(), source: Source::Tasks };
+    let volume = |mount: &Mount| Target {
+        option: "volume_mount.destination",
+        path: mount.target.clone(),
+        source: Source::Tasks,
+    };
     let device =
         |device: &Device| Target { option: "device", path: device.target.clone(), source: Source::Host };
     let of_nomad = task.mounts.iter().map(volume).chain(task.devices.iter().map(device));

@@ -5,9 +5,8 @@
 
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-
 use crate::task::host::dirs::TaskDirs;
+use crate::task::host::open::exists;
 use crate::task::host::view::View;
 use crate::task::spec::{TaskKind, TaskSpec};
 
@@ -31,7 +30,8 @@ pub(crate) fn advice(task: &TaskSpec) -> Option<String> {
 fn misplaced(task: &TaskSpec) -> Option<String> {
     let args = task.args.iter().filter(|_| begins_in_local(task));
     let named = args.flat_map(|arg| words(arg)).filter(|word| task.dirs.named(Path::new(word)).is_some());
-    let word = named.take(LOOKED_AT).find(|word| is_misplaced(&task.dirs, word))?;
+    let is_it = |word: &&str| is_misplaced(&task.dirs, word) || would_be_misplaced(&task.dirs, word);
+    let word = named.take(LOOKED_AT).find(is_it)?;
     let variable = variable_of(word)?;
     let beside =
         if task.view == View::Host { "" } else { "set `work_dir = \"/\"` to begin beside `local/`, or " };
@@ -108,20 +108,17 @@ fn words(arg: &str) -> impl Iterator<Item = &str> {
     arg.split(ends).map(|word| word.trim_start_matches("./")).filter(|word| !word.is_empty())
 }
 
+/// Is there such a file, but not from the task's `local/`?
 fn is_misplaced(dirs: &TaskDirs, word: &str) -> bool {
     let Some((host, _, below)) = dirs.named(Path::new(word)) else { return false };
     exists(host, below) && !exists(&dirs.local, Path::new(word))
 }
 
-/// Does the path exist below the directory? No link is followed, since it could lead anywhere.
-fn exists(directory: &Path, below: &Path) -> bool {
-    if below.as_os_str().is_empty() {
-        return false;
-    }
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let opened = rustix::fs::open(directory, flags | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
-    opened.is_ok_and(|base| rustix::fs::openat2(base, below, flags, Mode::empty(), resolve).is_ok())
+/// Can such a file be made in a directory that is there, but not from the task's `local/`?
+fn would_be_misplaced(dirs: &TaskDirs, word: &str) -> bool {
+    let Some((host, _, below)) = dirs.named(Path::new(word)) else { return false };
+    let (Some(inside), Some(from_local)) = (below.parent(), Path::new(word).parent()) else { return false };
+    exists(host, inside) && !exists(&dirs.local, from_local)
 }
 
 #[cfg(test)]
@@ -154,6 +151,10 @@ mod tests {
         }
         std::fs::write(dirs.local.join("y"), "").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dirs.local.join("link")).unwrap();
+        assert!(would_be_misplaced(&dirs, "alloc/data/new"));
+        for word in ["local/new", "secrets/new", "alloc/none/new", "data/new", "local", "/alloc/data/new"] {
+            assert!(!would_be_misplaced(&dirs, word), "{word}");
+        }
         let is_misplaced = |arg: &str| words(arg).any(|word| super::is_misplaced(&dirs, word));
         for arg in ["local/x.sh", "./local/x.sh", "set -e; cat 'local/x.sh' >o", "--file=alloc/data/z"] {
             assert!(is_misplaced(arg), "{arg}");

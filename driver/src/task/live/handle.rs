@@ -244,8 +244,16 @@ impl Handle {
                 return Ok(());
             }
             tracing::info!(unit = %self.unit, "the task did not end in time, killing it");
+            // The signal of Nomad's drivers, which shells ignore while they wait for a program.
+            let advice = if signal.to_string() == "SIGINT" {
+                "; a shell that waits for a program does not end by it: write `exec` before the program, or set `kill_signal = \"SIGTERM\"`"
+            } else {
+                ""
+            };
             self.tell(
-                format!("Did not end within {kill_timeout:?} of {signal}: killed with all its processes"),
+                format!(
+                    "Did not end within {kill_timeout:?} of {signal}: killed with all its processes{advice}"
+                ),
                 &[("signal", signal.to_string()), ("kill_timeout", format!("{kill_timeout:?}"))],
             );
         }

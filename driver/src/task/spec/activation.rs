@@ -11,6 +11,9 @@ use crate::task::refusal::{Error, check_label, duration};
 /// Maximum number of sockets of a task.
 const SOCKETS_MAX: usize = 32;
 
+/// No program can report more often than this on a busy machine.
+const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
+
 /// A socket of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
@@ -149,10 +152,18 @@ pub(crate) fn readiness(config: &TaskConfig) -> Result<Readiness, Error> {
         duration(text).map_err(|wanted| Error::Option { option, value: text.clone(), wanted })
     };
     let some = |time: Duration| (!time.is_zero()).then_some(time);
+    let every = |text: &String| match time("notify.watchdog", text)? {
+        every if every < SHORTEST_WATCHDOG && !every.is_zero() => Err(Error::Option {
+            option: "notify.watchdog",
+            value: text.clone(),
+            wanted: "at least \"100ms\": systemd ends a program that has not reported for so long",
+        }),
+        every => Ok(some(every)),
+    };
     Ok(Readiness {
         speaks: true,
         ready_within: some(time("notify.ready_within", ready_within)?),
-        watchdog: watchdog.as_ref().map(|text| time("notify.watchdog", text)).transpose()?.and_then(some),
+        watchdog: watchdog.as_ref().map(every).transpose()?.flatten(),
         all: match access.as_str() {
             "main" => false,
             "all" => true,

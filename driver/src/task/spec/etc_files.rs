@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use crate::systemd::one_line;
 use crate::task::config::{Dns, NetworkMode, TaskConfig};
 use crate::task::refusal::Error;
 
-/// The files of the task's own in `/etc`.
+/// The files of the task's own in `/etc`. Where the job itself mounts a file, at one of these `targets`, that one is seen.
 pub(super) fn etc(
     config: &TaskConfig,
     extra_hosts: &[String],
+    targets: &[PathBuf],
 ) -> Result<BTreeMap<&'static str, String>, Error> {
     let mut files = BTreeMap::new();
     if let Some(Dns { servers, searches, options }) = &config.dns {
@@ -52,5 +54,11 @@ pub(super) fn etc(
         }
         files.insert("hosts", lines.iter().map(|line| one_line(line) + "\n").collect());
     }
+    let is_mounted = |name: &str| targets.iter().any(|target| *target == Path::new("/etc").join(name));
+    if !extra_hosts.is_empty() && is_mounted("hosts") {
+        let reason = "the job mounts a file of its own on /etc/hosts; write the names into that file, or leave one of the two out";
+        return Err(Error::refused("extra_hosts", reason));
+    }
+    files.retain(|name, _| !is_mounted(name));
     Ok(files)
 }

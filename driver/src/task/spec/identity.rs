@@ -123,6 +123,12 @@ fn check_user_name(user: &str) -> Result<(), Error> {
         return Ok(());
     }
     let name = user.escape_debug();
+    if user.contains("${") {
+        let reason = format!(
+            "`{name}`: Nomad fills in no variables there; name the user, or use a variable of the job file (`var.NAME`)"
+        );
+        return Err(Error::refused("user", reason));
+    }
     Err(Error::refused(
         "user",
         format!(

@@ -122,7 +122,8 @@ impl TaskSpec {
         let memory = Memory::resolve(*memory_mb, *memory_max_mb);
         let readiness = activation::readiness(config)?;
         let kind = TaskKind::resolve(kind, &outline, &readiness, memory)?;
-        let etc = etc(config, &config.driver.extra_hosts)?;
+        let targets = program::mounted(&outline.requested);
+        let etc = etc(config, &config.driver.extra_hosts, &targets)?;
         let output = Output::resolve(config, node)?;
         let EffectiveSettings { lines: settings, is_confined_root } =
             settings(&outline, &kind, &readiness, etc.get("resolv.conf"))?;

@@ -118,6 +118,15 @@ fn view(requested: &[Assignment], node: &NodeSpec) -> Result<View, Error> {
     if !requested.iter().any(|line| line.role().is_some_and(Role::is_root)) {
         return Ok(node.view.clone());
     }
+    let roots: Vec<&str> = requested
+        .iter()
+        .filter(|line| ["RootDirectory", "RootImage"].contains(&line.name()))
+        .map(Assignment::name)
+        .collect();
+    if roots.contains(&"RootDirectory") && roots.contains(&"RootImage") {
+        let reason = "`files.root_directory` is set, too, and a task has one root; leave one of the two out";
+        return Err(Error::refused("files.root_image", reason));
+    }
     if node.view == View::Host {
         return Err(Error::Refused {
             option: "files".to_owned(),

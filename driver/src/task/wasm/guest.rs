@@ -22,7 +22,7 @@ use crate::task::host::view::View;
 use crate::task::refusal::{Error, check_length};
 use crate::task::sandbox::policy::Policy;
 use crate::task::wasm::network::{Network, RESOLVER, name_servers};
-use crate::task::wasm::preopens::{directory, here, usual_directories};
+use crate::task::wasm::preopens::{directories, here, usual_directories};
 use crate::task::wasm::server::{server, time};
 
 /// The variable of the runner that contains the guest's configuration, as a JSON object of strings. Everybody can read
@@ -75,7 +75,7 @@ impl Guest {
         let mut options = Vec::new();
         let mut option = |name: &str, value: String| options.extend([name.to_owned(), value]);
         let mut dirs: Vec<Directory> = match granted {
-            Some(texts) => texts.iter().map(|text| directory(text)).collect::<Result<_, _>>()?,
+            Some(texts) => directories(texts)?,
             None => usual_directories(view, dirs, &config.mounts),
         };
         dirs.extend(here(&dirs, working_directory));

@@ -26,6 +26,12 @@ impl Network {
             };
             list.iter().map(rule).collect::<Result<Vec<_>, _>>()
         };
+        for (option, list) in [("wasm.connect", &wasm.connect), ("wasm.listen", &wasm.listen)] {
+            if wasm.inherit_network && !list.is_empty() {
+                let reason = "`wasm.inherit_network` grants all addresses already; leave one of the two out";
+                return Err(Error::refused(option, reason));
+            }
+        }
         Ok(Self {
             connect: rules("wasm.connect", &wasm.connect)?,
             listen: rules("wasm.listen", &wasm.listen)?,

@@ -9,8 +9,22 @@ use crate::task::host::dirs::TaskDirs;
 use crate::task::host::view::{View, is_plain};
 use crate::task::refusal::{Error, check_length};
 
+/// The directories that the job names, each under a name of its own.
+pub(super) fn directories(texts: &[String]) -> Result<Vec<Directory>, Error> {
+    let mut granted: Vec<Directory> = Vec::new();
+    for text in texts {
+        let new = directory(text)?;
+        if granted.iter().any(|other| other.guest == new.guest) {
+            let wanted = "a directory under a name that no other directory of the list has: \"PATH::NAME\"";
+            return Err(Error::Option { option: "wasm.dirs", value: text.clone(), wanted });
+        }
+        granted.push(new);
+    }
+    Ok(granted)
+}
+
 /// A directory that the job names, in the runner's form.
-pub(super) fn directory(text: &str) -> Result<Directory, Error> {
+fn directory(text: &str) -> Result<Directory, Error> {
     check_length("wasm.dirs", text)?;
     let wanted = "\"PATH\", \"PATH::NAME\" or \"PATH::NAME:ro\" with an absolute path without `..`, and no other colon";
     let wrong = || Error::Option { option: "wasm.dirs", value: text.to_owned(), wanted };
@@ -68,6 +82,15 @@ pub(super) fn here(dirs: &[Directory], working_directory: &Path) -> Option<Direc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_directories_have_not_one_name() {
+        let granted =
+            |texts: &[&str]| directories(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
+        assert_eq!(granted(&["/srv/a::/a", "/srv/a::/b:ro"]).unwrap().len(), 2);
+        let error = granted(&["/srv/a::/a", "/srv/b::/a:ro"]).unwrap_err().to_string();
+        assert!(error.contains("`wasm.dirs`: `/srv/b::/a:ro`"), "{error}");
+    }
 
     #[test]
     fn relative_paths_begin_where_the_task_does_if_that_is_granted() {

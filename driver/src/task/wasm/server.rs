@@ -40,7 +40,13 @@ pub(super) fn server(serve: &Serve, config: &TaskConfig) -> Result<Vec<String>, 
                 ));
             }
         },
-        _ => return Err(Error::refused("wasm.serve", "it needs either a `port` or a `socket`")),
+        (Some(_), Some(_)) => {
+            return Err(Error::refused(
+                "wasm.serve",
+                "it has both a `port` and a `socket`; leave one of the two out",
+            ));
+        }
+        (None, None) => return Err(Error::refused("wasm.serve", "it needs either a `port` or a `socket`")),
     };
     let count = |option, count: Option<u32>| {
         Error::at_least_one(option, count).map(|count| count.map(|count| count.to_string()))

@@ -69,6 +69,11 @@ pub(crate) fn temporary_file_systems(text: &str) -> Parsed<Vec<(String, String)>
     if let Some(word) = words.find(|word| OTHER_MOUNTS.contains(word)) {
         return Err(format!("`{word}` is not an option of a tmpfs (tmpfs(5))"));
     }
+    let mut words = mounts.iter().flat_map(|(_, options)| options.split(','));
+    let is_mode = |text: &&str| u32::from_str_radix(text, 8).is_ok_and(|mode| mode <= 0o7777);
+    if let Some(mode) = words.find_map(|option| option.strip_prefix("mode=").filter(|text| !is_mode(text))) {
+        return Err(format!("`{mode}` is not a mode of a tmpfs such as `1777` (tmpfs(5))"));
+    }
     let sizes = mounts.iter().flat_map(|(_, options)| options.split(','));
     // systemd passes sizes to the kernel unchanged, and the kernel's error names no option.
     let wrong = sizes.filter_map(|option| option.strip_prefix("size=")).find(|size| !is_size_of_tmpfs(size));

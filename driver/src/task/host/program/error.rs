@@ -58,15 +58,21 @@ pub enum Error {
         command: String,
     },
     /// A relative path exists in none of the directories that are searched.
-    #[error(
-        "`command`: {command} is in none of {searched}; fetch it into the task's `local/` with an `artifact` block, or name \
-         an absolute path"
-    )]
+    #[error("`command`: {command} is {searched}; {}", about_name(command))]
     NotFound {
         /// The job's `command`.
         command: String,
-        /// The searched directories of the view.
+        /// The searched directories of the view: `not in /local`, `in none of /local, /bin`.
         searched: String,
+    },
+    /// The file is where tasks of other drivers find it.
+    #[error(
+        "`command`: {command} is in the task directory, of which the task does not see this part; let the `artifact` or \
+         `template` put it below `local/`, such as in `local/{command}`"
+    )]
+    BesideLocal {
+        /// The job's `command`.
+        command: String,
     },
     /// A guest on a mount of the job's.
     #[error(
@@ -74,6 +80,15 @@ pub enum Error {
          the guest in `local/`, in `/alloc`, in a `volume_mount` or below the node's `host_paths`"
     )]
     GuestInMount {
+        /// The path in the task's view.
+        path: PathBuf,
+    },
+    /// A guest that the driver may read, and the task's user perhaps not.
+    #[error(
+        "`command`: {path} is not readable for everybody, and where others may write the driver compiles only what everybody may \
+         read: run `chmod o+r` on it"
+    )]
+    PrivateGuest {
         /// The path in the task's view.
         path: PathBuf,
     },
@@ -155,6 +170,17 @@ pub enum Error {
         /// The first bytes, readable.
         begins: String,
     },
+}
+
+/// Advice about a name that is found nowhere.
+fn about_name(command: &str) -> String {
+    if let Some((name, rest)) = command.strip_prefix('$').and_then(|path| path.split_once('/')) {
+        return format!("nothing fills in `${name}`: write `${{{}}}/{rest}`", name.trim_matches(['{', '}']));
+    }
+    if command.starts_with('~') {
+        return "no shell reads `~` here: write a path in `local/`, or an absolute path".to_owned();
+    }
+    "fetch it into the task's `local/` with an `artifact` block, or name an absolute path".to_owned()
 }
 
 /// Advice about a missing loader: the file may exist on the host and be hidden from tasks.

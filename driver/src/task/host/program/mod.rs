@@ -30,8 +30,8 @@ pub enum Program {
     Native {
         /// Path in the task's view.
         path: PathBuf,
-        /// The open file, if it is the task's own: it is made executable before it is started.
-        own: Option<File>,
+        /// The open file, if it is in a directory of the task or of its group: it is made executable before it is started.
+        own: Option<Found>,
     },
     /// WebAssembly, to be run by wasm-shim.
     Wasm {
@@ -40,6 +40,14 @@ pub enum Program {
         /// Name of the file, which the guest sees as its own name.
         name: String,
     },
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct Found {
+    file: File,
+    /// It is in the directory of the group, where other tasks can put another file in its place.
+    is_shared: bool,
 }
 
 impl Program {
@@ -78,8 +86,8 @@ pub fn make_unreadable(shim: &Path) {
 }
 
 /// Makes the task's own program executable, if nobody may execute it: downloads of an `artifact` block are not.
-pub fn make_executable(path: &Path, own: Option<&File>) -> Result<(), Error> {
-    let made = own.map_or(Ok(()), open::make_executable);
+pub fn make_executable(path: &Path, own: Option<&Found>) -> Result<(), Error> {
+    let made = own.map_or(Ok(()), |found| open::make_executable(&found.file, found.is_shared));
     made.map_err(|source| Error::Open { path: path.to_owned(), source })
 }
 
@@ -110,8 +118,10 @@ const SEARCHED: usize = 64;
 
 /// Where a path of a task's view is on the host.
 enum Spot<'a> {
-    /// In a directory of the task, at this path.
+    /// In a directory of the task alone, at this path.
     Task(&'a Path, PathBuf),
+    /// In the directory that the tasks of the group share, at this path.
+    Shared(&'a Path, PathBuf),
     /// In this host directory, such as a volume, which is not the task's own.
     Host(&'a Path, PathBuf),
 }
@@ -141,7 +151,12 @@ impl<'a> Surroundings<'a> {
             return Some(Spot::Host(&mount.source, inside.to_owned()));
         }
         if let (Some(directory), inside) = self.view.locate(path, self.dirs).ok()? {
-            return Some(Spot::Task(directory, inside));
+            let is_shared = directory.starts_with(&self.dirs.shared);
+            return Some(if is_shared {
+                Spot::Shared(directory, inside)
+            } else {
+                Spot::Task(directory, inside)
+            });
         }
         let base = match self.view {
             View::Private { host_paths } => {
@@ -156,9 +171,20 @@ impl<'a> Surroundings<'a> {
     /// The host path of a file of the task; a host path is returned unchanged.
     pub fn on_host(self, path: &Path) -> PathBuf {
         match self.spot(path) {
-            Some(Spot::Task(directory, inside) | Spot::Host(directory, inside)) => directory.join(inside),
+            Some(
+                Spot::Task(directory, inside)
+                | Spot::Shared(directory, inside)
+                | Spot::Host(directory, inside),
+            ) => directory.join(inside),
             None => path.to_owned(),
         }
+    }
+
+    /// Is this a file of the task directory that only drivers show which have it as their root?
+    fn is_beside_local(self, command: &str) -> bool {
+        let is_hidden = *self.view != View::Host && !Path::new(command).is_absolute();
+        let task_dir = self.dirs.local.parent().filter(|_| is_hidden);
+        task_dir.is_some_and(|task_dir| open::exists(task_dir, Path::new(command)))
     }
 
     /// The paths that `command` can mean, in order: an absolute path, a file in the task's directories, and for a name
@@ -185,15 +211,22 @@ impl<'a> Surroundings<'a> {
     }
 }
 
-/// Finds `command` and makes sure that it can run here, without changing anything.
-pub fn find(command: &str, surroundings: Surroundings<'_>) -> Result<Program, Error> {
+/// Can `command` name a program?
+pub fn check_command(command: &str) -> Result<(), Error> {
     if command.is_empty() {
         return Err(Error::Empty);
     }
     // A path such as `/usr/../root` is not in `/usr`.
-    if !is_plain(&Path::new("/").join(command)) {
-        return Err(Error::NotPlain { command: command.to_owned() });
+    if is_plain(&Path::new("/").join(command)) {
+        Ok(())
+    } else {
+        Err(Error::NotPlain { command: command.to_owned() })
     }
+}
+
+/// Finds `command` and makes sure that it can run here, without changing anything.
+pub fn find(command: &str, surroundings: Surroundings<'_>) -> Result<Program, Error> {
+    check_command(command)?;
     let candidates = surroundings.candidates(command);
     let (last, others) = candidates.split_last().ok_or(Error::Empty)?;
     for path in others {
@@ -209,17 +242,20 @@ pub fn find(command: &str, surroundings: Surroundings<'_>) -> Result<Program, Er
         Err(Error::Missing { .. } | Error::NotInView { .. }) if command.contains(' ') => {
             Err(Error::WithArguments { command: command.to_owned() })
         }
+        Err(Error::Missing { .. } | Error::NotInView { .. }) if surroundings.is_beside_local(command) => {
+            Err(Error::BesideLocal { command: command.to_owned() })
+        }
         Err(Error::Missing { .. } | Error::NotInView { .. }) if !others.is_empty() => {
             let searched =
                 candidates.iter().filter_map(|path| path.parent()).map(|dir| dir.display().to_string());
             Err(Error::NotFound {
                 command: command.to_owned(),
-                searched: searched.collect::<Vec<_>>().join(", "),
+                searched: format!("in none of {}", searched.collect::<Vec<_>>().join(", ")),
             })
         }
         Err(Error::Missing { path }) if !Path::new(command).is_absolute() => {
             let directory = path.parent().unwrap_or(&path).display().to_string();
-            Err(Error::NotFound { command: command.to_owned(), searched: directory })
+            Err(Error::NotFound { command: command.to_owned(), searched: format!("not in {directory}") })
         }
         found => found,
     }
@@ -231,6 +267,38 @@ fn in_mount(path: PathBuf, surroundings: Surroundings<'_>) -> Result<Program, Er
     let is_own = surroundings.dirs.pairs().iter().any(|(_, inside)| path.starts_with(inside));
     let is_guest = path.extension().is_some_and(|extension| extension == "wasm");
     if is_guest && !is_own { Err(Error::GuestInMount { path }) } else { Ok(Program::elsewhere(path)) }
+}
+
+/// A regular file that everybody may reach, in a directory to which others can write; `None` if it lies in one that is
+/// closed.
+fn open_of_others(base: Base<'_>, inside: &Path) -> io::Result<Option<File>> {
+    if !is_open_to_all(base, inside)? {
+        return Ok(None);
+    }
+    open::open_for_all(base, inside)?.map(|found| reopen_regular(&found)).transpose()
+}
+
+/// The file at this `path` of the view; `None` if only the task itself may look at it, or will find it.
+fn open_spot(spot: &Spot<'_>, path: &Path, alloc_dir: &Path) -> Result<Option<File>, Error> {
+    let (Spot::Task(_, inside) | Spot::Shared(_, inside) | Spot::Host(_, inside)) = spot;
+    if inside.as_os_str().is_empty() {
+        return Err(Error::NotAFile { path: path.to_owned() });
+    }
+    let opened = match spot {
+        Spot::Task(directory, inside) => open_within(alloc_dir, directory, inside).map(Some),
+        // The driver can read files that the task's user may not: it must not tell the author what is there, nor run it.
+        Spot::Shared(directory, inside) => open_of_others(Base::Task { alloc_dir, directory }, inside),
+        Spot::Host(base, inside) => open_of_others(Base::Host(base), inside),
+    };
+    let path = path.to_owned();
+    match opened {
+        // A link of the task leads to the operating system: it is followed in the task's view, and not here.
+        Err(error) if is_link_out(&error) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(Error::NotAFile { path }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Missing { path }),
+        Err(source) => Err(Error::Open { path, source }),
+        Ok(file) => Ok(file),
+    }
 }
 
 /// The program at this path of the view.
@@ -245,35 +313,17 @@ fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
         None if *surroundings.view == View::Own => return Ok(Program::elsewhere(path)),
         None => return Err(Error::NotInView { path }),
     };
-    let (Spot::Task(_, inside) | Spot::Host(_, inside)) = &spot;
-    if inside.as_os_str().is_empty() {
-        return Err(Error::NotAFile { path });
-    }
-    let opened = match &spot {
-        Spot::Task(directory, inside) => open_within(&surroundings.dirs.alloc_dir, directory, inside),
-        Spot::Host(base, inside) => match is_open_to_all(base, inside) {
-            Ok(true) => Base::Host(base).open(inside).and_then(|found| reopen_regular(&found)),
-            // The driver can read files that the task's user may not: it must not tell the author what is there, nor
-            // run it.
-            Ok(false) => return Ok(Program::elsewhere(path)),
-            Err(error) => Err(error),
-        },
-    };
-    let mut file = match opened {
-        Ok(file) => file,
-        // A link of the task leads to the operating system: it is followed in the task's view, and not here.
-        Err(error) if is_link_out(&error) => return Ok(Program::elsewhere(path)),
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(Error::NotAFile { path }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Missing { path }),
-        Err(source) => return Err(Error::Open { path, source }),
+    let Some(mut file) = open_spot(&spot, &path, &surroundings.dirs.alloc_dir)? else {
+        return Ok(Program::elsewhere(path));
     };
     let metadata = file.metadata().map_err(|source| Error::Open { path: path.clone(), source })?;
     if !metadata.is_file() {
         return Err(Error::NotAFile { path });
     }
-    let is_tasks = matches!(spot, Spot::Task(..));
-    if !is_tasks && metadata.mode() & 0o004 == 0 {
-        return Ok(Program::elsewhere(path));
+    let is_tasks = !matches!(spot, Spot::Host(..));
+    if !matches!(spot, Spot::Task(..)) && metadata.mode() & 0o004 == 0 {
+        let is_guest = path.extension().is_some_and(|extension| extension == "wasm");
+        return if is_guest { Err(Error::PrivateGuest { path }) } else { Ok(Program::elsewhere(path)) };
     }
     let mut head = [0; 64];
     let read = file.read(&mut head).and_then(|read| file.rewind().map(|()| read));
@@ -296,7 +346,8 @@ fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
                 }
                 _ => {}
             }
-            Ok(Program::Native { path, own: is_tasks.then_some(file) })
+            let is_shared = matches!(spot, Spot::Shared(..));
+            Ok(Program::Native { path, own: is_tasks.then_some(Found { file, is_shared }) })
         }
     }
 }
@@ -310,11 +361,11 @@ fn is_missing(path: &Path, surroundings: Surroundings<'_>) -> bool {
     let not_found = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
     match surroundings.spot(path) {
         None => *surroundings.view != View::Own,
-        Some(Spot::Task(directory, inside)) => {
+        Some(Spot::Task(directory, inside) | Spot::Shared(directory, inside)) => {
             open_within(&surroundings.dirs.alloc_dir, directory, &inside).is_err_and(not_found)
         }
         Some(Spot::Host(base, inside)) => {
-            let is_open = is_open_to_all(base, &inside).unwrap_or(false);
+            let is_open = is_open_to_all(Base::Host(base), &inside).unwrap_or(false);
             is_open && Base::Host(base).open(&inside).is_err_and(not_found)
         }
     }
@@ -409,9 +460,23 @@ mod tests {
         let error = path_of(Task::new().find("no-such-program"));
         assert!(error.contains("none of /local, /usr/local/sbin, /usr/local/bin"), "{error}");
         let error = path_of(Task::new().find("bin/no-such-program"));
-        assert!(error.contains("none of /local/bin;"), "{error}");
+        assert!(error.contains("is not in /local/bin;"), "{error}");
         let error = path_of(Task::new().find("/usr/bin/no-such-program"));
         assert!(error.contains("/usr/bin/no-such-program does not exist"), "{error}");
+    }
+
+    #[test]
+    fn a_command_that_only_other_drivers_find_is_told_of() {
+        let task = Task::new();
+        let task_dir = task.dirs.local.parent().unwrap();
+        std::fs::create_dir_all(task_dir.join("bin")).unwrap();
+        std::fs::write(task_dir.join("bin/run"), b"#!/bin/sh\n").unwrap();
+        let error = path_of(task.find("bin/run"));
+        assert!(error.contains("such as in `local/bin/run`"), "{error}");
+        let error = path_of(task.find("$NOMAD_TASK_DIR/run"));
+        assert!(error.contains("write `${NOMAD_TASK_DIR}/run`"), "{error}");
+        let error = path_of(task.find("~/run"));
+        assert!(error.contains("no shell reads `~`"), "{error}");
     }
 
     #[test]
@@ -507,6 +572,25 @@ mod tests {
                 assert!(!find(command).contains("hunter2"), "{}", find(command));
             }
         }
+    }
+
+    #[test]
+    fn a_private_file_that_a_neighbour_names_is_neither_read_nor_changed() {
+        let task = Task::new();
+        let data = task.dirs.shared.join("data");
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::write(data.join("key"), "#!password=hunter2").unwrap();
+        std::fs::write(data.join("key.wasm"), b"\0asm\x01\0\0\0").unwrap();
+        for name in ["key", "key.wasm"] {
+            std::fs::set_permissions(data.join(name), PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        symlink("key", data.join("tool")).unwrap();
+        let found = task.find("/alloc/data/tool").unwrap();
+        assert!(matches!(found, Program::Native { own: None, .. }), "{found:?}");
+        assert!(matches!(task.find("/alloc/data/key.wasm"), Err(Error::PrivateGuest { .. })));
+        std::fs::set_permissions(data.join("key"), PermissionsExt::from_mode(0o644)).unwrap();
+        let found = task.find("/alloc/data/tool").unwrap();
+        assert!(matches!(found, Program::Native { own: Some(_), .. }), "{found:?}");
     }
 
     #[test]

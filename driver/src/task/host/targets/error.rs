@@ -9,7 +9,17 @@ use crate::task::host::view::PLAIN_PATH;
 pub(crate) const MOST: usize = 128;
 
 /// What a mount point must be. A relative path may be half of a path, or a directory expected in the working directory.
-const ABSOLUTE: &str = "an absolute path, such as \"/data\"; in a list of paths a blank begins another entry, unless each path is in quotes: \"\\\"SOURCE\\\":\\\"TARGET\\\"\"";
+const ABSOLUTE: &str = "an absolute path in the task's view, such as \"/data\"";
+
+/// Where several paths are in one text.
+fn about_lists(option: &str) -> &'static str {
+    match option {
+        "BindPaths" | "BindReadOnlyPaths" => {
+            "; write `SOURCE:TARGET`; a blank begins another entry, unless each path is in quotes: \"\\\"SOURCE\\\":\\\"TARGET\\\"\""
+        }
+        _ => "",
+    }
+}
 
 fn kind(is_directory: bool) -> &'static str {
     if is_directory { "directory" } else { "file" }
@@ -19,7 +29,7 @@ fn kind(is_directory: bool) -> &'static str {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The path may lead anywhere.
-    #[error("{}: the mount point {path:?} is not {}", settings::shown(.option), if path.is_relative() { ABSOLUTE } else { PLAIN_PATH })]
+    #[error("{}: the mount point {path:?} is not {}{}", settings::shown(.option), if path.is_relative() { ABSOLUTE } else { PLAIN_PATH }, about_lists(option))]
     NotPlain {
         /// The property.
         option: &'static str,
