@@ -20,7 +20,7 @@ use std::fs;
 use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::error::Context as _;
-use wasmtime::{Config, Error, InstancePre, Linker, Module, Result, Store, WasmCoreDump, format_err};
+use wasmtime::{Config, Error, InstancePre, Linker, Module, Result, Store, WasmCoreDump};
 use wasmtime_wasi::p2::bindings::Command;
 use wasmtime_wasi::{I32Exit, p0, p1, p3};
 
@@ -217,6 +217,7 @@ fn missing_import(module: &Module, error: &Error) -> Error {
             unknown.module(),
             unknown.name()
         )),
-        None => format_err!("link it: {error}"),
+        // A function of WASI with another type.
+        None => Refusal::missing_import(error.to_string()),
     }
 }

@@ -44,6 +44,8 @@ async fn the_tasks_of_a_group_have_one_user_and_other_groups_have_others() {
     ] {
         assert_ne!(output_of(&node, &job).await, first, "{what}");
     }
+    let of_other_agent = output_of(&Node::start(&host).await, &job).await;
+    assert_ne!(of_other_agent, first, "an agent of another cluster, with a directory of its own");
     let node = Node::configured(&host, "ephemeral_user = \"task\"").await;
     let [one, other] = [output_of(&node, &job).await, output_of(&node, &job).await];
     assert!(one != other && one != first, "{first}{one}{other}");

@@ -83,8 +83,31 @@ fn what_a_client_may_send_over_http_2_has_a_limit() {
     let (streams, window, head) = (3, 4, 6); // RFC 9113, 6.5.2
     assert_eq!(
         [streams, window, head].map(|setting| settings.get(&setting)),
-        [Some(&32), Some(&65536), Some(&16384)]
+        [Some(&16), Some(&65536), Some(&8192)]
     );
+    // A field of the table that both sides know is one byte; over HTTP/1 there is the same limit.
+    for (count, is_ok) in [(101, false), (100, true)] {
+        let mut client = server.connect().0;
+        let settings = http_2::frame(http_2::SETTINGS, 0, 0, &[]);
+        let request = http_2::get_with(&vec![http_2::ACCEPT_ENCODING; count]);
+        client.write_all(&[http_2::PREFACE, &settings, &request].concat()).unwrap();
+        assert_eq!(http_2::is_ok(&mut client), is_ok, "{count} fields");
+    }
+}
+
+#[test]
+fn who_asks_and_does_not_wait_takes_no_place_from_others() {
+    let desk = Desk::new();
+    for guest in SERVERS.into_iter().filter_map(built_guest).chain([desk.guest("web")]) {
+        let mut server = Server::with(&desk, &guest, &["--max-concurrent-requests", "2"]);
+        for _ in 0..20 {
+            let mut client = server.connect();
+            client.ask("/spin");
+            // Answered at once, from the other place: the request before it has begun.
+            assert_eq!(server.get("/"), (200, "hello\n".to_owned()), "{guest}");
+        }
+        server.says("gone: a client left before its answer was complete");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-pub(crate) const HEADERS: u8 = 1;
+const HEADERS: u8 = 1;
 pub(crate) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const ACK: u8 = 1;
@@ -42,5 +42,26 @@ pub(crate) fn answer_pings(mut stream: TcpStream) {
 
 /// GET, http, "/" and an authority, by their places in HPACK's table (RFC 7541, appendix A).
 pub(crate) fn get() -> Vec<u8> {
-    frame(HEADERS, END, 1, &[0x82, 0x86, 0x84, 0x41, 1, b'x'])
+    get_with(&[])
+}
+
+/// The same with further fields.
+pub(crate) fn get_with(fields: &[u8]) -> Vec<u8> {
+    frame(HEADERS, END, 1, &[&[0x82, 0x86, 0x84, 0x41, 1, b'x'], fields].concat())
+}
+
+/// `accept-encoding: gzip, deflate`, by its place in the table.
+pub(crate) const ACCEPT_ENCODING: u8 = 0x90;
+
+/// Is the answer `:status: 200`, by its place in the table?
+pub(crate) fn is_ok(stream: &mut TcpStream) -> bool {
+    loop {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).unwrap();
+        let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
+        stream.read_exact(&mut payload).unwrap();
+        if header[3] == HEADERS {
+            return payload[0] == 0x88;
+        }
+    }
 }

@@ -16,7 +16,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 const PIECE: usize = 16 << 10;
 
 /// The body of an answer, with the values that live until its end.
-struct Taken<T> {
+struct Taken<T, E> {
     body: WasiBody,
     /// The rest of the current frame, which is still to be passed on.
     rest: Bytes,
@@ -26,19 +26,47 @@ struct Taken<T> {
     last: usize,
     load: Arc<Load>,
     _lasts: T,
+    end: AtEnd<E>,
 }
 
-/// The body of an answer, for the connection. `lasts` is dropped with it. The body fails when the client of the request
+/// What is to be called when the whole body of an answer was passed on.
+pub struct AtEnd<E> {
+    call: Option<E>,
+    /// Bytes until then, if that is known.
+    left: Option<u64>,
+}
+
+impl<E: FnOnce()> AtEnd<E> {
+    /// The body has this `length`, if its head says so.
+    pub fn new(length: Option<u64>, call: E) -> Self {
+        Self { call: Some(call), left: length }
+    }
+
+    /// So many more bytes were passed on; `is_over`: the body says that these were the last ones.
+    fn passed(&mut self, bytes: usize, is_over: bool) {
+        self.left = self.left.map(|left| left.saturating_sub(bytes as u64));
+        if (is_over || self.left == Some(0))
+            && let Some(call) = self.call.take()
+        {
+            call();
+        }
+    }
+}
+
+/// The body of an answer, for the connection. `lasts` is dropped with it; `end` is called before if the whole body was passed on,
+/// and dropped otherwise. The body fails when the client of the request
 /// is `too_slow`. Over HTTP/2, it ends the connection if the client does not read the answer.
-pub fn taken<T>(
+pub fn taken<T, E>(
     body: WasiBody,
     too_slow: TooSlow,
     load: &Arc<Load>,
     over_http_2: Option<&Arc<Contact>>,
     lasts: T,
+    end: AtEnd<E>,
 ) -> WasiBody
 where
     T: Send + Unpin + 'static,
+    E: FnOnce() + Send + Unpin + 'static,
 {
     let turn = over_http_2.filter(|_| !body.is_end_stream()).and_then(|contact| {
         let mut allowance = Allowance::of(load)?;
@@ -49,7 +77,10 @@ where
         Some(turn)
     });
     let load = Arc::clone(load);
-    Taken { body, rest: Bytes::new(), too_slow, turn, last: 0, load, _lasts: lasts }.boxed_unsync()
+    let mut taken = Taken { body, rest: Bytes::new(), too_slow, turn, last: 0, load, _lasts: lasts, end };
+    // A body that is empty is not polled.
+    taken.end.passed(0, taken.body.is_end_stream());
+    taken.boxed_unsync()
 }
 
 /// Ends the connection when a client does not read an answer. The body of an answer that is not read is not polled
@@ -71,7 +102,7 @@ async fn watch(turn: Weak<Mutex<Allowance>>, look: Duration, load: Arc<Load>, co
     }
 }
 
-impl<T: Unpin> Taken<T> {
+impl<T: Unpin, E: FnOnce() + Unpin> Taken<T, E> {
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if !self.rest.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(self.piece()))));
@@ -96,7 +127,7 @@ impl<T: Unpin> Taken<T> {
     }
 }
 
-impl<T: Unpin> Body for Taken<T> {
+impl<T: Unpin, E: FnOnce() + Unpin> Body for Taken<T, E> {
     type Data = Bytes;
     type Error = Error;
 
@@ -115,6 +146,8 @@ impl<T: Unpin> Body for Taken<T> {
                 allowance.waits(Instant::now(), 1);
             }
         }
+        let bytes = if let Poll::Ready(Some(Ok(frame))) = &frame { length(frame) } else { 0 };
+        this.end.passed(bytes, matches!(frame, Poll::Ready(None)) || this.is_end_stream());
         frame
     }
 

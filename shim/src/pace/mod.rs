@@ -16,7 +16,7 @@ mod answer;
 mod connection;
 mod request;
 
-pub use self::answer::taken;
+pub use self::answer::{AtEnd, taken};
 pub use self::connection::{Contact, Paced};
 pub use self::request::{TooSlow, sent};
 use std::future::Future as _;

@@ -1,11 +1,12 @@
 //! One request, from its head to the last part of its answer.
 
 use super::counts::Active;
+use super::waiting::{self, Asked};
 use super::{Current, Handler, Server};
 use crate::connections::Unanswered;
 use crate::outcome;
-use crate::pace::{self, Contact, TooSlow};
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use crate::pace::{self, AtEnd, Contact, TooSlow};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use std::convert::Infallible;
@@ -15,6 +16,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::handler::ExpirationError;
+
+/// The maximum number of fields in the head of a request: over HTTP/1 it is hyper's own limit, and over HTTP/2 a field can
+/// be sent as a single byte and takes hundreds in memory.
+const FIELDS_MAX: usize = 100;
 
 impl Server {
     /// Answers a request with the guest's response, when it is its turn.
@@ -32,24 +37,30 @@ impl Server {
         // An HTTP/2 connection carries many requests, and each waiting request takes memory: the limit of waiting
         // requests is the limit of connections.
         let waiting_max = self.http.max_concurrent_connections.max(self.http.max_concurrent_requests);
+        if request.headers().len() > FIELDS_MAX {
+            return plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        }
         let place = if self.load.active() > waiting_max {
             None
         } else {
             Arc::clone(&self.requests).acquire_owned().await.ok()
         };
+        let is_head = method == Method::HEAD;
         let response = match place {
             Some(place) => {
                 let (request, mut too_slow) = self.limit(request);
                 let (what, handler) = (format!("{method} {path}"), handler.get());
+                let (client, asked) = waiting::request();
                 let response = tokio::select! {
                     // A guest's answer to an incomplete body does not count.
                     biased;
                     () = poll_fn(|cx| too_slow.poll(cx)) => too_slow_to_send(&what, over_http_2.is_some()),
-                    response = self.ask_guest(&handler, request, &what) => response,
+                    response = self.ask_guest(&handler, request, &what, asked) => response,
                 };
                 // These values live until the last part of the answer.
                 let lasts = (active, place, unanswered);
-                response.map(|body| pace::taken(body, too_slow, &self.load, over_http_2, lasts))
+                let end = AtEnd::new(length_of(&response, is_head), move || client.answered());
+                response.map(|body| pace::taken(body, too_slow, &self.load, over_http_2, lasts, end))
             }
             None => plain(StatusCode::SERVICE_UNAVAILABLE),
         };
@@ -82,6 +93,7 @@ impl Server {
         handler: &Handler,
         mut request: Request<WasiBody>,
         what: &str,
+        asked: Asked,
     ) -> Response<WasiBody> {
         // A guest gets the requested authority, which is optional in HTTP/1.0.
         if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
@@ -91,7 +103,7 @@ impl Server {
             request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
         }
         let began = Instant::now();
-        let error = match handler.handle((), request).await {
+        let error = match handler.handle(asked, request).await {
             Ok(response) => return response,
             Err(error) => error,
         };
@@ -106,6 +118,15 @@ impl Server {
         outcome::say(&format!("error: {what} is not answered: {}", outcome::causes(&error)));
         plain(StatusCode::INTERNAL_SERVER_ERROR)
     }
+}
+
+/// How many bytes of the body go to the client, if the head of the answer says so: after these nobody asks for more.
+fn length_of(response: &Response<WasiBody>, is_head: bool) -> Option<u64> {
+    let is_empty = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&response.status());
+    if is_head || is_empty {
+        return Some(0);
+    }
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// An answer of the server itself, not of the guest.

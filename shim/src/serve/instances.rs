@@ -1,6 +1,7 @@
 //! Instances of the guest: how they are created, how long they live, and how their ends are reported.
 
 use super::Server;
+use super::waiting::{Asked, Clients};
 use crate::code::Code;
 use crate::outcome::{self, Outcome, Refusal};
 use crate::wasi::{self, Host};
@@ -8,8 +9,8 @@ use crate::world::{WasiVersion, World};
 use shim_interface::Kind;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,6 +22,9 @@ use wasmtime_wasi_http::handler::{
     HandlerState, Instance, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
 };
 use wasmtime_wasi_http::{p2, p3};
+
+/// Clients that leave are no news, but their first one explains what happens to the work for them.
+static TOLD: Once = Once::new();
 
 /// The guest, ready to be instantiated by its engine.
 pub(super) struct Linked {
@@ -105,20 +109,21 @@ impl HandlerState for Instances {
             Err(_) => bail!("an instance is not made within the {request:?} that -W timeout gives a request"),
         };
         let is_p3 = matches!(linked.ready, ProxyPre::P3(_));
-        let expired = Arc::new(AtomicBool::new(false));
+        let (expired, clients) = (Arc::new(AtomicBool::new(false)), Arc::new(Clients::default()));
         let idle = server.http.idle_instance_timeout;
         let expiration = InstanceDeadline {
             idle,
             request,
             sleep: Box::pin(sleep(Duration::MAX)),
             expired: Arc::clone(&expired),
+            clients: Arc::clone(&clients),
         };
         Ok(Instance {
             store,
             proxy,
             view: Host::http,
             expiration,
-            state: Worker { alive, is_p3, request, expired },
+            state: Worker { alive, is_p3, request, expired, clients },
         })
     }
 }
@@ -154,6 +159,7 @@ pub(super) struct InstanceDeadline {
     sleep: Pin<Box<Sleep>>,
     /// The time expired while the instance was at work.
     expired: Arc<AtomicBool>,
+    clients: Arc<Clients>,
 }
 
 impl WorkerExpiration for InstanceDeadline {
@@ -162,11 +168,20 @@ impl WorkerExpiration for InstanceDeadline {
             WorkerStatus::Idle => self.idle,
             WorkerStatus::Requests | WorkerStatus::PostReturn => self.request,
         };
-        let Some(end) = start.checked_add(patience) else { return Poll::Pending };
+        let left = if state == WorkerStatus::Idle { Poll::Pending } else { self.clients.poll_left(cx) };
+        let end = match (left, start.checked_add(patience)) {
+            (Poll::Ready(Ok(())), _) => return Poll::Ready(()),
+            (Poll::Ready(Err(soon)), end) => end.map_or(soon, |end| end.min(soon)),
+            (Poll::Pending, Some(end)) => end,
+            (Poll::Pending, None) => return Poll::Pending,
+        };
         if self.sleep.deadline() != end.into() {
             self.sleep.as_mut().reset(end.into());
         }
         let over = self.sleep.as_mut().poll(cx);
+        if over.is_ready() && matches!(left, Poll::Ready(Err(_))) {
+            return Poll::Ready(());
+        }
         if over.is_ready() && state != WorkerStatus::Idle {
             self.expired.store(true, Ordering::Relaxed);
         }
@@ -180,11 +195,12 @@ pub(super) struct Worker {
     is_p3: bool,
     request: Duration,
     expired: Arc<AtomicBool>,
+    clients: Arc<Clients>,
 }
 
 impl WorkerState for Worker {
     type StoreData = Host;
-    type RequestData = ();
+    type RequestData = Asked;
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         let server = &self.alive.server;
@@ -203,9 +219,10 @@ impl WorkerState for Worker {
     fn on_request_start(
         &self,
         _: StoreContextMut<'_, Host>,
-        (): (),
+        asked: Asked,
         _: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
+        asked.begin(&self.clients);
         Box::pin(sleep(self.request))
     }
 
@@ -216,6 +233,13 @@ impl WorkerState for Worker {
             return outcome::say(
                 "timeout: an instance was at work for longer than -W timeout gives it, and was ended",
             );
+        }
+        if self.clients.are_gone() {
+            return TOLD.call_once(|| {
+                outcome::say(
+                    "gone: a client left before its answer was complete, and the instance that worked for it was ended (said once)",
+                );
+            });
         }
         let counts = &self.alive.server.counts;
         counts.traps.fetch_add(1, Ordering::Relaxed);

@@ -19,6 +19,7 @@ mod counts;
 mod instances;
 mod listener;
 mod pool;
+mod waiting;
 
 use self::counts::{Counts, report, watchdog};
 use self::instances::{Instances, Linked};
@@ -55,14 +56,14 @@ const TICK: Duration = Duration::from_millis(10);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// The maximum size of the head of a request over HTTP/2, where each field counts as 32 bytes more than its size: a
 /// field that was sent as a single byte takes 75 bytes in memory.
-const HEAD: u32 = 16 << 10;
+const HEAD: u32 = 8 << 10;
 /// The maximum number of buffered bytes of a connection, for requests that are not complete: a client that sends heads
 /// and never ends them must not use up all memory.
 const BUFFER: usize = 64 << 10;
 /// The same limit for each HTTP/2 connection, whose requests share it.
 const WINDOW: u32 = 64 << 10;
 /// How many concurrent requests an HTTP/2 connection has.
-const STREAMS: u32 = 32;
+const STREAMS: u32 = 16;
 /// More threads are of no use within the limits of a usual unit.
 const THREADS_MAX: usize = 8;
 /// Threads for file accesses, which would otherwise block all requests.

@@ -2,10 +2,11 @@
 //!
 //! Tasks of one group write to the same files: those of a prestart task in `/alloc`, those that an earlier allocation
 //! left on a sticky disk, those of a volume. So the user belongs to the group and not to the task. systemd derives the
-//! UID from the name (systemd, src/core/dynamic-user.c), so a group has the same UID on every node, unless another user
-//! has it already; then the group takes the next of its names.
+//! UID from the name (systemd, src/core/dynamic-user.c), so a group has the same UID on every node whose agent keeps its
+//! allocations in the same directory, unless another user has it already; then the group takes the next of its names.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
 
 use siphasher::sip::SipHasher24;
 
@@ -43,8 +44,11 @@ impl EphemeralUser {
     pub fn of(config: &TaskConfig, sharing: Sharing) -> Self {
         let whose = match sharing {
             Sharing::Group => {
-                // No part of it contains a zero byte, so no two groups have the same text.
-                format!("{}\0{}\0{}", config.namespace, lasting_job(&config.job_id), config.group_name)
+                // Agents of other clusters may share the node: their directories differ, and their jobs may have the same
+                // names. No part of it contains a zero byte, so no two groups have the same text.
+                let agent = config.identity.alloc_dir.parent().unwrap_or(Path::new("/")).display();
+                let job = lasting_job(&config.job_id);
+                format!("{agent}\0{}\0{job}\0{}", config.namespace, config.group_name)
             }
             Sharing::None => format!("{}/{}", config.identity.alloc_id, config.identity.name),
         };
