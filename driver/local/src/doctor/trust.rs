@@ -16,6 +16,8 @@ const OTHERS: u32 = 0o002;
 const GROUP: u32 = 0o020;
 /// Only the owner of an entry may exchange it.
 const STICKY: u32 = 0o1000;
+/// The attribute with an access control list.
+const LIST: &str = "system.posix_acl_access";
 /// Set-user-ID and set-group-ID: whoever starts the program chooses its arguments.
 const SET_ID: u32 = 0o6000;
 
@@ -95,8 +97,7 @@ fn is_safe(path: &Path, found: &fs::Metadata) -> bool {
 /// Are there users and groups of its own in the rights of the file (acl(5))? The bits of the group are then the most that
 /// any of them may.
 pub(super) fn has_acl(path: &Path) -> bool {
-    let mut nothing: [u8; 0] = [];
-    rustix::fs::getxattr(path, "system.posix_acl_access", &mut nothing).is_ok_and(|length| length > 0)
+    rustix::fs::getxattr_query(path, LIST).is_ok_and(|length| length > 0)
 }
 
 #[cfg(test)]
@@ -167,5 +168,23 @@ pub(super) mod tests {
         fs::set_permissions(root.path().join("a"), PermissionsExt::from_mode(0o777)).unwrap();
         assert_eq!(unchangeable(&file), Err(root.path().join("a").canonicalize().unwrap()));
         assert!(unchangeable(Path::new("/proc/1/root/no-such")).is_err());
+    }
+
+    #[test]
+    fn a_file_that_a_list_lets_somebody_else_write_is_not_believed() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("b.hcl");
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o664)).unwrap();
+        assert!(unchangeable(&file).is_ok(), "the group is ours");
+        // The version, and each entry: the kind, the rights and the user (acl(5), linux/posix_acl_xattr.h).
+        let entries: [(u16, u16, u32); 5] =
+            [(1, 6, u32::MAX), (2, 6, 4242), (4, 4, u32::MAX), (16, 6, u32::MAX), (32, 4, u32::MAX)];
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (kind, rights, user) in entries {
+            list.extend([&kind.to_le_bytes()[..], &rights.to_le_bytes(), &user.to_le_bytes()].concat());
+        }
+        rustix::fs::setxattr(&file, LIST, &list, rustix::fs::XattrFlags::empty()).unwrap();
+        assert_eq!(unchangeable(&file), Err(file.canonicalize().unwrap()));
     }
 }
