@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use crate::systemd::{Ended, MainExit, Service, UnitState};
+use crate::task::live::saved::Traits;
 use crate::task::spec;
 use crate::task::wasm::outcome::{self, Outcome};
 
@@ -95,19 +96,14 @@ pub(super) fn out_of_memory(service: &Service) -> Word {
 }
 
 /// What the exit code does not show of a task's end.
-pub(super) fn end_event(
-    state: &UnitState,
-    exit: &Exit,
-    is_guest: bool,
-    speaks: bool,
-    is_asked: bool,
-) -> Option<Word> {
+pub(super) fn end_event(state: &UnitState, exit: &Exit, traits: Traits, is_asked: bool) -> Option<Word> {
     if let Some(unknown) = &exit.unknown {
         return Some((unknown.clone(), vec![]));
     }
     if state.was_stopped() && !is_asked {
         // systemd reports both alike.
-        let itself = if speaks { ", or the task itself announced that it stops (STOPPING=1)" } else { "" };
+        let itself =
+            if traits.speaks { ", or the task itself announced that it stops (STOPPING=1)" } else { "" };
         return Some((format!("Its unit was stopped by somebody else (systemctl stop?){itself}"), vec![]));
     }
     match state.result.as_str() {
@@ -123,7 +119,7 @@ pub(super) fn end_event(
         }
         _ => {}
     }
-    if !is_guest {
+    if !traits.guest {
         return None;
     }
     // systemd accepts messages only from the runner of WebAssembly, which reports if a guest did not end by itself.

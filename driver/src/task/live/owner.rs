@@ -136,9 +136,8 @@ impl Owner {
             // Until the end has been reported, the unit exists and can be queried.
             self.tell(out_of_memory(&self.systemd.service(unit).await.unwrap_or_default()));
         }
-        let Traits { guest, speaks, .. } = self.traits;
         let is_asked = self.is_asked.load(Ordering::Relaxed);
-        if let Some(word) = end_event(state, &exit, guest, speaks, is_asked) {
+        if let Some(word) = end_event(state, &exit, self.traits, is_asked) {
             self.tell(word);
         }
         self.phase.send_replace(Phase::Exited(exit));

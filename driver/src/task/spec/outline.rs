@@ -88,8 +88,11 @@ impl<'a> Outline<'a> {
     /// The most probable kind of a program that cannot be looked at.
     pub fn presumed_kind(&self) -> ProgramKind {
         let DriverConfig { command, wasm, .. } = &self.config.driver;
-        let is_named_so = Path::new(command).extension().is_some_and(|extension| extension == "wasm");
-        if wasm.is_some() || is_named_so { ProgramKind::Wasm } else { ProgramKind::Native }
+        if wasm.is_some() || program::is_named_wasm(Path::new(command)) {
+            ProgramKind::Wasm
+        } else {
+            ProgramKind::Native
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn kind(head: &[u8], path: &Path, is_tasks: bool) -> Result<ProgramKi
     if head.starts_with(b"\x7fELF") && head.get(7) == Some(&WASMTIME) {
         return Err(Error::Precompiled { path: path.to_owned() });
     }
-    if path.extension().is_some_and(|extension| extension == "wasm") {
+    if super::is_named_wasm(path) {
         return Err(Error::NotWasm { path: path.to_owned(), begins: begins() });
     }
     if let Some(theirs) = elf_machine(head) {

@@ -261,12 +261,20 @@ pub fn find(command: &str, surroundings: Surroundings<'_>) -> Result<Program, Er
     }
 }
 
+/// Is this the name of a guest's file? Its content decides, where that can be read.
+pub(crate) fn is_named_wasm(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "wasm")
+}
+
 /// A program in what the job mounts. The driver reads a guest before there is a view of the task. What is mounted over the
 /// task's own directories is refused later.
 fn in_mount(path: PathBuf, surroundings: Surroundings<'_>) -> Result<Program, Error> {
     let is_own = surroundings.dirs.pairs().iter().any(|(_, inside)| path.starts_with(inside));
-    let is_guest = path.extension().is_some_and(|extension| extension == "wasm");
-    if is_guest && !is_own { Err(Error::GuestInMount { path }) } else { Ok(Program::elsewhere(path)) }
+    if is_named_wasm(&path) && !is_own {
+        Err(Error::GuestInMount { path })
+    } else {
+        Ok(Program::elsewhere(path))
+    }
 }
 
 /// A regular file that everybody may reach, in a directory to which others can write; `None` if it lies in one that is
@@ -322,8 +330,11 @@ fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
     }
     let is_tasks = !matches!(spot, Spot::Host(..));
     if !matches!(spot, Spot::Task(..)) && metadata.mode() & 0o004 == 0 {
-        let is_guest = path.extension().is_some_and(|extension| extension == "wasm");
-        return if is_guest { Err(Error::PrivateGuest { path }) } else { Ok(Program::elsewhere(path)) };
+        return if is_named_wasm(&path) {
+            Err(Error::PrivateGuest { path })
+        } else {
+            Ok(Program::elsewhere(path))
+        };
     }
     let mut head = [0; 64];
     let read = file.read(&mut head).and_then(|read| file.rewind().map(|()| read));
