@@ -50,7 +50,7 @@ pub(crate) fn compile(options: &WarmOptions) -> ExitCode {
                 let _ = writeln!(io::stdout(), "{name}: {} ({seconds:.1} s)", code.display());
             }
             Err(text) => {
-                failed(&name, in_words_of_command(text));
+                failed(&name, in_words_of_command(&text, options.serve));
                 all = ExitCode::FAILURE;
             }
         }
@@ -59,9 +59,10 @@ pub(crate) fn compile(options: &WarmOptions) -> ExitCode {
 }
 
 /// A message about options of a job, with those of this command.
-fn in_words_of_command(text: String) -> String {
+fn in_words_of_command(text: &str, serves: bool) -> String {
     if text.contains("`serve`") || text.contains("wasm.serve") {
-        return text + " (here: with or without `--serve`)";
+        let here = if serves { "leave `--serve` out" } else { "give `--serve`" };
+        return format!("{text} (here: {here})");
     }
     text.replace("option `wasm.proposals`", "`--proposal`")
 }

@@ -182,6 +182,31 @@ pub fn untaken(fd: RawFd) -> usize {
     }
 }
 
+/// Has the peer of the socket `fd` closed its connection, or its sending half? What it has sent before may be unread.
+pub fn has_hung_up(fd: RawFd) -> bool {
+    let mut look = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: the pointer is to one entry, and a descriptor that is not open is reported in it.
+    let seen = unsafe { libc::poll(&raw mut look, 1, 0) };
+    seen == 1 && look.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+}
+
+/// Has the kernel ask the peer of the TCP connection `fd` whether it is still there, when it has been silent for `idle`
+/// seconds: a machine that has lost its power says nothing.
+pub fn keep_alive(fd: RawFd, idle: c_int) {
+    let one: c_int = 1;
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, one),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, idle / 3),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3),
+    ];
+    for (level, name, value) in options {
+        let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
+        // SAFETY: the value has this size. Without the option a peer that vanishes is noticed later, by other limits.
+        unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), size) };
+    }
+}
+
 /// Our effective user ID, for example 1000.
 pub fn user() -> u32 {
     // SAFETY: geteuid has no preconditions and cannot fail.

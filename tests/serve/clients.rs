@@ -98,16 +98,42 @@ fn what_a_client_may_send_over_http_2_has_a_limit() {
 #[test]
 fn who_asks_and_does_not_wait_takes_no_place_from_others() {
     let desk = Desk::new();
+    // While the guest computes, the server reads neither a body nor a further request, and so not the end behind them.
+    let spin = "/spin HTTP/1.1\r\nHost: test\r\n";
+    let requests = [
+        format!("GET {spin}\r\n"),
+        format!("GET {spin}\r\nG"),
+        format!("POST {spin}Content-Length: 5\r\n\r\n"),
+        format!("POST {spin}Transfer-Encoding: chunked\r\n\r\n"),
+        format!("POST {spin}Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"),
+    ];
     for guest in SERVERS.into_iter().filter_map(built_guest).chain([desk.guest("web")]) {
         let mut server = Server::with(&desk, &guest, &["--max-concurrent-requests", "2"]);
-        for _ in 0..20 {
+        for request in requests.iter().cycle().take(10) {
             let mut client = server.connect();
-            client.ask("/spin");
-            // Answered at once, from the other place: the request before it has begun.
-            assert_eq!(server.get("/"), (200, "hello\n".to_owned()), "{guest}");
+            client.0.write_all(request.as_bytes()).unwrap();
+            drop(client);
+            assert_eq!(server.get("/"), (200, "hello\n".to_owned()), "{guest}: {request}");
         }
         server.says("gone: a client left before its answer was complete");
     }
+}
+
+#[test]
+fn who_goes_does_not_keep_others_of_the_same_instance_waiting() {
+    let desk = Desk::new();
+    let Some(guest) = built_guest("server_p3") else { return };
+    let server = Server::with(&desk, &guest, &["--max-instance-concurrent-reuse-count", "16"]);
+    let waiting: Vec<_> = (0..4).map(|_| server.get_meanwhile("/slow")).collect();
+    for _ in 0..4 {
+        let mut client = server.connect();
+        client.ask("/spin");
+    }
+    for one in waiting {
+        // An instance that computes for the one who has gone is ended.
+        assert!([200, 500].contains(&one.recv_timeout(SOON).unwrap().0));
+    }
+    assert_eq!(server.get("/slow").0, 200);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Instances of the guest: how they are created, how long they live, and how their ends are reported.
 
 use super::Server;
-use super::waiting::{Asked, Clients};
+use super::waiting::{Asked, Clients, Computation};
 use crate::code::Code;
 use crate::outcome::{self, Outcome, Refusal};
 use crate::wasi::{self, Host};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep, timeout};
 use wasmtime::component::GuestTaskId;
-use wasmtime::{Engine, Error, Result, Store, StoreContextMut, bail};
+use wasmtime::{Engine, Error, Result, Store, StoreContextMut, UpdateDeadline, bail};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::handler::{
     HandlerState, Instance, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
@@ -97,8 +97,15 @@ impl HandlerState for Instances {
         let alive = Alive::begin(server, linked).await?;
         let mut store = Store::new(&linked.engine, wasi::for_server(server.guest, &server.preopens));
         store.limiter(|host| host.limits());
+        let (expired, clients) = (Arc::new(AtomicBool::new(false)), Arc::new(Clients::default()));
         store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        let (of_instance, mut computation) = (Arc::clone(&clients), Computation::default());
+        store.epoch_deadline_callback(move |_| {
+            if computation.is_over(Instant::now(), &of_instance) {
+                bail!("it computes for a client that has gone, while others wait");
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
         if let Some(fuel) = server.guest.wasm.fuel {
             store.set_fuel(fuel)?;
         }
@@ -109,7 +116,6 @@ impl HandlerState for Instances {
             Err(_) => bail!("an instance is not made within the {request:?} that -W timeout gives a request"),
         };
         let is_p3 = matches!(linked.ready, ProxyPre::P3(_));
-        let (expired, clients) = (Arc::new(AtomicBool::new(false)), Arc::new(Clients::default()));
         let idle = server.http.idle_instance_timeout;
         let expiration = InstanceDeadline {
             idle,
@@ -210,6 +216,7 @@ impl WorkerState for Worker {
             (1, 1)
         };
         match () {
+            () if self.clients.has_lost_one() => ShouldAccept::Never,
             () if total >= server.http.max_instance_reuse_count.unwrap_or(reuse) => ShouldAccept::Never,
             () if concurrent >= together => ShouldAccept::No,
             () => ShouldAccept::Yes,

@@ -30,7 +30,7 @@ use crate::artifact::{self, Artifact};
 use crate::connections::{Admitted, Connections};
 use crate::pace::{Load, Paced};
 use crate::preopens::Preopens;
-use crate::process::Signals;
+use crate::process::{self, Signals};
 use crate::{guest, outcome, systemd};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -64,6 +64,11 @@ const BUFFER: usize = 64 << 10;
 const WINDOW: u32 = 64 << 10;
 /// How many concurrent requests an HTTP/2 connection has.
 const STREAMS: u32 = 16;
+/// How often a connection with requests that are not answered is looked at: hyper does not see its end as long as it has
+/// bytes of a further request, or of a body that the guest does not read.
+const LOOK: Duration = Duration::from_millis(200);
+/// After how many seconds of silence a client is asked whether it is still there.
+const KEEP_ALIVE: i32 = 30;
 /// More threads are of no use within the limits of a usual unit.
 const THREADS_MAX: usize = 8;
 /// Threads for file accesses, which would otherwise block all requests.
@@ -211,6 +216,7 @@ impl Server {
                     Ok((stream, _)) => {
                         // An answer in small parts should not wait for the client's acknowledgements.
                         let _ = stream.set_nodelay(true);
+                        process::keep_alive(stream.as_raw_fd(), KEEP_ALIVE);
                         self.converse(stream, admission.admit().await?, handler, connections);
                     }
                     Err(error) => wait_out(&error).await,
@@ -236,6 +242,7 @@ impl Server {
         S: AsyncRead + AsyncWrite + AsRawFd + Send + Unpin + 'static,
     {
         let (server, handler) = (Arc::clone(self), Arc::clone(handler));
+        let socket = stream.as_raw_fd();
         let stream = Paced::new(stream, &self.load, &admitted.connection.contact);
         let client = Arc::clone(&admitted.connection);
         let service = service_fn(move |request| {
@@ -260,15 +267,22 @@ impl Server {
             // Errors of a client's connection are ignored, except for a client that takes a place and requests nothing:
             // hyper waits forever for the bytes that determine the HTTP version, and for the requests of HTTP/2.
             loop {
-                let idle = client.idle_since().map_or(Duration::ZERO, |since| since.elapsed());
-                if idle >= HEAD_TIMEOUT {
-                    break;
-                }
+                let look_again = match client.idle_since().map(|since| since.elapsed()) {
+                    Some(idle) if idle >= HEAD_TIMEOUT => break,
+                    Some(idle) => HEAD_TIMEOUT.saturating_sub(idle),
+                    None => LOOK,
+                };
                 tokio::select! {
                     _ = &mut connection => break,
                     () = client.contact.stalled() => break,
                     () = client.close_requested() => break,
-                    () = sleep(HEAD_TIMEOUT.saturating_sub(idle)) => {}
+                    // From now on its end is looked for.
+                    () = client.has_begun() => continue,
+                    () = sleep(look_again) => {}
+                }
+                // The connection lives, and so its socket is open.
+                if client.idle_since().is_none() && process::has_hung_up(socket) {
+                    break;
                 }
             }
             drop(admitted);

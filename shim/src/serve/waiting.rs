@@ -13,7 +13,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// How long an instance without clients may go on for requests that it has answered before: work after an answer.
-const AFTERWARDS: Duration = Duration::from_millis(100);
+const AFTERWARDS: Duration = Duration::from_secs(1);
+/// How long an instance may compute without a pause that a client has left, while other clients wait for it.
+const COMPUTING: Duration = Duration::from_secs(1);
+/// Ticks that are further apart were not of one computation.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The clients of one instance.
 #[derive(Debug, Default)]
@@ -49,6 +53,11 @@ impl Clients {
         state.waiting == 0 && state.has_gone
     }
 
+    /// Has one of its clients gone? The instance gets no further requests then, and runs out.
+    pub(super) fn has_lost_one(&self) -> bool {
+        lock(&self.0).has_gone
+    }
+
     fn begin(&self) {
         lock(&self.0).waiting += 1;
     }
@@ -64,6 +73,25 @@ impl Clients {
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
+    }
+}
+
+/// A computation of an instance that is interrupted again and again.
+#[derive(Debug, Default)]
+pub(super) struct Computation {
+    since: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Computation {
+    /// It was interrupted `now`. Is it to end, because it began long ago and one of the `clients` has gone? Nobody knows
+    /// which of them it is for, and it keeps all others waiting.
+    pub(super) fn is_over(&mut self, now: Instant, clients: &Clients) -> bool {
+        if self.last.is_none_or(|last| now - last > PAUSE) {
+            self.since = Some(now);
+        }
+        self.last = Some(now);
+        self.since.is_some_and(|since| now - since > COMPUTING) && clients.has_lost_one()
     }
 }
 
@@ -161,6 +189,21 @@ mod tests {
         asked.begin(&clients);
         drop(client);
         assert!(matches!(left(&clients), Poll::Ready(Err(_))), "the first one may have work left");
+    }
+
+    #[test]
+    fn a_computation_ends_when_a_client_has_gone_and_it_makes_no_pause() {
+        let (clients, begin) = (Arc::new(Clients::default()), Instant::now());
+        let at = |milliseconds| begin + Duration::from_millis(milliseconds);
+        let mut computation = Computation::default();
+        let mut until =
+            |from: u64, to: u64| (from..to).step_by(10).any(|now| computation.is_over(at(now), &clients));
+        assert!(!until(0, 5000), "everybody waits");
+        let (client, asked) = request();
+        asked.begin(&clients);
+        drop(client);
+        assert!(!until(6000, 6900) && !until(7100, 8000), "a pause between");
+        assert!(until(8000, 9000));
     }
 
     #[test]

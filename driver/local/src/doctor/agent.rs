@@ -44,6 +44,8 @@ pub(super) struct Agent {
     misnamed: Option<String>,
     /// Options of the plugin outside its `config` block, where Nomad ignores them.
     outside_config: Vec<String>,
+    /// A directory that is not written as a text.
+    mistyped: Option<String>,
     /// The plugin's block has arguments for its program.
     has_args: bool,
     is_dev: bool,
@@ -135,6 +137,11 @@ impl Agent {
         self.client.take(body);
         for client in body.blocks().filter(|block| block.identifier() == "client") {
             self.take_lists(client.body());
+        }
+        for line in body.attributes().filter(|line| ["plugin_dir", "data_dir"].contains(&line.key())) {
+            if !matches!(line.expr(), Expression::String(_)) {
+                self.mistyped = Some(line.key().to_owned());
+            }
         }
         self.plugin_dir = text("plugin_dir").or(self.plugin_dir.take());
         self.data_dir = text("data_dir").or(self.data_dir.take());
@@ -235,6 +242,13 @@ impl Agent {
                 format!("{}: {why}", file.display()),
                 "The agent does not start with this file, or what it configures is not known here.",
                 "Mend the file; `nomad config validate` tells the agent's opinion.",
+            )
+        } else if let Some(option) = &self.mistyped {
+            Finding::failed(
+                "agent configuration",
+                format!("`{option}` is not a text"),
+                "The agent does not start with it.",
+                format!("Write one path in quotes: `{option} = \"/opt/nomad/…\"`."),
             )
         } else if let Some(option) = &self.excluded {
             Finding::failed(

@@ -172,7 +172,7 @@ mod tests {
         assert!(look().found.contains("nomad-driver-systemd.old, a second plugin"));
         fs::remove_file(directory.join("nomad-driver-systemd.old")).unwrap();
         fs::set_permissions(&directory, PermissionsExt::from_mode(0o777)).unwrap();
-        assert!(look().found.contains("every user of this node can write to"));
+        assert!(look().found.contains("other users of this node can write to"));
         assert!(look().mend.starts_with("chmod o-w "));
         fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
         file("wasm-shim", 0o755);

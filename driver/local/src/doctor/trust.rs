@@ -1,10 +1,11 @@
 //! Which processes and files are believed. A root that runs `doctor` or `warm` executes programs that the agent's
 //! configuration names, and every user and every task can start a process that looks like an agent.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::process::{getegid, geteuid};
 
@@ -72,17 +73,45 @@ pub(super) fn uids(process: &Path) -> Vec<u32> {
     line.split_whitespace().map_while(|uid| uid.parse().ok()).collect()
 }
 
-/// The path without links; the error is the part of it that somebody else can change.
+/// The path without links; the error is the part of it that somebody else can change: a directory on the way before or
+/// after a link, a link that another user has made, or the file itself.
 pub(super) fn unchangeable(path: &Path) -> Result<PathBuf, PathBuf> {
-    let path = path.canonicalize().map_err(|_| path.to_owned())?;
-    // Who owns a file there says nothing of who chose its content.
-    if path.starts_with("/proc") || path.starts_with("/sys") {
-        return Err(path);
+    const LINKS: usize = 40;
+    let names = |path: &Path| -> Vec<OsString> {
+        let is_name = |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
+        path.components().filter(is_name).map(|part| part.as_os_str().to_owned()).collect()
+    };
+    let is_safe = |part: &Path| fs::metadata(part).is_ok_and(|found| is_safe(part, &found));
+    let mut rest = names(&std::path::absolute(path).map_err(|_| path.to_owned())?);
+    rest.reverse();
+    let (mut way, mut links) = (PathBuf::from("/"), 0);
+    while let Some(name) = rest.pop() {
+        // Who owns a file there says nothing of who chose its content.
+        if way.starts_with("/proc") || way.starts_with("/sys") || !is_safe(&way) {
+            return Err(way);
+        }
+        if name == ".." {
+            way.pop();
+            continue;
+        }
+        let next = way.join(name);
+        let found = fs::symlink_metadata(&next).map_err(|_| path.to_owned())?;
+        if !found.is_symlink() {
+            way = next;
+            continue;
+        }
+        links += 1;
+        // In a directory with the sticky bit everybody can make one.
+        if links > LINKS || ![0, geteuid().as_raw()].contains(&found.uid()) {
+            return Err(next);
+        }
+        let target = fs::read_link(&next).map_err(|_| next)?;
+        if target.is_absolute() {
+            way = PathBuf::from("/");
+        }
+        rest.extend(names(&target).into_iter().rev());
     }
-    match path.ancestors().find(|part| !fs::metadata(part).is_ok_and(|found| is_safe(part, &found))) {
-        Some(part) => Err(part.to_owned()),
-        None => Ok(path),
-    }
+    if is_safe(&way) { Ok(way) } else { Err(way) }
 }
 
 /// Is it root's or ours, and can nobody else change it, or exchange what we have in it?
@@ -168,6 +197,24 @@ pub(super) mod tests {
         fs::set_permissions(root.path().join("a"), PermissionsExt::from_mode(0o777)).unwrap();
         assert_eq!(unchangeable(&file), Err(root.path().join("a").canonicalize().unwrap()));
         assert!(unchangeable(Path::new("/proc/1/root/no-such")).is_err());
+    }
+
+    #[test]
+    fn a_link_is_believed_only_where_nobody_else_could_have_made_it() {
+        let root = tempfile::tempdir().unwrap();
+        let (open, file) = (root.path().join("open"), root.path().join("b.hcl"));
+        fs::create_dir(&open).unwrap();
+        fs::write(&file, "").unwrap();
+        symlink("../b.hcl", open.join("link")).unwrap();
+        assert_eq!(unchangeable(&open.join("link")), Ok(file.canonicalize().unwrap()));
+        fs::set_permissions(&open, PermissionsExt::from_mode(0o777)).unwrap();
+        assert_eq!(unchangeable(&open.join("link")), Err(open.canonicalize().unwrap()));
+        fs::set_permissions(&open, PermissionsExt::from_mode(0o1777)).unwrap();
+        assert!(unchangeable(&open.join("link")).is_ok(), "it is ours");
+        if geteuid().is_root() {
+            std::os::unix::fs::lchown(open.join("link"), Some(4242), None).unwrap();
+            assert_eq!(unchangeable(&open.join("link")), Err(open.canonicalize().unwrap().join("link")));
+        }
     }
 
     #[test]

@@ -95,7 +95,11 @@ impl Type {
                 Err("a list of strings is required, such as `[\"A\", \"B\"]`, not a map or block".to_owned())
             }
             (Self::List(kind), Value::Array(list)) => {
-                list.into_iter().map(|value| kind.convert(value)).collect()
+                let numbered = list.into_iter().zip(1..);
+                let convert = |(value, number)| {
+                    kind.convert(value).map_err(|reason| format!("in its element {number} {reason}"))
+                };
+                numbered.map(convert).collect()
             }
             (Self::Set(kind), Value::Array(list)) => {
                 let mut distinct = Vec::new();

@@ -129,7 +129,7 @@ options! {
     pub struct Credential {
         /// Name of the file in `$CREDENTIALS_DIRECTORY`.
         pub name: String,
-        /// Source file: relative to the task's `secrets/`, or an absolute host path that the operator allows.
+        /// Source file: relative to the task's `secrets/`, `local/x` in its `local/`, or an absolute host path that the operator allows.
         pub path: String,
         /// `true`: the file is encrypted for this machine (systemd-creds(1)).
         pub encrypted: bool = "false",

@@ -181,7 +181,7 @@ settings! {
         system_call_architectures: Vec<String> => "SystemCallArchitectures",
         /// System calls to log.
         system_call_log: Vec<String> => "SystemCallLog",
-        /// Address families of sockets that are allowed, such as `"AF_INET"`, or `"none"`.
+        /// Address families of sockets that are allowed, such as `"AF_INET"`, beside those of the preset; after `""` alone; or `"none"`.
         restrict_address_families: Vec<String> => "RestrictAddressFamilies",
         /// File system types that are allowed, such as `"ext4"`.
         restrict_file_systems: Vec<String> => "RestrictFileSystems",

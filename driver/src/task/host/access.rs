@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::look::{Seen, look};
+use super::pin::Base;
 use super::targets::{Error, MOST, Source, Target};
 use super::view::{self, View};
 use crate::systemd::Assignment;
@@ -111,8 +113,8 @@ fn check_is_there(
         };
         let is_absent = |path: &PathBuf| {
             let is_of_system = host_paths.iter().any(|of| path.starts_with(of));
-            !is_of_system
-                || fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+            let inside = path.strip_prefix("/").unwrap_or(path);
+            !is_of_system || matches!(look(Base::Host(Path::new("/")), inside), Ok(Seen::Missing))
         };
         let is_known = |path: &PathBuf| !is_unknown(path) && !is_mounted(path) && !holds_host_path(path);
         let mut absent = paths.filter(is_known).filter(is_absent);

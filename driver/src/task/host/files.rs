@@ -115,6 +115,9 @@ pub enum Error {
     },
 }
 
+/// The longest path of a socket (unix(7), `sun_path`, with its zero byte).
+const SOCKET_PATH: usize = 107;
+
 /// Advice about a missing path of the task's own: systemd creates none.
 fn advice(option: &str, path: &Path, source: &io::Error) -> &'static str {
     let is_bind = systemd::property(option).and_then(PropertyDef::role).is_some_and(Role::is_bind);
@@ -126,8 +129,10 @@ fn advice(option: &str, path: &Path, source: &io::Error) -> &'static str {
         "; it must be there before the task starts: make it with a `template` or an `artifact`, or bind `alloc/data`, which \
          Nomad makes; a volume of the group, by its name, is a `volume_mount`"
     } else if is_missing && path.is_relative() && option == "credential" {
-        "; a relative path is looked up in the task's `secrets/`, before the task starts: a `template` or an `artifact` \
-         puts it there"
+        "; a relative path is looked up in the task's `secrets/` (`local/x` in its `local/`), before the task starts: a `template` \
+         or an `artifact` puts it there"
+    } else if option == "credential" && source.kind() == io::ErrorKind::InvalidInput {
+        "; it is not a regular file"
     } else if is_missing && path.is_absolute() && is_bind {
         "; create it on the node, since systemd makes no source of a bind, or write `-` before it if it may be missing"
     } else {
@@ -369,6 +374,14 @@ pub fn listener(socket: &Listener, task: &TaskSpec) -> Result<Listener, Error> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(outside()) };
     let own = task.dirs.pairs().into_iter().find(|(_, target)| directory == Path::new(target));
     let (host, _) = own.filter(|_| task.view != View::Host).ok_or_else(outside)?;
+    let length = host.join(name).as_os_str().len();
+    if length > SOCKET_PATH {
+        let reason = format!(
+            "on this node it is {length} characters long, with the directory of the allocation and the task's name, and the path of a \
+             socket has {SOCKET_PATH} at most; choose a shorter name"
+        );
+        return Err(failed(io::Error::other(reason)));
+    }
     // Left by an earlier run. A link there is removed, and not followed.
     open::remove_within(&task.dirs.alloc_dir, host, Path::new(name)).map_err(failed)?;
     Ok(Listener { at: Address::Path(host.join(name)), ..socket.clone() })

@@ -6,7 +6,9 @@
 use std::path::Path;
 
 use crate::task::host::dirs::TaskDirs;
+use crate::task::host::look::{Seen, look};
 use crate::task::host::open::exists;
+use crate::task::host::pin::Base;
 use crate::task::host::view::View;
 use crate::task::spec::{TaskKind, TaskSpec};
 
@@ -111,14 +113,22 @@ fn words(arg: &str) -> impl Iterator<Item = &str> {
 /// Is there such a file, but not from the task's `local/`?
 fn is_misplaced(dirs: &TaskDirs, word: &str) -> bool {
     let Some((host, _, below)) = dirs.named(Path::new(word)) else { return false };
-    exists(host, below) && !exists(&dirs.local, Path::new(word))
+    is_there(dirs, host, below) && !exists(&dirs.local, Path::new(word))
+}
+
+/// Is the path there, in a directory of the task? Of what neighbours close to others in `/alloc` nothing is told.
+fn is_there(dirs: &TaskDirs, directory: &Path, below: &Path) -> bool {
+    if directory != dirs.shared {
+        return exists(directory, below);
+    }
+    !below.as_os_str().is_empty() && matches!(look(Base::Host(directory), below), Ok(Seen::There(_)))
 }
 
 /// Can such a file be made in a directory that is there, but not from the task's `local/`?
 fn would_be_misplaced(dirs: &TaskDirs, word: &str) -> bool {
     let Some((host, _, below)) = dirs.named(Path::new(word)) else { return false };
     let (Some(inside), Some(from_local)) = (below.parent(), Path::new(word).parent()) else { return false };
-    exists(host, inside) && !exists(&dirs.local, from_local)
+    is_there(dirs, host, inside) && !exists(&dirs.local, from_local)
 }
 
 #[cfg(test)]

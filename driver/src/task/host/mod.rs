@@ -7,6 +7,7 @@ pub mod env;
 pub mod files;
 pub(crate) mod left_files;
 pub mod logs;
+mod look;
 pub(crate) mod misplaced;
 pub(crate) mod open;
 pub(crate) mod own_root;

@@ -276,6 +276,11 @@ impl Policy {
     }
 
     /// Are these settings as tight as every task's must be, as far as this node supports it?
+    /// Does the operator keep all tasks from something?
+    pub fn has_floor(&self) -> bool {
+        self.floor != Preset::Off
+    }
+
     pub fn check_floor(
         &self,
         effective: &[Assignment],
@@ -330,16 +335,20 @@ impl Policy {
 /// The paths of `allow_host_paths`, without `"local"`.
 fn allowed_paths(texts: Vec<&String>) -> Result<Vec<HostPath>, Error> {
     let paths: Vec<HostPath> = texts.into_iter().map(|text| HostPath::parse(text)).collect();
-    for HostPath { path, .. } in &paths {
+    for HostPath { path, read_only } in &paths {
         let bytes = path.as_os_str().as_encoded_bytes();
         let wanted = if !is_plain(path) || bytes.ends_with(b":rw") {
-            "an absolute path without `..`, one with `:ro` at its end, or \"local\""
+            "an absolute path without `..`, which may have `:ro` at its end, or \"local\" alone"
         } else if bytes.iter().any(|byte| b"*?[".contains(byte)) {
             "a path: there are no patterns here, and a path includes all below it"
         } else {
             continue;
         };
-        return Err(Error::Plugin { option: "allow_host_paths", value: path.display().to_string(), wanted });
+        return Err(Error::Plugin {
+            option: "allow_host_paths",
+            value: format!("{}{}", path.display(), if *read_only { ":ro" } else { "" }),
+            wanted,
+        });
     }
     Ok(paths)
 }

@@ -36,6 +36,12 @@ pub enum Address {
     Path(PathBuf),
 }
 
+impl Address {
+    fn is_path(&self) -> bool {
+        matches!(self, Self::Path(_))
+    }
+}
+
 /// What a task reports about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Readiness {
@@ -59,6 +65,24 @@ pub(crate) fn listeners(config: &TaskConfig) -> Result<Vec<Listener>, Error> {
         let reason =
             format!("a task may have {SOCKETS_MAX} sockets: systemd itself holds all of them, for all tasks");
         return Err(Error::Refused { option: "socket".to_owned(), reason });
+    }
+    for (index, socket) in sockets.iter().enumerate() {
+        let earlier = || sockets.iter().take(index);
+        if earlier().any(|other| other.name == socket.name) {
+            let wanted = "a name that no other socket of the task has";
+            return Err(Error::option("socket.name", &socket.name, wanted));
+        }
+        if let Some(other) = earlier().find(|other| {
+            other.at == socket.at && (other.datagrams == socket.datagrams || other.at.is_path())
+        }) {
+            let reason = format!(
+                "`{}` and `{}` listen on the same {}; leave one of them out",
+                other.name,
+                socket.name,
+                if other.at.is_path() { "path" } else { "port" }
+            );
+            return Err(Error::refused("socket", reason));
+        }
     }
     let mut modes = sockets.iter().filter_map(|socket| socket.mode);
     let first = modes.next();

@@ -72,13 +72,13 @@ pub(super) fn check_sockets(config: &TaskConfig, node: &NodeSpec, features: &Fea
 }
 
 /// Does the preset that a job names leave unchanged what jobs may not set?
-pub(super) fn check_preset(preset: Preset, node: &NodeSpec) -> Result<(), Error> {
+pub(super) fn check_preset(preset: Preset, usual: Preset, node: &NodeSpec) -> Result<(), Error> {
     let of = |preset: Preset, name: &str| -> Vec<String> {
         let lines = preset.assignments().iter().filter(|line| line.name() == name);
         lines.map(|line| line.text().to_owned()).collect()
     };
-    let lines = node.preset.assignments().iter().chain(preset.assignments());
-    let mut changed = lines.map(Assignment::name).filter(|name| of(preset, name) != of(node.preset, name));
+    let lines = usual.assignments().iter().chain(preset.assignments());
+    let mut changed = lines.map(Assignment::name).filter(|name| of(preset, name) != of(usual, name));
     changed.try_for_each(|name| node.policy.check_denied("sandbox.preset", name))
 }
 

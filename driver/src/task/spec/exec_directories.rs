@@ -26,7 +26,8 @@ fn renamed(line: &Assignment, group: &str) -> Result<Assignment, Error> {
         let mut parts: Vec<String> = word.split(':').map(str::to_owned).collect();
         for part in parts.iter_mut().take(2).filter(|part| !part.is_empty()) {
             if part.contains('/') {
-                let plain = part.replace('/', "-");
+                let names = part.split('/').filter(|name| !["", ".", ".."].contains(name));
+                let plain = names.collect::<Vec<_>>().join("-");
                 return Err(refused(format!(
                     "{part:?} is in a directory that another task of the group may have, and exchange for a link while systemd \
                      makes this one; name a directory without `/`, such as `{plain}`"

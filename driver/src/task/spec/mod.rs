@@ -230,14 +230,14 @@ fn settings(
     resolver: Option<&String>,
 ) -> Result<EffectiveSettings, Error> {
     let Outline { config, node, features, view, identity, user, requested, .. } = outline;
-    let (preset, fence) = match (preset(config, node)?, kind) {
-        // A job that names a preset gets that one, whatever it runs.
-        (Some(preset), _) => (preset, Vec::new()),
-        (None, TaskKind::Native) => (node.preset, Vec::new()),
-        (None, TaskKind::Guest(guest)) => {
+    // A job that names a preset gets that one, whatever it runs; a guest has the network that it is granted with each.
+    let (usual, fence) = match kind {
+        TaskKind::Native => (node.preset, Vec::new()),
+        TaskKind::Guest(guest) => {
             (Preset::Wasm, guest.fence(&config.network, view, resolver, &node.policy, features)?)
         }
     };
+    let preset = preset(config, usual, node)?.unwrap_or(usual);
     let standing = identity.standing(user.as_ref());
     let requested_user = user.as_ref().filter(|_| standing == Standing::Named && !config.user.is_empty());
     let facts = Facts {
@@ -269,8 +269,8 @@ fn description(config: &TaskConfig) -> String {
     one_line(&format!("Nomad: {}/{}/{}", config.job_name, config.group_name, config.identity.name))
 }
 
-/// The preset that the job names, if it is allowed.
-fn preset(config: &TaskConfig, node: &NodeSpec) -> Result<Option<Preset>, Error> {
+/// The preset that the job names instead of the `usual` one, if it is allowed.
+fn preset(config: &TaskConfig, usual: Preset, node: &NodeSpec) -> Result<Option<Preset>, Error> {
     let preset = match config.driver.sandbox.as_ref().and_then(Sandbox::preset) {
         Some(name) => Some(Preset::parse(name).map_err(|wanted| Error::Option {
             option: "sandbox.preset",
@@ -280,7 +280,7 @@ fn preset(config: &TaskConfig, node: &NodeSpec) -> Result<Option<Preset>, Error>
         None => None,
     };
     if let Some(preset) = preset {
-        check_preset(preset, node)?;
+        check_preset(preset, usual, node)?;
     }
     Ok(preset)
 }

@@ -89,6 +89,7 @@ impl NodeSpec {
             lost_after: duration(&lost_after).map_err(wrong("lost_after", lost_after.clone()))?,
             manager,
             configured_manager,
+            view: view_of(fs_isolation, &host_paths, &policy)?,
             policy,
             runtime_dir: runtime_dir.clone(),
             preset,
@@ -98,7 +99,6 @@ impl NodeSpec {
             default_identity: default_user
                 .filter(|user| !user.is_empty())
                 .map_or(Identity::Ephemeral, Identity::User),
-            view: view_of(fs_isolation, &host_paths)?,
             sets_state_dir: state_dir.is_some(),
             installation: Installation {
                 shim_dir: shim_dir.map(|path| plain("shim_dir", &path)).transpose()?,
@@ -122,7 +122,12 @@ fn plain(option: &'static str, path: &str) -> Result<PathBuf, Error> {
 }
 
 /// The view of tasks under this `fs_isolation` and these `host_paths`.
-fn view_of(fs_isolation: String, host_paths: &[PathBuf]) -> Result<View, Error> {
+fn view_of(fs_isolation: String, host_paths: &[PathBuf], policy: &Policy) -> Result<View, Error> {
+    if fs_isolation == "none" && policy.has_floor() {
+        let wanted = "\"image\" beside a `sandbox_floor`, or `allow_root = \"confined\"`, which is one: with \"none\" no task is \
+                      kept from homes, as every floor asks";
+        return Err(Error::Plugin { option: "fs_isolation", value: fs_isolation, wanted });
+    }
     if let Some(root) = host_paths.iter().find(|path| path.parent().is_none()) {
         let value = root.display().to_string();
         let wanted = "a part of the host (for all of it set `fs_isolation = \"none\"`)";

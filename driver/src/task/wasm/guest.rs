@@ -21,6 +21,7 @@ use crate::task::host::dirs::TaskDirs;
 use crate::task::host::view::View;
 use crate::task::refusal::{Error, check_length};
 use crate::task::sandbox::policy::Policy;
+use crate::task::sandbox::preset::Preset;
 use crate::task::wasm::network::{Network, RESOLVER, name_servers};
 use crate::task::wasm::preopens::{directories, here, usual_directories};
 use crate::task::wasm::server::{server, time};
@@ -30,6 +31,8 @@ use crate::task::wasm::server::{server, time};
 const CONFIG: &str = "NOMAD_WASM_CONFIG";
 /// Time for the runner to report its version.
 const SHIM_ANSWERS: Duration = Duration::from_secs(5);
+/// The properties by which the preset "wasm" takes the network.
+const OF_NETWORK: [&str; 2] = ["PrivateNetwork", "RestrictAddressFamilies"];
 /// Memory of a task that is set aside for the runner.
 const RUNNER: u64 = 8 << 20;
 /// A task with less memory is too small to set that much aside.
@@ -200,7 +203,9 @@ impl Guest {
         };
         let lines = self.network.fence(mode, servers).into_iter().filter(|(name, _)| may_be_said(name));
         let known = lines.filter_map(|(name, text)| Assignment::parse(name, &text).ok());
-        Ok(known.filter(|line| features.check(line).is_ok()).collect())
+        // Other presets leave a task the network.
+        let closed = Preset::Wasm.assignments().iter().filter(|line| OF_NETWORK.contains(&line.name()));
+        Ok(closed.cloned().chain(known).filter(|line| features.check(line).is_ok()).collect())
     }
 }
 

@@ -78,7 +78,7 @@ fn colons(field: &str) -> String {
 
 /// An image's fields, followed by pairs of a partition and its options, as one word.
 ///
-/// Within quotes backslashes are kept, so only a quote would need an escape, and no path should contain one.
+/// Within quotes backslashes are kept, so a quote has no escape: a word with one is in quotes of the other kind.
 pub(crate) fn quote_fields(begin: &str, options: &[Variant<'_>]) -> String {
     let mut text = begin.to_owned();
     let fields = options.iter().flat_map(|option| match option {
@@ -90,5 +90,26 @@ pub(crate) fn quote_fields(begin: &str, options: &[Variant<'_>]) -> String {
             text = text + ":" + &colons(field);
         }
     }
-    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
+    match text.contains(char::is_whitespace) {
+        true if text.contains('"') => format!("'{text}'"),
+        true => format!("\"{text}\""),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_with_a_blank_and_a_quote_is_read_as_it_was_written() {
+        for (source, target) in [("/a b", "/c"), ("/a b\"", "/c:d"), ("/a", "/b'\t")] {
+            let text = mounted_text(source, target, false, &[]);
+            assert_eq!(
+                mounted(&text).unwrap(),
+                [(source.to_owned(), target.to_owned(), false, vec![])],
+                "{text}"
+            );
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Why a program cannot be started.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::task::host::view::PLAIN_PATH;
 
@@ -36,8 +36,9 @@ pub enum Error {
     },
     /// The interpreter of a script or the loader of a binary is missing.
     #[error(
-        "`command`: {path} is started by {loader}, which is not in the task's view; {}",
-        about_loader(loader)
+        "`command`: {path} is started by {loader}, which is not in the task's view; fetch a program that is made for this system, or \
+         have the operator install that, or show its directory to tasks if the node has it (`host_paths` in the plugin's \
+         configuration)"
     )]
     NoLoader {
         /// The path in the task's view.
@@ -181,13 +182,4 @@ fn about_name(command: &str) -> String {
         return "no shell reads `~` here: write a path in `local/`, or an absolute path".to_owned();
     }
     "fetch it into the task's `local/` with an `artifact` block, or name an absolute path".to_owned()
-}
-
-/// Advice about a missing loader: the file may exist on the host and be hidden from tasks.
-fn about_loader(loader: &Path) -> &'static str {
-    if loader.exists() {
-        "this node has it, so have the operator show its directory to tasks (`host_paths` in the plugin's configuration)"
-    } else {
-        "fetch a program that is made for this system, or have the operator install it"
-    }
 }

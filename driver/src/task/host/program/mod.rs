@@ -19,7 +19,8 @@ use self::loader::Loader;
 use crate::systemd::Assignment;
 use crate::task::config::Mount;
 use crate::task::host::dirs::TaskDirs;
-use crate::task::host::open::{self, is_link_out, is_open_to_all, open_within, reopen_regular};
+use crate::task::host::look::{self, Seen, look};
+use crate::task::host::open::{self, is_link_out, open_within, reopen_regular};
 use crate::task::host::pin::Base;
 use crate::task::host::view::{View, is_plain};
 
@@ -280,10 +281,11 @@ fn in_mount(path: PathBuf, surroundings: Surroundings<'_>) -> Result<Program, Er
 /// A regular file that everybody may reach, in a directory to which others can write; `None` if it lies in one that is
 /// closed.
 fn open_of_others(base: Base<'_>, inside: &Path) -> io::Result<Option<File>> {
-    if !is_open_to_all(base, inside)? {
-        return Ok(None);
+    match look(base, inside)? {
+        Seen::There(found) => reopen_regular(&found).map(Some),
+        Seen::Missing => Err(io::ErrorKind::NotFound.into()),
+        Seen::Hidden => Ok(None),
     }
-    open::open_for_all(base, inside)?.map(|found| reopen_regular(&found)).transpose()
 }
 
 /// The file at this `path` of the view; `None` if only the task itself may look at it, or will find it.
@@ -329,7 +331,7 @@ fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
         return Err(Error::NotAFile { path });
     }
     let is_tasks = !matches!(spot, Spot::Host(..));
-    if !matches!(spot, Spot::Task(..)) && metadata.mode() & 0o004 == 0 {
+    if !matches!(spot, Spot::Task(..)) && !look::is_readable(&file).unwrap_or(false) {
         return if is_named_wasm(&path) {
             Err(Error::PrivateGuest { path })
         } else {
@@ -372,13 +374,14 @@ fn is_missing(path: &Path, surroundings: Surroundings<'_>) -> bool {
     let not_found = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
     match surroundings.spot(path) {
         None => *surroundings.view != View::Own,
-        Some(Spot::Task(directory, inside) | Spot::Shared(directory, inside)) => {
+        Some(Spot::Task(directory, inside)) => {
             open_within(&surroundings.dirs.alloc_dir, directory, &inside).is_err_and(not_found)
         }
-        Some(Spot::Host(base, inside)) => {
-            let is_open = is_open_to_all(Base::Host(base), &inside).unwrap_or(false);
-            is_open && Base::Host(base).open(&inside).is_err_and(not_found)
+        Some(Spot::Shared(directory, inside)) => {
+            let alloc_dir = &surroundings.dirs.alloc_dir;
+            matches!(look(Base::Task { alloc_dir, directory }, &inside), Ok(Seen::Missing))
         }
+        Some(Spot::Host(base, inside)) => matches!(look(Base::Host(base), &inside), Ok(Seen::Missing)),
     }
 }
 
