@@ -52,14 +52,20 @@ fn by_option(status: i32, settings: &[Assignment]) -> Option<String> {
     (!options.is_empty()).then(|| format!("{}: {question}", options.join(", ")))
 }
 
-/// Does the job limit resources that systemd itself needs to set up the task's process?
-fn has_small_limits(settings: &[Assignment]) -> bool {
-    let limits = ["LimitAS", "LimitDATA", "LimitNOFILE", "LimitSTACK"];
-    settings.iter().any(|line| limits.contains(&line.name()))
+/// The limits of the job on what systemd itself needs to set up the task's process, such as `` `ulimit.nofile` (4) ``.
+fn small_limits(settings: &[Assignment]) -> Option<String> {
+    let needed = ["LimitAS", "LimitDATA", "LimitNOFILE", "LimitSTACK"];
+    let set = settings.iter().filter(|line| needed.contains(&line.name()));
+    let named = set.map(|line| {
+        let name = line.name().trim_start_matches("Limit").to_lowercase();
+        format!("`ulimit.{name}` ({})", line.text())
+    });
+    let named: Vec<String> = named.collect();
+    (!named.is_empty()).then(|| named.join(" and "))
 }
 
 fn by_step(status: i32, task: &TaskSpec) -> String {
-    let has_small_limits = has_small_limits(&task.settings);
+    let small_limits = small_limits(&task.settings);
     match (status, &task.identity) {
         (203, _) if task.view == View::Own => format!(
             "`command`: {} cannot be executed; is it in the root that the job names, with its interpreter and libraries, may the \
@@ -81,11 +87,11 @@ fn by_step(status: i32, task: &TaskSpec) -> String {
             "`work_dir`: {} is not there in the task's view, or its user may not enter it",
             task.working_directory.display()
         ),
-        (225, _) => by_network(&task.network, has_small_limits),
-        (226, _) => by_view(task, has_small_limits),
+        (225, _) => by_network(&task.network, small_limits),
+        (226, _) => by_view(task, small_limits),
         (228, _) => format!(
             "the filters of system calls cannot be set: see {}",
-            if has_small_limits { "the memory and files that the job's `ulimit` leaves" } else { "`sandbox.system_call_filter`" }
+            small_limits.as_deref().unwrap_or("`sandbox.system_call_filter`")
         ),
         (229 | 231, _) => {
             "`properties.SELinuxContext` or `AppArmorProfile`: does the node know the label or the profile?".to_owned()
@@ -101,7 +107,7 @@ fn by_step(status: i32, task: &TaskSpec) -> String {
 }
 
 /// The mounts of the task.
-fn by_view(task: &TaskSpec, has_small_limits: bool) -> String {
+fn by_view(task: &TaskSpec, small_limits: Option<String>) -> String {
     const NEEDED: &str = "`/local`, `/alloc`, `/secrets`, `/dev`, `/proc`, `/sys`, `/run`, `/tmp`, `/var/tmp` and the targets of binds \
                           and volumes must be there";
     let has = |name: &str| task.settings.iter().any(|line| line.name() == name);
@@ -121,28 +127,28 @@ fn by_view(task: &TaskSpec, has_small_limits: bool) -> String {
             "the root that the job names lacks a directory on which something is mounted: {NEEDED}"
         );
     }
+    if let Some(limits) = small_limits {
+        return format!(
+            "the task's view of the host cannot be made: does {limits} leave systemd enough memory and open files for it?"
+        );
+    }
     format!(
         "the task's view of the host cannot be made from {}; is every path there that the job names in `files` \
-         (`inaccessible_paths`, `read_only_paths` and the like; with `-` before it one may be missing), {}are \
+         (`inaccessible_paths`, `read_only_paths` and the like; with `-` before it one may be missing), and are \
          the options of `temporary_file_system` those of tmpfs(5), such as `size=64M`?",
         task.dirs.alloc_dir.display(),
-        if has_small_limits {
-            "does the job's `ulimit` leave enough memory and open files for it, and "
-        } else {
-            "and "
-        }
     )
 }
 
-fn by_network(network: &NetworkMode, has_small_limits: bool) -> String {
-    match network {
-        NetworkMode::Group { namespace, .. } => {
+fn by_network(network: &NetworkMode, small_limits: Option<String>) -> String {
+    match (network, small_limits) {
+        (NetworkMode::Group { namespace, .. }, _) => {
             format!("`network`: the network namespace of the group, {}, is not there", namespace.display())
         }
-        _ if has_small_limits => {
-            "the task's network cannot be made: do the memory and the files that the job's `ulimit` \
-                                  leaves suffice for it?"
-                .to_owned()
+        (_, Some(limits)) => {
+            format!(
+                "the task's network cannot be made: does {limits} leave systemd enough memory and open files for it?"
+            )
         }
         _ => "the task's network cannot be made".to_owned(),
     }

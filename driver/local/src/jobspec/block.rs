@@ -12,6 +12,37 @@ use super::Notes;
 use super::expression::{self, Scope};
 use super::types::Type;
 
+/// Where a key belongs that Nomad does not know.
+fn place_of(key: &str) -> &'static str {
+    const OF_DRIVERS: [&str; 20] = [
+        "args",
+        "cap_add",
+        "cap_drop",
+        "command",
+        "credential",
+        "extra_hosts",
+        "files",
+        "hostname",
+        "image",
+        "limits",
+        "logging",
+        "notify",
+        "ports",
+        "properties",
+        "sandbox",
+        "socket",
+        "ulimit",
+        "volumes",
+        "wasm",
+        "work_dir",
+    ];
+    if OF_DRIVERS.contains(&key) {
+        "it is an option of a driver, and belongs in the `config` block of the task"
+    } else {
+        "check its spelling and its place"
+    }
+}
+
 /// An error in a job file, and its place.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -32,7 +63,7 @@ pub enum Error {
         advice: String,
     },
     /// Nomad does not know the key either.
-    #[error("{place}: `{key}` is not known in a Nomad job; check its spelling and its place")]
+    #[error("{place}: `{key}` is not known in a Nomad job; {}", place_of(key))]
     Unknown {
         /// The block and its line, such as `task "web" (line 12)`.
         place: String,

@@ -39,8 +39,16 @@ fn misplaced(task: &TaskSpec) -> Option<String> {
         if task.view == View::Host { "" } else { "set `work_dir = \"/\"` to begin beside `local/`, or " };
     Some(format!(
         "`args`: {word} is looked up in the working directory, the task's `local/`, and is not there; {beside}write \
-         ${{{variable}}} for its directory"
+         ${{{variable}}} for its directory{}",
+        if is_closed(word) { ", where tasks write in `data` and `tmp` only" } else { "" }
     ))
+}
+
+/// Is this a new name directly in the directory of the group, which is read-only?
+fn is_closed(word: &str) -> bool {
+    let word = Path::new(word);
+    word.starts_with("alloc")
+        && !["alloc/data", "alloc/tmp"].iter().any(|writable| word.starts_with(writable))
 }
 
 /// The first variable of the job whose value is the path of a file that is there, and not from where the task begins.
@@ -118,17 +126,23 @@ fn is_misplaced(dirs: &TaskDirs, word: &str) -> bool {
 
 /// Is the path there, in a directory of the task? Of what neighbours close to others in `/alloc` nothing is told.
 fn is_there(dirs: &TaskDirs, directory: &Path, below: &Path) -> bool {
-    if directory != dirs.shared {
+    if !directory_is_shared(dirs, directory) {
         return exists(directory, below);
     }
     !below.as_os_str().is_empty() && matches!(look(Base::Host(directory), below), Ok(Seen::There(_)))
+}
+
+fn directory_is_shared(dirs: &TaskDirs, directory: &Path) -> bool {
+    directory == dirs.shared
 }
 
 /// Can such a file be made in a directory that is there, but not from the task's `local/`?
 fn would_be_misplaced(dirs: &TaskDirs, word: &str) -> bool {
     let Some((host, _, below)) = dirs.named(Path::new(word)) else { return false };
     let (Some(inside), Some(from_local)) = (below.parent(), Path::new(word).parent()) else { return false };
-    is_there(dirs, host, inside) && !exists(&dirs.local, from_local)
+    // The directory of the group is always there.
+    let is_parent_there = directory_is_shared(dirs, host) && inside.as_os_str().is_empty();
+    (is_parent_there || is_there(dirs, host, inside)) && !exists(&dirs.local, from_local)
 }
 
 #[cfg(test)]
@@ -161,7 +175,8 @@ mod tests {
         }
         std::fs::write(dirs.local.join("y"), "").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dirs.local.join("link")).unwrap();
-        assert!(would_be_misplaced(&dirs, "alloc/data/new"));
+        assert!(would_be_misplaced(&dirs, "alloc/data/new") && would_be_misplaced(&dirs, "alloc/new"));
+        assert!(is_closed("alloc/new") && !is_closed("alloc/data/new") && !is_closed("secrets/new"));
         for word in ["local/new", "secrets/new", "alloc/none/new", "data/new", "local", "/alloc/data/new"] {
             assert!(!would_be_misplaced(&dirs, word), "{word}");
         }

@@ -147,6 +147,14 @@ fn check_kinds(settings: &[Assignment], view: &View) -> Result<(), targets::Erro
         View::Private { host_paths } => host_paths.iter().any(|of| target.starts_with(of)),
         View::Own => false,
     };
+    for line in settings.iter().filter(|line| line.name() == "TemporaryFileSystem") {
+        let paths = line.mount_points().into_iter().map(|(_, target)| PathBuf::from(target));
+        let is_file =
+            |path: &PathBuf| is_of_host(path) && fs::symlink_metadata(path).is_ok_and(|at| at.is_file());
+        if let Some(path) = paths.into_iter().find(is_file) {
+            return Err(targets::Error::Kinds { option: line.name(), path, source_is_directory: true });
+        }
+    }
     for line in settings.iter().filter(|line| matches!(line.role(), Some(Role::Bind | Role::BindReadOnly))) {
         for (source, target) in line.mount_points() {
             let path = PathBuf::from(target);
