@@ -152,6 +152,17 @@ pub fn quote(word: &str) -> Cow<'_, str> {
     quoted.into()
 }
 
+/// `word` in a form that [`RAW_LIST`] restores: backslashes stay there, so a word with a quote is in quotes of the other
+/// kind. No form has both kinds.
+pub(super) fn raw_quote(word: String) -> String {
+    let needs_quotes = |c: char| is_space(c) || matches!(c, '"' | '\'');
+    match word.contains(needs_quotes) || word.is_empty() {
+        true if word.contains('"') => format!("'{word}'"),
+        true => format!("\"{word}\""),
+        false => word,
+    }
+}
+
 pub(super) fn is_space(c: char) -> bool {
     SPACE.contains(c)
 }

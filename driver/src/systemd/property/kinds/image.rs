@@ -2,7 +2,7 @@
 
 use zbus::Variant;
 
-use super::super::grammar::{ESCAPED_FIELDS, Parsed, RAW_LIST, fields, words};
+use super::super::grammar::{ESCAPED_FIELDS, Parsed, RAW_LIST, fields, raw_quote, words};
 use super::{dash, leniently};
 
 /// Source, target, whether the image may be missing, and options by partition.
@@ -77,8 +77,6 @@ fn colons(field: &str) -> String {
 }
 
 /// An image's fields, followed by pairs of a partition and its options, as one word.
-///
-/// Within quotes backslashes are kept, so a quote has no escape: a word with one is in quotes of the other kind.
 pub(crate) fn quote_fields(begin: &str, options: &[Variant<'_>]) -> String {
     let mut text = begin.to_owned();
     let fields = options.iter().flat_map(|option| match option {
@@ -90,11 +88,7 @@ pub(crate) fn quote_fields(begin: &str, options: &[Variant<'_>]) -> String {
             text = text + ":" + &colons(field);
         }
     }
-    match text.contains(char::is_whitespace) {
-        true if text.contains('"') => format!("'{text}'"),
-        true => format!("\"{text}\""),
-        false => text,
-    }
+    raw_quote(text)
 }
 
 #[cfg(test)]
@@ -103,7 +97,7 @@ mod tests {
 
     #[test]
     fn an_image_with_a_blank_and_a_quote_is_read_as_it_was_written() {
-        for (source, target) in [("/a b", "/c"), ("/a b\"", "/c:d"), ("/a", "/b'\t")] {
+        for (source, target) in [("/a b", "/c"), ("/a b\"", "/c:d"), ("/a", "/b'\t"), ("/a\"", "/b")] {
             let text = mounted_text(source, target, false, &[]);
             assert_eq!(
                 mounted(&text).unwrap(),
