@@ -6,14 +6,6 @@ use std::path::PathBuf;
 use crate::node::DRIVER;
 use crate::{allocdir, artifact, jobspec, plugin_client, template};
 
-fn sources(known: &[String]) -> String {
-    if known.is_empty() {
-        "; it has none".to_owned()
-    } else {
-        format!("; its volumes have {}", known.join(", "))
-    }
-}
-
 /// Why a job was not run, or did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -46,14 +38,6 @@ pub enum Error {
     NoPluginConfig {
         /// The option's argument.
         given: String,
-    },
-    /// A volume that the job does not have.
-    #[error("`--volume {name}=…`: no `volume` block of the job has the source `{name}`{}", sources(.known))]
-    OtherVolume {
-        /// The name that was given.
-        name: String,
-        /// The sources of the job's volumes.
-        known: Vec<String>,
     },
     /// A file of `--var-file` is not HCL.
     #[error("{path}, a file of variables")]

@@ -161,13 +161,12 @@ mod tests {
         fs::write(&file, format!("job \"j\" {{\n type = \"batch\"\n{groups}\n}}\n")).unwrap();
         fs::write(directory.path().join("word"), "fetched").unwrap();
         let base = directory.path().join("allocs");
-        let volume = Some("etc=/etc".to_owned());
         let options = RunOptions {
             job: JobOptions {
                 file,
                 variables: Vec::new(),
                 variable_files: Vec::new(),
-                volumes: volume.filter(|_| groups.contains("volume \"")).into_iter().collect(),
+                volumes: vec!["etc=/etc".to_owned()],
                 plugin_config: None,
                 plugin: Some(fake.serve(directory.path())),
             },
