@@ -43,7 +43,6 @@ impl Connections {
             state: Mutex::new(State { unanswered: 0, idle_since: Instant::now() }),
             is_closing: AtomicBool::new(false),
             close: Notify::new(),
-            busy: Notify::new(),
             became_idle: Arc::clone(&self.idle),
         });
         self.open().push(Arc::clone(&connection));
@@ -87,8 +86,6 @@ pub struct Connection {
     /// The connection was asked to close.
     is_closing: AtomicBool,
     close: Notify,
-    /// A request has begun.
-    busy: Notify,
     became_idle: Arc<Notify>,
 }
 
@@ -111,15 +108,9 @@ impl Connection {
         self.close.notified().await;
     }
 
-    /// Waits until a request begins.
-    pub async fn has_begun(&self) {
-        self.busy.notified().await;
-    }
-
     /// Counts a new request, which is unanswered until the returned value is dropped.
     pub fn request(self: &Arc<Self>) -> Unanswered {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).unanswered += 1;
-        self.busy.notify_one();
         Unanswered(Arc::clone(self))
     }
 }

@@ -269,15 +269,14 @@ impl Server {
             loop {
                 let look_again = match client.idle_since().map(|since| since.elapsed()) {
                     Some(idle) if idle >= HEAD_TIMEOUT => break,
-                    Some(idle) => HEAD_TIMEOUT.saturating_sub(idle),
-                    None => LOOK,
+                    // A request may begin at any time.
+                    Some(idle) if idle >= LOOK * 10 => LOOK * 5,
+                    Some(_) | None => LOOK,
                 };
                 tokio::select! {
                     _ = &mut connection => break,
                     () = client.contact.stalled() => break,
                     () = client.close_requested() => break,
-                    // From now on its end is looked for.
-                    () = client.has_begun() => continue,
                     () = sleep(look_again) => {}
                 }
                 // The connection lives, and so its socket is open.

@@ -37,7 +37,9 @@ impl Clients {
     /// it has to be asked again.
     pub(super) fn poll_left(&self, cx: &Context<'_>) -> Poll<Result<(), Instant>> {
         let mut state = lock(&self.0);
-        state.waker = Some(cx.waker().clone());
+        if state.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
         if state.waiting > 0 || !state.has_gone {
             return Poll::Pending;
         }
@@ -70,7 +72,11 @@ impl Clients {
         } else {
             state.has_gone = true;
         }
-        if let Some(waker) = state.waker.take() {
+        // Otherwise the instance has nothing to look at.
+        if state.has_gone
+            && state.waiting == 0
+            && let Some(waker) = state.waker.take()
+        {
             waker.wake();
         }
     }
