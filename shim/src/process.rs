@@ -190,7 +190,7 @@ pub fn has_hung_up(fd: RawFd) -> bool {
     seen == 1 && look.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
 }
 
-/// Has the kernel ask the peer of the TCP connection `fd` whether it is still there, when it has been silent for `idle`
+/// Makes the kernel ask the peer of the TCP connection `fd` whether it is still there, when it has been silent for `idle`
 /// seconds: a machine that has lost its power says nothing.
 pub fn keep_alive(fd: RawFd, idle: c_int) {
     let one: c_int = 1;

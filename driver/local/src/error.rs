@@ -47,6 +47,14 @@ pub enum Error {
         /// The parser's message.
         source: Box<hcl::Error>,
     },
+    /// A file of `--var-file` cannot be read.
+    #[error("`--var-file {path}` cannot be read; name a text file with lines such as `name = \"value\"`")]
+    ReadVariables {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// A file of `--var-file` with a block.
     #[error(
         "{path}: a file of variables has lines such as `name = \"value\"`, and no `{block}` block; declare variables in the job file"

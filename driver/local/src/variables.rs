@@ -21,7 +21,8 @@ pub(crate) fn given(
     let mut variables: BTreeMap<_, _> =
         named.map(|(name, value)| (name, Given::Environment(value))).collect();
     for path in files {
-        let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| Error::ReadVariables { path: path.clone(), source })?;
         let body = hcl::parse(&text)
             .map_err(|source| Error::VariableFile { path: path.clone(), source: Box::new(source) })?;
         if let Some(block) = body.blocks().next() {
@@ -65,7 +66,7 @@ mod tests {
     #[test]
     fn a_file_that_holds_no_variables_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        for text in ["variable \"x\" {}\n", "x = = 1\n"] {
+        for text in [&b"variable \"x\" {}\n"[..], b"x = = 1\n", b"x = \"\xff\"\n"] {
             fs::write(file.path(), text).unwrap();
             let error = given(std::iter::empty(), &[file.path().to_owned()], &[]).unwrap_err().to_string();
             assert!(error.contains(file.path().to_str().unwrap()), "{error}");

@@ -53,8 +53,8 @@ impl<E: FnOnce()> AtEnd<E> {
     }
 }
 
-/// The body of an answer, for the connection. `lasts` is dropped with it; `end` is called before if the whole body was passed on,
-/// and dropped otherwise. The body fails when the client of the request
+/// The body of an answer, for the connection. `lasts` is dropped with it; `end` is called before if the whole body was
+/// passed on, and dropped otherwise. The body fails when the client of the request
 /// is `too_slow`. Over HTTP/2, it ends the connection if the client does not read the answer.
 pub fn taken<T, E>(
     body: WasiBody,

@@ -102,22 +102,18 @@ fn check_is_there(
     for line in settings.iter().filter(|line| NEEDED.contains(&line.name())) {
         let texts = line.texts().into_iter().filter(|text| !text.starts_with('-'));
         let paths = texts.map(|text| PathBuf::from(text.trim_start_matches('+')));
-        // What is below these directories only systemd will know.
-        let is_unknown = |path: &PathBuf| {
-            let is_of_system = host_paths.iter().any(|of| path.starts_with(of));
-            !is_of_system && (path.parent().is_none() || NOT_OF_HOST.iter().any(|of| path.starts_with(of)))
-        };
-        let holds_host_path = |path: &PathBuf| host_paths.iter().any(|of| of.starts_with(path));
-        let is_mounted = |path: &PathBuf| {
-            mounted.iter().any(|target| path.starts_with(target) || target.starts_with(path))
-        };
+        let is_mounted =
+            |path: &Path| mounted.iter().any(|target| path.starts_with(target) || target.starts_with(path));
         let is_absent = |path: &PathBuf| {
-            let is_of_system = host_paths.iter().any(|of| path.starts_with(of));
-            let inside = path.strip_prefix("/").unwrap_or(path);
-            !is_of_system || matches!(look(Base::Host(Path::new("/")), inside), Ok(Seen::Missing))
+            if host_paths.iter().any(|of| path.starts_with(of)) {
+                let inside = path.strip_prefix("/").unwrap_or(path);
+                return matches!(look(Base::Host(Path::new("/")), inside), Ok(Seen::Missing));
+            }
+            // What is below these directories only systemd will know.
+            let is_made = path.parent().is_none() || NOT_OF_HOST.iter().any(|of| path.starts_with(of));
+            !is_made && !host_paths.iter().any(|of| of.starts_with(path))
         };
-        let is_known = |path: &PathBuf| !is_unknown(path) && !is_mounted(path) && !holds_host_path(path);
-        let mut absent = paths.filter(is_known).filter(is_absent);
+        let mut absent = paths.filter(|path| !is_mounted(path)).filter(is_absent);
         if let Some(path) = absent.next() {
             return Err(Error::Absent { option: line.name(), path });
         }

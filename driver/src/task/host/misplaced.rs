@@ -126,14 +126,10 @@ fn is_misplaced(dirs: &TaskDirs, word: &str) -> bool {
 
 /// Is the path there, in a directory of the task? Of what neighbours close to others in `/alloc` nothing is told.
 fn is_there(dirs: &TaskDirs, directory: &Path, below: &Path) -> bool {
-    if !directory_is_shared(dirs, directory) {
+    if directory != dirs.shared {
         return exists(directory, below);
     }
     !below.as_os_str().is_empty() && matches!(look(Base::Host(directory), below), Ok(Seen::There(_)))
-}
-
-fn directory_is_shared(dirs: &TaskDirs, directory: &Path) -> bool {
-    directory == dirs.shared
 }
 
 /// Can such a file be made in a directory that is there, but not from the task's `local/`?
@@ -141,8 +137,8 @@ fn would_be_misplaced(dirs: &TaskDirs, word: &str) -> bool {
     let Some((host, _, below)) = dirs.named(Path::new(word)) else { return false };
     let (Some(inside), Some(from_local)) = (below.parent(), Path::new(word).parent()) else { return false };
     // The directory of the group is always there.
-    let is_parent_there = directory_is_shared(dirs, host) && inside.as_os_str().is_empty();
-    (is_parent_there || is_there(dirs, host, inside)) && !exists(&dirs.local, from_local)
+    let is_in_shared = host == dirs.shared && inside.as_os_str().is_empty();
+    (is_in_shared || is_there(dirs, host, inside)) && !exists(&dirs.local, from_local)
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ pub enum Error {
     /// A guest that the driver may read, and the task's user perhaps not.
     #[error(
         "`command`: {path} is not readable for everybody, and where others may write the driver compiles only what everybody may \
-         read: run `chmod o+r` on it"
+         read: run `chmod a+r` on it, and remove its access control list if it has one"
     )]
     PrivateGuest {
         /// The path in the task's view.
