@@ -152,8 +152,22 @@ fn compile(args: &Args, tuning: &Tuning) -> Result<(), End> {
     let wasm = read(input).with_context(|| format!("read `{name}`"))?;
     let engine =
         engine::config(tuning).and_then(|config| Engine::new(&config)).context("configure the compiler")?;
-    let native = translate(&engine, &name, &wasm, args).map_err(|error| End { code: BAD_INPUT, error })?;
+    let native = translate(&engine, &name, &wasm, args)
+        .map_err(|error| End { code: BAD_INPUT, error: with_what_is_off(error, tuning) })?;
     Ok(write(&native, args.output.as_deref().filter(|path| *path != Path::new("-")))?)
+}
+
+/// Names the proposals that are switched off, since the error of a module that needs one names only the proposal.
+fn with_what_is_off(error: Error, tuning: &Tuning) -> Error {
+    let off: Vec<_> = tuning.switched_off().map(|proposal| format!("`{}`", proposal.name())).collect();
+    let is_needed = format!("{error:#}").contains("not enabled");
+    if off.is_empty() || !is_needed {
+        return error;
+    }
+    error.context(format!(
+        "it may need a proposal that is switched off (`wasm.proposals` of the job, `-W` of the command line): {}",
+        off.join(", ")
+    ))
 }
 
 fn read(input: Option<&Path>) -> io::Result<Vec<u8>> {

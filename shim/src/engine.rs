@@ -81,6 +81,11 @@ impl Tuning {
         Ok(true)
     }
 
+    /// The proposals that are switched off, for example [`Proposal::Simd`].
+    pub fn switched_off(&self) -> impl Iterator<Item = Proposal> {
+        self.proposals.iter().filter(|(_, on)| !**on).map(|(proposal, _)| *proposal)
+    }
+
     /// The tuning as settings of the command line, one setting each, for example `["epoch-interruption=y", "simd=n"]`.
     pub fn settings(&self) -> Vec<String> {
         let mut list = Vec::new();

@@ -76,6 +76,7 @@ async fn a_module_is_fetched_and_one_that_cannot_be_compiled_fails_by_its_name()
         (&["/no/such.wasm"][..], "/no/such.wasm"),
         (&["--proposal", "simd", "/no/such.wasm"], "--proposal simd=true"),
         (&["--proposal", "smd=true", &cut], "`--proposal`: `smd`"),
+        (&["--fuel", "100", &cut], "`--fuel` takes no number"),
         (&["ftp://127.0.0.1/x.wasm"], "`ftp`"),
     ] {
         let failed = warm(&node, args);

@@ -40,6 +40,7 @@ fn a_proposal_can_be_switched_off() {
     let end = desk.run(&["-W", "simd=n", &simd]);
     assert_eq!(end.code(), BAD_MODULE);
     end.says("SIMD support is not enabled");
+    end.says("switched off (`wasm.proposals` of the job, `-W` of the command line): `simd`");
     assert_eq!(desk.entries().len(), 1, "code for other settings has another place, and there is none of it");
 }
 

@@ -71,6 +71,14 @@ pub enum Error {
         /// What was given.
         text: String,
     },
+    /// A number behind `--fuel`.
+    #[error(
+        "{number}: there is no such file; `--fuel` takes no number, since the code is the same for any: leave {number} out"
+    )]
+    Fuel {
+        /// What was given.
+        number: String,
+    },
     /// The agent's configuration, in which the options of the plugin are.
     #[error("the agent's configuration {why}; correct the file, or give the options with `--plugin-config`")]
     AgentConfig {

@@ -66,6 +66,10 @@ pub async fn modules(options: &WarmOptions) -> Result<Modules, Error> {
         let (name, value) = text.split_once('=').ok_or_else(|| Error::Proposal { text: text.clone() })?;
         Ok((name.to_owned(), value.to_owned()))
     };
+    let is_number = |name: &&String| name.parse::<u64>().is_ok() && !Path::new(name).exists();
+    if let Some(number) = options.modules.iter().find(is_number).filter(|_| options.fuel) {
+        return Err(Error::Fuel { number: number.clone() });
+    }
     let proposals = options.proposals.iter().map(proposal).collect::<Result<_, Error>>()?;
     let config = match &options.plugin_config {
         Some(given) => options::plugin_config(Some(given))?,

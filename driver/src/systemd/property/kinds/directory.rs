@@ -21,6 +21,11 @@ pub(crate) fn parse(name: &str, text: &str) -> Parsed<Wire> {
         if [part(0), part(1)].iter().any(|name| name.contains(':')) {
             return Err(format!("`{word}` has a `:` in a name"));
         }
+        // It quotes a name as a word but not as a field of that word, and a name with a link not at all.
+        let is_misread = |c: char| "\"'\\".contains(c) || c.is_whitespace() && !part(1).is_empty();
+        if [part(0), part(1)].iter().any(|name| name.contains(is_misread)) {
+            return Err(format!("`{word}` has a quote or a backslash in a name, or a blank beside a link"));
+        }
         match (part(1), part(2)) {
             ("", "") => plain.push(simple(part(0))),
             (link, "") => linked.push((simple(part(0)), simple(link), 0)),
@@ -95,5 +100,21 @@ pub(crate) fn quota_text(bytes: u64, share: u32, enforced: &str) -> String {
         ("no", _) => "off".to_owned(),
         (_, u64::MAX) => percent(scaled(share)),
         (_, bytes) => bytes.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_directories_are_read_as_systemd_writes_them() {
+        let is_accepted = |text: &str| parse("StateDirectory", text).is_ok();
+        for text in ["a:b", "a:b:ro", "'a b'"] {
+            assert!(is_accepted(text), "{text}");
+        }
+        for text in ["'a b:c'", "'a:b c'", "a\\'b", "a\\\\\\\\b", "a\\'b:c", "a:b\\\\\\\\c"] {
+            assert!(!is_accepted(text), "{text}");
+        }
     }
 }
