@@ -205,7 +205,7 @@ fn translate(engine: &Engine, name: &str, wasm: &[u8], args: &Args) -> Result<Ve
             return translate(engine, name, &wasm, args);
         }
         Content::Text => {
-            bail!("`{name}` is WebAssembly text (or another text); translate it with `wat2wasm` first")
+            bail!("`{name}` is WebAssembly text (or another text); `wasm-tools parse` makes the binary form of WebAssembly text")
         }
         Content::Precompiled(_) => bail!("`{name}` is compiled already"),
     }

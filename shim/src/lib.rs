@@ -74,6 +74,8 @@ pub mod serve;
 #[cfg(feature = "run")]
 pub mod settings;
 #[cfg(feature = "run")]
+pub mod sockets;
+#[cfg(feature = "run")]
 pub mod systemd;
 #[cfg(feature = "run")]
 pub mod wasi;

@@ -91,6 +91,12 @@ impl Network {
         }
     }
 
+    /// Is the guest granted no address? Then systemd may allow the process no sockets, and no address is ever checked.
+    pub fn is_closed(&self) -> bool {
+        let Inner { connect, listen, everything, .. } = &*self.0;
+        !everything && connect.is_empty() && listen.is_empty()
+    }
+
     /// Records that the guest was denied `what`, which `grant` would allow.
     pub fn deny(&self, what: Denial, grant: &str) {
         let mut denied = self.0.denied.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,6 +8,7 @@ use crate::network::Network;
 use crate::outcome::Refusal;
 use crate::outgoing::Outgoing;
 use crate::preopens::{self, Preopens};
+use crate::sockets::{CreatesSockets, Sockets};
 use crate::world::WasiVersion;
 use wasmtime::Result;
 use wasmtime::component::{Component, InstancePre, ResourceTable};
@@ -101,6 +102,7 @@ pub struct Host {
     table: ResourceTable,
     http: WasiHttpCtx,
     outgoing: Outgoing,
+    network: Network,
     config: WasiConfigVariables,
     limits: Limits,
 }
@@ -112,7 +114,8 @@ impl Host {
             wasi,
             table: ResourceTable::new(),
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing::new(network, guest.wasi.allow_ip_name_lookup),
+            outgoing: Outgoing::new(network.clone(), guest.wasi.allow_ip_name_lookup),
+            network,
             config: guest.wasi.config.iter().cloned().collect(),
             limits: Limits::new(&guest.wasm),
         }
@@ -121,6 +124,11 @@ impl Host {
     /// The limits that wasmtime checks before the guest grows.
     pub fn limits(&mut self) -> &mut Limits {
         &mut self.limits
+    }
+
+    pub(crate) fn creates_sockets(&mut self) -> Sockets<'_> {
+        let network = self.network.clone();
+        Sockets::new(self.sockets(), network)
     }
 
     fn config(&mut self) -> WasiConfig<'_> {
@@ -254,11 +262,11 @@ fn link_p2(name: &str, linker: &mut Linker) -> Result<bool> {
         }
         "wasi:sockets/tcp" => sockets::tcp::add_to_linker::<Host, WasiSockets>(l, Host::sockets),
         "wasi:sockets/tcp-create-socket" => {
-            sockets::tcp_create_socket::add_to_linker::<Host, WasiSockets>(l, Host::sockets)
+            sockets::tcp_create_socket::add_to_linker::<Host, CreatesSockets>(l, Host::creates_sockets)
         }
         "wasi:sockets/udp" => sockets::udp::add_to_linker::<Host, WasiSockets>(l, Host::sockets),
         "wasi:sockets/udp-create-socket" => {
-            sockets::udp_create_socket::add_to_linker::<Host, WasiSockets>(l, Host::sockets)
+            sockets::udp_create_socket::add_to_linker::<Host, CreatesSockets>(l, Host::creates_sockets)
         }
 
         "wasi:http/types" => {
@@ -312,7 +320,10 @@ fn link_p3(name: &str, linker: &mut Linker) -> Result<bool> {
             p3::random::insecure_seed::add_to_linker::<Host, WasiRandom>(l, Host::random)
         }
 
-        "wasi:sockets/types" => p3::sockets::types::add_to_linker::<Host, WasiSockets>(l, Host::sockets),
+        "wasi:sockets/types" => {
+            p3::sockets::types::add_to_linker::<Host, WasiSockets>(l, Host::sockets)?;
+            crate::sockets::link_p3(l, Host::creates_sockets)
+        }
         "wasi:sockets/ip-name-lookup" => {
             p3::sockets::ip_name_lookup::add_to_linker::<Host, WasiSockets>(l, Host::sockets)
         }

@@ -72,6 +72,71 @@ async fn no_neighbours_link_has_the_driver_open_a_private_file_to_everybody() {
     node.destroy(&task, true).await.unwrap();
 }
 
+/// As root, the driver copies credentials and mounts what a job binds. In `/alloc` a neighbour chooses what is at a path.
+#[tokio::test]
+async fn no_neighbours_file_is_read_as_a_credential_or_bound_from_a_closed_directory() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    // Of a task of another user in the group: what only this user may read.
+    let victim = Job::shell(
+        "umask 077; cd /alloc/data && mkdir priv priv/inner && echo SECRET | tee token priv/inner/f && ln -s priv/inner way \
+         && chmod 755 priv/inner && chmod 644 priv/inner/f",
+    );
+    let victim = victim.user("nobody");
+    let id = victim.request.alloc_id.clone();
+    let task = node.run(victim).await;
+    assert_eq!(node.wait(&task).await, Exit::status(0));
+    let job = |script: &str, config: &str| {
+        Job::shell(script).config(config).with(|request| {
+            request.alloc_id.clone_from(&id);
+            "second".clone_into(&mut request.task);
+        })
+    };
+    for path in ["alloc/data/token", "/alloc/data/token", "alloc/data/priv/inner/f"] {
+        let config = format!("credential {{\n name = \"x\"\n path = \"{path}\"\n}}");
+        let message = node.try_run(job("true", &config)).await.map(drop).expect_err(path).message;
+        assert!(message.contains("`secrets/`"), "{path}: {message}");
+    }
+    for path in ["alloc/data/priv/inner", "/alloc/data/way", "alloc/data/priv/none"] {
+        let config = format!("files {{ bind_read_only_paths = [\"{path}:/mine\"] }}");
+        let message = node.try_run(job("true", &config)).await.map(drop).expect_err(path).message;
+        assert!(message.contains("has closed a directory"), "{path}: {message}");
+    }
+    // The control: with an open way it is bound.
+    let closed = task.alloc_dir().join("alloc/data/priv");
+    std::fs::set_permissions(closed, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let config = "files { bind_read_only_paths = [\"/alloc/data/way:/mine\"] }";
+    assert_eq!(node.output_of(job("cat /mine/f", config)).await, "SECRET\n");
+    node.destroy(&task, true).await.unwrap();
+}
+
+/// A user of the node who can enter the agent's directory moves a private file of somebody else's into `local`, which Nomad
+/// makes for everybody, before the first start of the task.
+#[tokio::test]
+async fn no_private_file_that_was_moved_into_local_is_read_for_the_task() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let secret = "#!/bin/sh\necho SECRET\n";
+    let begin = async |job: Job, mode: u32| {
+        let prepared = node.prepare(&job);
+        let path = prepared.alloc_dir().join("web/local/x");
+        std::fs::write(&path, secret).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        node.begin(prepared).await
+    };
+    let config = "credential {\n name = \"x\"\n path = \"local/x\"\n}";
+    let reads = || Job::shell("cat $CREDENTIALS_DIRECTORY/x").config(config);
+    for private in [reads(), Job::command("local/x")] {
+        let message = begin(private, 0o600).await.map(drop).expect_err("private").message;
+        assert!(!message.contains("SECRET"), "{message}");
+    }
+    // The control: what everybody may read.
+    for (job, output) in [(reads(), secret), (Job::command("local/x"), "SECRET\n")] {
+        let task = begin(job, 0o644).await.unwrap();
+        assert_eq!(node.finish(task).await, (Exit::status(0), output.to_owned(), String::new()));
+    }
+}
+
 /// A path with a `-` before it may be missing. systemd would look it up again later, and by then it may exist.
 #[tokio::test]
 async fn a_path_that_is_not_there_yet_is_not_bound_when_it_comes() {

@@ -228,9 +228,9 @@ async fn a_hostile_job_gets_no_further_than_a_refusal() {
     let refusal = node.try_run(Job::shell("true").user("nomad-0")).await.unwrap_err();
     assert!(refusal.message.contains("`nomad-0` is not a user that a job can ask for"), "{refusal}");
     // A pipe does not block the driver.
-    let job = Job::shell("true").config("credential {\n name = \"x\"\n path = \"/alloc/pipe\"\n}");
+    let job = Job::shell("true").config("credential {\n name = \"x\"\n path = \"/local/pipe\"\n}");
     let prepared = node.prepare(&job);
-    host.run("mkfifo", &[prepared.alloc_dir().join("alloc/pipe").to_str().unwrap()]);
+    host.run("mkfifo", &[prepared.alloc_dir().join("web/local/pipe").to_str().unwrap()]);
     let refusal = node.begin(prepared).await.expect_err("a pipe is no file");
-    assert!(refusal.message.contains("/alloc/pipe"), "{refusal}");
+    assert!(refusal.message.contains("/local/pipe"), "{refusal}");
 }

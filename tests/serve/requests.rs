@@ -51,6 +51,8 @@ fn a_request_that_computes_for_ever_starves_nobody_and_is_ended_in_time() {
         assert_eq!(one.recv_timeout(SOON).unwrap().0, 504);
     }
     server.says("timeout: GET /spin took longer");
+    assert_eq!(server.get("/spin\u{9b}2J").0, 504);
+    server.says("timeout: GET /spin?2J took longer");
     assert_eq!(server.get("/").0, 200);
 }
 
@@ -67,6 +69,20 @@ fn not_more_requests_than_allowed_are_worked_on_at_the_same_time() {
     assert_eq!(spinning.recv_timeout(SOON).unwrap().0, 504);
     assert!(server.says("access: GET /").contains("/spin 504"), "it overtook");
     server.says("access: GET / 200");
+}
+
+#[test]
+fn the_access_log_names_the_trace_of_a_request() {
+    let desk = Desk::new();
+    let mut server = Server::start(&desk, &["--access-log"]);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let mut client = server.connect();
+    let head = format!("GET / HTTP/1.1\r\nHost: test\r\nTraceparent: 00-{trace}-00f067aa0ba902b7-01\r\n\r\n");
+    client.0.write_all(head.as_bytes()).unwrap();
+    assert_eq!(client.answer().0, 200);
+    assert!(server.says("access: GET / 200").ends_with(&format!("ms trace={trace}")));
+    assert_eq!(client.get("/").0, 200);
+    assert!(server.says("access: GET / 200").ends_with("ms"), "this request has none");
 }
 
 #[test]
@@ -91,6 +107,7 @@ fn what_is_no_http_is_refused_and_harms_nobody() {
     for (sent, status) in [
         ("GET / HTTP/1.1\r\n\r\n", "400"),
         ("GET / HTTP/1.0\r\n\r\n", "200"),
+        ("GET / HTTP/1.1\r\nHost: \u{e9}\r\n\r\n", "400"),
         ("nonsense\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "400"),
         ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "400"),

@@ -39,6 +39,14 @@ pub enum Error {
         /// The option's argument.
         given: String,
     },
+    /// A file of variables is not JSON.
+    #[error("read {path} as JSON, for its name: an object with a value for each variable")]
+    VariableJson {
+        /// The file.
+        path: PathBuf,
+        /// The reader's error.
+        source: serde_json::Error,
+    },
     /// A file of `--var-file` is not HCL.
     #[error("{path}, a file of variables")]
     VariableFile {

@@ -123,8 +123,16 @@ pub(crate) fn plugin_config(given: Option<&str>) -> Result<Body, Error> {
     } else {
         given.to_owned()
     };
-    hcl::parse(&text)
-        .map_err(|source| Error::PluginConfig { text: given.to_owned(), source: Box::new(source) })
+    let body = hcl::parse(&text)
+        .map_err(|source| Error::PluginConfig { text: given.to_owned(), source: Box::new(source) })?;
+    Ok(unwrapped(unwrapped(body, "plugin"), "config"))
+}
+
+/// The body of the one block of this name, as it is in an agent's configuration; another body unchanged.
+fn unwrapped(body: Body, name: &str) -> Body {
+    let is_wrapped = body.0.len() == 1 && body.blocks().any(|block| block.identifier() == name);
+    let inner = is_wrapped.then(|| body.blocks().next().map(|block| block.body().clone())).flatten();
+    inner.unwrap_or(body)
 }
 
 fn manager(config: &Body) -> Option<&Expression> {
@@ -248,6 +256,9 @@ mod tests {
         let expected = hcl::parse("x = 1").unwrap();
         assert_eq!(plugin_config(Some("x = 1")).unwrap(), expected);
         assert_eq!(plugin_config(file.path().to_str()).unwrap(), expected);
+        for wrapped in ["config {\nx = 1\n}", "plugin \"nomad-driver-systemd\" {\nconfig {\nx = 1\n}\n}"] {
+            assert_eq!(plugin_config(Some(wrapped)).unwrap(), expected);
+        }
         assert!(plugin_config(None).unwrap().0.is_empty());
         assert!(plugin_config(Some("no such file")).is_err());
     }

@@ -32,6 +32,17 @@ pub enum Error {
         /// The left delimiter.
         left: String,
     },
+    /// The result is not a list of variables.
+    #[error(
+        "`template` ({destination}): with `env = true` each line is `NAME=VALUE`, with a name of letters, digits, `_`, `.` and `/` that \
+         begins with a letter or `_`; correct the line `{line}`"
+    )]
+    Environment {
+        /// The template's destination.
+        destination: String,
+        /// The line.
+        line: String,
+    },
     /// A path leads out of the task's directories.
     #[error("`template`: {path} is not in the task's or the allocation's directory")]
     Outside {
@@ -63,7 +74,10 @@ impl Template {
         let destination = path(&self.destination)?;
         within::write(env.base(), &destination, &result, self.mode, self.owner)
             .map_err(|source| Error::File { path: destination, source })?;
-        Ok(if self.env { variables(&result) } else { BTreeMap::new() })
+        if !self.env {
+            return Ok(BTreeMap::new());
+        }
+        variables(&result).map_err(|line| Error::Environment { destination: self.destination.clone(), line })
     }
 
     fn render(
@@ -113,10 +127,14 @@ impl Template {
     }
 }
 
-/// The variables in a text, one `NAME=VALUE` per line; quotes around a value are not part of it.
-fn variables(text: &str) -> BTreeMap<String, String> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-    let pairs = lines.filter_map(|line| line.strip_prefix("export ").unwrap_or(line).split_once('='));
+/// The variables in a text, one `NAME=VALUE` per line; quotes around a value are not part of it. The error is a line that is
+/// none, which Nomad does not accept either (go-envparse).
+fn variables(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "_./".contains(c))
+    };
     let unquoted = |value: &str| {
         let value = value.trim();
         let inner = |quote| value.strip_prefix(quote).and_then(|value: &str| value.strip_suffix(quote));
@@ -126,7 +144,11 @@ fn variables(text: &str) -> BTreeMap<String, String> {
             _ => value.to_owned(),
         }
     };
-    pairs.map(|(name, value)| (name.trim().to_owned(), unquoted(value))).collect()
+    let pair = |line: &str| {
+        let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+        Some((name.trim().to_owned(), unquoted(value))).filter(|(name, _)| is_name(name))
+    };
+    lines.map(|line| pair(line).ok_or_else(|| line.chars().take(80).collect())).collect()
 }
 
 #[cfg(test)]
@@ -165,8 +187,11 @@ mod tests {
 
     #[test]
     fn lines_of_a_result_are_variables() {
-        let found = variables("# a remark\nA=b\nexport C = \"d e\"\nF='g=h'\n\nnothing\n");
+        let found = variables("# a remark\nA=b\nexport C = \"d e\"\nF='g=h'\n\n").unwrap();
         let expected = [("A", "b"), ("C", "d e"), ("F", "g=h")];
         assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+        for line in ["nothing", "A B=c", "=c", "1=c"] {
+            assert_eq!(variables(&format!("A=b\n{line}\n")), Err(line.to_owned()));
+        }
     }
 }

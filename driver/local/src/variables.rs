@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use hcl::Expression;
+
 use crate::error::Error;
 use crate::jobspec::Given;
 
@@ -23,6 +25,13 @@ pub(crate) fn given(
     for path in files {
         let text =
             fs::read_to_string(path).map_err(|source| Error::ReadVariables { path: path.clone(), source })?;
+        // A file of that name holds JSON, for the `nomad` command too.
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let values: BTreeMap<String, Expression> = serde_json::from_str(&text)
+                .map_err(|source| Error::VariableJson { path: path.clone(), source })?;
+            variables.extend(values.into_iter().map(|(name, value)| (name, Given::Value(value))));
+            continue;
+        }
         let body = hcl::parse(&text)
             .map_err(|source| Error::VariableFile { path: path.clone(), source: Box::new(source) })?;
         if let Some(block) = body.blocks().next() {
@@ -53,6 +62,18 @@ mod tests {
         assert!(matches!(&read["a"], Given::Environment(text) if text == "env"));
         assert!(matches!(&read["b"], Given::Value(_)));
         assert!(matches!(&read["c"], Given::Text(text) if text == "line=x"));
+    }
+
+    #[test]
+    fn a_file_of_values_may_be_json() {
+        let file = tempfile::NamedTempFile::with_suffix(".json").unwrap();
+        fs::write(file.path(), r#"{"a": "x", "b": [1, 2]}"#).unwrap();
+        let read = given(std::iter::empty(), &[file.path().to_owned()], &[]).unwrap();
+        assert!(matches!(&read["a"], Given::Value(Expression::String(text)) if text == "x"));
+        assert!(matches!(&read["b"], Given::Value(Expression::Array(values)) if values.len() == 2));
+        fs::write(file.path(), "a = 1").unwrap();
+        let error = given(std::iter::empty(), &[file.path().to_owned()], &[]).unwrap_err().to_string();
+        assert!(error.contains("JSON"), "{error}");
     }
 
     #[test]

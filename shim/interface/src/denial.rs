@@ -56,8 +56,15 @@ pub enum Denial {
         /// The name, such as `example.org`.
         name: String,
     },
+    /// A socket, of a guest that is granted no address: `open a socket for tcp`.
+    Socket {
+        /// The protocol.
+        protocol: Protocol,
+    },
 }
 
+/// The text before the protocol.
+const OPEN: &str = "open a socket for ";
 /// The text before the name.
 const LOOK_UP: &str = "look up ";
 
@@ -67,12 +74,15 @@ impl Denial {
         if let Some(name) = text.strip_prefix(LOOK_UP) {
             return Some(Self::Lookup { name: name.to_owned() });
         }
+        let protocol_of =
+            |text: &str| [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.to_string() == text);
+        if let Some(protocol) = text.strip_prefix(OPEN) {
+            return Some(Self::Socket { protocol: protocol_of(protocol)? });
+        }
         let of = |act: Act| Some((act, text.strip_prefix(act.words())?.strip_prefix(' ')?));
         let (act, rest) = Act::ALL.into_iter().find_map(of)?;
         let (protocol, address) = rest.split_once(':')?;
-        let protocol =
-            [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.to_string() == protocol)?;
-        Some(Self::Address { act, protocol, address: address.parse().ok()? })
+        Some(Self::Address { act, protocol: protocol_of(protocol)?, address: address.parse().ok()? })
     }
 }
 
@@ -81,6 +91,7 @@ impl fmt::Display for Denial {
         match self {
             Self::Address { act, protocol, address } => write!(f, "{} {protocol}:{address}", act.words()),
             Self::Lookup { name } => write!(f, "{LOOK_UP}{name}"),
+            Self::Socket { protocol } => write!(f, "{OPEN}{protocol}"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::counts::Active;
 use super::waiting::{self, Asked};
-use super::{Current, Handler, Server};
+use super::{Current, Handler, Server, trace};
 use crate::connections::Unanswered;
 use crate::outcome;
 use crate::pace::{self, AtEnd, Contact, TooSlow};
@@ -32,8 +32,10 @@ impl Server {
     ) -> Response<WasiBody> {
         let active = self.begin();
         let over_http_2 = (request.version() == Version::HTTP_2).then_some(contact);
-        let (began, method, path) =
-            (Instant::now(), request.method().clone(), request.uri().path().to_owned());
+        // A path may contain what a terminal obeys.
+        let path = request.uri().path().replace(char::is_control, "?");
+        let (began, method) = (Instant::now(), request.method().clone());
+        let trace = self.http.access_log.then(|| trace::id(request.headers()).map(str::to_owned)).flatten();
         // An HTTP/2 connection carries many requests, and each waiting request takes memory: the limit of waiting
         // requests is the limit of connections.
         let waiting_max = self.http.max_concurrent_connections.max(self.http.max_concurrent_requests);
@@ -67,9 +69,11 @@ impl Server {
         self.make_pool(handler);
         if self.http.access_log {
             let took = began.elapsed().as_secs_f64() * 1000.0;
-            // A path may contain what a terminal obeys.
-            let path = path.replace(char::is_control, "?");
-            outcome::say(&format!("access: {method} {path} {} {took:.1}ms", response.status().as_u16()));
+            let trace = trace.map(|id| format!(" trace={id}")).unwrap_or_default();
+            outcome::say(&format!(
+                "access: {method} {path} {} {took:.1}ms{trace}",
+                response.status().as_u16()
+            ));
         }
         response
     }
@@ -95,6 +99,10 @@ impl Server {
         what: &str,
         asked: Asked,
     ) -> Response<WasiBody> {
+        // A guest gets the fields as text.
+        if request.headers().get(header::HOST).is_some_and(|host| host.to_str().is_err()) {
+            return plain(StatusCode::BAD_REQUEST);
+        }
         // A guest gets the requested authority, which is optional in HTTP/1.0.
         if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
             if request.version() != Version::HTTP_10 {

@@ -19,6 +19,7 @@ mod counts;
 mod instances;
 mod listener;
 mod pool;
+mod trace;
 mod waiting;
 
 use self::counts::{Counts, report, watchdog};

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 /// How long an instance without clients may go on for requests that it has answered before: work after an answer.
 const AFTERWARDS: Duration = Duration::from_secs(1);
-/// How long an instance may compute without a pause that a client has left, while other clients wait for it.
-const COMPUTING: Duration = Duration::from_secs(1);
+/// How long an instance that a client has left may compute without a pause, while other clients wait for it. Longer than
+/// the requests of others compute, as those would be ended with it.
+const COMPUTING: Duration = Duration::from_secs(10);
 /// Ticks that are further apart were not of one computation.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -204,12 +205,12 @@ mod tests {
         let mut computation = Computation::default();
         let mut until =
             |from: u64, to: u64| (from..to).step_by(10).any(|now| computation.is_over(at(now), &clients));
-        assert!(!until(0, 5000), "everybody waits");
+        assert!(!until(0, 50_000), "everybody waits");
         let (client, asked) = request();
         asked.begin(&clients);
         drop(client);
-        assert!(!until(6000, 6900) && !until(7100, 8000), "a pause between");
-        assert!(until(8000, 9000));
+        assert!(!until(60_000, 69_000) && !until(71_000, 80_000), "a pause between");
+        assert!(until(80_000, 90_000));
     }
 
     #[test]

@@ -57,20 +57,19 @@ fn without_confining(config: &hcl::Body) -> Option<Finding> {
     })
 }
 
-/// Paths that jobs may use and that do not exist: a typing error, or a disk that is not mounted.
+/// Paths that jobs may use, or that tasks see, and that do not exist: a typing error, or a disk that is not mounted.
 fn missing_host_paths(config: &hcl::Body) -> Vec<Finding> {
-    let paths = list(config, "allow_host_paths").unwrap_or_default().into_iter();
-    let paths = paths.map(|path| path.strip_suffix(":ro").unwrap_or(path));
-    let missing = paths.filter(|path| path.starts_with('/') && !Path::new(path).exists());
-    missing
-        .map(|path| {
-            Finding::warning(
-                "allow_host_paths",
-                format!("{path} is not there"),
-                "Jobs that use the path, or one below, do not start.",
-                format!("Correct the path in `allow_host_paths`, or create or mount {path}."),
-            )
+    let of_option = |option: &'static str, meaning: &'static str| {
+        let paths = list(config, option).unwrap_or_default().into_iter();
+        let paths = paths.map(|path| path.strip_suffix(":ro").unwrap_or(path));
+        let missing = paths.filter(|path| path.starts_with('/') && !Path::new(path).exists());
+        missing.map(move |path| {
+            let mend = format!("Correct the path in `{option}`, or create or mount {path}.");
+            Finding::warning(option, format!("{path} is not there"), meaning, mend)
         })
+    };
+    of_option("allow_host_paths", "Jobs that use the path, or one below, do not start.")
+        .chain(of_option("host_paths", "No task sees it: programs and libraries in it are missing."))
         .collect()
 }
 
@@ -182,11 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_jobs_may_use_and_that_is_not_there_is_told_of() {
-        let options =
-            hcl::parse("allow_host_paths = [\"/usr:ro\", \"local\", \"/no-such/path:ro\"]\n").unwrap();
+    fn a_path_that_is_not_there_is_told_of() {
+        let options = hcl::parse(
+            "allow_host_paths = [\"/usr:ro\", \"local\", \"/no-such/path:ro\"]\nhost_paths = [\"/gone\"]\n",
+        )
+        .unwrap();
         let found: Vec<_> = missing_host_paths(&options).into_iter().map(|finding| finding.found).collect();
-        assert_eq!(found, ["/no-such/path is not there"]);
+        assert_eq!(found, ["/no-such/path is not there", "/gone is not there"]);
     }
 
     #[test]

@@ -47,9 +47,7 @@ pub(super) fn declared(
                 Value::String(text.clone())
             }
             (Some(Given::Text(text) | Given::Environment(text)), _) => {
-                let parsed = hcl::edit::parser::parse_expr(text);
-                let parsed = parsed.map_err(|error| block.wrong(&name, error.message()))?;
-                scope.value(&parsed.into()).map_err(|source| block.expression_error(&name, source))?
+                of_text(text, kind.as_ref(), &name, &block, &scope)?
             }
             (None, Some(default)) => {
                 scope.value(&default).map_err(|source| block.expression_error("default", source))?
@@ -86,6 +84,26 @@ pub(super) fn declared(
         return Err(file.wrong(name, reason));
     }
     Ok(values)
+}
+
+/// The value of the expression that is given for a variable of this type.
+fn of_text(
+    text: &str,
+    kind: Option<&Type>,
+    name: &str,
+    block: &Block<'_>,
+    scope: &Scope,
+) -> Result<Value, Error> {
+    let parsed = hcl::edit::parser::parse_expr(text).map_err(|error| block.wrong(name, error.message()))?;
+    let value = scope.value(&parsed.into());
+    // A word alone is most probably a text.
+    let is_word = text.chars().all(|c| c.is_alphanumeric() || "_-.".contains(c));
+    if let (Err(_), true, Some(kind)) = (&value, is_word, kind)
+        && let Err(reason) = kind.convert(Value::String(text.to_owned()))
+    {
+        return Err(block.wrong(name, &reason));
+    }
+    value.map_err(|source| block.expression_error(name, source))
 }
 
 /// The values of the `locals` blocks, which may use each other in any order.

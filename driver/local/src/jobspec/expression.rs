@@ -353,6 +353,8 @@ const PORTS: [&str; 5] = ["NOMAD_PORT_", "NOMAD_ADDR_", "NOMAD_IP_", "NOMAD_HOST
 
 /// What to do about an undefined name.
 fn advice_for_variable(name: &str, nearest: Option<&str>) -> String {
+    // With a dot it is a name in another one, and no misspelt one.
+    let nearest = nearest.filter(|nearest| nearest.contains('.') || !name.contains('.'));
     match (nearest, name.strip_prefix("var.")) {
         (Some(nearest), _) => format!("did you mean `{nearest}`?"),
         (None, Some(name)) => format!("declare it in the job file: `variable \"{name}\" {{}}`"),

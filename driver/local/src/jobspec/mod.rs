@@ -449,6 +449,10 @@ job "web" {
         let given = |value| BTreeMap::from([("y".to_owned(), value)]);
         let error = parse("job \"j\" {}\n", &given(Given::Text(String::new())), Path::new("/")).unwrap_err();
         assert!(error.to_string().contains("`y`"), "{error}");
+        let text = "variable \"y\" {\n type = number\n}\njob \"j\" {}\n";
+        let error =
+            parse(text, &given(Given::Text("abc".to_owned())), Path::new("/")).unwrap_err().to_string();
+        assert!(error.contains("number") && !error.contains("quotes"), "{error}");
         // The environment may be meant for other jobs.
         let error = parse("job \"j\" {}\n", &given(Given::Environment(String::new())), Path::new("/"));
         assert!(error.unwrap_err().to_string().contains("`group` is required"));

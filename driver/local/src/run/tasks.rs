@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use proto::driver::driver_capabilities::FsIsolation;
 use proto::driver::{
     DestroyTaskRequest, DriverTaskEvent, ExitResult, StartTaskRequest, StopTaskRequest, TaskEventsRequest,
     WaitTaskRequest, WaitTaskResponse,
@@ -64,6 +65,12 @@ struct Pending {
 }
 
 impl Run<'_> {
+    /// Do tasks reach their directories at the paths on the node, as their users?
+    async fn tasks_see_the_node(&self) -> bool {
+        let capabilities = self.plugin.capabilities().await;
+        capabilities.is_ok_and(|capabilities| capabilities.fs_isolation() != FsIsolation::Image)
+    }
+
     /// Runs all tasks to their end; returns our exit code.
     pub(super) async fn all(&self, stop_signals: &mut StopSignals) -> Result<u8, Error> {
         let wrong = |source| Error::AllocDir { source };
@@ -82,7 +89,9 @@ impl Run<'_> {
         let mut allocs = Vec::new();
         let result = self.all_in(&base, &mut allocs, stop_signals).await;
         let closed = allocdir::impassable(&base).filter(|_| result.is_err() && to == Passable::ToAll);
-        if let Some(directory) = closed {
+        if let Some(directory) = closed
+            && self.tasks_see_the_node().await
+        {
             note(&format!(
                 "{} is closed to other users; `--alloc-dir` chooses another place",
                 directory.display()

@@ -209,7 +209,7 @@ options! {
 options! {
     /// The `serve` block of a guest.
     pub struct Serve {
-        /// `true`: log each request to stderr.
+        /// `true`: log each request to stderr, with its status, its time and the trace ID of its `traceparent`.
         pub access_log: bool = "false",
         /// Time that a client may stall while it sends a request's body or reads the response (`--client-timeout`). Every 500 bytes that are transferred give back one second, up to the whole time; while other requests wait, the time runs five times as fast. `"0"`: no limit.
         pub client_timeout: String = "\"30s\"",

@@ -44,9 +44,11 @@ pub(crate) fn check(
     let mounted = targets.iter().filter(is_writable).map(|target| target.path.as_path());
     let own = task.dirs.pairs().into_iter().flat_map(|(host, inside)| [host, Path::new(inside)]);
     let writable: Vec<&Path> = own.chain(mounted).collect();
-    if let View::Private { host_paths } = &task.view {
-        let there = targets.iter().map(|target| &target.path).collect::<Vec<_>>();
-        check_is_there(settings, host_paths, &there)?;
+    let there = targets.iter().map(|target| &target.path).collect::<Vec<_>>();
+    match &task.view {
+        View::Private { host_paths } => check_is_there(settings, host_paths, &there)?,
+        View::Host => check_is_there(settings, &[PathBuf::from("/")], &there)?,
+        View::Own => {}
     }
     let mut count = 0;
     for (option, path) in paths(settings) {

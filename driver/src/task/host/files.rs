@@ -3,6 +3,7 @@
 //! Every path is opened below the directory that allows it, and pinned (`pin.rs`), so that systemd uses the object that
 //! was checked.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
@@ -10,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::systemd::{self, Assignment, PropertyDef, Role};
 use crate::task::config::settings;
 use crate::task::config::{Device, Mount};
+use crate::task::host::look::{self, Seen, look};
 use crate::task::host::open;
 use crate::task::host::pin::{Base, Pins};
 use crate::task::host::targets::{self, Source, Target};
@@ -59,6 +61,22 @@ pub enum Error {
     Shared {
         /// The property.
         option: &'static str,
+        /// The path that the job names.
+        path: PathBuf,
+    },
+    /// Another task could put a file there that the task may not read.
+    #[error(
+        "credential: {path} is shared with the other tasks of the group, which could put another file there; have a `template` or an          `artifact` put the file into `secrets/`"
+    )]
+    SharedCredential {
+        /// The path that the job names.
+        path: PathBuf,
+    },
+    /// Nobody knows whose file it is.
+    #[error(
+        "credential: {path} can be read by its owner only, and in `local/` it may be somebody else's; have the `template` or the          `artifact` put it into `secrets/`, or let everybody read it (`perms = \"644\"`)"
+    )]
+    PrivateCredential {
         /// The path that the job names.
         path: PathBuf,
     },
@@ -122,13 +140,14 @@ const SOCKET_PATH: usize = 107;
 fn advice(option: &str, path: &Path, source: &io::Error) -> &'static str {
     let is_bind = systemd::property(option).and_then(PropertyDef::role).is_some_and(Role::is_bind);
     let is_missing = source.kind() == io::ErrorKind::NotFound;
+    let is_own = path.is_relative() || ["/local", "/secrets"].iter().any(|own| path.starts_with(own));
     if is_missing && is_bind && (path.starts_with("alloc") || path.starts_with("/alloc")) {
         "; it must be there before the task starts: a prestart task can make it in `/alloc/data` or `/alloc/tmp`, such as \
          `alloc/data/x`; what a `template` or an `artifact` makes elsewhere in `/alloc` is root's"
-    } else if is_missing && path.is_relative() && is_bind {
+    } else if is_missing && is_own && is_bind {
         "; it must be there before the task starts: make it with a `template` or an `artifact`, or bind `alloc/data`, which \
          Nomad makes; a volume of the group, by its name, is a `volume_mount`"
-    } else if is_missing && path.is_relative() && option == "credential" {
+    } else if is_missing && is_own && option == "credential" {
         "; a relative path is looked up in the task's `secrets/` (`local/x` in its `local/`), before the task starts: a `template` \
          or an `artifact` puts it there"
     } else if option == "credential" && source.kind() == io::ErrorKind::InvalidInput {
@@ -269,9 +288,16 @@ fn shared(
     let Some(first) = first else { return Err(Error::Shared { option, path: path.to_owned() }) };
     let directory = task.dirs.shared.join(first);
     let failed = |source| Error::Find { option, path: path.to_owned(), source };
-    // No link leads from there to the logs.
+    // No link leads from there to the logs, nor to what another task has closed.
     let base = Base::Task { alloc_dir: &task.dirs.alloc_dir, directory: &directory };
-    pins.pin(base, parts.as_path(), |_| Ok(())).map_err(failed)
+    let open = || match look(base, parts.as_path())? {
+        Seen::There(object) => Ok(object),
+        Seen::Missing => Err(io::ErrorKind::NotFound.into()),
+        Seen::Hidden => Err(io::Error::other(
+            "another user has closed a directory on the way; open it to everybody (such as mode 0755)",
+        )),
+    };
+    pins.pin_opened(open).map_err(failed)
 }
 
 /// Does the object belong to root alone?
@@ -345,7 +371,14 @@ pub fn credential(path: &Path, before: usize, task: &TaskSpec, policy: &Policy) 
     let dirs = &task.dirs;
     check_no_parent(option, path)?;
     let file = if let Some((directory, inside)) = in_own_directory(path, &dirs.secrets, task) {
-        open::open_within(&dirs.alloc_dir, &directory, &inside)
+        if directory == dirs.shared {
+            return Err(Error::SharedCredential { path: path.to_owned() });
+        }
+        let file = open::open_within(&dirs.alloc_dir, &directory, &inside);
+        if directory != dirs.secrets && file.as_ref().is_ok_and(|file| !is_of_everybody_or(file, task.uid)) {
+            return Err(Error::PrivateCredential { path: path.to_owned() });
+        }
+        file
     } else {
         let (base, inside) = allowed((option, Role::Credential), path, policy)?;
         base.open(inside).and_then(|found| open::reopen_regular(&found))
@@ -360,6 +393,13 @@ pub fn credential(path: &Path, before: usize, task: &TaskSpec, policy: &Policy) 
         ))));
     }
     Ok(content)
+}
+
+/// May everybody read the file, or is it the task's own? Others could have put a private file of theirs, or of a third
+/// one's, into `local`, before the task started for the first time.
+fn is_of_everybody_or(file: &File, uid: Option<u32>) -> bool {
+    let is_own = || rustix::fs::fstat(file).is_ok_and(|found| Some(found.st_uid) == uid);
+    look::is_readable(file).unwrap_or(false) || is_own()
 }
 
 /// A socket with its path on the host. The path must be directly in one of the task's directories: systemd follows it

@@ -58,6 +58,8 @@ pub(super) fn look(base: Base<'_>, inside: &Path) -> io::Result<Seen> {
             Err(error) => return Err(error.into()),
         };
         match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
+            // Where it leads only the process's user may know (proc_pid_cwd(5)).
+            FileType::Symlink if is_of_proc(&found)? => return Ok(Seen::Hidden),
             FileType::Symlink => {
                 links += 1;
                 if links > LINKS {
@@ -79,6 +81,11 @@ pub(super) fn look(base: Base<'_>, inside: &Path) -> io::Result<Seen> {
         }
     }
     way.pop().map(Seen::There).ok_or_else(|| Errno::XDEV.into())
+}
+
+/// Is the object in a proc file system?
+fn is_of_proc(found: &OwnedFd) -> io::Result<bool> {
+    Ok(rustix::fs::fstatfs(found)?.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }
 
 /// The names on the way, the last one first.
@@ -149,6 +156,7 @@ mod tests {
         assert!(matches!(seen("open/none"), Seen::Missing) && matches!(seen("open/x/y"), Seen::Missing));
         symlink("/etc", base.path().join("out")).unwrap();
         symlink("loop", base.path().join("loop")).unwrap();
+        assert!(matches!(look(Base::Host(Path::new("/proc")), Path::new("self/cwd")).unwrap(), Seen::Hidden));
         for path in ["out/passwd", "../x", "loop"] {
             assert!(look(Base::Host(base.path()), Path::new(path)).is_err(), "{path}");
         }

@@ -63,16 +63,14 @@ pub(super) fn is_link_out(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error())
 }
 
-/// Lets everybody execute the file if nobody may. `of_all`: others can put another file in its place, so nobody gets to
-/// read by it what was private.
-pub(super) fn make_executable(file: &File, of_all: bool) -> io::Result<()> {
+/// Lets everybody execute the file if nobody may, and everybody can read it: nobody gets to read by it what was private.
+pub(super) fn make_executable(file: &File) -> io::Result<()> {
     let mode = Mode::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
     let all = Mode::XUSR | Mode::XGRP | Mode::XOTH;
-    if mode.intersects(all) || of_all && !mode.contains(Mode::ROTH) {
+    if mode.intersects(all) || !mode.contains(Mode::ROTH) {
         return Ok(());
     }
-    let read = if of_all { Mode::empty() } else { Mode::RUSR | Mode::RGRP | Mode::ROTH };
-    Ok(rustix::fs::fchmod(file.as_fd(), mode | all | read)?)
+    Ok(rustix::fs::fchmod(file.as_fd(), mode | all)?)
 }
 
 #[cfg(test)]
@@ -82,17 +80,15 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
-    fn what_others_may_put_in_place_is_made_executable_only_if_everybody_can_read_it() {
+    fn a_file_is_made_executable_only_if_everybody_can_read_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x");
-        for (mode, of_all, expected) in
-            [(0o600, true, 0o600), (0o644, true, 0o755), (0o600, false, 0o755), (0o750, false, 0o750)]
-        {
+        for (mode, expected) in [(0o600, 0o600), (0o644, 0o755), (0o750, 0o750), (0o744, 0o744)] {
             fs::write(&path, "").unwrap();
             fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
-            make_executable(&File::open(&path).unwrap(), of_all).unwrap();
+            make_executable(&File::open(&path).unwrap()).unwrap();
             let found = fs::metadata(&path).unwrap().mode() & 0o7777;
-            assert_eq!(found, expected, "{mode:o} {of_all}");
+            assert_eq!(found, expected, "{mode:o}");
         }
     }
 }

@@ -94,6 +94,15 @@ impl Pins {
         inside: &Path,
         check: impl Fn(&OwnedFd) -> io::Result<()> + Sync,
     ) -> io::Result<PathBuf> {
+        self.pin_opened(|| {
+            let object = base.open(inside)?;
+            check(&object)?;
+            Ok(object)
+        })
+    }
+
+    /// As [`Pins::pin`], for an object that `open` opens in the mount namespace of PID 1.
+    pub fn pin_opened(&mut self, open: impl Fn() -> io::Result<OwnedFd> + Sync) -> io::Result<PathBuf> {
         if self.count >= MOST {
             return Err(io::Error::other(format!(
                 "a task can have {MOST} paths of the host, and this is one more"
@@ -101,14 +110,12 @@ impl Pins {
         }
         let is_root = rustix::process::geteuid().is_root();
         if !is_root {
-            let object = base.open(inside)?;
-            check(&object)?;
+            let object = open()?;
             return fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()));
         }
         let place = self.directory.join(self.count.to_string());
         let pinned = kernel::in_mount_namespace_of_pid1(|| {
-            let object = base.open(inside)?;
-            check(&object)?;
+            let object = open()?;
             let real = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
             self.prepare()?;
             fs::create_dir(&place)?;

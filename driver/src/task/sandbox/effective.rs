@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::systemd::{Assignment, Features, Manager, Meaning, Role};
-use crate::task::config::settings::{Sandbox, option_of};
+use crate::task::config::settings::option_of;
 use crate::task::config::{MemoryMax, NetworkMode, TaskConfig};
 use crate::task::host::view::{self, View};
 use crate::task::refusal::Error;
@@ -112,8 +112,10 @@ pub(crate) fn effective(
         check_for_shared_view(&effective)?;
     }
     capabilities::apply(&mut effective, &config.driver, policy)?;
-    let is_confined_root = privilege::confine(&mut effective, facts, policy, features)?;
-    policy.check_floor(&effective, is_known).map_err(|error| in_words_of_job(error, config))?;
+    let in_words_of_job = |error| in_words_of_job(error, requested, config);
+    let is_confined_root =
+        privilege::confine(&mut effective, facts, policy, features).map_err(in_words_of_job)?;
+    policy.check_floor(&effective, is_known).map_err(in_words_of_job)?;
     privilege::check_ephemeral(&effective, facts)?;
     new_privileges::check(&effective, facts, features)?;
     privilege::keep_namespaces_few(&mut effective, facts, policy, features)?;
@@ -158,24 +160,20 @@ fn of_driver(
 }
 
 /// The refusal of a property that another option of the job has set.
-fn in_words_of_job(error: Error, config: &TaskConfig) -> Error {
-    match error {
-        Error::Refused { option, reason } if option == "sandbox.capability_bounding_set" => {
-            let is_added = !config.driver.cap_add.is_empty();
-            Error::Refused { option: if is_added { "cap_add".to_owned() } else { option }, reason }
+fn in_words_of_job(error: Error, requested: &[Assignment], config: &TaskConfig) -> Error {
+    let Error::Refused { option, reason } = error else { return error };
+    let is_set = requested.iter().any(|line| option_of(line.name()).as_ref() == Some(&option));
+    let names_preset = config.driver.sandbox.as_ref().is_some_and(|sandbox| sandbox.preset().is_some());
+    let option = match option.as_str() {
+        "sandbox.capability_bounding_set" if !config.driver.cap_add.is_empty() => "cap_add".to_owned(),
+        "sandbox.protect_hostname" if config.driver.hostname.is_some() => "hostname".to_owned(),
+        // The preset set it.
+        of_block if of_block.starts_with("sandbox.") && names_preset && !is_set => {
+            "sandbox.preset".to_owned()
         }
-        Error::Refused { option, reason }
-            if option == "sandbox.protect_hostname" && config.driver.hostname.is_some() =>
-        {
-            Error::Refused { option: "hostname".to_owned(), reason }
-        }
-        Error::Refused { reason, .. }
-            if config.driver.sandbox.as_ref().and_then(Sandbox::preset) == Some("off") =>
-        {
-            Error::Refused { option: "sandbox.preset".to_owned(), reason }
-        }
-        other => other,
-    }
+        _ => option,
+    };
+    Error::Refused { option, reason }
 }
 
 /// Does the job mount something where homes of users are otherwise?

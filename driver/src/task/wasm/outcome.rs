@@ -88,6 +88,11 @@ fn grant(denial: &Denial) -> String {
             format!("`{} = [\"{protocol}:{address}\"]`", act.option())
         }
         Denial::Lookup { .. } => "`name_lookup = true`".to_owned(),
+        Denial::Socket { protocol } => {
+            format!(
+                "an address among `connect` or `listen`, such as `connect = [\"{protocol}:127.0.0.1:8080\"]`,"
+            )
+        }
     }
 }
 

@@ -32,7 +32,7 @@ pub enum Program {
         /// Path in the task's view.
         path: PathBuf,
         /// The open file, if it is in a directory of the task or of its group: it is made executable before it is started.
-        own: Option<Found>,
+        own: Option<File>,
     },
     /// WebAssembly, to be run by wasm-shim.
     Wasm {
@@ -41,14 +41,6 @@ pub enum Program {
         /// Name of the file, which the guest sees as its own name.
         name: String,
     },
-}
-
-/// An open file.
-#[derive(Debug)]
-pub struct Found {
-    file: File,
-    /// It is in the directory of the group, where other tasks can put another file in its place.
-    is_shared: bool,
 }
 
 impl Program {
@@ -87,8 +79,8 @@ pub fn make_unreadable(shim: &Path) {
 }
 
 /// Makes the task's own program executable, if nobody may execute it: downloads of an `artifact` block are not.
-pub fn make_executable(path: &Path, own: Option<&Found>) -> Result<(), Error> {
-    let made = own.map_or(Ok(()), |found| open::make_executable(&found.file, found.is_shared));
+pub fn make_executable(path: &Path, own: Option<&File>) -> Result<(), Error> {
+    let made = own.map_or(Ok(()), open::make_executable);
     made.map_err(|source| Error::Open { path: path.to_owned(), source })
 }
 
@@ -181,6 +173,11 @@ impl<'a> Surroundings<'a> {
         }
     }
 
+    /// Is this the name of `local`, `secrets` or `alloc`?
+    fn is_own_directory(self, command: &str) -> bool {
+        self.dirs.named(Path::new(command)).is_some_and(|(.., below)| below.as_os_str().is_empty())
+    }
+
     /// Is this a file of the task directory that only drivers show which have it as their root?
     fn is_beside_local(self, command: &str) -> bool {
         let is_hidden = *self.view != View::Host && !Path::new(command).is_absolute();
@@ -243,6 +240,9 @@ pub fn find(command: &str, surroundings: Surroundings<'_>) -> Result<Program, Er
         Err(Error::Missing { .. } | Error::NotInView { .. }) if command.contains(' ') => {
             Err(Error::WithArguments { command: command.to_owned() })
         }
+        Err(Error::Missing { .. } | Error::NotInView { .. }) if surroundings.is_own_directory(command) => {
+            Err(Error::NotAFile { path: command.into() })
+        }
         Err(Error::Missing { .. } | Error::NotInView { .. }) if surroundings.is_beside_local(command) => {
             Err(Error::BesideLocal { command: command.to_owned() })
         }
@@ -256,7 +256,15 @@ pub fn find(command: &str, surroundings: Surroundings<'_>) -> Result<Program, Er
         }
         Err(Error::Missing { path }) if !Path::new(command).is_absolute() => {
             let directory = path.parent().unwrap_or(&path).display().to_string();
-            Err(Error::NotFound { command: command.to_owned(), searched: format!("not in {directory}") })
+            let more = if *surroundings.view == View::Own && !command.contains('/') {
+                ", and `PATH` is not searched in a root that the job names: write a path in it, such as `/usr/bin/env`"
+            } else {
+                ""
+            };
+            Err(Error::NotFound {
+                command: command.to_owned(),
+                searched: format!("not in {directory}{more}"),
+            })
         }
         found => found,
     }
@@ -331,7 +339,8 @@ fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
         return Err(Error::NotAFile { path });
     }
     let is_tasks = !matches!(spot, Spot::Host(..));
-    if !matches!(spot, Spot::Task(..)) && !look::is_readable(&file).unwrap_or(false) {
+    // Others may have put a private file there, even into the task's own directory before its first start.
+    if !look::is_readable(&file).unwrap_or(false) {
         return if is_named_wasm(&path) {
             Err(Error::PrivateGuest { path })
         } else {
@@ -359,8 +368,7 @@ fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
                 }
                 _ => {}
             }
-            let is_shared = matches!(spot, Spot::Shared(..));
-            Ok(Program::Native { path, own: is_tasks.then_some(Found { file, is_shared }) })
+            Ok(Program::Native { path, own: is_tasks.then_some(file) })
         }
     }
 }
