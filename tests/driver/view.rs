@@ -74,6 +74,12 @@ async fn the_plain_view_shows_the_host_and_its_paths() {
         assert!(lines[0].ends_with("/web/local"), "{output}");
         assert_eq!(lines[1..], ["host", "ok"]);
     }
+    // `/local` is in the view of other nodes only.
+    for path in ["/local", "/no/such/path"] {
+        let config = format!("files {{ read_only_paths = [\"{path}\"] }}");
+        let refusal = node.try_run(Job::shell("true").config(&config)).await.expect_err(path);
+        assert!(refusal.message.contains("is not there in the view of the task"), "{refusal}");
+    }
     let task = node.run(Job::artifact("exit.wasm", &exiting_guest(5)).user("nobody")).await;
     let (exit, _, errors) = node.finish(task).await;
     assert_eq!(exit, Exit::status(5), "{errors}");

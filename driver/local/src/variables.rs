@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use hcl::Expression;
-
 use crate::error::Error;
 use crate::jobspec::Given;
 
@@ -27,9 +25,9 @@ pub(crate) fn given(
             fs::read_to_string(path).map_err(|source| Error::ReadVariables { path: path.clone(), source })?;
         // A file of that name holds JSON, for the `nomad` command too.
         if path.extension().is_some_and(|extension| extension == "json") {
-            let values: BTreeMap<String, Expression> = serde_json::from_str(&text)
+            let values: BTreeMap<String, hcl::Value> = serde_json::from_str(&text)
                 .map_err(|source| Error::VariableJson { path: path.clone(), source })?;
-            variables.extend(values.into_iter().map(|(name, value)| (name, Given::Value(value))));
+            variables.extend(values.into_iter().map(|(name, value)| (name, Given::Value(value.into()))));
             continue;
         }
         let body = hcl::parse(&text)
@@ -50,6 +48,8 @@ pub(crate) fn given(
 
 #[cfg(test)]
 mod tests {
+    use hcl::Expression;
+
     use super::*;
 
     #[test]

@@ -54,8 +54,12 @@ async fn a_guest_connects_to_what_it_is_granted_and_to_nothing_else() {
         assert_eq!(event.annotations["wasm_outcome"], "denied");
         assert_eq!(node.finish(task).await.0, Exit::status(1), "{denied}");
     }
-    // The unit does not even allow the runner a socket.
+    // The unit does not even allow the runner a socket, which is told all the same.
     let task = node.run(command!("", &["connect", &address])).await;
+    let event = events.until(&task, "WebAssembly: ").await;
+    let told = ["open a socket for tcp", "`connect` or `listen`"];
+    assert!(told.iter().all(|words| event.message.contains(words)), "{event:?}");
+    assert_eq!(event.annotations["wasm_outcome"], "denied");
     assert_eq!(node.finish(task).await.0, Exit::status(1));
 }
 

@@ -26,6 +26,10 @@ pub(crate) fn parse(name: &str, text: &str) -> Parsed<Wire> {
         if [part(0), part(1)].iter().any(|name| name.contains(is_misread)) {
             return Err(format!("`{word}` has a quote or a backslash in a name, or a blank beside a link"));
         }
+        let is_none = |name: &str| simple(name).is_empty();
+        if is_none(part(0)) || !part(1).is_empty() && is_none(part(1)) {
+            return Err(format!("`{word}` names no directory"));
+        }
         match (part(1), part(2)) {
             ("", "") => plain.push(simple(part(0))),
             (link, "") => linked.push((simple(part(0)), simple(link), 0)),
@@ -113,7 +117,8 @@ mod tests {
         for text in ["a:b", "a:b:ro", "'a b'"] {
             assert!(is_accepted(text), "{text}");
         }
-        for text in ["'a b:c'", "'a:b c'", "a\\'b", "a\\\\\\\\b", "a\\'b:c", "a:b\\\\\\\\c"] {
+        for text in ["'a b:c'", "'a:b c'", "a\\'b", "a\\\\\\\\b", "a\\'b:c", "a:b\\\\\\\\c", ".", "a:.", "''"]
+        {
             assert!(!is_accepted(text), "{text}");
         }
     }

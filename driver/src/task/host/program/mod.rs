@@ -483,6 +483,13 @@ mod tests {
         assert!(error.contains("none of /local, /usr/local/sbin, /usr/local/bin"), "{error}");
         let error = path_of(Task::new().find("bin/no-such-program"));
         assert!(error.contains("is not in /local/bin;"), "{error}");
+        let error = path_of(Task::new().find("local/"));
+        assert!(error.contains("is not a regular file"), "{error}");
+        let task = Task::new();
+        let surroundings =
+            Surroundings { view: &View::Own, dirs: &task.dirs, mounts: &[], path: None, mounted: &[] };
+        let error = path_of(find("sh", surroundings));
+        assert!(error.contains("`PATH` is not searched"), "{error}");
         let error = path_of(Task::new().find("/usr/bin/no-such-program"));
         assert!(error.contains("/usr/bin/no-such-program does not exist"), "{error}");
     }
