@@ -35,7 +35,8 @@ pub fn notify_status(status: &Status) {
 const STATUS_MAX: usize = 2048;
 
 fn line(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default();
+    // systemd also takes what follows a carriage return for another message.
+    let line = text.split(char::is_control).next().unwrap_or_default();
     format!("STATUS={}", &line[..line.floor_char_boundary(STATUS_MAX)])
 }
 
@@ -91,7 +92,9 @@ mod tests {
         holds_for(&text, |text| {
             let sent = line(&text);
             let status = sent.strip_prefix("STATUS=").ok_or_else(|| TestCaseError::fail(sent.clone()))?;
-            prop_assert!(!status.contains('\n') && status.len() <= STATUS_MAX && text.starts_with(status));
+            prop_assert!(
+                !status.contains(char::is_control) && status.len() <= STATUS_MAX && text.starts_with(status)
+            );
             Ok(())
         });
     }

@@ -72,6 +72,43 @@ async fn no_neighbours_link_has_the_driver_open_a_private_file_to_everybody() {
     node.destroy(&task, true).await.unwrap();
 }
 
+/// As root, the driver follows links to compare mount points.
+#[tokio::test]
+async fn no_mount_point_has_the_driver_tell_where_a_link_leads_behind_a_closed_directory() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let directory = tempfile::Builder::new().prefix("closed-").tempdir_in("/etc").unwrap();
+    let target = tempfile::Builder::new().prefix("secret-project-").tempdir_in("/srv").unwrap();
+    std::os::unix::fs::symlink(target.path(), directory.path().join("link")).unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let config = format!("files {{ temporary_file_system = [\"{}/link\"] }}", directory.path().display());
+    let message = refusal(&host, &node, Job::shell("true").config(&config)).await;
+    assert!(!message.contains("secret-project"), "{message}");
+    // The control: where everybody may look, the path is told.
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let message = refusal(&host, &node, Job::shell("true").config(&config)).await;
+    assert!(message.contains("/srv/secret-project"), "{message}");
+}
+
+/// Whoever can enter the agent's directory puts a link beside `local`, before the first start of the task.
+#[tokio::test]
+async fn no_link_beside_local_has_the_driver_list_a_closed_directory() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut events = node.events().await;
+    let directory = tempfile::tempdir_in("/root").unwrap();
+    std::fs::write(directory.path().join("secret-project"), "").unwrap();
+    let prepared = node.prepare(&Job::shell("exit 1"));
+    let link = prepared.alloc_dir().join("web/alloc");
+    std::os::unix::fs::symlink(directory.path(), &link).unwrap();
+    std::fs::write(prepared.alloc_dir().join("web/plain"), "").unwrap();
+    let task = node.begin(prepared).await.unwrap();
+    // Instead it tells of what lies beside the link.
+    let event = events.until(&task, "in the task directory is not visible").await;
+    assert!(!event.message.contains("secret-project") && event.message.contains("plain"), "{event:?}");
+    node.destroy(&task, true).await.unwrap();
+}
+
 /// As root, the driver copies credentials and mounts what a job binds. In `/alloc` a neighbour chooses what is at a path.
 #[tokio::test]
 async fn no_neighbours_file_is_read_as_a_credential_or_bound_from_a_closed_directory() {

@@ -97,6 +97,29 @@ async fn what_is_not_denied_is_given() {
     }
 }
 
+/// systemd opens these files as root, and connects to sockets.
+#[tokio::test]
+async fn no_path_that_is_allowed_has_systemd_open_a_file_as_root() {
+    let host = host!();
+    let node = Node::configured(&host, "allow_host_paths = [\"/srv\", \"/usr/share:ro\"]").await;
+    let mut properties = vec!["LoadCredential = \"x:/srv/x\"", "LoadCredential = \"x:/local/x\""];
+    let here = version(&host);
+    if here >= 250 {
+        properties.push("LoadCredentialEncrypted = \"x:/local/x\"");
+    }
+    if here >= 253 {
+        properties.extend(["OpenFile = \"/srv/x:x\"", "OpenFile = \"/local/x:x:read-only\""]);
+    }
+    for property in properties {
+        let job = Job::shell("true").file("x", b"x").config(&format!("properties {{ {property} }}"));
+        let message = refusal(&host, &node, job).await;
+        assert!(
+            message.contains("as root") && message.contains("`allow_properties`"),
+            "{property}: {message}"
+        );
+    }
+}
+
 // ---- What reaches beyond a task
 
 #[tokio::test]

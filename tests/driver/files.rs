@@ -219,7 +219,9 @@ async fn without_the_operators_leave_a_job_reaches_no_path_of_the_host() {
     ] {
         let refusal = node.try_run(Job::shell("true").config(config)).await.expect_err(config);
         assert!(
-            refusal.message.contains("allow_host_paths") || refusal.message.contains("systemd 253"),
+            ["allow_host_paths", "allow_properties", "systemd 253"]
+                .iter()
+                .any(|word| refusal.message.contains(word)),
             "{config}: {refusal}"
         );
         assert!(!refusal.recoverable, "{refusal}");
@@ -353,7 +355,7 @@ async fn a_host_path_that_the_operator_allows_to_read_is_not_written() {
     let script = "cat /data/greeting; touch /data/x 2>/dev/null || echo refused";
     let bind = format!("files {{ bind_read_only_paths = [\"{path}:/data\"] }}");
     assert_eq!(node.output_of(Job::shell(script).config(&bind)).await, "hello\nrefused\n");
-    let credential = format!("properties {{ LoadCredential = \"x:{path}/greeting\" }}");
+    let credential = format!("credential {{\n name = \"x\"\n path = \"{path}/greeting\"\n}}");
     let read = Job::shell("cat $CREDENTIALS_DIRECTORY/x").config(&credential);
     assert_eq!(node.output_of(read).await, "hello\n", "a copy writes nothing");
     for (config, instead) in [

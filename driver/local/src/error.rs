@@ -139,7 +139,7 @@ pub enum Error {
     Interrupted,
     /// The plugin's configuration is not HCL.
     #[error(
-        "the plugin's configuration `{text}` cannot be read as HCL, the language of the agent's configuration"
+        "the plugin's configuration `{text}` cannot be read as HCL; write each block and each option on a line of its own"
     )]
     PluginConfig {
         /// The configuration as given.

@@ -24,6 +24,16 @@ pub enum Error {
         /// The unsupported action.
         action: String,
     },
+    /// A function without its argument.
+    #[error(
+        "`template` ({destination}): `{action}` needs one name in quotes, such as `env \"HOME\"` or `file \"local/x\"`"
+    )]
+    Argument {
+        /// The template's destination.
+        destination: String,
+        /// The action.
+        action: String,
+    },
     /// An action is not closed.
     #[error("`template` ({destination}): an action that begins with `{left}` has no end")]
     Open {
@@ -49,7 +59,20 @@ pub enum Error {
         /// The path as the job sets it.
         path: String,
     },
-    /// A file cannot be read or written.
+    /// A file cannot be read.
+    #[error(
+        "`template` ({destination}): {path} cannot be read, which its `source` or a `file` in it names; a relative path begins in the \
+         task directory, where an `artifact` or an earlier `template` puts a file, such as `local/x`"
+    )]
+    Read {
+        /// The template's destination.
+        destination: String,
+        /// The path on this machine.
+        path: PathBuf,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// A file cannot be written.
     #[error("`template`: {path}")]
     File {
         /// The path on this machine.
@@ -63,8 +86,12 @@ impl Template {
     /// Writes the result to its destination, and returns its variables if the template is for the environment.
     pub fn write(&self, env: &TaskEnv) -> Result<BTreeMap<String, String>, Error> {
         let path = |path: &str| env.node_path(path).ok_or_else(|| Error::Outside { path: path.to_owned() });
-        let read =
-            |path: PathBuf| within::read(env.base(), &path).map_err(|source| Error::File { path, source });
+        let read = |path: PathBuf| {
+            within::read(env.base(), &path).map_err(|source| {
+                let destination = self.destination.clone();
+                Error::Read { destination, path, source }
+            })
+        };
         let text = match (&self.data, &self.source) {
             (Some(data), _) => data.clone(),
             (None, source) => read(path(source.as_deref().unwrap_or_default())?)?,
@@ -122,7 +149,16 @@ impl Template {
         match (argument("env "), argument("file ")) {
             (Some(name), _) => Ok(variable(name).unwrap_or_default()),
             (_, Some(path)) => file(path),
-            _ => Err(Error::Action { destination: self.destination.clone(), action: action.to_owned() }),
+            _ => {
+                let (destination, action) = (self.destination.clone(), action.to_owned());
+                let name = action.split_whitespace().next().unwrap_or_default();
+                let is_known = ["env", "file"].contains(&name) && !action.contains('|');
+                Err(if is_known {
+                    Error::Argument { destination, action }
+                } else {
+                    Error::Action { destination, action }
+                })
+            }
         }
     }
 }

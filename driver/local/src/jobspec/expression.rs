@@ -354,7 +354,7 @@ const PORTS: [&str; 5] = ["NOMAD_PORT_", "NOMAD_ADDR_", "NOMAD_IP_", "NOMAD_HOST
 /// What to do about an undefined name.
 fn advice_for_variable(name: &str, nearest: Option<&str>) -> String {
     // With a dot it is a name in another one, and no misspelt one.
-    let nearest = nearest.filter(|nearest| nearest.contains('.') || !name.contains('.'));
+    let nearest = nearest.filter(|nearest| nearest.contains('.') == name.contains('.') && name.len() > 4);
     match (nearest, name.strip_prefix("var.")) {
         (Some(nearest), _) => format!("did you mean `{nearest}`?"),
         (None, Some(name)) => format!("declare it in the job file: `variable \"{name}\" {{}}`"),
@@ -365,7 +365,9 @@ fn advice_for_variable(name: &str, nearest: Option<&str>) -> String {
             "only a Nomad agent knows the attributes, the meta and the environment of its node".to_owned()
         }
         (None, None) if !name.starts_with("NOMAD_") && name.chars().all(|c| c.is_ascii_lowercase()) => {
-            format!("write \"{name}\" in quotes if it is a text; a Nomad agent may know the variable")
+            format!(
+                "write \"{name}\" in quotes if it is a text, or `$$${{{name}}}` for a shell in the task to read it"
+            )
         }
         (None, None) => format!(
             "a Nomad agent may know it, from a `template` with `env = true`, the meta of a dispatch or of the node; for a shell in \

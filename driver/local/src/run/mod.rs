@@ -47,7 +47,7 @@ pub struct RunOptions {
     /// Leave the allocation's directory in place and say where it is.
     #[arg(long)]
     pub keep: bool,
-    /// Where to make the allocation's directory; with `fs_isolation = "none"` other users must be able to pass through.
+    /// Where to make the allocation's directory; DIR is made, and stays. With `fs_isolation = "none"` other users must be able to pass through.
     #[arg(long, value_name = "DIR")]
     pub alloc_dir: Option<PathBuf>,
     /// Write the tasks' output as it is, without the task's name before each line.

@@ -99,6 +99,11 @@ pub enum Role {
 }
 
 impl Role {
+    /// Does systemd open the file as root, and give the task what is in it, or the descriptor?
+    pub fn is_opened_by_root(self) -> bool {
+        matches!(self, Self::Credential | Self::OpenFile)
+    }
+
     /// Is the path the whole root of the task?
     pub fn is_root(self) -> bool {
         matches!(self, Self::RootDirectory | Self::RootImage)

@@ -43,6 +43,9 @@ const IPC: Reach = BeyondTask(
 );
 const KERNEL: Reach = BeyondTask("it hands programs or labels to the kernel");
 const KERNEL_LOG: Reach = BeyondTask("it writes to the log of the kernel, which all share");
+const READS: Reach = BeyondTask(
+    "systemd opens the file, or connects to the socket, as root: write a `credential` block, or bind the file (`files`)",
+);
 const OPENS: Reach = BeyondTask(
     "it opens what the driver made read-only: tasks write to `/local`, `/alloc/data` and `/alloc/tmp`, and to directories of the host by `files.bind_paths`",
 );
@@ -185,10 +188,10 @@ pub(super) static TABLE: &[PropertyDef] = &[
     row("PAMName", 247, Exec, Kind::Text, USERS).system(),
     reserved("SetCredential", 247, Exec, CREDENTIAL),
     reserved("SetCredentialEncrypted", 250, Exec, CREDENTIAL),
-    row("LoadCredential", 247, Exec, Kind::LoadCredential, FILES).host(1, Role::Credential),
-    row("LoadCredentialEncrypted", 250, Exec, Kind::LoadCredential, FILES).host(1, Role::Credential),
+    row("LoadCredential", 247, Exec, Kind::LoadCredential, READS).host(1, Role::Credential),
+    row("LoadCredentialEncrypted", 250, Exec, Kind::LoadCredential, READS).host(1, Role::Credential),
     row("ImportCredential", 254, Exec, Kind::ImportCredential, FILES),
-    row("OpenFile", 253, Exec, Kind::OpenFile, FILES).host(0, Role::OpenFile),
+    row("OpenFile", 253, Exec, Kind::OpenFile, READS).host(0, Role::OpenFile),
     row("UtmpIdentifier", 247, Exec, Kind::Text, USERS).system(),
     row("UtmpMode", 247, Exec, Kind::Text, USERS).system(),
     reserved("StandardInput", 247, Exec, STREAM),

@@ -3,6 +3,7 @@
 //! Tasks of `exec` start in the directory that contains `local`, ours in `local` itself; so `args = ["local/x"]` finds
 //! no file here. That directory is also their root: a template at `/etc/app.conf` has this path there, and none here.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use crate::task::host::dirs::TaskDirs;
@@ -85,8 +86,13 @@ fn hidden(task: &TaskSpec) -> Option<String> {
         return None;
     }
     let task_dir = task.dirs.local.parent()?;
+    // No link is followed: before the first start others may have put one there.
     let entries = |directory: &Path| -> Vec<String> {
-        let entries = std::fs::read_dir(directory).into_iter().flatten().take(LOOKED_AT);
+        let base = Base::Task { alloc_dir: &task.dirs.alloc_dir, directory };
+        let opened = base.open(Path::new(""));
+        let listed =
+            opened.and_then(|found| std::fs::read_dir(format!("/proc/self/fd/{}", found.as_raw_fd())));
+        let entries = listed.into_iter().flatten().take(LOOKED_AT);
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
     };
     // With other drivers `alloc` in that directory is the group's shared directory, which is elsewhere here.

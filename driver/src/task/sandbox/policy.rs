@@ -203,7 +203,9 @@ impl Policy {
             Reach::Reserved(reason) => Err(refused(reason.to_owned())),
             Reach::Confining(_) if self.allowed.iter().any(|pattern| pattern == CONFINING) => Ok(()),
             // The paths are checked one by one: the task's own directories may be mounted at other paths, too.
-            Reach::BeyondTask(_) if let Some(role) = assignment.role() => {
+            Reach::BeyondTask(_)
+                if let Some(role) = assignment.role().filter(|role| !role.is_opened_by_root()) =>
+            {
                 let is_image = role.brings_files();
                 if self.host_paths.is_empty() && !role.is_bind() && !(is_image && self.images_of_tasks) {
                     let own = match role {

@@ -73,6 +73,13 @@ impl Output {
             let reason = "output goes to Nomad alone; set `driver = \"journald\"` or \"both\" in `logging`, or leave it out";
             return Err(Error::refused("logging.namespace", reason));
         }
+        let of_lines = ["SyslogIdentifier", "SyslogLevel", "SyslogLevelPrefix"];
+        let set = config.driver.properties.keys().find(|name| of_lines.contains(&name.as_str()));
+        if let Some(name) = set.filter(|_| sink.unwrap_or(node.log_sink) == Sink::Both) {
+            let reason = "with `logging.driver = \"both\"` the driver writes the lines to the journal, and systemd none; set \
+                          `driver = \"journald\"`, or leave it out";
+            return Err(Error::refused(&format!("properties.{name}"), reason));
+        }
         let TaskIdentity { id: _, name, alloc_id, alloc_dir, env: _ } = &config.identity;
         let alloc_dir = alloc_dir.display().to_string();
         let fields = [

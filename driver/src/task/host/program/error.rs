@@ -181,5 +181,9 @@ fn about_name(command: &str) -> String {
     if command.starts_with('~') {
         return "no shell reads `~` here: write a path in `local/`, or an absolute path".to_owned();
     }
+    if ["wasmtime", "wasmedge", "wasmer", "spin"].contains(&command) {
+        return "the driver runs WebAssembly itself: name the `.wasm` file as `command`, and set its options in a `wasm` block"
+            .to_owned();
+    }
     "fetch it into the task's `local/` with an `artifact` block, or name an absolute path".to_owned()
 }

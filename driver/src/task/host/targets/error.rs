@@ -81,14 +81,15 @@ pub enum Error {
         count: usize,
     },
     /// A mount point behind a link of the host: systemd would not mount on the path that was compared.
-    #[error("{}: the mount point {path} leads over a link, to {real}; mount on that path, or leave it out where the task sees it already", settings::shown(.option))]
+    #[error("{}: the mount point {path} leads over a link{}; mount on the path that it leads to, or leave it out where the task sees it already", settings::shown(.option),
+        real.as_ref().map(|real| format!(", to {}", real.display())).unwrap_or_default())]
     HostLink {
         /// The property.
         option: &'static str,
         /// The mount point.
         path: PathBuf,
-        /// Where it leads to.
-        real: PathBuf,
+        /// Where it leads to, if everybody may know.
+        real: Option<PathBuf>,
     },
     /// A mount point in a directory that tasks can change.
     #[error(

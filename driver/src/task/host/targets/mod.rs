@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 pub use self::error::Error;
 pub(crate) use self::error::MOST;
+use crate::task::host::look::{Seen, look};
+use crate::task::host::pin::Base;
 use crate::task::host::view::{self, View};
 use crate::task::host::way::is_safe;
 use crate::task::spec::TaskSpec;
@@ -144,7 +146,10 @@ fn check_way(option: &'static str, target: &Path, task: &TaskSpec) -> Result<Opt
                 real.join(target.strip_prefix(part).unwrap_or(Path::new(""))).components().collect()
             },
         );
-        return Err(Error::HostLink { option, path: target.to_owned(), real });
+        // Behind a closed directory, and in /proc, not everybody may know.
+        let inside = target.strip_prefix("/").unwrap_or(target);
+        let is_hidden = matches!(look(Base::Host(Path::new("/")), inside), Ok(Seen::Hidden) | Err(_));
+        return Err(Error::HostLink { option, path: target.to_owned(), real: (!is_hidden).then_some(real) });
     }
     match &task.view {
         View::Host if !target.exists() || !is_safe(Path::new("/"), target, Some(0o022)).unwrap_or(false) => {
