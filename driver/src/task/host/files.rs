@@ -66,7 +66,8 @@ pub enum Error {
     },
     /// Another task could put a file there that the task may not read.
     #[error(
-        "credential: {path} is shared with the other tasks of the group, which could put another file there; have a `template` or an          `artifact` put the file into `secrets/`"
+        "credential: {path} is shared with the other tasks of the group, which could put another file there; have a `template` or an \
+         `artifact` put the file into `secrets/`"
     )]
     SharedCredential {
         /// The path that the job names.
@@ -74,7 +75,8 @@ pub enum Error {
     },
     /// Nobody knows whose file it is.
     #[error(
-        "credential: {path} can be read by its owner only, and in `local/` it may be somebody else's; have the `template` or the          `artifact` put it into `secrets/`, or let everybody read it (`perms = \"644\"`)"
+        "credential: {path} can be read by its owner only, and in `local/` it may be somebody else's; have the `template` or the \
+         `artifact` put it into `secrets/`, or let everybody read it (`perms = \"644\"`)"
     )]
     PrivateCredential {
         /// The path that the job names.
