@@ -108,6 +108,7 @@ mod tests {
                 address(Act::Bind, Protocol::Udp, "0.0.0.0:0"),
                 address(Act::Listen, Protocol::Tcp, "[::]:80"),
                 Denial::Lookup { name: "example.org".to_owned() },
+                Denial::Socket { protocol: Protocol::Udp },
             ]
             .map(Status::Denied),
         );
