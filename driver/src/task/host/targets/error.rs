@@ -94,7 +94,7 @@ pub enum Error {
     /// A mount point in a directory that tasks can change.
     #[error(
         "{}: {path} is in a directory that tasks or other users can change while something is mounted there; mount it \
-         elsewhere, such as on `/data`, outside of `/local`, `/secrets` and `/alloc`", settings::shown(.option))]
+         elsewhere, such as on `/data`, outside of `/local`, `/secrets` and `/alloc`, which are in the view of the task already", settings::shown(.option))]
     Shared {
         /// The property.
         option: &'static str,
