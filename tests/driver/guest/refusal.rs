@@ -55,6 +55,7 @@ async fn what_no_guest_can_be_given_is_refused_by_option_and_value_before_anythi
             "`wasm.timeout`: a guest that serves runs until it is stopped",
         ),
         (server(1, "").config("notify {\n access = \"all\"\n}"), "`notify.access`"),
+        (with("hello.wat", "").config("notify { ready_within = \"11m\" }"), "`notify.ready_within`"),
         (
             with("hello.wat", "").config("notify {\n ready_within = \"1s\"\n}"),
             "`notify`: a WebAssembly guest",

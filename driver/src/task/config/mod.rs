@@ -139,7 +139,7 @@ options! {
 options! {
     /// The `notify` block of a task.
     pub struct Notify {
-        /// Time within which the task must send `READY=1` (sd_notify(3)); StartTask waits for it. `"0"`: do not wait.
+        /// Time within which the task must send `READY=1` (sd_notify(3)); StartTask waits for it. `"0"`: do not wait. At most `"10m"` for WebAssembly.
         pub ready_within: String = "\"1m\"",
         /// Watchdog interval: a task that does not send `WATCHDOG=1` at least this often is killed. Default: no watchdog.
         pub watchdog: Option<String>,

@@ -168,6 +168,10 @@ pub(crate) fn address_of_port(label: &str, config: &TaskConfig) -> Option<Socket
     })
 }
 
+/// The longest start of a guest: Nomad asks for no stop of a task while it waits for the start, so that a task that never becomes ready
+/// would run on when its job is gone.
+const LONGEST_START: Duration = Duration::from_mins(10);
+
 pub(crate) fn readiness(config: &TaskConfig) -> Result<Readiness, Error> {
     let Some(Notify { ready_within, watchdog, access }) = &config.driver.notify else {
         return Ok(readiness_of_server(config));
@@ -186,7 +190,17 @@ pub(crate) fn readiness(config: &TaskConfig) -> Result<Readiness, Error> {
     };
     Ok(Readiness {
         speaks: true,
-        ready_within: some(time("notify.ready_within", ready_within)?),
+        ready_within: match time("notify.ready_within", ready_within)? {
+            // A native task needs the operator's word for the block.
+            within if within > LONGEST_START && config.driver.wasm.is_some() => {
+                return Err(Error::Option {
+                    option: "notify.ready_within",
+                    value: ready_within.clone(),
+                    wanted: "at most \"10m\" for WebAssembly: Nomad cannot stop a task that has not started yet",
+                });
+            }
+            within => some(within),
+        },
         watchdog: watchdog.as_ref().map(every).transpose()?.flatten(),
         all: match access.as_str() {
             "main" => false,
