@@ -208,6 +208,16 @@ fn no_file_names_this_machine_or_a_registry() {
     }
 }
 
+/// The file that asdf and mise read.
+#[test]
+fn the_pinned_toolchain_is_of_the_version_that_the_crates_ask_for() {
+    let pinned = read(&repository().join(".tool-versions"));
+    let pinned = pinned.trim().strip_prefix("rust ").unwrap();
+    let manifest = read(&repository().join("Cargo.toml"));
+    let asked = manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap();
+    assert!(pinned.starts_with(&format!("{}.", asked.trim_matches('"'))), "{pinned} {asked}");
+}
+
 #[test]
 fn the_conformance_list_names_tests_that_exist() {
     let mut tests = String::new();
