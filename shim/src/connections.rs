@@ -7,20 +7,26 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use wasmtime::Result;
 
-use crate::pace::Contact;
+use crate::pace::{Contact, Load};
 
 /// All connections of a server.
 pub struct Connections {
     places: Arc<Semaphore>,
+    load: Arc<Load>,
     open: Mutex<Vec<Arc<Connection>>>,
     /// A connection has become idle.
     idle: Arc<Notify>,
 }
 
 impl Connections {
-    /// No connections yet, and at most `places`.
-    pub fn new(places: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(places)), open: Mutex::default(), idle: Arc::default() }
+    /// No connections yet, and at most `places`, of the server with this `load`.
+    pub fn new(places: usize, load: &Arc<Load>) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(places)),
+            load: Arc::clone(load),
+            open: Mutex::default(),
+            idle: Arc::default(),
+        }
     }
 
     /// Gets a place for a new connection. Waits while all places are taken and all connections are busy.
@@ -39,7 +45,7 @@ impl Connections {
             }
         };
         let connection = Arc::new(Connection {
-            contact: Arc::default(),
+            contact: Arc::new(Contact::new(&self.load)),
             state: Mutex::new(State { unanswered: 0, idle_since: Instant::now() }),
             is_closing: AtomicBool::new(false),
             close: Notify::new(),
@@ -141,6 +147,10 @@ mod tests {
         }
     }
 
+    fn connections(places: usize) -> Connections {
+        Connections::new(places, &Arc::new(Load::new(None, 1)))
+    }
+
     fn admitted(all: &Arc<Connections>) -> Admitted {
         poll(pin!(all.admit())).unwrap().unwrap()
     }
@@ -151,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_connection_that_was_idle_for_the_longest_makes_room() {
-        let all = Arc::new(Connections::new(2));
+        let all = Arc::new(connections(2));
         let (first, second) = (admitted(&all), admitted(&all));
         // A connection that has just answered is not the longest idle one.
         drop(first.connection.request());
@@ -164,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_connection_at_work_is_not_closed_before_it_has_its_answer() {
-        let all = Arc::new(Connections::new(1));
+        let all = Arc::new(connections(1));
         let first = admitted(&all);
         let request = first.connection.request();
         let mut second = pin!(all.admit());

@@ -96,6 +96,34 @@ fn what_a_client_may_send_over_http_2_has_a_limit() {
 }
 
 #[test]
+fn small_parts_of_bodies_that_nobody_reads_fill_no_memory() {
+    let desk = Desk::new();
+    let mut server = Server::start(&desk, &["--max-concurrent-requests", "1"]);
+    let mut first = server.connect();
+    first.ask("/spin");
+    let before = server.peak();
+    // Each part of the body comes in a buffer of its own, which is filled by a frame of an unknown type.
+    let filler = http_2::frame(0xfa, 0, 0, &[0; 8130]);
+    let part = [filler, http_2::frame(http_2::DATA, 0, 1, &[b'x'; 184])].concat();
+    let clients: Vec<_> = (0..120)
+        .map(|_| {
+            let mut client = server.connect().0;
+            let settings = http_2::frame(http_2::SETTINGS, 0, 0, &[]);
+            client.write_all(&[http_2::PREFACE, &settings, &http_2::post()].concat()).unwrap();
+            // The server ends some of these connections.
+            let whole = (0..340).all(|_| client.write_all(&part).is_ok()) && http_2::is_there(&mut client);
+            (client, whole)
+        })
+        .collect();
+    let grown = server.peak() - before;
+    assert!(grown < 160 << 20, "{} MiB for {} connections", grown >> 20, clients.len());
+    assert!(clients.iter().filter(|(_, whole)| *whole).count() >= 16, "a few may send what they like");
+    server.says("memory: a client sent much beside bodies that the guest does not read");
+    drop((first, clients));
+    assert_eq!(server.get("/").0, 200);
+}
+
+#[test]
 fn who_asks_and_does_not_wait_takes_no_place_from_others() {
     let desk = Desk::new();
     // While the guest computes, the server reads neither a body nor a further request, and so not the end behind them.

@@ -51,8 +51,8 @@ fn a_request_that_computes_for_ever_starves_nobody_and_is_ended_in_time() {
         assert_eq!(one.recv_timeout(SOON).unwrap().0, 504);
     }
     server.says("timeout: GET /spin took longer");
-    assert_eq!(server.get("/spin\u{9b}2J").0, 504);
-    server.says("timeout: GET /spin?2J took longer");
+    assert_eq!(server.get("/spin\u{202e}\u{9b}2J").0, 504);
+    server.says("timeout: GET /spin??2J took longer");
     assert_eq!(server.get("/").0, 200);
 }
 

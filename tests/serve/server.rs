@@ -56,6 +56,13 @@ impl Server {
         server
     }
 
+    /// The most memory that the server's process had, in bytes.
+    pub(crate) fn peak(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    }
+
     /// Waits for a line of the server's log.
     #[track_caller]
     pub(crate) fn says(&mut self, part: &str) -> String {

@@ -1,5 +1,6 @@
 //! A connection, whose client must read what is written.
 
+use super::unread::Progress;
 use super::{Clock, Load};
 use crate::process;
 use std::io::{self, IoSlice};
@@ -12,8 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 /// The state of a client's connection, in addition to the data.
-#[derive(Default)]
 pub struct Contact {
+    pub(super) load: Arc<Load>,
+    pub(super) progress: Progress,
     /// The client has not read all that was written.
     is_behind: AtomicBool,
     /// The client does not read one of its answers, which ends the connection.
@@ -21,6 +23,16 @@ pub struct Contact {
 }
 
 impl Contact {
+    /// A connection of the server with this `load`.
+    pub fn new(load: &Arc<Load>) -> Self {
+        Self {
+            load: Arc::clone(load),
+            progress: Progress::default(),
+            is_behind: AtomicBool::new(false),
+            stalled: Notify::new(),
+        }
+    }
+
     /// Whether the client still has something to read.
     pub fn is_behind(&self) -> bool {
         self.is_behind.load(Ordering::Relaxed)
@@ -32,7 +44,8 @@ impl Contact {
     }
 }
 
-/// A connection that fails when its client does not read what is written.
+/// A connection that fails when its client does not read what is written, or fills the memory with what the guest does
+/// not read.
 pub struct Paced<S> {
     stream: S,
     clock: Option<Clock>,
@@ -42,9 +55,9 @@ pub struct Paced<S> {
 }
 
 impl<S: AsRawFd> Paced<S> {
-    /// Uses the timeout of `load`.
-    pub fn new(stream: S, load: &Arc<Load>, contact: &Arc<Contact>) -> Self {
-        Self { stream, clock: Clock::new(load), contact: Arc::clone(contact), untaken: 0 }
+    /// The `stream` of this connection, with the timeout of its server.
+    pub fn new(stream: S, contact: &Arc<Contact>) -> Self {
+        Self { stream, clock: Clock::new(&contact.load), contact: Arc::clone(contact), untaken: 0 }
     }
 
     fn look_at<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -78,7 +91,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        if self.contact.has_had_its_turn() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if self.contact.has_read(buffer.filled().len() - before) {
+            crate::outcome::say(
+                "memory: a client sent much beside bodies that the guest does not read, and was cut off",
+            );
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
+        poll
     }
 }
 

@@ -15,10 +15,13 @@
 mod answer;
 mod connection;
 mod request;
+mod unread;
 
 pub use self::answer::{AtEnd, taken};
 pub use self::connection::{Contact, Paced};
 pub use self::request::{TooSlow, sent};
+pub use self::unread::Arriving;
+use self::unread::Sum;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -40,12 +43,14 @@ pub struct Load {
     timeout: Option<Duration>,
     places: usize,
     active: AtomicUsize,
+    /// What connections take for bodies that the guest has not read, in bytes.
+    unread: Sum,
 }
 
 impl Load {
     /// The load of a server that handles `places` requests concurrently.
     pub fn new(timeout: Option<Duration>, places: usize) -> Self {
-        Self { timeout, places, active: AtomicUsize::new(0) }
+        Self { timeout, places, active: AtomicUsize::new(0), unread: Sum::default() }
     }
 
     /// Counts a new request.

@@ -1,9 +1,9 @@
 //! The body of a request, which its client must send.
 
-use super::{Clock, Load};
+use super::{Arriving, Clock, Load};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,14 +30,14 @@ impl TooSlow {
 
 /// The body of a request.
 struct Sent {
-    body: Incoming,
+    body: Arriving,
     clock: Clock,
     tell: Option<oneshot::Sender<()>>,
 }
 
 /// The body of a request for the guest. If the client is too slow, an error follows in the body, and the second value
 /// becomes ready.
-pub fn sent(body: Incoming, load: &Arc<Load>) -> (WasiBody, TooSlow) {
+pub fn sent(body: Arriving, load: &Arc<Load>) -> (WasiBody, TooSlow) {
     match Clock::new(load).filter(|_| !body.is_end_stream()) {
         None => (body.map_err(Into::into).boxed_unsync(), TooSlow(None)),
         Some(clock) => {

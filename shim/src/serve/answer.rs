@@ -5,10 +5,9 @@ use super::waiting::{self, Asked};
 use super::{Current, Handler, Server, trace};
 use crate::connections::Unanswered;
 use crate::outcome;
-use crate::pace::{self, AtEnd, Contact, TooSlow};
+use crate::pace::{self, Arriving, AtEnd, Contact, TooSlow};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -26,14 +25,14 @@ impl Server {
     pub(super) async fn answer(
         self: &Arc<Self>,
         handler: &Arc<Current>,
-        request: Request<Incoming>,
+        request: Request<Arriving>,
         contact: &Arc<Contact>,
         unanswered: Unanswered,
     ) -> Response<WasiBody> {
         let active = self.begin();
         let over_http_2 = (request.version() == Version::HTTP_2).then_some(contact);
-        // A path may contain what a terminal obeys.
-        let path = request.uri().path().replace(char::is_control, "?");
+        // A path may contain what a terminal obeys, or shows in another order.
+        let path = request.uri().path().replace(|c: char| !c.is_ascii_graphic(), "?");
         let (began, method) = (Instant::now(), request.method().clone());
         let trace = self.http.access_log.then(|| trace::id(request.headers()).map(str::to_owned)).flatten();
         // An HTTP/2 connection carries many requests, and each waiting request takes memory: the limit of waiting
@@ -79,7 +78,7 @@ impl Server {
     }
 
     /// The request, whose body the client must send in time, and a future that reports if it does not.
-    fn limit(&self, request: Request<Incoming>) -> (Request<WasiBody>, TooSlow) {
+    fn limit(&self, request: Request<Arriving>) -> (Request<WasiBody>, TooSlow) {
         let (head, body) = request.into_parts();
         let (body, too_slow) = pace::sent(body, &self.load);
         (Request::from_parts(head, body), too_slow)

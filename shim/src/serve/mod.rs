@@ -29,16 +29,19 @@ use self::pool::TABLE_ELEMENTS;
 use crate::args::{Guest, Http};
 use crate::artifact::{self, Artifact};
 use crate::connections::{Admitted, Connections};
-use crate::pace::{Load, Paced};
+use crate::pace::{Arriving, Load, Paced};
 use crate::preopens::Preopens;
 use crate::process::{self, Signals};
 use crate::{guest, outcome, systemd};
+use http::{Request, Version};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use shim_interface::{Served, Status};
 use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
@@ -210,7 +213,7 @@ impl Server {
         handler: &Arc<Current>,
         connections: &GracefulShutdown,
     ) -> Result<Infallible> {
-        let admission = Arc::new(Connections::new(self.http.max_concurrent_connections));
+        let admission = Arc::new(Connections::new(self.http.max_concurrent_connections, &self.load));
         loop {
             match listener {
                 Listener::Tcp(tcp) => match tcp.accept().await {
@@ -244,10 +247,12 @@ impl Server {
     {
         let (server, handler) = (Arc::clone(self), Arc::clone(handler));
         let socket = stream.as_raw_fd();
-        let stream = Paced::new(stream, &self.load, &admitted.connection.contact);
+        let stream = Paced::new(stream, &admitted.connection.contact);
         let client = Arc::clone(&admitted.connection);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let unanswered = client.request();
+            let over_http_2 = (request.version() == Version::HTTP_2).then_some(&client.contact);
+            let request = request.map(|body| Arriving::new(body, over_http_2));
             let (server, handler, contact) =
                 (Arc::clone(&server), Arc::clone(&handler), Arc::clone(&client.contact));
             async move { Ok::<_, Infallible>(server.answer(&handler, request, &contact, unanswered).await) }
@@ -275,7 +280,7 @@ impl Server {
                     Some(_) | None => LOOK,
                 };
                 tokio::select! {
-                    _ = &mut connection => break,
+                    _ = poll_fn(|cx| { client.contact.begin_turn(); connection.as_mut().poll(cx) }) => break,
                     () = client.contact.stalled() => break,
                     () = client.close_requested() => break,
                     () = sleep(look_again) => {}
