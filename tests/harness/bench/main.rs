@@ -10,7 +10,9 @@
     reason = "a bench that cannot go on panics, and its tables go to stdout"
 )]
 
+mod floor;
 mod load;
+mod properties;
 mod shim;
 mod tasks;
 
@@ -22,11 +24,12 @@ fn main() {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         // On a host with systemd.
         ["tasks", native] => tasks::measure(Path::new(native)),
+        ["properties"] => properties::measure(),
         // Anywhere.
         ["shim", native] => shim::measure(Path::new(native)),
         _ => {
             eprintln!(
-                "usage: bench tasks|shim HELLO (tests/bench runs both, and makes the static C program HELLO)"
+                "usage: bench properties, or bench tasks|shim HELLO (tests/bench runs both, and makes the static C program HELLO)"
             );
             std::process::exit(2);
         }
