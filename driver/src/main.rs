@@ -19,6 +19,7 @@ use nomad_driver_systemd::{chain, enter, kernel, log, log_forwarder, plugin};
 use nomad_local::doctor::{self, DoctorOptions};
 use nomad_local::run::{self, RunOptions};
 use nomad_local::warm::WarmOptions;
+use shim_interface::visible;
 
 use self::unit_command::UnitOptions;
 
@@ -145,7 +146,7 @@ fn finished<T>(played: impl Future<Output = Result<T, nomad_local::error::Error>
     match played {
         Ok(result) => Some(result),
         Err(error) => {
-            eprintln!("nomad-driver-systemd: {}", diagnostics::with_causes(&error));
+            eprintln!("nomad-driver-systemd: {}", visible(&diagnostics::with_causes(&error)));
             None
         }
     }

@@ -11,6 +11,7 @@ use nomad_driver_systemd::systemd::{Manager, Systemd, shell_word, systemd_run, u
 use nomad_driver_systemd::task::preview::{ByHand, Sketch};
 use nomad_local::options::JobOptions;
 use nomad_local::unit::{self, UnitRequests};
+use shim_interface::visible;
 
 use crate::{chain, finished, runtime};
 
@@ -60,20 +61,10 @@ pub(crate) fn print(options: UnitOptions) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("nomad-driver-systemd: {error}");
+            eprintln!("nomad-driver-systemd: {}", visible(&error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// The text without what a terminal obeys or shows in another order, which a job may contain.
-fn visible(text: &str) -> String {
-    let is_hidden = |c: char| {
-        c.is_control() && !matches!(c, '\n' | '\t')
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let escaped = |c: char| if is_hidden(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
-    text.chars().map(escaped).collect()
 }
 
 /// One unit as it is printed.

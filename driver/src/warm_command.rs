@@ -11,6 +11,7 @@ use nomad_driver_systemd::task::Tasks;
 use nomad_driver_systemd::task::config::PluginConfig;
 use nomad_driver_systemd::task::warm::CodeOptions;
 use nomad_local::warm::{self, Modules, WarmOptions};
+use shim_interface::{visible, visible_line};
 use tokio::sync::Notify;
 
 use crate::{chain, finished, runtime};
@@ -22,7 +23,9 @@ pub(crate) fn compile(options: &WarmOptions) -> ExitCode {
     };
     let WarmOptions { serve, fuel, backtrace_details, .. } = *options;
     let options = CodeOptions { serve, fuel, backtrace_details, proposals };
-    let failed = |name: &str, error: String| eprintln!("nomad-driver-systemd: {name}: {error}");
+    let failed = |name: &str, error: String| {
+        eprintln!("nomad-driver-systemd: {}", visible(&format!("{name}: {error}")));
+    };
     let configured = PluginConfig::decode(&plugin_config).map_err(|error| chain(&error)).and_then(|config| {
         let tasks = Tasks::new(Systemd::default());
         tasks.configure(config).map_err(|error| chain(&error))?;
@@ -47,7 +50,8 @@ pub(crate) fn compile(options: &WarmOptions) -> ExitCode {
             Ok(code) => {
                 let seconds = start.elapsed().as_secs_f64();
                 // A reader that has gone away has read enough.
-                let _ = writeln!(io::stdout(), "{name}: {} ({seconds:.1} s)", code.display());
+                let _ =
+                    writeln!(io::stdout(), "{}: {} ({seconds:.1} s)", visible_line(&name), code.display());
             }
             Err(text) => {
                 failed(&name, in_words_of_command(&text, options.serve));

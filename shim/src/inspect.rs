@@ -7,6 +7,7 @@ use crate::outcome::causes;
 use crate::wasi;
 use crate::world::World;
 use serde_json::{Value, json};
+use shim_interface::visible_line;
 use std::fmt::Write as _;
 use wasmtime::Result;
 use wasmtime::error::Context as _;
@@ -109,18 +110,18 @@ impl Seen {
         // Writing to a string cannot fail.
         let _ = match &self.worlds {
             Ok(_) => writeln!(text, ", {}", worlds.join(", ")),
-            Err(error) => writeln!(text, " that cannot be run: {}", causes(error)),
+            Err(error) => writeln!(text, " that cannot be run: {}", visible_line(&causes(error))),
         };
         for (title, names) in [("imports", &self.imports), ("exports", &self.exports)] {
             let _ = writeln!(text, "{title}:{}", if names.is_empty() { " nothing" } else { "" });
             for name in names {
-                let _ = writeln!(text, "  {name}");
+                let _ = writeln!(text, "  {}", visible_line(name));
             }
         }
         let grants: Vec<_> = self.grants().collect();
         let _ = writeln!(text, "grants that it could use:{}", if grants.is_empty() { " none" } else { "" });
         for (import, option, job) in grants {
-            let _ = writeln!(text, "  {import}: {option} (in a job: {job})");
+            let _ = writeln!(text, "  {}: {option} (in a job: {job})", visible_line(import));
         }
         text
     }

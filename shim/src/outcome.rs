@@ -18,7 +18,7 @@
 
 use crate::limits::Limits;
 use crate::systemd;
-use shim_interface::{Denial, Kind, Status};
+use shim_interface::{Denial, Kind, Status, visible};
 use std::fmt;
 use std::io::{self, Write as _};
 use wasmtime::{Error, Result, Trap, WasmBacktrace, WasmCoreDump};
@@ -150,7 +150,7 @@ pub fn report_panics_in_one_line() {
 /// Writes `text` to stderr, in one write, each line marked as ours. If nobody reads it, the exit code has to suffice.
 pub fn say(text: &str) {
     let mut marked = String::new();
-    for line in text.lines().filter(|line| !line.is_empty()) {
+    for line in visible(text).lines().filter(|line| !line.is_empty()) {
         marked.push_str("wasm-shim: ");
         marked.push_str(line);
         marked.push('\n');

@@ -1,6 +1,7 @@
 //! Clients that are slow, silent or endless, and their effect on other clients.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::thread;
 
 use tests::{Desk, SOON, built_guest, within};
@@ -95,31 +96,72 @@ fn what_a_client_may_send_over_http_2_has_a_limit() {
     }
 }
 
+/// A frame of an unknown type, which fills the rest of a buffer of the server.
+fn filler() -> Vec<u8> {
+    http_2::frame(0xfa, 0, 0, &[0; 8130])
+}
+
+/// What a server's memory has grown by, in MiB, when so many clients have sent what `send` sends, as far as they could; and
+/// how many of them are still there.
+fn filled_by(server: &Server, clients: usize, send: impl Fn(&mut TcpStream) -> bool) -> (usize, usize) {
+    let before = server.peak();
+    let clients: Vec<_> = (0..clients)
+        .map(|_| {
+            let mut client = server.connect().0;
+            client
+                .write_all(&[http_2::PREFACE, &http_2::frame(http_2::SETTINGS, 0, 0, &[])].concat())
+                .unwrap();
+            let is_there = send(&mut client) && http_2::is_there(&mut client);
+            (client, is_there)
+        })
+        .collect();
+    ((server.peak() - before) >> 20, clients.iter().filter(|(_, is_there)| *is_there).count())
+}
+
 #[test]
 fn small_parts_of_bodies_that_nobody_reads_fill_no_memory() {
     let desk = Desk::new();
     let mut server = Server::start(&desk, &["--max-concurrent-requests", "1"]);
     let mut first = server.connect();
     first.ask("/spin");
-    let before = server.peak();
-    // Each part of the body comes in a buffer of its own, which is filled by a frame of an unknown type.
-    let filler = http_2::frame(0xfa, 0, 0, &[0; 8130]);
-    let part = [filler, http_2::frame(http_2::DATA, 0, 1, &[b'x'; 184])].concat();
-    let clients: Vec<_> = (0..120)
-        .map(|_| {
-            let mut client = server.connect().0;
-            let settings = http_2::frame(http_2::SETTINGS, 0, 0, &[]);
-            client.write_all(&[http_2::PREFACE, &settings, &http_2::post()].concat()).unwrap();
-            // The server ends some of these connections.
-            let whole = (0..340).all(|_| client.write_all(&part).is_ok()) && http_2::is_there(&mut client);
-            (client, whole)
+    let part = [filler(), http_2::frame(http_2::DATA, 0, 1, &[b'x'; 184])].concat();
+    let (grown, there) = filled_by(&server, 120, |client| {
+        client.write_all(&http_2::post()).is_ok() && (0..340).all(|_| client.write_all(&part).is_ok())
+    });
+    assert!(grown < 200, "{grown} MiB");
+    assert!(there >= 16, "a few may send what they like: {there}");
+    server.says("memory: HTTP/2 clients take too much of it");
+    drop(first);
+    assert_eq!(server.get("/").0, 200);
+}
+
+#[test]
+fn what_follows_connect_is_kept_by_nobody() {
+    let desk = Desk::new();
+    let server = Server::start(&desk, &["--max-concurrent-requests", "1"]);
+    let mut first = server.connect();
+    first.ask("/spin");
+    let part = [filler(), http_2::frame(http_2::DATA, 0, 1, &[b'x'; 184])].concat();
+    let (grown, _) = filled_by(&server, 60, |client| {
+        client.write_all(&http_2::connect()).is_ok() && (0..340).all(|_| client.write_all(&part).is_ok())
+    });
+    assert!(grown < 60, "{grown} MiB");
+}
+
+#[test]
+fn tables_of_fields_fill_no_memory() {
+    let desk = Desk::new();
+    let server = Server::start(&desk, &[]);
+    // Each request has another authority, in a buffer of its own.
+    let (grown, there) = filled_by(&server, 500, |client| {
+        (0..94_u8).all(|number| {
+            let request = [filler(), http_2::get_of(2 * number + 1, &format!("host-{number:03}"))].concat();
+            // A connection has 16 requests at a time.
+            client.write_all(&request).is_ok() && (number % 8 < 7 || http_2::is_there(client))
         })
-        .collect();
-    let grown = server.peak() - before;
-    assert!(grown < 160 << 20, "{} MiB for {} connections", grown >> 20, clients.len());
-    assert!(clients.iter().filter(|(_, whole)| *whole).count() >= 16, "a few may send what they like");
-    server.says("memory: a client sent much beside bodies that the guest does not read");
-    drop((first, clients));
+    });
+    assert!(grown < 240, "{grown} MiB");
+    assert!((80..400).contains(&there), "{there} of them were not ended");
     assert_eq!(server.get("/").0, 200);
 }
 

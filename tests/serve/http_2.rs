@@ -68,6 +68,18 @@ pub(crate) fn post() -> Vec<u8> {
     frame(HEADERS, END_HEADERS, 1, &[0x83, 0x86, 0x84, 0x41, 1, b'x'])
 }
 
+/// CONNECT to an authority; what follows is no body.
+pub(crate) fn connect() -> Vec<u8> {
+    let method = [&[0x02, 7], b"CONNECT".as_slice()].concat();
+    frame(HEADERS, END_HEADERS, 1, &[&method[..], &[0x41, 1, b'x']].concat())
+}
+
+/// GET of an authority that both sides then keep in their tables of fields.
+pub(crate) fn get_of(stream: u8, authority: &str) -> Vec<u8> {
+    let length = u8::try_from(authority.len()).unwrap();
+    frame(HEADERS, END, stream, &[&[0x82, 0x86, 0x84, 0x41, length], authority.as_bytes()].concat())
+}
+
 /// The same as `get`, with further fields.
 pub(crate) fn get_with(fields: &[u8]) -> Vec<u8> {
     frame(HEADERS, END, 1, &[&[0x82, 0x86, 0x84, 0x41, 1, b'x'], fields].concat())

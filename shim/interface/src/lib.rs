@@ -14,6 +14,7 @@ mod outcome;
 mod proposal;
 mod same;
 mod status;
+mod visible;
 
 /// The deepest stack that wasm-shim can give a guest, in bytes (`-W max-wasm-stack`): deeper stacks exceed the memory
 /// reserved for guest stacks.
@@ -26,3 +27,4 @@ pub use outcome::Kind;
 pub use proposal::Proposal;
 pub use same::Same;
 pub use status::{Served, Status};
+pub use visible::{visible, visible_line};

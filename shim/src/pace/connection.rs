@@ -1,6 +1,6 @@
 //! A connection, whose client must read what is written.
 
-use super::unread::Progress;
+use super::unread::{Progress, Verdict};
 use super::{Clock, Load};
 use crate::process;
 use std::io::{self, IoSlice};
@@ -20,6 +20,8 @@ pub struct Contact {
     is_behind: AtomicBool,
     /// The client does not read one of its answers, which ends the connection.
     pub(super) stalled: Notify,
+    /// The connection is to take no more requests.
+    leave: Notify,
 }
 
 impl Contact {
@@ -30,12 +32,18 @@ impl Contact {
             progress: Progress::default(),
             is_behind: AtomicBool::new(false),
             stalled: Notify::new(),
+            leave: Notify::new(),
         }
     }
 
     /// Whether the client still has something to read.
     pub fn is_behind(&self) -> bool {
         self.is_behind.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the connection has to take no more requests.
+    pub async fn told_to_leave(&self) {
+        self.leave.notified().await;
     }
 
     /// Waits until the client has not read one of its answers over HTTP/2 in time.
@@ -97,13 +105,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         }
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if self.contact.has_read(buffer.filled().len() - before) {
-            crate::outcome::say(
-                "memory: a client sent much beside bodies that the guest does not read, and was cut off",
-            );
-            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        match self.contact.has_read(buffer.filled().len() - before) {
+            Verdict::Stay => poll,
+            Verdict::Leave => {
+                self.contact.leave.notify_one();
+                poll
+            }
+            Verdict::End => {
+                crate::outcome::say(
+                    "memory: HTTP/2 clients take too much of it, and one of them was cut off",
+                );
+                Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()))
+            }
         }
-        poll
     }
 }
 

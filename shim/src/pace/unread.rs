@@ -1,8 +1,9 @@
-//! The memory that a connection takes for bodies that the guest has not read.
+//! The memory that an HTTP/2 connection takes beyond the bodies in its window.
 //!
-//! hyper passes on a part of a body inside the buffer that was read from the connection. Over HTTP/2 a client can send
-//! one byte of a body and fill the rest of each buffer with something else, and the window of the stream counts only that
-//! byte. So everything that a connection reads counts here, from the oldest part that may be unread:
+//! hyper passes on a part of a body, and keeps the values of a header table, inside the buffer that was read from the
+//! connection. A client can send one byte of a body and fill the rest of each buffer with something else, and the window
+//! of the stream counts only that byte. So everything that a connection reads counts here, from the oldest part that may
+//! be unread, and what its header table may keep:
 //!
 //! ```text
 //!  turn  ──►  │ head │ body │ something else       │ body │ something else   │ …
@@ -10,6 +11,9 @@
 //! ```
 //!
 //! A connection reads at most `TURN` before the requests among it are known, so that each body knows where it began.
+//!
+//! When all connections together take too much, each that takes more than its share is told to leave when it reads
+//! again: it answers what it has begun, and its client connects anew. Above a second limit it is ended.
 
 use super::Contact;
 use super::request::length;
@@ -22,12 +26,28 @@ use std::task::{Context, Poll};
 
 /// How many bytes a connection reads before its requests are looked at.
 const TURN: u64 = 64 << 10;
+/// What the header table of a connection may keep: 4096 bytes are at most 95 entries of a request's `:path` and the like,
+/// each in a buffer of 8 KiB.
+const TABLE: u64 = 95 * (8 << 10);
 /// What a connection may take in any case: its window, a turn, and the heads of its requests.
 const SHARE: usize = 256 << 10;
-/// What the bodies of all connections may take together, before those are ended that take more than their share.
-const ALL: usize = 64 << 20;
-/// A connection counts for no more than this: a client that sends much else beside a small body takes no more memory.
-const MOST: usize = 4 << 20;
+/// What the bodies of a connection count for at most: who sends much else beside a small body takes no more memory.
+const BODIES: u64 = 4 << 20;
+/// What all connections may take together before those that take more than their share leave.
+const LEAVE: usize = 64 << 20;
+/// The same before they are ended.
+const END: usize = 128 << 20;
+
+/// What a connection has to do after it has read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Go on.
+    Stay,
+    /// Finish its requests, and take no more.
+    Leave,
+    /// End at once.
+    End,
+}
 
 /// Where a connection is in what it reads, and the bodies that may have unread bytes.
 #[derive(Default)]
@@ -42,6 +62,7 @@ struct State {
     /// For each body, up to where it was read.
     bodies: Vec<(u64, u64)>,
     next_id: u64,
+    is_http_2: bool,
     /// What is counted of this connection among all.
     counted: usize,
 }
@@ -51,7 +72,7 @@ impl Contact {
         self.progress.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection is polled: it may read again.
+    /// The connection is polled, and may read again.
     pub fn begin_turn(&self) {
         let mut state = self.progress();
         state.turn = state.read;
@@ -63,19 +84,39 @@ impl Contact {
         state.read - state.turn >= TURN
     }
 
-    /// The connection has read so many bytes more. Returns whether it has to end, because unread bodies take too much memory.
-    pub(super) fn has_read(&self, bytes: usize) -> bool {
+    /// The connection has read so many bytes more.
+    pub(super) fn has_read(&self, bytes: usize) -> Verdict {
         let mut state = self.progress();
         state.read += bytes as u64;
         self.count(&mut state);
-        state.counted > SHARE && self.load.unread.get() > ALL
+        match self.load.unread.get() {
+            all if state.counted <= SHARE || all <= LEAVE => Verdict::Stay,
+            all if all <= END => Verdict::Leave,
+            _ => Verdict::End,
+        }
     }
 
     fn count(&self, state: &mut State) {
-        let oldest = state.bodies.iter().map(|(_, from)| *from).min().unwrap_or(state.read);
-        let bytes = usize::try_from(state.read - oldest).unwrap_or(usize::MAX).min(MOST);
+        let unread = match state.bodies.iter().map(|(_, from)| *from).min() {
+            Some(oldest) => (state.read - oldest).min(BODIES),
+            None => 0,
+        };
+        let table = if state.is_http_2 { state.read.min(TABLE) } else { 0 };
+        let bytes = usize::try_from(unread + table).unwrap_or(usize::MAX);
         self.load.unread.replace(state.counted, bytes);
         state.counted = bytes;
+    }
+
+    /// The connection has a request over HTTP/2.
+    pub(super) fn is_http_2(&self) {
+        self.progress().is_http_2 = true;
+    }
+}
+
+impl Drop for Contact {
+    fn drop(&mut self) {
+        let counted = self.progress().counted;
+        self.load.unread.replace(counted, 0);
     }
 }
 
@@ -139,6 +180,9 @@ pub struct Arriving {
 impl Arriving {
     /// The `body` of a request on this connection. Over HTTP/1 a body is read only as the guest reads it.
     pub fn new(body: Incoming, over_http_2: Option<&Arc<Contact>>) -> Self {
+        if let Some(contact) = over_http_2 {
+            contact.is_http_2();
+        }
         let place = over_http_2.filter(|_| !body.is_end_stream()).map(Place::new);
         Self { body, place }
     }
@@ -184,22 +228,31 @@ mod tests {
         (0..count).map(|_| Arc::new(Contact::new(&load))).collect()
     }
 
-    /// Reads `bytes` in turns; returns whether the connection has to end.
-    fn reads(contact: &Contact, bytes: usize) -> bool {
-        (0..bytes / (16 << 10)).any(|_| {
+    /// Reads `bytes` in turns; returns what the connection has to do then.
+    fn reads(contact: &Contact, bytes: usize) -> Verdict {
+        let turns = (0..bytes / (16 << 10)).map(|_| {
             contact.begin_turn();
             contact.has_read(16 << 10)
-        })
+        });
+        turns.last().unwrap_or(Verdict::Stay)
+    }
+
+    fn all(contact: &Contact) -> usize {
+        contact.load.unread.get()
     }
 
     #[test]
-    fn connections_with_more_than_their_share_end_when_all_take_too_much() {
-        let all = connections(40);
-        let bodies: Vec<_> = all.iter().map(Place::new).collect();
-        let ended = all.iter().filter(|contact| reads(contact, 8 << 20)).count();
-        assert_eq!(ended, 40 - ALL / MOST);
+    fn connections_with_more_than_their_share_leave_and_end_when_all_take_too_much() {
+        let connections = connections(40);
+        let bodies: Vec<_> = connections.iter().map(Place::new).collect();
+        let verdicts: Vec<_> = connections.iter().map(|contact| reads(contact, 8 << 20)).collect();
+        let of = |wanted| verdicts.iter().filter(|verdict| **verdict == wanted).count();
+        assert_eq!((of(Verdict::Stay), of(Verdict::Leave), of(Verdict::End)), (16, 16, 8));
+        // Who takes little stays.
+        let [other] = <[_; 1]>::try_from(vec![Contact::new(&connections[0].load)]).ok().unwrap();
+        assert_eq!(reads(&other, 8 << 20), Verdict::Stay);
         drop(bodies);
-        assert_eq!(all[0].load.unread.get(), 0);
+        assert_eq!(all(&other), 0);
     }
 
     #[test]
@@ -207,30 +260,37 @@ mod tests {
         let [contact] = <[_; 1]>::try_from(connections(1)).ok().unwrap();
         let body = Place::new(&contact);
         for _ in 0..10_000 {
-            assert!(!reads(&contact, 64 << 10));
+            assert_eq!(reads(&contact, 64 << 10), Verdict::Stay);
             body.goes_on(Some(64 << 10));
         }
-        assert_eq!(contact.load.unread.get(), 0);
-        assert!(!reads(&contact, 2 << 20));
-        assert_eq!(contact.load.unread.get(), 2 << 20, "something else than the body");
+        assert_eq!(all(&contact), 0);
+        reads(&contact, 2 << 20);
+        assert_eq!(all(&contact), 2 << 20, "something else than the body");
         contact.begin_turn();
         body.goes_on(None);
-        assert_eq!(contact.load.unread.get(), 0, "all of it is read");
+        assert_eq!(all(&contact), 0, "all of it is read");
     }
 
     #[test]
-    fn a_connection_without_bodies_counts_for_nothing() {
+    fn a_header_table_counts_as_long_as_its_connection_is_there() {
         let [contact] = <[_; 1]>::try_from(connections(1)).ok().unwrap();
-        assert!(!reads(&contact, 1 << 30));
-        assert_eq!(contact.load.unread.get(), 0);
+        reads(&contact, 1 << 30);
+        assert_eq!(all(&contact), 0, "HTTP/1");
+        contact.is_http_2();
+        reads(&contact, 16 << 10);
+        assert_eq!(all(&contact) as u64, TABLE);
+        let load = Arc::clone(&contact.load);
+        drop(contact);
+        assert_eq!(load.unread.get(), 0);
     }
 
     #[test]
     fn a_body_counts_from_where_its_head_may_be() {
         let [contact] = <[_; 1]>::try_from(connections(1)).ok().unwrap();
         contact.begin_turn();
-        assert!(!contact.has_read(64 << 10) && contact.has_had_its_turn());
+        contact.has_read(64 << 10);
+        assert!(contact.has_had_its_turn());
         let _body = Place::new(&contact);
-        assert_eq!(contact.load.unread.get(), 64 << 10);
+        assert_eq!(all(&contact), 64 << 10);
     }
 }

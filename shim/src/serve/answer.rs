@@ -41,6 +41,10 @@ impl Server {
         if request.headers().len() > FIELDS_MAX {
             return plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         }
+        // A guest is no proxy. What follows the head is no body, and so nothing limits it.
+        if method == Method::CONNECT {
+            return plain(StatusCode::NOT_IMPLEMENTED);
+        }
         let place = if self.load.active() > waiting_max {
             None
         } else {

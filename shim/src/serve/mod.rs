@@ -38,7 +38,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use shim_interface::{Served, Status};
 use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
@@ -48,7 +47,7 @@ use std::sync::{Arc, Once, OnceLock, PoisonError, RwLock};
 use std::thread::Thread;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::sleep;
 use wasmtime::error::Context as _;
 use wasmtime::{Engine, Result};
@@ -185,11 +184,12 @@ impl Server {
         self.start_ticker().context("start the thread that interrupts loops")?;
 
         let handler = Arc::new(Current::new(Handler::new(instances)));
-        let connections = GracefulShutdown::new();
+        // Each connection has a receiver.
+        let (leave, _) = watch::channel(());
         tokio::spawn(watchdog());
         tokio::spawn(report(Arc::clone(&self)));
         tokio::select! {
-            never = self.accept(&listener, &handler, &connections) => match never? {},
+            never = self.accept(&listener, &handler, &leave) => match never? {},
             signal = signals.next() => drop(signal?),
         }
         drop(listener);
@@ -200,8 +200,9 @@ impl Server {
             outcome::say(&format!("ended {why}, with {left} requests unfinished"));
             Ok(143)
         };
+        leave.send_replace(());
         tokio::select! {
-            () = connections.shutdown() => Ok(0),
+            () = leave.closed() => Ok(0),
             () = sleep(self.http.shutdown_timeout) => cut("when --shutdown-timeout was over"),
             again = signals.next() => cut(&format!("by a second {}", again?)),
         }
@@ -211,7 +212,7 @@ impl Server {
         self: &Arc<Self>,
         listener: &Listener,
         handler: &Arc<Current>,
-        connections: &GracefulShutdown,
+        leave: &watch::Sender<()>,
     ) -> Result<Infallible> {
         let admission = Arc::new(Connections::new(self.http.max_concurrent_connections, &self.load));
         loop {
@@ -221,13 +222,13 @@ impl Server {
                         // An answer in small parts should not wait for the client's acknowledgements.
                         let _ = stream.set_nodelay(true);
                         process::keep_alive(stream.as_raw_fd(), KEEP_ALIVE);
-                        self.converse(stream, admission.admit().await?, handler, connections);
+                        self.converse(stream, admission.admit().await?, handler, leave);
                     }
                     Err(error) => wait_out(&error).await,
                 },
                 Listener::Unix(unix) => match unix.accept().await {
                     Ok((stream, _)) => {
-                        self.converse(stream, admission.admit().await?, handler, connections);
+                        self.converse(stream, admission.admit().await?, handler, leave);
                     }
                     Err(error) => wait_out(&error).await,
                 },
@@ -241,7 +242,7 @@ impl Server {
         stream: S,
         admitted: Admitted,
         handler: &Arc<Current>,
-        connections: &GracefulShutdown,
+        leave: &watch::Sender<()>,
     ) where
         S: AsyncRead + AsyncWrite + AsRawFd + Send + Unpin + 'static,
     {
@@ -266,10 +267,12 @@ impl Server {
             .initial_connection_window_size(WINDOW)
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(HEAD);
-        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service).into_owned());
+        let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
+        let mut told = leave.subscribe();
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let client = &admitted.connection;
+            let mut is_leaving = false;
             // Errors of a client's connection are ignored, except for a client that takes a place and requests nothing:
             // hyper waits forever for the bytes that determine the HTTP version, and for the requests of HTTP/2.
             loop {
@@ -282,6 +285,15 @@ impl Server {
                 tokio::select! {
                     _ = poll_fn(|cx| { client.contact.begin_turn(); connection.as_mut().poll(cx) }) => break,
                     () = client.contact.stalled() => break,
+                    // Both at the end of the server alone. The sender lives as long as the server.
+                    _ = told.changed(), if !is_leaving => {
+                        is_leaving = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    () = client.contact.told_to_leave(), if !is_leaving => {
+                        is_leaving = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
                     () = client.close_requested() => break,
                     () = sleep(look_again) => {}
                 }
