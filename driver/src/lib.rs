@@ -16,5 +16,6 @@ pub mod log_forwarder;
 pub mod plugin;
 pub mod systemd;
 pub mod task;
+pub mod telemetry;
 
 pub use diagnostics::chain;

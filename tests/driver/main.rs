@@ -36,6 +36,7 @@ mod sandbox;
 mod socket;
 mod start;
 mod stats;
+mod telemetry;
 mod user;
 mod view;
 mod warm;

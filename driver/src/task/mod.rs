@@ -13,6 +13,7 @@
 
 mod advice;
 pub mod config;
+mod counted;
 mod earlier;
 pub mod error;
 pub mod host;
@@ -36,7 +37,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use parking_lot::{Mutex, RwLock};
@@ -63,6 +64,7 @@ use self::table::{Claim, Slot, Table};
 use self::turns::TurnsOf;
 use self::wasm::{compiler, guest};
 use crate::systemd::{self, KillWho, Manager, Systemd, UnitName};
+use crate::telemetry;
 
 /// The tasks of this node, as far as this driver knows them. Cheap to clone.
 #[derive(Clone)]
@@ -121,9 +123,15 @@ impl Tasks {
 
     /// Records that an agent has chosen this process to run its tasks.
     pub fn serve(&self) {
-        let lost_after = self.shared.node().map(|node| node.lost_after).unwrap_or_default();
-        if !lost_after.is_zero() && !self.shared.serves_an_agent.swap(true, Ordering::Relaxed) {
-            tokio::spawn(orphans::watch(Arc::downgrade(&self.shared), lost_after));
+        let Ok(node) = self.shared.node() else { return };
+        if self.shared.serves_an_agent.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if !node.lost_after.is_zero() {
+            tokio::spawn(orphans::watch(Arc::downgrade(&self.shared), node.lost_after));
+        }
+        if let Some(address) = &node.metrics_address {
+            tokio::spawn(telemetry::serve(address.clone()));
         }
     }
 
@@ -174,7 +182,10 @@ impl Tasks {
         let claim = Claim::new(&self.shared.table, &id)?;
         let started = tokio::spawn(async move {
             let stopped = Arc::clone(&claim.stopped);
-            let handle = Arc::new(Box::pin(this.shared.start(config, &stopped)).await?);
+            let began = Instant::now();
+            let started = Box::pin(this.shared.start(config, &stopped)).await;
+            counted::note_start(&started, began.elapsed());
+            let handle = Arc::new(started?);
             claim.keep(&handle);
             if was_stopped(&stopped)
                 && let Err(error) = handle.kill().await

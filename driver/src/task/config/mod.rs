@@ -51,6 +51,8 @@ options! {
         pub lost_after: String = "\"10m\"",
         /// `"system"`, or `"user"` for the user manager of the user that the agent runs as. Default: `"system"`.
         pub manager: Option<String>,
+        /// Where Prometheus finds the metrics of the driver (`/metrics`): a loopback address with a port, such as `"127.0.0.1:9633"`, or the path of a UNIX socket, such as `"/run/nomad-driver-systemd/metrics"`, which only the driver's user can connect to. Default: nowhere.
+        pub metrics_address: Option<String>,
         /// Sandbox preset of tasks whose job sets none: `"strict"`, `"standard"` or `"off"`.
         pub sandbox: String = "\"standard\"",
         /// Preset that no task may be looser than, whatever its job sets; also the default if `sandbox` is looser.

@@ -64,6 +64,20 @@ impl Exit {
         Self { code, signal, oom_killed: result == "oom-kill", unknown: None, at }
     }
 
+    /// The end in a word, for metrics. `result` is systemd's result of the unit; `is_asked`: the driver sent a signal.
+    pub(super) fn reason(&self, result: &str, is_asked: bool) -> &'static str {
+        match (self.code, result) {
+            _ if self.unknown.is_some() => "unknown",
+            _ if self.oom_killed => "oom",
+            _ if is_asked => "stopped",
+            (_, "watchdog") => "watchdog",
+            (_, "timeout") => "timeout",
+            (0, _) => "success",
+            _ if self.signal != 0 => "signal",
+            _ => "failure",
+        }
+    }
+
     pub(super) fn removed() -> Self {
         let unknown =
             "the task's unit was removed by somebody else (systemctl stop?), and its exit status is unknown";

@@ -24,7 +24,8 @@ use super::saved::Traits;
 use super::signal::Signal;
 use crate::systemd::{KillWho, Systemd, Unit, UnitState};
 use crate::task::config::TaskIdentity;
-use crate::task::wasm::outcome::{self, FailureReporter};
+use crate::task::wasm::outcome::{self, FailureReporter, Outcome};
+use crate::telemetry::{self, Running};
 
 /// What the owner needs, and the receivers of its reports.
 pub(super) struct Owner {
@@ -72,6 +73,8 @@ impl Rest {
 impl Owner {
     /// Follows the task to its end. `init` reaps the processes that the program leaves.
     pub(super) async fn follow(mut self, init: Option<InitWatch>) {
+        // What had ended before was counted by the driver that saw it.
+        let running = self.unit.state().exit().is_none().then(|| Running::new(self.traits.kind()));
         let before = *self.served.borrow();
         let mut trouble = FailureReporter::since(before.unwrap_or_default());
         let state = match self.run(init, &mut trouble).await {
@@ -90,6 +93,12 @@ impl Owner {
             self.end_the_rest().await;
         }
         let state = self.unit.ended().await;
+        if let Some(running) = running {
+            let exit = Exit::of(&state).unwrap_or_else(Exit::removed);
+            let is_asked = self.is_asked.load(Ordering::Relaxed);
+            let guest = Outcome::of(&state.status_text).filter(|_| self.traits.guest);
+            running.note_end(exit.reason(&state.result, is_asked), guest.map(|outcome| outcome.kind()));
+        }
         self.tell_of_the_end(&state).await;
         if rest == Rest::RunsOn && !state.removed {
             self.end_the_rest().await;
@@ -124,6 +133,7 @@ impl Owner {
 
     fn take_note(&self, served: Served, trouble: &mut FailureReporter) {
         trouble.note(served);
+        telemetry::note_requests(self.served.borrow().unwrap_or_default(), served);
         self.served.send_replace(Some(served));
     }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::systemd::InvocationId;
+use crate::telemetry::Kind;
 
 /// What Nomad stores for the driver, to recover the task after the driver was restarted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,17 @@ pub struct Traits {
     pub guest: bool,
     /// Its main process is an init.
     pub init: bool,
+}
+
+impl Traits {
+    /// What the task runs.
+    pub(crate) fn kind(self) -> Kind {
+        match (self.guest, self.serves) {
+            (false, _) => Kind::Native,
+            (true, false) => Kind::Wasm,
+            (true, true) => Kind::WasmServer,
+        }
+    }
 }
 
 /// The boot id of the machine, 36 characters.

@@ -117,6 +117,7 @@ impl Policy {
             log_driver: _,
             lost_after: _,
             manager: _,
+            metrics_address: _,
             sandbox: _,
             shim_dir: _,
             state_dir: _,

@@ -13,6 +13,7 @@ use crate::task::sandbox::policy::Policy;
 use crate::task::sandbox::preset::Preset;
 use crate::task::spec::ephemeral::Sharing;
 use crate::task::spec::identity::Identity;
+use crate::telemetry;
 
 /// The operator's configuration, checked and resolved.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct NodeSpec {
     pub manager: Manager,
     /// The manager that the operator sets, if any.
     pub configured_manager: Option<Manager>,
+    /// Where metrics are shown, if the operator wants them.
+    pub metrics_address: Option<telemetry::Address>,
     /// What no job may do.
     pub policy: Policy,
     /// Sandbox preset of a task whose job sets none.
@@ -67,17 +70,15 @@ impl NodeSpec {
             log_driver,
             lost_after,
             manager,
+            metrics_address,
             sandbox,
             shim_dir,
             state_dir,
             wasm_cache_size,
         } = config;
-        let host_paths: Vec<PathBuf> =
-            host_paths.iter().map(|path| plain("host_paths", path)).collect::<Result<_, _>>()?;
+        let host_paths =
+            host_paths.iter().map(|path| plain("host_paths", path)).collect::<Result<Vec<_>, _>>()?;
         let wrong = |option, value| move |wanted| Error::Plugin { option, value, wanted };
-        let wanted = "a size such as \"512M\" or \"1G\"";
-        let cache_size = systemd::bytes(&wasm_cache_size)
-            .map_err(|_| wrong("wasm_cache_size", wasm_cache_size.clone())(wanted))?;
         // A preset looser than the floor could not start.
         let preset = Preset::parse(&sandbox).map_err(wrong("sandbox", sandbox.clone()))?;
         let preset = policy.at_least(preset);
@@ -89,6 +90,7 @@ impl NodeSpec {
             lost_after: duration(&lost_after).map_err(wrong("lost_after", lost_after.clone()))?,
             manager,
             configured_manager,
+            metrics_address: metrics_address.as_deref().map(address).transpose()?,
             view: view_of(fs_isolation, &host_paths, &policy)?,
             policy,
             runtime_dir: runtime_dir.clone(),
@@ -104,7 +106,7 @@ impl NodeSpec {
                 shim_dir: shim_dir.map(|path| plain("shim_dir", &path)).transpose()?,
                 state_dir: state_dir
                     .map_or_else(|| state_dir_of(manager), |path| plain("state_dir", &path))?,
-                cache_size,
+                cache_size: cache_size(&wasm_cache_size)?,
                 host_paths,
                 manager,
                 root: view::shared_root(&runtime_dir),
@@ -149,6 +151,20 @@ fn view_of(fs_isolation: String, host_paths: &[PathBuf], policy: &Policy) -> Res
             Err(Error::Plugin { option: "fs_isolation", value: fs_isolation, wanted })
         }
     }
+}
+
+/// The number of bytes in this `wasm_cache_size`.
+fn cache_size(text: &str) -> Result<u64, Error> {
+    let wanted = "a size such as \"512M\" or \"1G\"";
+    let wrong = |_| Error::Plugin { option: "wasm_cache_size", value: text.to_owned(), wanted };
+    systemd::bytes(text).map_err(wrong)
+}
+
+/// The address in this `metrics_address`.
+fn address(text: &str) -> Result<telemetry::Address, Error> {
+    let wrong =
+        || Error::Plugin { option: "metrics_address", value: text.to_owned(), wanted: telemetry::WANTED };
+    telemetry::Address::parse(text).ok_or_else(wrong)
 }
 
 /// The systemd manager with this name.
@@ -208,6 +224,8 @@ mod tests {
         assert!(error.contains("`fs_isolation`") && error.contains("chroot"), "{error}");
         let error = config(|c| c.host_paths = vec!["usr".into()]).unwrap_err().to_string();
         assert!(error.contains("`host_paths`"), "{error}");
+        let error = config(|c| c.metrics_address = Some("0.0.0.0:80".into())).unwrap_err().to_string();
+        assert!(error.contains("`metrics_address`") && error.contains("loopback"), "{error}");
         let error = config(|c| c.host_paths = vec!["/".into()]).unwrap_err().to_string();
         assert!(error.contains("fs_isolation"), "{error}");
     }

@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use self::build::Keys;
 pub use self::compilation::is_orphaned_compilation;
@@ -37,6 +38,7 @@ use self::turns::Turns;
 use crate::systemd::Systemd;
 use crate::task::installation::Installation;
 use crate::task::wasm::cache::{Cache, Entry, Lease};
+use crate::telemetry;
 
 /// Maximum size of a module; 18 MB is a large one.
 const MODULE_MAX: u64 = 256 << 20;
@@ -112,9 +114,12 @@ impl Compiler {
             };
             blocking(look).await.map_err(cache_error)
         };
-        if let (lease, Some(path)) = look().await? {
+        let (lease, found) = look().await?;
+        telemetry::note_cache_lookup(found.is_some());
+        if let Some(path) = found {
             return Ok(Code { path, lease });
         }
+        drop(lease);
         let _place = tokio::select! {
             place = self.turns.place(&wanted, &entry) => place,
             () = stopped.notified() => return Err(wanted.abandoned()),
@@ -126,12 +131,14 @@ impl Compiler {
         if let Some(path) = found {
             return Ok(Code { path, lease });
         }
-        let mut code =
-            compile(systemd, installation, &build, module, wanted, &content).await.inspect_err(|error| {
-                if let Some(refusal) = Refusal::of(error) {
-                    self.refusals.remember(entry, refusal);
-                }
-            })?;
+        let began = Instant::now();
+        let compiled = compile(systemd, installation, &build, module, wanted, &content).await;
+        telemetry::note_compilation(compiled.is_ok(), began.elapsed());
+        let mut code = compiled.inspect_err(|error| {
+            if let Some(refusal) = Refusal::of(error) {
+                self.refusals.remember(entry, refusal);
+            }
+        })?;
         let publish = move || lease.publish(&mut code).map(|path| Code { path, lease });
         blocking(publish).await.map_err(cache_error)
     }
