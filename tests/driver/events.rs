@@ -136,3 +136,19 @@ async fn everybody_who_listens_hears_and_nobody_is_held_up_by_one_who_does_not()
     assert_eq!(first.next_of(&task).await, second.next_of(&task).await);
     node.destroy(&task, true).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_port_of_a_network_that_the_group_has_not_is_told() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let mut events = node.events().await;
+    let job = Job::command("/bin/sleep").args(&["infinity"]).port("http", 23_000).port("admin", 23_456);
+    let task = node.run(job.with(|request| request.ports[1].to = 8080)).await;
+    let wait = node.wait(&task);
+    let event = tokio::select! {
+        _ = wait => panic!("it ended"),
+        event = events.until(&task, "`to = 8080`") => event,
+    };
+    assert!(event.message.contains("listen on ${NOMAD_PORT_admin} (now 23456)"), "{}", event.message);
+    node.destroy(&task, true).await.unwrap();
+}

@@ -95,6 +95,11 @@ async fn a_task_may_log_to_both_and_every_byte_reaches_nomad() {
     let mut lines = journal(&host, &field, 2).await;
     lines.sort();
     assert_eq!(lines, ["error", "first"]);
+    // What copies has a share of the node as the task has.
+    for copier in host.units("nomad_log") {
+        assert_eq!(host.property(&copier, "Slice"), "nomad_tasks-share.slice");
+        assert_eq!(host.property(&copier, "CPUWeight"), host.property(&node.unit(&task).await, "CPUWeight"));
+    }
     // Neither depends on the driver.
     node.plugin().kill().await;
     std::fs::write(task.alloc_dir().join("web/local/go"), "").unwrap();

@@ -121,6 +121,12 @@ impl Features {
         self.vocabulary.check(assignment)
     }
 
+    fn too_old(&self, assignment: &Assignment, value: &str) -> String {
+        let off = if assignment.text() == "no" { "; leave it out: it is off there" } else { "" };
+        let (name, needs) = (assignment.name(), assignment.needs());
+        format!("{name}{value} needs systemd {needs} or newer, and this node has {}{off}", self.version)
+    }
+
     /// Is the assignment supported on this node? The error is the reason why not.
     pub fn check(&self, assignment: &Assignment) -> Result<(), String> {
         const NEWER: [&str; 4] =
@@ -132,11 +138,7 @@ impl Features {
             } else {
                 String::new()
             };
-            return Err(format!(
-                "{name}{value} needs systemd {} or newer, and this node has {}",
-                assignment.needs(),
-                self.version
-            ));
+            return Err(self.too_old(assignment, &value));
         }
         if let Some(controller) =
             property.controller.filter(|controller| !self.controllers.contains(*controller))

@@ -1,6 +1,8 @@
 //! Advice for the author of a job when systemd could not set up the task's process: the option, and what to check.
 
-use super::config::{NetworkMode, settings};
+use std::collections::BTreeMap;
+
+use super::config::{NetworkMode, Port, settings};
 use super::host::view::View;
 use super::spec::{Identity, TaskSpec};
 use crate::systemd::Assignment;
@@ -152,6 +154,19 @@ fn by_network(network: &NetworkMode, small_limits: Option<String>) -> String {
         }
         _ => "the task's network cannot be made".to_owned(),
     }
+}
+
+/// Advice about a port whose `to` nothing applies: the host's network has no ports of a task's own.
+pub(super) fn of_ports(ports: &BTreeMap<String, Port>, network: &NetworkMode) -> Option<String> {
+    let (label, port) = ports.iter().find(|(_, port)| port.inside != port.host.port())?;
+    (*network == NetworkMode::Host).then(|| {
+        format!(
+            "the port {label:?} has `to = {}`, which has no effect in the host's network: listen on ${{NOMAD_PORT_{label}}} (now {}), or \
+             give the group a network of its own (`mode = \"bridge\"`)",
+            port.inside,
+            port.host.port()
+        )
+    })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use tokio::runtime::{self, RuntimeFlavor};
 use tokio::sync::Notify;
 
 use super::Shared;
+use super::advice;
 use super::config::{TaskConfig, TaskId, TaskIdentity};
 use super::error::{Error, not_started};
 use super::host::pin::Pins;
@@ -82,7 +83,8 @@ impl Shared {
         if matches!(run, Run::New(_)) {
             self.refuse_automount(&task).await?;
         }
-        let advice = blocking(|| misplaced::advice(&task));
+        let of_ports = || advice::of_ports(&config.ports, &task.network);
+        let advice = blocking(|| misplaced::advice(&task).or_else(of_ports));
         // Nothing was changed for this task up to here.
         self.remove_earlier_runs(&config, &task.unit).await?;
         let unit = match run {

@@ -26,12 +26,15 @@ pub enum Error {
     /// The operator does not allow the path.
     #[error(
         "{}: {path} is a path of the host, and neither it nor a directory above it is in `allow_host_paths`, by which the operator \
-         of this node allows paths to jobs (in the plugin's configuration)", settings::shown(.option))]
+         of this node allows paths to jobs (in the plugin's configuration){}", settings::shown(.option),
+         if *in_view { "; the task sees it there without this, read-only" } else { "" })]
     NotAllowed {
         /// The property.
         option: &'static str,
         /// Where the path leads to.
         path: PathBuf,
+        /// All tasks see the path.
+        in_view: bool,
     },
     /// The kernel would read an image that the job brought.
     #[error(
@@ -263,7 +266,7 @@ fn find(
         let base = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &directory };
         return pins.pin(base, &below, |_| Ok(())).map_err(failed);
     }
-    let (base, inside) = allowed((option, role), path, policy)?;
+    let (base, inside) = allowed((option, role), path, &task.view, policy)?;
     // systemd creates mount points in the root of a task, and the kernel reads an image: nobody else may change them.
     let is_roots = role == Role::RootDirectory || role.brings_files() && !policy.allows_images_of_tasks();
     pins.pin(base, inside, |object| if is_roots { check_root(object) } else { Ok(()) }).map_err(|source| {
@@ -351,9 +354,12 @@ fn instead_of(role: Role) -> &'static str {
 fn allowed<'a>(
     (option, role): (&'static str, Role),
     path: &'a Path,
+    view: &View,
     policy: &'a Policy,
 ) -> Result<(Base<'a>, &'a Path), Error> {
-    let refused = || Error::NotAllowed { option, path: path.to_owned() };
+    let in_view = role != Role::Credential
+        && matches!(view, View::Private { host_paths } if host_paths.iter().any(|seen| path.starts_with(seen)));
+    let refused = || Error::NotAllowed { option, path: path.to_owned(), in_view };
     let root = policy.allowed_root(path).ok_or_else(refused)?;
     if root.read_only && !role.only_reads() {
         return Err(Error::ReadOnly { option, instead: instead_of(role), path: path.to_owned() });
@@ -382,7 +388,7 @@ pub fn credential(path: &Path, before: usize, task: &TaskSpec, policy: &Policy) 
         }
         file
     } else {
-        let (base, inside) = allowed((option, Role::Credential), path, policy)?;
+        let (base, inside) = allowed((option, Role::Credential), path, &task.view, policy)?;
         base.open(inside).and_then(|found| open::reopen_regular(&found))
     };
     let left = CREDENTIALS_MAX.saturating_sub(before);

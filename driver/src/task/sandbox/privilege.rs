@@ -110,6 +110,10 @@ pub(crate) fn confine(
     }
 }
 
+/// What a task does without a capability for the network.
+const PORTS_OF_SYSTEMD: &str = "leave the capability out and have systemd open the port, also one below 1024, for a program by a \
+                                `socket` block and for a guest by `wasm.serve`";
+
 /// Does the job request what systemd ignores with an ephemeral user?
 pub(crate) fn check_ephemeral(settings: &[Assignment], facts: &Facts<'_>) -> Result<(), Error> {
     if facts.is_ephemeral && text_of(settings, "NoNewPrivileges").as_deref() == Some("no") {
@@ -123,8 +127,8 @@ pub(crate) fn check_ephemeral(settings: &[Assignment], facts: &Facts<'_>) -> Res
         return Err(Error::refused(
             "cap_add",
             format!(
-                "in a user namespace of the task's own (`sandbox.private_users`, as in the preset \"strict\") {} has no effect on \
-                 the host's network: set `private_users = \"no\"` in `sandbox`, or use a `socket` block",
+                "in a user namespace of the task's own (`sandbox.private_users`, as in the presets \"strict\" and \"wasm\") {} \
+                 has no effect on the host's network: {PORTS_OF_SYSTEMD}, or set `private_users = \"no\"` in `sandbox`",
                 capability_names(lost)
             ),
         ));
@@ -207,7 +211,7 @@ fn keep_users_apart(settings: &mut Vec<Assignment>, facts: &Facts<'_>, policy: &
             "cap_add",
             format!(
                 "a task of a named user is in a user namespace of its own, where {} has no effect on the host's network: \
-                 leave `user` out, use a `socket` block, or set `private_users = \"no\"` in `sandbox` and {}",
+                 {PORTS_OF_SYSTEMD}, or leave `user` out, or set `private_users = \"no\"` in `sandbox` and {}",
                 capability_names(lost),
                 how_to_allow("PrivateUsers")
             ),

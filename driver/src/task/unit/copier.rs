@@ -3,10 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use super::journal;
+use super::{journal, slice_of};
 use crate::systemd::{Property, Stream, TransientUnit, UnitName};
-use crate::task::slice_names::SLICE;
 use crate::task::spec::{Identity, TaskSpec};
+
+/// Memory of a copier, in bytes: several times what it needs.
+const MEMORY: u64 = 64 << 20;
 
 /// A process that copies what it reads from `from` both to `to` and to the journal: the driver's own `program`.
 ///
@@ -14,7 +16,10 @@ use crate::task::spec::{Identity, TaskSpec};
 pub fn copier(name: UnitName, task: &TaskSpec, program: PathBuf, from: OwnedFd, to: Stream) -> TransientUnit {
     let mut properties = vec![
         Property::Description(format!("{}, its output", task.description)),
-        Property::Slice(SLICE),
+        // A task that writes much takes processor time from its own share of the node.
+        Property::Slice(slice_of(task)),
+        Property::CPUWeight(task.cpu_weight),
+        Property::MemoryMax(MEMORY),
         Property::Type("exec"),
         // Nobody reads its status.
         Property::CollectMode("inactive-or-failed"),

@@ -1,7 +1,7 @@
 //! Why a program cannot be started.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::task::host::view::PLAIN_PATH;
 
@@ -19,7 +19,8 @@ pub enum Error {
     },
     /// No file exists at the path.
     #[error(
-        "`command`: {path} does not exist in the task's view; fetch it with an `artifact` block, or correct the path"
+        "`command`: {path} does not exist in the task's view; {}",
+        of_wasmtime(path).unwrap_or("fetch it with an `artifact` block, or correct the path")
     )]
     Missing {
         /// The path in the task's view.
@@ -173,6 +174,14 @@ pub enum Error {
     },
 }
 
+/// Advice about a program that runs WebAssembly.
+fn of_wasmtime(command: &Path) -> Option<&'static str> {
+    let name = command.file_name()?.to_str()?;
+    ["wasmtime", "wasmedge", "wasmer", "spin"].contains(&name).then_some(
+        "the driver runs WebAssembly itself: name the `.wasm` file as `command`, and set its options in a `wasm` block",
+    )
+}
+
 /// Advice about a name that is found nowhere.
 fn about_name(command: &str) -> String {
     if let Some((name, rest)) = command.strip_prefix('$').and_then(|path| path.split_once('/')) {
@@ -181,9 +190,8 @@ fn about_name(command: &str) -> String {
     if command.starts_with('~') {
         return "no shell reads `~` here: write a path in `local/`, or an absolute path".to_owned();
     }
-    if ["wasmtime", "wasmedge", "wasmer", "spin"].contains(&command) {
-        return "the driver runs WebAssembly itself: name the `.wasm` file as `command`, and set its options in a `wasm` block"
-            .to_owned();
+    if let Some(advice) = of_wasmtime(Path::new(command)) {
+        return advice.to_owned();
     }
     "fetch it into the task's `local/` with an `artifact` block, or name an absolute path".to_owned()
 }
