@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::{Exit, Job, Node};
+use tests::{Exit, Job, Node, eventually};
 
 use crate::guest;
 
@@ -151,4 +151,30 @@ async fn a_port_of_a_network_that_the_group_has_not_is_told() {
     };
     assert!(event.message.contains("listen on ${NOMAD_PORT_admin} (now 23456)"), "{}", event.message);
     node.destroy(&task, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_journal_has_events_among_the_entries_of_their_unit() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let task = node.run(Job::artifact("trap.wasm", &guest("trap.wat"))).await;
+    let (unit, alloc) = (node.unit(&task).await, task.id[..36].to_owned());
+    node.finish(task).await;
+    let id = "MESSAGE_ID=ae594daf8ab249abae90088bd1b01d74";
+    let line = eventually("the entry", async || {
+        let found = host.run("journalctl", &["--quiet", "--output=json", "--unit", &unit, id]);
+        found.lines().next().map(str::to_owned)
+    })
+    .await;
+    let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+    for (field, value) in [
+        ("NOMAD_ALLOC_ID", alloc.as_str()),
+        ("NOMAD_TASK_NAME", "web"),
+        ("WASM_OUTCOME", "trap"),
+        ("PRIORITY", "3"),
+        ("SYSLOG_IDENTIFIER", "nomad-driver-systemd"),
+    ] {
+        assert_eq!(entry[field], value, "{field} in {entry}");
+    }
+    assert!(entry["MESSAGE"].as_str().unwrap().starts_with("WebAssembly: trap: "), "{entry}");
 }

@@ -19,6 +19,7 @@ mod error;
 mod features;
 mod jobs;
 mod journal;
+pub mod journal_writer;
 mod name;
 mod private;
 pub mod property;

@@ -52,7 +52,7 @@ use self::config::{PluginConfig, TaskConfig, TaskId, TaskIdentity};
 use self::host::unfit;
 use self::host::users::HostAccounts;
 use self::host::view::View;
-use self::live::events::Events;
+use self::live::events::{Events, Kind};
 use self::live::exec::{Report, Session};
 use self::live::signal::Signal;
 use self::live::slices::Slices;
@@ -327,7 +327,7 @@ impl Tasks {
         if self.shared.told_once.record(handle.identity()) {
             handle.send_start_event();
             if let Some(advice) = advice {
-                handle.tell(advice, &[]);
+                handle.tell(Kind::Advice, advice, &[]);
             }
         }
         Ok(handle.wait().await)

@@ -21,6 +21,7 @@ use super::host::users::HostAccounts;
 use super::host::view::View;
 use super::host::{dirs, env, left_files, logs, misplaced, program, resources, view};
 use super::init_report::InitReport;
+use super::live::events::Kind;
 use super::live::handle::Handle;
 use super::live::saved::Traits;
 use super::spec::{self, NodeSpec, Outline, Sink, TaskKind, TaskSpec, ephemeral};
@@ -325,7 +326,7 @@ impl Shared {
         let message = format!(
             "Compiling {name} to machine code, once for this node (modules of other tasks may come first)"
         );
-        self.events.tell(identity, message, &[("module", name.to_owned())]);
+        self.events.tell(identity, Kind::Compiling, message, &[("module", name.to_owned())]);
         compiling.await
     }
 

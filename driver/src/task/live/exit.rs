@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use crate::systemd::{Ended, MainExit, Service, UnitState};
+use crate::task::live::events::Kind;
 use crate::task::live::saved::Traits;
 use crate::task::spec;
 use crate::task::wasm::outcome::{self, Outcome};
@@ -91,8 +92,8 @@ impl Exit {
     }
 }
 
-/// An event about a task: the message for people, and the details for programs.
-pub(super) type Word = (String, Vec<(&'static str, String)>);
+/// An event about a task: what it is about, the message for people, and the details for programs.
+pub(super) type Word = (Kind, String, Vec<(&'static str, String)>);
 
 /// Which memory limit was exceeded, and how much memory the task had used.
 pub(super) fn out_of_memory(service: &Service) -> Word {
@@ -104,6 +105,7 @@ pub(super) fn out_of_memory(service: &Service) -> Word {
     let details = [("memory_max", service.memory_max), ("memory_peak", service.memory_peak)];
     let details = details.into_iter().filter_map(|(name, bytes)| Some((name, bytes?.to_string())));
     (
+        Kind::OutOfMemory,
         format!("Out of memory, all its processes were killed: {limit}{}", peak.unwrap_or_default()),
         details.collect(),
     )
@@ -112,24 +114,28 @@ pub(super) fn out_of_memory(service: &Service) -> Word {
 /// What the exit code does not show of a task's end.
 pub(super) fn end_event(state: &UnitState, exit: &Exit, traits: Traits, is_asked: bool) -> Option<Word> {
     if let Some(unknown) = &exit.unknown {
-        return Some((unknown.clone(), vec![]));
+        return Some((Kind::Unknown, unknown.clone(), vec![]));
     }
     if state.was_stopped() && !is_asked {
         // systemd reports both alike.
         let itself =
             if traits.speaks { ", or the task itself announced that it stops (STOPPING=1)" } else { "" };
-        return Some((format!("Its unit was stopped by somebody else (systemctl stop?){itself}"), vec![]));
+        return Some((
+            Kind::Stopped,
+            format!("Its unit was stopped by somebody else (systemctl stop?){itself}"),
+            vec![],
+        ));
     }
     match state.result.as_str() {
         "watchdog" => {
             let word = "Missed its watchdog deadline (WATCHDOG=1, sd_notify(3); `notify.watchdog`): stopped";
-            return Some((word.to_owned(), vec![]));
+            return Some((Kind::Watchdog, word.to_owned(), vec![]));
         }
         "timeout" => {
             // systemd tells both alike.
             let word =
                 "Stopped: exceeded `limits.runtime_max`, or did not end in time after its unit was stopped";
-            return Some((word.to_owned(), vec![]));
+            return Some((Kind::RuntimeMax, word.to_owned(), vec![]));
         }
         _ => {}
     }
@@ -139,11 +145,15 @@ pub(super) fn end_event(state: &UnitState, exit: &Exit, traits: Traits, is_asked
     // systemd accepts messages only from the runner of WebAssembly, which reports if a guest did not end by itself.
     let outcome = Outcome::of(&state.status_text)?;
     let message = format!("WebAssembly: {}", outcome.message());
-    Some((message, vec![("wasm_outcome", outcome.kind().to_owned()), ("wasm_message", outcome.text())]))
+    Some((
+        Kind::GuestEnded,
+        message,
+        vec![("wasm_outcome", outcome.kind().to_owned()), ("wasm_message", outcome.text())],
+    ))
 }
 
 /// The event that requests of a server failed.
 pub(super) fn failed_requests_event(word: &str, text: &str) -> Word {
     let details = outcome::served(text).map(|served| outcome::attributes(&served).into()).unwrap_or_default();
-    (format!("WebAssembly: {word}"), details)
+    (Kind::RequestsFailed, format!("WebAssembly: {word}"), details)
 }

@@ -20,7 +20,7 @@ use crate::task::config::{TaskId, TaskIdentity};
 use crate::task::host::dirs::TaskDirs;
 use crate::task::host::{env, misplaced};
 use crate::task::live::cgroup::Cgroup;
-use crate::task::live::events::Events;
+use crate::task::live::events::{Events, Kind};
 use crate::task::live::exec::{self, Report, Session};
 use crate::task::live::exit::{Exit, Phase};
 use crate::task::live::init_watch::InitWatch;
@@ -110,7 +110,7 @@ impl Handle {
         // Nomad also asks for tasks that ended long ago and were destroyed.
         if end.is_some_and(|end| end.was_stopped) {
             let word = "Its unit was stopped by somebody else (systemctl stop?) while the driver was away";
-            events.tell(&identity, word.to_owned(), &[("unit", saved.unit.clone())]);
+            events.tell(&identity, Kind::Stopped, word.to_owned(), &[("unit", saved.unit.clone())]);
         }
         let (sender, phase) = watch::channel(Phase::Exited(exit));
         let (_, served) = watch::channel(None);
@@ -251,6 +251,7 @@ impl Handle {
                 ""
             };
             self.tell(
+                Kind::KillTimeout,
                 format!(
                     "Did not end within {kill_timeout:?} of {signal}: killed with all its processes{advice}"
                 ),
@@ -327,8 +328,8 @@ impl Handle {
     }
 
     /// Sends Nomad an event about the task.
-    pub(crate) fn tell(&self, message: String, details: &[(&str, String)]) {
-        self.events.tell(&self.identity, message, details);
+    pub(crate) fn tell(&self, kind: Kind, message: String, details: &[(&str, String)]) {
+        self.events.tell(&self.identity, kind, message, details);
     }
 
     /// Sends an event that names the task's unit and PID.
@@ -336,10 +337,10 @@ impl Handle {
         let unit = ("unit", self.unit.to_string());
         if self.pid == 0 {
             // The task has ended by now.
-            return self.tell(format!("Ran as unit {}", self.unit), &[unit]);
+            return self.tell(Kind::Start, format!("Ran as unit {}", self.unit), &[unit]);
         }
         let pid = ("pid", self.pid.to_string());
-        self.tell(format!("Runs as unit {}, process {}", self.unit, self.pid), &[unit, pid]);
+        self.tell(Kind::Start, format!("Runs as unit {}, process {}", self.unit, self.pid), &[unit, pid]);
     }
 
     /// Kills all processes of the task at once.

@@ -171,7 +171,7 @@ impl Owner {
         }
     }
 
-    fn tell(&self, (message, details): Word) {
-        self.events.tell(&self.identity, message, &details);
+    fn tell(&self, (kind, message, details): Word) {
+        self.events.tell(&self.identity, kind, message, &details);
     }
 }

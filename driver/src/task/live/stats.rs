@@ -16,6 +16,7 @@ use rustix::process::Pid;
 use tokio::sync::mpsc;
 
 use crate::task::live::cgroup::Cgroup;
+use crate::task::live::events::Kind;
 use crate::task::live::handle::Handle;
 
 /// Minimum time between two readings of a task.
@@ -292,7 +293,11 @@ impl Request {
         {
             self.told_of_pressure = Some(Instant::now());
             let message = format!("Memory pressure: it stood still for {pressure:.0}% of the last minute");
-            self.task.tell(message, &[("memory_pressure_full_avg60", format!("{pressure:.2}"))]);
+            self.task.tell(
+                Kind::MemoryPressure,
+                message,
+                &[("memory_pressure_full_avg60", format!("{pressure:.2}"))],
+            );
         }
     }
 }
