@@ -161,10 +161,11 @@ pub(super) fn of_ports(ports: &BTreeMap<String, Port>, network: &NetworkMode) ->
     let (label, port) = ports.iter().find(|(_, port)| port.inside != port.host.port())?;
     (*network == NetworkMode::Host).then(|| {
         format!(
-            "the port {label:?} has `to = {}`, which has no effect in the host's network: listen on ${{NOMAD_PORT_{label}}} (now {}), or \
-             give the group a network of its own (`mode = \"bridge\"`)",
-            port.inside,
-            port.host.port()
+            "the port {label:?} has `to = {inside}`, and in the host's network nothing leads from port {outside} to {inside}: a task \
+             that listens on ${{NOMAD_PORT_{label}}}, which is {inside} then, is not reached; remove `to`, or give the group a \
+             network of its own (`mode = \"bridge\"`)",
+            inside = port.inside,
+            outside = port.host.port()
         )
     })
 }

@@ -84,7 +84,11 @@ impl Shared {
         if matches!(run, Run::New(_)) {
             self.refuse_automount(&task).await?;
         }
-        let of_ports = || advice::of_ports(&config.ports, &task.network);
+        let of_ports = || match task.kind {
+            TaskKind::Native => advice::of_ports(&config.ports, &task.network),
+            // A guest is given the port of the host.
+            TaskKind::Guest(_) => None,
+        };
         let advice = blocking(|| misplaced::advice(&task).or_else(of_ports));
         // Nothing was changed for this task up to here.
         self.remove_earlier_runs(&config, &task.unit).await?;
