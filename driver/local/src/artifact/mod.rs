@@ -4,6 +4,7 @@
 //! leaves nothing behind. Sources are HTTP, HTTPS and, unlike under Nomad, files of this machine. Facts from Nomad
 //! v2.0.5, client/allocrunner/taskrunner/getter/, and go-getter's client and decompressors.
 
+mod progress;
 mod source;
 mod unpack;
 
@@ -16,6 +17,7 @@ use std::sync::{Arc, Weak};
 
 use sha2::{Digest, Sha256, Sha512};
 
+use self::progress::Progress;
 use self::source::{Checksum, Location};
 use self::unpack::{Format, MOST_BYTES, unpack};
 use crate::jobspec::Artifact;
@@ -209,14 +211,14 @@ impl Fetch {
         let mut file =
             File::options().read(true).write(true).create_new(true).open(&download).map_err(store)?;
         let (mut reader, executable) = location.open(&self.headers)?;
+        let mut progress = Progress::new(&self.source);
         let digest =
-            copy(&mut reader, &mut file, checksum.as_ref(), self.most_bytes, wanted).map_err(|error| {
-                match error {
+            copy(&mut reader, &mut file, checksum.as_ref(), (self.most_bytes, wanted), &mut progress)
+                .map_err(|error| match error {
                     CopyError::Read(error) => Reason::Http { source: Box::new(ureq::Error::Io(error)) },
                     CopyError::Write(source) => store(source),
                     CopyError::TooLarge => Reason::TooLarge { most: self.most_bytes },
-                }
-            })?;
+                })?;
         if let (Some(checksum), Some(got)) = (&checksum, digest)
             && checksum.expected != got
         {
@@ -275,8 +277,8 @@ fn copy(
     reader: &mut dyn Read,
     file: &mut File,
     checksum: Option<&Checksum>,
-    most_bytes: u64,
-    wanted: &Weak<()>,
+    (most_bytes, wanted): (u64, &Weak<()>),
+    progress: &mut Progress<'_>,
 ) -> Result<Option<String>, CopyError> {
     let (mut small, mut large) = (Sha256::new(), Sha512::new());
     let mut buffer = vec![0; 64 * 1024];
@@ -289,6 +291,7 @@ fn copy(
             Err(error) => return Err(CopyError::Read(error)),
         };
         total += count as u64;
+        progress.reached(total);
         if total > most_bytes {
             return Err(CopyError::TooLarge);
         }
