@@ -2,6 +2,10 @@
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), no_main)]
 
+// A dynamic program, as of a debug build, has the functions of its C library.
+#[cfg(all(not(test), target_env = "gnu", target_feature = "crt-static"))]
+mod modules;
+
 use std::io::Write as _;
 use wasm_shim::args::{Command, Guest, Http, Invocation};
 use wasm_shim::outcome::{self, Outcome};

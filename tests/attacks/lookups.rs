@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tests::{Exit, Job, Node};
+use tests::{Exit, Job, Node, SOON, built_guest};
 
 use super::refusal;
 
@@ -360,4 +360,31 @@ async fn no_mount_uncovers_the_homes_of_the_host() {
             assert!(!output.contains("secret") && errors.contains("cat"), "{config}: {output}{errors}");
         }
     }
+}
+
+/// A static program of glibc loads modules for names all the same: as nsswitch.conf says, from a path of the job's. Their
+/// code would be the main process of the unit, from which systemd takes messages.
+#[tokio::test]
+async fn no_job_has_code_of_its_own_loaded_by_the_runner_of_a_guest() {
+    let host = host!();
+    let node = Node::start(&host).await;
+    let Some(guest) = built_guest("command_p2") else { return };
+    let job = Job::artifact("command.wasm", &std::fs::read(guest).unwrap())
+        .args(&["lookup", "localhost"])
+        .env("LD_LIBRARY_PATH", "/local")
+        .file("nss.conf", b"hosts: evil files dns\n")
+        .config(
+            "wasm {\n name_lookup = true\n}\nfiles {\n bind_read_only_paths = [\"/local/nss.conf:/etc/nsswitch.conf\"]\n}",
+        );
+    let prepared = node.prepare(&job);
+    let alloc_dir = PathBuf::from(&prepared.config.alloc_dir);
+    // Nobody writes to this pipe: whoever opens it as a module waits for ever.
+    let module = alloc_dir.join("web/local/libnss_evil.so.2");
+    let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644));
+    rustix::fs::mknodat(rustix::fs::CWD, &module, fifo, mode, 0).unwrap();
+    let task = node.begin(prepared).await.unwrap();
+    let ended = tokio::time::timeout(SOON, node.finish(task)).await;
+    let (exit, output, errors) = ended.expect("the runner opens the module");
+    assert_eq!(exit, Exit::status(0), "{errors}");
+    assert!(output.contains("127.0.0.1"), "{output}");
 }

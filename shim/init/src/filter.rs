@@ -22,6 +22,40 @@ pub(crate) fn make_no_more_processes() -> io::Result<()> {
     install(&instructions)
 }
 
+/// Makes the kernel reject, permanently, every call of this process and its threads that makes a process or executes a
+/// program; threads may still be made. Call it while there is one thread.
+///
+/// # Errors
+/// When an earlier filter does not allow prctl(2).
+pub fn stay_one_process() -> io::Result<()> {
+    let [no_processes, no_clone3] = programs_of_one_process().map_err(io::Error::other)?;
+    nix::sys::prctl::set_no_new_privs()?;
+    install(&no_clone3)?;
+    install(&no_processes)
+}
+
+/// `clone3` has its flags in memory, which no filter sees: without it, the C library uses `clone`.
+fn programs_of_one_process() -> Result<[BpfProgram; 2], Box<dyn std::error::Error + Send + Sync>> {
+    let mut calls = vec![libc::SYS_execve, libc::SYS_execveat];
+    #[cfg(target_arch = "x86_64")]
+    calls.extend([libc::SYS_fork, libc::SYS_vfork]);
+    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+    let no_thread = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), 0)?;
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let mut missing: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for abi in [0, X32] {
+        rules.extend(calls.iter().map(|call| (call | abi, Vec::new())));
+        rules.insert(libc::SYS_clone | abi, vec![SeccompRule::new(vec![no_thread.clone()])?]);
+        missing.insert(libc::SYS_clone3 | abi, Vec::new());
+    }
+    let program = |rules, errno: i32| -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
+        let action = SeccompAction::Errno(errno.unsigned_abs());
+        let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+        Ok(SeccompFilter::new(rules, SeccompAction::Allow, action, architecture)?.try_into()?)
+    };
+    Ok([program(rules, libc::EPERM)?, program(missing, libc::ENOSYS)?])
+}
+
 /// Installs one more filter in this process. The filter must allow prctl(2) for the next one.
 pub(crate) fn install(instructions: &BpfProgram) -> io::Result<()> {
     let program = libc::sock_fprog {
@@ -69,6 +103,18 @@ fn program() -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
 mod tests {
     use super::*;
     use nix::errno::Errno;
+
+    #[test]
+    fn who_stays_one_process_makes_threads_and_nothing_else() {
+        let tried = std::thread::spawn(|| {
+            stay_one_process().unwrap();
+            let thread = std::thread::spawn(|| 7).join().unwrap();
+            let made = std::process::Command::new("true").status().map_err(|error| error.kind());
+            (thread, made)
+        });
+        let (thread, made) = tried.join().unwrap();
+        assert_eq!((thread, made.unwrap_err()), (7, io::ErrorKind::PermissionDenied));
+    }
 
     #[test]
     fn whoever_is_an_init_makes_no_process_and_stays_the_parent_of_orphans() {

@@ -105,7 +105,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         }
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        match self.contact.has_read(buffer.filled().len() - before) {
+        match self.contact.has_read(buffer.filled().get(before..).unwrap_or_default()) {
             Verdict::Stay => poll,
             Verdict::Leave => {
                 self.contact.leave.notify_one();

@@ -14,6 +14,7 @@
 
 mod answer;
 mod connection;
+mod frames;
 mod request;
 mod unread;
 
