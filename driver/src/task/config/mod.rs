@@ -195,7 +195,7 @@ options! {
         pub max_stack: Option<String>,
         /// Maximum number of elements of each table (`-W max-table-elements`). Default: 20000 for servers; for commands as many as `max_memory` has room for.
         pub max_table_elements: Option<u64>,
-        /// `true`: the guest may look up names (`-S allow-ip-name-lookup`), and so send HTTP requests to host names.
+        /// `true`: the guest may look up names (`-S allow-ip-name-lookup`), in `/etc/hosts` and by DNS, and so send HTTP requests to host names.
         pub name_lookup: bool = "false",
         /// WebAssembly proposals to enable or disable, such as `simd = false` (`-W`).
         pub proposals: BTreeMap<String, String>,
