@@ -238,12 +238,13 @@ pub(crate) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
     while let Some(filter) = stopped.filter(filters.len())? {
         filters.push(filter);
     }
-    // An init cannot create processes. Its program, alongside which a command runs, can.
-    let of_init = task_init::filter_of_every_init()?;
-    let is_of_init = |filter: &mut Vec<libc::sock_filter>| {
-        filter.iter().map(|each| (each.code, each.jt, each.jf, each.k)).eq(of_init.iter().copied())
+    // An init cannot create processes, nor can the runner of a guest. A command alongside can.
+    let own = task_init::own_filters()?;
+    let is_own = |filter: &mut Vec<libc::sock_filter>| {
+        let filter = filter.iter().map(|each| (each.code, each.jt, each.jf, each.k));
+        own.iter().any(|own| filter.clone().eq(own.iter().copied()))
     };
-    filters.pop_if(is_of_init);
+    while filters.pop_if(is_own).is_some() {}
     Ok(Filters(filters))
 }
 

@@ -72,10 +72,18 @@ pub(crate) fn install(instructions: &BpfProgram) -> io::Result<()> {
     }
 }
 
-/// The filter that every init has in the kernel: code, jt, jf and k of each instruction (seccomp(2)).
-pub fn instructions() -> io::Result<Vec<(u16, u8, u8, u32)>> {
-    let program = program().map_err(io::Error::other)?;
-    Ok(program.iter().map(|each| (each.code, each.jt, each.jf, each.k)).collect())
+/// One instruction of a filter: code, jt, jf and k (seccomp(2)).
+pub type Instruction = (u16, u8, u8, u32);
+
+/// The filters that an init, or the runner of a guest, has given itself in the kernel, and that a command beside its
+/// program shall not have.
+pub fn own_filters() -> io::Result<Vec<Vec<Instruction>>> {
+    let [no_processes, no_clone3] = programs_of_one_process().map_err(io::Error::other)?;
+    let programs = [program().map_err(io::Error::other)?, no_processes, no_clone3];
+    let instructions = |program: &BpfProgram| -> Vec<Instruction> {
+        program.iter().map(|each| (each.code, each.jt, each.jf, each.k)).collect()
+    };
+    Ok(programs.iter().map(instructions).collect())
 }
 
 fn program() -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {

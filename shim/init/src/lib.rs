@@ -33,8 +33,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, setsid};
 
-pub use filter::instructions as filter_of_every_init;
-pub use filter::stay_one_process;
+pub use filter::{Instruction, own_filters, stay_one_process};
 pub use notify::Notify;
 pub use process::end_like;
 
