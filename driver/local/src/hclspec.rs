@@ -343,7 +343,11 @@ fn content<'a>(name: &str, block: &'a Value) -> Result<Cow<'a, Map<String, Value
 }
 
 fn not_a_block(name: &str, value: &Value) -> Error {
-    let reason = format!("a block is required, not {}", described(value));
+    let of_podman = match (name, value) {
+        ("socket", Value::String(_)) => "; what podman calls so has no counterpart here, leave it out",
+        _ => "",
+    };
+    let reason = format!("a block is required, not {}{of_podman}", described(value));
     Error::Value { key: name.to_owned(), reason }
 }
 
