@@ -15,10 +15,11 @@ use shim_interface::Directory;
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Cursor, Read, Seek};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-use wasmtime::{Result, ensure};
+use wasmtime::{Result, bail, ensure};
 
 /// The maximum size of all entries together, in bytes.
 const SIZE_MAX: u64 = 1 << 30;
@@ -28,6 +29,8 @@ const SEAL: usize = 4;
 /// The cache entry of one guest's code.
 pub struct Entry {
     directory: PathBuf,
+    /// The directory, so that `directory` leads to the one that was checked.
+    _held: Option<File>,
     name: String,
 }
 
@@ -46,7 +49,7 @@ impl Entry {
             let _ = write!(name, "-{setting}");
         }
         name.push_str(".cwasm");
-        Ok(directory()?.map(|directory| Self { directory, name }))
+        Ok(directory()?.map(|(directory, held)| Self { directory, _held: Some(held), name }))
     }
 
     /// The code, if it exists and is undamaged.
@@ -155,24 +158,41 @@ fn refuse_grants_of(place: &Path, dirs: &[Directory]) -> Result<()> {
     Ok(())
 }
 
-/// The cache's directory, or none if there is no path for one.
-fn directory() -> Result<Option<PathBuf>> {
+/// A path of the cache's directory, and the directory, as which it stays; or none if there is no path for one. Who owns a
+/// directory above could put another one in its place after it was checked.
+fn directory() -> Result<Option<(PathBuf, File)>> {
     let Some(directory) = place() else { return Ok(None) };
-    let found = fs::symlink_metadata(&directory).or_else(|_| {
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        fs::symlink_metadata(&directory)
-    });
-    let Ok(found) = found else {
-        return Ok(None);
+    let open = || {
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(&directory)
     };
-    ensure!(
-        found.is_dir() && found.uid() == process::user() && found.mode() & 0o777 == 0o700,
+    let opened = open().or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            return Err(error);
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        open()
+    });
+    let held = match opened {
+        Ok(held) => held,
+        // What is there and no directory, or closed to its user, is refused below.
+        Err(_) if fs::symlink_metadata(&directory).is_ok() => {
+            bail!("{}", refusal(&directory));
+        }
+        Err(_) => return Ok(None),
+    };
+    let found = held.metadata()?;
+    ensure!(found.uid() == process::user() && found.mode() & 0o777 == 0o700, "{}", refusal(&directory));
+    Ok(Some((PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd())), held)))
+}
+
+fn refusal(directory: &Path) -> String {
+    format!(
         "refuse the cache `{0}`: it must be a directory that belongs to user {1} and is closed to others; \
          remove it, or `chmod 700` it, or run with --no-cache",
         directory.display(),
         process::user()
-    );
-    Ok(Some(directory))
+    )
 }
 
 #[cfg(test)]
@@ -199,7 +219,8 @@ mod tests {
     #[test]
     fn fuzz_a_damaged_entry_is_removed_and_a_whole_one_is_given_back_as_it_was() {
         let directory = tempfile::tempdir().unwrap();
-        let entry = |name: &str| Entry { directory: directory.path().to_owned(), name: name.to_owned() };
+        let entry =
+            |name: &str| Entry { directory: directory.path().to_owned(), _held: None, name: name.to_owned() };
         let damages = prop::collection::vec((0..7u8, any::<prop::sample::Index>(), any::<u8>()), 0..3);
         let code = prop::collection::vec(any::<u8>(), 0..200);
         holds_for(&(code, damages, any::<bool>()), |(code, damages, is_renamed)| {

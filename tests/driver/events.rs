@@ -178,3 +178,49 @@ async fn the_journal_has_events_among_the_entries_of_their_unit() {
     }
     assert!(entry["MESSAGE"].as_str().unwrap().starts_with("WebAssembly: trap: "), "{entry}");
 }
+
+#[tokio::test]
+async fn a_path_of_the_node_that_the_task_does_not_see_is_told_of() {
+    let host = host!();
+    let node = Node::configured(&host, "allow_host_paths = [\"/srv\"]").await;
+    let mut events = node.events().await;
+    let wait = "; trap '' TERM; echo ready; while :; do sleep 0.1; done";
+    for (job, told) in [
+        (
+            Job::shell(&format!("ls '/srv/media'/*.jpg{wait}")),
+            Some("`args`: the task sees no /srv/media of the node"),
+        ),
+        (
+            Job::shell(wait.trim_start_matches("; ")).env("WATCH", "/var/spool/in"),
+            Some("`env`: WATCH: the task sees no /var/spool/in"),
+        ),
+        (Job::shell(&format!("true /srv /usr/share/x /api/opt/x{wait}")), None),
+        (
+            Job::shell(&format!("ls /srv/a/b{wait}"))
+                .config("files {\n temporary_file_system = [\"/srv/a\"]\n}"),
+            None,
+        ),
+    ] {
+        let mut task = node.run(job).await;
+        task.says("ready").await;
+        let is_told = async {
+            if let Some(words) = told {
+                return drop(events.until(&task, words).await);
+            }
+            // The last event of this task.
+            node.stop(&task, "SIGTERM", Duration::from_millis(300)).await.unwrap();
+            loop {
+                let event = events.next_of(&task).await;
+                assert!(!event.message.contains("the task sees no"), "{event:?}");
+                if event.message.contains("Did not end within") {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = is_told => {}
+            () = async { node.wait(&task).await; std::future::pending::<()>().await } => {}
+        }
+        node.destroy(&task, true).await.unwrap();
+    }
+}

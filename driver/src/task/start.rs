@@ -19,7 +19,7 @@ use super::host::program::Program;
 use super::host::runtime_dir::TaskRuntimeDir;
 use super::host::users::HostAccounts;
 use super::host::view::View;
-use super::host::{dirs, env, left_files, logs, misplaced, program, resources, view};
+use super::host::{dirs, env, left_files, logs, misplaced, program, resources, unseen, view};
 use super::init_report::InitReport;
 use super::live::events::Kind;
 use super::live::handle::Handle;
@@ -89,7 +89,8 @@ impl Shared {
             // A guest is given the port of the host.
             TaskKind::Guest(_) => None,
         };
-        let advice = blocking(|| misplaced::advice(&task).or_else(of_ports));
+        let advice =
+            blocking(|| misplaced::advice(&task).or_else(of_ports).or_else(|| unseen::advice(&task)));
         // Nothing was changed for this task up to here.
         self.remove_earlier_runs(&config, &task.unit).await?;
         let unit = match run {

@@ -90,7 +90,7 @@ impl Contact {
     /// Whether the connection has read enough for this turn.
     pub(super) fn has_had_its_turn(&self) -> bool {
         let state = self.progress();
-        state.now.bytes - state.turn.bytes >= TURN
+        state.now.bytes.saturating_sub(state.turn.bytes) >= TURN
     }
 
     /// The connection has read these bytes more.
@@ -109,7 +109,7 @@ impl Contact {
     fn count(&self, state: &mut State) {
         let unread = |of: fn(&Place) -> u64| {
             let oldest = state.bodies.iter().map(|(_, from)| of(from)).min();
-            oldest.map_or(0, |oldest| of(&state.now) - oldest)
+            oldest.map_or(0, |oldest| of(&state.now).saturating_sub(oldest))
         };
         let parts = unread(|place| place.parts).saturating_mul(PART);
         let bodies = unread(|place| place.bytes).min(parts);

@@ -119,7 +119,7 @@ pub(crate) fn command(dirs: &TaskDirs, command: &str, has_view: bool) -> Option<
 }
 
 /// The words of an argument, which may be a script.
-fn words(arg: &str) -> impl Iterator<Item = &str> {
+pub(super) fn words(arg: &str) -> impl Iterator<Item = &str> {
     let ends = |letter: char| letter.is_whitespace() || "'\"`;|&()<>=,".contains(letter);
     arg.split(ends).map(|word| word.trim_start_matches("./")).filter(|word| !word.is_empty())
 }

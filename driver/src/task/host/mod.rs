@@ -18,6 +18,7 @@ mod root_only;
 pub(crate) mod runtime_dir;
 pub mod targets;
 pub(crate) mod unfit;
+pub(crate) mod unseen;
 pub mod users;
 pub mod view;
 pub(crate) mod way;
