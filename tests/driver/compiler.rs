@@ -203,7 +203,7 @@ async fn a_task_that_is_stopped_while_its_module_is_compiled_does_not_wait_for_t
 async fn control_c_ends_a_run_also_while_a_module_is_compiled() {
     let host = host!();
     let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("slow.wasm"), slow_guest(11, 3000)).unwrap();
+    std::fs::write(directory.path().join("slow.wasm"), slow_guest(11, 8000)).unwrap();
     let job = directory.path().join("slow.nomad.hcl");
     let task = "task \"t\" {\n driver = \"systemd\"\n artifact {\n source = \"slow.wasm\"\n }\n \
                 config {\n command = \"slow.wasm\"\n }\n }";
