@@ -118,16 +118,22 @@ fn filled_by(server: &Server, clients: usize, send: impl Fn(&mut TcpStream) -> b
     ((server.peak() - before) >> 20, clients.iter().filter(|(_, is_there)| *is_there).count())
 }
 
+/// The same, when all clients send this head and then small parts, each in a buffer of its own, while the only place of the
+/// server is taken.
+fn filled_by_parts(server: &Server, clients: usize, head: &[u8]) -> (usize, usize) {
+    let part = [filler(), http_2::frame(http_2::DATA, 0, 1, &[b'x'; 184])].concat();
+    filled_by(server, clients, |client| {
+        client.write_all(head).is_ok() && (0..340).all(|_| client.write_all(&part).is_ok())
+    })
+}
+
 #[test]
 fn small_parts_of_bodies_that_nobody_reads_fill_no_memory() {
     let desk = Desk::new();
     let mut server = Server::start(&desk, &["--max-concurrent-requests", "1"]);
     let mut first = server.connect();
     first.ask("/spin");
-    let part = [filler(), http_2::frame(http_2::DATA, 0, 1, &[b'x'; 184])].concat();
-    let (grown, there) = filled_by(&server, 120, |client| {
-        client.write_all(&http_2::post()).is_ok() && (0..340).all(|_| client.write_all(&part).is_ok())
-    });
+    let (grown, there) = filled_by_parts(&server, 120, &http_2::post());
     assert!(grown < 200, "{grown} MiB");
     assert!(there >= 16, "a few may send what they like: {there}");
     server.says("memory: HTTP/2 clients take too much of it");
@@ -141,10 +147,7 @@ fn what_follows_connect_is_kept_by_nobody() {
     let server = Server::start(&desk, &["--max-concurrent-requests", "1"]);
     let mut first = server.connect();
     first.ask("/spin");
-    let part = [filler(), http_2::frame(http_2::DATA, 0, 1, &[b'x'; 184])].concat();
-    let (grown, _) = filled_by(&server, 60, |client| {
-        client.write_all(&http_2::connect()).is_ok() && (0..340).all(|_| client.write_all(&part).is_ok())
-    });
+    let (grown, _) = filled_by_parts(&server, 60, &http_2::connect());
     assert!(grown < 60, "{grown} MiB");
 }
 

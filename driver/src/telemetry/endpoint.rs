@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt as _};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -20,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 
 /// What the option must be.
 pub const WANTED: &str =
@@ -81,24 +83,25 @@ pub async fn serve(address: Address) {
 }
 
 async fn serve_port(port: SocketAddr) -> io::Result<()> {
-    let (listener, places) = (TcpListener::bind(port).await?, Arc::new(Semaphore::new(CLIENTS)));
-    loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let (stream, _) = listener.accept().await?;
-        tokio::spawn(async move {
-            answer(stream).await;
-            drop(place);
-        });
-    }
+    answer_all(TcpListenerStream::new(TcpListener::bind(port).await?)).await
 }
 
 async fn serve_socket(path: &Path) -> io::Result<()> {
     remove_left(path)?;
-    let (listener, places) = (UnixListener::bind(path)?, Arc::new(Semaphore::new(CLIENTS)));
+    let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    answer_all(UnixListenerStream::new(listener)).await
+}
+
+/// Answers all of these clients, as many at once as there are places. Ends when one of them cannot be accepted.
+async fn answer_all<S>(mut clients: impl Stream<Item = io::Result<S>> + Unpin) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(CLIENTS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
-        let (stream, _) = listener.accept().await?;
+        let Some(stream) = clients.next().await.transpose()? else { return Ok(()) };
         tokio::spawn(async move {
             answer(stream).await;
             drop(place);
