@@ -194,6 +194,7 @@ async fn a_path_of_the_node_that_the_task_does_not_see_is_told_of() {
             Job::shell(wait.trim_start_matches("; ")).env("WATCH", "/var/spool/in"),
             Some("`env`: WATCH: the task sees no /var/spool/in"),
         ),
+        (Job::shell(&format!("true /srv/x\u{202e}y{wait}")), Some("sees no /srv/x\\u202ey of the node")),
         (Job::shell(&format!("true /srv /usr/share/x /api/opt/x{wait}")), None),
         (
             Job::shell(&format!("ls /srv/a/b{wait}"))

@@ -216,7 +216,7 @@ impl Tasks {
             Ok(unit) if unit.state().invocation != saved.invocation => {
                 return Err(Error::Lost { id, reason: "its unit was started again by somebody else" });
             }
-            Ok(unit) => Handle::follow(identity, unit, saved.traits, systemd, events),
+            Ok(unit) => Handle::follow(identity, (unit, false), saved.traits, systemd, events),
             // Units do not go away by themselves: somebody stopped it. What is known of its end is better than nothing.
             Err(systemd::Error::NoSuchUnit { .. }) => {
                 let end = systemd.end_in_journal(&name, &saved.invocation).await;

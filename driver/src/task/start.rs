@@ -112,7 +112,7 @@ impl Shared {
             init: task.kind == TaskKind::Native,
         };
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
-        let handle = Handle::follow(config.identity, unit, traits, systemd, events);
+        let handle = Handle::follow(config.identity, (unit, true), traits, systemd, events);
         tracing::info!(unit = %handle.unit(), task = %handle.id(), pid = handle.pid(), "task started");
         Ok(handle)
     }

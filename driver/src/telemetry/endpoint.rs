@@ -76,7 +76,8 @@ pub async fn serve(address: Address) {
         if let Err(error) = served
             && !std::mem::replace(&mut is_told, true)
         {
-            tracing::warn!(%address, %error, "plugin option `metrics_address`: metrics cannot be shown there; trying again");
+            let error = crate::chain(&error);
+            tracing::warn!(%address, error, "plugin option `metrics_address`: metrics cannot be shown there; trying again");
         }
         sleep(AGAIN).await;
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use prost::Message;
 use proto::driver as wire;
+use shim_interface::visible;
 use tonic::{Code, Status};
 
 pub(super) use self::exec::{exec_input, exec_not_found, exec_output, exec_response};
@@ -141,13 +142,9 @@ pub(super) fn duration(duration: Option<prost_types::Duration>) -> Duration {
     duration.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default()
 }
 
-/// The message with escaped control characters, which a terminal would obey: it may contain text of a job's author.
+/// The message in one line, without what a terminal obeys: it may contain text of a job's author.
 fn for_a_terminal(message: &str) -> String {
-    let mut text = String::with_capacity(message.len());
-    for c in message.chars() {
-        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
-    }
-    text
+    visible(message).replace('\n', "\\n").replace('\t', "\\t")
 }
 
 /// The only table from the driver's errors to gRPC's codes.

@@ -55,10 +55,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Follows the unit from now on.
+    /// Follows the unit from now on. `is_new`: this process has started it.
     pub(crate) fn follow(
         identity: TaskIdentity,
-        unit: Unit,
+        (unit, is_new): (Unit, bool),
         traits: Traits,
         systemd: Systemd,
         events: Events,
@@ -92,8 +92,8 @@ impl Handle {
         };
         let init = if init { InitWatch::of(handle.pid, handle.unit.as_str()) } else { None };
         let is_asked = Arc::clone(&handle.is_asked);
-        let owner =
-            Owner { identity, unit, traits, systemd, events, is_asked, phase: sender, served: served_sender };
+        let (phase, served) = (sender, served_sender);
+        let owner = Owner { identity, unit, is_new, traits, systemd, events, is_asked, phase, served };
         tokio::spawn(owner.follow(init));
         handle
     }

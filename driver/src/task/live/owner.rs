@@ -31,6 +31,8 @@ use crate::telemetry::{self, Running};
 pub(super) struct Owner {
     pub(super) identity: TaskIdentity,
     pub(super) unit: Unit,
+    /// This process has started the task.
+    pub(super) is_new: bool,
     pub(super) traits: Traits,
     pub(super) systemd: Systemd,
     pub(super) events: Events,
@@ -74,7 +76,8 @@ impl Owner {
     /// Follows the task to its end. `init` reaps the processes that the program leaves.
     pub(super) async fn follow(mut self, init: Option<InitWatch>) {
         // What had ended before was counted by the driver that saw it.
-        let running = self.unit.state().exit().is_none().then(|| Running::new(self.traits.kind()));
+        let counts = self.is_new || self.unit.state().exit().is_none();
+        let running = counts.then(|| Running::new(self.traits.kind()));
         let before = *self.served.borrow();
         let mut trouble = FailureReporter::since(before.unwrap_or_default());
         let state = match self.run(init, &mut trouble).await {
