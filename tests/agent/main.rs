@@ -46,6 +46,7 @@ mod options;
 mod recovery;
 mod resources;
 mod start;
+mod upgrade;
 mod view;
 
 /// A behaviour in which drivers may differ.

@@ -2,13 +2,12 @@
 //! large.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
 use proto::driver::TaskState;
-use tests::{Exit, Host, Job, Node, SOON, eventually, exiting_guest};
+use tests::{Exit, Job, Node, SOON, eventually, exiting_guest};
 
 use crate::guest;
 
@@ -160,68 +159,6 @@ async fn without_room_for_it_code_is_kept_no_longer_than_a_task_needs_it_to_star
             .await;
         assert_eq!(exit_of(&node, &exiting_guest(6)).await, Exit::status(6));
     }
-}
-
-/// A small disk of its own for the driver's files.
-struct Disk<'a> {
-    host: &'a Host,
-    directory: tempfile::TempDir,
-}
-
-impl<'a> Disk<'a> {
-    fn new(host: &'a Host) -> Self {
-        let directory = tempfile::tempdir_in("/var/lib").unwrap();
-        host.run(
-            "mount",
-            &["-t", "tmpfs", "-o", "size=256k,mode=755", "none", directory.path().to_str().unwrap()],
-        );
-        Self { host, directory }
-    }
-
-    fn path(&self) -> String {
-        self.directory.path().display().to_string()
-    }
-
-    /// Fills the disk.
-    fn fill(&self) -> PathBuf {
-        let path = self.directory.path().join("filler");
-        let mut file = fs::File::create(&path).unwrap();
-        while file.write_all(&[1; 4096]).is_ok() {}
-        path
-    }
-
-    fn remount(&self, how: &str) {
-        self.host.run("mount", &["-o", &format!("remount,{how}"), &self.path()]);
-    }
-}
-
-impl Drop for Disk<'_> {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").args(["--lazy", &self.path()]).status();
-    }
-}
-
-#[tokio::test]
-async fn a_disk_that_is_full_or_read_only_is_an_error_that_says_what_to_do_and_leaves_nothing() {
-    let host = host!();
-    let disk = Disk::new(&host);
-    let mut node = Node::configured(&host, &format!("state_dir = {:?}", disk.path())).await;
-    let pid = node.plugin().pid();
-    let refused = async |why: &str| {
-        let refusal = node.try_run(Job::artifact("exit.wasm", &exiting_guest(2))).await.unwrap_err();
-        assert!(refusal.message.contains(&disk.path()), "{refusal}");
-        assert!(refusal.message.contains("`state_dir`") && refusal.message.contains(why), "{refusal}");
-        assert!(refusal.recoverable, "it may be mended: {refusal}");
-        assert_eq!(entries(Path::new(&disk.path())), Vec::<PathBuf>::new());
-        assert_eq!(host.units(&format!("nomad-wasm-compile-{pid}")), Vec::<String>::new());
-    };
-    let filler = disk.fill();
-    refused("No space left on device").await;
-    disk.remount("ro");
-    refused("Read-only file system").await;
-    disk.remount("rw");
-    fs::remove_file(filler).unwrap();
-    assert_eq!(exit_of(&node, &exiting_guest(2)).await, Exit::status(2));
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ macro_rules! host {
 
 mod cache;
 mod compiler;
+mod disk;
 mod doctor;
 mod end;
 mod ephemeral;

@@ -1,12 +1,13 @@
 //! The metrics of a driver, as Prometheus reads them (plugin option `metrics_address`).
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use tests::{Exit, Job, Node, SOON, eventually, exiting_guest};
+use tests::{Exit, Job, Node, SOON, eventually, exiting_guest, repository};
 
 use crate::guest;
 
@@ -67,6 +68,17 @@ async fn metrics_count_starts_and_ends_of_tasks_and_name_no_task() {
         "nomad_systemd_compilation_seconds_count 2",
     ] {
         assert!(told.contains(line), "{line} is not in:\n{told}");
+    }
+    let dashboard = fs::read_to_string(repository().join("driver/dist/dashboard.json")).unwrap();
+    let queried = dashboard.match_indices("nomad_systemd_").map(|(start, _)| {
+        let rest = &dashboard[start..];
+        &rest[..rest.find(|letter: char| !letter.is_ascii_lowercase() && letter != '_').unwrap()]
+    });
+    for metric in queried {
+        assert!(
+            told.lines().any(|line| line.starts_with(metric)),
+            "{metric} of the dashboard is not in:\n{told}"
+        );
     }
     assert!(!told.contains(&running.id) && !told.contains("sleep"), "{told}");
     assert!(answer(UnixStream::connect(&socket).unwrap(), "POST", "/metrics").starts_with("HTTP/1.1 405"));

@@ -21,7 +21,7 @@ mod user;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use agent::{Agent, Alloc, Event, Said, Spec};
+pub use agent::{Agent, Alloc, Event, Said, Second, Spec};
 pub use desk::{Desk, End, Running, built_guest, end_of, within};
 pub use exec::Session;
 pub use host::{DropIn, Host, Need};

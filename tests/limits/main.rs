@@ -20,6 +20,7 @@ macro_rules! host {
     };
 }
 
+mod clock;
 mod devices;
 mod images;
 mod options;

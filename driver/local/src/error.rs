@@ -3,12 +3,21 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::jobspec::JobFile;
 use crate::node::DRIVER;
 use crate::{allocdir, artifact, jobspec, plugin_client, template};
 
 /// Why a job was not run, or did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// An error of a job file, with the lines that it is about.
+    #[error("{}\n{lines}", diagnostics::with_causes(.error))]
+    Marked {
+        /// The error.
+        error: Box<Error>,
+        /// The lines, with their numbers.
+        lines: String,
+    },
     /// A file could not be read.
     #[error("read {path}")]
     Read {
@@ -223,4 +232,23 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// This error, followed by the lines that it is about.
+    pub(crate) fn with_lines(self, lines: Option<String>) -> Self {
+        match lines {
+            Some(lines) => Self::Marked { error: Box::new(self), lines },
+            None => self,
+        }
+    }
+
+    /// This error, followed by the line of the option that it is about, if it is about one.
+    pub(crate) fn marked_in(self, file: &JobFile) -> Self {
+        let lines = match &self {
+            Self::Task { task, source } => source.key().and_then(|key| file.lines_of_option(task, key)),
+            _ => None,
+        };
+        self.with_lines(lines)
+    }
 }

@@ -65,6 +65,17 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The key that this is about.
+    pub(crate) fn key(&self) -> Option<&str> {
+        match self {
+            Self::UnknownKey { keys, .. } => keys.first().map(String::as_str),
+            Self::Missing { key } | Self::Value { key, .. } | Self::Expression { key, .. } => Some(key),
+            Self::Schema { .. } | Self::Encode { .. } => None,
+        }
+    }
+}
+
 /// Decodes `config` by `spec` and encodes the result as MessagePack: a map with every key of the schema.
 ///
 /// `config` is the result of [`Scope::body`] for a block; its strings are evaluated in `scope`.

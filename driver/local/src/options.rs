@@ -8,7 +8,7 @@ use hcl::{Attribute, Body, Expression};
 use proto::driver::Mount;
 
 use crate::error::Error;
-use crate::jobspec::{self, Given, Group, Job, Task};
+use crate::jobspec::{self, Given, Group, Job, JobFile, Task};
 use crate::node::DRIVER;
 use crate::taskenv::TaskEnv;
 use crate::terminal::note;
@@ -48,6 +48,8 @@ type Parse = fn(&str, &BTreeMap<String, Given>, &Path) -> Result<Job, jobspec::E
 /// The request of the command line, checked for consistency.
 #[derive(Debug)]
 pub(crate) struct Invocation {
+    /// The file of the job, to show lines of it.
+    pub(crate) file: JobFile,
     pub(crate) job: Job,
     /// The body of the plugin's `config` block.
     pub(crate) config: Body,
@@ -61,23 +63,23 @@ pub(crate) struct Invocation {
 impl JobOptions {
     /// Reads everything for a run, and prints a note if the configuration was changed.
     pub(crate) fn read(&self) -> Result<Invocation, Error> {
-        let job = self.job(jobspec::parse)?;
+        let (file, job) = self.job(jobspec::parse)?;
         let volumes = Volumes::parse(&self.volumes)?;
         volumes.check(&job)?;
-        self.asked(job, volumes)
+        self.asked(file, job, volumes)
     }
 
     /// Reads everything for a job that is only shown: what this machine lacks for it is noted.
     pub(crate) fn read_to_show(&self) -> Result<Invocation, Error> {
-        let job = self.job(jobspec::parse_to_show)?;
+        let (file, job) = self.job(jobspec::parse_to_show)?;
         if !job.needs_agent.is_empty() {
             note(&format!("job {}: only with a Nomad agent: {}", job.id, job.needs_agent.join(", ")));
         }
         let volumes = Volumes::parse(&self.volumes)?.with_all_of(&job);
-        self.asked(job, volumes)
+        self.asked(file, job, volumes)
     }
 
-    fn asked(&self, job: Job, volumes: Volumes) -> Result<Invocation, Error> {
+    fn asked(&self, file: JobFile, job: Job, volumes: Volumes) -> Result<Invocation, Error> {
         let given = plugin_config(self.plugin_config.as_deref())?;
         let (config, added) = with_manager(given, rustix::process::geteuid().is_root());
         if added {
@@ -87,18 +89,22 @@ impl JobOptions {
         let program = program.map_err(|source| Error::Program { source })?;
         let user = Expression::from("user");
         let own_manager = manager(&config).is_some_and(|manager| *manager == user);
-        Ok(Invocation { job, config, volumes, program, own_manager })
+        Ok(Invocation { file, job, config, volumes, program, own_manager })
     }
 
-    fn job(&self, parse: Parse) -> Result<Job, Error> {
+    fn job(&self, parse: Parse) -> Result<(JobFile, Job), Error> {
         let path = self.file.clone();
         let text = fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let file = JobFile { path, text };
         let variables = variables::given(environment(), &self.variable_files, &self.variables)?;
-        let job = parse(&text, &variables, path.parent().unwrap_or(Path::new("")))
-            .map_err(|source| Error::Job { path, source: Box::new(source) })?;
+        let directory = file.path.parent().unwrap_or(Path::new(""));
+        let job = parse(&file.text, &variables, directory).map_err(|source| {
+            let lines = file.lines_of(&source);
+            Error::Job { path: file.path.clone(), source: Box::new(source) }.with_lines(lines)
+        })?;
         match job.groups.iter().flat_map(|group| &group.tasks).find(|task| task.driver != DRIVER) {
             Some(task) => Err(Error::Driver { task: task.name.clone(), driver: task.driver.clone() }),
-            None => Ok(job),
+            None => Ok((file, job)),
         }
     }
 }

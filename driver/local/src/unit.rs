@@ -42,7 +42,7 @@ pub async fn requests(options: &JobOptions) -> Result<UnitRequests, Error> {
         requested
     };
     tokio::select! {
-        requested = requested => requested,
+        requested = requested => requested.map_err(|error| error.marked_in(&asked.file)),
         () = stop_signals.next() => Err(Error::Interrupted),
     }
 }

@@ -192,6 +192,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// When the main process was started, on the monotonic clock.
+    pub fn started_since_boot(&self) -> Option<Duration> {
+        (self.started_at != 0).then(|| Duration::from_micros(self.started_at))
+    }
+
     /// Reads the fields from all properties of a service.
     pub(super) fn of(all: &HashMap<String, OwnedVariant>) -> Self {
         let mut service = Self::default();

@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use super::service::{SERVICE, Service, VOLUME, launch, log, named, write_config};
-use crate::{Host, Need, SOON, eventually};
+use super::service::{SERVICE, Service, VOLUME, launch, link_plugin, log, named, write_config};
+use crate::{Host, Need, SOON, eventually, programs};
 
 /// A Nomad agent, the client of a cluster of its own, on which the driver under test is healthy.
 pub struct Agent {
@@ -116,6 +116,40 @@ impl Agent {
         eventually("the agent ends", async || child.try_wait().expect("our child")).await;
     }
 
+    /// Installs the three programs of a directory as a package does: each file is replaced by another one. The running
+    /// plugin keeps its file; the agent must have been [configured](Self::configured) with [`Self::installed`] as
+    /// `shim_dir`.
+    pub fn install(&self, from: &Path) {
+        let to = self.installed();
+        fs::create_dir_all(&to).expect("our own directory");
+        for name in ["nomad-driver-systemd", "wasm-shim", "wasm-shim-compile"] {
+            let new = to.join(name).with_extension("new");
+            fs::copy(from.join(name), &new).expect("a directory with the three programs");
+            fs::rename(&new, to.join(name)).expect("our own directory");
+        }
+        link_plugin(&self.service.dir, &to);
+    }
+
+    /// The directory into which [`Self::install`] installs.
+    pub fn installed(&self) -> PathBuf {
+        self.service.dir.join("release")
+    }
+
+    /// Starts the stopped agent while something else has its port, and waits until it has given up.
+    pub async fn fail_to_start(&self) {
+        let Service { nomad, dir, address, .. } = self.service;
+        let port = address.strip_prefix("http://").expect("an address of our own");
+        let _holder = std::net::TcpListener::bind(port).expect("the stopped agent has left its port");
+        let mut child = launch(nomad, dir, "client");
+        let status = eventually("the agent gives up", async || child.try_wait().expect("our child")).await;
+        assert!(!status.success(), "{status}");
+    }
+
+    /// Whether a process of the plugin runs.
+    pub fn has_plugin(&self) -> bool {
+        process_of(&self.service.dir.join("plugins/nomad-driver-systemd")).is_some()
+    }
+
     /// Kills the plugin, and waits until the agent has another one.
     pub async fn kill_plugin(&self) {
         let program = self.service.dir.join("plugins/nomad-driver-systemd");
@@ -198,7 +232,10 @@ impl Drop for Agent {
     /// The next test finds the usual agent: it starts an agent if it finds none.
     fn drop(&mut self) {
         match &self.usual {
-            Some(usual) => write_config(&self.service.dir, "client", usual),
+            Some(usual) => {
+                write_config(&self.service.dir, "client", usual);
+                link_plugin(&self.service.dir, &programs());
+            }
             None if self.program.get().is_none() => return,
             None => {}
         }

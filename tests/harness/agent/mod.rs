@@ -6,9 +6,11 @@
 
 mod alloc;
 mod client;
+mod second;
 mod service;
 mod spec;
 
 pub use alloc::{Alloc, Event};
 pub use client::{Agent, Said};
+pub use second::Second;
 pub use spec::Spec;

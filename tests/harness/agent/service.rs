@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::{SOON, program, programs, repository};
+use crate::{SOON, programs, repository};
 
 /// What the agent of this process needs for each start.
 pub(super) struct Service {
@@ -37,7 +37,7 @@ pub(super) static SERVICE: OnceLock<Service> = OnceLock::new();
 /// the agents and removes their files.
 const UNDERTAKER: &str = r#"
     cat
-    for pid in $(cat "$0/client.pid" "$0/server.pid"); do
+    for pid in $(cat "$0"/second.pid "$0/client.pid" "$0/server.pid"); do
         kill -INT "$pid"
         for _ in $(seq 100); do kill -0 "$pid" || break; sleep 0.1; done
         kill -KILL "$pid"
@@ -60,8 +60,7 @@ impl Service {
         fs::create_dir(dir.join("plugins")).expect("our own directory");
         fs::create_dir(dir.join(VOLUME)).expect("our own directory");
         fs::set_permissions(dir.join(VOLUME), fs::Permissions::from_mode(0o777)).expect("our own directory");
-        symlink(program("nomad-driver-systemd"), dir.join("plugins/nomad-driver-systemd"))
-            .expect("our own directory");
+        link_plugin(&dir, &programs());
         fs::create_dir_all(repository().join("target")).expect("a directory for the log");
         fs::write(log(), "").expect("the log");
 
@@ -128,6 +127,13 @@ impl Service {
 
 /// The agents' only host volume, by its name and by that of its directory.
 pub(super) const VOLUME: &str = "volume";
+
+/// Makes the driver of a directory with programs the agent's plugin.
+pub(super) fn link_plugin(dir: &Path, programs: &Path) {
+    let (new, link) = (dir.join("plugin"), dir.join("plugins/nomad-driver-systemd"));
+    symlink(programs.join("nomad-driver-systemd"), &new).expect("our own directory");
+    fs::rename(&new, &link).expect("our own directory");
+}
 
 pub(super) fn write_config(dir: &Path, name: &str, config: &Value) {
     fs::write(dir.join(name).with_extension("json"), config.to_string()).expect("our own directory");

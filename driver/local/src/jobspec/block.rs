@@ -2,6 +2,8 @@
 //! left. Each error names the block and its line.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use hcl::edit::Span;
@@ -43,6 +45,21 @@ fn place_of(key: &str) -> &'static str {
     }
 }
 
+/// A block of a job file, and the bytes in it that an error is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The block and its line, such as `task "web" (line 12)`.
+    pub(super) block: String,
+    /// The key, or the name of the block if the key is missing, as bytes of the file.
+    pub(super) span: Option<Range<usize>>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.block)
+    }
+}
+
 /// An error in a job file, and its place.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -55,8 +72,8 @@ pub enum Error {
     /// Nomad supports the key, but it needs a Nomad agent.
     #[error("{place}: `{key}` is not possible without a Nomad agent: {advice}")]
     NotHere {
-        /// The block and its line, such as `task "web" (line 12)`.
-        place: String,
+        /// The block.
+        place: Place,
         /// The block or attribute, such as `template`.
         key: String,
         /// What to do instead.
@@ -65,24 +82,24 @@ pub enum Error {
     /// Nomad does not know the key either.
     #[error("{place}: `{key}` is not known in a Nomad job; {}", place_of(key))]
     Unknown {
-        /// The block and its line, such as `task "web" (line 12)`.
-        place: String,
+        /// The block.
+        place: Place,
         /// The key, such as `comand`.
         key: String,
     },
     /// A required key is missing.
     #[error("{place}: `{key}` is required")]
     Missing {
-        /// The block and its line, such as `task "web" (line 12)`.
-        place: String,
+        /// The block.
+        place: Place,
         /// The key, such as `driver`.
         key: String,
     },
     /// A value of the wrong type or out of range.
     #[error("{place}: `{key}`: {reason}")]
     Value {
-        /// The block and its line, such as `task "web" (line 12)`.
-        place: String,
+        /// The block.
+        place: Place,
         /// The key, such as `kill_timeout`.
         key: String,
         /// The reason, such as `a duration such as "30s" is required`.
@@ -91,8 +108,8 @@ pub enum Error {
     /// An expression that has no value.
     #[error("{place}: `{key}`")]
     Expression {
-        /// The block and its line, such as `task "web" (line 12)`.
-        place: String,
+        /// The block.
+        place: Place,
         /// The key, such as `args`.
         key: String,
         /// What was wrong with it.
@@ -100,14 +117,32 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The bytes of the file that this error is about.
+    pub(super) fn span(&self) -> Option<Range<usize>> {
+        match self {
+            Self::Parse { .. } => None,
+            Self::NotHere { place, .. }
+            | Self::Unknown { place, .. }
+            | Self::Missing { place, .. }
+            | Self::Value { place, .. }
+            | Self::Expression { place, .. } => place.span.clone(),
+        }
+    }
+}
+
 /// One block of a job file, with the keys that have not been taken yet.
 #[derive(Debug)]
 pub(super) struct Block<'a> {
     /// The block and its line, such as `task "web" (line 12)`.
-    pub(super) place: String,
+    place: String,
     /// The labels, such as `["web"]`.
     pub(super) labels: Vec<String>,
     text: &'a str,
+    /// Where the name of the block stands in the file.
+    name: Option<Range<usize>>,
+    /// Where the keys stand, also those that were taken.
+    keys: BTreeMap<&'a str, Range<usize>>,
     attributes: BTreeMap<&'a str, &'a Attribute>,
     blocks: Vec<&'a Written>,
 }
@@ -115,12 +150,27 @@ pub(super) struct Block<'a> {
 impl<'a> Block<'a> {
     /// The whole file as a block.
     pub(super) fn file(text: &'a str, body: &'a Body) -> Self {
-        Self::new("the job file".to_owned(), Vec::new(), text, body)
+        Self::new("the job file".to_owned(), Vec::new(), text, None, body)
     }
 
-    fn new(place: String, labels: Vec<String>, text: &'a str, body: &'a Body) -> Self {
-        let mut block = Self { place, labels, text, attributes: BTreeMap::new(), blocks: Vec::new() };
+    fn new(
+        place: String,
+        labels: Vec<String>,
+        text: &'a str,
+        name: Option<Range<usize>>,
+        body: &'a Body,
+    ) -> Self {
+        let keys = BTreeMap::new();
+        let mut block =
+            Self { place, labels, text, name, keys, attributes: BTreeMap::new(), blocks: Vec::new() };
         for structure in body {
+            let key = match structure {
+                Structure::Attribute(attribute) => &attribute.key,
+                Structure::Block(inner) => &inner.ident,
+            };
+            if let Some(span) = key.span() {
+                block.keys.entry(key.as_str()).or_insert(span);
+            }
             match structure {
                 Structure::Attribute(attribute) => {
                     block.attributes.insert(attribute.key.as_str(), attribute);
@@ -172,7 +222,7 @@ impl<'a> Block<'a> {
         let line = |offset| text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1;
         let line = written.span().map(|span| format!(" (line {})", line(span.start)));
         let place = [written.ident.to_string()].into_iter().chain(named).chain(line).collect();
-        Block::new(place, labels, text, &written.body)
+        Block::new(place, labels, text, written.ident.span(), &written.body)
     }
 
     /// The expression of an attribute, not evaluated.
@@ -276,7 +326,7 @@ impl<'a> Block<'a> {
         self.blocks.retain(|block| block.ident.as_str() != key);
         let place = self.inner(written).place;
         scope.body(&hcl::Body::from(written.body.clone())).map_err(|source| Error::Expression {
-            place: self.place.clone(),
+            place: self.at(key),
             key: place,
             source,
         })
@@ -304,31 +354,38 @@ impl<'a> Block<'a> {
                 continue;
             }
             if !ignored.contains(&key) {
-                return Err(Error::Unknown { place: self.place.clone(), key: key.to_owned() });
+                return Err(Error::Unknown { place: self.at(key), key: key.to_owned() });
             }
             notes.ignore(key);
         }
         Ok(())
     }
 
+    /// The place of a key of this block, or of a part of its value, such as `env.PATH`.
+    fn at(&self, key: &str) -> Place {
+        let (name, _) = key.split_once('.').unwrap_or((key, ""));
+        let span = self.keys.get(name).or(self.name.as_ref()).cloned();
+        Place { block: self.place.clone(), span }
+    }
+
     /// The error for a feature that needs an agent.
     pub(super) fn not_here(&self, key: &str, advice: &str) -> Error {
-        Error::NotHere { place: self.place.clone(), key: key.to_owned(), advice: advice.to_owned() }
+        Error::NotHere { place: self.at(key), key: key.to_owned(), advice: advice.to_owned() }
     }
 
     /// The error for a missing key.
     pub(super) fn missing(&self, key: &str) -> Error {
-        Error::Missing { place: self.place.clone(), key: key.to_owned() }
+        Error::Missing { place: self.at(key), key: key.to_owned() }
     }
 
     /// The error for a value.
     pub(super) fn wrong(&self, key: &str, reason: &str) -> Error {
-        Error::Value { place: self.place.clone(), key: key.to_owned(), reason: reason.to_owned() }
+        Error::Value { place: self.at(key), key: key.to_owned(), reason: reason.to_owned() }
     }
 
     /// The error for an expression.
     pub(super) fn expression_error(&self, key: &str, source: expression::Error) -> Error {
-        Error::Expression { place: self.place.clone(), key: key.to_owned(), source }
+        Error::Expression { place: self.at(key), key: key.to_owned(), source }
     }
 }
 

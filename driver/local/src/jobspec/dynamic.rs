@@ -117,6 +117,7 @@ impl VisitMut for Bind<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::block::Place;
     use super::*;
 
     fn expanded(text: &str) -> Result<String, Error> {
@@ -125,7 +126,7 @@ mod tests {
         let scope = Scope::of_job(variables, Map::new());
         let body = expand(text, &body, &scope)?;
         let map = scope.body(&hcl::Body::from(body)).map_err(|source| Error::Expression {
-            place: "here".to_owned(),
+            place: Place { block: "here".to_owned(), span: None },
             key: "x".to_owned(),
             source,
         });

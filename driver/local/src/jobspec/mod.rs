@@ -11,6 +11,7 @@ mod dynamic;
 pub mod expression;
 mod functions;
 mod group;
+mod marked;
 mod task;
 pub(crate) mod types;
 
@@ -26,6 +27,7 @@ pub use self::declared::Given;
 use self::declared::{declared, locals};
 use self::expression::Scope;
 pub use self::group::{Dns, Group, Network, Port, Volume};
+pub(crate) use self::marked::JobFile;
 pub use self::task::{Artifact, Hook, Lifecycle, Resources, Task, Template, VolumeMount};
 
 /// A job as the file specifies it. Strings may still contain `${…}` for the runtime.

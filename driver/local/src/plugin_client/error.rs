@@ -98,6 +98,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The option of a configuration that this is about.
+    pub(crate) fn key(&self) -> Option<&str> {
+        match self {
+            Self::Config { source, .. } => source.key(),
+            _ => None,
+        }
+    }
+}
+
 /// A call for which the plugin has returned an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{call}: {message}")]

@@ -76,7 +76,7 @@ pub async fn run(options: RunOptions) -> Result<u8, Error> {
     let run = Run { plugin: &plugin, asked: &asked, node: &node, options: &options };
     let result = run.all(&mut stop_signals).await;
     plugin.shutdown().await;
-    result
+    result.map_err(|error| error.marked_in(&asked.file))
 }
 
 /// A plugin that is configured and healthy, and the node with the driver's attributes.

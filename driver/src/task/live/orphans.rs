@@ -12,9 +12,10 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustix::process::{Pid, getppid};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::systemd::UnitName;
 use crate::task::Shared;
@@ -22,7 +23,10 @@ use crate::task::spec;
 
 /// Looks for lost units after every `lost_after`, for as long as the agent that started the driver lives.
 pub(in crate::task) async fn watch(shared: Weak<Shared>, lost_after: Duration) {
-    let (agent, began) = (getppid(), SystemTime::now());
+    // As systemd counts: the wall clock may be set meanwhile.
+    let now = clock_gettime(ClockId::Monotonic);
+    let now = Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default());
+    let (agent, began) = (getppid(), now);
     // Units seen without their directory once: the next time they are lost.
     let mut without_directory = HashSet::new();
     loop {
@@ -36,7 +40,7 @@ pub(in crate::task) async fn watch(shared: Weak<Shared>, lost_after: Duration) {
 }
 
 impl Shared {
-    async fn end_lost(self: &Arc<Self>, began: SystemTime, without_directory: &mut HashSet<UnitName>) {
+    async fn end_lost(self: &Arc<Self>, began: Duration, without_directory: &mut HashSet<UnitName>) {
         let units = match self.systemd.list(spec::UNIT_PREFIX).await {
             Ok(units) => units,
             Err(error) => {
@@ -79,9 +83,9 @@ impl Shared {
         })
     }
 
-    async fn is_older(&self, unit: &UnitName, than: SystemTime) -> bool {
-        let found = self.systemd.find(unit).await;
-        found.is_ok_and(|unit| unit.state().started_at().is_some_and(|started| started < than))
+    async fn is_older(&self, unit: &UnitName, than: Duration) -> bool {
+        let service = self.systemd.service(unit).await;
+        service.is_ok_and(|service| service.started_since_boot().is_some_and(|started| started < than))
     }
 
     /// Records where the agent that asks for this task keeps its allocations: the driver serves this agent.

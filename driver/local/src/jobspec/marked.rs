@@ -1,0 +1,118 @@
+//! The lines of a job file that an error is about, as a compiler shows them.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use hcl::edit::Span;
+use hcl::edit::structure::{Block, Body};
+
+use super::{Error, readable};
+
+/// A job file as it was read.
+#[derive(Debug)]
+pub(crate) struct JobFile {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// Its content.
+    pub(crate) text: String,
+}
+
+impl JobFile {
+    /// The lines that this error is about. The parser's own errors show them already.
+    pub(crate) fn lines_of(&self, error: &Error) -> Option<String> {
+        self.lines(error.span()?)
+    }
+
+    /// The lines of an option of a task; `key` is an option, such as `args`, or one in a block, such as `limits.tasks_max`.
+    pub(crate) fn lines_of_option(&self, task: &str, key: &str) -> Option<String> {
+        let body = hcl::edit::parser::parse_body(&readable(&self.text)).ok()?;
+        let task = find(&body, &|block| {
+            block.ident.as_str() == "task" && block.labels.first().is_some_and(|label| label.as_str() == task)
+        })?;
+        let config = task.body.get_blocks("config").next()?;
+        let (blocks, name) = key.rsplit_once('.').unwrap_or(("", key));
+        let mut body = &config.body;
+        for name in blocks.split('.').filter(|name| !name.is_empty()) {
+            // In a map, or in a block that a `dynamic` block makes.
+            let Some(inner) = body.get_blocks(name).next() else { break };
+            body = &inner.body;
+        }
+        let span = key_in(body, name).or_else(|| config.ident.span())?;
+        self.lines(span)
+    }
+
+    fn lines(&self, span: Range<usize>) -> Option<String> {
+        let text = readable(&self.text);
+        // Annotated bytes that are not of the text would be a panic.
+        text.get(span.clone())?;
+        let path = self.path.to_string_lossy();
+        let snippet =
+            Snippet::source(text.as_ref()).path(path.as_ref()).annotation(AnnotationKind::Primary.span(span));
+        let report = [Group::with_level(Level::ERROR).element(snippet)];
+        Some(Renderer::plain().render(&report))
+    }
+}
+
+/// The first block of which this is true, at whatever depth.
+fn find<'a>(body: &'a Body, wanted: &dyn Fn(&Block) -> bool) -> Option<&'a Block> {
+    body.blocks().find_map(|block| if wanted(block) { Some(block) } else { find(&block.body, wanted) })
+}
+
+/// Where a key stands in a body, or else in a block of it.
+fn key_in(body: &Body, name: &str) -> Option<Range<usize>> {
+    let attribute = body.attributes().find(|attribute| attribute.key.as_str() == name);
+    let block = body.blocks().find(|block| block.ident.as_str() == name);
+    attribute
+        .and_then(|attribute| attribute.key.span())
+        .or_else(|| block.and_then(|block| block.ident.span()))
+        .or_else(|| body.blocks().find_map(|block| key_in(&block.body, name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::*;
+
+    const JOB: &str = r#"job "web" {
+  group "g" {
+    task "t" {
+      driver = "systemd"
+      config {
+        comand = "/bin/true"
+        limits {
+          task_max = 3
+        }
+      }
+      resources {
+        cpus = 5
+      }
+    }
+  }
+}
+"#;
+
+    fn file() -> JobFile {
+        JobFile { path: "web.nomad.hcl".into(), text: JOB.to_owned() }
+    }
+
+    #[test]
+    fn an_unknown_key_of_nomad_is_underlined() {
+        let error = super::super::parse(JOB, &BTreeMap::new(), Path::new("")).unwrap_err();
+        let lines = file().lines_of(&error).unwrap();
+        assert!(lines.contains("web.nomad.hcl:12:9") && lines.ends_with("^^^^"), "{lines}");
+    }
+
+    #[test]
+    fn an_option_is_found_in_its_block_and_by_its_name() {
+        for (key, place) in
+            [("comand", ":6:9"), ("limits.task_max", ":8:11"), ("task_max", ":8:11"), ("x", ":5:7")]
+        {
+            let lines = file().lines_of_option("t", key).unwrap();
+            assert!(lines.contains(place), "{key}: {lines}");
+        }
+        assert_eq!(file().lines_of_option("none", "comand"), None);
+    }
+}
