@@ -239,12 +239,14 @@ pub(crate) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
         filters.push(filter);
     }
     // An init cannot create processes, nor can the runner of a guest. A command alongside can.
-    let own = task_init::own_filters()?;
-    let is_own = |filter: &mut Vec<libc::sock_filter>| {
-        let filter = filter.iter().map(|each| (each.code, each.jt, each.jf, each.k));
-        own.iter().any(|own| filter.clone().eq(own.iter().copied()))
+    let plain = |filter: &Vec<libc::sock_filter>| {
+        filter.iter().map(|each| (each.code, each.jt, each.jf, each.k)).collect::<Vec<_>>()
     };
-    while filters.pop_if(is_own).is_some() {}
+    let kept = task_init::of_command(filters.iter().map(plain).collect())?;
+    let of_kernel = |filter: Vec<task_init::Instruction>| {
+        filter.into_iter().map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect()
+    };
+    let filters = kept.into_iter().map(of_kernel).collect();
     Ok(Filters(filters))
 }
 

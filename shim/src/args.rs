@@ -9,6 +9,7 @@ use shim_interface::{AddressRule, Directory, Same, digits};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use task_init::Calls;
 
 /// Runs one WebAssembly guest: a command to its end, a server until SIGTERM.
 #[derive(Debug, Parser)]
@@ -91,6 +92,9 @@ pub struct Grants {
     /// Refuse to start where another directory is at the path: DEVICE:INODE:PATH, from the driver
     #[arg(long, hide = true, value_name = "DEVICE:INODE:PATH", value_parser = Same::parse)]
     pub same: Vec<Same>,
+    /// Make the system calls of this preset of the driver's sandbox and no others, from the driver
+    #[arg(long, hide = true, value_name = "PRESET")]
+    pub calls: Option<Calls>,
     /// Give the guest a variable; without a value, the one from wasm-shim's own environment. Nothing else is inherited
     #[arg(long = "env", value_name = "NAME[=VALUE]", value_parser = Var::parse)]
     pub env: Vec<Var>,
@@ -144,6 +148,9 @@ pub struct Guest {
     pub wasm: Wasm,
     /// The other WASI grants.
     pub wasi: WasiGrants,
+    /// The system calls that this process may make while it runs the guest: of a preset, or all but those that make
+    /// processes.
+    pub calls: Option<Calls>,
     /// Whether precompiled code is trusted.
     pub allow_precompiled: bool,
     /// Whether the compiled code may be cached.
@@ -173,6 +180,7 @@ impl Guest {
             network: Network::new(grants.connect.clone(), grants.listen.clone(), wasi.inherit_network),
             wasm: Wasm::resolve(&grants.wasm)?,
             wasi,
+            calls: grants.calls,
             allow_precompiled: grants.allow_precompiled,
             cached: !grants.no_cache,
             invoke: None,

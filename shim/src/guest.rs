@@ -53,7 +53,7 @@ pub fn open(guest: &Guest) -> Result<Code> {
 /// # Errors
 /// When the guest did not start: an import or export is missing, a directory cannot be opened, no memory is left.
 pub fn run(code: &Code, guest: &Guest) -> Result<Outcome> {
-    task_init::stay_one_process().context("give up the right to make processes (prctl(2))")?;
+    task_init::stay_one_process(guest.calls).context("filter system calls (prctl(2))")?;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_time();
     // Waiting for sockets costs kernel descriptors, so it is set up only for a guest that may have sockets.

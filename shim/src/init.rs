@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! wasm-shim become [--carried PREFIX] -- PATH ARGV0 [ARGUMENT…]
-//! wasm-shim init   [--carried PREFIX] [--notify SOCKET|all] [--same DIRECTORY]… [--inspectable] [--report] -- PATH ARGV0
-//!                  [ARGUMENT…]
+//! wasm-shim init   [--carried PREFIX] [--notify SOCKET|all] [--same DIRECTORY]… [--calls PRESET] [--inspectable] [--report]
+//!                  -- PATH ARGV0 [ARGUMENT…]
 //! ```
 //!
 //! - `--carried`: variables whose names begin with this prefix get their original names back (carried.rs).
@@ -12,6 +12,7 @@
 //!   `all`, every process of the task uses systemd's socket. Without the option, the environment contains no socket.
 //! - `--same`: the program is not run if the directory at a path is not the one that the driver has prepared
 //!   ([`shim_interface::Same`]).
+//! - `--calls`: the program may make the system calls of this preset of the sandbox, and no others ([`task_init::Calls`]).
 //! - `--inspectable`: other processes of the user, such as an unprivileged driver, may inspect the init.
 //! - `--report`: stdin is a connection, to which the init writes one line: empty if the program runs, the errno if it
 //!   cannot be executed, or a message if a step of the init failed. The program gets an empty stdin.
@@ -26,7 +27,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-use task_init::{Ended, Error, Init, Notify, end_like};
+use task_init::{Calls, Ended, Error, Init, Notify, end_like};
 
 use shim_interface::Same;
 
@@ -64,6 +65,7 @@ struct Program {
     carried: Option<OsString>,
     notify: Option<OsString>,
     same: Vec<Same>,
+    calls: Option<Calls>,
     report: bool,
     inspectable: bool,
     path: OsString,
@@ -78,6 +80,7 @@ impl Program {
                 "--carried" => program.carried = Some(args.next()?),
                 "--notify" => program.notify = Some(args.next()?),
                 "--same" => program.same.push(Same::parse(args.next()?.to_str()?).ok()?),
+                "--calls" => program.calls = Some(args.next()?.to_str()?.parse().ok()?),
                 "--report" => program.report = true,
                 "--inspectable" => program.inspectable = true,
                 "--" => break,
@@ -125,7 +128,7 @@ impl Program {
             let address = notify.as_ref().map(Notify::address);
             Ok(self.execute(&self.variables(address, Some(before)))?)
         };
-        let started = Init::start(become_program);
+        let started = Init::start(self.calls, become_program);
         if let Some(mut report) = report {
             let line = match &started {
                 Ok(_) => "\n".to_owned(),

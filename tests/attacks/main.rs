@@ -22,6 +22,7 @@ macro_rules! host {
 
 mod access;
 mod accomplices;
+mod calls;
 mod capabilities;
 mod devices;
 mod disguise;

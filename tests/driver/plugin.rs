@@ -291,7 +291,12 @@ async fn a_printed_unit_names_files_of_the_task_by_their_paths_on_the_host() {
         let alloc = "/var/lib/nomad/alloc/00000000-0000-4000-8000-000000000000";
         assert!(text.contains(&format!("{alloc}{bind}")), "{bind}: {text}");
     }
-    assert!(text.contains("ExecStart=@/.wasm/shim wasm-shim init --report -- /usr/bin/true true"), "{text}");
+    assert!(
+        text.contains(
+            "ExecStart=@/.wasm/shim wasm-shim init --calls standard --report -- /usr/bin/true true"
+        ),
+        "{text}"
+    );
     let json: serde_json::Value =
         serde_json::from_str(&host.run(&driver, &["unit", "--json", path.to_str().unwrap()])).unwrap();
     assert_eq!(json[0]["task"], "j/g/t");

@@ -1,6 +1,9 @@
 //! What a task may do: each option is tested from inside the task.
 
-use tests::{Exit, Job, Node, exiting_guest, program};
+use std::collections::BTreeSet;
+
+use task_init::Calls;
+use tests::{Exit, Host, Job, Node, exiting_guest, program};
 
 /// An option, a script, and the output of the script when the option is in force. A row that needs a newer systemd
 /// begins with the first version that supports it.
@@ -280,4 +283,65 @@ async fn what_may_not_be_executed_does_not_keep_a_task_from_its_init() {
     // Another program in addition to the init may not do it.
     let script = format!("{} --version 2> /dev/null; echo $?", program("wasm-shim-compile").display());
     assert_eq!(node.output_of(Job::shell(&script).config(files)).await, "126\n");
+}
+
+/// What a group of system calls of systemd's contains, with the groups in it.
+fn calls_of(host: &Host, group: &str) -> BTreeSet<String> {
+    let listed = host.run("systemd-analyze", &["--no-pager", "syscall-filter", group]);
+    let words = listed.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (groups, calls): (Vec<_>, Vec<_>) =
+        words.filter(|word| *word != group).partition(|word| word.starts_with('@'));
+    let inner = groups.iter().flat_map(|group| calls_of(host, group));
+    calls.iter().map(|call| (*call).to_owned()).chain(inner).collect()
+}
+
+/// The driver has lists of its own of what a preset allows: no program is refused what it could do by systemd's list,
+/// and nothing is allowed but what a newer systemd allows.
+#[tokio::test]
+async fn the_calls_of_each_preset_are_those_of_systemds_list() {
+    let host = host!();
+    let io_uring = ["io_uring_enter", "io_uring_register", "io_uring_setup"].map(str::to_owned);
+    let mut expected = calls_of(&host, "@system-service");
+    expected.retain(|call| !io_uring.contains(call));
+    let less = [
+        (Calls::Standard, &["@keyring"][..]),
+        (Calls::Strict, &["@privileged", "@resources"]),
+        (Calls::Wasm, &["@aio", "@chown", "@ipc", "@memlock", "@setuid", "@timer"]),
+    ];
+    for (calls, groups) in less {
+        for group in groups {
+            let without = calls_of(&host, group);
+            expected.retain(|call| !without.contains(call));
+        }
+        let ours: BTreeSet<_> =
+            calls.numbers().into_values().map(|name| name["SYS_".len()..].to_owned()).collect();
+        let added: Vec<_> = ours.difference(&expected).collect();
+        // Of later releases of systemd, up to 262.
+        let newer = [
+            "cachestat",
+            "file_getattr",
+            "file_setattr",
+            "getxattrat",
+            "landlock_add_rule",
+            "landlock_create_ruleset",
+            "landlock_restrict_self",
+            "listmount",
+            "listxattrat",
+            "lsm_get_self_attr",
+            "lsm_list_modules",
+            "mseal",
+            "open_tree",
+            "removexattrat",
+            "seccomp",
+            "setxattrat",
+            "statmount",
+            "uretprobe",
+        ];
+        assert!(added.iter().all(|call| newer.contains(&call.as_str())), "{calls:?}: {added:?}");
+        // systemd names calls of all architectures; those that `standard` has are calls of this one.
+        let known: BTreeSet<_> =
+            Calls::Standard.numbers().into_values().map(|name| name["SYS_".len()..].to_owned()).collect();
+        let lost: Vec<_> = expected.difference(&ours).filter(|call| known.contains(*call)).collect();
+        assert!(lost.is_empty(), "{calls:?}: {lost:?}");
+    }
 }

@@ -271,7 +271,7 @@ fn start(plan: &Plan, task: &Joined) -> Result<Init, Failure> {
     };
     // The init does not get the job's filters, which could give it false answers about what is left (seccomp(2),
     // SECCOMP_RET_ERRNO).
-    Init::start(run_command).map_err(|error| match error {
+    Init::start(None, run_command).map_err(|error| match error {
         task_init::Error::Program(error) => {
             let is_relative = error.kind() == io::ErrorKind::NotFound && !command.starts_with('/');
             let directory = plan.directory.display();

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use crate::calls::Calls;
+use crate::verdicts;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch,
@@ -23,37 +25,19 @@ pub(crate) fn make_no_more_processes() -> io::Result<()> {
 }
 
 /// Makes the kernel reject, permanently, every call of this process and its threads that makes a process or executes a
-/// program; threads may still be made. Call it while there is one thread.
+/// program, and every call that is not in `calls`; threads may still be made. Call it while there is one thread.
 ///
 /// # Errors
 /// When an earlier filter does not allow prctl(2).
-pub fn stay_one_process() -> io::Result<()> {
-    let [no_processes, no_clone3] = programs_of_one_process().map_err(io::Error::other)?;
+pub fn stay_one_process(calls: Option<Calls>) -> io::Result<()> {
     nix::sys::prctl::set_no_new_privs()?;
-    install(&no_clone3)?;
-    install(&no_processes)
+    install(&verdicts::of_one_process(calls))
 }
 
-/// `clone3` has its flags in memory, which no filter sees: without it, the C library uses `clone`.
-fn programs_of_one_process() -> Result<[BpfProgram; 2], Box<dyn std::error::Error + Send + Sync>> {
-    let mut calls = vec![libc::SYS_execve, libc::SYS_execveat];
-    #[cfg(target_arch = "x86_64")]
-    calls.extend([libc::SYS_fork, libc::SYS_vfork]);
-    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
-    let no_thread = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), 0)?;
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    let mut missing: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for abi in [0, X32] {
-        rules.extend(calls.iter().map(|call| (call | abi, Vec::new())));
-        rules.insert(libc::SYS_clone | abi, vec![SeccompRule::new(vec![no_thread.clone()])?]);
-        missing.insert(libc::SYS_clone3 | abi, Vec::new());
-    }
-    let program = |rules, errno: i32| -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
-        let action = SeccompAction::Errno(errno.unsigned_abs());
-        let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-        Ok(SeccompFilter::new(rules, SeccompAction::Allow, action, architecture)?.try_into()?)
-    };
-    Ok([program(rules, libc::EPERM)?, program(missing, libc::ENOSYS)?])
+/// Makes the kernel reject every call that is not in `calls`, for this process and all that it makes.
+pub(crate) fn allow_only(calls: Calls) -> io::Result<()> {
+    nix::sys::prctl::set_no_new_privs()?;
+    install(&verdicts::of_preset(calls))
 }
 
 /// Installs one more filter in this process. The filter must allow prctl(2) for the next one.
@@ -75,15 +59,32 @@ pub(crate) fn install(instructions: &BpfProgram) -> io::Result<()> {
 /// One instruction of a filter: code, jt, jf and k (seccomp(2)).
 pub type Instruction = (u16, u8, u8, u32);
 
-/// The filters that an init, or the runner of a guest, has given itself in the kernel, and that a command beside its
-/// program shall not have.
-pub fn own_filters() -> io::Result<Vec<Vec<Instruction>>> {
-    let [no_processes, no_clone3] = programs_of_one_process().map_err(io::Error::other)?;
-    let programs = [program().map_err(io::Error::other)?, no_processes, no_clone3];
+/// The filters of a process that a command beside the program of its task shall have: those of the init, or of the runner
+/// of a guest, without what these have given up for themselves.
+///
+/// # Errors
+/// When no filter can be written for this architecture.
+pub fn of_command(mut filters: Vec<Vec<Instruction>>) -> io::Result<Vec<Vec<Instruction>>> {
     let instructions = |program: &BpfProgram| -> Vec<Instruction> {
         program.iter().map(|each| (each.code, each.jt, each.jf, each.k)).collect()
     };
-    Ok(programs.iter().map(instructions).collect())
+    let of_init = instructions(&program().map_err(io::Error::other)?);
+    let of_runner = [None].into_iter().chain(Calls::ALL.map(Some));
+    let of_runner: Vec<_> =
+        of_runner.map(|calls| (calls, instructions(&verdicts::of_one_process(calls)))).collect();
+    while let Some(last) = filters.last() {
+        let runner = of_runner.iter().find(|(_, program)| program == last);
+        if runner.is_none() && *last != of_init {
+            break;
+        }
+        filters.pop();
+        if let Some((Some(calls), _)) = runner {
+            // The calls of the preset are for the whole task.
+            filters.push(instructions(&verdicts::of_preset(*calls)));
+            break;
+        }
+    }
+    Ok(filters)
 }
 
 fn program() -> Result<BpfProgram, Box<dyn std::error::Error + Send + Sync>> {
@@ -115,13 +116,27 @@ mod tests {
     #[test]
     fn who_stays_one_process_makes_threads_and_nothing_else() {
         let tried = std::thread::spawn(|| {
-            stay_one_process().unwrap();
+            stay_one_process(None).unwrap();
             let thread = std::thread::spawn(|| 7).join().unwrap();
             let made = std::process::Command::new("true").status().map_err(|error| error.kind());
             (thread, made)
         });
         let (thread, made) = tried.join().unwrap();
         assert_eq!((thread, made.unwrap_err()), (7, io::ErrorKind::PermissionDenied));
+    }
+
+    #[test]
+    fn a_command_has_the_calls_of_the_preset_and_may_make_processes() {
+        let plain = |program: &BpfProgram| -> Vec<Instruction> {
+            program.iter().map(|each| (each.code, each.jt, each.jf, each.k)).collect()
+        };
+        let (earlier, listed) = (vec![(6, 0, 0, 0)], plain(&verdicts::of_preset(Calls::Wasm)));
+        let runner = vec![earlier.clone(), plain(&verdicts::of_one_process(Some(Calls::Wasm)))];
+        assert_eq!(of_command(runner).unwrap(), [earlier.clone(), listed.clone()]);
+        let init = vec![earlier.clone(), listed.clone(), plain(&program().unwrap())];
+        assert_eq!(of_command(init).unwrap(), [earlier.clone(), listed]);
+        let alone = vec![earlier.clone(), plain(&verdicts::of_one_process(None))];
+        assert_eq!(of_command(alone).unwrap(), [earlier]);
     }
 
     #[test]

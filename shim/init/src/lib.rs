@@ -15,10 +15,12 @@
 //! A program can end its init, as both run as the same user. Then the task has ended, and whoever started it ends the
 //! remaining processes.
 
+mod calls;
 mod filter;
 mod notify;
 mod process;
 mod program_filter;
+mod verdicts;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -33,7 +35,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, setsid};
 
-pub use filter::{Instruction, own_filters, stay_one_process};
+pub use calls::Calls;
+pub use filter::{Instruction, of_command, stay_one_process};
 pub use notify::Notify;
 pub use process::end_like;
 
@@ -91,9 +94,15 @@ pub struct Init {
 impl Init {
     /// Makes this process the init of a program. The process must be single-threaded.
     ///
+    /// With `calls`, this process and all that it makes are confined to them.
+    ///
     /// `become_program` is called in a process in a session of its own, with the signals blocked that this process had
     /// blocked. It must turn that process into the program, and returns the kernel's error if it cannot.
-    pub fn start(become_program: impl FnOnce() -> io::Result<Infallible>) -> Result<Self, Error> {
+    pub fn start(
+        calls: Option<Calls>,
+        become_program: impl FnOnce() -> io::Result<Infallible>,
+    ) -> Result<Self, Error> {
+        step("filter system calls", || calls.map_or(Ok(()), filter::allow_only))?;
         step("become the parent of orphans", || {
             prctl::set_child_subreaper(true)?;
             // A system call filter may answer in the kernel's place and report success.

@@ -92,7 +92,7 @@ pub fn serve(mut guest: Guest, http: Http) -> Result<u8> {
 
 fn start(guest: &'static Guest, http: Http) -> Result<u8> {
     let (code, artifact) = artifact::open(guest, &guest.wasm.tuning, &guest::config(&guest.wasm)?)?;
-    task_init::stay_one_process().context("give up the right to make processes (prctl(2))")?;
+    task_init::stay_one_process(guest.calls).context("filter system calls (prctl(2))")?;
     let linked = Linked::new(code, http.max_concurrent_requests)?;
     let preopens = Preopens::open(&guest.dirs)?;
     let server = Server::new(linked.engine.clone(), artifact, guest, preopens, http);

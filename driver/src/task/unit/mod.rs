@@ -1,10 +1,13 @@
 //! Turns a task into the properties of its transient unit, one function per concern. Touches nothing.
 
+mod calls;
 mod copier;
 mod mounts;
 mod sockets;
 
 use std::path::{Path, PathBuf};
+
+use task_init::Calls;
 
 use crate::systemd::{Assignment, Bind, Manager, Meaning, Property, Stream, TransientUnit};
 use crate::task::config::NetworkMode;
@@ -16,6 +19,7 @@ use crate::task::slice_names::{RESERVE, SHARE};
 use crate::task::spec::activation::Readiness;
 use crate::task::spec::{Identity, Memory, Output, TaskKind, TaskSpec};
 
+use self::calls::leave_to_shim;
 pub use self::copier::copier;
 use self::mounts::{images, memory_pressure, mounts};
 use self::sockets::sockets;
@@ -63,13 +67,19 @@ pub struct ProcessStart {
 }
 
 /// The unit of `task`.
-pub fn build(task: &TaskSpec, command: &Command, made: HostResources, begin: ProcessStart) -> TransientUnit {
+pub fn build(
+    task: &TaskSpec,
+    command: &Command,
+    mut made: HostResources,
+    begin: ProcessStart,
+) -> TransientUnit {
+    let calls = leave_to_shim(&mut made.settings);
     let sockets = sockets(task, &made.sockets, &made.settings);
     let of_view =
         view::Made { root: &made.root, writable: made.writable.as_deref(), overlays: &made.overlays };
     let concerns = [
         lifecycle(task),
-        run(task, command, &made),
+        run(task, command, &made, calls),
         task.view.properties(&task.dirs, &of_view, sight(task, &made.settings)),
         made.terminals
             .map(|terminals| Property::BindPaths(vec![Bind::new(terminals, "/dev/pts")]))
@@ -199,8 +209,10 @@ fn notify_socket(task: &TaskSpec) -> String {
     directory.join(name).display().to_string()
 }
 
-fn run(task: &TaskSpec, command: &Command, made: &HostResources) -> Vec<Property> {
+fn run(task: &TaskSpec, command: &Command, made: &HostResources, calls: Option<Calls>) -> Vec<Property> {
     let same = made.same.iter().flat_map(|same| ["--same".to_owned(), same.to_string()]);
+    let calls = calls.map(|calls| ["--calls".to_owned(), calls.name().to_owned()]);
+    let checked = same.chain(calls.into_iter().flatten());
     let mut ours = vec![(command.shim.as_path(), view::SHIM)];
     if task.guest().is_some() {
         ours.push((&command.program, view::GUEST));
@@ -217,7 +229,7 @@ fn run(task: &TaskSpec, command: &Command, made: &HostResources) -> Vec<Property
                 let place = if task.readiness.all { "all".to_owned() } else { notify_socket(task) };
                 argv.extend(["--notify".to_owned(), place]);
             }
-            argv.extend(same);
+            argv.extend(checked);
             // The driver has only the user's rights to inspect the init.
             argv.extend((task.identity == Identity::Driver).then(|| "--inspectable".to_owned()));
             argv.extend(["--report".to_owned(), "--".to_owned(), command.program.display().to_string()]);
@@ -225,13 +237,13 @@ fn run(task: &TaskSpec, command: &Command, made: &HostResources) -> Vec<Property
             argv.extend(task.args.iter().cloned());
         }
         (TaskKind::Guest(guest), None) => {
-            argv = guest.command_line(&inside[1], &command.name, &task.args, same);
+            argv = guest.command_line(&inside[1], &command.name, &task.args, checked);
         }
         (TaskKind::Guest(guest), Some(carried)) => {
             argv.push("become".to_owned());
             argv.extend(carried);
             argv.extend(["--".to_owned(), shim.display().to_string()]);
-            argv.extend(guest.command_line(&inside[1], &command.name, &task.args, same));
+            argv.extend(guest.command_line(&inside[1], &command.name, &task.args, checked));
         }
     }
     let mut properties = Vec::from_iter(binds);

@@ -148,11 +148,11 @@ impl Guest {
         code: &Path,
         file_name: &str,
         args: &[String],
-        same: impl Iterator<Item = String>,
+        checked: impl Iterator<Item = String>,
     ) -> Vec<String> {
         let verb = if self.serves { "serve" } else { "run" };
         let mut words = vec!["wasm-shim".to_owned(), verb.to_owned(), "--allow-precompiled".to_owned()];
-        words.extend(same);
+        words.extend(checked);
         words.extend(self.options.iter().cloned());
         for variable in &self.env {
             words.extend(["--env".to_owned(), variable.clone()]);
