@@ -10,9 +10,14 @@
     reason = "a bench that cannot go on panics, and its tables go to stdout"
 )]
 
+mod check;
 mod floor;
+mod hyper_server;
 mod load;
 mod properties;
+mod quiet;
+mod results;
+mod scale;
 mod shim;
 mod tasks;
 
@@ -23,13 +28,30 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         // On a host with systemd.
-        ["tasks", native] => tasks::measure(Path::new(native)),
-        ["properties"] => properties::measure(),
+        ["tasks", native] => {
+            quiet::tell();
+            tasks::measure(Path::new(native));
+        }
+        ["properties"] => {
+            quiet::tell();
+            properties::measure();
+        }
+        ["scale"] => {
+            quiet::tell();
+            scale::measure();
+        }
+        ["check", native] => check::measure(Path::new(native)),
         // Anywhere.
-        ["shim", native] => shim::measure(Path::new(native)),
+        ["shim", native] => {
+            quiet::tell();
+            shim::measure(Path::new(native));
+        }
+        ["worst", results] => results::worst(Path::new(results)),
+        // The servers that others are compared with.
+        ["hyper", address] => hyper_server::serve(address),
         _ => {
             eprintln!(
-                "usage: bench properties, or bench tasks|shim HELLO (tests/bench runs both, and makes the static C program HELLO)"
+                "usage: bench properties|scale, bench tasks|shim|check HELLO (tests/bench makes the static C program HELLO), or bench worst FILE"
             );
             std::process::exit(2);
         }

@@ -1,4 +1,5 @@
-//! The cost of a guest with `wasm-shim`, compared with a static C program and with wasmtime's own command line.
+//! The cost of a guest with `wasm-shim`, compared with a native program (static C; for servers, hyper on the same core) and
+//! with wasmtime's own command line.
 //!
 //! All of them start from native code that was compiled before, as in the driver.
 
@@ -13,9 +14,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde_json::json;
 use tests::{Desk, Manager, SOON, built_guest, program};
 
 use crate::load::{self, Load};
+use crate::results::record;
 use crate::{median, milliseconds};
 
 /// Processes measured one after the other.
@@ -189,7 +192,7 @@ impl Bench {
     /// Servers run on the first CPU, clients on the last one.
     fn server(&self, what: &str, guest: &str) {
         let codes = self.compiled(guest, &["-W", "epoch-interruption"]);
-        let sides = [Side::Shim, Side::Wasmtime];
+        let sides = [Side::Shim, Side::Native, Side::Wasmtime];
 
         let manager = Manager::new(&self.desk);
         let ready = self.in_turn(&sides, SERVERS, |side| {
@@ -198,8 +201,8 @@ impl Bench {
             let (_server, began) = self.start(manager.listen_to(&mut serve));
             // The shim reports it, and has created an instance by then; of wasmtime, nothing else is visible.
             match side {
-                Side::Wasmtime => drop(on(self.cores[1], || connection(address))),
-                _ => drop(manager.hears_of("READY=1")),
+                Side::Shim => drop(manager.hears_of("READY=1")),
+                _ => drop(on(self.cores[1], || connection(address))),
             }
             milliseconds(began.elapsed())
         });
@@ -209,6 +212,7 @@ impl Bench {
 
         let servers: BTreeMap<Side, (Process, SocketAddr)> = codes
             .keys()
+            .chain([&Side::Native])
             .map(|side| {
                 let address = free_address();
                 let (server, _) = self.start(&mut self.serve(*side, &codes, address));
@@ -242,6 +246,9 @@ impl Bench {
     }
 
     fn serve(&self, side: Side, codes: &BTreeMap<Side, String>, address: SocketAddr) -> Command {
+        if side == Side::Native {
+            return quiet(&std::env::current_exe().unwrap(), &["hyper", &address.to_string()]);
+        }
         let mut serve = self.command(side, &["serve", "--allow-precompiled", "--addr", &address.to_string()]);
         if side == Side::Wasmtime {
             // The shim provides all imports of a guest.
@@ -279,7 +286,7 @@ impl Bench {
     }
 
     fn head(&self) {
-        let mut cells = vec!["guests", "ours", "static C", "ratio", "to reach"];
+        let mut cells = vec!["guests", "ours", "native", "ratio", "to reach"];
         let version = self.programs.get(&Side::Wasmtime).map(|wasmtime| {
             let printed = Command::new(wasmtime).arg("--version").output().unwrap().stdout;
             String::from_utf8(printed).unwrap().split(' ').take(2).collect::<Vec<_>>().join(" ")
@@ -300,6 +307,10 @@ impl Bench {
             (Some(one), Some(other)) => format!("{:.2}", one / other),
             _ => String::new(),
         };
+        if let (Some(ours), Some(native)) = (values.get(&Side::Shim), values.get(&Side::Native)) {
+            let medians = json!({ "ours": ours, "native": native, "wasmtime": values.get(&Side::Wasmtime) });
+            record(what, ours / native, &medians);
+        }
         let mut cells = vec![what.to_owned(), value(Side::Shim), value(Side::Native)];
         cells.extend([ratio(Side::Shim, Side::Native), goals[0].to_owned()]);
         if self.programs.contains_key(&Side::Wasmtime) {

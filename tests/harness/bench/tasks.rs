@@ -10,15 +10,18 @@ use futures_util::stream::{self, StreamExt};
 use nomad_driver_systemd::task::live::cgroup::Cgroup;
 use nomad_driver_systemd::task::live::stats::Reading;
 use proto::driver::WaitTaskRequest;
+use serde_json::json;
 use tests::{Exit, Host, Job, Need, Node, Task};
 
 use crate::floor::Floor;
+use crate::results::record;
+use crate::scale::{cpu_time, memory};
 use crate::{hello_guest, median, milliseconds};
 
 /// Starts measured one at a time.
 const ONE_BY_ONE: usize = 100;
 /// Starts measured with this many in progress at once.
-const AT_ONCE: usize = 32;
+pub(crate) const AT_ONCE: usize = 32;
 const MANY: usize = 256;
 /// The number of tasks on a full node.
 const FULL: usize = 1000;
@@ -42,16 +45,24 @@ async fn starts(host: &Host) {
     let node = Node::start(host).await;
     let plain = Node::configured(host, r#"fs_isolation = "none""#).await;
     let floor = Floor::new().await;
-    let (mut ours, mut bare, mut plain_view) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut bare, mut plain_view, mut forked) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..ONE_BY_ONE + 3 {
-        let started = [timed_start(&node).await, floor.timed_start(&node).await, timed_start(&plain).await];
+        let started = [
+            timed_start(&node).await,
+            floor.timed_start(&node).await,
+            timed_start(&plain).await,
+            timed_fork(),
+        ];
         // The first rounds warm up.
         if round >= 3 {
             ours.push(started[0]);
             bare.push(started[1]);
             plain_view.push(started[2]);
+            forked.push(started[3]);
         }
     }
+    let without_isolation = "its start without a unit: fork and exec of the same program, by the bench";
+    println!("| {without_isolation} | | {:.2} ms | | |", milliseconds(median(&mut forked)));
     row("StartTask to running, one at a time", median(&mut ours), median(&mut bare), "1.15");
     row("its private view beside the plain one", median(&mut ours), median(&mut plain_view), "");
 
@@ -71,7 +82,7 @@ async fn all_at_once<F: Future<Output = Duration>>(count: usize, start: impl Fn(
 }
 
 /// One task, from the call to its answer; its end is not counted.
-async fn timed_start(node: &Node) -> Duration {
+pub(crate) async fn timed_start(node: &Node) -> Duration {
     let prepared = node.prepare(&Job::command("/bin/sleep").args(&["infinity"]));
     let began = Instant::now();
     let task = node.begin(prepared).await.unwrap();
@@ -80,7 +91,17 @@ async fn timed_start(node: &Node) -> Duration {
     took
 }
 
-async fn destroy(node: &Node, task: Task) {
+/// A process of the same program, until it is executed.
+fn timed_fork() -> Duration {
+    let began = Instant::now();
+    let mut child = std::process::Command::new("/bin/sleep").arg("infinity").spawn().unwrap();
+    let took = began.elapsed();
+    let _ = child.kill();
+    let _ = child.wait();
+    took
+}
+
+pub(crate) async fn destroy(node: &Node, task: Task) {
     node.destroy(&task, true).await.unwrap();
     std::mem::drop(task.ended());
 }
@@ -138,7 +159,7 @@ async fn exits(host: &Host) {
     println!("| SIGKILL to WaitTask's answer | {since_kill:.2} ms | | | |");
 }
 
-async fn timed_exit(node: &Node, task: &Task) -> (Duration, Duration) {
+pub(crate) async fn timed_exit(node: &Node, task: &Task) -> (Duration, Duration) {
     let status = node.inspect(task).await.unwrap().driver.unwrap();
     let pid: i32 = status.attributes["pid"].parse().unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
@@ -175,24 +196,16 @@ async fn many(host: &Host) {
     readings(&node, &tasks).await;
 
     let plugin = node.plugin().pid();
-    let busy = || {
-        let line = std::fs::read_to_string(format!("/proc/{plugin}/stat")).unwrap();
-        let fields: Vec<&str> = line.rsplit_once(") ").unwrap().1.split(' ').collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
-    };
     // Everything that the starts have caused should be finished.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let before = busy();
+    let before = cpu_time(plugin);
     tokio::time::sleep(IDLE).await;
-    let used = milliseconds(busy().saturating_sub(before));
+    let used = milliseconds(cpu_time(plugin).saturating_sub(before));
     println!(
         "| the driver's CPU time in {} idle seconds with {FULL} tasks | {used:.0} ms | | | none |",
         IDLE.as_secs()
     );
-    let status = std::fs::read_to_string(format!("/proc/{plugin}/status")).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let mebibytes = resident.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0;
+    let mebibytes = memory(plugin);
     println!("| the driver's memory with {FULL} tasks | {mebibytes:.1} MiB | | | 40 MiB |");
 
     let mut since_exit = Vec::new();
@@ -261,6 +274,8 @@ async fn readings(node: &Node, tasks: &[Task]) {
 
 fn row(what: &str, ours: Duration, floor: Duration, target: &str) {
     let ratio = ours.as_secs_f64() / floor.as_secs_f64();
+    let medians = json!({ "ours": milliseconds(ours), "floor": milliseconds(floor) });
+    record(what, ratio, &medians);
     println!(
         "| {what} | {:.2} ms | {:.2} ms | {ratio:.2} | {target} |",
         milliseconds(ours),

@@ -1,0 +1,116 @@
+//! How a node's costs grow with its tasks.
+
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, StreamExt};
+use nomad_driver_systemd::task::live::cgroup::Cgroup;
+use nomad_driver_systemd::task::live::stats::Reading;
+use tests::{Host, Job, Need, Node, Task};
+
+use crate::tasks::{AT_ONCE, destroy, timed_exit};
+use crate::{median, milliseconds};
+
+/// Tasks on the node, one size after the other.
+const SIZES: [usize; 7] = [10, 100, 500, 1000, 2000, 3000, 5000];
+/// Descriptors that systemd keeps open for a task: its streams, the filter of its cgroup, and others.
+const FILES_OF_A_TASK: usize = 6;
+/// Ends that are timed at each size.
+const ENDS: usize = 20;
+
+/// Prints a row for each number of tasks.
+#[tokio::main]
+pub(crate) async fn measure() {
+    let Some(host) = Host::alone(Need::Systemd).await else { std::process::exit(1) };
+    let mut node = Node::start(&host).await;
+    let mut tasks: Vec<Task> = Vec::new();
+    println!(
+        "| tasks | starts a second, {AT_ONCE} at once | driver | systemd | CPU of the driver in 10 idle s | exit to WaitTask's \
+         answer | statistics of a task | RecoverTask of all, {AT_ONCE} at once |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    let most = files_of_systemd() / FILES_OF_A_TASK;
+    for size in SIZES {
+        if size > most {
+            eprintln!(
+                "bench: ignored: {size} tasks, since systemd may open no more files than for {most} of them here"
+            );
+            continue;
+        }
+        let (began, missing) = (Instant::now(), size - tasks.len());
+        let start = || node.run(Job::command("/bin/sleep").args(&["infinity"]));
+        let started: Vec<Task> =
+            stream::iter((0..missing).map(|_| start())).buffer_unordered(AT_ONCE).collect().await;
+        let rate = per_second(missing, began.elapsed());
+        tasks.extend(started);
+
+        let plugin = node.plugin().pid();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let before = cpu_time(plugin);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let used = milliseconds(cpu_time(plugin).saturating_sub(before));
+        let (driver, systemd) = (memory(plugin), memory(1));
+
+        let mut ends = Vec::new();
+        for _ in 0..ENDS.min(size / 2) {
+            let task = tasks.pop().unwrap();
+            ends.push(timed_exit(&node, &task).await.0);
+            destroy(&node, task).await;
+        }
+        let statistics = statistics(&node, &tasks).await;
+        node.restart().await;
+        let began = Instant::now();
+        let recover = async |task| node.recover(task).await.unwrap();
+        stream::iter(&tasks).map(recover).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+        println!(
+            "| {size} | {rate:.0} | {driver:.1} MiB | {systemd:.1} MiB | {used:.0} ms | {:.2} ms | {:.3} ms | {:.2} s |",
+            milliseconds(median(&mut ends)),
+            milliseconds(statistics),
+            began.elapsed().as_secs_f64()
+        );
+    }
+    let (began, count) = (Instant::now(), tasks.len());
+    let node = &node;
+    stream::iter(tasks).for_each_concurrent(AT_ONCE, |task| destroy(node, task)).await;
+    println!("\nAll stopped: {:.0} a second, {AT_ONCE} at once.", per_second(count, began.elapsed()));
+}
+
+/// One reading of each task's counters, per task.
+async fn statistics(node: &Node, tasks: &[Task]) -> Duration {
+    let mut groups = Vec::new();
+    for task in tasks.iter().take(100) {
+        let pid = node.inspect(task).await.unwrap().driver.unwrap().attributes["pid"].clone();
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        groups.push(Cgroup::of_unit(line.trim().rsplit_once(':').unwrap().1).unwrap());
+    }
+    let (began, mut buffer) = (Instant::now(), Vec::new());
+    for group in &groups {
+        Reading::of(group, &mut buffer).unwrap().since(None);
+    }
+    began.elapsed() / u32::try_from(groups.len()).unwrap()
+}
+
+/// How many files the limits of systemd's process allow; it raises them to what the kernel allows, unless it may not.
+fn files_of_systemd() -> usize {
+    let limits = std::fs::read_to_string("/proc/1/limits").unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap_or(usize::MAX)
+}
+
+fn per_second(count: usize, time: Duration) -> f64 {
+    f64::from(u32::try_from(count).unwrap()) / time.as_secs_f64()
+}
+
+/// The CPU time of a process.
+pub(crate) fn cpu_time(pid: u32) -> Duration {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = line.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
+/// The resident memory of a process in MiB.
+pub(crate) fn memory(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    resident.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+}
