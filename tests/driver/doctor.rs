@@ -135,9 +135,11 @@ async fn what_is_wrong_in_the_configuration_is_told() {
     }
     installed.write(&format!("{data}plugin \"nomad-driver-systemd\" {{\n args = [\"serve\"]\n}}\n"));
     installed.fails(&[], "agent configuration", "{ args }");
-    installed.write(&data.replace("true", "false"));
+    installed.write(&data);
+    installed.fails(&[], "agent configuration", "no block `plugin \"nomad-driver-systemd\"`");
+    installed.write(&format!("{}plugin \"nomad-driver-systemd\" {{\n}}\n", data.replace("true", "false")));
     installed.fails(&[], "client", "enabled = false");
-    installed.write(&format!("{data}plugin_dir = \"plugins\"\n"));
+    installed.write(&format!("{data}plugin_dir = \"plugins\"\nplugin \"nomad-driver-systemd\" {{\n}}\n"));
     let (code, failed) = installed.examined(&[]);
     assert_eq!((code, failed[0].1.as_str()), (1, "plugin_dir = \"plugins\""));
     installed.write("plugin {");

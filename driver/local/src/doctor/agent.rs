@@ -266,12 +266,16 @@ impl Agent {
                 "Where the agent looks for plugins, and the plugin's options, are not known here.",
                 "Name it: nomad-driver-systemd doctor --config /etc/nomad.d",
             )
-        } else {
-            let plugin = if self.plugin.is_some() { "" } else { "; the plugin has its defaults" };
-            Finding::ok(
+        } else if self.plugin.is_none() {
+            Finding::failed(
                 "agent configuration",
-                format!("{}{plugin}", if names.is_empty() { "-dev".to_owned() } else { names.join(", ") }),
+                format!("no block `plugin \"{PLUGIN}\"`"),
+                "Nomad 1.10 and newer load no plugin that the configuration does not name, so no job finds the driver.",
+                format!("Add `plugin \"{PLUGIN}\" {{}}` to the configuration, and restart the agent."),
             )
+        } else {
+            let shown = if names.is_empty() { "-dev".to_owned() } else { names.join(", ") };
+            Finding::ok("agent configuration", shown)
         }
     }
 
@@ -472,10 +476,21 @@ mod tests {
             ("options = { \"driver.denylist\" = \"exec\" }", false),
             ("options = { \"driver.allowlist\" = \"\" }", false),
         ] {
-            let agent = with(&[("a.hcl", &format!("client {{\n enabled = true\n {options}\n}}\n"))]);
+            let plugin = "plugin \"nomad-driver-systemd\" {}";
+            let agent =
+                with(&[("a.hcl", &format!("{plugin}\nclient {{\n enabled = true\n {options}\n}}\n"))]);
             let (status, found) = verdict(&agent);
             assert_eq!(status == Status::Failed, is_excluded, "{options}: {found}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_names_no_plugin_is_told_that_it_loads_none() {
+        let (status, found) = verdict(&with(&[("a.hcl", "client {\n enabled = true\n}\n")]));
+        assert!(
+            status == Status::Failed && found.contains("no block `plugin \"nomad-driver-systemd\"`"),
+            "{found}"
+        );
     }
 
     #[test]

@@ -154,7 +154,14 @@ fn of_attributes(found: &FingerprintResponse, config: &hcl::Body) -> Vec<Finding
             "Use a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL; in a container the host's owner must allow BPF.",
         )
     };
-    let wasm = if is_set("wasm") {
+    let wasm = if text("wasmtime").is_empty() && is_set("wasm") {
+        Finding::failed(
+            "WebAssembly",
+            "wasm-shim cannot be executed",
+            "No task starts: wasm-shim is the init of native programs, too.",
+            "Install the three programs of one release anew; wasm-shim has mode 711, wasm-shim-compile 755.",
+        )
+    } else if is_set("wasm") {
         Finding::ok("WebAssembly", format!("wasm-shim with wasmtime {}", text("wasmtime")))
     } else {
         Finding::warning(

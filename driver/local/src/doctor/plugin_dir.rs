@@ -96,7 +96,7 @@ fn second(directory: &Path) -> Option<Finding> {
         Finding::failed(
             CHECK,
             format!("{shown} has {other}"),
-            "The agent starts it as a plugin, and fails to start.",
+            "An agent before Nomad 1.10 starts it as a plugin, and fails to start; newer ones log a warning.",
             format!(
                 "mkdir -p /usr/local/libexec/nomad-driver-systemd && mv {shown}/wasm-shim* \
                  /usr/local/libexec/nomad-driver-systemd/"

@@ -325,10 +325,10 @@ impl<'a> Block<'a> {
         };
         self.blocks.retain(|block| block.ident.as_str() != key);
         let place = self.inner(written).place;
-        scope.body(&hcl::Body::from(written.body.clone())).map_err(|source| Error::Expression {
-            place: self.at(key),
-            key: place,
-            source,
+        scope.body(&hcl::Body::from(written.body.clone())).map_err(|source| {
+            // The evaluator does not say where: the first attribute that has no value.
+            let span = failing(&written.body, scope).or_else(|| self.keys.get(key).cloned());
+            Error::Expression { place: Place { block: self.place.clone(), span }, key: place, source }
         })
     }
 
@@ -387,6 +387,17 @@ impl<'a> Block<'a> {
     pub(super) fn expression_error(&self, key: &str, source: expression::Error) -> Error {
         Error::Expression { place: self.at(key), key: key.to_owned(), source }
     }
+}
+
+/// Where the first attribute stands that has no value, in this body or in its blocks.
+fn failing(body: &Body, scope: &Scope) -> Option<Range<usize>> {
+    body.iter().find_map(|structure| match structure {
+        Structure::Attribute(attribute) => {
+            let expression = Expression::from(attribute.value.clone());
+            scope.value(&expression).err().and_then(|_| attribute.key.span())
+        }
+        Structure::Block(block) => failing(&block.body, scope),
+    })
 }
 
 /// A duration as Go's `time.ParseDuration` reads it, without a sign: `300ms`, `1.5h`, `2h45m`, `0`.

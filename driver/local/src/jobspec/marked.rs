@@ -32,13 +32,8 @@ impl JobFile {
         })?;
         let config = task.body.get_blocks("config").next()?;
         let (blocks, name) = key.rsplit_once('.').unwrap_or(("", key));
-        let mut body = &config.body;
-        for name in blocks.split('.').filter(|name| !name.is_empty()) {
-            // In a map, or in a block that a `dynamic` block makes.
-            let Some(inner) = body.get_blocks(name).next() else { break };
-            body = &inner.body;
-        }
-        let span = key_in(body, name).or_else(|| config.ident.span())?;
+        let names: Vec<_> = blocks.split('.').filter(|name| !name.is_empty()).collect();
+        let span = key_below(&config.body, &names, name).or_else(|| config.ident.span())?;
         self.lines(span)
     }
 
@@ -57,6 +52,14 @@ impl JobFile {
 /// The first block of which this is true, at whatever depth.
 fn find<'a>(body: &'a Body, wanted: &dyn Fn(&Block) -> bool) -> Option<&'a Block> {
     body.blocks().find_map(|block| if wanted(block) { Some(block) } else { find(&block.body, wanted) })
+}
+
+/// Where a key stands in blocks of these names, one in the other: in the first that has the key.
+fn key_below(body: &Body, blocks: &[&str], name: &str) -> Option<Range<usize>> {
+    let Some((block, inner)) = blocks.split_first() else { return key_in(body, name) };
+    // Where there is no such block, it is in a map, or in what a `dynamic` block makes.
+    let found = body.get_blocks(block).find_map(|found| key_below(&found.body, inner, name));
+    found.or_else(|| key_in(body, name))
 }
 
 /// Where a key stands in a body, or else in a block of it.
@@ -85,6 +88,12 @@ mod tests {
         limits {
           task_max = 3
         }
+        socket {
+          name = "a"
+        }
+        socket {
+          prot = 80
+        }
       }
       resources {
         cpus = 5
@@ -102,14 +111,18 @@ mod tests {
     fn an_unknown_key_of_nomad_is_underlined() {
         let error = super::super::parse(JOB, &BTreeMap::new(), Path::new("")).unwrap_err();
         let lines = file().lines_of(&error).unwrap();
-        assert!(lines.contains("web.nomad.hcl:12:9") && lines.ends_with("^^^^"), "{lines}");
+        assert!(lines.contains("web.nomad.hcl:18:9") && lines.ends_with("^^^^"), "{lines}");
     }
 
     #[test]
     fn an_option_is_found_in_its_block_and_by_its_name() {
-        for (key, place) in
-            [("comand", ":6:9"), ("limits.task_max", ":8:11"), ("task_max", ":8:11"), ("x", ":5:7")]
-        {
+        for (key, place) in [
+            ("comand", ":6:9"),
+            ("socket.prot", ":14:11"),
+            ("limits.task_max", ":8:11"),
+            ("task_max", ":8:11"),
+            ("x", ":5:7"),
+        ] {
             let lines = file().lines_of_option("t", key).unwrap();
             assert!(lines.contains(place), "{key}: {lines}");
         }

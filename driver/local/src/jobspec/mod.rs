@@ -176,7 +176,10 @@ fn of_dispatch(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Resul
 
 /// The text with `$$${` written in an equivalent way. hcl-primitives 0.1.13, when it writes a heredoc again, forgets
 /// that a marker behind a `$` is escaped, except for the first one.
+///
+/// And without the mark that some editors put before UTF-8.
 fn readable(text: &str) -> Cow<'_, str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if !text.contains("$$${") && !text.contains("%%%{") {
         return Cow::Borrowed(text);
     }
