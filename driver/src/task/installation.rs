@@ -1,5 +1,6 @@
 //! The programs that are installed with the driver, and its directories, as the plugin's configuration names them.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::systemd::Manager;
@@ -7,7 +8,7 @@ use crate::systemd::Manager;
 /// A program is not installed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{name} is not in {searched}: install wasm-shim and wasm-shim-compile there, or name their directory as `shim_dir` in \
+    "{name} is not in {searched}, or cannot be executed: install wasm-shim and wasm-shim-compile there, or name their directory as `shim_dir` in \
      the driver's plugin configuration"
 )]
 pub struct Missing {
@@ -53,7 +54,10 @@ impl Installation {
             Some(directory) => vec![directory.clone()],
             None => beside_us.into_iter().chain(usual.map(PathBuf::from)).collect(),
         };
-        let found = searched.iter().map(|directory| directory.join(name)).find(|path| path.is_file());
+        let is_program = |path: &PathBuf| {
+            path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+        };
+        let found = searched.iter().map(|directory| directory.join(name)).find(is_program);
         found.ok_or_else(|| Missing {
             name: name.to_owned(),
             searched: searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),

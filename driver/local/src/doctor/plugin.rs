@@ -166,7 +166,7 @@ fn of_attributes(found: &FingerprintResponse, config: &hcl::Body) -> Vec<Finding
     } else {
         Finding::warning(
             "WebAssembly",
-            "wasm-shim-compile is not found",
+            "wasm-shim-compile is not found, or cannot be executed",
             "Tasks with a WebAssembly `command` do not start. (Without wasm-shim no task does.)",
             "Install both in /usr/local/libexec/nomad-driver-systemd, or name their directory as `shim_dir`.",
         )
