@@ -242,7 +242,11 @@ pub(crate) fn filters_of(pid: Pid, has_any: bool) -> io::Result<Filters> {
     let plain = |filter: &Vec<libc::sock_filter>| {
         filter.iter().map(|each| (each.code, each.jt, each.jf, each.k)).collect::<Vec<_>>()
     };
-    let kept = task_init::of_command(filters.iter().map(plain).collect())?;
+    // Read while it is stopped: it may not have come to install the list of its preset.
+    let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))?;
+    let words = line.split(|byte| *byte == 0).map(|word| std::str::from_utf8(word).unwrap_or_default());
+    let calls = task_init::Calls::of_command_line(words);
+    let kept = task_init::of_command(filters.iter().map(plain).collect(), calls)?;
     let of_kernel = |filter: Vec<task_init::Instruction>| {
         filter.into_iter().map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect()
     };

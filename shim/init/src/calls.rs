@@ -32,6 +32,18 @@ impl Calls {
         }
     }
 
+    /// The preset that the command line of an init or a runner names, such as `wasm-shim init --calls strict -- …`. What
+    /// comes after `--` is the program's.
+    pub fn of_command_line<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Self> {
+        // `wasm-shim become … -- PATH wasm-shim run …`
+        if words.nth(1)? == "become" {
+            words.find(|word| *word == "--")?;
+        }
+        let mut options = words.take_while(|word| *word != "--");
+        options.find(|word| *word == "--calls")?;
+        options.next()?.parse().ok()
+    }
+
     /// The calls by their numbers, each with its name.
     pub fn numbers(self) -> BTreeMap<i64, &'static str> {
         let groups: &[Group] = match self {
@@ -184,6 +196,21 @@ mod tests {
             assert!(!standard.contains_key(&denied), "{denied}");
         }
         assert!(standard.keys().all(|number| *number <= LAST));
+    }
+
+    #[test]
+    fn a_command_line_names_its_preset_before_the_program_alone() {
+        let named = |line: &str| Calls::of_command_line(line.split(' '));
+        assert_eq!(named("wasm-shim init --calls strict --report -- /bin/sh sh"), Some(Calls::Strict));
+        assert_eq!(
+            named("wasm-shim run --allow-precompiled --calls wasm --argv0=x -- /x"),
+            Some(Calls::Wasm)
+        );
+        let become_runner = "wasm-shim become --carried A -- /s wasm-shim serve --calls standard -- /x";
+        assert_eq!(named(become_runner), Some(Calls::Standard));
+        for line in ["wasm-shim init --report -- sh sh --calls wasm", "wasm-shim", "sh -c x"] {
+            assert_eq!(named(line), None, "{line}");
+        }
     }
 
     #[test]

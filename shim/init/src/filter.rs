@@ -60,11 +60,15 @@ pub(crate) fn install(instructions: &BpfProgram) -> io::Result<()> {
 pub type Instruction = (u16, u8, u8, u32);
 
 /// The filters of a process that a command beside the program of its task shall have: those of the init, or of the runner
-/// of a guest, without what these have given up for themselves.
+/// of a guest, without what these have given up for themselves, and the list of `calls` ([`Calls::of_command_line`]) even if
+/// the process has not installed it yet.
 ///
 /// # Errors
 /// When no filter can be written for this architecture.
-pub fn of_command(mut filters: Vec<Vec<Instruction>>) -> io::Result<Vec<Vec<Instruction>>> {
+pub fn of_command(
+    mut filters: Vec<Vec<Instruction>>,
+    calls: Option<Calls>,
+) -> io::Result<Vec<Vec<Instruction>>> {
     let instructions = |program: &BpfProgram| -> Vec<Instruction> {
         program.iter().map(|each| (each.code, each.jt, each.jf, each.k)).collect()
     };
@@ -84,6 +88,8 @@ pub fn of_command(mut filters: Vec<Vec<Instruction>>) -> io::Result<Vec<Vec<Inst
             break;
         }
     }
+    let list = calls.map(|calls| instructions(&verdicts::of_preset(calls)));
+    filters.extend(list.filter(|list| !filters.contains(list)));
     Ok(filters)
 }
 
@@ -132,11 +138,13 @@ mod tests {
         };
         let (earlier, listed) = (vec![(6, 0, 0, 0)], plain(&verdicts::of_preset(Calls::Wasm)));
         let runner = vec![earlier.clone(), plain(&verdicts::of_one_process(Some(Calls::Wasm)))];
-        assert_eq!(of_command(runner).unwrap(), [earlier.clone(), listed.clone()]);
+        assert_eq!(of_command(runner, Some(Calls::Wasm)).unwrap(), [earlier.clone(), listed.clone()]);
         let init = vec![earlier.clone(), listed.clone(), plain(&program().unwrap())];
-        assert_eq!(of_command(init).unwrap(), [earlier.clone(), listed]);
+        assert_eq!(of_command(init, None).unwrap(), [earlier.clone(), listed.clone()]);
         let alone = vec![earlier.clone(), plain(&verdicts::of_one_process(None))];
-        assert_eq!(of_command(alone).unwrap(), [earlier]);
+        assert_eq!(of_command(alone, None).unwrap(), vec![earlier.clone()]);
+        // It has been executed, and has not come to install the list.
+        assert_eq!(of_command(vec![earlier.clone()], Some(Calls::Wasm)).unwrap(), [earlier, listed]);
     }
 
     #[test]
