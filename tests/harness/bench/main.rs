@@ -14,6 +14,7 @@ mod check;
 mod floor;
 mod hyper_server;
 mod load;
+mod process;
 mod properties;
 mod quiet;
 mod results;

@@ -7,6 +7,7 @@ use nomad_driver_systemd::task::live::cgroup::Cgroup;
 use nomad_driver_systemd::task::live::stats::Reading;
 use tests::{Host, Job, Need, Node, Task};
 
+use crate::process::{cpu_time, memory};
 use crate::tasks::{AT_ONCE, destroy, timed_exit};
 use crate::{median, milliseconds};
 
@@ -98,19 +99,4 @@ fn files_of_systemd() -> usize {
 
 fn per_second(count: usize, time: Duration) -> f64 {
     f64::from(u32::try_from(count).unwrap()) / time.as_secs_f64()
-}
-
-/// The CPU time of a process.
-pub(crate) fn cpu_time(pid: u32) -> Duration {
-    let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = line.rsplit_once(") ").unwrap().1.split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
-}
-
-/// The resident memory of a process in MiB.
-pub(crate) fn memory(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    resident.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
 }

@@ -18,6 +18,7 @@ use serde_json::json;
 use tests::{Desk, Manager, SOON, built_guest, program};
 
 use crate::load::{self, Load};
+use crate::process::cpu_time;
 use crate::results::record;
 use crate::{median, milliseconds};
 
@@ -398,10 +399,7 @@ impl Process {
 
     /// In seconds.
     fn cpu_time(&self) -> f64 {
-        let stat = self.read("stat");
-        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()).as_secs_f64()
+        cpu_time(self.0.id()).as_secs_f64()
     }
 }
 

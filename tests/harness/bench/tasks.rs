@@ -14,8 +14,8 @@ use serde_json::json;
 use tests::{Exit, Host, Job, Need, Node, Task};
 
 use crate::floor::Floor;
+use crate::process::{cpu_time, memory};
 use crate::results::record;
-use crate::scale::{cpu_time, memory};
 use crate::{hello_guest, median, milliseconds};
 
 /// Starts measured one at a time.
