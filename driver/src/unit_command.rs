@@ -42,7 +42,7 @@ pub(crate) struct UnitOptions {
 pub(crate) fn print(options: UnitOptions) -> ExitCode {
     let printed = match (options.job, options.alloc) {
         (Some(job), _) => match finished(unit::requests(&job)) {
-            Some(requested) => of_job(requested, options.systemd_run),
+            Some(requested) => of_job(&requested, options.systemd_run),
             // The error has been printed.
             None => return ExitCode::FAILURE,
         },
@@ -92,15 +92,14 @@ impl Shown {
     }
 }
 
-fn of_job(requested: UnitRequests, by_hand: bool) -> Result<Vec<Shown>, String> {
-    let UnitRequests { plugin_config, tasks } = requested;
-    let shown = tasks.into_iter().map(|(name, task)| {
-        let sketch =
-            plugin::sketch(&plugin_config, task).map_err(|error| format!("{name}: {}", chain(&error)))?;
+fn of_job(requested: &UnitRequests, by_hand: bool) -> Result<Vec<Shown>, String> {
+    let shown = requested.tasks.iter().map(|(name, task)| {
+        let sketch = plugin::sketch(&requested.plugin_config, task.clone())
+            .map_err(|error| format!("{name}: {}", requested.marked(task, chain(&error))))?;
         let unit = sketch.unit();
         let name_of_unit = unit.name.to_string();
         let file = if by_hand { commands(&sketch) } else { unit_file(unit) };
-        Ok(Shown { task: Some(name), unit: name_of_unit, state: None, file })
+        Ok(Shown { task: Some(name.clone()), unit: name_of_unit, state: None, file })
     });
     shown.collect()
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use tests::program;
+use tests::{Host, Need, program};
 
 /// The block that makes an agent a client.
 const CLIENT: &str = "client {\n enabled = true\n}\n";
@@ -48,11 +48,16 @@ impl Installed {
 
     /// The exit code, and the failed checks: the name, and what was found.
     fn examined(&self, more: &[&str]) -> (i32, Vec<(String, String)>) {
+        self.with_status("failed", more)
+    }
+
+    /// The exit code, and the checks that went like this.
+    fn with_status(&self, status: &str, more: &[&str]) -> (i32, Vec<(String, String)>) {
         let mut doctor = Command::new(program("nomad-driver-systemd"));
         doctor.args(["doctor", "--json", "--config"]).arg(self.place.path().join("agent.hcl")).args(more);
         let output = doctor.output().unwrap();
         let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-        let failed = findings.iter().filter(|finding| finding["status"] == "failed").map(|finding| {
+        let failed = findings.iter().filter(|finding| finding["status"] == status).map(|finding| {
             let text = |key: &str| finding[key].as_str().unwrap().to_owned();
             assert!(!text("means").is_empty() && !text("mend").is_empty(), "{finding}");
             (text("check"), text("found"))
@@ -145,4 +150,42 @@ async fn what_is_wrong_in_the_configuration_is_told() {
     installed.write("plugin {");
     let (code, failed) = installed.examined(&[]);
     assert_eq!((code, failed[0].0.as_str()), (1, "agent configuration"));
+}
+
+#[tokio::test]
+async fn what_the_node_does_to_every_task_is_told() {
+    let Some(host) = Host::alone(Need::Systemd).await else { return };
+    let installed = Installed::new();
+    let warns = |check: &str, words: &str| {
+        let (code, warnings) = installed.with_status("warning", &[]);
+        let is_told = warnings.iter().any(|(name, found)| name == check && found.contains(words));
+        assert!(code == 0 && is_told, "{check}, {words}: {warnings:?}");
+    };
+    host.run("systemctl", &["mask", "--runtime", "nomad_tasks-share.slice"]);
+    let (_, failed) = installed.examined(&[]);
+    host.run("systemctl", &["unmask", "--runtime", "nomad_tasks-share.slice"]);
+    assert_eq!(failed, [("slices".to_owned(), "nomad_tasks-share.slice is masked".to_owned())]);
+
+    let directory = Path::new("/run/systemd/system/nomad-.service.d");
+    fs::create_dir_all(directory).unwrap();
+    fs::write(directory.join("user.conf"), "[Service]\nUser=nobody\n").unwrap();
+    warns("drop-ins", "user.conf sets User");
+    fs::remove_dir_all(directory).unwrap();
+
+    let data = installed.place.path().join("data");
+    fs::create_dir(&data).unwrap();
+    host.run("mount", &["-t", "tmpfs", "-o", "noexec,size=1m", "none", &data.display().to_string()]);
+    installed.write(&format!(
+        "data_dir = \"{}\"\nplugin_dir = \"{}\"\n{CLIENT}plugin \"nomad-driver-systemd\" {{\n}}\n",
+        data.display(),
+        installed.plugins().display()
+    ));
+    let (_, failed) = installed.examined(&[]);
+    let (_, warnings) = installed.with_status("warning", &[]);
+    host.run("umount", &[&data.display().to_string()]);
+    assert!(
+        matches!(&failed[..], [(check, found)] if check == "data_dir" && found.contains("MiB of room")),
+        "{failed:?}"
+    );
+    assert!(warnings.iter().any(|(_, found)| found.ends_with("mounted noexec")), "{warnings:?}");
 }

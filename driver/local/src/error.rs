@@ -246,7 +246,10 @@ impl Error {
     /// This error, followed by the line of the option that it is about, if it is about one.
     pub(crate) fn marked_in(self, file: &JobFile) -> Self {
         let lines = match &self {
-            Self::Task { task, source } => source.key().and_then(|key| file.lines_of_option(task, key)),
+            Self::Task { task, source } => match &**source {
+                plugin_client::Error::Call(source) => file.lines_of_message(task, &source.message),
+                other => other.key().and_then(|key| file.lines_of_option(task, key)),
+            },
             _ => None,
         };
         self.with_lines(lines)

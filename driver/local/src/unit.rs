@@ -8,6 +8,7 @@ use std::path::Path;
 use proto::driver::TaskConfig;
 
 use crate::error::Error;
+use crate::jobspec::JobFile;
 use crate::node::DRIVER;
 use crate::node::Node;
 use crate::options::{Invocation, JobOptions};
@@ -26,6 +27,17 @@ pub struct UnitRequests {
     pub plugin_config: Vec<u8>,
     /// Each task's `<job>/<group>/<task>`, and its request in `StartTask`, with `/dev/null` for its output.
     pub tasks: Vec<(String, TaskConfig)>,
+    file: JobFile,
+}
+
+impl UnitRequests {
+    /// The driver's message about a task, followed by the line of the option that it names.
+    pub fn marked(&self, task: &TaskConfig, message: String) -> String {
+        match self.file.lines_of_message(&task.name, &message) {
+            Some(lines) => format!("{message}\n{lines}"),
+            None => message,
+        }
+    }
 }
 
 /// Computes everything that precedes a task's start and changes nothing on the node.
@@ -66,7 +78,7 @@ async fn ask(plugin: &Plugin, asked: &Invocation) -> Result<UnitRequests, Error>
             tasks.push((name, TaskConfig { id, ..request.task_config() }));
         }
     }
-    Ok(UnitRequests { plugin_config, tasks })
+    Ok(UnitRequests { plugin_config, tasks, file: asked.file.clone() })
 }
 
 #[cfg(test)]

@@ -60,8 +60,9 @@ impl Notify {
     /// Forwards the pending messages of this process.
     pub(crate) fn pass_on(&self, from: Pid) {
         while let Ok(message) = self.receive() {
-            if message.sender == Some(from) && !message.text.is_empty() {
-                self.send(&message);
+            let text = without_main_process(&message.text);
+            if message.sender == Some(from) && !text.is_empty() {
+                self.send(&text, &message.descriptors);
             }
         }
     }
@@ -92,14 +93,14 @@ impl Notify {
     }
 
     /// Waits for systemd: a program that sends faster than systemd reads is slowed down, as it is without an init.
-    fn send(&self, message: &Message) {
-        let numbers: Vec<RawFd> = message.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    fn send(&self, text: &[u8], descriptors: &[OwnedFd]) {
+        let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&numbers)];
         let control = if numbers.is_empty() { &rights[..0] } else { &rights[..] };
         let flags = SockFlag::SOCK_CLOEXEC;
         // A message that systemd does not accept is lost, as it is for a process that sends it to systemd directly.
         if let Ok(to) = socket(AddressFamily::Unix, SockType::Datagram, flags, None) {
-            let text = [IoSlice::new(&message.text)];
+            let text = [IoSlice::new(text)];
             let _ = sendmsg(to.as_raw_fd(), &text, control, MsgFlags::MSG_NOSIGNAL, Some(&self.systemd));
         }
     }
@@ -109,6 +110,15 @@ impl AsFd for Notify {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ours.as_fd()
     }
+}
+
+/// The message without its lines about the main process (`MAINPID=`, `MAINPIDFDID=` and so on). The main process of the
+/// unit is the init: with another one, systemd would take the end of that process for the end of the task, and commands
+/// of `alloc exec` would be refused.
+fn without_main_process(message: &[u8]) -> Vec<u8> {
+    let lines: Vec<&[u8]> =
+        message.split(|&byte| byte == b'\n').filter(|line| !line.starts_with(b"MAINPID")).collect();
+    lines.join(&b'\n')
 }
 
 struct Message {
@@ -123,6 +133,14 @@ mod tests {
 
     fn open_files() -> usize {
         fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn the_program_cannot_say_which_process_is_the_main_one() {
+        let said = without_main_process(b"READY=1\nMAINPID=7\nSTATUS=MAINPID=7\nMAINPIDFDID=9");
+        assert_eq!(said, b"READY=1\nSTATUS=MAINPID=7");
+        assert!(without_main_process(b"MAINPID=7").is_empty());
+        assert_eq!(without_main_process(b"STATUS=\xff\n"), b"STATUS=\xff\n");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The agent of this node and its configuration of plugins. Facts from Nomad v2.0.5, command/agent/.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,8 @@ pub(super) struct Agent {
     pub(super) files: Vec<PathBuf>,
     /// Set on the agent's command line or in a file.
     pub(super) plugin_dir: Option<PathBuf>,
-    data_dir: Option<PathBuf>,
+    /// Set on the agent's command line or in a file.
+    pub(super) data_dir: Option<PathBuf>,
     /// The body of `config` in the plugin's block, if there is such a block.
     pub(super) plugin: Option<Body>,
     /// The label of a plugin block that names no binary of ours, such as `systemd`.
@@ -85,6 +87,9 @@ impl Agent {
         for empty in given.iter().filter(|path| path.is_dir() && configuration::files(path).is_empty()) {
             let why = "the directory has no file that ends in `.hcl` or `.json`".to_owned();
             agent.unreadable.push((empty.clone(), why));
+        }
+        for closed in paths.iter().filter(|path| path.is_dir() && is_forbidden(path)) {
+            agent.unreadable.push((closed.clone(), "Permission denied".to_owned()));
         }
         for file in paths.iter().flat_map(|path| configuration::files(path)) {
             // What is named on our own command line is believed.
@@ -201,6 +206,12 @@ impl Agent {
         self.plugin_dir.clone().or_else(|| self.data_dir.as_ref().map(|data| data.join("plugins")))
     }
 
+    /// The text of an option of the plugin, such as `state_dir`, if the configuration sets it.
+    pub(super) fn option(&self, name: &str) -> Option<&str> {
+        let line = self.plugin.as_ref()?.attributes().find(|line| line.key() == name)?;
+        if let Expression::String(text) = line.expr() { Some(text) } else { None }
+    }
+
     /// The findings about the agent.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut findings = vec![self.process()];
@@ -219,30 +230,8 @@ impl Agent {
     /// Can the files be read, and does the agent take what they configure?
     fn of_files(&self) -> Finding {
         let names: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
-        let missing = self.unreadable.iter().find(|(file, _)| !file.exists());
-        if let Some((file, why)) = missing {
-            Finding::failed(
-                "agent configuration",
-                format!("{}: {why}", file.display()),
-                "The agent does not start with this path, and what else it configures is not known here.",
-                "Correct the path, in `--config` or on the agent's command line.",
-            )
-        } else if let (Some((file, why)), Some(pid)) = (self.unreadable.first(), self.pid) {
-            Finding::warning(
-                "agent configuration",
-                format!("{}: {why}", file.display()),
-                format!(
-                    "The agent (process {pid}) may have read it, as HCL of the first version; what it configures is not known here."
-                ),
-                "Write each attribute on a line of its own, and names in quotes as `meta = { \"rack\" = \"r1\" }`.",
-            )
-        } else if let Some((file, why)) = self.unreadable.first() {
-            Finding::failed(
-                "agent configuration",
-                format!("{}: {why}", file.display()),
-                "The agent does not start with this file, or what it configures is not known here.",
-                "Mend the file; `nomad config validate` tells the agent's opinion.",
-            )
+        if let Some(finding) = self.of_unread() {
+            finding
         } else if let Some(option) = &self.mistyped {
             Finding::failed(
                 "agent configuration",
@@ -276,6 +265,44 @@ impl Agent {
         } else {
             let shown = if names.is_empty() { "-dev".to_owned() } else { names.join(", ") };
             Finding::ok("agent configuration", shown)
+        }
+    }
+
+    /// A file that is missing or cannot be read.
+    fn of_unread(&self) -> Option<Finding> {
+        let missing = self.unreadable.iter().find(|(file, _)| !file.exists());
+        if let Some((file, why)) = missing {
+            Some(Finding::failed(
+                "agent configuration",
+                format!("{}: {why}", file.display()),
+                "The agent does not start with this path, and what else it configures is not known here.",
+                "Correct the path, in `--config` or on the agent's command line.",
+            ))
+        } else if let Some((file, why)) = self.unreadable.iter().find(|(file, _)| is_forbidden(file)) {
+            Some(Finding::warning(
+                "agent configuration",
+                format!("{}: {why}", file.display()),
+                "What the agent's configuration says is not known to the user that runs this command.",
+                "Run this command as the user of the agent: sudo nomad-driver-systemd doctor",
+            ))
+        } else if let (Some((file, why)), Some(pid)) = (self.unreadable.first(), self.pid) {
+            Some(Finding::warning(
+                "agent configuration",
+                format!("{}: {why}", file.display()),
+                format!(
+                    "The agent (process {pid}) may have read it, as HCL of the first version; what it configures is not known here."
+                ),
+                "Write each attribute on a line of its own, and names in quotes as `meta = { \"rack\" = \"r1\" }`.",
+            ))
+        } else if let Some((file, why)) = self.unreadable.first() {
+            Some(Finding::failed(
+                "agent configuration",
+                format!("{}: {why}", file.display()),
+                "The agent does not start with this file, or what it configures is not known here.",
+                "Mend the file; `nomad config validate` tells the agent's opinion.",
+            ))
+        } else {
+            None
         }
     }
 
@@ -333,6 +360,11 @@ impl Agent {
             (Some(pid), _) => Finding::ok("agent", format!("process {pid}")),
         }
     }
+}
+
+/// May this user not read the file?
+fn is_forbidden(file: &Path) -> bool {
+    fs::File::open(file).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 /// Whether everybody can reach the allocation directories, which Nomad makes writable for everybody.

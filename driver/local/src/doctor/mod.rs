@@ -4,6 +4,8 @@
 //! agent ──► the agent's process and configuration files ──► plugin_dir, data_dir, the body of `config`
 //! host ───► systemd, cgroups, the kernel: what tasks need of the machine
 //! plugin_dir ► is the plugin where the agent looks, and can it be executed there?
+//! units ──► settings of systemd that reach every task: a masked slice, drop-ins
+//! room ───► directories that the driver and the agent write to: room, and `noexec`
 //! plugin ─► the plugin itself: does it take the configuration, is it healthy, what does it find?
 //! left_over ► processes and units of drivers that are gone
 //! ```
@@ -18,7 +20,9 @@ mod host;
 mod left_over;
 mod plugin;
 mod plugin_dir;
+mod room;
 mod trust;
+mod units;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -64,6 +68,8 @@ pub async fn run(options: DoctorOptions) -> Result<u8, Error> {
     let mut findings = agent.findings();
     findings.extend(host::findings(Path::new("/")));
     findings.extend(plugin_dir::findings(&agent, &program));
+    findings.extend(units::findings(Path::new("/"), &agent));
+    findings.extend(room::findings(&agent));
     findings.extend(plugin::findings(&agent, &program).await);
     findings.extend(left_over::findings(Path::new("/"), agent.pid.is_some()));
     findings.iter_mut().for_each(Finding::make_visible);

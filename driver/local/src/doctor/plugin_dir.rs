@@ -2,7 +2,7 @@
 //! helper/pluginutils/loader/: every executable file of the directory is started as a plugin, by the name of its file.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::StatVfsMountFlags;
@@ -30,10 +30,11 @@ pub(super) fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
             "Set `plugin_dir` in the agent's configuration, or name that with --config.",
         )];
     };
-    vec![look(&directory, program)]
+    vec![look(&directory, program, agent.uid)]
 }
 
-fn look(directory: &Path, program: &Path) -> Finding {
+/// `agent`: the user of the agent, if one runs.
+fn look(directory: &Path, program: &Path, agent: Option<u32>) -> Finding {
     const NOT_LOADED: &str = "The agent does not load the driver, and says nothing.";
     let there = directory.join(PLUGIN);
     let install = format!("ln -s {} {}", program.display(), there.display());
@@ -75,18 +76,44 @@ fn look(directory: &Path, program: &Path) -> Finding {
             "Install the plugin elsewhere and make plugin_dir a directory there, or remount without noexec.",
         );
     }
+    changeable(directory, &target, agent)
+        .or_else(|| second(directory))
+        .unwrap_or_else(|| Finding::ok(CHECK, there.display().to_string()))
+}
+
+/// Somebody else can put a program there: writes to the directory, to the plugin's file `target` or to its directory, or
+/// owns one of them.
+fn changeable(directory: &Path, target: &Path, agent: Option<u32>) -> Option<Finding> {
     // In a directory with the sticky bit nobody can exchange the plugin, but everybody can add another one.
-    let ways = [(Some(directory), false), (Some(&*target), false), (target.parent(), true)];
+    let ways = [(Some(directory), false), (Some(target), false), (target.parent(), true)];
     let open = ways.into_iter().find_map(|(path, sticky)| path.filter(|path| is_open(path, sticky)));
     if let Some(open) = open {
-        return Finding::failed(
+        return Some(Finding::failed(
             CHECK,
             format!("other users of this node can write to {}", open.display()),
             "Each of them can put another program there, which the agent starts with its own rights.",
-            format!("chmod o-w {0}; setfacl --remove-all {0}", open.display()),
-        );
+            if has_acl(open) {
+                format!("chmod o-w {0}; setfacl --remove-all {0} (of the package acl)", open.display())
+            } else {
+                format!("chmod o-w {}", open.display())
+            },
+        ));
     }
-    second(directory).unwrap_or_else(|| Finding::ok(CHECK, there.display().to_string()))
+    let mut paths = [Some(directory), Some(target), target.parent()].into_iter().flatten();
+    let (path, uid) = paths.find_map(|path| Some((path, owner_beside(path, agent)?)))?;
+    Some(Finding::failed(
+        CHECK,
+        format!("user {uid} owns {}", path.display()),
+        "The user can put another program there, which the agent starts with its own rights.",
+        format!("chown root: {}", path.display()),
+    ))
+}
+
+/// The owner of the path, if it is neither root, nor the user of the agent, nor the one who runs this command.
+fn owner_beside(path: &Path, agent: Option<u32>) -> Option<u32> {
+    let owner = fs::metadata(path).ok()?.uid();
+    let us = rustix::process::geteuid().as_raw();
+    (owner != 0 && owner != us && agent != Some(owner)).then_some(owner)
 }
 
 /// An executable of ours that the agent would start as a second plugin.
@@ -148,7 +175,7 @@ mod tests {
     fn each_reason_why_no_plugin_is_loaded_is_told() {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("plugins");
-        let look = || look(&directory, Path::new("/usr/bin/nomad-driver-systemd"));
+        let look = || look(&directory, Path::new("/usr/bin/nomad-driver-systemd"), None);
         let file = |name: &str, mode: u32| {
             let path = directory.join(name);
             fs::write(&path, "").unwrap();
@@ -173,8 +200,13 @@ mod tests {
         fs::remove_file(directory.join("nomad-driver-systemd.old")).unwrap();
         fs::set_permissions(&directory, PermissionsExt::from_mode(0o777)).unwrap();
         assert!(look().found.contains("other users of this node can write to"));
-        assert!(look().mend.starts_with("chmod o-w "));
+        assert_eq!(look().mend, format!("chmod o-w {}", directory.display()));
         fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&directory, Some(4242), None).unwrap();
+            assert!(look().found.starts_with("user 4242 owns "));
+            std::os::unix::fs::chown(&directory, Some(0), None).unwrap();
+        }
         file("wasm-shim", 0o755);
         assert!(look().found.ends_with("has wasm-shim"));
     }

@@ -207,8 +207,14 @@ impl<'a> Block<'a> {
         let mut blocks = self.blocks(name);
         match blocks.len() {
             0 | 1 => Ok(blocks.pop()),
-            _ => Err(self.wrong(name, "only one such block is allowed")),
+            _ => Err(self.repeated(name, blocks.get(1).and_then(|second| second.name.clone()))),
         }
+    }
+
+    /// The error for a second block of this name, which stands at `span`.
+    fn repeated(&self, name: &str, span: Option<Range<usize>>) -> Error {
+        let place = Place { block: self.place.clone(), span };
+        Error::Value { place, key: name.to_owned(), reason: "only one such block is allowed".to_owned() }
     }
 
     fn inner(&self, written: &'a Written) -> Block<'a> {
@@ -317,8 +323,8 @@ impl<'a> Block<'a> {
     pub(super) fn free(&mut self, key: &str, scope: &Scope) -> Result<Map<String, Value>, Error> {
         let mut found = self.blocks.iter().copied().filter(|block| block.ident.as_str() == key);
         let (first, second) = (found.next(), found.next());
-        if second.is_some() {
-            return Err(self.wrong(key, "only one such block is allowed"));
+        if let Some(second) = second {
+            return Err(self.repeated(key, second.ident.span()));
         }
         let Some(written) = first else {
             return Ok(Map::new());
@@ -371,6 +377,19 @@ impl<'a> Block<'a> {
     /// The error for a feature that needs an agent.
     pub(super) fn not_here(&self, key: &str, advice: &str) -> Error {
         Error::NotHere { place: self.at(key), key: key.to_owned(), advice: advice.to_owned() }
+    }
+
+    /// Is a key left besides these?
+    pub(super) fn has_left(&self, others: &[&str]) -> bool {
+        self.attributes.keys().any(|left| !others.contains(left))
+    }
+
+    /// The error for a required key, after all other keys of the block were taken: most probably it is misspelt.
+    pub(super) fn missing_or_misspelt(&self, key: &str, ignored: &[&str]) -> Error {
+        match self.attributes.keys().find(|left| !ignored.contains(left)) {
+            Some(left) => Error::Unknown { place: self.at(left), key: (*left).to_owned() },
+            None => self.missing(key),
+        }
     }
 
     /// The error for a missing key.

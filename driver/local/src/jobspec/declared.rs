@@ -21,6 +21,9 @@ pub enum Given {
     Value(hcl::Expression),
 }
 
+/// What a `variable` block may have besides its type and its default.
+const OF_VARIABLES: [&str; 3] = ["description", "validation", "sensitive"];
+
 /// The values of the `variable` blocks: the given value, converted, else the default; and the values of the `variables`
 /// block, which contains only names and defaults.
 pub(super) fn declared(
@@ -52,6 +55,9 @@ pub(super) fn declared(
             (None, Some(default)) => {
                 scope.value(&default).map_err(|source| block.expression_error("default", source))?
             }
+            (None, None) if block.has_left(&OF_VARIABLES) => {
+                return Err(block.missing_or_misspelt("default", &OF_VARIABLES));
+            }
             (None, None) => {
                 let reason = format!("has no default; give it with `--var {name}=VALUE`");
                 return Err(block.wrong(&name, &reason));
@@ -62,7 +68,7 @@ pub(super) fn declared(
             None => value,
         };
         values.insert(name, value);
-        block.finish(&["description", "validation", "sensitive"], &[], &mut Notes::default())?;
+        block.finish(&OF_VARIABLES, &[], &mut Notes::default())?;
     }
     for mut block in file.blocks("variables") {
         for (name, default) in block.expressions() {

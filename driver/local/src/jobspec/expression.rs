@@ -38,6 +38,12 @@ pub enum Error {
         /// A similar name, such as `env.HOME`.
         nearest: Option<String>,
     },
+    /// A key that an object of the job does not have.
+    #[error("{reason}")]
+    NoKey {
+        /// What is missing, and what is there, such as `` `var.ports` has no `htpp`; it has `http` ``.
+        reason: String,
+    },
     /// A function that only Nomad supports, or an unknown one.
     #[error(
         "the function `{name}` is not available without a Nomad agent; {}(available: {known})",
@@ -312,9 +318,34 @@ impl Scope {
         // Nomad writes an underscore for each character that is not valid in an HCL name, such as the hyphen of a
         // label.
         let plain: String = name.chars().map(|c| if c == '-' { '_' } else { c }).collect();
+        if let Some(reason) = self.missing_key(&name) {
+            return Error::NoKey { reason };
+        }
         let others = self.variables.keys().filter(|known| *known != &name);
         let nearest = nearest(&plain, others.map(String::as_str)).map(ToOwned::to_owned);
         Error::UnknownVariable { nearest, name }
+    }
+
+    /// For a name such as `var.a.c`, where `var.a` is an object without `c`: what is missing, and what is there.
+    fn missing_key(&self, name: &str) -> Option<String> {
+        let (root, rest) = name.split_once('.').filter(|(root, _)| ["var", "local"].contains(root))?;
+        let mut object = root.to_owned();
+        let mut value = self.variables.get(root)?;
+        for key in rest.split('.') {
+            let Value::Object(map) = value else { return None };
+            match map.get(key) {
+                Some(inner) => value = inner,
+                // A variable that is not declared.
+                None if object == root => return None,
+                None => {
+                    let keys: Vec<_> = map.keys().map(|key| format!("`{key}`")).collect();
+                    let keys = if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
+                    return Some(format!("`{object}` has no `{key}`; it has {keys}"));
+                }
+            }
+            object = format!("{object}.{key}");
+        }
+        None
     }
 
     /// The name of a key that its object does not have, such as `var.prot`; the evaluator's error names only the key.

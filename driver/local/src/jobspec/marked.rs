@@ -10,7 +10,7 @@ use hcl::edit::structure::{Block, Body};
 use super::{Error, readable};
 
 /// A job file as it was read.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct JobFile {
     /// The file.
     pub(crate) path: PathBuf,
@@ -27,14 +27,23 @@ impl JobFile {
     /// The lines of an option of a task; `key` is an option, such as `args`, or one in a block, such as `limits.tasks_max`.
     pub(crate) fn lines_of_option(&self, task: &str, key: &str) -> Option<String> {
         let body = hcl::edit::parser::parse_body(&readable(&self.text)).ok()?;
-        let task = find(&body, &|block| {
-            block.ident.as_str() == "task" && block.labels.first().is_some_and(|label| label.as_str() == task)
-        })?;
-        let config = task.body.get_blocks("config").next()?;
-        let (blocks, name) = key.rsplit_once('.').unwrap_or(("", key));
-        let names: Vec<_> = blocks.split('.').filter(|name| !name.is_empty()).collect();
-        let span = key_below(&config.body, &names, name).or_else(|| config.ident.span())?;
-        self.lines(span)
+        let config = task_of(&body, task)?.body.get_blocks("config").next()?;
+        self.lines(option_in(&config.body, key).or_else(|| config.ident.span())?)
+    }
+
+    /// The lines of the option that a message of the driver names first, such as `` `limits.cpu_quota`: … ``; `None` if the
+    /// task does not write that option.
+    pub(crate) fn lines_of_message(&self, task: &str, message: &str) -> Option<String> {
+        let option = message.split('`').nth(1)?;
+        let body = hcl::edit::parser::parse_body(&readable(&self.text)).ok()?;
+        let task = task_of(&body, task)?;
+        let of_config = task.body.get_blocks("config").find_map(|config| {
+            // `ulimit.nofile` is in a map, which is found by the name of its option.
+            let map = option.split('.').next()?;
+            option_in(&config.body, option).or_else(|| key_in(&config.body, map))
+        });
+        let of_task = || task.body.attributes().find(|line| line.key.as_str() == option)?.key.span();
+        self.lines(of_config.or_else(of_task)?)
     }
 
     fn lines(&self, span: Range<usize>) -> Option<String> {
@@ -47,6 +56,19 @@ impl JobFile {
         let report = [Group::with_level(Level::ERROR).element(snippet)];
         Some(Renderer::plain().render(&report))
     }
+}
+
+fn task_of<'a>(body: &'a Body, name: &str) -> Option<&'a Block> {
+    find(body, &|block| {
+        block.ident.as_str() == "task" && block.labels.first().is_some_and(|label| label.as_str() == name)
+    })
+}
+
+/// Where an option stands in a body of `config`; `key` is its name, behind those of the blocks that it is in.
+fn option_in(body: &Body, key: &str) -> Option<Range<usize>> {
+    let (blocks, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let names: Vec<_> = blocks.split('.').filter(|name| !name.is_empty()).collect();
+    key_below(body, &names, name)
 }
 
 /// The first block of which this is true, at whatever depth.
@@ -127,5 +149,23 @@ mod tests {
             assert!(lines.contains(place), "{key}: {lines}");
         }
         assert_eq!(file().lines_of_option("none", "comand"), None);
+    }
+
+    #[test]
+    fn the_option_that_a_message_of_the_driver_names_is_found() {
+        let text = JOB.replace("comand =", "ulimit = { nofile = \"x\" }\n        comand =");
+        let file = JobFile { path: "web.nomad.hcl".into(), text };
+        for (message, place) in [
+            ("`ulimit.nofile`: `x` is not an integer", Some(":6:9")),
+            ("option `limits.task_max`: not now", Some(":9:11")),
+            ("`driver`: which?", Some(":4:7")),
+            ("`user`: this node has no user", None),
+            ("busy", None),
+            ("a ` alone", None),
+        ] {
+            let lines = file.lines_of_message("t", message);
+            let is_right = |place: &str| lines.as_ref().is_some_and(|lines| lines.contains(place));
+            assert!(place.map_or(lines.is_none(), is_right), "{message}: {lines:?}");
+        }
     }
 }

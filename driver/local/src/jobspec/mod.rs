@@ -119,6 +119,9 @@ fn read(
     for known in ["variable", "variables", "locals"] {
         file.blocks(known);
     }
+    if body.is_empty() {
+        return Err(file.wrong("job", "the file is empty; name a file with a `job` block"));
+    }
     let Some(mut block) = file.block("job")? else {
         return Err(file.missing("job"));
     };

@@ -243,13 +243,11 @@ fn artifact(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<A
     if !["any", "file", "dir"].contains(&mode.as_str()) {
         return Err(block.wrong("mode", &format!("`{mode}` is none of any, file, dir")));
     }
-    Ok(Artifact {
-        source: block.string("source", scope)?.ok_or_else(|| block.missing("source"))?,
-        destination: block.string("destination", scope)?.unwrap_or_else(|| "local/".to_owned()),
-        mode,
-        options: block.map("options", scope)?,
-        headers: block.map("headers", scope)?,
-    })
+    let source = block.string("source", scope)?;
+    let destination = block.string("destination", scope)?.unwrap_or_else(|| "local/".to_owned());
+    let (options, headers) = (block.map("options", scope)?, block.map("headers", scope)?);
+    let source = source.ok_or_else(|| block.missing_or_misspelt("source", &[]))?;
+    Ok(Artifact { source, destination, mode, options, headers })
 }
 
 fn templates(block: &mut Block<'_>, scope: &Scope) -> Result<Vec<Template>, Error> {

@@ -130,6 +130,15 @@ pub enum Error {
         /// The kernel's error.
         source: io::Error,
     },
+    /// The kernel executes nothing of that file system.
+    #[error(
+        "`command`: {path} is on a file system that this node mounts `noexec`; name a program of the node or a WebAssembly guest, or \
+         have the operator mount the file system of the agent's `data_dir`, or of the volume, without `noexec`"
+    )]
+    NoExec {
+        /// The path in the task's view.
+        path: PathBuf,
+    },
     /// A binary of another architecture.
     #[error(
         "`command`: {path} is a program for {theirs}, but this node is {}; fetch the one built for this node \

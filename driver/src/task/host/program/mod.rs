@@ -12,6 +12,8 @@ use std::io::{self, Read, Seek};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::StatVfsMountFlags;
+
 pub use self::content::ProgramKind;
 use self::content::kind;
 pub use self::error::Error;
@@ -358,6 +360,7 @@ fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             Ok(Program::Wasm { module: file, name })
         }
+        ProgramKind::Native if is_noexec(&file) => Err(Error::NoExec { path }),
         ProgramKind::Native => {
             match loader::of(&file) {
                 Some(Loader::CarriageReturn) => return Err(Error::CarriageReturn { path }),
@@ -371,6 +374,11 @@ fn at(path: &Path, surroundings: Surroundings<'_>) -> Result<Program, Error> {
             Ok(Program::Native { path, own: is_tasks.then_some(file) })
         }
     }
+}
+
+/// Does the kernel execute nothing of the file system that has this file?
+fn is_noexec(file: &File) -> bool {
+    rustix::fs::fstatvfs(file).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOEXEC))
 }
 
 /// Is it certain that the task will not find anything at this path of its view?

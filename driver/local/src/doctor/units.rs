@@ -1,0 +1,147 @@
+//! Settings of systemd that reach every task, over what the driver sets: a masked slice, and drop-ins that apply by the
+//! begin of a unit's name (systemd.unit(5), "foo-.service.d", "service.d").
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::agent::Agent;
+use super::finding::Finding;
+
+/// The slices of all tasks.
+const SLICES: [&str; 3] = ["nomad_tasks.slice", "nomad_tasks-share.slice", "nomad_tasks-reserve.slice"];
+
+/// Where an operator or a distribution puts units (systemd.unit(5)), in the order in which systemd looks.
+const PLACES: [&str; 5] = [
+    "etc/systemd/system",
+    "run/systemd/system",
+    "usr/local/lib/systemd/system",
+    "usr/lib/systemd/system",
+    "lib/systemd/system",
+];
+
+/// Checks the machine whose files are below `root`.
+pub(super) fn findings(root: &Path, agent: &Agent) -> Vec<Finding> {
+    let is_of_user = agent.option("manager") == Some("user");
+    let mut findings = vec![masked(is_of_user)];
+    // Those of a user's manager are elsewhere, and the user's own.
+    if !is_of_user {
+        findings.push(drop_ins(root));
+    }
+    findings.extend(agent.pid.and_then(|pid| mounts_of_agent(root, pid)));
+    findings
+}
+
+fn masked(is_of_user: bool) -> Finding {
+    const CHECK: &str = "slices";
+    let manager = if is_of_user { "--user" } else { "--system" };
+    let shown =
+        Command::new("systemctl").args([manager, "show", "--property=Id,LoadState"]).args(SLICES).output();
+    let Some(shown) = shown.ok().filter(|shown| shown.status.success()) else {
+        return Finding::ignored(CHECK, "systemctl cannot be asked");
+    };
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let of_units = text.split("\n\n").filter(|unit| unit.lines().any(|line| line == "LoadState=masked"));
+    let mut names = of_units.filter_map(|unit| unit.lines().find_map(|line| line.strip_prefix("Id=")));
+    match names.next() {
+        Some(slice) => Finding::failed(
+            CHECK,
+            format!("{slice} is masked"),
+            "Every task is in it, so systemd starts none.",
+            format!("systemctl {manager} unmask {slice}"),
+        ),
+        None => Finding::ok(CHECK, "of the tasks are not masked"),
+    }
+}
+
+fn drop_ins(root: &Path) -> Finding {
+    const CHECK: &str = "drop-ins";
+    let directories = PLACES
+        .iter()
+        .flat_map(|place| ["nomad-.service.d", "service.d"].map(|name| root.join(place).join(name)));
+    let mut files: Vec<PathBuf> = directories
+        .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
+    let set = files.iter().find_map(|file| Some((file, set_by(&fs::read_to_string(file).ok()?)?)));
+    match set {
+        Some((file, properties)) => Finding::warning(
+            CHECK,
+            format!("{} sets {properties}", file.display()),
+            "It applies to every task, over what the driver and the job set: tasks may fail to start, or be less confined.",
+            format!(
+                "Remove the lines, or move them to the unit that needs them, then: systemctl daemon-reload ({})",
+                file.display()
+            ),
+        ),
+        None => Finding::ok(CHECK, "none changes tasks"),
+    }
+}
+
+/// The properties that a drop-in sets, but for time-outs, which some distributions set for all services.
+fn set_by(text: &str) -> Option<String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';', '[']));
+    let mut names: Vec<&str> = lines.filter_map(|line| Some(line.split_once('=')?.0.trim())).collect();
+    names.retain(|name| !name.starts_with("Timeout"));
+    names.dedup();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+/// An agent with mounts of its own (`PrivateTmp=`, `ProtectSystem=` and the like in its unit).
+fn mounts_of_agent(root: &Path, pid: u32) -> Option<Finding> {
+    let namespace = |process: &str| fs::read_link(root.join(format!("proc/{process}/ns/mnt"))).ok();
+    let (of_agent, of_systemd) = (namespace(&pid.to_string())?, namespace("1")?);
+    (of_agent != of_systemd).then(|| {
+        Finding::warning(
+            "mounts of the agent",
+            format!("process {pid} is not in the mount namespace of systemd"),
+            "What the agent mounts for an allocation, and what lies in its own /tmp, is not there for systemd: tasks that use it do not start.",
+            "Remove `PrivateTmp=`, `ProtectSystem=` and other settings of mounts from the unit of the agent.",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Status;
+
+    #[test]
+    fn what_reaches_every_task_is_told_and_time_outs_are_not() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(
+            "usr/lib/systemd/system/service.d/10-timeout.conf",
+            "[Service]\nTimeoutStopFailureMode=abort\n",
+        );
+        write("etc/systemd/system/nomad-web.service.d/x.conf", "[Service]\nUser=x\n");
+        assert_eq!(drop_ins(root.path()).status, Status::Ok);
+        write(
+            "etc/systemd/system/nomad-.service.d/x.conf",
+            "# why\n[Service]\nUser = nobody\nEnvironment=A=1\n",
+        );
+        let found = drop_ins(root.path());
+        assert!(
+            found.status == Status::Warning && found.found.ends_with("x.conf sets User, Environment"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn an_agent_with_mounts_of_its_own_is_told_of() {
+        let root = tempfile::tempdir().unwrap();
+        for (pid, namespace) in [("1", "mnt:[1]"), ("7", "mnt:[1]"), ("8", "mnt:[2]")] {
+            let directory = root.path().join("proc").join(pid).join("ns");
+            fs::create_dir_all(&directory).unwrap();
+            std::os::unix::fs::symlink(namespace, directory.join("mnt")).unwrap();
+        }
+        assert!(mounts_of_agent(root.path(), 7).is_none());
+        assert!(mounts_of_agent(root.path(), 8).is_some());
+        assert!(mounts_of_agent(root.path(), 9).is_none());
+    }
+}
