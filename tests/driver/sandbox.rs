@@ -319,8 +319,11 @@ async fn the_calls_of_each_preset_are_those_of_systemds_list() {
         // Of later releases of systemd, up to 262.
         let newer = [
             "cachestat",
+            "epoll_pwait2",
+            "fchmodat2",
             "file_getattr",
             "file_setattr",
+            "futex_waitv",
             "getxattrat",
             "landlock_add_rule",
             "landlock_create_ruleset",
@@ -331,8 +334,10 @@ async fn the_calls_of_each_preset_are_those_of_systemds_list() {
             "lsm_list_modules",
             "mseal",
             "open_tree",
+            "process_madvise",
             "removexattrat",
             "seccomp",
+            "set_mempolicy_home_node",
             "setxattrat",
             "statmount",
             "uretprobe",

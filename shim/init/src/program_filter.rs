@@ -7,6 +7,9 @@
 //! - io_uring, whose operations bypass every system call filter.
 //! - Leases (`F_SETLEASE`, fcntl(2)) and delegations (`F_SETDELEG`, Linux 6.19), which are leases of directories as
 //!   well: whoever opens the file, including systemd, waits up to 45 seconds for the task.
+//! - What is newer than the filters of the oldest systemd that we support (247): fchmodat2(2), which sets the same bits
+//!   as `fchmodat`; and clone3(2) and openat2(2), which have their flags in memory, where no filter sees them. C libraries
+//!   do without. A newer systemd answers all of them in the same way, where it has such a filter.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +20,7 @@ use seccompiler::{
 };
 
 use crate::filter::{X32, install};
+use crate::verdicts::{NUMBER_AT, allow, errno, instruction, jump, load};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -25,6 +29,13 @@ const TMPFILE: u64 = 0o20_000_000;
 /// `F_LINUX_SPECIFIC_BASE + 16` of `linux/fcntl.h`; libc does not know it yet.
 const F_SETDELEG: i32 = 1040;
 const SET_ID: [u64; 2] = [0o4000, 0o2000];
+
+/// Calls whose numbers are the same on all architectures (asm-generic/unistd.h and the tables of each).
+const CLONE3: u32 = 435;
+const OPENAT2: u32 = 437;
+const FCHMODAT2: u32 = 452;
+/// Where `struct seccomp_data` has the lower half of the third argument, the mode for `fchmodat2`.
+const MODE_AT: u32 = 32;
 
 /// The system call numbers on an architecture.
 struct Calls {
@@ -73,7 +84,26 @@ pub(crate) fn confine() -> io::Result<()> {
     }
     let compiled = || -> Result<[BpfProgram; 2], Error> { Ok([program(&NATIVE)?, of_other(&OTHER)?]) };
     let programs = compiled().map_err(io::Error::other)?;
-    programs.iter().try_for_each(install)
+    programs.iter().try_for_each(install)?;
+    install(&newer_calls())
+}
+
+/// The filter for calls that are newer than the filters of an older systemd.
+fn newer_calls() -> BpfProgram {
+    let bits = SET_ID.into_iter().fold(0, |all, bit| all | u32::try_from(bit).unwrap_or_default());
+    let without_x32 = !u32::try_from(X32).unwrap_or_default();
+    vec![
+        load(NUMBER_AT),
+        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, without_x32),
+        jump(libc::BPF_JEQ, CLONE3, 4, 0),
+        jump(libc::BPF_JEQ, OPENAT2, 3, 0),
+        jump(libc::BPF_JEQ, FCHMODAT2, 0, 3),
+        load(MODE_AT),
+        jump(libc::BPF_JSET, bits, 2, 1),
+        errno(libc::ENOSYS),
+        allow(),
+        errno(libc::EPERM),
+    ]
 }
 
 fn program(calls: &Calls) -> Result<BpfProgram, Error> {
@@ -162,6 +192,46 @@ mod tests {
         assert_ne!(usual, Err(libc::EPERM));
         assert_eq!((set_user, set_group), (Err(libc::EPERM), Err(libc::EPERM)));
         assert_eq!((lease, ring), ((-1, Errno::EPERM), (-1, Errno::EPERM)));
+    }
+
+    #[test]
+    fn calls_that_an_older_systemd_does_not_filter_are_refused() {
+        let directory = tempdir();
+        let path =
+            std::ffi::CString::new(directory.join("file").into_os_string().into_encoded_bytes()).unwrap();
+        std::fs::write(directory.join("file"), "").unwrap();
+        let tried = std::thread::spawn(move || {
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            confine().unwrap();
+            let call = |number: u32, arguments: [libc::c_long; 3]| {
+                let [one, two, three] = arguments;
+                Errno::clear();
+                #[expect(unsafe_code, reason = "calls as a program makes them")]
+                // SAFETY: the only pointer is that of a string that lives on; the others are null.
+                let done = unsafe { libc::syscall(number.into(), one, two, three, 0) };
+                (done, Errno::last())
+            };
+            let chmod = |mode| call(FCHMODAT2, [libc::AT_FDCWD.into(), path.as_ptr() as libc::c_long, mode]);
+            let thread = std::thread::spawn(|| 7).join().unwrap();
+            (
+                [CLONE3, OPENAT2].map(|number| call(number, [0, 0, 0])),
+                [0o644, 0o4755, 0o2755].map(chmod),
+                thread,
+            )
+        });
+        let (without, chmod, thread) = tried.join().unwrap();
+        std::fs::remove_dir_all(directory).unwrap();
+        assert_eq!(without, [(-1, Errno::ENOSYS), (-1, Errno::ENOSYS)]);
+        // A kernel before Linux 6.6 does not know the call.
+        assert!(chmod[0] == (0, Errno::UnknownErrno) || chmod[0] == (-1, Errno::ENOSYS), "{chmod:?}");
+        assert_eq!(chmod[1..], [(-1, Errno::EPERM), (-1, Errno::EPERM)]);
+        assert_eq!(thread, 7);
+    }
+
+    fn tempdir() -> std::path::PathBuf {
+        let directory = std::env::temp_dir().join(format!("program-filter-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        directory
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn leaf(verdict: Verdict) -> BpfProgram {
 }
 
 /// Where `struct seccomp_data` has the number, the architecture, and the lower half of the first argument.
-const NUMBER_AT: u32 = 0;
+pub(crate) const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 const FLAGS_AT: u32 = 16;
 /// The number of this architecture in audit(8) (linux/audit.h).
@@ -108,23 +108,23 @@ const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7;
 
-fn instruction(code: u32, k: u32) -> sock_filter {
+pub(crate) fn instruction(code: u32, k: u32) -> sock_filter {
     sock_filter { code: u16::try_from(code).unwrap_or_default(), jt: 0, jf: 0, k }
 }
 
-fn load(at: u32) -> sock_filter {
+pub(crate) fn load(at: u32) -> sock_filter {
     instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at)
 }
 
-fn jump(kind: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+pub(crate) fn jump(kind: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { jt, jf, ..instruction(libc::BPF_JMP | kind | libc::BPF_K, k) }
 }
 
-fn allow() -> sock_filter {
+pub(crate) fn allow() -> sock_filter {
     instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW)
 }
 
-fn errno(number: i32) -> sock_filter {
+pub(crate) fn errno(number: i32) -> sock_filter {
     instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | number.unsigned_abs())
 }
 

@@ -18,8 +18,13 @@ static NUMBER: AtomicU32 = AtomicU32::new(1);
 impl Agent {
     /// Submits a job and waits for its allocation.
     pub async fn run(&self, spec: Spec) -> Alloc<'_> {
+        self.run_on(self.driver(), spec).await
+    }
+
+    /// The same, with another driver.
+    pub async fn run_on(&self, driver: &str, spec: Spec) -> Alloc<'_> {
         let job = format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        self.put("/v1/jobs", &spec.submission(&job, self.driver()));
+        self.put("/v1/jobs", &spec.submission(&job, driver));
         self.placed(job).await
     }
 

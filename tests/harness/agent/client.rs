@@ -102,6 +102,11 @@ impl Agent {
         &self.service.driver
     }
 
+    /// Whether a driver is healthy on the agent's node.
+    pub fn has_driver(&self, driver: &str) -> bool {
+        self.get("/v1/nodes")[0]["Drivers"][driver]["Healthy"] == true
+    }
+
     /// The path of the host volume, which everybody may write to. Its name is `volume`.
     pub fn volume(&self) -> PathBuf {
         self.service.dir.join(VOLUME)

@@ -11,6 +11,7 @@
 )]
 
 mod check;
+mod drivers;
 mod floor;
 mod hyper_server;
 mod load;
@@ -33,6 +34,10 @@ fn main() {
             quiet::tell();
             tasks::measure(Path::new(native));
         }
+        ["drivers", native] => {
+            quiet::tell();
+            drivers::measure(Path::new(native));
+        }
         ["properties"] => {
             quiet::tell();
             properties::measure();
@@ -52,7 +57,7 @@ fn main() {
         ["hyper", address] => hyper_server::serve(address),
         _ => {
             eprintln!(
-                "usage: bench properties|scale, bench tasks|shim|check HELLO (tests/bench makes the static C program HELLO), or bench worst FILE"
+                "usage: bench properties|scale, bench tasks|drivers|shim|check HELLO (tests/bench makes the static C program HELLO), or bench worst FILE"
             );
             std::process::exit(2);
         }

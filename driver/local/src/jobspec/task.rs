@@ -269,8 +269,9 @@ fn templates(block: &mut Block<'_>, scope: &Scope) -> Result<Vec<Template>, Erro
 fn template(block: &mut Block<'_>, scope: &Scope) -> Result<Template, Error> {
     let perms = block.string("perms", scope)?.unwrap_or_else(|| "644".to_owned());
     let mode = u32::from_str_radix(&perms, 8);
+    // As Nomad does, without set-user-ID and its like.
     let mode =
-        mode.map_err(|_| block.wrong("perms", &format!("`{perms}` is not a file mode such as 644")))?;
+        mode.map_err(|_| block.wrong("perms", &format!("`{perms}` is not a file mode such as 644")))? & 0o777;
     change(block, scope)?;
     let mut owner = |key| -> Result<Option<u32>, Error> {
         // Nomad treats -1 as not set.
