@@ -12,9 +12,12 @@ use std::time::Duration;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [directory, address] = args.as_slice() else {
-        eprintln!("usage: web DIRECTORY ADDRESS");
-        return ExitCode::from(2);
+    let (directory, address) = match args.as_slice() {
+        [directory, address] => (directory, address),
+        _ => {
+            eprintln!("usage: web DIRECTORY ADDRESS");
+            return ExitCode::from(2);
+        }
     };
     let listener = match TcpListener::bind(address) {
         Ok(listener) => listener,

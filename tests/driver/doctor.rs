@@ -153,6 +153,29 @@ async fn what_is_wrong_in_the_configuration_is_told() {
 }
 
 #[tokio::test]
+async fn programs_that_are_damaged_are_told_apart_from_those_that_are_missing() {
+    let _host = host!();
+    let installed = Installed::new();
+    let programs = installed.place.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    installed.configure(&format!("shim_dir = {programs:?}"));
+    let copy = |damaged: &str| {
+        for name in ["wasm-shim", "wasm-shim-compile"] {
+            fs::copy(program(name), programs.join(name)).unwrap();
+        }
+        let file = fs::File::options().write(true).open(programs.join(damaged)).unwrap();
+        file.set_len(fs::metadata(program(damaged)).unwrap().len() / 3).unwrap();
+    };
+    copy("wasm-shim");
+    installed.fails(&[], "health", "wasm-shim does not run");
+    copy("wasm-shim-compile");
+    let (code, warnings) = installed.with_status("warning", &[]);
+    let is_told =
+        |(check, found): &(String, String)| check == "WebAssembly" && found.contains("does not run");
+    assert!(code == 0 && warnings.iter().any(is_told), "{warnings:?}");
+}
+
+#[tokio::test]
 async fn what_the_node_does_to_every_task_is_told() {
     let Some(host) = Host::alone(Need::Systemd).await else { return };
     let installed = Installed::new();

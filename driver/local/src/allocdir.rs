@@ -30,7 +30,9 @@ const NOBODY: u32 = 65_534;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A directory could not be created.
-    #[error("make the directory {path}; choose another place with `--alloc-dir`")]
+    #[error(
+        "make the directory {path}; remove what is there in its place, or choose another place with `--alloc-dir`"
+    )]
     Directory {
         /// The directory.
         path: PathBuf,

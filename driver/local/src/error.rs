@@ -248,7 +248,10 @@ impl Error {
         let lines = match &self {
             Self::Task { task, source } => match &**source {
                 plugin_client::Error::Call(source) => file.lines_of_message(task, &source.message),
-                other => other.key().and_then(|key| file.lines_of_option(task, key)),
+                other => {
+                    let message = diagnostics::chain(other);
+                    other.key().and_then(|key| file.lines_of_option(task, key, &message))
+                }
             },
             _ => None,
         };

@@ -54,7 +54,10 @@ pub(super) async fn look(systemd: &Systemd, tasks: &Tasks) -> FingerprintRespons
     let text =
         |value: &str| Attribute { value: Some(Value::StringVal(value.to_owned())), ..Attribute::default() };
     let flag = |value: bool| Attribute { value: Some(Value::BoolVal(value)), ..Attribute::default() };
-    let wasmtime = tasks.wasmtime().await;
+    let wasmtime = match tasks.wasmtime().await {
+        Ok(wasmtime) => wasmtime,
+        Err(why) => return unfit(HealthState::Unhealthy, &why),
+    };
     let mut attributes = HashMap::from([
         ("driver.systemd".to_owned(), flag(true)),
         ("driver.systemd.version".to_owned(), text(env!("CARGO_PKG_VERSION"))),

@@ -95,7 +95,9 @@ fn without_report(unit: &Unit) -> Option<systemd::Error> {
     let init = |words: &str| Some(systemd::Error::Init { unit: unit.clone(), words: words.to_owned() });
     match (state.end_of_main(), state.ended_by()) {
         (_, Some(SIGSYS)) => init("a filter of system calls has ended the task's init (SIGSYS)"),
-        (_, Some(signal)) if OF_MEMORY.contains(&signal) => init("the task's init has no memory to run in"),
+        (_, Some(signal)) if OF_MEMORY.contains(&signal) => init(
+            "the task's init has no memory to run in, or wasm-shim is damaged (does `wasm-shim --version` answer on the node?)",
+        ),
         (Some(MainExit::Status(NOT_RUN)), _) => {
             init("the task's init could not do its part, perhaps for a filter of system calls")
         }

@@ -34,7 +34,7 @@ pub mod warm;
 pub mod wasm;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -62,6 +62,7 @@ use self::live::{exec, handle, orphans, saved};
 use self::spec::NodeSpec;
 use self::table::{Claim, Slot, Table};
 use self::turns::TurnsOf;
+use self::wasm::guest::Answer;
 use self::wasm::{compiler, guest};
 use crate::systemd::{self, KillWho, Manager, Systemd, UnitName};
 use crate::telemetry;
@@ -72,12 +73,15 @@ pub struct Tasks {
     shared: Arc<Shared>,
 }
 
+/// The installed runner and compiler, and when each was written.
+type Stamps = [(PathBuf, Option<SystemTime>); 2];
+
 struct Shared {
     systemd: Systemd,
     node: RwLock<Option<Arc<NodeSpec>>>,
     compiler: compiler::Compiler,
-    /// The runner of WebAssembly, its modification time, and the version that it reports.
-    runner: Mutex<Option<(PathBuf, SystemTime, String)>>,
+    /// The version that the installed programs have reported.
+    runner: Mutex<Option<(Stamps, Option<String>)>>,
     table: Arc<Table>,
     events: Events,
     stats: Stats,
@@ -156,23 +160,48 @@ impl Tasks {
         self.shared.node().is_ok_and(|node| node.dynamic_workload_users)
     }
 
-    /// The version of wasmtime that runs WebAssembly here, empty if its runner does not report it; `None` if there is
-    /// no runner, or no compiler.
-    pub async fn wasmtime(&self) -> Option<String> {
-        let node = self.shared.node().ok()?;
-        let shim = node.installation.shim().ok().filter(|_| node.installation.compiles())?;
-        let made = std::fs::metadata(&shim).and_then(|metadata| metadata.modified()).ok()?;
-        if let Some((.., version)) =
-            self.shared.runner.lock().as_ref().filter(|(path, at, _)| (path, at) == (&shim, &made))
-        {
-            return Some(version.clone());
+    /// The version of wasmtime that runs WebAssembly here, empty if its runner does not report it in time; `None` if there
+    /// is no compiler that runs.
+    ///
+    /// # Errors
+    /// If wasm-shim does not run: no task starts without it.
+    pub async fn wasmtime(&self) -> Result<Option<String>, String> {
+        let Some((shim, compiler)) = self.programs() else { return Ok(None) };
+        let made = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+        let stamps = [&shim, &compiler].map(|path| (path.clone(), made(path)));
+        let known = self.shared.runner.lock().clone();
+        if let Some((_, version)) = known.filter(|(asked, _)| *asked == stamps) {
+            return Ok(version);
         }
-        let Some(version) = guest::wasmtime(&shim).await else {
-            tracing::warn!(shim = %shim.display(), "wasm-shim did not answer `--version` in time; asking again later");
-            return Some(String::new());
+        let version = match guest::answer_of(&shim).await {
+            Answer::Version(version) => version,
+            Answer::Silence => {
+                tracing::warn!(shim = %shim.display(), "wasm-shim did not answer `--version` in time; asking again later");
+                return Ok(Some(String::new()));
+            }
+            Answer::Failure(why) => {
+                return Err(format!(
+                    "{} does not run ({why}), and no task starts without it; install the three programs of one release anew",
+                    shim.display()
+                ));
+            }
         };
-        *self.shared.runner.lock() = Some((shim, made, version.clone()));
-        Some(version)
+        let version = match guest::answer_of(&compiler).await {
+            Answer::Failure(why) => {
+                tracing::warn!(compiler = %compiler.display(), why, "wasm-shim-compile does not run, so no WebAssembly task does");
+                None
+            }
+            Answer::Version(_) | Answer::Silence => Some(version),
+        };
+        *self.shared.runner.lock() = Some((stamps, version.clone()));
+        Ok(version)
+    }
+
+    /// The installed runner and compiler, if both are there.
+    fn programs(&self) -> Option<(PathBuf, PathBuf)> {
+        let node = self.shared.node().ok()?;
+        let program = |name| node.installation.program(name).ok();
+        Some((program("wasm-shim")?, program("wasm-shim-compile")?))
     }
 
     /// Starts a task. Once begun, a start is finished or undone, whether the caller waits or not.

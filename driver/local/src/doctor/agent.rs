@@ -253,7 +253,8 @@ impl Agent {
                 "agent configuration",
                 "none found",
                 "Where the agent looks for plugins, and the plugin's options, are not known here.",
-                "Name it: nomad-driver-systemd doctor --config /etc/nomad.d",
+                "Write the agent's configuration to /etc/nomad.d/nomad.hcl, or name it where it is: nomad-driver-systemd doctor \
+                 --config PATH",
             )
         } else if self.plugin.is_none() {
             Finding::failed(
@@ -292,14 +293,14 @@ impl Agent {
                 format!(
                     "The agent (process {pid}) may have read it, as HCL of the first version; what it configures is not known here."
                 ),
-                "Write each attribute on a line of its own, and names in quotes as `meta = { \"rack\" = \"r1\" }`.",
+                how_to_write(file),
             ))
         } else if let Some((file, why)) = self.unreadable.first() {
             Some(Finding::failed(
                 "agent configuration",
                 format!("{}: {why}", file.display()),
                 "The agent does not start with this file, or what it configures is not known here.",
-                "Mend the file; `nomad config validate` tells the agent's opinion.",
+                format!("{} `nomad config validate` tells the agent's opinion.", how_to_write(file)),
             ))
         } else {
             None
@@ -359,6 +360,15 @@ impl Agent {
             ),
             (Some(pid), _) => Finding::ok("agent", format!("process {pid}")),
         }
+    }
+}
+
+/// How to write a file of the configuration so that this command can read it, too.
+fn how_to_write(file: &Path) -> &'static str {
+    if file.extension().is_some_and(|extension| extension == "json") {
+        "Remove what JSON does not allow, such as a comma behind the last item, which the agent may take."
+    } else {
+        "Write each attribute on a line of its own, and names in quotes as `meta = { \"rack\" = \"r1\" }`."
     }
 }
 

@@ -6,6 +6,7 @@
 //! plugin_dir ► is the plugin where the agent looks, and can it be executed there?
 //! units ──► settings of systemd that reach every task: a masked slice, drop-ins
 //! room ───► directories that the driver and the agent write to: room, and `noexec`
+//! metrics, resolver ► does another program have the port? do tasks see where /etc/resolv.conf leads?
 //! plugin ─► the plugin itself: does it take the configuration, is it healthy, what does it find?
 //! left_over ► processes and units of drivers that are gone
 //! ```
@@ -18,8 +19,10 @@ mod configuration;
 mod finding;
 mod host;
 mod left_over;
+mod metrics;
 mod plugin;
 mod plugin_dir;
+mod resolver;
 mod room;
 mod trust;
 mod units;
@@ -70,6 +73,8 @@ pub async fn run(options: DoctorOptions) -> Result<u8, Error> {
     findings.extend(plugin_dir::findings(&agent, &program));
     findings.extend(units::findings(Path::new("/"), &agent));
     findings.extend(room::findings(&agent));
+    findings.extend(metrics::finding(&agent));
+    findings.extend(resolver::finding(Path::new("/"), &agent));
     findings.extend(plugin::findings(&agent, &program).await);
     findings.extend(left_over::findings(Path::new("/"), agent.pid.is_some()));
     findings.iter_mut().for_each(Finding::make_visible);

@@ -74,7 +74,7 @@ fn missing_host_paths(config: &hcl::Body) -> Vec<Finding> {
 }
 
 /// The strings of an option that is a list of strings.
-fn list<'a>(config: &'a hcl::Body, option: &str) -> Option<Vec<&'a str>> {
+pub(super) fn list<'a>(config: &'a hcl::Body, option: &str) -> Option<Vec<&'a str>> {
     let attribute = config.attributes().find(|attribute| attribute.key() == option)?;
     let hcl::Expression::Array(values) = attribute.expr() else { return None };
     let text = |value: &'a hcl::Expression| match value {
@@ -166,9 +166,10 @@ fn of_attributes(found: &FingerprintResponse, config: &hcl::Body) -> Vec<Finding
     } else {
         Finding::warning(
             "WebAssembly",
-            "wasm-shim-compile is not found, or cannot be executed",
+            "wasm-shim-compile is not found, cannot be executed, or does not run",
             "Tasks with a WebAssembly `command` do not start. (Without wasm-shim no task does.)",
-            "Install both in /usr/local/libexec/nomad-driver-systemd, or name their directory as `shim_dir`.",
+            "Install both anew, of one release, in /usr/local/libexec/nomad-driver-systemd, or name their directory as `shim_dir`; \
+             wasm-shim-compile has mode 755.",
         )
     };
     let root = of_allow_root(config, &text("systemd"));

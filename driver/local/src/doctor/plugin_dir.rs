@@ -30,6 +30,10 @@ pub(super) fn findings(agent: &Agent, program: &Path) -> Vec<Finding> {
             "Set `plugin_dir` in the agent's configuration, or name that with --config.",
         )];
     };
+    if directory.is_relative() {
+        // That is a finding of its own.
+        return vec![Finding::ignored(CHECK, "not looked at: the path is not absolute")];
+    }
     vec![look(&directory, program, agent.uid)]
 }
 

@@ -34,6 +34,10 @@ pub(super) fn findings(agent: &Agent) -> Vec<Finding> {
     }
     let rooms = directories.into_iter().filter_map(|(option, directory, means, mend)| {
         let directory = directory?;
+        if let Some(other) = no_directory(&directory).or_else(|| no_directory(&directory.join("wasm"))) {
+            let found = format!("{} is not a directory, or a link to nothing", other.display());
+            return Some(Finding::failed(option, found, means, format!("rm {}", other.display())));
+        }
         Some(room(option, &directory, &of_nearest(&directory)?, means, mend))
     });
     rooms.chain(agent.data_dir.as_deref().and_then(executes)).collect()
@@ -47,6 +51,11 @@ fn state_dir(agent: &Agent) -> Option<PathBuf> {
         (None, Some("user")) => std::env::home_dir().map(below),
         (None, _) => Some("/var/lib/nomad-driver-systemd".into()),
     }
+}
+
+/// The path, if there is something else than a directory.
+fn no_directory(path: &Path) -> Option<PathBuf> {
+    (path.symlink_metadata().is_ok() && !path.is_dir()).then(|| path.to_owned())
 }
 
 /// The file system of the directory, or of the one that the directory will be made in.
@@ -107,6 +116,16 @@ mod tests {
             (verdict(&mount).status, verdict(&mount).found.as_str()),
             (Status::Failed, "/x has 1 MiB of room")
         );
+    }
+
+    #[test]
+    fn what_is_no_directory_is_told_and_what_is_not_there_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        std::fs::write(path("file"), "").unwrap();
+        std::os::unix::fs::symlink("/no-such/place", path("link")).unwrap();
+        let told = ["file", "link", "none", "."].map(|name| no_directory(&path(name)).is_some());
+        assert_eq!(told, [true, true, false, false]);
     }
 
     #[test]

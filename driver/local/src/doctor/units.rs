@@ -12,7 +12,9 @@ use super::finding::Finding;
 const SLICES: [&str; 3] = ["nomad_tasks.slice", "nomad_tasks-share.slice", "nomad_tasks-reserve.slice"];
 
 /// Where an operator or a distribution puts units (systemd.unit(5)), in the order in which systemd looks.
-const PLACES: [&str; 5] = [
+const PLACES: [&str; 7] = [
+    "etc/systemd/system.control",
+    "run/systemd/system.control",
     "etc/systemd/system",
     "run/systemd/system",
     "usr/local/lib/systemd/system",
@@ -56,20 +58,20 @@ fn masked(is_of_user: bool) -> Finding {
 
 fn drop_ins(root: &Path) -> Finding {
     const CHECK: &str = "drop-ins";
-    let directories = PLACES
-        .iter()
-        .flat_map(|place| ["nomad-.service.d", "service.d"].map(|name| root.join(place).join(name)));
-    let mut files: Vec<PathBuf> = directories
-        .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
-        .map(|entry| entry.path())
-        .collect();
-    files.sort();
-    let set = files.iter().find_map(|file| Some((file, set_by(&fs::read_to_string(file).ok()?)?)));
-    match set {
-        Some((file, properties)) => Finding::warning(
+    let of_tasks = ["nomad-.service.d", "service.d"].iter().flat_map(|name| files(root, name));
+    let of_slices = SLICES.iter().flat_map(|slice| files(root, &format!("{slice}.d")));
+    let read = |file: PathBuf| Some((fs::read_to_string(&file).ok()?, file));
+    let mut sets =
+        of_tasks.filter_map(read).filter_map(|(text, file)| Some((set_by(&text, |_| true)?, file)));
+    // Limits of the slice are usual; what takes away devices or the network from every task is not.
+    let mut takes_away = of_slices
+        .filter_map(read)
+        .filter_map(|(text, file)| Some((set_by(&text, takes_something_away)?, file)));
+    match sets.next().or_else(|| takes_away.next()) {
+        Some((properties, file)) => Finding::warning(
             CHECK,
             format!("{} sets {properties}", file.display()),
-            "It applies to every task, over what the driver and the job set: tasks may fail to start, or be less confined.",
+            "It applies to every task, over what the driver and the job set: tasks may fail, or be less confined.",
             format!(
                 "Remove the lines, or move them to the unit that needs them, then: systemctl daemon-reload ({})",
                 file.display()
@@ -79,11 +81,27 @@ fn drop_ins(root: &Path) -> Finding {
     }
 }
 
+/// The files of the directories of this name.
+fn files(root: &Path, name: &str) -> Vec<PathBuf> {
+    let directories = PLACES.iter().map(|place| root.join(place).join(name));
+    let entries = directories.flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten());
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.sort();
+    files
+}
+
+/// Is it a property of a slice by which each task loses devices or the network (systemd.resource-control(5))?
+fn takes_something_away(property: &str) -> bool {
+    ["Device", "IPAddress", "IPIngress", "IPEgress", "SocketBind", "RestrictNetwork", "BPFProgram"]
+        .iter()
+        .any(|begin| property.starts_with(begin))
+}
+
 /// The properties that a drop-in sets, but for time-outs, which some distributions set for all services.
-fn set_by(text: &str) -> Option<String> {
+fn set_by(text: &str, counts: impl Fn(&str) -> bool) -> Option<String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';', '[']));
     let mut names: Vec<&str> = lines.filter_map(|line| Some(line.split_once('=')?.0.trim())).collect();
-    names.retain(|name| !name.starts_with("Timeout"));
+    names.retain(|name| !name.starts_with("Timeout") && counts(name));
     names.dedup();
     (!names.is_empty()).then(|| names.join(", "))
 }
@@ -119,6 +137,7 @@ mod tests {
             "usr/lib/systemd/system/service.d/10-timeout.conf",
             "[Service]\nTimeoutStopFailureMode=abort\n",
         );
+        write("etc/systemd/system.control/nomad_tasks.slice.d/50-MemoryMax.conf", "[Slice]\nMemoryMax=1G\n");
         write("etc/systemd/system/nomad-web.service.d/x.conf", "[Service]\nUser=x\n");
         assert_eq!(drop_ins(root.path()).status, Status::Ok);
         write(

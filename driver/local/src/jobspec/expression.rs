@@ -46,11 +46,8 @@ pub enum Error {
     },
     /// A function that only Nomad supports, or an unknown one.
     #[error(
-        "the function `{name}` is not available without a Nomad agent; {}(available: {known})",
-        functions::nearest(name).map_or_else(
-            || "write its result instead, or submit the job to a Nomad agent ".to_owned(),
-            |nearest| format!("did you mean `{nearest}`? ")
-        ),
+        "{}(available: {known})",
+        functions::advice(name),
         known = functions::names()
     )]
     UnknownFunction {

@@ -25,24 +25,32 @@ impl JobFile {
     }
 
     /// The lines of an option of a task; `key` is an option, such as `args`, or one in a block, such as `limits.tasks_max`.
-    pub(crate) fn lines_of_option(&self, task: &str, key: &str) -> Option<String> {
-        let body = hcl::edit::parser::parse_body(&readable(&self.text)).ok()?;
+    /// Of several blocks of a name, `message` tells which one is meant.
+    pub(crate) fn lines_of_option(&self, task: &str, key: &str, message: &str) -> Option<String> {
+        let text = readable(&self.text);
+        let body = hcl::edit::parser::parse_body(&text).ok()?;
         let config = task_of(&body, task)?.body.get_blocks("config").next()?;
-        self.lines(option_in(&config.body, key).or_else(|| config.ident.span())?)
+        let wanted = Wanted { text: &text, key, message };
+        self.lines(wanted.place_in(&config.body).or_else(|| config.ident.span())?)
     }
 
     /// The lines of the option that a message of the driver names first, such as `` `limits.cpu_quota`: … ``; `None` if the
     /// task does not write that option.
     pub(crate) fn lines_of_message(&self, task: &str, message: &str) -> Option<String> {
-        let option = message.split('`').nth(1)?;
-        let body = hcl::edit::parser::parse_body(&readable(&self.text)).ok()?;
+        let key = message.split('`').nth(1)?;
+        let text = readable(&self.text);
+        let body = hcl::edit::parser::parse_body(&text).ok()?;
         let task = task_of(&body, task)?;
+        let wanted = Wanted { text: &text, key, message };
         let of_config = task.body.get_blocks("config").find_map(|config| {
             // `ulimit.nofile` is in a map, which is found by the name of its option.
-            let map = option.split('.').next()?;
-            option_in(&config.body, option).or_else(|| key_in(&config.body, map))
+            let map = key.split('.').next()?;
+            wanted.place_in(&config.body).or_else(|| {
+                let is_map = |line: &&hcl::edit::structure::Attribute| line.key.as_str() == map;
+                config.body.attributes().find(is_map)?.key.span()
+            })
         });
-        let of_task = || task.body.attributes().find(|line| line.key.as_str() == option)?.key.span();
+        let of_task = || task.body.attributes().find(|line| line.key.as_str() == key)?.key.span();
         self.lines(of_config.or_else(of_task)?)
     }
 
@@ -64,11 +72,49 @@ fn task_of<'a>(body: &'a Body, name: &str) -> Option<&'a Block> {
     })
 }
 
-/// Where an option stands in a body of `config`; `key` is its name, behind those of the blocks that it is in.
-fn option_in(body: &Body, key: &str) -> Option<Range<usize>> {
-    let (blocks, name) = key.rsplit_once('.').unwrap_or(("", key));
-    let names: Vec<_> = blocks.split('.').filter(|name| !name.is_empty()).collect();
-    key_below(body, &names, name)
+/// An option that a message is about.
+struct Wanted<'a> {
+    text: &'a str,
+    /// The name of the option, behind those of the blocks that it is in.
+    key: &'a str,
+    message: &'a str,
+}
+
+impl Wanted<'_> {
+    /// Where the option stands in a body of `config`.
+    fn place_in(&self, body: &Body) -> Option<Range<usize>> {
+        let (blocks, name) = self.key.rsplit_once('.').unwrap_or(("", self.key));
+        let names: Vec<_> = blocks.split('.').filter(|name| !name.is_empty()).collect();
+        if let [block] = names[..] {
+            let several: Vec<_> = body.get_blocks(block).collect();
+            if several.len() > 1 {
+                return self.place_in_one_of(&several, name);
+            }
+        }
+        key_below(body, &names, name)
+    }
+
+    /// Where the option stands in one of several blocks of a name: in the only one that has the option, or whose value the
+    /// message repeats; for an option that is missing, the block without it.
+    fn place_in_one_of(&self, blocks: &[&Block], name: &str) -> Option<Range<usize>> {
+        let attribute =
+            |block: &&Block| block.body.attributes().find(|line| line.key.as_str() == name).cloned();
+        if self.message.contains(&format!("`{}` is required", self.key)) {
+            return blocks.iter().find(|block| attribute(block).is_none())?.ident.span();
+        }
+        let written: Vec<_> = blocks.iter().filter_map(attribute).collect();
+        let words: Vec<&str> = self.message.split(['`', '"']).skip(1).step_by(2).collect();
+        let is_repeated = |line: &&hcl::edit::structure::Attribute| {
+            let value = line.value.span().and_then(|span| self.text.get(span)).unwrap_or_default();
+            words.iter().any(|word| !word.is_empty() && *word != self.key && value.contains(word))
+        };
+        let repeated: Vec<_> = written.iter().filter(is_repeated).collect();
+        match (&repeated[..], &written[..]) {
+            ([one], _) => one.key.span(),
+            (_, [one]) => one.key.span(),
+            _ => None,
+        }
+    }
 }
 
 /// The first block of which this is true, at whatever depth.
@@ -145,10 +191,36 @@ mod tests {
             ("task_max", ":8:11"),
             ("x", ":5:7"),
         ] {
-            let lines = file().lines_of_option("t", key).unwrap();
+            let lines = file().lines_of_option("t", key, "").unwrap();
             assert!(lines.contains(place), "{key}: {lines}");
         }
-        assert_eq!(file().lines_of_option("none", "comand"), None);
+        assert_eq!(file().lines_of_option("none", "comand", ""), None);
+    }
+
+    #[test]
+    fn of_several_blocks_the_one_that_the_message_is_about_is_found_or_none() {
+        let block = |lines: &str| format!("        credential {{\n{lines}        }}\n");
+        let text = JOB.replace(
+            "        comand =",
+            &format!(
+                "{}{}        comand =",
+                block("name = \"a\"\n"),
+                block("name = \"b/c\"\npath = \"x\"\n")
+            ),
+        );
+        let file = JobFile { path: "web.nomad.hcl".into(), text };
+        for (key, message, place) in [
+            ("credential.name", "`credential.name`: `b/c` is not a name", Some(":10:1")),
+            ("credential.path", "`credential.path` is required", Some(":6:9")),
+            ("credential.path", "`credential.path`: a string is required, not a list", Some(":11:1")),
+            ("credential.name", "`credential.name`: a string is required, not a list", None),
+        ] {
+            let lines = file.lines_of_message("t", message);
+            let is_right = |place: &str| lines.as_ref().is_some_and(|lines| lines.contains(place));
+            assert!(place.map_or(lines.is_none(), is_right), "{message}: {lines:?}");
+            let of_config = file.lines_of_option("t", key, message).unwrap();
+            assert!(of_config.contains(place.unwrap_or(":5:7")), "{message}: {of_config}");
+        }
     }
 
     #[test]

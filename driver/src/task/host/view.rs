@@ -81,6 +81,8 @@ pub const MOUNTED: &[&str] = &[
     "/run/.wasm",
     "/run/credentials",
     "/run/host",
+    "/run/netconfig",
+    "/run/resolvconf",
     "/run/systemd/journal",
     "/run/systemd/notify",
     "/run/systemd/resolve",
@@ -91,9 +93,9 @@ pub const MOUNTED: &[&str] = &[
 /// What a task sees of the host's /run: the sockets of the journal, by which systemd also reports why it could not set
 /// up a process inside the view.
 const JOURNAL: &str = "/run/systemd/journal";
-/// Where /etc/resolv.conf may lead to, and the sockets of systemd-resolved. A task without the host's network does not
-/// see them: it could look up names all the same.
-const RESOLVER: &str = "/run/systemd/resolve";
+/// Where /etc/resolv.conf may lead to, by systemd-resolved with its sockets, resolvconf(8) and netconfig(8). A task without
+/// the host's network does not see them: it could look up names all the same.
+const RESOLVERS: [&str; 3] = ["/run/systemd/resolve", "/run/resolvconf", "/run/netconfig"];
 /// The agent's configuration, where Nomad's packages put it: it may contain tokens. And the journal socket for streams:
 /// journald has systemd keep a descriptor for each stream, and systemd keeps 4096 for the whole host. A task's own
 /// output is opened before the view is set up.
@@ -279,7 +281,10 @@ pub fn root(root: &Path, host_paths: &[PathBuf], overlays: &Overlays, sight: Sig
         .filter(|path| !is_symlink(path))
         .map(|path| Bind { optional: true, ..bind(&source(path), path) })
         .collect();
-    let runtime = std::iter::once(JOURNAL).chain(sight.of_resolver.then_some(RESOLVER));
+    // A node has one of them.
+    let is_usual = |path: &&str| *path == RESOLVERS[0] || Path::new(path).is_dir();
+    let resolvers = RESOLVERS.into_iter().filter(|path| sight.of_resolver && is_usual(path));
+    let runtime = std::iter::once(JOURNAL).chain(resolvers);
     system.extend(runtime.map(|path| Bind { optional: true, ..bind(path.as_ref(), path.as_ref()) }));
     let mut hidden: Vec<PathBuf> = HIDDEN.iter().map(PathBuf::from).collect();
     if sight.of_root {

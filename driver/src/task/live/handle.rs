@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use shim_interface::Served;
 use tokio::sync::{OnceCell, watch};
@@ -39,14 +40,14 @@ const KILL_DEADLINE: Duration = Duration::from_secs(30);
 /// A live task, shared by tasks of the async runtime.
 #[derive(Debug)]
 pub struct Handle {
-    identity: TaskIdentity,
+    identity: Arc<TaskIdentity>,
     unit: UnitName,
     saved: Saved,
     pid: u32,
     started_at: SystemTime,
     phase: watch::Receiver<Phase>,
     /// Requests of a guest that serves, once it has reported them.
-    served: watch::Receiver<Option<Served>>,
+    served: Arc<Mutex<Option<Served>>>,
     cgroup: OnceCell<Cgroup>,
     /// The driver has sent the task a signal, so that it may end.
     is_asked: Arc<AtomicBool>,
@@ -70,7 +71,7 @@ impl Handle {
             sender.send_replace(Phase::Exited(exit));
         }
         let served_before = if serves { outcome::served(&state.status_text) } else { None };
-        let (served_sender, served) = watch::channel(served_before);
+        let (identity, served) = (Arc::new(identity), Arc::new(Mutex::new(served_before)));
         let handle = Self {
             saved: Saved {
                 unit: unit.name().to_string(),
@@ -82,19 +83,19 @@ impl Handle {
             pid: state.main_pid,
             started_at: state.started_at().unwrap_or_else(SystemTime::now),
             phase,
-            served,
+            served: Arc::clone(&served),
             // Read from the kernel, so that it is known while systemd does not answer.
             cgroup: OnceCell::new_with(Cgroup::of_process(state.main_pid, unit.name().as_str())),
             is_asked: Arc::default(),
             systemd: systemd.clone(),
             events: events.clone(),
-            identity: identity.clone(),
+            identity: Arc::clone(&identity),
         };
         let init = if init { InitWatch::of(handle.pid, handle.unit.as_str()) } else { None };
         let is_asked = Arc::clone(&handle.is_asked);
-        let (phase, served) = (sender, served_sender);
+        let phase = sender;
         let owner = Owner { identity, unit, is_new, traits, systemd, events, is_asked, phase, served };
-        tokio::spawn(owner.follow(init));
+        tokio::spawn(Box::new(owner).follow(init));
         handle
     }
 
@@ -113,17 +114,16 @@ impl Handle {
             events.tell(&identity, Kind::Stopped, word.to_owned(), &[("unit", saved.unit.clone())]);
         }
         let (sender, phase) = watch::channel(Phase::Exited(exit));
-        let (_, served) = watch::channel(None);
         // The phase never changes any more.
         drop(sender);
         Self {
             unit: UnitName::known(&saved.unit),
-            identity,
+            identity: Arc::new(identity),
             saved,
             pid: 0,
             started_at: SystemTime::now(),
             phase,
-            served,
+            served: Arc::default(),
             cgroup: OnceCell::new(),
             is_asked: Arc::default(),
             systemd,
@@ -173,7 +173,7 @@ impl Handle {
 
     /// The requests of the task, if it is a guest that serves.
     pub fn served(&self) -> Option<Served> {
-        *self.served.borrow()
+        *self.served.lock()
     }
 
     /// The signal that stops the task, if its job sets none.

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use shim_interface::Served;
 use tokio::sync::watch;
 
@@ -29,7 +30,7 @@ use crate::telemetry::{self, Running};
 
 /// What the owner needs, and the receivers of its reports.
 pub(super) struct Owner {
-    pub(super) identity: TaskIdentity,
+    pub(super) identity: Arc<TaskIdentity>,
     pub(super) unit: Unit,
     /// This process has started the task.
     pub(super) is_new: bool,
@@ -40,7 +41,7 @@ pub(super) struct Owner {
     pub(super) is_asked: Arc<AtomicBool>,
     pub(super) phase: watch::Sender<Phase>,
     /// What a guest that serves has reported about its requests.
-    pub(super) served: watch::Sender<Option<Served>>,
+    pub(super) served: Arc<Mutex<Option<Served>>>,
 }
 
 /// Why the main process is no longer followed.
@@ -74,16 +75,27 @@ impl Rest {
 
 impl Owner {
     /// Follows the task to its end. `init` reaps the processes that the program leaves.
-    pub(super) async fn follow(mut self, init: Option<InitWatch>) {
+    pub(super) async fn follow(self: Box<Self>, init: Option<InitWatch>) {
         // What had ended before was counted by the driver that saw it.
         let counts = self.is_new || self.unit.state().exit().is_none();
         let running = counts.then(|| Running::new(self.traits.kind()));
-        let before = *self.served.borrow();
-        let mut trouble = FailureReporter::since(before.unwrap_or_default());
+        let before = *self.served.lock();
+        let mut trouble = Box::new(FailureReporter::since(before.unwrap_or_default()));
         let state = match self.run(init, &mut trouble).await {
             Followed::Ending(state) => state,
             Followed::Abandoned => return,
         };
+        // On the heap only when it comes: a node has thousands of tasks that are followed.
+        Box::pin(self.end(state, running, trouble)).await;
+    }
+
+    /// The main process has ended, with this state of the unit.
+    async fn end(
+        mut self: Box<Self>,
+        state: UnitState,
+        running: Option<Running>,
+        mut trouble: Box<FailureReporter>,
+    ) {
         // The last status may have come with the end of the task.
         if let Some(served) = outcome::served(&state.status_text).filter(|_| self.traits.serves) {
             self.take_note(served, &mut trouble);
@@ -110,15 +122,30 @@ impl Owner {
     }
 
     /// Follows the task until its main process ends.
-    async fn run(&mut self, init: Option<InitWatch>, trouble: &mut FailureReporter) -> Followed {
-        let mut status = self.unit.state().status_text;
+    async fn run(&self, init: Option<InitWatch>, trouble: &mut FailureReporter) -> Followed {
         let mut rest = std::pin::pin!(InitWatch::end_what_is_left(init));
-        let mut is_ended = false;
+        let mut requests = std::pin::pin!(async {
+            if self.traits.serves {
+                Box::pin(self.follow_requests(trouble)).await;
+            }
+        });
+        let (mut is_ended, mut serves) = (false, true);
         loop {
             tokio::select! {
                 () = &mut rest, if !is_ended => is_ended = true,
                 state = self.unit.main_ended() => return Followed::Ending(state),
-                text = self.unit.status_other_than(&status), if self.traits.serves => {
+                () = &mut requests, if serves => serves = false,
+                () = self.phase.closed() => return Followed::Abandoned,
+            }
+        }
+    }
+
+    /// Follows what a guest that serves reports about its requests; never ends.
+    async fn follow_requests(&self, trouble: &mut FailureReporter) {
+        let mut status = self.unit.state().status_text;
+        loop {
+            tokio::select! {
+                text = self.unit.status_other_than(&status) => {
                     status = text;
                     if let Some(served) = outcome::served(&status) {
                         self.take_note(served, trouble);
@@ -129,15 +156,14 @@ impl Owner {
                         self.tell(failed_requests_event(&word, &status));
                     }
                 }
-                () = self.phase.closed() => return Followed::Abandoned,
             }
         }
     }
 
     fn take_note(&self, served: Served, trouble: &mut FailureReporter) {
         trouble.note(served);
-        telemetry::note_requests(self.served.borrow().unwrap_or_default(), served);
-        self.served.send_replace(Some(served));
+        let before = self.served.lock().replace(served);
+        telemetry::note_requests(before.unwrap_or_default(), served);
     }
 
     /// Events about the end are sent before the phase changes: whoever waits for the phase may look at the events.

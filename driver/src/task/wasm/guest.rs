@@ -219,19 +219,37 @@ pub(crate) fn check_native(config: &TaskConfig) -> Result<(), Error> {
     Err(Error::refused("wasm", reason))
 }
 
-/// The version of wasmtime in the runner, such as `48.0.8`, from its output `wasm-shim 0.1.0 (wasmtime 48.0.8+shim1)`.
-pub(crate) async fn wasmtime(shim: &Path) -> Option<String> {
-    let running = tokio::process::Command::new(shim)
+/// What an installed program answers to `--version`.
+pub(crate) enum Answer {
+    /// The version of wasmtime in it, such as `48.0.8`; empty if it names none.
+    Version(String),
+    /// The node is too busy for an answer.
+    Silence,
+    /// The program does not run, and why: it is damaged, or of another machine.
+    Failure(String),
+}
+
+/// Asks wasm-shim, which says `wasm-shim 0.1.0 (wasmtime 48.0.8+shim1)`, or wasm-shim-compile.
+pub(crate) async fn answer_of(program: &Path) -> Answer {
+    let running = tokio::process::Command::new(program)
         .arg("--version")
         .env_clear()
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(SHIM_ANSWERS, running).await.ok()?.ok()?;
+    let output = match tokio::time::timeout(SHIM_ANSWERS, running).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Answer::Failure(error.to_string()),
+        Err(_) => return Answer::Silence,
+    };
+    if !output.status.success() {
+        return Answer::Failure(output.status.to_string());
+    }
     let text = String::from_utf8_lossy(&output.stdout);
-    let (_, version) = text.split_once("wasmtime ")?;
-    version.split(['+', ')', ' ', '\n']).next().map(str::to_owned)
+    let version =
+        text.split_once("wasmtime ").and_then(|(_, version)| version.split(['+', ')', ' ', '\n']).next());
+    Answer::Version(version.unwrap_or_default().to_owned())
 }
 
 /// The task's variables that only the runner gets.

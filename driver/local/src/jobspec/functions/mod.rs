@@ -91,9 +91,57 @@ pub(super) fn names() -> String {
     FUNCTIONS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
-/// The function with a similar name.
-pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    diagnostics::nearest(name, FUNCTIONS.iter().map(|(known, _)| *known))
+/// Functions of Nomad that are not here (Nomad v2.0.5, jobspec2/functions.go).
+const OF_NOMAD: [&str; 31] = [
+    "abspath",
+    "bcrypt",
+    "can",
+    "chunklist",
+    "cidrhost",
+    "cidrnetmask",
+    "cidrsubnet",
+    "cidrsubnets",
+    "convert",
+    "csvdecode",
+    "fileset",
+    "formatdate",
+    "formatlist",
+    "log",
+    "parseint",
+    "pathexpand",
+    "pow",
+    "regex_replace",
+    "rsadecrypt",
+    "setintersection",
+    "setproduct",
+    "setunion",
+    "sha512",
+    "signum",
+    "timeadd",
+    "try",
+    "urlencode",
+    "uuidv4",
+    "uuidv5",
+    "yamldecode",
+    "yamlencode",
+];
+
+/// What to do about a function that is not here.
+pub(super) fn advice(name: &str) -> String {
+    if OF_NOMAD.contains(&name) {
+        return format!(
+            "the function `{name}` is not available without a Nomad agent; write its result instead, or submit the job to a Nomad \
+             agent "
+        );
+    }
+    if reads_files(name) {
+        return format!(
+            "the function `{name}` is not available here: files are read with the job file alone "
+        );
+    }
+    let nearest = diagnostics::nearest(name, FUNCTIONS.iter().map(|(known, _)| *known));
+    let meant = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
+    format!("there is no function `{name}`{meant} ")
 }
 
 /// Whether the function reads files.

@@ -75,6 +75,10 @@ async fn engine_key(program: &Path, flags: &[String]) -> Result<String, Error> {
     match output.status.code() {
         Some(0) if !key.is_empty() && key.chars().all(|digit| digit.is_ascii_hexdigit()) => Ok(key),
         Some(1..) if !flags.is_empty() => Err(Error::Settings { flags: flags.join(" "), report }),
+        _ if report.is_empty() => Err(error(format!(
+            "it ended without an answer ({}); install the three programs of one release anew",
+            output.status
+        ))),
         _ => Err(error(report)),
     }
 }
