@@ -130,7 +130,8 @@ async fn hello(host: &Host, native: &Path) {
     );
 }
 
-async fn timed_life(node: &Node, job: &Job) -> Duration {
+/// One task, from the call to `WaitTask`'s answer.
+pub(crate) async fn timed_life(node: &Node, job: &Job) -> Duration {
     let prepared = node.prepare(job);
     let began = Instant::now();
     let task = node.begin(prepared).await.unwrap();
