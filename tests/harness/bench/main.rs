@@ -53,11 +53,12 @@ fn main() {
             shim::measure(Path::new(native));
         }
         ["worst", results] => results::worst(Path::new(results)),
+        ["plot", results] => results::plot(Path::new(results)),
         // The servers that others are compared with.
         ["hyper", address] => hyper_server::serve(address),
         _ => {
             eprintln!(
-                "usage: bench properties|scale, bench tasks|drivers|shim|check HELLO (tests/bench makes the static C program HELLO), or bench worst FILE"
+                "usage: bench properties|scale, bench tasks|drivers|shim|check HELLO (tests/bench makes the static C program HELLO), or bench worst|plot FILE"
             );
             std::process::exit(2);
         }

@@ -309,7 +309,9 @@ impl Bench {
             _ => String::new(),
         };
         if let (Some(ours), Some(native)) = (values.get(&Side::Shim), values.get(&Side::Native)) {
-            let medians = json!({ "ours": ours, "native": native, "wasmtime": values.get(&Side::Wasmtime) });
+            let wasmtime = values.get(&Side::Wasmtime);
+            let better = wasmtime.map(|theirs| if unit.is_empty() { ours / theirs } else { theirs / ours });
+            let medians = json!({ "ours": ours, "native": native, "wasmtime": wasmtime, "better": better });
             record(what, ours / native, &medians);
         }
         let mut cells = vec![what.to_owned(), value(Side::Shim), value(Side::Native)];
