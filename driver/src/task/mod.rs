@@ -81,7 +81,7 @@ struct Shared {
     node: RwLock<Option<Arc<NodeSpec>>>,
     compiler: compiler::Compiler,
     /// The version that the installed programs have reported.
-    runner: Mutex<Option<(Stamps, Option<String>)>>,
+    runner: Mutex<Option<(Stamps, String)>>,
     table: Arc<Table>,
     events: Events,
     stats: Stats,
@@ -171,7 +171,7 @@ impl Tasks {
         let stamps = [&shim, &compiler].map(|path| (path.clone(), made(path)));
         let known = self.shared.runner.lock().clone();
         if let Some((_, version)) = known.filter(|(asked, _)| *asked == stamps) {
-            return Ok(version);
+            return Ok(Some(version));
         }
         let version = match guest::answer_of(&shim).await {
             Answer::Version(version) => version,
@@ -189,12 +189,12 @@ impl Tasks {
         let version = match guest::answer_of(&compiler).await {
             Answer::Failure(why) => {
                 tracing::warn!(compiler = %compiler.display(), why, "wasm-shim-compile does not run, so no WebAssembly task does");
-                None
+                return Ok(None);
             }
-            Answer::Version(_) | Answer::Silence => Some(version),
+            Answer::Version(_) | Answer::Silence => version,
         };
         *self.shared.runner.lock() = Some((stamps, version.clone()));
-        Ok(version)
+        Ok(Some(version))
     }
 
     /// The installed runner and compiler, if both are there.

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::agent::Agent;
 use super::finding::Finding;
@@ -10,6 +10,8 @@ use super::finding::Finding;
 const CHECK: &str = "metrics_address";
 /// Time for an answer.
 const SOON: Duration = Duration::from_secs(1);
+/// The most of an answer that is read, in bytes.
+const MOST: usize = 1 << 16;
 /// The ports of an agent (Nomad's documentation, "Ports Used"): HTTP, RPC and Serf.
 const OF_AGENTS: [u16; 3] = [4646, 4647, 4648];
 
@@ -39,10 +41,15 @@ fn is_of_another(address: SocketAddr) -> bool {
         stream.set_read_timeout(Some(SOON))?;
         stream.set_write_timeout(Some(SOON))?;
         let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        let mut answer = Vec::new();
-        // What does not answer is not ours, either.
-        let _ =
-            stream.write_all(request.as_bytes()).and_then(|()| stream.take(1 << 16).read_to_end(&mut answer));
+        // What does not answer is not ours, either; nor is what sends a byte at a time.
+        let (began, mut answer, mut part) = (Instant::now(), Vec::new(), [0; 4096]);
+        let _ = stream.write_all(request.as_bytes());
+        while began.elapsed() < SOON && answer.len() < MOST {
+            match stream.read(&mut part) {
+                Ok(length @ 1..) => answer.extend_from_slice(&part[..length]),
+                _ => break,
+            }
+        }
         Ok(answer)
     };
     answer().is_ok_and(|answer| !String::from_utf8_lossy(&answer).contains("nomad_systemd_"))

@@ -34,7 +34,9 @@ pub(super) fn findings(agent: &Agent) -> Vec<Finding> {
     }
     let rooms = directories.into_iter().filter_map(|(option, directory, means, mend)| {
         let directory = directory?;
-        if let Some(other) = no_directory(&directory).or_else(|| no_directory(&directory.join("wasm"))) {
+        // The cache is in `wasm` of the state directory.
+        let cache = Some(directory.join("wasm")).filter(|_| option == "state_dir");
+        if let Some(other) = no_directory(&directory).or_else(|| no_directory(&cache?)) {
             let found = format!("{} is not a directory, or a link to nothing", other.display());
             return Some(Finding::failed(option, found, means, format!("rm {}", other.display())));
         }

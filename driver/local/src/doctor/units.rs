@@ -141,6 +141,12 @@ mod tests {
         write("etc/systemd/system/nomad-web.service.d/x.conf", "[Service]\nUser=x\n");
         assert_eq!(drop_ins(root.path()).status, Status::Ok);
         write(
+            "etc/systemd/system/nomad_tasks.slice.d/x.conf",
+            "[Slice]\nMemoryMax=1G\nDevicePolicy=strict\n",
+        );
+        let found = drop_ins(root.path());
+        assert!(found.found.ends_with("nomad_tasks.slice.d/x.conf sets DevicePolicy"), "{found:?}");
+        write(
             "etc/systemd/system/nomad-.service.d/x.conf",
             "# why\n[Service]\nUser = nobody\nEnvironment=A=1\n",
         );

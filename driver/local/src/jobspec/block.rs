@@ -379,17 +379,10 @@ impl<'a> Block<'a> {
         Error::NotHere { place: self.at(key), key: key.to_owned(), advice: advice.to_owned() }
     }
 
-    /// Is a key left besides these?
-    pub(super) fn has_left(&self, others: &[&str]) -> bool {
-        self.attributes.keys().any(|left| !others.contains(left))
-    }
-
-    /// The error for a required key, after all other keys of the block were taken: most probably it is misspelt.
-    pub(super) fn missing_or_misspelt(&self, key: &str, ignored: &[&str]) -> Error {
-        match self.attributes.keys().find(|left| !ignored.contains(left)) {
-            Some(left) => Error::Unknown { place: self.at(left), key: (*left).to_owned() },
-            None => self.missing(key),
-        }
+    /// After all keys of the block were taken: the error for one that is left, which may be a required one that is misspelt.
+    pub(super) fn misspelt(&self, ignored: &[&str]) -> Option<Error> {
+        let left = self.attributes.keys().find(|left| !ignored.contains(left))?;
+        Some(Error::Unknown { place: self.at(left), key: (*left).to_owned() })
     }
 
     /// The error for a missing key.

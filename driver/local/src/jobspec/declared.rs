@@ -55,12 +55,9 @@ pub(super) fn declared(
             (None, Some(default)) => {
                 scope.value(&default).map_err(|source| block.expression_error("default", source))?
             }
-            (None, None) if block.has_left(&OF_VARIABLES) => {
-                return Err(block.missing_or_misspelt("default", &OF_VARIABLES));
-            }
             (None, None) => {
                 let reason = format!("has no default; give it with `--var {name}=VALUE`");
-                return Err(block.wrong(&name, &reason));
+                return Err(block.misspelt(&OF_VARIABLES).unwrap_or_else(|| block.wrong(&name, &reason)));
             }
         };
         let value = match kind {

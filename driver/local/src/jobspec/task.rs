@@ -246,7 +246,7 @@ fn artifact(block: &mut Block<'_>, scope: &Scope, notes: &mut Notes) -> Result<A
     let source = block.string("source", scope)?;
     let destination = block.string("destination", scope)?.unwrap_or_else(|| "local/".to_owned());
     let (options, headers) = (block.map("options", scope)?, block.map("headers", scope)?);
-    let source = source.ok_or_else(|| block.missing_or_misspelt("source", &[]))?;
+    let source = source.ok_or_else(|| block.misspelt(&[]).unwrap_or_else(|| block.missing("source")))?;
     Ok(Artifact { source, destination, mode, options, headers })
 }
 

@@ -9,6 +9,7 @@
 //! Where a node cannot filter addresses or ports, only the first layer applies.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -223,7 +224,7 @@ pub(crate) fn check_native(config: &TaskConfig) -> Result<(), Error> {
 pub(crate) enum Answer {
     /// The version of wasmtime in it, such as `48.0.8`; empty if it names none.
     Version(String),
-    /// The node is too busy for an answer.
+    /// The node is too busy for an answer, or has no memory or processes for it now.
     Silence,
     /// The program does not run, and why: it is damaged, or of another machine.
     Failure(String),
@@ -240,9 +241,18 @@ pub(crate) async fn answer_of(program: &Path) -> Answer {
         .output();
     let output = match tokio::time::timeout(SHIM_ANSWERS, running).await {
         Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Answer::Failure(error.to_string()),
+        // Whatever else the kernel lacks it may have later.
+        Ok(Err(error)) => {
+            let lasts = [libc::ENOEXEC, libc::EACCES, libc::ENOENT, libc::ELIBBAD];
+            let is_lasting = error.raw_os_error().is_some_and(|number| lasts.contains(&number));
+            return if is_lasting { Answer::Failure(error.to_string()) } else { Answer::Silence };
+        }
         Err(_) => return Answer::Silence,
     };
+    // The kernel ends a process so that finds no memory.
+    if output.status.signal() == Some(libc::SIGKILL) {
+        return Answer::Silence;
+    }
     if !output.status.success() {
         return Answer::Failure(output.status.to_string());
     }
@@ -336,6 +346,29 @@ mod tests {
         let mut wasm = Wasm::decode(&[]).unwrap();
         change(&mut wasm);
         wasm
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_damaged_is_told_apart_from_a_node_that_is_short_of_something() {
+        let directory = tempfile::tempdir().unwrap();
+        let answer = async |name: &str, text: &str| {
+            // By another process: a file that ours has open for writing cannot be executed.
+            let script = "cat >\"$0\" && chmod 755 \"$0\"";
+            let path = directory.path().join(name);
+            let mut writer = std::process::Command::new("/bin/sh");
+            let mut writer = writer.args(["-c", script]).arg(&path).stdin(Stdio::piped()).spawn().unwrap();
+            std::io::Write::write_all(&mut writer.stdin.take().unwrap(), text.as_bytes()).unwrap();
+            assert!(writer.wait().unwrap().success());
+            match answer_of(&path).await {
+                Answer::Version(version) => format!("version {version}"),
+                Answer::Silence => "silence".to_owned(),
+                Answer::Failure(why) => why,
+            }
+        };
+        assert_eq!(answer("well", "#!/bin/sh\necho 'x 1 (wasmtime 48.0.8+shim1)'").await, "version 48.0.8");
+        assert_eq!(answer("killed", "#!/bin/sh\nkill -9 $$").await, "silence");
+        assert!(answer("crashed", "#!/bin/sh\nkill -11 $$").await.contains("SIGSEGV"));
+        assert!(answer("cut", "\x7fELF").await.contains("Exec format error"));
     }
 
     #[test]
