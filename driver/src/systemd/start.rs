@@ -107,6 +107,7 @@ impl Systemd {
             // Registered before anything is requested, so that no signal is missed.
             let (followed, mut ends) = (self.follow(&name), self.job_ends(&name));
             let Requested { job, at } = self.request(&name, &request).await?;
+            tracing::trace!(unit = %name, "systemd has taken the request");
             let started = match job {
                 Some(job) => self.await_start(followed, &mut ends, &job, &request).await,
                 None => self.adopt(&name, request.ready_within).await,

@@ -21,6 +21,7 @@ mod host_effects;
 mod init_report;
 pub(crate) mod installation;
 pub mod live;
+mod output;
 pub mod preview;
 mod refusal;
 pub mod sandbox;

@@ -54,6 +54,7 @@ enum Run {
 impl Shared {
     /// Starts a task. When `stopped` is notified, only a compilation that the start waits for is given up.
     pub(super) async fn start(&self, config: TaskConfig, stopped: &Notify) -> Result<Handle, Error> {
+        tracing::trace!(task = %config.identity.id, "a start is requested");
         let node = self.node()?;
         self.note_agent_of(&config.identity.alloc_dir);
         let features = self.systemd.features().await?;
@@ -76,6 +77,7 @@ impl Shared {
             }
             Error::Spec(error)
         })?;
+        tracing::trace!(unit = %task.unit, "the job is checked");
         let run = match self.begun_before(&task).await? {
             // The program of a running unit need not exist any more.
             Some(unit) => Run::Adopted(unit),
@@ -93,6 +95,7 @@ impl Shared {
             blocking(|| misplaced::advice(&task).or_else(of_ports).or_else(|| unseen::advice(&task)));
         // Nothing was changed for this task up to here.
         self.remove_earlier_runs(&config, &task.unit).await?;
+        tracing::trace!(unit = %task.unit, "no earlier run is left");
         let unit = match run {
             Run::Adopted(unit) => unit,
             Run::New(program) => {
@@ -103,16 +106,8 @@ impl Shared {
         if let Some(advice) = advice {
             self.told_once.advise(&config.identity.id, advice);
         }
-        let traits = Traits {
-            copied: task.output.sink == Sink::Both,
-            listens: !task.sockets.is_empty(),
-            speaks: task.speaks(),
-            serves: task.serves(),
-            guest: task.guest().is_some(),
-            init: task.kind == TaskKind::Native,
-        };
         let (systemd, events) = (self.systemd.clone(), self.events.clone());
-        let handle = Handle::follow(config.identity, (unit, true), traits, systemd, events);
+        let handle = Handle::follow(config.identity, (unit, true), traits_of(&task), systemd, events);
         tracing::info!(unit = %handle.unit(), task = %handle.id(), pid = handle.pid(), "task started");
         Ok(handle)
     }
@@ -163,6 +158,7 @@ impl Shared {
             blocking(|| program::make_unreadable(&shim));
         }
         let (command, lease) = self.command(task, program, node, identity, stopped).await?;
+        tracing::trace!(unit = %task.unit, "the program is ready");
         let place = TaskRuntimeDir::of(&node.runtime_dir, &task.unit);
         let started = self.launch(&place, command, task, node, &identity.id).await;
         if started.is_ok() {
@@ -205,6 +201,7 @@ impl Shared {
             ephemeral_user = task.ephemeral_user.choose(&taken, before);
             owner = Some(ephemeral::number_of(&ephemeral_user));
         }
+        tracing::trace!(unit = %task.unit, "files and mount sources are made");
         let (stdout, stderr) = tokio::try_join!(
             self.stream(task, id, "stdout", &task.stdout_path),
             self.stream(task, id, "stderr", &task.stderr_path),
@@ -213,6 +210,7 @@ impl Shared {
             logs::give_to(stream, owner);
         }
         let env_file = blocking(|| env::write(&task.env, &node.runtime_dir))?;
+        tracing::trace!(unit = %task.unit, "output and variables are open");
         let _promise = self.slices.prepare(&self.systemd, task).await?;
         let (report, stdin) = match task.kind {
             TaskKind::Native => {
@@ -225,6 +223,7 @@ impl Shared {
         let env_path = env_file.path().to_owned();
         let begin = ProcessStart { ephemeral_user, env_file: env_path, stdin, stdout, stderr };
         let unit = unit::build(task, &command, made, begin);
+        tracing::trace!(unit = %task.unit, "the unit is described");
         // Both are held until the mounts are made, or the start is over.
         match self.start_unit(unit, report, (pins, turn)).await {
             // The driver that died had requested it, and systemd has only now processed the request.
@@ -256,6 +255,7 @@ impl Shared {
         let started = tokio::select! {
             started = &mut start => started,
             () = has_mounts => {
+                tracing::trace!(unit = %name, "the program runs");
                 let mut needed = Some(held);
                 if is_final || !has_reloaded() {
                     blocking(|| drop(needed.take()));
@@ -265,6 +265,7 @@ impl Shared {
                 started
             }
         };
+        tracing::trace!(unit = %name, "systemd has started the unit");
         let Some((report, program)) = report else { return started };
         match started {
             Ok(unit) => match report.failure_of(&unit, &program).await {
@@ -289,31 +290,6 @@ impl Shared {
         let program = PathBuf::from(format!("/proc/{process}/exe"));
         while inode(&program) != Some(shim) {
             tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// One output stream of the task. If it goes to two places, a copier is started for it, which ends when the last
-    /// writer of the stream does.
-    async fn stream(&self, task: &TaskSpec, id: &TaskId, name: &str, path: &Path) -> Result<Stream, Error> {
-        if task.output.sink == Sink::Journal {
-            return Ok(Stream::Journal);
-        }
-        let fifo = logs::open(&task.dirs.alloc_dir, path).await?;
-        match (task.output.sink, fifo) {
-            (Sink::Both, Stream::Fd(fifo)) => {
-                let failed = |source| Error::Connection { to: "the copier of the task's output", source };
-                let (reader, writer) = std::io::pipe().map_err(failed)?;
-                let program = own_program().map_err(failed)?;
-                let unit = spec::copier_of(id, name);
-                // A copier that an interrupted start of this same task left would write to the same FIFO.
-                self.systemd.remove(&unit).await?;
-                let copier = unit::copier(unit, task, program, reader.into(), Stream::Fd(fifo));
-                self.systemd.start(copier).await?;
-                Ok(Stream::Fd(writer.into()))
-            }
-            // Nomad's own collection is disabled.
-            (Sink::Both, _) => Ok(Stream::Journal),
-            (_, fifo) => Ok(fifo),
         }
     }
 
@@ -369,6 +345,17 @@ impl Shared {
     }
 }
 
+fn traits_of(task: &TaskSpec) -> Traits {
+    Traits {
+        copied: task.output.sink == Sink::Both,
+        listens: !task.sockets.is_empty(),
+        speaks: task.speaks(),
+        serves: task.serves(),
+        guest: task.guest().is_some(),
+        init: task.kind == TaskKind::Native,
+    }
+}
+
 /// The task of a job on this node, and its program, which need not exist any more if the task runs.
 fn resolve(
     config: &TaskConfig,
@@ -400,14 +387,5 @@ fn blocking<T>(work: impl FnOnce() -> T) -> T {
         RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
         // The runtime has no other thread.
         _ => work(),
-    }
-}
-
-/// The driver's own binary. If it was replaced meanwhile, a newer one has its name.
-fn own_program() -> std::io::Result<PathBuf> {
-    let path = std::env::current_exe()?;
-    match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
-        Some(path) => Ok(path.into()),
-        None => Ok(path),
     }
 }

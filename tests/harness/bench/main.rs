@@ -21,6 +21,7 @@ mod quiet;
 mod results;
 mod scale;
 mod shim;
+mod steps;
 mod tasks;
 
 use std::path::Path;
@@ -42,6 +43,10 @@ fn main() {
             quiet::tell();
             properties::measure();
         }
+        ["steps", native] => {
+            quiet::tell();
+            steps::measure(Path::new(native));
+        }
         ["scale"] => {
             quiet::tell();
             scale::measure();
@@ -58,7 +63,7 @@ fn main() {
         ["hyper", address] => hyper_server::serve(address),
         _ => {
             eprintln!(
-                "usage: bench properties|scale, bench tasks|drivers|shim|check HELLO (tests/bench makes the static C program HELLO), or bench worst|plot FILE"
+                "usage: bench properties|scale, bench tasks|steps|drivers|shim|check HELLO (tests/bench makes the static C program HELLO), or bench worst|plot FILE"
             );
             std::process::exit(2);
         }

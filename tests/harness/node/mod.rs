@@ -75,6 +75,12 @@ impl Node {
         Self::in_directory(Path::new("/var/lib/nomad-driver-systemd"), "", None, &[bus]).await
     }
 
+    /// A plugin that logs each step of a start.
+    pub async fn tracing(_host: &Host) -> Self {
+        let trace = ("RUST_LOG", "nomad_driver_systemd=trace");
+        Self::in_directory(Path::new("/var/lib/nomad-driver-systemd"), "", None, &[trace]).await
+    }
+
     /// A plugin with these options that does not run as root, and runs its tasks under a systemd user manager.
     pub async fn of_user(user: User, options: &str) -> Self {
         Self::in_directory(&user.home(), &format!("manager = \"user\"\n{options}"), Some(user), &[]).await

@@ -278,12 +278,11 @@ pub fn root(root: &Path, host_paths: &[PathBuf], overlays: &Overlays, sight: Sig
     let source = |path: &PathBuf| overlays.get(path).unwrap_or(path).clone();
     let mut system: Vec<Bind> = host_paths
         .iter()
-        .filter(|path| !is_symlink(path))
+        .filter(|path| !is_symlink(path) && !is_missing_directory(path))
         .map(|path| Bind { optional: true, ..bind(&source(path), path) })
         .collect();
     // A node has one of them.
-    let is_usual = |path: &&str| *path == RESOLVERS[0] || Path::new(path).is_dir();
-    let resolvers = RESOLVERS.into_iter().filter(|path| sight.of_resolver && is_usual(path));
+    let resolvers = RESOLVERS.into_iter().filter(|path| sight.of_resolver && Path::new(path).is_dir());
     let runtime = std::iter::once(JOURNAL).chain(resolvers);
     system.extend(runtime.map(|path| Bind { optional: true, ..bind(path.as_ref(), path.as_ref()) }));
     let mut hidden: Vec<PathBuf> = HIDDEN.iter().map(PathBuf::from).collect();
@@ -355,6 +354,12 @@ fn directory(path: &Path) -> io::Result<()> {
         fs::set_permissions(path, wanted)?;
     }
     Ok(())
+}
+
+/// Is it a top-level directory that this system does not have, such as /lib32? systemd reads all mounts twice for each bind,
+/// also for one whose source is missing. A path further down may be missing in the driver's own mount namespace only.
+fn is_missing_directory(path: &Path) -> bool {
+    path.parent() == Some(Path::new("/")) && !path.try_exists().unwrap_or(true)
 }
 
 fn is_symlink(path: &Path) -> bool {
