@@ -30,6 +30,7 @@ pub(crate) async fn measure() {
     );
     println!("|---|---|---|---|---|---|---|---|");
     let most = files_of_systemd() / FILES_OF_A_TASK;
+    let mut growth: Vec<(usize, [f64; 7])> = Vec::new();
     for size in SIZES {
         if size > most {
             eprintln!(
@@ -62,17 +63,43 @@ pub(crate) async fn measure() {
         let began = Instant::now();
         let recover = async |task| node.recover(task).await.unwrap();
         stream::iter(&tasks).map(recover).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+        let recovered = began.elapsed().as_secs_f64();
+        let (exit, statistics) = (milliseconds(median(&mut ends)), milliseconds(statistics));
         println!(
-            "| {size} | {rate:.0} | {driver:.1} MiB | {systemd:.1} MiB | {used:.0} ms | {:.2} ms | {:.3} ms | {:.2} s |",
-            milliseconds(median(&mut ends)),
-            milliseconds(statistics),
-            began.elapsed().as_secs_f64()
+            "| {size} | {rate:.0} | {driver:.1} MiB | {systemd:.1} MiB | {used:.0} ms | {exit:.2} ms | {statistics:.3} ms | \
+             {recovered:.2} s |"
         );
+        growth.push((size, [rate, driver, systemd, used, exit, statistics, recovered]));
     }
+    plot(&growth);
     let (began, count) = (Instant::now(), tasks.len());
     let node = &node;
     stream::iter(tasks).for_each_concurrent(AT_ONCE, |task| destroy(node, task)).await;
     println!("\nAll stopped: {:.0} a second, {AT_ONCE} at once.", per_second(count, began.elapsed()));
+}
+
+/// Draws how each value grows: a bar is as long as its part of the largest value of the same kind.
+fn plot(growth: &[(usize, [f64; 7])]) {
+    /// Blocks of the longest bar.
+    const LONGEST: f64 = 40.0;
+    const KINDS: [&str; 7] = [
+        "starts a second",
+        "memory of the driver, MiB",
+        "memory of systemd, MiB",
+        "CPU time of the driver in 10 idle seconds, ms",
+        "exit to WaitTask's answer, ms",
+        "statistics of a task, ms",
+        "RecoverTask of all, s",
+    ];
+    for (kind, what) in KINDS.iter().enumerate() {
+        println!("\n{what}");
+        let most = growth.iter().map(|(_, values)| values[kind]).fold(f64::MIN_POSITIVE, f64::max);
+        for (size, values) in growth {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a short bar")]
+            let blocks = (values[kind] / most * LONGEST).round() as usize;
+            println!("{size:>6} tasks  {:>8.2}  {}", values[kind], "█".repeat(blocks));
+        }
+    }
 }
 
 /// One reading of each task's counters, per task.
