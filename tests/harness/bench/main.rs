@@ -39,9 +39,9 @@ fn main() {
             quiet::tell();
             drivers::measure(Path::new(native));
         }
-        ["properties"] => {
+        ["properties", ref presets @ ..] => {
             quiet::tell();
-            properties::measure();
+            properties::measure(presets);
         }
         ["steps", native] => {
             quiet::tell();
@@ -63,7 +63,7 @@ fn main() {
         ["hyper", address] => hyper_server::serve(address),
         _ => {
             eprintln!(
-                "usage: bench properties|scale, bench tasks|steps|drivers|shim|check HELLO (tests/bench makes the static C program HELLO), or bench worst|plot FILE"
+                "usage: bench properties [PRESET]..., bench scale, bench tasks|steps|drivers|shim|check HELLO (tests/bench makes the static C program HELLO), or bench worst|plot FILE"
             );
             std::process::exit(2);
         }
