@@ -19,6 +19,61 @@ fn instances_come_from_a_pool_once_a_request_has_been_answered() {
     server.says("timeout: GET /spin took longer");
 }
 
+/// What each instance looks for of an earlier one, before it leaves the same: in a global, in a table, in a data segment, in
+/// each page of a memory of 2.5 MiB, and in pages that it adds.
+const LOOKS: &str = r#"
+    (data (i32.const 200000) "data")
+    (global $used (mut i32) (i32.const 0))
+    (table $table 10 funcref)
+    (elem declare func $look)
+    (func $page (param $at i32)
+      (if (i32.load offset=8 (local.get $at)) (then unreachable))
+      (if (i32.load offset=4000 (local.get $at)) (then unreachable))
+      (i32.store offset=8 (local.get $at) (i32.const 1))
+      (i32.store offset=4000 (local.get $at) (i32.const 1)))
+    (func $look (local $at i32)
+      (if (global.get $used) (then unreachable))
+      (global.set $used (i32.const 1))
+      (if (i32.eqz (ref.is_null (table.get $table (i32.const 5)))) (then unreachable))
+      (table.set $table (i32.const 5) (ref.func $look))
+      (if (i32.ne (i32.load (i32.const 200000)) (i32.const 0x61746164)) (then unreachable))
+      (i32.store (i32.const 200000) (i32.const 1))
+      (if (i32.ne (memory.grow (i32.const 10)) (i32.const 40)) (then unreachable))
+      (local.set $at (i32.const 65536))
+      (loop $pages
+        (call $page (local.get $at))
+        (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+        (br_if $pages (i32.lt_u (local.get $at) (i32.const 3276800)))))
+"#;
+
+#[test]
+fn an_instance_finds_nothing_of_an_earlier_one() {
+    let hello = "(data (i32.const 1024) \"hello\\n\")";
+    let guest = fs::read_to_string(tests::repository().join("tests/guests/web.wat")).unwrap();
+    let guest = guest
+        .replace("(memory (export \"memory\") 1)", "(memory (export \"memory\") 40)")
+        .replace("(import \"mem\" \"memory\" (memory 1))", "(import \"mem\" \"memory\" (memory 40))")
+        .replace(hello, &format!("{hello}{LOOKS}"))
+        .replace("(local.set $letter (call", "(call $look) (local.set $letter (call");
+    assert!(guest.contains("(call $look)") && guest.contains("(global $used"));
+    let desk = Desk::new();
+    let guest = desk.file("looks.wasm", &tests::wasm(&guest));
+    // The control: an instance that is used again finds what it has left.
+    let reuse = ["--max-instance-reuse-count", "9", "--idle-instance-timeout", "1000s"];
+    let server = Server::with(&desk, &guest, &reuse);
+    assert_eq!([server.get("/").0, server.get("/").0], [200, 500]);
+    let server = Server::with(&desk, &guest, &["--max-concurrent-requests", "4"]);
+    assert_eq!(server.get("/").1, "hello\n");
+    server.has_pool();
+    for _ in 0..50 {
+        let others: Vec<_> = (0..3).map(|_| server.get_meanwhile("/")).collect();
+        assert_eq!(server.get("/"), (200, "hello\n".to_owned()));
+        for other in others {
+            assert_eq!(other.recv().unwrap(), (200, "hello\n".to_owned()));
+        }
+    }
+}
+
 #[test]
 fn an_instance_outside_of_the_pool_takes_no_place_in_it() {
     let desk = Desk::new();
