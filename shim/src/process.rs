@@ -75,7 +75,7 @@ pub fn while_own_files_in_proc_can_be_opened<T>(act: impl FnOnce() -> T) -> T {
 }
 
 /// Does the user namespace of this process contain nobody but root and one other user, both as outside? That is how
-/// systemd sets up `PrivateUsers=yes`, and no container is made like this.
+/// systemd sets up `PrivateUsers=yes`; a container has more users, or other numbers outside.
 fn has_user_namespace_of_its_own() -> bool {
     let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return false };
     is_of_one_unit(&map)

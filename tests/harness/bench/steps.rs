@@ -44,9 +44,7 @@ async fn one(node: &Node, what: &str, job: &Job) {
         let unit = node.inspect(&task).await.unwrap().driver.unwrap().attributes["unit"].clone();
         let mut times: Vec<(String, SystemTime)> = node.records()[seen..]
             .iter()
-            .filter(|record| {
-                record.level == "trace" && record.fields.get("@module").is_some_and(|of| of == "systemd")
-            })
+            .filter(|record| record.level == "trace")
             .map(|record| {
                 let at = humantime::parse_rfc3339(&record.fields["@timestamp"]).unwrap();
                 (record.message.clone(), at)

@@ -391,6 +391,19 @@ mod tests {
     }
 
     #[test]
+    fn a_top_level_directory_that_the_system_lacks_is_no_bind() {
+        let paths = ["/usr", "/no-such-directory", "/usr/no-such-directory"].map(PathBuf::from);
+        let properties = root(Path::new("/r"), &paths, &Overlays::new(), Sight::default());
+        let bound = properties.iter().find_map(|property| match property {
+            Property::BindReadOnlyPaths(binds) => Some(binds),
+            _ => None,
+        });
+        let journal = Bind { optional: true, ..bind(JOURNAL.as_ref(), JOURNAL.as_ref()) };
+        let expected = [&paths[0], &paths[2]].map(|path| Bind { optional: true, ..bind(path, path) });
+        assert_eq!(*bound.unwrap(), [&expected[..], &[journal]].concat());
+    }
+
+    #[test]
     fn host_paths_are_absolute_and_lead_nowhere_else() {
         assert!(is_plain(Path::new("/opt/java")));
         for path in ["opt", "/opt/../root", ""] {
