@@ -11,7 +11,7 @@
 use crate::args::{Compile, Guest};
 use crate::cache::{self, Entry};
 use crate::code::{self, Code};
-use crate::content::{Content, HEAD, recognise};
+use crate::content::{Content, Format, HEAD, recognise};
 use crate::engine::Tuning;
 use crate::outcome::Refusal;
 use crate::{process, settings};
@@ -54,9 +54,17 @@ pub fn open(guest: &Guest, tuning: &Tuning, config: &Config) -> Result<(Code, Ar
     (&mut file).take(HEAD as u64).read_to_end(&mut bytes).with_context(|| format!("read `{name}`"))?;
 
     match recognise(&bytes).map_err(|verdict| Refusal::bad_module(format!("`{name}` {verdict}")))? {
-        Content::Precompiled(_) if guest.allow_precompiled => load(file, config).with_context(|| {
-            format!("load precompiled `{}`, made by another version, with other -W, or damaged", guest.label)
-        }),
+        Content::Precompiled(kind) if guest.allow_precompiled => {
+            if kind == Format::Component {
+                process::populate_for_a_component();
+            }
+            load(file, config).with_context(|| {
+                format!(
+                    "load precompiled `{}`, made by another version, with other -W, or damaged",
+                    guest.label
+                )
+            })
+        }
         Content::Precompiled(_) => Err(Refusal::bad_module(format!(
             "`{name}` is precompiled native code, which is not accepted; give the WebAssembly file it was made from, \
              or --allow-precompiled if you made it yourself"

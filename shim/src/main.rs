@@ -3,6 +3,8 @@
 #![cfg_attr(not(test), no_main)]
 
 // A dynamic program, as of a debug build, has the functions of its C library.
+#[cfg(all(not(test), target_feature = "crt-static"))]
+mod huge_pages;
 #[cfg(all(not(test), target_env = "gnu", target_feature = "crt-static"))]
 mod modules;
 
