@@ -28,6 +28,7 @@ mod devices;
 mod disguise;
 mod entering;
 mod identity;
+mod inspecting;
 mod journal;
 mod lookups;
 mod neighbours;

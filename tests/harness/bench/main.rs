@@ -47,9 +47,9 @@ fn main() {
             quiet::tell();
             steps::measure(Path::new(native));
         }
-        ["scale"] => {
+        ["scale", ref mounts @ ..] => {
             quiet::tell();
-            scale::measure();
+            scale::measure(mounts == ["mounts"]);
         }
         ["check", native] => check::measure(Path::new(native)),
         // Anywhere.

@@ -1,10 +1,12 @@
 //! How a node's costs grow with its tasks.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
 use nomad_driver_systemd::task::live::cgroup::Cgroup;
 use nomad_driver_systemd::task::live::stats::Reading;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tests::{Host, Job, Need, Node, Task};
 
 use crate::process::{cpu_time, memory};
@@ -18,20 +20,24 @@ const FILES_OF_A_TASK: usize = 6;
 /// Ends that are timed at each size.
 const ENDS: usize = 20;
 
-/// Prints a row for each number of tasks.
+/// Sizes with the file systems that Nomad mounts: a start takes longer with each of them.
+const WITH_MOUNTS: usize = 1000;
+
+/// Prints a row for each number of tasks; as under an agent, the node has the mounts of Nomad if `as_nomad_does`.
 #[tokio::main]
-pub(crate) async fn measure() {
+pub(crate) async fn measure(as_nomad_does: bool) {
     let Some(host) = Host::alone(Need::Systemd).await else { std::process::exit(1) };
     let mut node = Node::start(&host).await;
-    let mut tasks: Vec<Task> = Vec::new();
+    let (mut tasks, mut made): (Vec<Task>, Vec<OfNomad>) = (Vec::new(), Vec::new());
     println!(
         "| tasks | starts a second, {AT_ONCE} at once | driver | systemd | CPU of the driver in 10 idle s | exit to WaitTask's \
          answer | statistics of a task | RecoverTask of all, {AT_ONCE} at once |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     let most = files_of_systemd() / FILES_OF_A_TASK;
+    let sizes = SIZES.into_iter().filter(|size| !as_nomad_does || *size <= WITH_MOUNTS);
     let mut growth: Vec<(usize, [f64; 7])> = Vec::new();
-    for size in SIZES {
+    for size in sizes {
         if size > most {
             eprintln!(
                 "bench: ignored: {size} tasks, since systemd may open no more files than for {most} of them here"
@@ -39,11 +45,19 @@ pub(crate) async fn measure() {
             continue;
         }
         let (began, missing) = (Instant::now(), size - tasks.len());
-        let start = || node.run(Job::command("/bin/sleep").args(&["infinity"]));
-        let started: Vec<Task> =
+        let start = async || {
+            let prepared = node.prepare(&Job::command("/bin/sleep").args(&["infinity"]));
+            let of_nomad =
+                as_nomad_does.then(|| OfNomad::mounted(&prepared.alloc_dir().join(&prepared.config.name)));
+            (node.begin(prepared).await.unwrap(), of_nomad)
+        };
+        let started: Vec<(Task, Option<OfNomad>)> =
             stream::iter((0..missing).map(|_| start())).buffer_unordered(AT_ONCE).collect().await;
         let rate = per_second(missing, began.elapsed());
-        tasks.extend(started);
+        for (task, of_nomad) in started {
+            tasks.push(task);
+            made.extend(of_nomad);
+        }
 
         let plugin = node.plugin().pid();
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -76,6 +90,29 @@ pub(crate) async fn measure() {
     let node = &node;
     stream::iter(tasks).for_each_concurrent(AT_ONCE, |task| destroy(node, task)).await;
     println!("\nAll stopped: {:.0} a second, {AT_ONCE} at once.", per_second(count, began.elapsed()));
+}
+
+/// The two file systems that Nomad mounts in the directory of a task, until they are dropped.
+struct OfNomad([PathBuf; 2]);
+
+impl OfNomad {
+    fn mounted(task: &Path) -> Self {
+        let paths = ["secrets", "private"].map(|name| task.join(name));
+        for path in &paths {
+            std::fs::create_dir_all(path).unwrap();
+            mount("tmpfs", path, "tmpfs", MountFlags::NOEXEC, c"size=1m").unwrap();
+        }
+        Self(paths)
+    }
+}
+
+impl Drop for OfNomad {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // With the directory of a task that has ended its mounts may be gone.
+            let _ = unmount(path, UnmountFlags::DETACH);
+        }
+    }
 }
 
 /// Draws how each value grows: a bar is as long as its part of the largest value of the same kind.
