@@ -94,23 +94,35 @@ pub(crate) fn supports_cgroup_bpf() -> bool {
     }
 }
 
-/// Runs `act` where PID 1 sees the mounts that it makes. An agent whose own service hides or mounts something is in a
-/// mount namespace of its own, and PID 1 does not see the mounts of that namespace.
+/// Is this process in the mount namespace of PID 1? An agent whose service has `PrivateMounts=`, or hides or mounts something
+/// otherwise, is in one of its own, and PID 1 does not see the mounts of that namespace.
+pub(crate) fn is_in_mount_namespace_of_pid1() -> bool {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt"));
+    // Without permission to look there, the driver is not root and does not mount.
+    namespace("1").map_or(true, |theirs| namespace("self").is_ok_and(|ours| ours == theirs))
+}
+
+/// Runs `act` where PID 1 sees the mounts that it makes.
 pub(crate) fn in_mount_namespace_of_pid1<T: Send>(
     act: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
-    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt"));
-    // Without permission to look there, the driver is not root and does not mount.
-    if namespace("1").map_or(true, |theirs| namespace("self").is_ok_and(|ours| ours == theirs)) {
+    if is_in_mount_namespace_of_pid1() {
         return act();
     }
+    in_mount_namespace(&std::fs::File::open("/proc/1/ns/mnt")?.into(), act)
+}
+
+/// Runs `act` in a mount namespace, on a thread of its own: paths mean what they mean there.
+pub(crate) fn in_mount_namespace<T: Send>(
+    namespace: &OwnedFd,
+    act: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
     let join = || {
-        let theirs = std::fs::File::open("/proc/1/ns/mnt")?;
         // SAFETY: the thread belongs to this function, ends after `act`, and from now on shares no working directory or
         // root with other threads. It still shares its descriptors.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS)? };
         let kind = rustix::thread::LinkNameSpaceType::Mount;
-        rustix::thread::move_into_link_name_space(theirs.as_fd(), Some(kind))?;
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
         act()
     };
     std::thread::scope(|scope| {

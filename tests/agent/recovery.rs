@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use futures_util::future::join_all;
 use rustix::process::Signal;
+use serde_json::json;
 use tests::{Agent, Desk, Spec, eventually};
 
-use super::served;
+use super::{served, waiting};
 
 /// A task that counts; the test ends it by a file.
 const COUNTING: &str = "i=0; trap 'echo heard' USR1
@@ -159,4 +160,45 @@ async fn an_end_that_no_agent_saw_is_told_by_the_next() {
             assert_eq!(alloc.end().await, (*code, 0, false), "after {signal:?}");
         }
     }
+}
+
+#[tokio::test]
+#[ignore = "needs a Nomad agent: NOMAD=/path/to/nomad"]
+async fn what_an_agent_with_private_mounts_writes_to_secrets_reaches_its_tasks_also_after_its_restart() {
+    let Some(agent) = Agent::alone().await else { return };
+    agent.with_private_mounts().await;
+    let spec = Spec::service(&waiting("trap 'cat $NOMAD_SECRETS_DIR/value' HUP")).task(
+        "Templates",
+        json!([{
+            "EmbeddedTmpl": "{{ with nomadVar (print \"nomad/jobs/\" (env \"NOMAD_JOB_ID\")) }}{{ .word }}{{ end }}\n",
+            "DestPath": "secrets/value", "ChangeMode": "signal", "ChangeSignal": "SIGHUP",
+        }]),
+    );
+    let alloc = agent.run(spec).await;
+    let set = |word: &str| {
+        let path = format!("nomad/jobs/{}", alloc.job());
+        agent.put(&format!("/v1/var/{path}"), &json!({ "Path": path, "Items": { "word": word } }));
+    };
+    set("first");
+    alloc.says("ready").await;
+    assert_eq!(alloc.exec("cat $NOMAD_SECRETS_DIR/value", "").await.out, "first\n");
+    let mounts_of_systemd = fs::read_to_string("/proc/1/mountinfo").unwrap();
+    assert!(!mounts_of_systemd.contains(alloc.id()), "systemd does not see its secrets: {mounts_of_systemd}");
+    set("second");
+    alloc.says("second").await;
+    for (signal, word) in [(Signal::INT, "third"), (Signal::KILL, "fourth")] {
+        agent.end(signal).await;
+        agent.start().await;
+        set(word);
+        alloc.says(word).await;
+        // A new task has its secrets of the new agent.
+        let other =
+            agent.run(Spec::batch("cat $NOMAD_SECRETS_DIR/x").task(
+                "Templates",
+                json!([{ "EmbeddedTmpl": "of the new agent\n", "DestPath": "secrets/x" }]),
+            ));
+        other.await.prints("of the new agent\n").await;
+    }
+    alloc.was_restarted(0).await;
+    alloc.stop().await;
 }

@@ -29,7 +29,9 @@ async fn the_tasks_of_a_group_have_one_user_and_other_groups_have_others() {
     let host = host!();
     let node = Node::start(&host).await;
     let job = of_group("ephemeral-web", "web", "id -u");
-    let first = output_of(&node, &job).await;
+    // It runs to the end of the test: another user may get the number of one that has no task.
+    let lasting = of_group("ephemeral-web", "web", "id -u; exec sleep 1000");
+    let (held, first) = running(&node, &lasting).await;
     let number: u32 = first.trim().parse().unwrap();
     // The range that systemd keeps for such users (systemd.exec(5), "DynamicUser=").
     assert!((61_184..=65_519).contains(&number), "{number}");
@@ -46,9 +48,12 @@ async fn the_tasks_of_a_group_have_one_user_and_other_groups_have_others() {
     }
     let of_other_agent = output_of(&Node::start(&host).await, &job).await;
     assert_ne!(of_other_agent, first, "an agent of another cluster, with a directory of its own");
-    let node = Node::configured(&host, "ephemeral_user = \"task\"").await;
-    let [one, other] = [output_of(&node, &job).await, output_of(&node, &job).await];
-    assert!(one != other && one != first, "{first}{one}{other}");
+    let of_tasks = Node::configured(&host, "ephemeral_user = \"task\"").await;
+    let (another, one) = running(&of_tasks, &lasting).await;
+    let other = output_of(&of_tasks, &job).await;
+    assert!(one != other && one != first && other != first, "{first}{one}{other}");
+    of_tasks.destroy(&another, true).await.unwrap();
+    node.destroy(&held, true).await.unwrap();
 }
 
 #[tokio::test]

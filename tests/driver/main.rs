@@ -30,6 +30,7 @@ mod network;
 mod operator;
 mod plugin;
 mod polkit;
+mod private_mounts;
 mod properties;
 mod recovery;
 mod run;

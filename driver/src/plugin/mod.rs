@@ -18,6 +18,7 @@ pub mod handshake;
 mod schema;
 mod sketch;
 
+use std::future;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -34,9 +35,11 @@ use proto::plugin::grpc_broker_server::{GrpcBroker, GrpcBrokerServer};
 use proto::plugin::grpc_controller_server::{GrpcController, GrpcControllerServer};
 use proto::plugin::grpc_stdio_server::{GrpcStdio, GrpcStdioServer};
 use proto::plugin::{ConnInfo, Empty, StdioData};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{PidfdFlags, getppid, pidfd_open};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
@@ -45,6 +48,7 @@ pub use base::NAME;
 pub use sketch::sketch;
 
 use self::handshake::Terms;
+use crate::kernel;
 use crate::systemd::Systemd;
 use crate::task::Tasks;
 
@@ -136,7 +140,30 @@ pub async fn serve(terms: Terms, systemd: Systemd, tasks: Tasks) -> Result<(), E
             Ok(())
         }
         _ = terminate.recv() => Ok(()),
+        () = end_of_an_agent_with_mounts() => {
+            tracing::warn!("the agent has ended, and with it the mounts that it shared with this process");
+            Ok(())
+        }
     }
+}
+
+/// Waits for the end of an agent in a mount namespace of its own: the next agent has another one, and would find this process
+/// again, which does not see what that agent mounts. Never for another agent.
+async fn end_of_an_agent_with_mounts() {
+    if kernel::is_in_mount_namespace_of_pid1() {
+        return future::pending().await;
+    }
+    // Without a parent, in a container for example, there is no agent.
+    let Some(agent) = getppid().and_then(|agent| pidfd_open(agent, PidfdFlags::empty()).ok()) else {
+        return future::pending().await;
+    };
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        while poll(&mut [PollFd::new(&agent, PollFlags::IN)], None).is_err() {}
+        let _ = ended.send(());
+    });
+    // The thread does not end before.
+    let _ = end.await;
 }
 
 /// Removes the sockets of plugins that were killed: those on which nobody has listened for a while.

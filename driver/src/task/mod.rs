@@ -256,6 +256,12 @@ impl Tasks {
         };
         let handle = Arc::new(handle);
         tracing::info!(unit = %handle.unit(), task = %handle.id(), "found a task again");
+        // Before Nomad looks for the task's secrets.
+        if let Err(error) =
+            start::blocking(|| host::secrets::give_back(&handle.dirs(), handle.unit(), handle.pid()))
+        {
+            tracing::warn!(task = %handle.id(), %error, "what Nomad writes to the task's secrets may not reach the task");
+        }
         claim.keep(&handle);
         let (slices, systemd) = (self.shared.slices.clone(), self.shared.systemd.clone());
         tokio::spawn(async move {

@@ -191,7 +191,7 @@ impl Shared {
         let takes_a_turn = count_host_paths(task) > HOST_PATHS_WITHOUT_A_TURN;
         let turn =
             if takes_a_turn { Some(self.turns_of_many_paths.take(&task.namespace).await) } else { None };
-        let mut pins = Pins::new(&node.runtime_dir, &task.unit);
+        let mut pins = Pins::new(&node.runtime_dir);
         let mut made = blocking(|| resources::make(place, task, node, &mut pins))?;
         self.drop_or_refuse_addresses(task, &node.policy, &mut made.settings).await?;
         let (mut owner, mut ephemeral_user) = (task.uid, String::new());
@@ -382,7 +382,7 @@ fn count_host_paths(task: &TaskSpec) -> usize {
 }
 
 /// Runs work that may wait for a file system, and moves this thread's other work to another thread.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match runtime::Handle::current().runtime_flavor() {
         RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
         // The runtime has no other thread.

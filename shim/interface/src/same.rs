@@ -56,7 +56,7 @@ impl Same {
             return Ok(());
         }
         Err(format!(
-            "{} {}: it was exchanged on the node while the task started, or the agent sees other directories than systemd: see who can write to the allocation's directory, and that nomad.service has no PrivateTmp=, PrivateMounts=, ProtectHome= or the like",
+            "{} {}: it was exchanged on the node while the task started, or the agent sees other directories than systemd: see who can write to the allocation's directory, and that nomad.service has no PrivateTmp=, ProtectHome= or the like",
             self.path,
             Self::OTHER
         ))

@@ -92,6 +92,19 @@ impl Agent {
         self.start().await;
     }
 
+    /// Restarts the agent in a mount namespace of its own, as of a service with `PrivateMounts=yes`, while the test runs.
+    pub async fn with_private_mounts(&self) {
+        let Service { nomad, dir, .. } = self.service;
+        let program = dir.join("nomad-with-mounts");
+        let nomad = nomad.display();
+        let script = format!("#!/bin/sh\nexec unshare --mount --propagation slave -- {nomad} \"$@\"\n");
+        fs::write(&program, script).expect("our own directory");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("our own directory");
+        self.program.set(program).expect("it is asked for once in a test");
+        self.end(Signal::INT).await;
+        self.start().await;
+    }
+
     /// The machine that the agent runs on.
     pub fn host(&self) -> &Host {
         &self.host

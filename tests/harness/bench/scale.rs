@@ -86,8 +86,11 @@ pub(crate) async fn measure(as_nomad_does: bool) {
         growth.push((size, [rate, driver, systemd, used, exit, statistics, recovered]));
     }
     plot(&growth);
+    stop_all(&node, tasks).await;
+}
+
+async fn stop_all(node: &Node, tasks: Vec<Task>) {
     let (began, count) = (Instant::now(), tasks.len());
-    let node = &node;
     stream::iter(tasks).for_each_concurrent(AT_ONCE, |task| destroy(node, task)).await;
     println!("\nAll stopped: {:.0} a second, {AT_ONCE} at once.", per_second(count, began.elapsed()));
 }

@@ -53,6 +53,7 @@ pub struct Node {
     found: Option<Found>,
     /// The owner of the plugin and its allocations, if not root.
     owner: Option<User>,
+    has_private_mounts: bool,
 }
 
 impl Node {
@@ -84,6 +85,14 @@ impl Node {
     /// A plugin with these options that does not run as root, and runs its tasks under a systemd user manager.
     pub async fn of_user(user: User, options: &str) -> Self {
         Self::in_directory(&user.home(), &format!("manager = \"user\"\n{options}"), Some(user), &[]).await
+    }
+
+    /// A plugin in a mount namespace of its own, as that of an agent whose service has `PrivateMounts=yes`.
+    pub async fn with_private_mounts(host: &Host, options: &str) -> Self {
+        let mut node = Self::configured(host, options).await;
+        node.has_private_mounts = true;
+        node.restart().await;
+        node
     }
 
     async fn in_directory(base: &Path, options: &str, owner: Option<User>, env: &[(&str, &str)]) -> Self {
@@ -122,13 +131,13 @@ impl Node {
         env: &[(&str, &str)],
         owner: Option<User>,
     ) -> Self {
-        let (plugin, records) = launch(&config, env, owner).await.expect("the plugin starts");
-        Self { plugin, config, records, data: Arc::new(data), found: None, owner }
+        let (plugin, records) = launch(&config, env, owner, false).await.expect("the plugin starts");
+        Self { plugin, config, records, data: Arc::new(data), found: None, owner, has_private_mounts: false }
     }
 
     /// The error of the plugin for a configuration that it rejects.
     pub async fn refusal(options: &str) -> String {
-        match launch(options, &[], None).await {
+        match launch(options, &[], None, false).await {
             Ok(_) => panic!("the plugin takes `{options}`"),
             Err(error) => nomad_driver_systemd::chain(&error),
         }
@@ -170,7 +179,8 @@ impl Node {
     /// Kills the plugin and starts a new one with the same configuration, as Nomad does when a plugin has died.
     pub async fn restart(&mut self) {
         self.plugin.kill().await;
-        let (plugin, records) = launch(&self.config, &[], self.owner).await.expect("the plugin starts again");
+        let started = launch(&self.config, &[], self.owner, self.has_private_mounts).await;
+        let (plugin, records) = started.expect("the plugin starts again");
         (self.plugin, self.records, self.found) = (plugin, records, None);
     }
 
@@ -360,12 +370,20 @@ async fn launch(
     config: &str,
     env: &[(&str, &str)],
     owner: Option<User>,
+    has_private_mounts: bool,
 ) -> Result<Launched, nomad_local::plugin_client::Error> {
+    const APART: [&str; 4] = ["--mount", "--propagation", "slave", "--"];
     let records = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&records);
-    let launch = owner
-        .map_or_else(|| Launch::new(program("nomad-driver-systemd")), |owner| owner.launch())
-        .records(move |record| sink.lock().expect("nobody panics here").push(record.clone()));
+    let launch = match owner {
+        Some(owner) => owner.launch(),
+        None if has_private_mounts => APART
+            .into_iter()
+            .fold(Launch::new("/usr/bin/unshare"), Launch::arg)
+            .arg(program("nomad-driver-systemd")),
+        None => Launch::new(program("nomad-driver-systemd")),
+    };
+    let launch = launch.records(move |record| sink.lock().expect("nobody panics here").push(record.clone()));
     let launch = env.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let plugin = Plugin::launch(launch).await?;
     let body = hcl::parse(config).expect("the test's own text");

@@ -2,6 +2,7 @@
 //! begin of a unit's name (systemd.unit(5), "foo-.service.d", "service.d").
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,7 +32,27 @@ pub(super) fn findings(root: &Path, agent: &Agent) -> Vec<Finding> {
         findings.push(drop_ins(root));
     }
     findings.extend(agent.pid.and_then(|pid| mounts_of_agent(root, pid)));
+    findings.extend(mounts_of_node(root));
     findings
+}
+
+/// Starts of tasks take longer with each mount of the node: systemd reads all of them about a hundred times for each.
+fn mounts_of_node(root: &Path) -> Option<Finding> {
+    /// By so many a start takes a third longer (tests/harness/bench/README.md, "Many tasks on a node").
+    const MANY: usize = 100;
+    const CHECK: &str = "mounts of the node";
+    let count = fs::read_to_string(root.join("proc/1/mountinfo")).ok()?.lines().count();
+    Some(if count < MANY {
+        Finding::ok(CHECK, format!("{count}"))
+    } else {
+        Finding::warning(
+            CHECK,
+            format!("{count}, such as the two that Nomad makes for each task"),
+            "Every start of a task takes longer with each of them, with 1000 about ten times as long.",
+            "If no other driver of this node needs Nomad's mounts (as docker and podman do), set `PrivateMounts=yes` in the unit of the \
+             agent: driver/README.md, \"Many tasks on a node\".",
+        )
+    })
 }
 
 fn masked(is_of_user: bool) -> Finding {
@@ -106,22 +127,37 @@ fn set_by(text: &str, counts: impl Fn(&str) -> bool) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
-/// An agent with mounts of its own (`PrivateTmp=`, `ProtectSystem=` and the like in its unit).
+/// An agent in a mount namespace of its own. The driver passes what this agent mounts for an allocation on to systemd; it
+/// cannot do so for directories of the node that the agent has instead of the node's (`PrivateTmp=`, `ProtectHome=`).
 fn mounts_of_agent(root: &Path, pid: u32) -> Option<Finding> {
+    const CHECK: &str = "mounts of the agent";
+    const PLACES: [&str; 9] = ["tmp", "var/tmp", "home", "root", "srv", "opt", "var", "etc", "run"];
     let namespace = |process: &str| fs::read_link(root.join(format!("proc/{process}/ns/mnt"))).ok();
     let (of_agent, of_systemd) = (namespace(&pid.to_string())?, namespace("1")?);
-    (of_agent != of_systemd).then(|| {
-        Finding::warning(
-            "mounts of the agent",
-            format!("process {pid} is not in the mount namespace of systemd"),
-            "What the agent mounts for an allocation, and what lies in its own /tmp, is not there for systemd: tasks that use it do not start.",
-            "Remove `PrivateTmp=`, `ProtectSystem=` and other settings of mounts from the unit of the agent.",
-        )
+    if of_agent == of_systemd {
+        return None;
+    }
+    let found = |process: u32, place: &str| {
+        let found = fs::metadata(root.join(format!("proc/{process}/root/{place}")));
+        found.map(|found| (found.dev(), found.ino())).ok()
+    };
+    Some(match PLACES.into_iter().find(|place| found(pid, place) != found(1, place)) {
+        None => {
+            Finding::ok(CHECK, format!("process {pid} has some of its own, and the directories of the node"))
+        }
+        Some(place) => Finding::warning(
+            CHECK,
+            format!("process {pid} sees another /{place} than systemd, which starts the tasks"),
+            format!("What a job names in /{place}, or an allocation has there, is not there for its tasks."),
+            "Remove `PrivateTmp=`, `ProtectHome=` and other settings of mounts from the unit of the agent; `PrivateMounts=yes` may stay.",
+        ),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
     use crate::doctor::finding::Status;
 
@@ -160,13 +196,35 @@ mod tests {
     #[test]
     fn an_agent_with_mounts_of_its_own_is_told_of() {
         let root = tempfile::tempdir().unwrap();
-        for (pid, namespace) in [("1", "mnt:[1]"), ("7", "mnt:[1]"), ("8", "mnt:[2]")] {
-            let directory = root.path().join("proc").join(pid).join("ns");
-            fs::create_dir_all(&directory).unwrap();
-            std::os::unix::fs::symlink(namespace, directory.join("mnt")).unwrap();
+        let node = tempfile::tempdir().unwrap();
+        for (pid, namespace) in [("1", "mnt:[1]"), ("7", "mnt:[1]"), ("8", "mnt:[2]"), ("9", "mnt:[3]")] {
+            let process = root.path().join("proc").join(pid);
+            fs::create_dir_all(process.join("ns")).unwrap();
+            symlink(namespace, process.join("ns/mnt")).unwrap();
+            if pid == "9" {
+                // As with `PrivateTmp=`.
+                fs::create_dir_all(process.join("root/tmp")).unwrap();
+            } else {
+                symlink(node.path(), process.join("root")).unwrap();
+            }
         }
+        fs::create_dir(node.path().join("tmp")).unwrap();
         assert!(mounts_of_agent(root.path(), 7).is_none());
-        assert!(mounts_of_agent(root.path(), 8).is_some());
-        assert!(mounts_of_agent(root.path(), 9).is_none());
+        assert_eq!(mounts_of_agent(root.path(), 8).unwrap().status, Status::Ok);
+        let found = mounts_of_agent(root.path(), 9).unwrap();
+        assert!(found.status == Status::Warning && found.found.contains("another /tmp"), "{found:?}");
+        assert!(mounts_of_agent(root.path(), 10).is_none());
+    }
+
+    #[test]
+    fn a_node_with_many_mounts_is_told_of() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("proc/1")).unwrap();
+        for (count, status) in [(30, Status::Ok), (1000, Status::Warning)] {
+            fs::write(root.path().join("proc/1/mountinfo"), "1 1 0:1 / / rw - ext4 x rw\n".repeat(count))
+                .unwrap();
+            assert_eq!(mounts_of_node(root.path()).unwrap().status, status);
+        }
+        assert!(mounts_of_node(Path::new("/no/such")).is_none());
     }
 }

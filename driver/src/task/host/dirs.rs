@@ -27,7 +27,7 @@ use rustix::io::Errno;
 
 use shim_interface::Same;
 
-use super::pin::Base;
+use super::pin::{Base, Pins};
 use crate::kernel;
 
 /// The user "nobody", to whom the agent gives what it creates: the UID is the same wherever systemd runs
@@ -37,7 +37,7 @@ const NOBODY: u32 = 65534;
 pub(crate) const WRITABLE: [&str; 2] = ["data", "tmp"];
 
 /// The directories of one task, on the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskDirs {
     /// The allocation directory; only the agent writes to it.
     pub alloc_dir: PathBuf,
@@ -59,6 +59,18 @@ impl TaskDirs {
             local: task_dir.join("local"),
             secrets: task_dir.join("secrets"),
         }
+    }
+
+    /// The same directories by paths that systemd finds.
+    pub(crate) fn seen_by_systemd(&self, pins: &mut Pins) -> io::Result<Self> {
+        let mut seen =
+            |directory: &Path| pins.seen_by_systemd(Base::Task { alloc_dir: &self.alloc_dir, directory });
+        Ok(Self {
+            alloc_dir: self.alloc_dir.clone(),
+            shared: seen(&self.shared)?,
+            local: seen(&self.local)?,
+            secrets: seen(&self.secrets)?,
+        })
     }
 
     /// Resolves a relative path that is written as for drivers whose tasks start in the task directory, such as

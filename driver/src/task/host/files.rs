@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::systemd::{self, Assignment, PropertyDef, Role};
 use crate::task::config::settings;
 use crate::task::config::{Device, Mount};
+use crate::task::host::dirs::TaskDirs;
 use crate::task::host::look::{self, Seen, look};
 use crate::task::host::open;
 use crate::task::host::pin::{Base, Pins};
@@ -413,7 +414,7 @@ fn is_of_everybody_or(file: &File, uid: Option<u32>) -> bool {
 
 /// A socket with its path on the host. The path must be directly in one of the task's directories: systemd follows it
 /// as root, and the task could put a link in the place of a directory in there.
-pub fn listener(socket: &Listener, task: &TaskSpec) -> Result<Listener, Error> {
+pub fn listener(socket: &Listener, task: &TaskSpec, seen: &TaskDirs) -> Result<Listener, Error> {
     let Address::Path(path) = &socket.at else { return Ok(socket.clone()) };
     let option = "socket.path";
     let failed = |source| Error::Find { option, path: path.clone(), source };
@@ -421,9 +422,11 @@ pub fn listener(socket: &Listener, task: &TaskSpec) -> Result<Listener, Error> {
         failed(io::Error::other("it is not directly in `/alloc`, `/local` or `/secrets` of a private view"))
     };
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(outside()) };
-    let own = task.dirs.pairs().into_iter().find(|(_, target)| directory == Path::new(target));
-    let (host, _) = own.filter(|_| task.view != View::Host).ok_or_else(outside)?;
-    let length = host.join(name).as_os_str().len();
+    let by_systemd = seen.pairs().map(|(host, _)| host);
+    let mut own = task.dirs.pairs().into_iter().zip(by_systemd);
+    let own = own.find(|((_, target), _)| directory == Path::new(target));
+    let ((host, _), by_systemd) = own.filter(|_| task.view != View::Host).ok_or_else(outside)?;
+    let length = by_systemd.join(name).as_os_str().len();
     if length > SOCKET_PATH {
         let reason = format!(
             "on this node it is {length} characters long, with the directory of the allocation and the task's name, and the path of a \
@@ -433,5 +436,5 @@ pub fn listener(socket: &Listener, task: &TaskSpec) -> Result<Listener, Error> {
     }
     // Left by an earlier run. A link there is removed, and not followed.
     open::remove_within(&task.dirs.alloc_dir, host, Path::new(name)).map_err(failed)?;
-    Ok(Listener { at: Address::Path(host.join(name)), ..socket.clone() })
+    Ok(Listener { at: Address::Path(by_systemd.join(name)), ..socket.clone() })
 }

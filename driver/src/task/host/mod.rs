@@ -16,6 +16,7 @@ pub mod program;
 pub mod resources;
 mod root_only;
 pub(crate) mod runtime_dir;
+pub(crate) mod secrets;
 pub mod targets;
 pub(crate) mod unfit;
 pub(crate) mod unseen;

@@ -5,7 +5,7 @@
 //! mounts it in a directory that only root can enter. systemd gets that path:
 //!
 //! ```text
-//!  /srv/shared/data ── openat2 below /srv ──► the object ── open_tree, move_mount ──► <runtime directory>/pins/<pid>-<unit>/0/data
+//!  /srv/shared/data ── openat2 below /srv ──► the object ── open_tree, move_mount ──► <runtime directory>/pins/<pid>-<number>/0/data
 //! ```
 //!
 //! A pin is needed until the unit has started: what systemd mounted from it stays in the unit's own namespace.
@@ -16,6 +16,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::mount::{
@@ -24,7 +27,6 @@ use rustix::mount::{
 };
 
 use crate::kernel;
-use crate::systemd::UnitName;
 use crate::task::host::drivers;
 
 /// Maximum number of pinned paths of one task: each is a mount of systemd's while the task starts.
@@ -45,6 +47,13 @@ pub enum Base<'a> {
 }
 
 impl Base<'_> {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Host(path) => path,
+            Self::Task { directory, .. } => directory,
+        }
+    }
+
     /// Opens `inside` below the base, without the right to read it. A link that leads out of the base is an error.
     pub fn open(self, inside: &Path) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -79,9 +88,14 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// No pins yet, for the start of this unit.
-    pub fn new(runtime_dir: &Path, unit: &UnitName) -> Self {
-        let name = format!("{}-{unit}", std::process::id());
+    /// No pins yet, for one start. The path of a socket is limited, so that of the pins is short.
+    pub fn new(runtime_dir: &Path) -> Self {
+        // Counted from the time, as an earlier driver may have had the same process number.
+        static NUMBERS: LazyLock<AtomicU64> = LazyLock::new(|| {
+            let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
+            AtomicU64::new(u64::try_from(now).unwrap_or_default())
+        });
+        let name = format!("{}-{}", std::process::id(), NUMBERS.fetch_add(1, Ordering::Relaxed));
         Self { directory: directory_of(runtime_dir).join(name), count: 0 }
     }
 
@@ -94,32 +108,49 @@ impl Pins {
         inside: &Path,
         check: impl Fn(&OwnedFd) -> io::Result<()> + Sync,
     ) -> io::Result<PathBuf> {
-        self.pin_opened(|| {
+        let open = || {
             let object = base.open(inside)?;
             check(&object)?;
             Ok(object)
-        })
+        };
+        match base {
+            Base::Host(_) => self.pin_cloned(|| kernel::in_mount_namespace_of_pid1(|| Tree::of(&open()?))),
+            Base::Task { .. } => self.pin_opened(open),
+        }
     }
 
-    /// As [`Pins::pin`], for an object that `open` opens in the mount namespace of PID 1.
+    /// As [`Pins::pin`], for an object in a directory of the task, which `open` opens.
     pub fn pin_opened(&mut self, open: impl Fn() -> io::Result<OwnedFd> + Sync) -> io::Result<PathBuf> {
+        self.pin_cloned(|| Tree::of_task(open))
+    }
+
+    /// The path by which systemd finds what the driver finds as `base`: the same, unless the agent has a mount of its own
+    /// there. Such are the `secrets` of a task, and a group's network namespace, if its service has `PrivateMounts=`.
+    pub fn seen_by_systemd(&mut self, base: Base<'_>) -> io::Result<PathBuf> {
+        let same = || Ok(base.path().to_owned());
+        if kernel::is_in_mount_namespace_of_pid1() {
+            return same();
+        }
+        let find = || identity(&base.open(Path::new(""))?);
+        let (ours, theirs) = (find()?, kernel::in_mount_namespace_of_pid1(find).ok());
+        if theirs == Some(ours) { same() } else { self.pin_opened(|| base.open(Path::new(""))) }
+    }
+
+    fn pin_cloned(&mut self, clone: impl FnOnce() -> io::Result<Tree>) -> io::Result<PathBuf> {
         if self.count >= MOST {
             return Err(io::Error::other(format!(
                 "a task can have {MOST} paths of the host, and this is one more"
             )));
         }
-        let is_root = rustix::process::geteuid().is_root();
-        if !is_root {
-            let object = open()?;
-            return fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()));
-        }
+        let tree = clone()?;
+        let Some(mounts) = tree.mounts else { return Ok(tree.path) };
         let place = self.directory.join(self.count.to_string());
         let pinned = kernel::in_mount_namespace_of_pid1(|| {
-            let object = open()?;
-            let real = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
             self.prepare()?;
             fs::create_dir(&place)?;
-            hold(&object, &place.join(plain_name(real.file_name())))
+            let path = place.join(plain_name(tree.path.file_name()));
+            attach(&mounts, tree.is_directory, &path)?;
+            Ok(path)
         });
         self.count += 1;
         pinned
@@ -258,22 +289,59 @@ fn make_private(all: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts the object, with all mounts below it, at a path that does not exist yet.
-fn hold(object: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
-    let is_directory = FileType::from_raw_mode(rustix::fs::fstat(object)?.st_mode) == FileType::Directory;
-    let mut flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+/// An object, with all mounts below it.
+struct Tree {
+    path: PathBuf,
+    is_directory: bool,
+    /// A copy of the mounts, which are nowhere yet; `None` if the driver is not root.
+    mounts: Option<OwnedFd>,
+}
+
+impl Tree {
+    /// To be called in the mount namespace in which the object was opened: the kernel copies no mounts of another.
+    fn of(object: &OwnedFd) -> io::Result<Self> {
+        let path = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+        let is_directory = FileType::from_raw_mode(rustix::fs::fstat(object)?.st_mode) == FileType::Directory;
+        let mut flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        if is_directory {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        let is_root = rustix::process::geteuid().is_root();
+        let mounts = is_root.then(|| open_tree(object, "", flags)).transpose()?;
+        Ok(Self { path, is_directory, mounts })
+    }
+
+    /// Of an object in a directory of a task. An agent may have mounts of its own there, which only the driver sees; without
+    /// such, what systemd sees there has the flags that a task expects.
+    fn of_task(open: impl Fn() -> io::Result<OwnedFd> + Sync) -> io::Result<Self> {
+        let object = open()?;
+        if kernel::is_in_mount_namespace_of_pid1() {
+            return Self::of(&object);
+        }
+        let ours = identity(&object)?;
+        let of_systemd = kernel::in_mount_namespace_of_pid1(|| {
+            let object = open()?;
+            if identity(&object)? == ours { Self::of(&object).map(Some) } else { Ok(None) }
+        });
+        of_systemd.ok().flatten().map_or_else(|| Self::of(&object), Ok)
+    }
+}
+
+fn identity(object: &OwnedFd) -> io::Result<(u64, u64)> {
+    Ok(rustix::fs::fstat(object).map(|found| (found.st_dev, found.st_ino))?)
+}
+
+/// Mounts this at a path that does not exist yet.
+fn attach(mounts: &OwnedFd, is_directory: bool, path: &Path) -> io::Result<()> {
     if is_directory {
         fs::create_dir(path)?;
-        flags |= OpenTreeFlags::AT_RECURSIVE;
     } else {
         fs::File::create_new(path)?;
     }
-    let tree = open_tree(object, "", flags)?;
-    move_mount(tree, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    move_mount(mounts, "", rustix::fs::CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     // Later mounts of the host still arrive, but releasing the pin does not unmount the host's own mounts.
-    mount_change(path, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
-    Ok(path.to_owned())
+    Ok(mount_change(path, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?)
 }
 
 /// Unmounts what is in a directory of pins, and removes the mount points. Nothing is removed recursively: what is still

@@ -3,19 +3,20 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use shim_interface::Same;
 
-use super::dirs::Closed;
-use super::pin::Pins;
+use super::dirs::{Closed, TaskDirs};
+use super::pin::{Base, Pins};
 use super::runtime_dir::{self, TaskRuntimeDir};
 use super::targets::{Missing, Target};
 use super::view::{self, Overlays, View};
 use super::{access, dirs, files, own_root, targets, users};
 use crate::kernel;
 use crate::systemd::{Assignment, Role};
-use crate::task::config::{self, Credential, Mount};
+use crate::task::config::{self, Credential, Mount, NetworkMode};
 use crate::task::error::Error;
 use crate::task::spec::activation::Listener;
 use crate::task::spec::{self, Identity, NodeSpec, TaskKind, TaskSpec};
@@ -25,6 +26,10 @@ use crate::task::spec::{self, Identity, NodeSpec, TaskKind, TaskSpec};
 pub struct HostResources {
     /// Root on which the task's view is mounted.
     pub root: PathBuf,
+    /// The task's directories, by paths that systemd finds.
+    pub dirs: TaskDirs,
+    /// The group's network namespace, by a path that systemd finds.
+    pub network: Option<PathBuf>,
     /// A separate file system of terminals.
     pub terminals: Option<PathBuf>,
     /// Directories in the shared directory that the task may write to; `None` for all of it.
@@ -87,11 +92,13 @@ pub(crate) fn make(
     }
     let etc = if task.etc.is_empty() { Ok(Vec::new()) } else { place.etc(&task.etc) };
     let etc = etc.map_err(failed("a file of the task's `/etc`"))?;
-    let sockets = task.sockets.iter().map(|socket| files::listener(socket, task)).collect::<Result<_, _>>();
-    let sockets = sockets.map_err(Error::Files)?;
     let directory = task.dirs.alloc_dir.clone();
     let closed = dirs::close(&task.dirs, task.view == View::Host);
     let Closed { writable, same } = closed.map_err(|source| Error::Directories { directory, source })?;
+    let dirs = task.dirs.seen_by_systemd(pins).map_err(failed("the way to the task's directories"))?;
+    let network = network(task, pins).map_err(failed("the way to the group's network namespace"))?;
+    let listener = |socket| files::listener(socket, task, &dirs);
+    let sockets = task.sockets.iter().map(listener).collect::<Result<_, _>>().map_err(Error::Files)?;
     // The host's terminals belong to its other users, and not to the author of the job.
     let terminals = match (&task.kind, &task.identity) {
         (TaskKind::Native, Identity::User(_)) if task.view != View::Host => pins.terminals(),
@@ -109,6 +116,8 @@ pub(crate) fn make(
     let (credentials, encrypted) = credentials(place, task, node)?;
     Ok(HostResources {
         root,
+        dirs,
+        network,
         terminals,
         writable,
         same,
@@ -120,6 +129,14 @@ pub(crate) fn make(
         mounts,
         overlays,
     })
+}
+
+/// The network namespace of the task's group, by a path that systemd finds.
+fn network(task: &TaskSpec, pins: &mut Pins) -> io::Result<Option<PathBuf>> {
+    match &task.network {
+        NetworkMode::Group { namespace, .. } => pins.seen_by_systemd(Base::Host(namespace)).map(Some),
+        NetworkMode::Host | NetworkMode::None => Ok(None),
+    }
 }
 
 /// Checks what the job configures about files, before anything is created.

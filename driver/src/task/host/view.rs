@@ -190,11 +190,18 @@ impl View {
         lines.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok()).collect()
     }
 
-    /// The properties that give a unit this view of the host.
-    pub fn properties(&self, dirs: &TaskDirs, made: &Made<'_>, sight: Sight) -> Vec<Property> {
+    /// The properties that give a unit this view of the host, with the task's directories by paths that systemd finds
+    /// (`seen`).
+    pub fn properties(
+        &self,
+        dirs: &TaskDirs,
+        seen: &TaskDirs,
+        made: &Made<'_>,
+        sight: Sight,
+    ) -> Vec<Property> {
         let writable = |alloc: &Path| -> Vec<Bind> {
             let names = made.writable.unwrap_or_default().iter();
-            names.map(|name| bind(&dirs.shared.join(name), &alloc.join(name))).collect()
+            names.map(|name| bind(&seen.shared.join(name), &alloc.join(name))).collect()
         };
         let mut properties = match self {
             Self::Private { host_paths } => self::root(made.root, host_paths, made.overlays, sight),
@@ -205,16 +212,17 @@ impl View {
                 if let (Some(_), Some(allocs)) = (made.writable, dirs.alloc_dir.parent()) {
                     // This includes other allocations.
                     properties.push(Property::ReadOnlyPaths(vec![allocs.to_owned()]));
-                    let own = dirs.own().into_iter().map(|(host, _)| bind(host, host));
+                    let own = seen.own().into_iter().zip(dirs.own());
+                    let own = own.map(|((seen, _), (host, _))| bind(seen, host));
                     let binds = own.chain(writable(&dirs.shared));
                     properties.push(Property::BindPaths(binds.collect()));
                 }
                 return properties;
             }
         };
-        let alloc = bind(&dirs.shared, Path::new("/alloc"));
+        let alloc = bind(&seen.shared, Path::new("/alloc"));
         let mut binds: Vec<Bind> =
-            dirs.own().map(|(host, target)| bind(host, Path::new(target))).into_iter().collect();
+            seen.own().map(|(host, target)| bind(host, Path::new(target))).into_iter().collect();
         if made.writable.is_some() {
             properties.push(Property::BindReadOnlyPaths(vec![alloc]));
         } else {

@@ -74,13 +74,13 @@ pub fn build(
     begin: ProcessStart,
 ) -> TransientUnit {
     let calls = leave_to_shim(&mut made.settings);
-    let sockets = sockets(task, &made.sockets, &made.settings);
+    let sockets = sockets(task, &made);
     let of_view =
         view::Made { root: &made.root, writable: made.writable.as_deref(), overlays: &made.overlays };
     let concerns = [
         lifecycle(task),
         run(task, command, &made, calls),
-        task.view.properties(&task.dirs, &of_view, sight(task, &made.settings)),
+        task.view.properties(&task.dirs, &made.dirs, &of_view, sight(task, &made.settings)),
         made.terminals
             .map(|terminals| Property::BindPaths(vec![Bind::new(terminals, "/dev/pts")]))
             .into_iter()
@@ -95,7 +95,7 @@ pub fn build(
             Property::WorkingDirectory(task.working_directory.clone()),
         ],
         task.cores.iter().map(|cores| Property::AllowedCPUs(cores.clone())).collect(),
-        network(task, &made.settings, made.etc),
+        network(task, &made.settings, made.network, made.etc),
         mounts(task, &made.mounts),
         credentials(made.credentials, made.encrypted),
         images(&made.settings),
@@ -107,13 +107,16 @@ pub fn build(
     TransientUnit { name: task.unit.clone(), properties, sockets, ready_within }
 }
 
-fn network(task: &TaskSpec, settings: &[Assignment], etc: Vec<(PathBuf, PathBuf)>) -> Vec<Property> {
-    let mut properties = match (&task.network, &task.kind) {
-        // systemd would prefer the group's namespace to the private network of a guest that is granted none.
-        (NetworkMode::Group { .. }, TaskKind::Guest(_)) if has_own_network(settings) => vec![],
-        (NetworkMode::Group { namespace, .. }, _) => vec![Property::NetworkNamespacePath(namespace.clone())],
-        (NetworkMode::Host | NetworkMode::None, _) => vec![],
-    };
+fn network(
+    task: &TaskSpec,
+    settings: &[Assignment],
+    of_group: Option<PathBuf>,
+    etc: Vec<(PathBuf, PathBuf)>,
+) -> Vec<Property> {
+    // systemd would prefer the group's namespace to the private network of a guest that is granted none.
+    let is_granted_none = matches!(task.kind, TaskKind::Guest(_)) && has_own_network(settings);
+    let of_group = of_group.filter(|_| !is_granted_none).map(Property::NetworkNamespacePath);
+    let mut properties = Vec::from_iter(of_group);
     if !etc.is_empty() {
         let binds = etc.into_iter().map(|(source, target)| Bind::new(source, target)).collect();
         properties.push(Property::BindReadOnlyPaths(binds));

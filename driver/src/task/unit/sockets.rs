@@ -2,13 +2,14 @@
 
 use super::slice_of;
 use crate::systemd::{Assignment, Property, SocketUnit};
-use crate::task::config::NetworkMode;
+use crate::task::host::resources::HostResources;
 use crate::task::spec::activation::{Address, Listener};
 use crate::task::spec::{TaskKind, TaskSpec};
 
 /// The sockets that are opened before the task starts, all in one unit: systemd passes a service those of the unit with
 /// its own name. In the environment each socket has the name that its job sets.
-pub(super) fn sockets(task: &TaskSpec, sockets: &[Listener], settings: &[Assignment]) -> Option<SocketUnit> {
+pub(super) fn sockets(task: &TaskSpec, made: &HostResources) -> Option<SocketUnit> {
+    let HostResources { sockets, settings, network, .. } = made;
     let listen = |socket: &Listener| {
         let kind = if socket.datagrams { "Datagram" } else { "Stream" };
         let address = match &socket.at {
@@ -27,9 +28,7 @@ pub(super) fn sockets(task: &TaskSpec, sockets: &[Listener], settings: &[Assignm
         properties.extend(address_filter(settings));
     }
     properties.extend(sockets.iter().find_map(|socket| socket.mode).map(Property::SocketMode));
-    if let NetworkMode::Group { namespace, .. } = &task.network {
-        properties.push(Property::NetworkNamespacePath(namespace.clone()));
-    }
+    properties.extend(network.clone().map(Property::NetworkNamespacePath));
     (!sockets.is_empty()).then_some(SocketUnit { properties })
 }
 
