@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
-use super::config::{Credential, NetworkMode, PluginConfig, TaskConfig};
+use super::config::{Credential, PluginConfig, TaskConfig};
 use super::error::Error;
 use super::host::resources::HostResources;
 use super::host::runtime_dir::TaskRuntimeDir;
@@ -120,22 +120,14 @@ impl Sketch {
         let of = |encrypted: bool| {
             task.credentials.iter().filter(move |credential| credential.encrypted == encrypted)
         };
-        let network = match &task.network {
-            NetworkMode::Group { namespace, .. } => Some(namespace.clone()),
-            NetworkMode::Host | NetworkMode::None => None,
-        };
         let made = HostResources {
             root,
-            dirs: task.dirs.clone(),
-            network,
             settings,
             etc: task.etc.keys().map(|name| place.etc_path(name)).collect(),
             credentials: of(false).map(copy).collect(),
             encrypted: of(true).map(copy).collect(),
-            sockets: task.sockets.clone(),
-            mounts: task.mounts.clone(),
             writable: (node.manager == Manager::System).then(|| dirs::WRITABLE.to_vec()),
-            ..HostResources::default()
+            ..HostResources::of(task)
         };
         let begin = ProcessStart {
             ephemeral_user: task.ephemeral_user.name().to_owned(),

@@ -126,11 +126,8 @@ impl Floor {
             stdout: open("/dev/null").await.unwrap(),
             stderr: open("/dev/null").await.unwrap(),
         };
-        let made = HostResources {
-            root: view::shared_root(&self.node.runtime_dir),
-            settings: task.settings.clone(),
-            ..Default::default()
-        };
+        let made =
+            HostResources { root: view::shared_root(&self.node.runtime_dir), ..HostResources::of(&task) };
         let command = unit::Command::native(program("wasm-shim"), "/bin/sleep".into(), &task);
         (unit::build(&task, &command, made, begin), env_file)
     }

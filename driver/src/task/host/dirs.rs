@@ -37,7 +37,7 @@ const NOBODY: u32 = 65534;
 pub(crate) const WRITABLE: [&str; 2] = ["data", "tmp"];
 
 /// The directories of one task, on the host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskDirs {
     /// The allocation directory; only the agent writes to it.
     pub alloc_dir: PathBuf,

@@ -22,7 +22,7 @@ use crate::task::spec::activation::Listener;
 use crate::task::spec::{self, Identity, NodeSpec, TaskKind, TaskSpec};
 
 /// What was created on the host for the start of a task.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HostResources {
     /// Root on which the task's view is mounted.
     pub root: PathBuf,
@@ -50,6 +50,31 @@ pub struct HostResources {
     pub mounts: Vec<Mount>,
     /// What the task sees in place of host paths.
     pub overlays: Overlays,
+}
+
+impl HostResources {
+    /// Those of a task for which nothing was created, with every path as Nomad and the job name it.
+    pub fn of(task: &TaskSpec) -> Self {
+        let network = match &task.network {
+            NetworkMode::Group { namespace, .. } => Some(namespace.clone()),
+            NetworkMode::Host | NetworkMode::None => None,
+        };
+        Self {
+            root: PathBuf::new(),
+            dirs: task.dirs.clone(),
+            network,
+            terminals: None,
+            writable: None,
+            same: Vec::new(),
+            settings: task.settings.clone(),
+            etc: Vec::new(),
+            credentials: Vec::new(),
+            encrypted: Vec::new(),
+            sockets: task.sockets.clone(),
+            mounts: task.mounts.clone(),
+            overlays: Overlays::new(),
+        }
+    }
 }
 
 /// Names of credentials, and the host files that systemd reads for them.
