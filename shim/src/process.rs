@@ -76,37 +76,6 @@ fn populate(start: *const u8, bytes: usize) {
     unsafe { libc::madvise(start.cast_mut().cast(), bytes, libc::MADV_POPULATE_WRITE) };
 }
 
-/// Runs `act` while this process may open files of its own in `/proc`, such as `pagemap`, if that lets no other process in.
-///
-/// A program that its user cannot read, as wasm-shim is in tasks, is one whose processes that user may not inspect, and
-/// whose files in `/proc` are root's ("dumpable" in proc(5)). In a user namespace that systemd has made for this unit alone
-/// (`PrivateUsers=`) no process outside may inspect it either way: that takes a capability in the namespace (ptrace(2)).
-pub fn while_own_files_in_proc_can_be_opened<T>(act: impl FnOnce() -> T) -> T {
-    use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
-    let is_closed = !matches!(dumpable_behavior(), Ok(DumpableBehavior::Dumpable));
-    if !(is_closed && has_user_namespace_of_its_own()) {
-        return act();
-    }
-    let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
-    let done = act();
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    done
-}
-
-/// Does the user namespace of this process contain nobody but root and one other user, both as outside? That is how
-/// systemd sets up `PrivateUsers=yes`; a container has more users, or other numbers outside.
-fn has_user_namespace_of_its_own() -> bool {
-    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return false };
-    is_of_one_unit(&map)
-}
-
-/// `map` has lines of a first user inside, the same user outside, and a number of users (user_namespaces(7)).
-fn is_of_one_unit(map: &str) -> bool {
-    let lines: Vec<Vec<&str>> = map.lines().map(|line| line.split_whitespace().collect()).collect();
-    let is_one = |line: &Vec<&str>| matches!(line[..], [inside, outside, "1"] if inside == outside);
-    lines.len() == 2 && lines.iter().all(is_one) && lines[0][0] == "0"
-}
-
 /// Makes SIGTERM and SIGINT end the process at once, with the exit codes 143 and 130.
 ///
 /// WASI has no signals to pass on. A future that waits for one would never be polled while the guest computes on the
@@ -261,19 +230,4 @@ pub fn keep_alive(fd: RawFd, idle: c_int) {
 pub fn user() -> u32 {
     // SAFETY: geteuid has no preconditions and cannot fail.
     unsafe { libc::geteuid() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_user_namespace_of_a_unit_contains_its_user_and_root() {
-        assert!(is_of_one_unit("         0          0          1\n     62711      62711          1\n"));
-        for other in
-            ["0 0 4294967295\n", "0 0 65536\n", "0 1000 1\n", "0 1000 1\n1000 0 1\n", "1000 1000 1\n", ""]
-        {
-            assert!(!is_of_one_unit(other), "{other}");
-        }
-    }
 }

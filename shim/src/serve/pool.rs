@@ -4,7 +4,7 @@ use super::instances::Linked;
 use super::{Current, Handler, Server, TICK};
 use crate::args::Http;
 use crate::code::Code;
-use crate::{guest, outcome, process};
+use crate::{guest, outcome};
 use std::sync::Arc;
 use tokio::time::sleep;
 use wasmtime::component::Component;
@@ -44,8 +44,6 @@ impl Server {
 
     /// The guest, allocated from a pool, if it fits into one.
     fn pooled(&self) -> Result<Option<Arc<Linked>>> {
-        // wasmtime opens /proc/self/pagemap once.
-        process::while_own_files_in_proc_can_be_opened(PoolingAllocationConfig::is_pagemap_scan_available);
         let mut config = guest::config(&self.guest.wasm)?;
         let elements = self.guest.wasm.max_table_elements.unwrap_or(TABLE_ELEMENTS);
         config.allocation_strategy(pool(&self.http, elements)?);
@@ -77,8 +75,9 @@ fn pool(http: &Http, table_elements: usize) -> Result<InstanceAllocationStrategy
         .linear_memory_keep_resident(KEEP)
         .table_keep_resident(KEEP)
         .async_stack_keep_resident(KEEP)
-        // Only the pages that a request has written are reset, and stay in memory for the next one; since Linux 6.7.
-        .pagemap_scan(Enabled::Auto);
+        // wasmtime 48 asks the kernel for written pages that are present (PAGEMAP_SCAN). A page that is swapped out, or just
+        // being moved, is neither reset nor returned, and the next request finds what an earlier one has written there.
+        .pagemap_scan(Enabled::No);
     Ok(InstanceAllocationStrategy::Pooling(pool))
 }
 
