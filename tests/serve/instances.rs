@@ -19,6 +19,19 @@ fn instances_come_from_a_pool_once_a_request_has_been_answered() {
     server.says("timeout: GET /spin took longer");
 }
 
+#[test]
+fn a_guest_with_all_its_tables_in_one_module_has_a_pool() {
+    let hello = "(data (i32.const 1024) \"hello\\n\")";
+    let guest = fs::read_to_string(tests::repository().join("tests/guests/web.wat")).unwrap();
+    let guest =
+        guest.replace(hello, &format!("{hello} (table 1 funcref) (table 1 funcref) (table 1 externref)"));
+    let desk = Desk::new();
+    let server = Server::with(&desk, &desk.file("tables.wasm", &tests::wasm(&guest)), &[]);
+    assert_eq!(server.get("/").1, "hello\n");
+    server.has_pool();
+    assert_eq!(server.get("/").1, "hello\n");
+}
+
 /// What each instance looks for of an earlier one, before it leaves the same: in a global, in a table, in a data segment, in
 /// each page of a memory of 2.5 MiB, and in pages that it adds.
 const LOOKS: &str = r#"

@@ -68,6 +68,9 @@ fn pool(http: &Http, table_elements: usize) -> Result<InstanceAllocationStrategy
         .total_core_instances(of(CORE_INSTANCES))
         .total_memories(of(MEMORIES))
         .total_tables(of(TABLES))
+        // All of them may be in one module.
+        .max_memories_per_module(MEMORIES)
+        .max_tables_per_module(TABLES)
         .table_elements(table_elements)
         // A request that waits within the guest has a stack, and an instance keeps one for the next request.
         .total_stacks(of(2))
