@@ -27,9 +27,11 @@ fn a_guest_with_all_its_tables_in_one_module_has_a_pool() {
         guest.replace(hello, &format!("{hello} (table 1 funcref) (table 1 funcref) (table 1 externref)"));
     let desk = Desk::new();
     let server = Server::with(&desk, &desk.file("tables.wasm", &tests::wasm(&guest)), &[]);
-    assert_eq!(server.get("/").1, "hello\n");
+    // A pool for which the guest is unfit is there for a moment, too.
+    for _ in 0..100 {
+        assert_eq!(server.get("/").1, "hello\n");
+    }
     server.has_pool();
-    assert_eq!(server.get("/").1, "hello\n");
 }
 
 /// What each instance looks for of an earlier one, before it leaves the same: in a global, in a table, in a data segment, in
