@@ -94,6 +94,21 @@ pub(crate) fn supports_cgroup_bpf() -> bool {
     }
 }
 
+/// The device and the inode of an open object: two descriptors with the same are of the same object.
+pub(crate) fn identity(object: &OwnedFd) -> io::Result<(u64, u64)> {
+    let found = rustix::fs::fstat(object)?;
+    Ok((found.st_dev, found.st_ino))
+}
+
+/// A copy of the mount of an object, or of all mounts below, too, that is nowhere yet. To be called in the mount namespace in
+/// which the object was opened: the kernel copies no mounts of another.
+pub(crate) fn copy_mounts(object: &OwnedFd, with_those_below: bool) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let below = if with_those_below { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
+    Ok(open_tree(object, "", flags | below)?)
+}
+
 /// Is this process in the mount namespace of PID 1? An agent whose service has `PrivateMounts=`, or hides or mounts something
 /// otherwise, is in one of its own, and PID 1 does not see the mounts of that namespace.
 pub(crate) fn is_in_mount_namespace_of_pid1() -> bool {

@@ -22,6 +22,23 @@ fn mount_secrets(node: &mut Node, prepared: &Prepared) -> String {
     secrets
 }
 
+/// The job, prepared with a file system for secrets that the agent has mounted, and where that is.
+fn with_secrets(node: &mut Node, job: &Job, view: &str) -> (Prepared, String) {
+    let mut prepared = node.prepare(job);
+    let secrets = mount_secrets(node, &prepared);
+    if view == "none" {
+        prepared.config.env.insert("NOMAD_SECRETS_DIR".to_owned(), secrets.clone());
+    }
+    (prepared, secrets)
+}
+
+/// What the agent has mounted at a path.
+fn mounts_at(node: &mut Node, path: &str) -> Vec<String> {
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", node.plugin().pid())).unwrap();
+    let at = format!(" {path} ");
+    mounts.lines().filter(|line| line.contains(&at)).map(str::to_owned).collect()
+}
+
 async fn no_pin_is_left(host: &Host, node: &mut Node) {
     let ours = format!("{}-", node.plugin().pid());
     eventually("no pin is left", async || {
@@ -39,11 +56,7 @@ async fn a_task_has_the_secrets_that_the_agent_mounts_and_those_that_it_writes_l
     for view in ["image", "none"] {
         let options = format!("fs_isolation = {view:?}");
         let mut node = Node::with_private_mounts(&host, &options).await;
-        let mut prepared = node.prepare(&Job::shell(SCRIPT));
-        let secrets = mount_secrets(&mut node, &prepared);
-        if view == "none" {
-            prepared.config.env.insert("NOMAD_SECRETS_DIR".to_owned(), secrets.clone());
-        }
+        let (prepared, secrets) = with_secrets(&mut node, &Job::shell(SCRIPT), view);
         as_agent(&mut node, &format!("echo first > {secrets}/one"));
         let mut task = node.begin(prepared).await.unwrap();
         task.says("first").await;
@@ -51,7 +64,7 @@ async fn a_task_has_the_secrets_that_the_agent_mounts_and_those_that_it_writes_l
         task.says("second").await;
         no_pin_is_left(&host, &mut node).await;
         let of_systemd = host.run("cat", &["/proc/1/mountinfo"]);
-        assert!(!of_systemd.contains("secrets"), "the control: systemd does not see them: {of_systemd}");
+        assert!(!of_systemd.contains(&secrets), "the control: systemd does not see them: {of_systemd}");
         node.destroy(&task, true).await.unwrap();
     }
 }
@@ -63,11 +76,7 @@ async fn a_new_agent_gets_the_secrets_of_a_running_task_back() {
     for view in ["image", "none"] {
         let options = format!("fs_isolation = {view:?}");
         let mut node = Node::with_private_mounts(&host, &options).await;
-        let mut prepared = node.prepare(&Job::shell(SCRIPT));
-        let secrets = mount_secrets(&mut node, &prepared);
-        if view == "none" {
-            prepared.config.env.insert("NOMAD_SECRETS_DIR".to_owned(), secrets.clone());
-        }
+        let (prepared, secrets) = with_secrets(&mut node, &Job::shell(SCRIPT), view);
         let mut task = node.begin(prepared).await.unwrap();
         task.says("began").await;
         node.restart().await;
@@ -75,8 +84,7 @@ async fn a_new_agent_gets_the_secrets_of_a_running_task_back() {
         // The second time there is nothing to do.
         for _ in 0..2 {
             node.recover(&task).await.unwrap();
-            let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", node.plugin().pid())).unwrap();
-            let of_agent: Vec<&str> = mounts.lines().filter(|line| line.contains(&secrets)).collect();
+            let of_agent = mounts_at(&mut node, &secrets);
             assert!(of_agent.len() == 1 && of_agent[0].contains("nosymfollow"), "{of_agent:?}");
         }
         as_agent(&mut node, &format!("grep -q its {secrets}/own; echo new > {secrets}/new"));
@@ -84,6 +92,24 @@ async fn a_new_agent_gets_the_secrets_of_a_running_task_back() {
         let of_systemd = host.run("cat", &["/proc/1/mountinfo"]);
         assert!(!of_systemd.contains(&secrets), "systemd still does not see them: {of_systemd}");
         node.destroy(&task, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nothing_else_that_a_task_has_there_is_mounted_for_the_agent() {
+    let host = host!();
+    let closed = Job::shell("echo began; sleep 1000").config("files { inaccessible_paths = [\"/secrets\"] }");
+    // An agent that keeps its mounts, and one that loses them.
+    for (mut node, left) in [(Node::start(&host).await, 1), (Node::with_private_mounts(&host, "").await, 0)] {
+        let (prepared, secrets) = with_secrets(&mut node, &closed, "image");
+        let mut task = node.begin(prepared).await.unwrap();
+        task.says("began").await;
+        node.restart().await;
+        node.recover(&task).await.unwrap();
+        let mounts = mounts_at(&mut node, &secrets);
+        assert_eq!(mounts.len(), left, "{mounts:?}");
+        node.destroy(&task, true).await.unwrap();
+        as_agent(&mut node, &format!("umount {secrets} || true"));
     }
 }
 

@@ -265,7 +265,10 @@ impl Shared {
                 started
             }
         };
-        tracing::trace!(unit = %name, "systemd has started the unit");
+        match &started {
+            Ok(_) => tracing::trace!(unit = %name, "systemd has started the unit"),
+            Err(error) => tracing::trace!(unit = %name, %error, "systemd has not started the unit"),
+        }
         let Some((report, program)) = report else { return started };
         match started {
             Ok(unit) => match report.failure_of(&unit, &program).await {

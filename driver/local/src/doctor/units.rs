@@ -38,7 +38,7 @@ pub(super) fn findings(root: &Path, agent: &Agent) -> Vec<Finding> {
 
 /// Starts of tasks take longer with each mount of the node: systemd reads all of them about a hundred times for each.
 fn mounts_of_node(root: &Path) -> Option<Finding> {
-    /// By so many a start takes a third longer (tests/harness/bench/README.md, "Many tasks on a node").
+    /// By so many a start takes about twice as long (tests/harness/bench/README.md, "Many tasks on a node").
     const MANY: usize = 100;
     const CHECK: &str = "mounts of the node";
     let count = fs::read_to_string(root.join("proc/1/mountinfo")).ok()?.lines().count();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::DriverConfig;
 use super::options::Opt;
@@ -152,6 +152,16 @@ pub enum NetworkMode {
     },
     /// A network with only a loopback device.
     None,
+}
+
+impl NetworkMode {
+    /// The file of the group's network namespace, such as `/run/netns/5f1a7c0e`.
+    pub fn namespace(&self) -> Option<&Path> {
+        match self {
+            Self::Group { namespace, .. } => Some(namespace),
+            Self::Host | Self::None => None,
+        }
+    }
 }
 
 /// DNS servers and search domains of the task.

@@ -22,8 +22,7 @@ use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
-    move_mount, open_tree, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_change, move_mount, unmount,
 };
 
 use crate::kernel;
@@ -127,13 +126,15 @@ impl Pins {
     /// The path by which systemd finds what the driver finds as `base`: the same, unless the agent has a mount of its own
     /// there. Such are the `secrets` of a task, and a group's network namespace, if its service has `PrivateMounts=`.
     pub fn seen_by_systemd(&mut self, base: Base<'_>) -> io::Result<PathBuf> {
-        let same = || Ok(base.path().to_owned());
+        let path = base.path().to_owned();
         if kernel::is_in_mount_namespace_of_pid1() {
-            return same();
+            return Ok(path);
         }
-        let find = || identity(&base.open(Path::new(""))?);
-        let (ours, theirs) = (find()?, kernel::in_mount_namespace_of_pid1(find).ok());
-        if theirs == Some(ours) { same() } else { self.pin_opened(|| base.open(Path::new(""))) }
+        let find = || base.open(Path::new(""));
+        let ours = find()?;
+        let theirs = kernel::in_mount_namespace_of_pid1(|| kernel::identity(&find()?));
+        let is_same = theirs.is_ok_and(|theirs| kernel::identity(&ours).is_ok_and(|ours| ours == theirs));
+        if is_same { Ok(path) } else { self.pin_cloned(|| Tree::of(&ours)) }
     }
 
     fn pin_cloned(&mut self, clone: impl FnOnce() -> io::Result<Tree>) -> io::Result<PathBuf> {
@@ -298,17 +299,12 @@ struct Tree {
 }
 
 impl Tree {
-    /// To be called in the mount namespace in which the object was opened: the kernel copies no mounts of another.
+    /// To be called in the mount namespace in which the object was opened.
     fn of(object: &OwnedFd) -> io::Result<Self> {
         let path = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
         let is_directory = FileType::from_raw_mode(rustix::fs::fstat(object)?.st_mode) == FileType::Directory;
-        let mut flags =
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        if is_directory {
-            flags |= OpenTreeFlags::AT_RECURSIVE;
-        }
         let is_root = rustix::process::geteuid().is_root();
-        let mounts = is_root.then(|| open_tree(object, "", flags)).transpose()?;
+        let mounts = is_root.then(|| kernel::copy_mounts(object, is_directory)).transpose()?;
         Ok(Self { path, is_directory, mounts })
     }
 
@@ -319,17 +315,13 @@ impl Tree {
         if kernel::is_in_mount_namespace_of_pid1() {
             return Self::of(&object);
         }
-        let ours = identity(&object)?;
+        let ours = kernel::identity(&object)?;
         let of_systemd = kernel::in_mount_namespace_of_pid1(|| {
             let object = open()?;
-            if identity(&object)? == ours { Self::of(&object).map(Some) } else { Ok(None) }
+            if kernel::identity(&object)? == ours { Self::of(&object).map(Some) } else { Ok(None) }
         });
         of_systemd.ok().flatten().map_or_else(|| Self::of(&object), Ok)
     }
-}
-
-fn identity(object: &OwnedFd) -> io::Result<(u64, u64)> {
-    Ok(rustix::fs::fstat(object).map(|found| (found.st_dev, found.st_ino))?)
 }
 
 /// Mounts this at a path that does not exist yet.

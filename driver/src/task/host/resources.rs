@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use shim_interface::Same;
@@ -16,7 +15,7 @@ use super::view::{self, Overlays, View};
 use super::{access, dirs, files, own_root, targets, users};
 use crate::kernel;
 use crate::systemd::{Assignment, Role};
-use crate::task::config::{self, Credential, Mount, NetworkMode};
+use crate::task::config::{self, Credential, Mount};
 use crate::task::error::Error;
 use crate::task::spec::activation::Listener;
 use crate::task::spec::{self, Identity, NodeSpec, TaskKind, TaskSpec};
@@ -55,14 +54,10 @@ pub struct HostResources {
 impl HostResources {
     /// Those of a task for which nothing was created, with every path as Nomad and the job name it.
     pub fn of(task: &TaskSpec) -> Self {
-        let network = match &task.network {
-            NetworkMode::Group { namespace, .. } => Some(namespace.clone()),
-            NetworkMode::Host | NetworkMode::None => None,
-        };
         Self {
             root: PathBuf::new(),
             dirs: task.dirs.clone(),
-            network,
+            network: task.network.namespace().map(Path::to_owned),
             terminals: None,
             writable: None,
             same: Vec::new(),
@@ -121,7 +116,8 @@ pub(crate) fn make(
     let closed = dirs::close(&task.dirs, task.view == View::Host);
     let Closed { writable, same } = closed.map_err(|source| Error::Directories { directory, source })?;
     let dirs = task.dirs.seen_by_systemd(pins).map_err(failed("the way to the task's directories"))?;
-    let network = network(task, pins).map_err(failed("the way to the group's network namespace"))?;
+    let network = task.network.namespace().map(|file| pins.seen_by_systemd(Base::Host(file)));
+    let network = network.transpose().map_err(failed("the way to the group's network namespace"))?;
     let listener = |socket| files::listener(socket, task, &dirs);
     let sockets = task.sockets.iter().map(listener).collect::<Result<_, _>>().map_err(Error::Files)?;
     // The host's terminals belong to its other users, and not to the author of the job.
@@ -154,14 +150,6 @@ pub(crate) fn make(
         mounts,
         overlays,
     })
-}
-
-/// The network namespace of the task's group, by a path that systemd finds.
-fn network(task: &TaskSpec, pins: &mut Pins) -> io::Result<Option<PathBuf>> {
-    match &task.network {
-        NetworkMode::Group { namespace, .. } => pins.seen_by_systemd(Base::Host(namespace)).map(Some),
-        NetworkMode::Host | NetworkMode::None => Ok(None),
-    }
 }
 
 /// Checks what the job configures about files, before anything is created.

@@ -18,42 +18,36 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, fstatfs, open, openat, openat2};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::mount::{MoveMountFlags, move_mount};
 
 use super::dirs::TaskDirs;
 use super::pin::Base;
 use crate::kernel;
 use crate::systemd::UnitName;
 
-/// `TMPFS_MAGIC` of statfs(2).
-const TMPFS: i64 = 0x0102_1994;
-
-/// Mounts the secrets of the task, whose unit has this main process, where the agent expects them, unless they are there.
+/// Mounts the secrets of the task, whose unit has this main process, where the agent expects them, unless it has a file system
+/// there.
 pub(crate) fn give_back(dirs: &TaskDirs, unit: &UnitName, process: u32) -> io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let Some(task) = Process::of(unit, process) else { return Ok(()) };
-    let place = Base::Task { alloc_dir: &dirs.alloc_dir, directory: &dirs.secrets }.open(Path::new(""));
-    // With the host's paths the task has its secrets where the agent has them, and otherwise there.
-    let of_host = open("/proc/1/root", DIRECTORY, Mode::empty())?;
-    let sees_host = identity(&task.root)? == identity(&of_host)?;
-    let path = if sees_host { &dirs.secrets } else { Path::new("/secrets") };
-    // Nomad or the job may have removed or closed either.
-    let (Ok(place), Ok(secrets)) = (place, below(&task.root, path)) else { return Ok(()) };
-    let found = identity(&secrets)?;
-    if found == identity(&place)? || fstatfs(&secrets)?.f_type != TMPFS {
+    let open = |directory| Base::Task { alloc_dir: &dirs.alloc_dir, directory }.open(Path::new(""));
+    let above = dirs.secrets.parent().unwrap_or(&dirs.alloc_dir);
+    // Nomad may have removed them.
+    let (Ok(place), Ok(above)) = (open(&dirs.secrets), open(above)) else { return Ok(()) };
+    if kernel::identity(&place)?.0 != kernel::identity(&above)?.0 {
         return Ok(());
     }
-    // The kernel copies no mounts of another namespace.
-    let mounts = kernel::in_mount_namespace(&task.mounts, || {
-        let secrets = below(&open("/", DIRECTORY, Mode::empty())?, path)?;
-        if identity(&secrets)? != found {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH;
-        Ok(open_tree(&secrets, "", flags | OpenTreeFlags::OPEN_TREE_CLOEXEC)?)
+    let Some(task) = Process::of(unit, process) else { return Ok(()) };
+    // With the host's paths the task has its secrets where the agent has them.
+    let paths = [Path::new("/secrets"), &dirs.secrets];
+    let Some(path) = paths.into_iter().find(|path| task.has_file_system_at(path)) else { return Ok(()) };
+    let mounts = kernel::in_mount_namespace(&task.namespace, || {
+        let path = path.strip_prefix("/").unwrap_or(path);
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+        let root = rustix::fs::open("/", DIRECTORY, Mode::empty())?;
+        kernel::copy_mounts(&openat2(root, path, DIRECTORY, Mode::empty(), resolve)?, false)
     })?;
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mounts, "", place, "", empty)?)
@@ -63,28 +57,26 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 
 /// The main process of a running task.
 struct Process {
-    root: OwnedFd,
-    mounts: OwnedFd,
+    namespace: OwnedFd,
+    mounts: String,
 }
 
 impl Process {
     /// `None` if the process has ended, or its number is another one's by now.
     fn of(unit: &UnitName, process: u32) -> Option<Self> {
-        let proc = open(format!("/proc/{process}"), DIRECTORY, Mode::empty()).ok()?;
+        let proc = rustix::fs::open(format!("/proc/{process}"), DIRECTORY, Mode::empty()).ok()?;
         let file = |name: &str| openat(&proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
-        let (root, mounts) = (openat(&proc, "root", DIRECTORY, Mode::empty()).ok()?, file("ns/mnt")?);
-        let cgroup = io::read_to_string(File::from(file("cgroup")?)).ok()?;
+        let content = |name: &str| io::read_to_string(File::from(file(name)?)).ok();
+        let (namespace, mounts, cgroup) = (file("ns/mnt")?, content("mountinfo")?, content("cgroup")?);
         let is_its = cgroup.lines().any(|line| line.split('/').any(|part| part == unit.as_str()));
-        is_its.then_some(Self { root, mounts })
+        is_its.then_some(Self { namespace, mounts })
     }
-}
 
-/// Opens a directory below a root, without following links.
-fn below(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let path = path.strip_prefix("/").unwrap_or(path);
-    openat2(root, path, DIRECTORY, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH)
-}
-
-fn identity(object: &OwnedFd) -> rustix::io::Result<(u64, u64)> {
-    fstat(object).map(|found| (found.st_dev, found.st_ino))
+    /// Is a file system in memory mounted at this path, and not only a directory of one, as systemd mounts where a job closes
+    /// a path (`InaccessiblePaths=`)? The format is that of proc_pid_mountinfo(5); the last mount at a path is on top.
+    fn has_file_system_at(&self, path: &Path) -> bool {
+        let at = |line: &&str| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == path);
+        let top = self.mounts.lines().rfind(at);
+        top.is_some_and(|line| line.split(' ').nth(3) == Some("/") && line.contains(" - tmpfs "))
+    }
 }

@@ -190,15 +190,9 @@ impl View {
         lines.iter().filter_map(|(name, text)| Assignment::parse(name, text).ok()).collect()
     }
 
-    /// The properties that give a unit this view of the host, with the task's directories by paths that systemd finds
-    /// (`seen`).
-    pub fn properties(
-        &self,
-        dirs: &TaskDirs,
-        seen: &TaskDirs,
-        made: &Made<'_>,
-        sight: Sight,
-    ) -> Vec<Property> {
+    /// The properties that give a unit this view of the host.
+    pub fn properties(&self, dirs: &TaskDirs, made: &Made<'_>, sight: Sight) -> Vec<Property> {
+        let seen = made.dirs;
         let writable = |alloc: &Path| -> Vec<Bind> {
             let names = made.writable.unwrap_or_default().iter();
             names.map(|name| bind(&seen.shared.join(name), &alloc.join(name))).collect()
@@ -256,6 +250,8 @@ pub(crate) fn is_made_for_mounts(path: &Path) -> bool {
 pub struct Made<'a> {
     /// Root on which the view is mounted ([`prepare`]).
     pub root: &'a Path,
+    /// The task's directories, by paths that systemd finds.
+    pub dirs: &'a TaskDirs,
     /// Directories in `/alloc` that the task may write to; `None` for all of it.
     pub writable: Option<&'a [&'static str]>,
     /// What the task sees in place of host paths.

@@ -75,12 +75,16 @@ pub fn build(
 ) -> TransientUnit {
     let calls = leave_to_shim(&mut made.settings);
     let sockets = sockets(task, &made);
-    let of_view =
-        view::Made { root: &made.root, writable: made.writable.as_deref(), overlays: &made.overlays };
+    let of_view = view::Made {
+        root: &made.root,
+        dirs: &made.dirs,
+        writable: made.writable.as_deref(),
+        overlays: &made.overlays,
+    };
     let concerns = [
         lifecycle(task),
         run(task, command, &made, calls),
-        task.view.properties(&task.dirs, &made.dirs, &of_view, sight(task, &made.settings)),
+        task.view.properties(&task.dirs, &of_view, sight(task, &made.settings)),
         made.terminals
             .map(|terminals| Property::BindPaths(vec![Bind::new(terminals, "/dev/pts")]))
             .into_iter()
