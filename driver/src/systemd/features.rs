@@ -146,7 +146,7 @@ impl Features {
             return Err(match self.manager {
                 Manager::System => format!(
                     "{name} needs the cgroup controller `{controller}`, which systemd does not have there: it is not in \
-                     /sys/fs/cgroup/cgroup.controllers"
+                     /sys/fs/cgroup/cgroup.controllers; leave the option out, or enable the controller (`doctor` says how)"
                 ),
                 Manager::User => format!(
                     "{name} needs the cgroup controller `{controller}`, which this user's systemd was not given; an \

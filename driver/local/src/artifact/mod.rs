@@ -55,7 +55,7 @@ pub enum Reason {
         destination: String,
     },
     /// The server was not reachable.
-    #[error("fetch it")]
+    #[error("fetch it; see that the server runs, and that the address in `source` is right")]
     Http {
         /// The client's reason.
         source: Box<ureq::Error>,
@@ -67,7 +67,7 @@ pub enum Reason {
         status: String,
     },
     /// A file of this machine that is missing or unreadable.
-    #[error("read {path}")]
+    #[error("read {path}; a `source` without a scheme is a path on this machine")]
     Read {
         /// The path.
         path: PathBuf,

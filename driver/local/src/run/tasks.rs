@@ -250,9 +250,10 @@ impl Run<'_> {
 
     /// Handles a failed start: ends all tasks that were to run with this one; tasks that clean up still run.
     fn give_up(&self, tasks: &mut [Entry<'_>], number: usize, error: Error, pending: &mut Pending) {
+        let others = if tasks.len() > 1 { "; the others are ended" } else { "" };
         for (other, task) in tasks.iter_mut().enumerate() {
             if other == number {
-                note(&format!("task {}: could not be started; the others are ended", task.task.name));
+                note(&format!("task {}: could not be started{others}", task.task.name));
                 task.state = State::Failed;
             } else if task.task.lifecycle.hook != Hook::Poststop {
                 self.let_go(task, pending);

@@ -43,7 +43,11 @@ fn of_directories(node: &NodeSpec) -> Option<String> {
     }
     let directory = Some(&node.installation.state_dir).filter(|_| node.sets_state_dir)?;
     let why = usable(directory).err()?;
-    Some(format!("plugin option `state_dir`: {} cannot be used: {}", directory.display(), crate::chain(&why)))
+    Some(format!(
+        "plugin option `state_dir`: {} cannot be used: {}; name a directory that root can create and write to",
+        directory.display(),
+        crate::chain(&why)
+    ))
 }
 
 /// Why no task could run as the `default_user`.

@@ -267,7 +267,10 @@ impl Policy {
         match names.iter().find(is_beyond) {
             Some(name) => Err(Error::Refused {
                 option: option.to_owned(),
-                reason: format!("the operator of this node does not allow {name} (`allow_caps`)"),
+                reason: format!(
+                    "the operator of this node does not allow {name}; leave it out, or have the operator add it to `allow_caps` in the \
+                     plugin's configuration"
+                ),
             }),
             None => Ok(set & self.capabilities),
         }
